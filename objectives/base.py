@@ -1,0 +1,227 @@
+"""The contract between a search and the thing it optimises.
+
+A search asks an `Objective` for parameters and for a `Training`, then pulls that training one `EpochResult` at a
+time. Pruning is not pulling again, so an objective knows nothing of pruning, storage or tracking. Everything that
+crosses the border is plain data, so the same objective runs in this process, in another one or on another machine.
+
+Threads: a `Training` is used by one thread of one process. Ownership: whoever called `start` drops the training when
+done with it; there is nothing to close.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+ParamValue = bool | int | float | str | None
+Params = dict[str, ParamValue]
+Direction = Literal["maximize", "minimize"]
+
+
+class ObjectiveError(Exception):
+    """A person's input made the objective impossible; the message is for them."""
+
+
+class DatasetError(ObjectiveError):
+    """A dataset is unknown, missing, damaged or unusable."""
+
+
+class PictureError(ObjectiveError):
+    """A file is no picture that can be read safely."""
+
+
+class DeviceError(ObjectiveError):
+    """The device that was asked for is not there."""
+
+
+class Diverged(Exception):
+    """The loss of a training became NaN or infinite: this trial ends, the search goes on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training to do: everything a trainer needs to know, and nothing about why."""
+
+    number: int
+    params: Params
+    seed: int
+    epochs: int
+    checkpoint: bytes | None = None
+    """What `Training.checkpoint` gave earlier; the training goes on from there."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one pull of a training gives.
+
+    A pull trains for one step of the schedule, an epoch or a fixed fraction of one. `value` is the objective's metric
+    where the step measured it, else None. `metrics` are curve points, named `group/name`, only where measured.
+    """
+
+    step: int
+    """Steps trained so far, 1-based; the unit in which pruners count."""
+    epoch: float
+    """The same position in epochs."""
+    value: float | None
+    metrics: Mapping[str, float]
+    train_seconds: float
+    """Seconds of pure training in this pull, evaluation excluded."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves behind, whether it ran to its end or was stopped early."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    weights: bytes | None = None
+    """A state_dict in torch's zip format that `torch.load(..., weights_only=True)` reads."""
+    predictions: NDArray[np.float32] | None = None
+    """Validation class probabilities, shape (n, k), in the order of the validation split."""
+
+
+class Suggest(Protocol):
+    """The part of `optuna.Trial` that a search space may use."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+class Training(Protocol):
+    """An iterator over one trial's training."""
+
+    def __next__(self) -> EpochResult:
+        """Train one step. Raises StopIteration at the end, `Diverged` when the loss is not finite."""
+        ...
+
+    def checkpoint(self) -> bytes:
+        """State to resume from, between two pulls; readable with `weights_only=True`."""
+        ...
+
+    def outcome(self) -> Outcome:
+        """What there is so far; callable after any pull."""
+        ...
+
+
+class Objective(Protocol):
+    """What a search optimises."""
+
+    name: str
+    """Part of the study's default name and the registered model's name."""
+    metric: str
+    direction: Direction
+
+    def suggest(self, trial: Suggest) -> Params:
+        """Sample one setting. Called in the coordinator, so it must be quick."""
+        ...
+
+    def start(self, task: Task, device: str) -> Training:
+        """Begin or resume a training on `device` (`cpu`, `cuda:0`, `mps`)."""
+        ...
+
+    def baselines(self) -> Mapping[str, Params]:
+        """Known-good settings by name, tried first."""
+        ...
+
+    def epochs(self, device: str) -> int:
+        """How many epochs a trial trains by default on `device`."""
+        ...
+
+    def steps_per_epoch(self) -> int:
+        """How many pulls make an epoch."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """What must be equal for two values to be comparable: dataset digest, version of the space."""
+        ...
+
+    def describe(self, params: Params) -> str:
+        """A few words for a run's name, such as `cnn-3x32 adamw 3.1e-3`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """Figures of one model on the test split."""
+
+    __test__ = False  # not a test class, whatever its name says to pytest
+
+    accuracy: float
+    loss: float
+    labels: NDArray[np.int64]
+    """True classes, shape (n,)."""
+    probabilities: NDArray[np.float32]
+    """Shape (n, k)."""
+
+
+@runtime_checkable
+class ImageClassifier(Protocol):
+    """What an objective offers beyond `Objective` when its trials train a classifier of images.
+
+    The search then draws pictures of predictions, scores the winner on the test split, exports and registers it.
+    """
+
+    classes: tuple[str, ...]
+
+    def build_model(self, params: Params) -> torch.nn.Module:
+        """The untrained network: float32 (n, c, h, w) in [0, 1] to class logits (n, k), normalisation inside."""
+        ...
+
+    def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (n, c, h, w) and labels (n,) of the validation split."""
+        ...
+
+    def score_test(self, model: torch.nn.Module, device: str) -> TestScore:
+        """Score a trained network on the test split. The only method that reads it."""
+        ...
+
+    def dataset_info(self) -> Mapping[str, Any]:
+        """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """How to make the same objective in any process: an import path and keyword arguments."""
+
+    target: str
+    """`package.module:attribute`, naming an objective, or a callable that returns one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Objective:
+        """Import and build the objective.
+
+        Raises ObjectiveError when the target cannot be imported or lacks a part of the contract.
+        """
+        module_name, separator, attribute = self.target.partition(":")
+        if not separator or not module_name or not attribute:
+            raise ObjectiveError(
+                f"--objective {self.target!r} is not MODULE:ATTRIBUTE; type for example --objective my_module:MyObjective"
+            )
+        try:
+            found: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise ObjectiveError(
+                f"--objective {self.target!r} cannot be imported: {error}. "
+                "The module must be importable from the folder where you run the command."
+            ) from error
+        made = found(**self.options) if callable(found) else found
+        parts = ("name", "metric", "direction", "suggest", "start", "baselines", "epochs", "steps_per_epoch")
+        missing = [part for part in (*parts, "fingerprint", "describe") if not hasattr(made, part)]
+        if missing:
+            raise ObjectiveError(
+                f"--objective {self.target!r} lacks {', '.join(missing)}; see the example under 'Own objectives' in the README"
+            )
+        objective: Objective = made
+        return objective

@@ -1,0 +1,173 @@
+"""What a study keeps in Optuna's user attributes beside Optuna's own fields, and how it is read back.
+
+Everything that shows a study (the terminal, the report, `show`) reads it through here, from Optuna's storage alone, so
+it works without MLflow and while a search is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+# Attributes of a study.
+OBJECTIVE = "objective"  # {"target": ..., "options": {...}, "name": ..., "metric": ...}
+FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
+PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
+SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
+SUMMARY = "summary"  # Summary.as_dict()
+PARENT_RUN = "mlflow_run_id"
+EXPERIMENT = "mlflow_experiment_id"
+
+# Attributes of a trial.
+RUN = "mlflow_run_id"
+BASELINE = "baseline"
+LABEL = "label"
+FAILURE = "failure"
+FAILURE_MESSAGE = "failure_message"
+METRICS = "metrics"
+SLOT = "slot"
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as people are shown it."""
+
+    number: int
+    state: TrialState
+    value: float | None
+    """The metric at the end; for a pruned trial, the last one reported."""
+    params: Mapping[str, Any]
+    label: str
+    """A few words such as `cnn-3x32 adamw 3.1e-3`."""
+    baseline: str | None
+    failure: str | None
+    """Why a FAIL failed: `diverged`, `out_of_memory`, `crashed` or `error`."""
+    failure_message: str | None
+    metrics: Mapping[str, float]
+    """Last figures: `train_seconds`, `parameters`, `images_per_s`, `epochs` and the last curve points."""
+    slot: int | None
+    """Which trainer ran it."""
+    started: datetime | None
+    ended: datetime | None
+    run_id: str | None
+    intermediate: Mapping[int, float]
+    """Metric by step."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall seconds from start to end."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRecord:
+        """Read one Optuna trial."""
+        attrs = trial.user_attrs
+        value = trial.value if trial.state == TrialState.COMPLETE else None
+        if value is None and trial.intermediate_values:
+            value = trial.intermediate_values[max(trial.intermediate_values)]
+        return cls(
+            number=trial.number,
+            state=trial.state,
+            value=value,
+            params=trial.params,
+            label=attrs.get(LABEL, ""),
+            baseline=attrs.get(BASELINE),
+            failure=attrs.get(FAILURE),
+            failure_message=attrs.get(FAILURE_MESSAGE),
+            metrics=attrs.get(METRICS, {}),
+            slot=attrs.get(SLOT),
+            started=trial.datetime_start,
+            ended=trial.datetime_complete,
+            run_id=attrs.get(RUN),
+            intermediate=trial.intermediate_values,
+        )
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How far the winner is ahead of one baseline, on the validation split."""
+
+    baseline: str
+    number: int
+    value: float
+    gain: float
+    """Positive when the winner is better, whatever the direction."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a finished search."""
+
+    number: int
+    """The winning trial."""
+    label: str
+    value: float
+    """Its metric on the validation split."""
+    params: Mapping[str, Any]
+    gains: tuple[Gain, ...] = ()
+    test: Mapping[str, float] | None = None
+    """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None when the objective has no test split."""
+    model: Mapping[str, Any] | None = None
+    """`name`, `version`, `alias`, `uri`; None when nothing was registered."""
+    note: str | None = None
+    """Why the alias did not move, for instance."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Summary:
+        """The reverse of `as_dict`."""
+        values = dict(stored)
+        values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """One study as people are shown it."""
+
+    name: str
+    study_id: int
+    metric: str
+    maximize: bool
+    trials: tuple[TrialRecord, ...]
+    summary: Summary | None
+    provenance: Mapping[str, Any]
+    sessions: tuple[Mapping[str, Any], ...]
+    attrs: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> StudyRecord:
+        """Read one Optuna study."""
+        attrs = study.user_attrs
+        summary = attrs.get(SUMMARY)
+        return cls(
+            name=study.study_name,
+            study_id=study._study_id,
+            metric=attrs.get(OBJECTIVE, {}).get("metric", "value"),
+            maximize=study.direction == optuna.study.StudyDirection.MAXIMIZE,
+            trials=tuple(TrialRecord.of(trial) for trial in study.get_trials(deepcopy=False)),
+            summary=Summary.from_dict(summary) if summary else None,
+            provenance=attrs.get(PROVENANCE, {}),
+            sessions=tuple(attrs.get(SESSIONS, ())),
+            attrs=attrs,
+        )
+
+    def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
+        """Trials with a value, best first; completed ones before pruned ones."""
+        chosen = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
+        sign = -1.0 if self.maximize else 1.0
+        return sorted(chosen, key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number))
+
+    def count(self, state: TrialState) -> int:
+        """How many trials are in `state`."""
+        return sum(trial.state == state for trial in self.trials)

@@ -1,0 +1,82 @@
+"""Every path that a search writes, in one place."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import UsageError
+
+
+def slug(name: str) -> str:
+    """`name` as a file name: letters, digits, dot, dash and underscore stay, the rest becomes `-`."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "study"
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file that is either absent, old or complete, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of a search: stores at its top, everything else under `mlruns/`."""
+
+    root: Path
+
+    @property
+    def optuna_db(self) -> Path:
+        return self.root / "optuna.db"
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlruns(self) -> Path:
+        return self.root / "mlruns"
+
+    def checkpoint(self, study: str, key: str) -> Path:
+        return self.mlruns / "checkpoints" / slug(study) / f"{slug(key)}.pt"
+
+    def journal(self, study: str) -> Path:
+        return self.mlruns / "journal" / f"{slug(study)}.db"
+
+    def report(self, study: str) -> Path:
+        return self.mlruns / "reports" / f"{slug(study)}.html"
+
+    def pictures(self, study: str) -> Path:
+        """Sample predictions of the winner, shown in the report."""
+        return self.mlruns / "reports" / f"{slug(study)}.png"
+
+    @property
+    def logs(self) -> Path:
+        return self.mlruns / "logs"
+
+    def check_writable(self) -> None:
+        """Raise UsageError when nothing could be written here; leave no trace either way."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise UsageError(f"--workspace {self.root} is not possible: {folder} is a file, not a folder")
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"--workspace {self.root} cannot be written ({error.strerror}); "
+                "run in another folder or name one with --workspace DIR"
+            ) from None
