@@ -170,7 +170,13 @@ class ImageClassifier(Protocol):
     The search then draws pictures of predictions, scores the winner on the test split, exports and registers it.
     """
 
-    classes: tuple[str, ...]
+    def prepare(self) -> None:
+        """Fetch and verify the dataset, once, before anything else happens. Raises DatasetError."""
+        ...
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the k classes, in the order of the network's outputs."""
+        ...
 
     def build_model(self, params: Params) -> torch.nn.Module:
         """The untrained network: float32 (n, c, h, w) in [0, 1] to class logits (n, k), normalisation inside."""

@@ -15,7 +15,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 # Attributes of a study.
-OBJECTIVE = "objective"  # {"target": ..., "options": {...}, "name": ..., "metric": ...}
+UID = "uid"  # tells this study from an earlier one of the same name in the same folder
+METRIC = "metric"  # the objective's name for its value
+STEPS_PER_EPOCH = "steps_per_epoch"
 FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
 PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
@@ -27,6 +29,7 @@ EXPERIMENT = "mlflow_experiment_id"
 RUN = "mlflow_run_id"
 BASELINE = "baseline"
 LABEL = "label"
+VERDICT = "verdict"  # how the trial ended; on a RUNNING trial, a search was killed just before it could store that
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
@@ -153,7 +156,7 @@ class StudyRecord:
         return cls(
             name=study.study_name,
             study_id=study._study_id,
-            metric=attrs.get(OBJECTIVE, {}).get("metric", "value"),
+            metric=attrs.get(METRIC, "value"),
             maximize=study.direction == optuna.study.StudyDirection.MAXIMIZE,
             trials=tuple(TrialRecord.of(trial) for trial in study.get_trials(deepcopy=False)),
             summary=Summary.from_dict(summary) if summary else None,

@@ -48,11 +48,14 @@ class Workspace:
     def mlruns(self) -> Path:
         return self.root / "mlruns"
 
-    def checkpoint(self, study: str, key: str) -> Path:
-        return self.mlruns / "checkpoints" / slug(study) / f"{slug(key)}.pt"
+    def checkpoint(self, study: str, uid: str, run: str) -> Path:
+        return self.mlruns / "checkpoints" / f"{slug(study)}-{uid}" / f"{run}.pt"
 
-    def journal(self, study: str) -> Path:
-        return self.mlruns / "journal" / f"{slug(study)}.db"
+    def journal(self, study: str, uid: str) -> Path:
+        return self.mlruns / "journal" / f"{slug(study)}-{uid}.db"
+
+    def artifacts(self, study: str) -> Path:
+        return self.mlruns / "artifacts" / slug(study)
 
     def report(self, study: str) -> Path:
         return self.mlruns / "reports" / f"{slug(study)}.html"

@@ -1,0 +1,266 @@
+"""The image-classification objective: which settings are worth trying, and how one becomes a training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.base import Params, Suggest, Task, TestScore, Training
+from objectives.datasets import Dataset, dataset_slug, load_dataset, load_test_split
+
+if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
+    from torch import nn
+
+    from objectives.models import InputSpec
+    from objectives.training import TrainingData
+
+LARGE_FROM_IMAGES = 20_000
+"""Training splits from this size on get few long epochs, smaller ones many short epochs."""
+
+TUTORIAL: Params = {
+    "batch_size": 64,
+    "weight_decay": 1e-6,
+    "augmentation": 0.0,
+    "label_smoothing": 0.0,
+    "schedule": "constant",
+}
+"""What the tutorials leave out: the rest of their networks' settings."""
+
+TUTORIAL_MLP: Params = {"family": "mlp", "mlp_depth": 2, "mlp_width_1": 512, "mlp_width_2": 256, "mlp_dropout": 0.0}
+TUTORIAL_CNN: Params = {
+    "family": "cnn",
+    "cnn_blocks": 2,
+    "cnn_width": 32,
+    "cnn_kernel": 3,
+    "cnn_dense": 128,
+    "cnn_dropout": 0.0,
+}
+
+
+class ImageClassification:
+    """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
+
+    `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go.
+    """
+
+    metric = "val_accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    def __init__(self, dataset: str = "mnist", data_dir: str | None = None) -> None:
+        self.dataset_name = dataset
+        self.data_dir = Path(data_dir) if data_dir else None
+        self.name = dataset_slug(dataset)
+
+    # ---- the data
+
+    def prepare(self) -> None:
+        """Fetch and verify the dataset. Raises DatasetError."""
+        self.dataset = load_dataset(self.dataset_name, self.data_dir)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset, trusted: `prepare` has verified it, here or in the coordinator."""
+        return load_dataset(self.dataset_name, self.data_dir, download=False, verify=False)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether an epoch is long enough to be looked at in parts."""
+        return len(self.dataset.train) >= LARGE_FROM_IMAGES
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the k classes."""
+        return self.dataset.classes
+
+    def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (n, c, h, w) and labels (n,) of the validation split."""
+        index = self.dataset.validation
+        return self.dataset.images[index], self.dataset.labels[index]
+
+    def dataset_info(self) -> Mapping[str, Any]:
+        """Name, digest, source, sizes and shape, for tracking."""
+        data = self.dataset
+        return {
+            "name": data.name,
+            "digest": data.digest,
+            "source": data.source,
+            "n_train": len(data.train),
+            "n_validation": len(data.validation),
+            "shape": list(data.images.shape[1:]),
+        }
+
+    # ---- the search
+
+    def suggest(self, trial: Suggest) -> Params:
+        """Sample one setting; parameters that mean nothing for a choice are not sampled."""
+        params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
+        if params["family"] == "mlp":
+            depth = trial.suggest_int("mlp_depth", 1, 3)
+            params["mlp_depth"] = depth
+            for layer in range(1, depth + 1):
+                params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
+            params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
+        else:
+            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, self._max_blocks)
+            params["cnn_width"] = trial.suggest_int("cnn_width", 16, 32, step=8)
+            params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
+            params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
+            params["cnn_dropout"] = trial.suggest_float("cnn_dropout", 0.0, 0.5)
+        return params | self._suggest_training(trial)
+
+    def _suggest_training(self, trial: Suggest) -> Params:
+        optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+        params: Params = {"optimizer": optimizer}
+        if optimizer == "sgd":
+            params["sgd_lr"] = trial.suggest_float("sgd_lr", 1e-2, 0.5, log=True)
+            params["sgd_momentum"] = trial.suggest_float("sgd_momentum", 0.0, 0.95)
+        elif optimizer == "rmsprop":
+            params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
+        else:  # Adam and AdamW want the same range, and share what the sampler learns of it
+            params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
+        params["batch_size"] = trial.suggest_categorical("batch_size", self._batch_sizes)
+        params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
+        params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
+        params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
+        params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
+        return params
+
+    @property
+    def _batch_sizes(self) -> list[int]:
+        return [64, 128, 256] if self.is_large else [16, 32, 64, 128]
+
+    @cached_property
+    def _max_blocks(self) -> int:
+        side = min(self.dataset.images.shape[2:])
+        return 3 if side >= 8 else 2
+
+    def baselines(self) -> Mapping[str, Params]:
+        """The tutorials' fixed networks."""
+        return {
+            "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
+            "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
+            "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
+        }
+
+    def epochs(self, device: str) -> int:
+        """Few epochs where they are long, more on a GPU where they are not."""
+        if not self.is_large:
+            return 40
+        return 16 if device.startswith("cuda") else 4
+
+    def steps_per_epoch(self) -> int:
+        """Long epochs are pulled in quarters, so a hopeless setting costs a quarter."""
+        return 4 if self.is_large else 1
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """The dataset's digest; values from another dataset are not comparable."""
+        return {"dataset": self.dataset.digest}
+
+    def describe(self, params: Params) -> str:
+        """For instance `cnn-3x32 adamw 3.1e-3`."""
+        if params["family"] == "mlp":
+            widths = [str(params[f"mlp_width_{layer}"]) for layer in range(1, int(params["mlp_depth"] or 0) + 1)]
+            network = "-".join(["mlp", *widths])
+        else:
+            network = f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
+        mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
+        return f"{network} {params['optimizer']} {mantissa}e{int(exponent)}"
+
+    # ---- the training
+
+    def build_model(self, params: Params) -> nn.Module:
+        """The untrained network: (n, c, h, w) in [0, 1] to logits (n, k)."""
+        from objectives import models
+
+        p: Any = params
+        if p["family"] == "mlp":
+            widths = tuple(p[f"mlp_width_{layer}"] for layer in range(1, p["mlp_depth"] + 1))
+            return models.build_mlp(models.MlpSpec(widths, p["mlp_dropout"]), self._inputs)
+        spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
+        return models.build_cnn(spec, self._inputs)
+
+    def start(self, task: Task, device: str) -> Training:
+        """Begin or resume one training on `device`."""
+        import torch
+
+        from objectives.training import ImageTraining, Recipe
+
+        p: Any = task.params
+        recipe = Recipe(
+            p["optimizer"],
+            learning_rate(p),
+            p["batch_size"],
+            weight_decay=p["weight_decay"],
+            momentum=p.get("sgd_momentum", 0.0),
+            schedule=p["schedule"],
+            augmentation=p["augmentation"],
+            label_smoothing=p["label_smoothing"],
+        )
+        torch.manual_seed(task.seed)
+        model = self.build_model(task.params)
+        return ImageTraining(
+            self._data(device), model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device
+        )
+
+    def score_test(self, model: nn.Module, device: str) -> TestScore:
+        """Score a trained network on the test split; the only place that reads it."""
+        import torch
+
+        from objectives.training import evaluate
+
+        images, labels = load_test_split(self.dataset_name, self.data_dir)
+        everything = torch.arange(len(labels), device=device)
+        loss, accuracy, probabilities = evaluate(
+            model.to(device), torch.tensor(images, device=device), torch.tensor(labels, device=device), everything
+        )
+        return TestScore(accuracy, loss, labels, probabilities.cpu().numpy())
+
+    def load_weights(self, params: Params, weights: bytes) -> nn.Module:
+        """A trained network on the CPU, ready to evaluate."""
+        import torch
+
+        model = self.build_model(params)
+        model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
+        return model.eval()
+
+    @cached_property
+    def _inputs(self) -> InputSpec:
+        from objectives.models import InputSpec
+
+        data = self.dataset
+        pixels = data.images[data.train].astype(np.float32).transpose(1, 0, 2, 3).reshape(data.channels, -1) / 255
+        mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
+        return InputSpec(
+            data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std))
+        )
+
+    def _data(self, device: str) -> TrainingData:
+        """The splits on `device`, kept for the next training there."""
+        import torch
+
+        from objectives.training import TrainingData
+
+        if device not in self._on_device:
+            data = self.dataset
+            self._on_device[device] = TrainingData(
+                torch.from_numpy(np.asarray(data.images)).to(device),
+                torch.from_numpy(data.labels).to(device),
+                torch.from_numpy(data.train),
+                torch.from_numpy(data.validation).to(device),
+            )
+        return self._on_device[device]
+
+    @cached_property
+    def _on_device(self) -> dict[str, TrainingData]:
+        return {}
+
+
+def learning_rate(params: Mapping[str, Any]) -> float:
+    """The learning rate of a setting, whatever its optimizer calls it."""
+    names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
+    return float(params[names.get(params["optimizer"], "adam_lr")])

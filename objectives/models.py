@@ -1,0 +1,132 @@
+"""Two families of small image networks, built from typed specifications.
+
+Both take float32 images (n, c, h, w) in [0, 1] and give logits (n, k). Normalisation is the first layer, so whoever
+loads a trained network has nothing to remember.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network sees and tells apart."""
+
+    channels: int
+    size: tuple[int, int]
+    n_classes: int
+    mean: tuple[float, ...]
+    """Per channel, of pixels in [0, 1], over the training split."""
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MlpSpec:
+    """Fully connected: one hidden layer per width, ReLU, dropout."""
+
+    widths: tuple[int, ...]
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class CnnSpec:
+    """Convolution blocks of growing width, then an optional dense layer.
+
+    Block i has (i + 1) * width channels. The first block is a strided stem: it halves large images at once, which costs
+    a quarter of convolving first and pooling later.
+    """
+
+    blocks: int
+    width: int
+    kernel: int = 3
+    """Of the stem; later blocks use 3."""
+    dense: int = 0
+    """Units of a hidden dense layer; 0 means none."""
+    dropout: float = 0.0
+
+
+class Normalise(nn.Module):
+    """Pixels in [0, 1] to zero mean and unit deviation, per channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (n, c, h, w). Returns the same shape."""
+        return (images - self.mean) / self.std
+
+
+def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:
+    """Build the fully connected family."""
+    pixels = inputs.channels * inputs.size[0] * inputs.size[1]
+    layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), nn.Flatten()]
+    for n_in, n_out in pairwise((pixels, *spec.widths)):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        if spec.dropout:
+            layers.append(nn.Dropout(spec.dropout))
+    layers.append(nn.Linear((pixels, *spec.widths)[-1], inputs.n_classes))
+    return nn.Sequential(*layers)
+
+
+def max_blocks(size: tuple[int, int]) -> int:
+    """How many blocks an image size bears: the last map keeps at least 2 pixels a side. At most 3."""
+    side, blocks = _stem_side(min(size)), 1
+    while blocks < 3 and side // 2 >= 2:
+        side, blocks = side // 2, blocks + 1
+    return blocks
+
+
+def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
+    """Build the convolution family.
+
+    Raises ValueError when the images are too small for that many blocks.
+    """
+    if spec.blocks > max_blocks(inputs.size):
+        raise ValueError(f"{spec.blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
+    stride = 2 if min(inputs.size) >= STRIDED_FROM_PX else 1
+    stem = nn.Conv2d(inputs.channels, spec.width, spec.kernel, stride, padding=spec.kernel // 2, bias=False)
+    layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), stem, nn.BatchNorm2d(spec.width), nn.ReLU()]
+    height, width = ((side + stride - 1) // stride for side in inputs.size)
+    for block in range(1, spec.blocks):
+        n_in, n_out = spec.width * block, spec.width * (block + 1)
+        layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(), nn.MaxPool2d(2)]
+        height, width = height // 2, width // 2
+    layers.append(nn.Flatten())
+    features = spec.width * spec.blocks * height * width
+    if spec.dense:
+        layers += [nn.Linear(features, spec.dense), nn.ReLU()]
+        features = spec.dense
+    if spec.dropout:
+        layers.append(nn.Dropout(spec.dropout))
+    layers.append(nn.Linear(features, inputs.n_classes))
+    return nn.Sequential(*layers)
+
+
+STRIDED_FROM_PX = 16
+"""Smaller images keep their resolution in the stem: there is nothing to save and much to lose."""
+
+
+def _stem_side(side: int) -> int:
+    return (side + 1) // 2 if side >= STRIDED_FROM_PX else side
+
+
+class Probabilities(nn.Module):
+    """A trained network as it is published: images in [0, 1] to class probabilities (n, k)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (n, c, h, w) in [0, 1]. Returns (n, k), rows summing to 1."""
+        return torch.softmax(self.network(images), dim=1)

@@ -1,0 +1,215 @@
+"""The process, or the actor, in which trainings run: it trains and does nothing else.
+
+`Trainer` holds one training at a time and answers every command with one plain value. `main` serves it over a socket
+for a local coordinator: `python -m objectives.trainer FD`. Nothing here knows of Optuna, MLflow or the search.
+
+A trainer lives no longer than its coordinator: its standard input is a pipe that nobody writes to, and the end of
+that pipe, which the operating system brings about however the coordinator dies, ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from objectives.base import DeviceError, Diverged, EpochResult, ObjectiveError, ObjectiveSpec, Outcome, Task, Training
+
+FailureKind = Literal["diverged", "out_of_memory", "crashed", "error"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a trainer is set up, once."""
+
+    objective: ObjectiveSpec
+    device: str
+    """`auto`, `cpu`, `cuda`, `cuda:I` or `mps`."""
+    index: int
+    """Which of the trainers this is; spreads them over several GPUs."""
+    threads: int
+    """CPU threads to use."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A trainer is ready."""
+
+    device: str
+    """The one that `auto` became."""
+    device_name: str
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """A pull gave a result."""
+
+    result: EpochResult
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """The state to resume from."""
+
+    state: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The training ended, by itself or because it was stopped."""
+
+    outcome: Outcome = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The training ended with an error; the trainer is ready for another."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = field(default="", repr=False)
+
+
+Reply = Hello | EpochDone | Checkpointed | Finished | Failed
+
+
+def resolve_device(wanted: str, index: int) -> str:
+    """The device that trainer number `index` uses. Raises DeviceError when it is not there."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return f"cuda:{index % gpus}" if gpus else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind == "cuda" and not (gpus if not number else int(number) < gpus):
+        raise DeviceError(f"--device {wanted}: this machine offers {gpus} CUDA devices; type --device auto or cpu")
+    if kind == "cuda" and not number:
+        return f"cuda:{index % gpus}"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
+    return wanted
+
+
+class Trainer:
+    """Runs one training at a time.
+
+    Raises DeviceError or another ObjectiveError when it cannot be set up.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        self.device = resolve_device(settings.device, settings.index)
+        self.objective = settings.objective.load()
+        self.training: Training | None = None
+
+    def hello(self) -> Hello:
+        """Say which device this is."""
+        import torch
+
+        name = torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
+        return Hello(self.device, name)
+
+    def start(self, task: Task) -> Reply:
+        """Begin a training and pull its first result."""
+        try:
+            self.training = self.objective.start(task, self.device)
+        except Exception as error:
+            return self._fail(error)
+        return self.advance()
+
+    def advance(self) -> Reply:
+        """Pull the next result; `Finished` at the end."""
+        try:
+            return EpochDone(next(self._current()))
+        except StopIteration:
+            return self.stop()
+        except Exception as error:
+            return self._fail(error)
+
+    def checkpoint(self) -> Reply:
+        """The state of the current training."""
+        try:
+            return Checkpointed(self._current().checkpoint())
+        except Exception as error:
+            return self._fail(error)
+
+    def stop(self) -> Reply:
+        """End the current training and give what it left."""
+        try:
+            outcome = self._current().outcome()
+        except Exception as error:
+            return self._fail(error)
+        self.training = None
+        return Finished(outcome)
+
+    def _current(self) -> Training:
+        assert self.training is not None, "the coordinator spoke to a trainer that has no training"
+        return self.training
+
+    def _fail(self, error: Exception) -> Failed:
+        text = traceback.format_exc()
+        self.training = None  # before caches are freed, so that there is something to free
+        if is_out_of_memory(error):
+            free_device_memory()
+            return Failed("out_of_memory", str(error), text)
+        if isinstance(error, Diverged):
+            return Failed("diverged", str(error))
+        return Failed("error", f"{type(error).__name__}: {error}", text)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error` says that the device, or the machine, had no memory left."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def free_device_memory() -> None:
+    """Give cached memory back, so that the next training starts where this one did."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def serve(connection: Connection) -> None:
+    """Answer commands until the other side hangs up."""
+    settings: Settings = connection.recv()
+    try:
+        trainer = Trainer(settings)
+        connection.send(trainer.hello())
+    except ObjectiveError as error:
+        connection.send(error)
+        return
+    while True:
+        try:
+            command, *arguments = connection.recv()
+        except EOFError:
+            return
+        reply: Any = getattr(trainer, command)(*arguments)
+        connection.send(reply)
+
+
+def end_with_coordinator() -> None:
+    """End this process when its standard input ends."""
+    os.read(0, 1)
+    os._exit(0)
+
+
+def main() -> None:
+    """Entry point: the only argument is the descriptor of the socket."""
+    threading.Thread(target=end_with_coordinator, daemon=True).start()
+    serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

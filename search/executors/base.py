@@ -1,0 +1,69 @@
+"""The contract between the coordinator and whatever trains.
+
+A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` a slot owes exactly one event, which
+`wait` gives; until then nothing may be asked of that slot. After `Finished`, `Failed` or `Lost` the slot is free.
+
+    start -> EpochDone -> advance -> EpochDone -> ... -> Finished
+                       -> checkpoint -> Checkpointed -> advance | (leave it: the task is dropped by the next start)
+                       -> stop -> Finished
+
+A slot whose trainer died gives `Lost`; the executor replaces the trainer by itself. Used by one thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from objectives.base import Task
+from objectives.trainer import Checkpointed, EpochDone, Failed, Finished
+
+__all__ = ["Checkpointed", "EpochDone", "Event", "Executor", "Failed", "Finished", "Lost"]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The trainer died with its task."""
+
+    reason: str
+    """How it died and the last lines it wrote."""
+
+
+Event = EpochDone | Checkpointed | Finished | Failed | Lost
+
+
+class Executor(Protocol):
+    """Runs tasks in slots."""
+
+    slots: int
+
+    def ready(self) -> list[str]:
+        """Wait until the trainers are set up; returns the device of each slot.
+
+        Raises ObjectiveError when what a person asked for makes that impossible, SearchError when trainers do not start.
+        """
+        ...
+
+    def start(self, slot: int, task: Task) -> None:
+        """Begin a task and pull its first result."""
+        ...
+
+    def advance(self, slot: int) -> None:
+        """Pull the next result."""
+        ...
+
+    def checkpoint(self, slot: int) -> None:
+        """Ask for the state to resume from."""
+        ...
+
+    def stop(self, slot: int) -> None:
+        """End the task and ask for what it left."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+        """Events that came within the time, by slot; none when there were none."""
+        ...
+
+    def close(self) -> None:
+        """End all trainers."""
+        ...

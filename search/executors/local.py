@@ -1,0 +1,166 @@
+"""Trains in processes of this machine, started once and reused.
+
+Each trainer is a fresh interpreter that runs `objectives.trainer`: it inherits no lock, no database and no terminal.
+It is reached over a socket pair, and it ends when the coordinator does, because its standard input ends then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from objectives.base import ObjectiveError, ObjectiveSpec, Task
+from objectives.trainer import Hello, Settings
+from search.errors import SearchError
+from search.executors.base import Event, Lost
+
+LAST_LINES = 15
+START_TRIES = 3
+
+
+class TrainerProcess:
+    """One trainer process and the two ways of hearing from it: its socket and what it printed."""
+
+    def __init__(self, settings: Settings) -> None:
+        ours, theirs = socket.socketpair()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as the process
+        environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "objectives.trainer", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the terminal is for the coordinator, which then asks for checkpoints
+            )
+        self.connection = Connection(ours.detach())
+        self.hello: Hello | None = None
+        self._owed: deque[Any] = deque()
+        self.send(settings, at_once=True)
+
+    def send(self, message: Any, *, at_once: bool = False) -> None:
+        """Send, or keep until the trainer is set up: a large task would block the socket before that."""
+        if self.hello is None and not at_once:
+            self._owed.append(message)
+            return
+        try:
+            self.connection.send(message)
+        except OSError:
+            pass  # it is dead; `receive` finds out and says why
+
+    def greeted(self, hello: Hello) -> None:
+        """It is set up."""
+        self.hello = hello
+        while self._owed:
+            self.send(self._owed.popleft())
+
+    def last_words(self) -> str:
+        """How it ended and the last lines it printed. Waits for the process."""
+        status = self.process.wait()
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - 8192))
+        lines = self._output.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        return "\n".join([f"its trainer (pid {self.process.pid}) {how}", *lines])
+
+    def end(self) -> None:
+        """Ask it to end by hanging up."""
+        self.connection.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def reap(self, timeout_s: float) -> None:
+        """Make sure that it has ended."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._output.close()
+
+
+class LocalExecutor:
+    """As many slots as trainers."""
+
+    def __init__(self, objective: ObjectiveSpec, device: str, jobs: int) -> None:
+        self.slots = jobs
+        threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        self._settings = [Settings(objective, device, index, threads) for index in range(jobs)]
+        self._trainers = [TrainerProcess(settings) for settings in self._settings]
+        self._failed_starts = 0
+
+    def ready(self) -> list[str]:
+        """Wait until every trainer has said hello."""
+        while any(trainer.hello is None for trainer in self._trainers):
+            self.wait(1.0)
+        return [trainer.hello.device for trainer in self._trainers if trainer.hello]
+
+    def start(self, slot: int, task: Task) -> None:
+        """Begin a task."""
+        self._trainers[slot].send(("start", task))
+
+    def advance(self, slot: int) -> None:
+        """Pull the next result."""
+        self._trainers[slot].send(("advance",))
+
+    def checkpoint(self, slot: int) -> None:
+        """Ask for the state."""
+        self._trainers[slot].send(("checkpoint",))
+
+    def stop(self, slot: int) -> None:
+        """End the task."""
+        self._trainers[slot].send(("stop",))
+
+    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+        """Events that came within the time."""
+        slots = {trainer.connection: slot for slot, trainer in enumerate(self._trainers)}
+        events = [(slots[ready], self._receive(slots[ready])) for ready in wait(list(slots), timeout_s)]  # type: ignore[index]
+        return [(slot, event) for slot, event in events if event is not None]
+
+    def _receive(self, slot: int) -> Event | None:
+        trainer = self._trainers[slot]
+        try:
+            message = trainer.connection.recv()
+        except (EOFError, OSError):
+            return self._replace(slot)
+        if isinstance(message, ObjectiveError):
+            raise message
+        if isinstance(message, Hello):
+            trainer.greeted(message)
+            return None
+        event: Event = message
+        return event
+
+    def _replace(self, slot: int) -> Event | None:
+        old = self._trainers[slot]
+        old.end()
+        reason = old.last_words()
+        old.reap(0)
+        if old.hello is None:
+            self._failed_starts += 1
+            if self._failed_starts >= START_TRIES:
+                raise SearchError(f"trainers do not start: {reason}")
+        new = TrainerProcess(self._settings[slot])
+        self._trainers[slot] = new
+        if old.hello is None:
+            new._owed.extend(old._owed)  # its task never reached it
+            return None
+        return Lost(reason)
+
+    def close(self) -> None:
+        """End all trainers, at most a few seconds from now."""
+        for trainer in self._trainers:
+            trainer.end()
+        deadline = time.monotonic() + 3.0
+        for trainer in self._trainers:
+            trainer.reap(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,107 @@
+"""The local journal of tracking writes: first here, then to MLflow.
+
+One SQLite file per study. A write is one short transaction, so a killed search loses none and an unreachable server
+holds up nobody. A delivered write is deleted; what MLflow called a run is kept, so that a resumed search finds it.
+
+Threads: any number, each with a `Journal` of its own. Processes: one appends and delivers, others may look.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from search.storage import connect
+
+Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS writes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, content BLOB
+);
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY, mlflow_id TEXT, last_step INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write on its way: to which run, what kind, what."""
+
+    id: int
+    run: str
+    """The search's own name of the run: `study`, `trial-17`."""
+    kind: Kind
+    body: Mapping[str, Any]
+    content: bytes | None
+
+
+class Journal:
+    """The journal at `path`, made when it is not there. Use one per thread."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = connect(path)
+        self._db.executescript(SCHEMA)
+
+    def append(
+        self, run: str, kind: Kind, body: Mapping[str, Any], content: bytes | None = None, *, step: int = 0
+    ) -> None:
+        """Keep one write. `step` is the last step of the run that it covers."""
+        with self._db:
+            self._db.execute(
+                "INSERT INTO runs (run, last_step) VALUES (?, ?)"
+                " ON CONFLICT (run) DO UPDATE SET last_step = max(last_step, excluded.last_step)",
+                (run, step),
+            )
+            self._db.execute(
+                "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)",
+                (run, kind, json.dumps(body), content),
+            )
+
+    def pending(self, limit: int) -> list[Write]:
+        """The oldest writes that are not delivered, in order."""
+        rows = self._db.execute("SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?", (limit,))
+        return [Write(id_, run, kind, json.loads(body), content) for id_, run, kind, body, content in rows]
+
+    def n_pending(self) -> int:
+        """How many writes are not delivered."""
+        return int(self._db.execute("SELECT count(*) FROM writes").fetchone()[0])
+
+    def delivered(self, *ids: int) -> None:
+        """Forget writes that have arrived."""
+        with self._db:
+            self._db.executemany("DELETE FROM writes WHERE id = ?", [(id_,) for id_ in ids])
+
+    def knows(self, run: str) -> bool:
+        """Whether anything was ever written of this run."""
+        return self._db.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
+
+    def last_step(self, run: str) -> int:
+        """The last step of a run that was written; 0 before the first."""
+        row = self._db.execute("SELECT last_step FROM runs WHERE run = ?", (run,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def mlflow_id(self, run: str) -> str | None:
+        """What MLflow calls this run; None before it was delivered."""
+        row = self._db.execute("SELECT mlflow_id FROM runs WHERE run = ?", (run,)).fetchone()
+        return row[0] if row else None
+
+    def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
+        """Keep what MLflow calls this run."""
+        with self._db:
+            self._db.execute(
+                "INSERT INTO runs (run, mlflow_id) VALUES (?, ?)"
+                " ON CONFLICT (run) DO UPDATE SET mlflow_id = excluded.mlflow_id",
+                (run, mlflow_id),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+

@@ -1,0 +1,308 @@
+"""The words and numbers of the report: its first screen, leaderboard, failures, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import TrialState
+
+from search.records import StudyRecord, TrialRecord
+from search.report_base import STATE_NAMES, Unit, duration, winner
+from search.report_charts import Clock, cost
+
+MAX_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a sortable table."""
+
+    text: str
+    sort: float | str | None = None
+    """What it is sorted by; None sorts last in both directions."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One row of the dot plot that compares the winner with the baselines; positions in percent of the width."""
+
+    label: str
+    text: str
+    gain: str
+    at: float
+    low: float | None = None
+    high: float | None = None
+    kind: str = "baseline"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a stacked bar."""
+
+    name: str
+    text: str
+    share: float
+    """In percent of the bar."""
+    colour: str
+
+
+def short(value: object) -> str:
+    """A parameter value in a few characters; exponents without padding, as in `3.1e-3`."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e5):
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def sorted_by(value: object) -> float | str | None:
+    """The sorting key of a parameter value."""
+    return value if value is None or isinstance(value, int | float | str) else str(value)
+
+
+# First screen -----------------------------------------------------------------------------------------------------
+
+
+def dots(record: StudyRecord) -> list[Dot]:
+    """Test accuracy with its interval, then the winner and the baselines on the validation split, best first."""
+    first, unit = winner(record), Unit.of(record)
+    if first is None or first.value is None:
+        return []
+    test = _test(record)
+    known = [("validation", first.value, "winner"), *((b.baseline, b.value, "baseline") for b in _baselines(record))]
+    ends = [value for _, value, _ in known if value is not None]
+    ends += [test[key] for key in ("accuracy", "low", "high") if key in test]
+    low, high = min(ends), max(ends)
+    low, span = low - 0.06 * (high - low), 1.12 * (high - low) or 1.0
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / span, 2)
+
+    rows = []
+    if "accuracy" in test:
+        low_at, high_at = (at(test["low"]), at(test["high"])) if "low" in test and "high" in test else (None, None)
+        rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), low_at, high_at, "test"))
+    sign = 1 if record.maximize else -1
+    for label, value, kind in sorted(known, key=lambda row: (row[2] != "winner", -sign * (row[1] or 0.0))):
+        if value is not None:
+            gain = "" if kind == "winner" else unit.gain(sign * (first.value - value))
+            rows.append(Dot("Winner, validation" if kind == "winner" else str(label), unit.text(value), gain, at(value),
+                            kind=kind))  # fmt: skip
+    return rows
+
+
+def _test(record: StudyRecord) -> Mapping[str, float]:
+    return (record.summary.test if record.summary else None) or {}
+
+
+def _baselines(record: StudyRecord) -> list[TrialRecord]:
+    return [trial for trial in record.trials if trial.baseline and trial.state == TrialState.COMPLETE]
+
+
+def headline(record: StudyRecord) -> Mapping[str, str]:
+    """The big number of the page: `value`, what it is (`name`), and what it rests on (`detail`)."""
+    first, unit, test = winner(record), Unit.of(record), _test(record)
+    if "accuracy" in test:
+        n = f" on {int(test['n']):,} test images" if test.get("n") else ""
+        interval = f"95% interval {test['low']:.2%} – {test['high']:.2%}" if "low" in test and "high" in test else ""
+        return {"value": f"{test['accuracy']:.2%}", "name": "test accuracy", "detail": f"{interval}{n}".strip()}
+    if first is None:
+        return {"value": "–", "name": unit.name, "detail": _nothing(record)}
+    detail = "no test split" if record.summary else "best so far, not yet tested"
+    return {"value": unit.text(first.value), "name": unit.name, "detail": detail}
+
+
+def _nothing(record: StudyRecord) -> str:
+    if not record.trials:
+        return "The search has not started a trial yet."
+    failed, pruned = record.count(TrialState.FAIL), record.count(TrialState.PRUNED)
+    if failed == len(record.trials):
+        return f"All {failed} trials failed; see Failures below."
+    if pruned == len(record.trials):
+        return f"All {pruned} trials were pruned."
+    return "No trial has completed yet."
+
+
+def states(record: StudyRecord) -> list[Part]:
+    """Trials by state."""
+    colours = {"complete": "accent", "pruned": "prune", "failed": "bad", "running": "good", "waiting": "soft"}
+    counts = [(name, record.count(state)) for state, name in STATE_NAMES.items()]
+    n = max(1, len(record.trials))
+    return [Part(name, f"{count:,}", 100 * count / n, colours[name]) for name, count in counts if count]
+
+
+def wall_s(record: StudyRecord) -> float | None:
+    """Seconds that the search has run, all sessions together."""
+    known = [_number(session, "wall_s") for session in record.sessions]
+    total = sum(value for value in known if value)
+    return total or Clock(record.trials).total_s or None
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def training_s(record: StudyRecord) -> float:
+    """Seconds of training, summed over trainers."""
+    return sum(cost(trial, "train_seconds") or trial.seconds or 0.0 for trial in record.trials)
+
+
+def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
+    """Where the trainers' time and the coordinator's time went: (who, total, parts)."""
+    wall = wall_s(record)
+    if not wall:
+        return []
+    slots_used = {trial.slot for trial in record.trials if trial.slot is not None}
+    slots = max(len(slots_used), 1)
+    available = sum(_number(s, "wall_s") * (_number(s, "slots") or slots) for s in record.sessions) or wall * slots
+    occupied = min(available, sum(trial.seconds or 0.0 for trial in record.trials))
+    training = min(occupied, training_s(record))
+    rows = [("Trainers", duration(available), _parts(available, [
+        ("training", training, "accent"), ("between epochs", occupied - training, "prune"),
+        ("idle", available - occupied, "rule"),
+    ]))]  # fmt: skip
+    search, tracking = (sum(_number(s, key) for s in record.sessions) for key in ("search_s", "tracking_s"))
+    if search or tracking:
+        rows.append(("Coordinator", duration(wall), _parts(wall, [
+            ("search", search, "accent"), ("tracking", tracking, "prune"),
+            ("waiting for trainers", max(0.0, wall - search - tracking), "rule"),
+        ])))  # fmt: skip
+    return rows
+
+
+def _parts(total: float, parts: Iterable[tuple[str, float, str]]) -> list[Part]:
+    known = [(name, seconds, colour) for name, seconds, colour in parts if seconds > 0.001 * total]
+    return [Part(f"{name} {seconds / total:.0%}", duration(seconds), 100 * seconds / total, colour)
+            for name, seconds, colour in known]  # fmt: skip
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+def leaderboard(record: StudyRecord, first: Sequence[str] = ()) -> tuple[list[str], list[list[Cell]]]:
+    """Column names and rows, best first, trials without a value last; at most `MAX_ROWS`.
+
+    Parameters in `first` come first, the others after them by name.
+    """
+    ranked = record.ranked()
+    rest = [trial for trial in record.trials if trial.value is None]
+    names = list(first) + sorted({name for trial in record.trials for name in trial.params} - set(first))
+    unit, best = Unit.of(record), winner(record)
+    columns = ["Rank", "Trial", "What it was", "State", unit.name.capitalize(), "Epochs", "Training", "Weights", *names]
+    rows = []
+    for rank, trial in enumerate([*ranked, *rest][:MAX_ROWS], start=1):
+        placed = rank if trial.value is not None else None
+        rows.append([*_standing(trial, placed, unit, is_best=trial == best), *_settings(trial, names)])
+    return columns, rows
+
+
+def _standing(trial: TrialRecord, rank: int | None, unit: Unit, *, is_best: bool) -> list[Cell]:
+    epochs, seconds, weights = (cost(trial, key) or None for key in ("epochs", "train_seconds", "parameters"))
+    seconds = seconds or trial.seconds
+    label = trial.label + (f" · baseline {trial.baseline}" if trial.baseline else "") + (" · winner" if is_best else "")
+    return [
+        Cell(f"{rank}" if rank else "", rank),
+        Cell(f"#{trial.number}", trial.number),
+        Cell(label.removeprefix(" · "), trial.label or None),
+        Cell(STATE_NAMES[trial.state], STATE_NAMES[trial.state]),
+        Cell(unit.text(trial.value) if trial.value is not None else "", trial.value),
+        Cell(f"{epochs:g}" if epochs else "", epochs),
+        Cell(duration(seconds) if seconds else "", seconds),
+        Cell(amount(weights), weights),
+    ]
+
+
+def _settings(trial: TrialRecord, names: Sequence[str]) -> list[Cell]:
+    return [
+        Cell(short(trial.params[name]), sorted_by(trial.params[name])) if name in trial.params else Cell("")
+        for name in names
+    ]
+
+
+def amount(count: float | None) -> str:
+    """A count of weights, as in `421 k`."""
+    if not count:
+        return ""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def failures(record: StudyRecord) -> list[dict[str, Any]]:
+    """Failed trials by kind, the most frequent first, with their different messages."""
+    kinds: dict[str, list[TrialRecord]] = {}
+    for trial in record.trials:
+        if trial.state == TrialState.FAIL:
+            kinds.setdefault(trial.failure or "unknown", []).append(trial)
+    rows = []
+    for kind, failed in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
+        by_message: dict[str, list[int]] = {}
+        for trial in failed:
+            by_message.setdefault((trial.failure_message or "no message")[:2_000], []).append(trial.number)
+        messages = [{"text": text, "n": len(numbers), "trials": numbered(numbers)}
+                    for text, numbers in list(by_message.items())[:20]]  # fmt: skip
+        rows.append({"kind": kind.replace("_", " "), "n": len(failed), "messages": messages,
+                     "left_out": len(by_message) - len(messages)})  # fmt: skip
+    return rows
+
+
+def numbered(numbers: Sequence[int], limit: int = 12) -> str:
+    """Trial numbers as text, cut off politely."""
+    shown = ", ".join(f"#{number}" for number in numbers[:limit])
+    return shown + (f" and {len(numbers) - limit} more" if len(numbers) > limit else "")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as (name, text) pairs."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{name} · ")
+        elif isinstance(value, list | tuple):
+            rows.append((name, ", ".join(map(str, value))))
+        elif value not in (None, ""):
+            rows.append((name, short(value)))
+    return rows
+
+
+def sessions(record: StudyRecord) -> list[list[str]]:
+    """One row per start of the search: started, ran for, trainers."""
+    return [
+        [moment(session.get("started")), duration(_number(session, "wall_s") or None), f"{session.get('slots', '–')}"]
+        for session in record.sessions
+    ]
+
+
+def moment(stored: object) -> str:
+    """A time given as ISO text or as seconds since 1970; other text stays as it is."""
+    try:
+        at = datetime.fromtimestamp(stored) if isinstance(stored, int | float) else datetime.fromisoformat(str(stored))
+    except (ValueError, OverflowError, OSError):
+        return "–" if stored is None else str(stored)
+    return at.strftime("%-d %B %Y, %H:%M")
+
+
+def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
+    """One row per study: name, trials, winner, validation, test, wall time, training time."""
+    rows = []
+    for record in records:
+        best, unit, test = winner(record), Unit.of(record), _test(record)
+        finished = sum(trial.state.is_finished() for trial in record.trials)
+        interval = f" ({test['low']:.2%} – {test['high']:.2%})" if "low" in test and "high" in test else ""
+        rows.append([
+            Cell(record.name, record.name),
+            Cell(f"{finished:,}", finished),
+            Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
+            Cell(unit.text(best.value) if best else "–", best.value if best else None),
+            Cell(f"{test['accuracy']:.2%}{interval}" if "accuracy" in test else "–", test.get("accuracy")),
+            Cell(duration(wall_s(record)), wall_s(record)),
+            Cell(duration(training_s(record)), training_s(record)),
+        ])  # fmt: skip
+    return rows

@@ -1,0 +1,193 @@
+"""The databases: opened safely, created whole, locked by one coordinator at a time.
+
+Optuna's storage is reached through `open_storage`; nothing else makes an engine. A SQLite file that is damaged, foreign
+or made by a newer Optuna is recognised before anything is written to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, make_url
+
+from search.errors import StorageError, StudyHeldError, UsageError
+from search.workspace import slug
+
+WAIT_S = 30.0
+"""How long a write waits for another process, such as a dashboard that reads."""
+
+OPTUNA_TABLE = "studies"
+MLFLOW_TABLE = "experiments"
+
+
+def parse_url(text: str) -> URL:
+    """Check a `--storage` URL. Raises UsageError when it names nothing that a study can live in."""
+    allowed = "allowed: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+    try:
+        url = make_url(text)
+    except sqlalchemy.exc.ArgumentError:
+        raise UsageError(f"--storage {text!r} is no database URL; {allowed}") from None
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UsageError(f"--storage {url.render_as_string()!r} is not supported; {allowed}")
+    if url.get_backend_name() == "sqlite" and not url.database:
+        raise UsageError(f"--storage {text!r} names no file; {allowed}")
+    return url
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file behind a SQLite URL; None for a server."""
+    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def open_storage(text: str, *, create: bool = True) -> RDBStorage:
+    """Open Optuna's storage, making it when it is not there and `create` is set.
+
+    Raises StorageError when it is absent, damaged, foreign, newer than this Optuna, or not writable.
+    """
+    url = parse_url(text)
+    path = sqlite_path(url)
+    if path is None:
+        return _optuna(lambda: RDBStorage(text), url.render_as_string())
+    if not path.exists():
+        if not create:
+            raise StorageError(f"there is no study database at {path}; run a search first: python -m search")
+        create_whole(path, lambda temporary: _close(_sqlite_storage(temporary)))
+    check_sqlite(path, OPTUNA_TABLE)
+    return _optuna(lambda: _sqlite_storage(path), str(path))
+
+
+def _sqlite_storage(path: Path) -> RDBStorage:
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": lambda: connect(path)})
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that waits for others, lets them read meanwhile, and survives the death of its process."""
+    connection = sqlite3.connect(path, timeout=WAIT_S, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
+
+
+def _close(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _optuna(make: Callable[[], RDBStorage], where: str) -> RDBStorage:
+    try:
+        return make()
+    except RuntimeError as error:  # Optuna's word for another schema; its message says which command upgrades it
+        raise StorageError(f"{where} was made by another version of Optuna: {error}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, optuna.exceptions.StorageInternalError) as error:
+        raise StorageError(f"{where} cannot be opened: {first_line(error)}") from None
+
+
+def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
+    """Make a SQLite file that either does not exist or is complete, whoever else tries and whenever this is killed.
+
+    `fill` writes the database at the temporary path that it gets.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(_locks(path) / "create.lock"):
+        if path.exists():
+            return
+        temporary = path.with_name(f".{path.name}.new")
+        for leftover in path.parent.glob(f"{temporary.name}*"):
+            leftover.unlink()
+        fill(temporary)
+        with closing(sqlite3.connect(temporary)) as connection:
+            # Fold the write-ahead log into the file: a rename moves one file. WAL comes back with the first `connect`.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA journal_mode=DELETE")
+        os.replace(temporary, path)
+
+
+def check_sqlite(path: Path, table: str) -> None:
+    """Raise StorageError unless `path` is a whole SQLite database that has `table`. Writes nothing."""
+    advice = "it was left as it is. Move it away, or name another folder with --workspace DIR"
+    if not path.is_file():
+        raise StorageError(f"{path} is not a file; {advice}")
+    try:
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise StorageError(f"{path} is not a SQLite database, or is damaged; {advice}")
+        with closing(sqlite3.connect(path, timeout=WAIT_S)) as connection:
+            connection.execute("PRAGMA query_only=ON")
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        raise StorageError(f"{path} is damaged ({error}); {advice}") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+    if verdict != "ok":
+        raise StorageError(f"{path} is damaged ({verdict.splitlines()[-1]}); {advice}")
+    if table not in tables:
+        raise StorageError(f"{path} is a database of something else (it has no table {table!r}); {advice}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, which is the part for people."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# ---- one coordinator per study
+
+
+@contextmanager
+def hold_study(storage: str, study: str) -> Iterator[None]:
+    """Own a study until the block ends or this process dies. Raises StudyHeldError when another one owns it."""
+    path = sqlite_path(parse_url(storage))
+    assert path is not None, "only SQLite studies are locked by file"
+    lock_path = _locks(path) / f"{slug(study)}.lock"
+    lock = filelock.FileLock(lock_path, blocking=False, on_acquired=_write_holder)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise StudyHeldError(
+            f"study {study!r} is being searched by {_read_holder(lock_path)}.\n"
+            "Wait for it or stop it, or search beside it under another name: "
+            f"python -m search --study {slug(study)}-2"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _locks(database: Path) -> Path:
+    folder = database.with_name(f"{database.name}.locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_holder(descriptor: int) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        holder: dict[str, Any] = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError):  # its holder took it this instant and has not signed yet
+        return "another process"
+
+
+def quiet_optuna() -> None:
+    """Keep Optuna's own log lines off the terminal; the search says what matters itself."""
+    optuna.logging.set_verbosity(logging.ERROR)

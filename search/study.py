@@ -1,0 +1,268 @@
+"""A study: durable in Optuna's storage, sampled on a copy in memory.
+
+The coordinator is the study's only writer, so the copy is exact. Sampling and pruning decisions read the copy alone;
+a trial enters the storage whole, in one transaction, when its training starts, and every report and outcome follows.
+Trial numbers are the order of creation in both, which `Study.start` asserts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from objectives.base import Objective, Params
+from search import records
+from search.errors import StudyMismatchError
+from search.sampling import make_sampler, search_space
+from search.workspace import slug
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A trial that is ready to train."""
+
+    number: int
+    params: Params
+    """What the objective made of the sampled parameters."""
+    baseline: str | None = None
+    last_step: int = 0
+    """The last step that the storage has a report of; positive for a trial that is resumed."""
+
+
+def open_study(storage: RDBStorage, name: str, objective: Objective, target: str, epochs: int | None) -> int:
+    """Find or make a study; returns its id.
+
+    `epochs` None takes the study's own where it exists. Raises StudyMismatchError when the study on disk was made with
+    another objective, dataset, search space or budget, because values of the two cannot be compared.
+    """
+    wanted = fingerprint(objective, target, epochs)
+    study = find_study(storage, name)
+    if study is None:
+        direction = StudyDirection.MAXIMIZE if objective.direction == "maximize" else StudyDirection.MINIMIZE
+        study_id = storage.create_new_study([direction], name)
+        storage.set_study_user_attr(study_id, records.UID, uuid.uuid4().hex[:8])
+        storage.set_study_user_attr(study_id, records.METRIC, objective.metric)
+        storage.set_study_user_attr(study_id, records.STEPS_PER_EPOCH, objective.steps_per_epoch())
+        storage.set_study_user_attr(study_id, records.FINGERPRINT, wanted)
+        return study_id
+    found = storage.get_study_user_attrs(study).get(records.FINGERPRINT)
+    if found is None and not storage.get_n_trials(study):  # made a moment ago by a search that was killed in between
+        storage.delete_study(study)
+        return open_study(storage, name, objective, target, epochs)
+    if found is None:
+        raise StudyMismatchError(f"study {name!r} was not made by this program; choose another name with --study NAME")
+    if epochs is None:
+        wanted["epochs"] = found.get("epochs")
+    differences = list(_differences(found, wanted))
+    if differences:
+        raise StudyMismatchError(
+            f"study {name!r} was made with another setting: {'; '.join(differences)}.\n"
+            f"Give what it was made with, or start another study: python -m search --study {slug(name)}-2"
+        )
+    return study
+
+
+def find_study(storage: RDBStorage, name: str) -> int | None:
+    """The id of a study, None when there is none of that name."""
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+
+
+def fingerprint(objective: Objective, target: str, epochs: int | None) -> dict[str, Any]:
+    """What must be equal for two trials' values to be comparable."""
+    return {
+        "objective": target,
+        "metric": f"{objective.direction} {objective.metric}",
+        **objective.fingerprint(),
+        "epochs": epochs,
+        "search space": search_space(objective),
+    }
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    differences = []
+    for key in sorted({*found, *wanted} - {"search space"}):
+        if found.get(key) != wanted.get(key):
+            differences.append(f"{key} was {found.get(key)}, now {wanted.get(key)}")
+    old, new = found.get("search space", {}), wanted["search space"]
+    changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    if changed:
+        differences.append(f"search space differs in {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}")
+    return differences
+
+
+class Study:
+    """The coordinator's hold on one study. Used by one thread."""
+
+    def __init__(
+        self, storage: RDBStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str, seed: int
+    ) -> None:
+        self.storage, self.study_id, self.objective = storage, study_id, objective
+        self.pruner, self.sampler, self.seed = pruner, sampler, seed
+        self.name = storage.get_study_name_from_id(study_id)
+        self.maximize = objective.direction == "maximize"
+        self.finished = 0
+        self._memory = InMemoryStorage()
+        self._memory_id = self._memory.create_new_study(storage.get_study_directions(study_id), self.name)
+        self._study_notes = storage.get_study_system_attrs(study_id)
+        for key, value in self._study_notes.items():
+            self._memory.set_study_system_attr(self._memory_id, key, value)
+        # The sampler is to see every trial. Were the pruner set here, Optuna would show it one Hyperband bracket only.
+        self._copy = optuna.load_study(study_name=self.name, storage=self._memory, pruner=NopPruner())
+        self._stored_ids: list[int] = []
+        self._notes: dict[int, dict[str, Any]] = {}
+        self._left = [self._load(trial) for trial in storage.get_all_trials(study_id)]
+
+    def _load(self, trial: FrozenTrial) -> FrozenTrial:
+        self._memory.create_new_trial(self._memory_id, template_trial=self._as_sampler_sees(trial))
+        self._stored_ids.append(trial._trial_id)
+        self._notes[trial.number] = dict(trial.system_attrs)
+        self.finished += trial.state.is_finished()
+        return trial
+
+    def _as_sampler_sees(self, trial: FrozenTrial) -> FrozenTrial:
+        """A diverged trial counts as the worst there was, since a sampler learns nothing from a failed one."""
+        worst = self._worst()
+        if trial.user_attrs.get(records.FAILURE) != "diverged" or worst is None:
+            return trial
+        seen = create_trial(value=worst, params=trial.params, distributions=trial.distributions)
+        seen.datetime_start, seen.datetime_complete = trial.datetime_start, trial.datetime_complete
+        return seen
+
+    def _worst(self) -> float | None:
+        """The worst value that any ended trial came to."""
+        ended = self._copy.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        values = [trial.value for trial in ended if trial.value is not None]
+        return (min if self.maximize else max)(values, default=None)
+
+    def resume(self) -> list[Sampled]:
+        """The trials that a dead coordinator left running, or that somebody enqueued, with their sampling finished.
+
+        One that had only to be stored as ended is ended here, and not among them.
+        """
+        unfinished = [trial for trial in self._left if not trial.state.is_finished()]
+        self._left = []
+        for trial in unfinished:
+            if records.VERDICT in trial.user_attrs:
+                state, value = trial.user_attrs[records.VERDICT]
+                self.tell(trial.number, TrialState[state], value, {})
+        return [self._adopt(trial) for trial in unfinished if records.VERDICT not in trial.user_attrs]
+
+    def _adopt(self, trial: FrozenTrial) -> Sampled:
+        memory_trial = self._id(trial.number)
+        if trial.state == TrialState.WAITING:
+            self._memory.set_trial_state_values(memory_trial, TrialState.RUNNING)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        self._copy.sampler = make_sampler(self.sampler, self.seed, trial.number)
+        params = dict(self.objective.suggest(optuna.Trial(self._copy, memory_trial)))
+        sampled = self._memory.get_trial(memory_trial)
+        for name, distribution in sampled.distributions.items():
+            if name not in trial.params:
+                internal = distribution.to_internal_repr(sampled.params[name])
+                self.storage.set_trial_param(trial._trial_id, name, internal, distribution)
+        last_step = max(trial.intermediate_values, default=0)
+        return Sampled(trial.number, params, trial.user_attrs.get(records.BASELINE), last_step)
+
+    def ask(self) -> Sampled:
+        """Sample the next trial on the copy. It is not in the storage before `start`."""
+        number = len(self._copy.get_trials(deepcopy=False))
+        baseline, fixed = self._next_baseline()
+        if baseline is not None:
+            self._copy.enqueue_trial(fixed, user_attrs={records.BASELINE: baseline})
+        self._copy.sampler = make_sampler(self.sampler, self.seed, number)
+        trial = self._copy.ask()
+        assert trial.number == number, f"the copy made trial {trial.number} where {number} was due"
+        return Sampled(number, dict(self.objective.suggest(trial)), baseline)
+
+    def _next_baseline(self) -> tuple[str | None, Params]:
+        tried = {trial.user_attrs.get(records.BASELINE) for trial in self._copy.get_trials(deepcopy=False)}
+        untried = ((name, dict(params)) for name, params in self.objective.baselines().items() if name not in tried)
+        return next(untried, (None, {}))
+
+    def start(self, sampled: Sampled, attrs: Mapping[str, Any]) -> None:
+        """Put a sampled trial into the storage, whole and running."""
+        template = self._memory.get_trial(self._id(sampled.number))
+        template.datetime_start = datetime.now()
+        template.user_attrs |= attrs
+        self._notes[sampled.number] = dict(template.system_attrs)
+        trial_id = self.storage.create_new_trial(self.study_id, template_trial=template)
+        number = self.storage.get_trial_number_from_id(trial_id)
+        assert number == sampled.number, f"trial {sampled.number} was stored as {number}: the study has another writer"
+        self._stored_ids.append(trial_id)
+        self._store_notes(sampled.number)
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Store a metric; returns whether the pruner would end the trial here.
+
+        What the pruner notes of a trial that goes on is stored last: a search that is killed in between reports the
+        same step again and comes to the same decision.
+        """
+        self._memory.set_trial_intermediate_value(self._id(number), step, value)
+        self.storage.set_trial_intermediate_value(self._stored_ids[number], step, value)
+        prune = self.pruner.prune(self._copy, self._memory.get_trial(self._id(number)))
+        if not prune:
+            self._store_notes(number)
+        return prune
+
+    def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> None:
+        """End a trial. `value` is for a completed one; a pruned one has its last report's."""
+        trial = self._memory.get_trial(self._id(number))
+        worst = self._worst() if attrs.get(records.FAILURE) == "diverged" else None
+        if worst is None:
+            self._copy.tell(number, value if state == TrialState.COMPLETE else None, state)
+        else:
+            self._copy.tell(number, worst)
+        if state == TrialState.PRUNED:
+            value = trial.intermediate_values[max(trial.intermediate_values)]
+        for key, attr in attrs.items():
+            self.set_trial_attr(number, key, attr)
+        self.set_trial_attr(number, records.VERDICT, [state.name, value])
+        self._store_notes(number)
+        self.storage.set_trial_state_values(self._stored_ids[number], state, None if value is None else [value])
+        self.finished += 1
+
+    def set_trial_attr(self, number: int, key: str, value: Any) -> None:
+        """Keep something about a trial that has not ended."""
+        self.storage.set_trial_user_attr(self._stored_ids[number], key, value)
+
+    def set_attr(self, key: str, value: Any) -> None:
+        """Keep something about the study."""
+        self.storage.set_study_user_attr(self.study_id, key, value)
+
+    def attrs(self) -> dict[str, Any]:
+        """What is kept about the study."""
+        return self.storage.get_study_user_attrs(self.study_id)
+
+    def params_of(self, trial: FrozenTrial) -> Params:
+        """What the objective makes of a stored trial's parameters."""
+        return dict(self.objective.suggest(FixedTrial(trial.params)))
+
+    def view(self) -> optuna.Study:
+        """The stored study as Optuna shows it."""
+        return optuna.load_study(study_name=self.name, storage=self.storage)
+
+    def _id(self, number: int) -> int:
+        return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
+
+    def _store_notes(self, number: int) -> None:
+        """Store what sampler and pruner noted on the copy of a trial and of the study: a resumed search needs it."""
+        known = self._notes[number]
+        for key, value in self._memory.get_trial(self._id(number)).system_attrs.items():
+            if known.get(key) != value:
+                self.storage.set_trial_system_attr(self._stored_ids[number], key, value)
+                known[key] = value
+        for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
+            if self._study_notes.get(key) != value:
+                self.storage.set_study_system_attr(self.study_id, key, value)
+                self._study_notes[key] = value

@@ -1,0 +1,124 @@
+"""Pictures: decodable, the right size, and showing what they were given."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from search import figures
+
+RED, BLUE = (194, 65, 45), (36, 89, 199)
+POINTS = {
+    name: [(float(epoch), 0.5 + 0.04 * epoch) for epoch in range(1, 11)]
+    for name in ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+}
+
+
+def decoded(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def pixels_of(png: bytes, colour: tuple[int, int, int], tolerance: int = 12) -> int:
+    return int((np.abs(decoded(png) - np.array(colour)).max(axis=2) <= tolerance).sum())
+
+
+def images(n: int, channels: int = 1, size: int = 28) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 120, (n, channels, size, size)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param(POINTS, id="ten epochs"),
+        pytest.param({name: line[:1] for name, line in POINTS.items()}, id="one point"),
+        pytest.param({"val/loss": [(1.0, 2.0), (2.0, float("nan")), (3.0, float("inf"))]}, id="not finite"),
+        pytest.param({"val/loss": [(1.0, 2.0), (2.0, 0.001)]}, id="log scale"),
+        pytest.param({"val/accuracy": [(1.0, 1.0), (2.0, 1.0)]}, id="constant"),
+        pytest.param({"lr": [(1.0, 0.1)]}, id="nothing to draw"),
+        pytest.param({}, id="empty"),
+    ],
+)
+def test_curves_are_drawn_from_any_history(points):
+    png = figures.curves(points)
+    assert decoded(png).shape == (300, 820, 3)
+    assert len(png) < 60_000
+
+
+def test_curves_draw_validation_in_both_panels():
+    drawn = decoded(figures.curves(POINTS))
+    blue = np.abs(drawn - np.array(BLUE)).max(axis=2) <= 12
+    assert blue[:, :410].any()
+    assert blue[:, 410:].any()
+
+
+def test_curves_do_not_depend_on_the_thread():
+    with ThreadPoolExecutor(4) as pool:
+        pictures = set(pool.map(lambda _: figures.curves(POINTS), range(8)))
+    assert len(pictures) == 1
+
+
+@pytest.mark.parametrize("k", [2, 10, 60])
+def test_confusion_matrix_marks_hits_and_misses(k):
+    labels = np.arange(4 * k) % k
+    right = figures.confusion_matrix(labels, labels, [f"class {i}" for i in range(k)])
+    one_wrong = labels.copy()
+    one_wrong[0] = 1
+    wrong = figures.confusion_matrix(labels, one_wrong, [f"class {i}" for i in range(k)])
+    assert max(decoded(right).shape) < 1_200
+    assert max(len(right), len(wrong)) < 60_000
+    reddish = [(image[..., 0] > image[..., 2] + 30).sum() for image in (decoded(right), decoded(wrong))]
+    assert reddish[0] == 0
+    assert reddish[1] > 50
+
+
+def test_confusion_matrix_of_no_images():
+    assert decoded(figures.confusion_matrix([], [], ["a", "b"])).size
+
+
+def test_confusion_matrix_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"must both be \(n,\)"):
+        figures.confusion_matrix([0, 1], [0], ["a", "b"])
+    with pytest.raises(ValueError, match="2 classes: 0..1"):
+        figures.confusion_matrix([0, 2], [0, 1], ["a", "b"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n", [1, 7, 25])
+def test_prediction_grid_frames_only_the_wrong_ones(channels, n):
+    classes = ["$zero$", "one <b>", "a very long class name"]
+    right = figures.prediction_grid(images(n, channels), [(i % 3, i % 3, 0.8) for i in range(n)], classes)
+    unknown = figures.prediction_grid(images(n, channels), [(i % 3, None, 1.0) for i in range(n)], classes)
+    wrong = figures.prediction_grid(images(n, channels), [(1, 2, 0.8)] * n, classes, title="Wrong ones")
+    assert pixels_of(right, RED) == pixels_of(unknown, RED) == 0
+    assert pixels_of(wrong, RED) > 300 * n
+
+
+def test_prediction_grid_shrinks_large_pictures():
+    png = figures.prediction_grid(images(4, 3, 224), [(0, 0, 0.5)] * 4, ["cat"])
+    assert decoded(png).shape[1] < 300
+
+
+def test_prediction_grid_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"give uint8 \(n, c, h, w\)"):
+        figures.prediction_grid(images(2).astype(float), [(0, 0, 1.0)] * 2, ["a"])
+    with pytest.raises(ValueError, match="2 images but 1 predictions"):
+        figures.prediction_grid(images(2), [(0, 0, 1.0)], ["a"])
+
+
+def test_most_confidently_wrong_keeps_the_surest():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.95, 0.05], [0.2, 0.8]])
+    pictures = np.zeros((4, 1, 8, 8), dtype=np.uint8)
+    pictures[2] = 255  # the surest mistake is the only white picture
+    one = figures.most_confidently_wrong(pictures, labels, probabilities, ["a", "b"], count=1)
+    assert one == figures.prediction_grid(
+        pictures[2:3], [(0, 1, 0.95)], ["a", "b"], title="2 of 4 wrong; the 1 surest"
+    )
+
+
+def test_most_confidently_wrong_of_a_perfect_model_is_nothing():
+    assert figures.most_confidently_wrong(images(2), [0, 1], np.eye(2), ["a", "b"]) is None
