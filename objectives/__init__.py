@@ -1,0 +1,1 @@
+"""What can be searched: objectives, their data, their networks and their trainings."""

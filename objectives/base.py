@@ -157,6 +157,8 @@ class TestScore:
 
     accuracy: float
     loss: float
+    images: NDArray[np.uint8]
+    """Shape (n, c, h, w)."""
     labels: NDArray[np.int64]
     """True classes, shape (n,)."""
     probabilities: NDArray[np.float32]
@@ -182,6 +184,10 @@ class ImageClassifier(Protocol):
         """The untrained network: float32 (n, c, h, w) in [0, 1] to class logits (n, k), normalisation inside."""
         ...
 
+    def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
+        """A trained network on the CPU, in evaluation mode."""
+        ...
+
     def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Images (n, c, h, w) and labels (n,) of the validation split."""
         ...
@@ -192,6 +198,10 @@ class ImageClassifier(Protocol):
 
     def dataset_info(self) -> Mapping[str, Any]:
         """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`."""
+        ...
+
+    def framing(self) -> Mapping[str, Any]:
+        """The fields of `objectives.pictures.Framing`: how a picture must be framed for the network."""
         ...
 
 
@@ -211,7 +221,8 @@ class ObjectiveSpec:
         module_name, separator, attribute = self.target.partition(":")
         if not separator or not module_name or not attribute:
             raise ObjectiveError(
-                f"--objective {self.target!r} is not MODULE:ATTRIBUTE; type for example --objective my_module:MyObjective"
+                f"--objective {self.target!r} is not MODULE:ATTRIBUTE; type for example "
+                "--objective my_module:MyObjective"
             )
         try:
             found: Any = importlib.import_module(module_name)
@@ -227,7 +238,8 @@ class ObjectiveSpec:
         missing = [part for part in (*parts, "fingerprint", "describe") if not hasattr(made, part)]
         if missing:
             raise ObjectiveError(
-                f"--objective {self.target!r} lacks {', '.join(missing)}; see the example under 'Own objectives' in the README"
+                f"--objective {self.target!r} lacks {', '.join(missing)}; "
+                "see the example under 'Own objectives' in the README"
             )
         objective: Objective = made
         return objective

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import Params, Suggest, Task, TestScore, Training
-from objectives.datasets import Dataset, dataset_slug, load_dataset, load_test_split
+from objectives.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import nn
@@ -93,6 +94,10 @@ class ImageClassification:
             "n_validation": len(data.validation),
             "shape": list(data.images.shape[1:]),
         }
+
+    def framing(self) -> Mapping[str, Any]:
+        """How pictures from elsewhere must be framed."""
+        return asdict(framing(self.dataset))
 
     # ---- the search
 
@@ -218,7 +223,7 @@ class ImageClassification:
         loss, accuracy, probabilities = evaluate(
             model.to(device), torch.tensor(images, device=device), torch.tensor(labels, device=device), everything
         )
-        return TestScore(accuracy, loss, labels, probabilities.cpu().numpy())
+        return TestScore(accuracy, loss, images, labels, probabilities.cpu().numpy())
 
     def load_weights(self, params: Params, weights: bytes) -> nn.Module:
         """A trained network on the CPU, ready to evaluate."""
@@ -235,9 +240,7 @@ class ImageClassification:
         data = self.dataset
         pixels = data.images[data.train].astype(np.float32).transpose(1, 0, 2, 3).reshape(data.channels, -1) / 255
         mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
-        return InputSpec(
-            data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std))
-        )
+        return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
 
     def _data(self, device: str) -> TrainingData:
         """The splits on `device`, kept for the next training there."""

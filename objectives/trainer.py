@@ -1,7 +1,7 @@
 """The process, or the actor, in which trainings run: it trains and does nothing else.
 
 `Trainer` holds one training at a time and answers every command with one plain value. `main` serves it over a socket
-for a local coordinator: `python -m objectives.trainer FD`. Nothing here knows of Optuna, MLflow or the search.
+for a local coordinator: `python -m objectives FD`. Nothing here knows of Optuna, MLflow or the search.
 
 A trainer lives no longer than its coordinator: its standard input is a pipe that nobody writes to, and the end of
 that pipe, which the operating system brings about however the coordinator dies, ends the process.
@@ -209,7 +209,3 @@ def main() -> None:
     """Entry point: the only argument is the descriptor of the socket."""
     threading.Thread(target=end_with_coordinator, daemon=True).start()
     serve(Connection(int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()

@@ -93,7 +93,7 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.opti
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float, Tensor]:
     """Mean cross-entropy, accuracy and class probabilities (n, k) of the pool's images at `index`."""
     model.eval()
-    logits = torch.cat([model(to_unit(images[part])) for part in index.split(EVAL_BATCH)])
+    logits = torch.cat([model(to_unit(images[part])) for part in torch.split(index, EVAL_BATCH)])
     truth = labels[index]
     loss = F.cross_entropy(logits, truth).item()
     accuracy = (logits.argmax(1) == truth).float().mean().item()
@@ -112,7 +112,7 @@ class ImageTraining:
     ) -> None:
         self.data, self.recipe, self.task = data, recipe, task
         self.device = torch.device(device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(recipe, list(self.model.parameters()))
         self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * task.epochs
         self.batch_size = min(recipe.batch_size, len(data.train))

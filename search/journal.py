@@ -9,7 +9,6 @@ Threads: any number, each with a `Journal` of its own. Processes: one appends an
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +46,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = connect(path)
+        self._db.execute("PRAGMA auto_vacuum=FULL")  # weights pass through: the file is to shrink again
         self._db.executescript(SCHEMA)
 
     def append(
@@ -104,4 +104,3 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-

@@ -6,6 +6,7 @@ it works without MLflow and while a search is running.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -174,3 +175,8 @@ class StudyRecord:
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
         return sum(trial.state == state for trial in self.trials)
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+    """Readable JSON."""
+    return json.dumps(values, indent=2, ensure_ascii=False).encode()

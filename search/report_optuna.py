@@ -51,9 +51,7 @@ class View(optuna.Study):
         super().__init__(study.study_name, study._storage)
         self.chosen = list(trials)
 
-    def get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """Optuna's signature; what is seen is never copied."""
         return [trial for trial in self.chosen if states is None or trial.state in states]
 

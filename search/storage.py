@@ -92,7 +92,12 @@ def _optuna(make: Callable[[], RDBStorage], where: str) -> RDBStorage:
         return make()
     except RuntimeError as error:  # Optuna's word for another schema; its message says which command upgrades it
         raise StorageError(f"{where} was made by another version of Optuna: {error}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, optuna.exceptions.StorageInternalError) as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        ImportError,
+        optuna.exceptions.StorageInternalError,
+    ) as error:
         raise StorageError(f"{where} cannot be opened: {first_line(error)}") from None
 
 

@@ -146,6 +146,11 @@ class Study:
         values = [trial.value for trial in ended if trial.value is not None]
         return (min if self.maximize else max)(values, default=None)
 
+    @property
+    def unfinished(self) -> int:
+        """Trials that `resume` will give."""
+        return sum(not trial.state.is_finished() for trial in self._left)
+
     def resume(self) -> list[Sampled]:
         """The trials that a dead coordinator left running, or that somebody enqueued, with their sampling finished.
 
@@ -215,8 +220,8 @@ class Study:
             self._store_notes(number)
         return prune
 
-    def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> None:
-        """End a trial. `value` is for a completed one; a pruned one has its last report's."""
+    def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> FrozenTrial:
+        """End a trial and give it as stored. `value` is for a completed one; a pruned one has its last report's."""
         trial = self._memory.get_trial(self._id(number))
         worst = self._worst() if attrs.get(records.FAILURE) == "diverged" else None
         if worst is None:
@@ -231,6 +236,11 @@ class Study:
         self._store_notes(number)
         self.storage.set_trial_state_values(self._stored_ids[number], state, None if value is None else [value])
         self.finished += 1
+        return self.storage.get_trial(self._stored_ids[number])
+
+    def holds(self, number: int) -> bool:
+        """Whether a trial is in the storage."""
+        return number < len(self._stored_ids)
 
     def set_trial_attr(self, number: int, key: str, value: Any) -> None:
         """Keep something about a trial that has not ended."""
@@ -244,9 +254,13 @@ class Study:
         """What is kept about the study."""
         return self.storage.get_study_user_attrs(self.study_id)
 
-    def params_of(self, trial: FrozenTrial) -> Params:
-        """What the objective makes of a stored trial's parameters."""
-        return dict(self.objective.suggest(FixedTrial(trial.params)))
+    def params_of(self, sampled: Mapping[str, Any]) -> Params:
+        """What the objective makes of a trial's sampled parameters."""
+        return dict(self.objective.suggest(FixedTrial(dict(sampled))))
+
+    def record(self) -> records.StudyRecord:
+        """The stored study as people are shown it."""
+        return records.StudyRecord.of(self.view())
 
     def view(self) -> optuna.Study:
         """The stored study as Optuna shows it."""

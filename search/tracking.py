@@ -11,6 +11,7 @@ point carries the time it was measured at, and MLflow keeps equal points once.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import threading
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,8 +130,14 @@ class Tracking:
         dataset: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin a run, or go on with one that was begun by a search that was interrupted."""
-        body = {"name": name, "tags": dict(tags), "params": {k: str(v) for k, v in params.items()}}
-        body |= {"parent": parent, "dataset": dict(dataset) if dataset else None, "time": _now_ms()}
+        body = {
+            "name": name,
+            "tags": dict(tags),
+            "params": {key: str(value) for key, value in params.items()},
+            "parent": parent,
+            "dataset": dict(dataset) if dataset else None,
+            "time": _now_ms(),
+        }
         self._append(run, "run", body, urgent=True)
 
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
@@ -223,7 +229,13 @@ class Tracking:
         return left
 
     def _append(
-        self, run: str, kind: Any, body: Mapping[str, Any], content: bytes | None = None, *, step: int = 0,
+        self,
+        run: str,
+        kind: Any,
+        body: Mapping[str, Any],
+        content: bytes | None = None,
+        *,
+        step: int = 0,
         urgent: bool = False,
     ) -> None:
         self._journal.append(run, kind, body, content, step=step)
@@ -337,7 +349,7 @@ class Delivery:
         if body["params"]:
             self._client.log_batch(run_id, params=[Param(key, value) for key, value in body["params"].items()])
         if data := body["dataset"]:
-            entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=data["profile"])
+            entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
             self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
     def _find(self, run: str) -> str | None:
@@ -422,7 +434,7 @@ class Delivery:
 
 
 def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """Group neighbours that one request can carry. Only the order within a run matters, so runs are brought together."""
+    """Group neighbours that one request can carry; only the order within a run matters."""
     order = {run: i for i, run in enumerate(dict.fromkeys(write.run for write in writes))}
     by_run = sorted(writes, key=lambda write: (order[write.run], write.id))
     for (_, kind), group in groupby(by_run, key=lambda write: (write.run, write.kind)):
@@ -442,19 +454,6 @@ def is_refusal(error: Exception) -> bool:
     """Whether MLflow understood a request and will never accept it, as opposed to being out of reach."""
     code = getattr(error, "error_code", None)
     return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
-
-
-def trials_link(base: str, experiment_id: str, metric: str, *, maximize: bool) -> str:
-    """The page of MLflow's UI that shows every trial's curves, best first."""
-    query = {
-        "workflowType": "machine_learning",
-        "compareRunsMode": "CHART",
-        "searchFilter": "tags.kind = 'trial'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": str(not maximize).lower(),
-    }
-    arguments = "&".join(f"{key}={quote(value)}" for key, value in query.items())
-    return f"{base}/#/experiments/{experiment_id}/runs?{arguments}"
 
 
 def _now_ms() -> int:

@@ -42,7 +42,9 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 threading.Thread(target=watch, daemon=True).start()
 """
 MLFLOW = LIFELINE + "import runpy; sys.argv[0] = 'mlflow'; runpy.run_module('mlflow', run_name='__main__')"
-DASHBOARD = LIFELINE + """
+DASHBOARD = (
+    LIFELINE
+    + """
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIServer, make_server
 from optuna_dashboard import wsgi
@@ -51,6 +53,7 @@ class Server(ThreadingMixIn, WSGIServer):
 app = wsgi(os.environ.pop('SEARCH_UI_STORAGE'))
 make_server('127.0.0.1', int(sys.argv[2]), app, server_class=Server).serve_forever()
 """
+)
 MLFLOW_QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -169,9 +172,7 @@ def _no_proxy() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _start_mlflow(
-    servers: list[Server], folder: Path, tracking_uri: str, artifact_root: Path | None, port: int
-) -> str:
+def _start_mlflow(servers: list[Server], folder: Path, tracking_uri: str, artifact_root: Path | None, port: int) -> str:
     port = free_port(port)
     command = [sys.executable, "-c", MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # by the environment, not by the command line: an address may hold a password, and `ps` shows command lines

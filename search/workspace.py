@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +20,12 @@ def slug(name: str) -> str:
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file that is either absent, old or complete, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
@@ -37,19 +37,15 @@ class Workspace:
     root: Path
 
     @property
-    def optuna_db(self) -> Path:
-        return self.root / "optuna.db"
-
-    @property
-    def mlflow_db(self) -> Path:
-        return self.root / "mlflow.db"
-
-    @property
     def mlruns(self) -> Path:
         return self.root / "mlruns"
 
     def checkpoint(self, study: str, uid: str, run: str) -> Path:
         return self.mlruns / "checkpoints" / f"{slug(study)}-{uid}" / f"{run}.pt"
+
+    def weights(self, study: str, uid: str, run: str) -> Path:
+        """Weights of a trial that may win, kept until the winner is known."""
+        return self.mlruns / "weights" / f"{slug(study)}-{uid}" / f"{run}.pt"
 
     def journal(self, study: str, uid: str) -> Path:
         return self.mlruns / "journal" / f"{slug(study)}-{uid}.db"
@@ -63,10 +59,6 @@ class Workspace:
     def pictures(self, study: str) -> Path:
         """Sample predictions of the winner, shown in the report."""
         return self.mlruns / "reports" / f"{slug(study)}.png"
-
-    @property
-    def logs(self) -> Path:
-        return self.mlruns / "logs"
 
     def check_writable(self) -> None:
         """Raise UsageError when nothing could be written here; leave no trace either way."""

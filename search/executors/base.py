@@ -40,7 +40,7 @@ class Executor(Protocol):
     def ready(self) -> list[str]:
         """Wait until the trainers are set up; returns the device of each slot.
 
-        Raises ObjectiveError when what a person asked for makes that impossible, SearchError when trainers do not start.
+        Raises ObjectiveError when what a person asked for makes that impossible, SearchError when none starts.
         """
         ...
 

@@ -1,11 +1,12 @@
 """Trains in processes of this machine, started once and reused.
 
-Each trainer is a fresh interpreter that runs `objectives.trainer`: it inherits no lock, no database and no terminal.
+Each trainer is a fresh interpreter that runs `objectives`: it inherits no lock, no database and no terminal.
 It is reached over a socket pair, and it ends when the coordinator does, because its standard input ends then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -31,17 +32,17 @@ class TrainerProcess:
 
     def __init__(self, settings: Settings) -> None:
         ours, theirs = socket.socketpair()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as the process
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "objectives.trainer", str(theirs.fileno())],
+                [sys.executable, "-m", "objectives", str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=[theirs.fileno()],
                 env=environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for the coordinator, which then asks for checkpoints
+                start_new_session=True,  # Ctrl-C in the terminal is for the coordinator alone
             )
         self.connection = Connection(ours.detach())
         self.hello: Hello | None = None
@@ -53,10 +54,8 @@ class TrainerProcess:
         if self.hello is None and not at_once:
             self._owed.append(message)
             return
-        try:
+        with contextlib.suppress(OSError):  # it is dead; whoever receives next finds out and says why
             self.connection.send(message)
-        except OSError:
-            pass  # it is dead; `receive` finds out and says why
 
     def greeted(self, hello: Hello) -> None:
         """It is set up."""

@@ -1,0 +1,300 @@
+"""The command line: flags, environment and file to `Config`; errors to messages and exit statuses.
+
+Nothing heavy is imported before a command needs it, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from objectives.base import ObjectiveError
+from search.config import DEFAULT_OBJECTIVE, NAMES, Config
+from search.errors import SearchError, UsageError
+
+PROGRAM = "python -m search"
+STORES = ("workspace", "storage", "tracking_uri")
+
+
+def option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flag of one field of `Config`."""
+    spec = next(spec for spec in fields(Config) if spec.name == name)
+    assert spec.default is not MISSING
+    flag, meta = f"--{name.replace('_', '-')}", spec.metadata
+    return click.option(
+        flag,
+        name,
+        default=spec.default,
+        type=None if meta["type"] is bool else meta["type"],
+        is_flag=meta["type"] is bool,
+        metavar=meta["metavar"],
+        envvar=f"SEARCH_{name.upper()}",
+        show_default=spec.default is not None and meta["type"] is not bool,
+        help=meta["help"],
+    )
+
+
+def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Several flags, in this order, and `--config` behind them."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = config_option(command)
+        for name in reversed(names):
+            command = option(name)(command)
+        return command
+
+    return add
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Take defaults from a TOML file. Raises UsageError for what cannot be a setting."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not TOML: {error}") from None
+    known = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in known:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
+            raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
+    ctx.default_map = {**(ctx.default_map or {}), **known}
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SEARCH_CONFIG",
+    metavar="FILE.toml",
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    help="Settings as `trials = 50`; a flag or SEARCH_TRIALS=50 beats the file.",
+)
+
+
+class Commands(click.Group):
+    """A group in which no verb means `run`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the missing verb in."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs, then the flags of `run`, which is what most people came for."""
+        self.format_commands(ctx, formatter)
+        run_command = self.commands["run"]
+        with click.Context(run_command, info_name="run", parent=ctx) as run_ctx:
+            records = [record for p in run_command.get_params(run_ctx) if (record := p.get_help_record(run_ctx))]
+        with formatter.section("Options of run"):
+            formatter.write_dl(records)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    """Search for the best image classifier that a given budget can buy, and keep everything it takes to trust it.
+
+    Without a verb: run. Studies go to ./optuna.db, runs and models to ./mlflow.db and ./mlruns.
+    """
+
+
+@cli.command("run")
+@options(*NAMES)
+@click.pass_context
+def run_command(ctx: click.Context, /, **values: Any) -> None:
+    """Search, then test and register the winner. Run again, it finishes what is missing."""
+    config = Config(**values)
+    from search import terminal
+    from search.run import load_objective, objective_spec, run
+
+    display = terminal.display()
+    try:
+        objective = load_objective(objective_spec(config))
+    except ObjectiveError as error:
+        if not _may_fall_back(ctx, config, error):
+            raise
+        terminal.say(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
+        config = replace(config, dataset="digits")
+        objective = load_objective(objective_spec(config))
+    result = run(config, objective_spec(config), objective, display)
+    terminal.print_result(result, config)
+    if result.signal is not None:
+        raise SystemExit(128 + result.signal)
+
+
+def _may_fall_back(ctx: click.Context, config: Config, error: ObjectiveError) -> bool:
+    """Whether nobody asked for MNIST by name and it cannot be had."""
+    from objectives.datasets import DatasetUnavailableError
+
+    by_default = ctx.get_parameter_source("dataset") in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    named = "dataset" in (ctx.default_map or {})
+    return isinstance(error, DatasetUnavailableError) and by_default and not named and _is_default(config)
+
+
+def _is_default(config: Config) -> bool:
+    return config.objective == DEFAULT_OBJECTIVE
+
+
+@cli.command()
+@click.option(
+    "--study", metavar="NAME", multiple=True, help="Study to report; twice or more to compare.  [default: the newest]"
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to.  [default: mlruns/reports/STUDY.html]",
+)
+@options(*STORES)
+def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
+    """Write one self-contained HTML file about a study."""
+    from search import terminal
+    from search.browse import open_studies
+    from search.report import write_report
+    from search.workspace import Workspace
+
+    config = Config(**values)
+    chosen = open_studies(config, study)
+    workspace = Workspace(config.workspace)
+    picture = workspace.pictures(chosen[0].study_name)
+    pictures = {"Predictions on the test split": picture.read_bytes()} if picture.exists() else {}
+    target = output or workspace.report(chosen[0].study_name)
+    try:
+        write_report(chosen[0], target, others=chosen[1:], pictures=pictures)
+    except OSError as error:
+        raise UsageError(f"--output {target} cannot be written: {error.strerror}") from None
+    terminal.say(f"report: {target}")
+
+
+@cli.command()
+@click.option("--study", metavar="NAME", help="Study to open.  [default: the newest]")
+@click.option("--open", "open_browser", is_flag=True, help="Open both pages in the browser.")
+@options(*STORES)
+def ui(study: str | None, open_browser: bool, **values: Any) -> None:
+    """Start the MLflow UI and Optuna's dashboard on this machine; Ctrl-C ends both."""
+    from search import terminal
+    from search.browse import serve_study
+
+    raise SystemExit(serve_study(Config(**values), study, terminal.say, open_browser=open_browser))
+
+
+@cli.command()
+@options(*STORES)
+def studies(**values: Any) -> None:
+    """List the studies in this folder."""
+    from search import terminal
+    from search.browse import all_studies
+
+    terminal.print_studies(all_studies(Config(**values)))
+
+
+@cli.command()
+@click.argument("study")
+@options(*STORES)
+def show(study: str, **values: Any) -> None:
+    """Show one study: its winner and its trials."""
+    from search import terminal
+    from search.browse import open_studies
+    from search.records import StudyRecord
+
+    terminal.print_study(StudyRecord.of(open_studies(Config(**values), [study])[0]))
+
+
+@cli.command()
+@click.argument("image", nargs=-1, required=True)
+@click.option("--model", metavar="URI", help="For instance models:/mnist@champion.  [default: the newest champion]")
+@click.option(
+    "--show",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT.png",
+    help="Draw the pictures with their predictions.",
+)
+@options(*STORES, "data_dir")
+def predict(image: Sequence[str], model: str | None, picture: Path | None, **values: Any) -> None:
+    """Classify pictures: files, or MNIST:7 and MNIST:0-24 style names (`mnist:7`) for test pictures of a dataset."""
+    from search import terminal
+    from search.predict import predict as classify
+    from search.registry import load
+    from search.workspace import write_whole
+
+    config = Config(**values)
+    _require_store(config)
+    loaded = load(config.mlflow_uri, model)
+    predictions, drawing = classify(loaded, image, config.data_dir)
+    terminal.print_predictions(loaded.uri, predictions)
+    if picture is not None and drawing is not None:
+        try:
+            write_whole(picture, drawing)
+        except OSError as error:
+            raise UsageError(f"--show {picture} cannot be written: {error.strerror}") from None
+        terminal.say(f"picture: {picture}")
+    if any(prediction.error for prediction in predictions):
+        raise SystemExit(1)
+
+
+def _require_store(config: Config) -> None:
+    """Reading must not make a store."""
+    if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
+        from search.errors import ModelNotFoundError
+
+        raise ModelNotFoundError(
+            f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet. Run a search "
+            f"first ({PROGRAM}), or name the folder where one ran with --workspace DIR"
+        )
+
+
+def main() -> NoReturn:
+    """Run the command; a person's mistake ends in one message, never in a traceback."""
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+    try:
+        cli.main(prog_name=PROGRAM, standalone_mode=True)
+    except SearchError as error:
+        fail(str(error), error.exit_status)
+    except ObjectiveError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if (message := storage_failure(error)) is None:
+            raise
+        fail(message, 1)
+    raise SystemExit(0)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """One message on standard error."""
+    click.echo(f"Error: {message}", err=True)
+    raise SystemExit(status)
+
+
+def storage_failure(error: BaseException | None) -> str | None:
+    """What to say when a disk or a database stopped working under the search; None for another error."""
+    import errno
+    import sqlite3
+
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
+            return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
+        if isinstance(error, sqlite3.Error | OSError):
+            return f"a file could not be read or written: {error}. Mend that and type the same command again"
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,215 @@
+"""After the last trial: choose the winner, score it once, publish it, and write the report.
+
+Every step is skipped when an earlier start of the search has done it, so a search that was killed here ends as one that
+was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
+
+from objectives.base import ImageClassifier, Objective, TestScore
+from search import records
+from search.config import Config
+from search.coordinator import PARENT
+from search.errors import SearchError, TrackingError
+from search.records import StudyRecord, Summary, TrialRecord
+from search.study import Study
+from search.tracking import Tracking
+from search.winner import best_trial, gains, sample, score
+from search.workspace import Workspace, write_whole
+
+
+@dataclass
+class Conclusion:
+    """The end of one search."""
+
+    config: Config
+    workspace: Workspace
+    study: Study
+    objective: Objective
+    tracking: Tracking
+    uid: str
+    device: str
+
+    def run(self) -> Summary:
+        """Do what is missing. Raises SearchError when no trial completed."""
+        study = self.study.record()
+        try:
+            winner = best_trial(study)
+        except SearchError:
+            self.tracking.end_run(PARENT, "FAILED")
+            raise
+        summary = Summary(winner.number, winner.label, winner.value or 0.0, winner.params, gains(study, winner))
+        if isinstance(self.objective, ImageClassifier):
+            summary = self._scored(summary, study.summary, self.objective)
+            self._keep(summary)
+            summary = self._published(summary, winner, self.objective)
+        self._keep(summary)
+        self._report()
+        if summary.model is not None or self.config.no_register:
+            shutil.rmtree(self._weights(winner.number).parent, ignore_errors=True)
+        return summary
+
+    def _keep(self, summary: Summary) -> None:
+        self.study.set_attr(records.SUMMARY, summary.as_dict())
+
+    def _scored(self, summary: Summary, before: Summary | None, objective: ImageClassifier) -> Summary:
+        """With the figures on the test split, which is read once per winner."""
+        if before is not None and before.number == summary.number and before.test is not None:
+            return replace(summary, test=before.test, model=before.model)
+        params = self.study.params_of(summary.params)
+        result, figures = score(objective, params, self._read_weights(summary.number), self.device)
+        write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
+        run = f"trial-{summary.number}"
+        self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
+        self.tracking.tag(run, {"winner": "true", "test_accuracy": f"{figures['accuracy']:.4f}"})
+        return replace(summary, test=figures)
+
+    def _published(self, summary: Summary, winner: TrialRecord, objective: ImageClassifier) -> Summary:
+        if self.config.no_register or summary.model is not None:
+            return summary
+        from objectives.models import Probabilities
+        from search.registry import publish
+
+        self.tracking.flush(60.0)
+        run_id = self.tracking.mlflow_id(f"trial-{summary.number}")
+        if run_id is None:
+            return replace(summary, note=_not_registered(self.tracking.trouble or "MLflow has not answered yet"))
+        network = objective.load_weights(self.study.params_of(winner.params), self._read_weights(winner.number))
+        images, _ = objective.validation_images()
+        test = summary.test or {}
+        name = self.config.register or self.objective.name
+        try:
+            published = publish(
+                self.config.mlflow_uri,
+                run_id=run_id,
+                name=name,
+                model=Probabilities(network).eval(),
+                example=(images[:4] / 255).astype(np.float32),
+                metadata=self._metadata(objective, summary),
+                tags={
+                    "search.run": f"{self.uid}/trial-{winner.number}",
+                    "study": self.study.name,
+                    "trial": str(winner.number),
+                    "validation": repr(summary.value),
+                    "validation_accuracy": f"{summary.value:.4f}",
+                    "test_accuracy": f"{test['accuracy']:.4f}",
+                },
+                maximize=self.study.maximize,
+            )
+        except TrackingError as error:
+            return replace(summary, note=_not_registered(str(error)))
+        model = {"name": name, "version": published.version, "uri": published.uri, "alias": ""}
+        if published.is_champion:
+            return replace(summary, model={**model, "alias": "champion"})
+        note = f"version {published.champion} of {name} has a better validation accuracy and stays champion"
+        return replace(summary, model=model, note=note)
+
+    def _metadata(self, objective: ImageClassifier, summary: Summary) -> dict[str, Any]:
+        data = dict(objective.dataset_info())
+        return {
+            "classes": list(objective.class_names()),
+            "framing": dict(objective.framing()),
+            "dataset": data["name"],
+            "dataset_digest": data["digest"],
+            "study": self.study.name,
+            "trial": summary.number,
+            "architecture": summary.label,
+            "validation_accuracy": summary.value,
+            "test_accuracy": (summary.test or {}).get("accuracy"),
+        }
+
+    # ---- weights
+
+    def _weights(self, number: int) -> Path:
+        return self.workspace.weights(self.study.name, self.uid, f"trial-{number}")
+
+    def _read_weights(self, number: int) -> bytes:
+        """The winner's weights, from the workspace or, where that was tidied, from its MLflow run."""
+        if (path := self._weights(number)).exists():
+            return path.read_bytes()
+        from search.registry import download
+
+        run_id = self.tracking.mlflow_id(f"trial-{number}")
+        if run_id is None:
+            raise TrackingError(f"the weights of trial {number} are neither at {path} nor in MLflow")
+        return download(self.config.mlflow_uri, run_id, "weights.pt")
+
+    # ---- the parent run
+
+    def _report(self) -> None:
+        from search.report import write_report
+
+        study = self.study.record()
+        path = self.workspace.pictures(self.study.name)
+        pictures = {"Predictions on the test split": path.read_bytes()} if path.exists() else {}
+        report = write_report(self.study.view(), self.workspace.report(self.study.name), pictures=pictures)
+        self.tracking.file(PARENT, "report.html", report.read_bytes())
+        self.tracking.file(PARENT, "leaderboard.csv", leaderboard(study))
+        if study.summary is not None:
+            self.tracking.file(PARENT, "summary.json", records.to_json(study.summary.as_dict()))
+            self.tracking.tag(PARENT, {"mlflow.note.content": note(study, study.summary)})
+            self.tracking.end_run(PARENT, "FINISHED", metrics=_figures(study, study.summary))
+
+
+def leaderboard(study: StudyRecord) -> bytes:
+    """Every trial with a value, best first, as CSV."""
+    names = sorted({name for trial in study.trials for name in trial.params})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["rank", "trial", "state", study.metric, "setting", "baseline", *names])
+    for rank, trial in enumerate(study.ranked(), start=1):
+        row = [rank, trial.number, trial.state.name, trial.value, trial.label, trial.baseline or ""]
+        writer.writerow([*row, *(trial.params.get(name, "") for name in names)])
+    return text.getvalue().encode()
+
+
+def note(study: StudyRecord, summary: Summary) -> str:
+    """The summary as Markdown, shown at the top of the parent run."""
+    lines = [f"**Winner: trial {summary.number}**, `{summary.label}`, {study.metric} {summary.value:.4f}"]
+    if summary.test:
+        lines.append(
+            f"Test accuracy **{summary.test['accuracy']:.2%}** "
+            f"(95% interval {summary.test['low']:.2%} to {summary.test['high']:.2%}), measured once."
+        )
+    if summary.model:
+        lines.append(f"Registered as `{summary.model['uri']}`.")
+    rows = [f"| {gain.baseline} | {gain.value:.4f} | {gain.gain:+.4f} |" for gain in summary.gains]
+    if rows:
+        lines += ["| baseline | value | gain |\n| --- | --- | --- |\n" + "\n".join(rows)]
+    best = "\n".join(f"| #{t.number:03d} | {t.label} | {t.value:.4f} |" for t in study.ranked()[:10])
+    lines += [f"| trial | setting | {study.metric} |\n| --- | --- | --- |\n{best}"]
+    return "\n\n".join(lines)
+
+
+def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
+    figures = {f"best_{study.metric}": summary.value}
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        figures[f"trials_{state.name.lower()}"] = float(study.count(state))
+    if summary.test:
+        figures |= {"test_accuracy": summary.test["accuracy"], "test_loss": summary.test["loss"]}
+    return figures
+
+
+def _not_registered(why: str) -> str:
+    return f"the winner is not registered yet ({why}); the same command, run again, registers it"
+
+
+def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:
+    from search.figures import prediction_grid
+
+    chosen = sample(result)
+    predicted = result.probabilities[chosen].argmax(1)
+    sure = result.probabilities[chosen].max(1)
+    titles = list(zip(predicted.tolist(), result.labels[chosen].tolist(), sure.tolist(), strict=True))
+    return prediction_grid(result.images[chosen], titles, classes)

@@ -1,0 +1,90 @@
+"""Every setting of a search: its default, its type and its help, each written once.
+
+The command line, the environment and the TOML file are all read from this table by `search.cli`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
+PRUNERS = ("hyperband", "median", "halving", "none")
+ENGINES = ("local", "inline")
+DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
+
+
+class Device(click.ParamType[str]):
+    """`auto`, `cpu`, `cuda`, `cuda:I` or `mps`."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form; whether the device is there, a trainer finds out."""
+        if re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(value)) is None:
+            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:0 (or another number), mps.", param, ctx)
+        return str(value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What `--help` shows."""
+        return "[auto|cpu|cuda|cuda:I|mps]"
+
+
+def setting(default: Any, help_: str, type_: click.ParamType[Any] | type, *, name: str | None = None) -> Any:
+    """A field that is also a flag. `name` is the metavar."""
+    return field(default=default, metadata={"help": help_, "type": type_, "metavar": name})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one `run`. Fields are flags: `data_dir` is `--data-dir` and `SEARCH_DATA_DIR`."""
+
+    trials: int = setting(50, "Finished trials that the study is to have in total.", click.IntRange(min=1), name="N")
+    dataset: str = setting("mnist", "mnist, fashion-mnist, kmnist, digits or folder:PATH.", str, name="NAME")
+    study: str | None = setting(None, "Name of the study.  [default: the dataset's]", str, name="NAME")
+    epochs: int | None = setting(
+        None, "Epochs of a whole training.  [default: the objective's]", click.IntRange(min=1), name="N"
+    )
+    jobs: int | None = setting(
+        None, "Trainers at work at once.  [default: one per core]", click.IntRange(min=1), name="N"
+    )
+    device: str = setting("auto", "Where trials train; auto takes a GPU where there is one.", Device())
+    seed: int = setting(0, "Seed of everything random.", click.IntRange(min=0), name="N")
+    sampler: str = setting("tpe", "How settings are chosen.", click.Choice(SAMPLERS))
+    pruner: str = setting("hyperband", "How hopeless trainings are stopped early.", click.Choice(PRUNERS))
+    timeout: float | None = setting(
+        None, "Begin no trial after this many seconds.", click.FloatRange(min=0, min_open=True), name="SECONDS"
+    )
+    objective: str = setting(DEFAULT_OBJECTIVE, "What is optimised; see 'Own objectives'.", str, name="MODULE:ATTR")
+    engine: str = setting("local", "Trainers in processes of their own, or in this one.", click.Choice(ENGINES))
+    workspace: Path = setting(
+        Path("."), "Folder of the stores and of mlruns/.", click.Path(path_type=Path, file_okay=False), name="DIR"
+    )
+    data_dir: Path | None = setting(
+        None, "Where dataset files are or go.  [default: the user's cache]",
+        click.Path(path_type=Path, file_okay=False), name="DIR",
+    )  # fmt: skip
+    storage: str | None = setting(None, "Optuna's database.  [default: sqlite, optuna.db]", str, name="URL")
+    tracking_uri: str | None = setting(None, "MLflow's store.  [default: sqlite, mlflow.db]", str, name="URL")
+    register: str | None = setting(None, "Name of the registered model.  [default: the dataset's]", str, name="NAME")
+    no_register: bool = setting(False, "Do not register the winner.", bool)
+    checkpoint_interval: float = setting(
+        30.0, "Seconds of training between two checkpoints, at least.", click.FloatRange(min=0), name="SECONDS"
+    )
+
+    @property
+    def storage_url(self) -> str:
+        """Optuna's database."""
+        return self.storage or f"sqlite:///{(self.workspace / 'optuna.db').absolute()}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's store; a path without a scheme is a mistake that MLflow itself would take for a folder."""
+        return self.tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
+
+
+NAMES = tuple(spec.name for spec in fields(Config))

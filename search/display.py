@@ -1,0 +1,227 @@
+"""What a person sees while a search runs: a live table in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from optuna.trial import TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.records import TrialRecord
+
+SPARKS = "▁▂▃▄▅▆▇█"
+REFRESH_S = 0.25
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """One trial at work."""
+
+    slot: int
+    number: int
+    label: str
+    epoch: float
+    epochs: int
+    curve: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the search stands."""
+
+    target: int
+    ended: Sequence[TrialRecord]
+    running: Sequence[RunningTrial]
+    metric: str
+    maximize: bool
+    trouble: str | None = None
+    """Why tracking cannot deliver at the moment."""
+    at: float = field(default_factory=time.monotonic)
+
+    def count(self, state: TrialState) -> int:
+        """Trials that ended in `state`."""
+        return sum(trial.state == state for trial in self.ended)
+
+    @property
+    def finished(self) -> int:
+        """Trials that ended."""
+        return sum(trial.state.is_finished() for trial in self.ended)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best completed trial."""
+        done = [trial for trial in self.ended if trial.state == TrialState.COMPLETE and trial.value is not None]
+        key = (lambda trial: trial.value or 0.0) if self.maximize else (lambda trial: -(trial.value or 0.0))
+        return max(done, key=key, default=None)
+
+
+class Display(Protocol):
+    """Shows a search."""
+
+    def begin(self, title: str, target: int, done: int) -> None:
+        """The search begins, or goes on with `done` trials."""
+        ...
+
+    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Called often; takes a snapshot when it is time to draw."""
+        ...
+
+    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+        """A trial ended."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def end(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class PlainDisplay:
+    """One line per trial, for pipes, logs and CI."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._trouble: str | None = None
+
+    def begin(self, title: str, target: int, done: int) -> None:
+        """Say what begins."""
+        self.notice(f"{title}: {done} of {target} trials done")
+
+    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Say when tracking fails or recovers."""
+        trouble = snapshot().trouble
+        if (trouble is None) != (self._trouble is None):
+            self.notice(f"tracking is out of reach ({trouble}); the search goes on" if trouble else "tracking is back")
+        self._trouble = trouble
+
+    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+        """One line."""
+        best = snapshot.best
+        parts = [f"[{snapshot.finished}/{snapshot.target}]", f"trial {trial.number}", f"{trial.label or '-'}"]
+        parts.append(describe_end(trial))
+        if best is not None and best.value is not None:
+            parts.append(f"best {best.value:.4f} (trial {best.number})")
+        self.notice("  ".join(parts))
+
+    def notice(self, text: str) -> None:
+        """Print as it is, never wrapped: lines are for grep."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def end(self) -> None:
+        """Nothing to clean up."""
+
+
+class LiveDisplay:
+    """A table that follows the search in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._title, self._started, self._done_before = "", time.monotonic(), 0
+        self._drawn = 0.0
+
+    def begin(self, title: str, target: int, done: int) -> None:
+        """Start drawing."""
+        self._title, self._started, self._done_before = title, time.monotonic(), done
+        self._live.start()
+
+    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Draw, a few times a second."""
+        if time.monotonic() - self._drawn >= REFRESH_S:
+            self._drawn = time.monotonic()
+            self._live.update(self._render(snapshot()), refresh=True)
+
+    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+        """Leave one line above the table for a new best."""
+        if snapshot.best is not None and snapshot.best.number == trial.number:
+            line = Text.assemble(("★ ", "yellow"), f"#{trial.number:03d} {trial.label}  ", describe_end(trial))
+            self._live.console.print(line)
+
+    def notice(self, text: str) -> None:
+        """One line above the table."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def end(self) -> None:
+        """Take the table away."""
+        self._live.stop()
+
+    def _render(self, snapshot: Snapshot) -> Group:
+        parts: list[Table | Text | ProgressBar] = [self._headline(snapshot)]
+        parts.append(ProgressBar(total=snapshot.target, completed=snapshot.finished, width=None))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("trial", "setting", "epoch", snapshot.metric, "curve"):
+            table.add_column(name, justify="right" if name in ("epoch", snapshot.metric) else "left", no_wrap=True)
+        for trial in snapshot.running:
+            value = f"{trial.curve[-1]:.4f}" if trial.curve else "-"
+            epoch = f"{trial.epoch:g}/{trial.epochs}"
+            table.add_row(f"#{trial.number:03d}", trial.label, epoch, value, sparkline(trial.curve))
+        parts.append(table)
+        if snapshot.trouble:
+            parts.append(Text(f"tracking is out of reach, nothing is lost: {snapshot.trouble}", style="yellow"))
+        return Group(*parts)
+
+    def _headline(self, snapshot: Snapshot) -> Text:
+        counts = [f"{snapshot.finished}/{snapshot.target} trials", f"{len(snapshot.running)} running"]
+        for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
+            if n := snapshot.count(state):
+                counts.append(f"{n} {word}")
+        best = snapshot.best
+        if best is not None and best.value is not None:
+            counts.append(f"best {best.value:.4f} (#{best.number:03d})")
+        counts.append(self._time_left(snapshot))
+        return Text.assemble((self._title, "bold"), "  ", " · ".join(counts))
+
+    def _time_left(self, snapshot: Snapshot) -> str:
+        elapsed = time.monotonic() - self._started
+        done = snapshot.finished - self._done_before
+        if done < 3:
+            return f"{duration(elapsed)} so far"
+        return f"about {duration(elapsed / done * (snapshot.target - snapshot.finished))} left"
+
+
+def describe_end(trial: TrialRecord) -> str:
+    """How a trial ended, in a few words."""
+    seconds = f" in {duration(trial.seconds)}" if trial.seconds is not None else ""
+    value = f"{trial.value:.4f}" if trial.value is not None else "-"
+    name = f" [{trial.baseline}]" if trial.baseline else ""
+    match trial.state:
+        case TrialState.COMPLETE:
+            return f"{value}{seconds}{name}"
+        case TrialState.PRUNED:
+            return f"pruned at {value} after {trial.metrics.get('epochs', 0):g} epochs{seconds}{name}"
+        case _:
+            first = (trial.failure_message or "").splitlines()[:1]
+            return f"failed ({trial.failure}): {''.join(first)}{name}"
+
+
+def sparkline(curve: Sequence[float], width: int = 20) -> str:
+    """A curve as a line of blocks, its lowest point the lowest block."""
+    points = list(curve)[-width:]
+    if not points:
+        return ""
+    low, high = min(points), max(points)
+    span = (high - low) or 1.0
+    return "".join(SPARKS[round((point - low) / span * (len(SPARKS) - 1))] for point in points)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `4.2 s`, `3 min 10 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,107 @@
+"""Classify pictures with a registered model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.base import PictureError
+from objectives.datasets import NAMES, load_dataset, load_test_split
+from objectives.pictures import Framing, read_picture, to_model_input
+from search.registry import Loaded
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model makes of one picture."""
+
+    name: str
+    label: str
+    probability: float
+    notes: tuple[str, ...] = ()
+    """What was done to the picture."""
+    truth: str | None = None
+    """The true label, for a picture of a dataset."""
+    error: str | None = None
+    """Why there is no prediction."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as the model sees it: (c, h, w) in [0, 1]."""
+
+    name: str
+    pixels: NDArray[np.float32] | None
+    notes: tuple[str, ...] = ()
+    truth: int | None = None
+    error: str | None = None
+
+
+def predict(loaded: Loaded, names: Sequence[str], data_dir: Path | None) -> tuple[list[Prediction], bytes | None]:
+    """Classify files and dataset pictures; also a PNG of them all, None when none could be read.
+
+    A name is a path, or `DATASET:INDEX` or `DATASET:FIRST-LAST` for pictures of a dataset's test split.
+    """
+    framing = Framing(**{**loaded.metadata["framing"], "size": tuple(loaded.metadata["framing"]["size"])})
+    pictures = [picture for name in names for picture in read(name, framing, data_dir)]
+    readable = [picture for picture in pictures if picture.pixels is not None]
+    images = np.stack([picture.pixels for picture in readable if picture.pixels is not None]) if readable else None
+    probabilities = iter([] if images is None else loaded.probabilities(images))
+    rows = [None if picture.pixels is None else next(probabilities) for picture in pictures]
+    predictions = [_predict(picture, row, loaded.classes) for picture, row in zip(pictures, rows, strict=True)]
+    return predictions, None if images is None else draw(images, readable, rows, loaded.classes)
+
+
+def read(name: str, framing: Framing, data_dir: Path | None) -> list[Picture]:
+    """The pictures that a name stands for."""
+    found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name)
+    if found and found[1] in NAMES and not Path(name).exists():
+        return _from_dataset(found[1], int(found[2]), int(found[3] or found[2]), framing, data_dir)
+    try:
+        pixels, notes = to_model_input(read_picture(Path(name)), framing)
+    except PictureError as error:
+        return [Picture(name, None, error=str(error))]
+    return [Picture(name, pixels, tuple(notes))]
+
+
+def _from_dataset(dataset: str, first: int, last: int, framing: Framing, data_dir: Path | None) -> list[Picture]:
+    load_dataset(dataset, data_dir)  # fetches the files where needed
+    images, labels = load_test_split(dataset, data_dir)
+    if not first <= last < len(labels):
+        error = f"{dataset} has test pictures 0 to {len(labels) - 1}; type for example {dataset}:0-24"
+        return [Picture(f"{dataset}:{first}", None, error=error)]
+    if images.shape[1:] != (framing.channels, *framing.size):
+        error = f"{dataset} has pictures of another shape than the model takes"
+        return [Picture(f"{dataset}:{first}", None, error=error)]
+    chosen = range(first, last + 1)
+    pixels = (images[first : last + 1] / 255).astype(np.float32)
+    return [Picture(f"{dataset}:{i}", pixels[i - first], truth=int(labels[i])) for i in chosen]
+
+
+def _predict(picture: Picture, row: NDArray[np.float32] | None, classes: Sequence[str]) -> Prediction:
+    if row is None:
+        return Prediction(picture.name, "", 0.0, error=picture.error)
+    best = int(row.argmax())
+    truth = None if picture.truth is None else classes[picture.truth]
+    return Prediction(picture.name, classes[best], float(row[best]), picture.notes, truth)
+
+
+def draw(
+    images: NDArray[np.float32],
+    pictures: Sequence[Picture],
+    rows: Sequence[NDArray[np.float32] | None],
+    classes: Sequence[str],
+) -> bytes:
+    """A PNG of the pictures as the model saw them, with prediction and, where known, true label."""
+    from search.figures import prediction_grid
+
+    known = [row for row in rows if row is not None]
+    titles = [
+        (int(row.argmax()), picture.truth, float(row.max())) for picture, row in zip(pictures, known, strict=True)
+    ]
+    return prediction_grid((images * 255).round().astype(np.uint8), titles, classes)

@@ -1,0 +1,165 @@
+"""What is printed: tables, summaries, and which display a search gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search.display import Display, LiveDisplay, PlainDisplay, describe_end, duration
+from search.records import StudyRecord, Summary
+
+if TYPE_CHECKING:
+    from search.config import Config
+    from search.predict import Prediction
+    from search.run import Result
+
+console = Console(highlight=False)
+
+
+def display() -> Display:
+    """A live table in a terminal, plain lines elsewhere."""
+    return LiveDisplay(console) if console.is_terminal and "CI" not in os.environ else PlainDisplay(console)
+
+
+def say(text: str) -> None:
+    """Print as it is."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def print_result(result: Result, config: Config) -> None:
+    """The closing words of a run."""
+    study = result.study
+    if result.signal is not None:
+        say(f"stopped; {_counts(study)}. Type the same command again to go on where it stopped.")
+        return
+    print_summary(study)
+    if result.undelivered:
+        say(
+            f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
+            "them. The same command, run again, delivers them."
+        )
+    where = "" if str(config.workspace) == "." else f" --workspace {config.workspace}"
+    say("\nWhere to look next:")
+    say(f"  python -m search ui{where}          browse every run and the dashboards")
+    say(f"  python -m search report{where}      one HTML file: {config.workspace / 'mlruns/reports'}")
+    if study.summary and study.summary.model:
+        dataset = study.summary.model["name"]
+        example = f"{dataset}:0-24 --show out.png" if dataset in ("mnist", "digits") else "picture.png"
+        say(f"  python -m search predict{where} {example}")
+
+
+def print_summary(study: StudyRecord) -> None:
+    """Winner, figures, gains and cost."""
+    summary = study.summary
+    say(f"\nstudy {study.name}: {_counts(study)}")
+    if summary is None:
+        return
+    say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.value:.4f}")
+    params = ", ".join(f"{name}={_short(value)}" for name, value in summary.params.items())
+    say(f"  {params}")
+    _print_test(summary)
+    for gain in summary.gains:
+        say(f"  {gain.gain:+.4f} over {gain.baseline} ({gain.value:.4f})")
+    if summary.model:
+        alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
+        say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")
+    if summary.note:
+        say(f"note: {summary.note}")
+
+
+def _print_test(summary: Summary) -> None:
+    if summary.test:
+        test = summary.test
+        say(
+            f"test accuracy: {test['accuracy']:.2%} (95% interval {test['low']:.2%} to {test['high']:.2%}, "
+            f"n = {int(test['n'])}, measured once)"
+        )
+
+
+def _counts(study: StudyRecord) -> str:
+    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    counts = [f"{study.count(state)} {word}" for state, word in words.items() if study.count(state)]
+    wall = sum(session.get("wall_s", 0.0) for session in study.sessions)
+    total = sum(trial.state.is_finished() for trial in study.trials)
+    return f"{total} trials ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def print_studies(studies: Sequence[StudyRecord]) -> None:
+    """One row a study."""
+    table = _table("study", "trials", "best", "test accuracy", "model")
+    for study in studies:
+        summary = study.summary
+        best = study.ranked()[:1]
+        table.add_row(
+            Text(study.name),
+            str(sum(trial.state.is_finished() for trial in study.trials)),
+            f"{best[0].value:.4f}" if best else "-",
+            f"{summary.test['accuracy']:.2%}" if summary and summary.test else "-",
+            summary.model["uri"] if summary and summary.model else "-",
+        )
+    console.print(table)
+
+
+def print_study(study: StudyRecord) -> None:
+    """The summary and every trial, best first."""
+    print_summary(study)
+    table = _table("trial", "state", study.metric, "setting", "epochs", "time", "")
+    ranked = study.ranked()
+    rest = [trial for trial in study.trials if trial not in ranked]
+    for trial in [*ranked, *rest]:
+        table.add_row(
+            f"#{trial.number:03d}",
+            trial.state.name.lower(),
+            "-" if trial.value is None else f"{trial.value:.4f}",
+            Text(trial.label),
+            f"{trial.metrics.get('epochs', 0):g}",
+            "-" if trial.seconds is None else duration(trial.seconds),
+            Text(trial.baseline or (describe_end(trial) if trial.failure else "")),
+        )
+    console.print(table)
+
+
+def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
+    """One row a picture, and why a picture has none."""
+    say(f"model: {model}")
+    table = _table("picture", "label", "probability", "truth", "notes")
+    for prediction in predictions:
+        if prediction.error is None:
+            wrong = prediction.truth is not None and prediction.truth != prediction.label
+            table.add_row(
+                Text(_printable(prediction.name)),
+                Text(prediction.label, style="red" if wrong else ""),
+                f"{prediction.probability:.4f}",
+                Text(prediction.truth or ""),
+                Text(", ".join(prediction.notes)),
+            )
+    if table.row_count:
+        console.print(table)
+    known = [prediction for prediction in predictions if prediction.truth is not None]
+    if known:
+        right = sum(prediction.truth == prediction.label for prediction in known)
+        say(f"{right} of {len(known)} agree with the true label")
+    for prediction in predictions:
+        if prediction.error is not None:
+            say(f"Error: {prediction.error}")
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
