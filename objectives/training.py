@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from objectives.augment import random_affine
 from objectives.base import Diverged, EpochResult, Outcome, Task
 
-EVAL_BATCH = 1000
+EVAL_BATCH = 500
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
 from search.sampling import derive_seed
 from search.study import Sampled, Study
-from search.tracking import Tracking
+from search.tracking import EXPERIMENT, Tracking
 from search.workspace import write_whole
 
 TICK_S = 0.2
@@ -45,6 +45,8 @@ class Plan:
 
     trials: int
     epochs: int
+    steps: int
+    """Pulls of a whole training."""
     seed: int
     deadline: float = math.inf
     """On `time.monotonic`'s clock: no trial begins after it."""
@@ -99,6 +101,7 @@ class Coordinator:
         self._ended: list[records.TrialRecord] = []
         self.interrupted: Callable[[], bool] = lambda: False
         self.search_s = 0.0
+        self._linked = False
 
     def run(self) -> bool:
         """Run; returns whether the study reached its number of trials.
@@ -216,7 +219,8 @@ class Coordinator:
         running.curve.append(result.value)
         number, value = running.sampled.number, result.value
         prune = self._timed(lambda: self.study.report(number, result.step, value))
-        if prune and running.sampled.baseline is None:  # a baseline is there to be compared with: it trains to its end
+        at_end = result.step >= self.plan.steps
+        if prune and not at_end and running.sampled.baseline is None:  # a baseline is compared with, so it trains on
             running.ends_as = TrialState.PRUNED
             self.executor.stop(slot)
         else:
@@ -264,6 +268,7 @@ class Coordinator:
         known = {**attrs}
         if (run_id := self.tracking.mlflow_id(running.run, wait_s=1.0)) is not None:
             known[records.RUN] = run_id
+            self._link()
         value = running.value if state == TrialState.COMPLETE else None
         trial = self._timed(lambda: self.study.tell(number, state, value, known))
         self._checkpoint_path(running.run).unlink(missing_ok=True)
@@ -271,6 +276,13 @@ class Coordinator:
         record = records.TrialRecord.of(trial)
         self._ended.append(record)
         self._display.trial_ended(record, self._snapshot())
+
+    def _link(self) -> None:
+        """Keep where the study is in MLflow, once that is known."""
+        if not self._linked:
+            self._linked = True
+            for key, run in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
+                self.study.set_attr(key, self.tracking.mlflow_id(run))
 
     def _retry(self, slot: int, running: Running, reason: str) -> None:
         if running.retries >= MAX_RETRIES:

@@ -78,7 +78,7 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[
 def prediction_grid(
     images: ArrayLike, predictions: Sequence[Prediction], classes: Sequence[str], *, title: str = ""
 ) -> bytes:
-    """Draw pictures with what was predicted; wrong ones in red with the true class under them.
+    """Draw pictures with what was predicted; with the true class under it where it is known and wrong ones in red.
 
     images: uint8 (n, c, h, w) with c = 1 or 3; one prediction per image. Raises ValueError on another shape or count.
     """
@@ -351,8 +351,8 @@ def _cell(
     page.paste(picture, left, top)
     page.text(x, y + CELL_PX + 11, _short(classes[predicted], 8), 11, WRONG if wrong else INK, bold=True)
     page.text(x + CELL_PX, y + CELL_PX + 11, _probability(probability), 10, SOFT, "rm")
-    if truth is not None and wrong:
-        page.text(x, y + CELL_PX + 26, f"is {_short(classes[truth], 10)}", 11)
+    if truth is not None:
+        page.text(x, y + CELL_PX + 26, f"true {_short(classes[truth], 9)}", 10, INK if wrong else SOFT)
 
 
 def _probability(share: float) -> str:

@@ -89,8 +89,8 @@ def _log(
 
     n_classes = len(metadata["classes"])
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]), "images")]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, n_classes), "probabilities")]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, n_classes))]),
     )
     requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")]
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():

@@ -194,7 +194,8 @@ class _Job:
 
     def _plan(self) -> Plan:
         deadline = time.monotonic() + self.config.timeout if self.config.timeout else math.inf
-        return Plan(self.config.trials, self.epochs, self.config.seed, deadline, self.config.checkpoint_interval)
+        steps = self.epochs * self.objective.steps_per_epoch()
+        return Plan(self.config.trials, self.epochs, steps, self.config.seed, deadline, self.config.checkpoint_interval)
 
     def _tags(self) -> dict[str, str]:
         source = self.study.attrs()[records.PROVENANCE]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from search.run import Result
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=200)  # a pipe has no width: rows stay whole for grep
 
 
 def display() -> Display:

@@ -32,6 +32,9 @@ from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, fi
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+EXPERIMENT = "experiment"
+"""What the journal calls the experiment, whose id it keeps beside those of runs."""
+
 RUN_TAG = "search.run"
 """Joins an MLflow run to the search's own name of it."""
 
@@ -374,6 +377,7 @@ class Delivery:
                 if found.lifecycle_stage == "deleted":
                     self._client.restore_experiment(found.experiment_id)
                 self._experiment = found.experiment_id
+            self._journal.set_mlflow_id(EXPERIMENT, self._experiment)
         return self._experiment
 
     def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:

@@ -1,0 +1,100 @@
+"""The command as a person types it, and what it left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parent
+FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This environment without anything that would change a search; `toy` can be imported."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    unreachable = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    return {**clean, **unreachable, "PYTHONPATH": str(TESTS), "no_proxy": "127.0.0.1,localhost", **(extra or {})}
+
+
+def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start `python -m search` and go on."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "search", *map(str, words)],
+        cwd=cwd, env=environment(env), text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Wait for it."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def search(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `python -m search` to its end."""
+    return end(begin(*words, cwd=cwd, env=env))
+
+
+def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    """What SQL says, read-only."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return connection.execute(query, values).fetchall()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below a folder with a digest of it; of a database, what it holds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            found[name] = "folder"
+        elif not name.endswith(("-wal", "-shm")):
+            found[name] = hashlib.sha256(_held(path)).hexdigest()
+    return found
+
+
+def _held(path: Path) -> bytes:
+    content = path.read_bytes()
+    if not content.startswith(b"SQLite format 3\0"):
+        return content
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return "\n".join(connection.iterdump()).encode()
+    except sqlite3.Error:
+        return content
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid: int) -> set[int]:
+    """Live processes below `pid`."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            except OSError:
+                continue
+            if state != "Z":
+                parents[int(entry.name)] = int(parent)
+    found, level = set(), {pid}
+    while level := {child for child, parent in parents.items() if parent in level}:
+        found |= level
+    return found
