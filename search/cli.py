@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from objectives.base import ObjectiveError
 from search.config import DEFAULT_OBJECTIVE, NAMES, Config
 from search.errors import SearchError, UsageError
+from search.interruption import Interrupted
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
@@ -132,8 +133,6 @@ def run_command(ctx: click.Context, /, **values: Any) -> None:
         objective = load_objective(objective_spec(config))
     result = run(config, objective_spec(config), objective, display)
     terminal.print_result(result, config)
-    if result.signal is not None:
-        raise SystemExit(128 + result.signal)
 
 
 def _may_fall_back(ctx: click.Context, config: Config, error: ObjectiveError) -> bool:
@@ -270,6 +269,8 @@ def main() -> NoReturn:
         fail(str(error), error.exit_status)
     except ObjectiveError as error:
         fail(str(error), 1)
+    except Interrupted as interrupted:
+        fail("stopped. Nothing is lost: the same command, typed again, goes on from here", 128 + interrupted.number)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:

@@ -199,6 +199,9 @@ class Coordinator:
                 self.executor.advance(slot)
             case Finished(outcome):
                 self._finish(slot, running, outcome)
+            case Failed() if running.result is None and running.task.checkpoint is not None:
+                self._checkpoint_path(running.run).unlink(missing_ok=True)
+                self._retry(slot, running, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
                 self._fail(slot, running, kind, message, traceback)
             case Lost(reason):

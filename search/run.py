@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from optuna.storages import RDBStorage
 
 from objectives.base import ImageClassifier, Objective, ObjectiveSpec
+from objectives.trainer import resolve_device
 from search import records
 from search.config import DEFAULT_OBJECTIVE, Config
 from search.coordinator import PARENT, Coordinator, Plan
@@ -24,6 +22,7 @@ from search.errors import SearchError
 from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
+from search.interruption import Interrupted, Interruption
 from search.provenance import provenance, usable_cores
 from search.sampling import make_pruner
 from search.storage import MLFLOW_TABLE, check_sqlite, hold_study, open_storage, parse_url, quiet_optuna, sqlite_path
@@ -41,10 +40,8 @@ class Result:
 
     study: records.StudyRecord
     summary: Summary | None
-    """None when the search was interrupted."""
     undelivered: int
     """Tracking writes that stay in the journal."""
-    signal: int | None = None
 
 
 def objective_spec(config: Config) -> ObjectiveSpec:
@@ -69,14 +66,13 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     workspace = Workspace(config.workspace)
     workspace.check_writable()
     check_stores(config)
-    with Interruption() as interruption, _executor(config, spec) as executor:
-        if config.device not in ("auto", "cpu"):
-            executor.ready()  # a device that is not there is said before anything is written
-        name = config.study or objective.name
-        workspace.root.mkdir(parents=True, exist_ok=True)
-        with hold_study(config.storage_url, name):
-            storage = open_storage(config.storage_url)
-            return _search(config, objective, storage, name, executor, display, interruption)
+    if config.device not in ("auto", "cpu"):
+        resolve_device(config.device, 0)  # a device that is not there is said before anything is written
+    name = config.study or objective.name
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    with Interruption() as interruption, hold_study(config.storage_url, name), _executor(config, spec) as executor:
+        storage = open_storage(config.storage_url)
+        return _search(config, objective, storage, name, executor, display, interruption)
 
 
 def check_stores(config: Config) -> None:
@@ -128,7 +124,7 @@ def _search(
         job = _Job(config, workspace, study, objective, tracking, executor, display, uid, epochs, devices)
         return job.run(interruption)
     finally:
-        tracking.close(timeout_s=1.0 if interruption.signal else 60.0)
+        tracking.close(timeout_s=1.0 if interruption.number else 60.0)
         if job is None and not storage.get_n_trials(study_id) and records.SESSIONS not in attrs:
             storage.delete_study(study_id)  # it failed before it began: leave no empty study behind
 
@@ -169,20 +165,24 @@ class _Job:
             weights_path=lambda run: self.workspace.weights(self.study.name, self.uid, run),
             tags=self._tags(), display=self.display,
         )  # fmt: skip
-        coordinator.interrupted = lambda: interruption.signal is not None
+        coordinator.interrupted = lambda: interruption.number is not None
         self.display.begin(f"study {self.study.name}", self.config.trials, self.study.finished)
         try:
-            coordinator.run()
+            with interruption.graceful():
+                coordinator.run()
         except SearchError:
             self.tracking.end_run(PARENT, "FAILED")
             raise
         finally:
             self.display.end()
             self._note_session(started, clock, coordinator.search_s)
-        if interruption.signal is not None:
+        try:
+            if interruption.number is not None:
+                raise Interrupted(interruption.number)
+            summary = self._conclude()
+        except Interrupted:
             self.tracking.end_run(PARENT, "KILLED")
-            return Result(self.study.record(), None, self.tracking.flush(1.0), interruption.signal)
-        summary = self._conclude()
+            raise
         return Result(self.study.record(), summary, self.tracking.flush(60.0))
 
     def _is_complete(self) -> bool:
@@ -234,25 +234,3 @@ class _Job:
             self.config, self.workspace, self.study, self.objective, self.tracking, self.uid, self.devices[0]
         )
         return conclusion.run()
-
-
-class Interruption:
-    """Remembers the first Ctrl-C or SIGTERM while its block runs; the second Ctrl-C ends the process at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            os._exit(128 + number)
-        self.signal = self.signal or number

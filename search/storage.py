@@ -6,6 +6,7 @@ or made by a newer Optuna is recognised before anything is written to it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -22,6 +23,8 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from search.errors import StorageError, StudyHeldError, UsageError
 from search.workspace import slug
@@ -38,7 +41,7 @@ def parse_url(text: str) -> URL:
     allowed = "allowed: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
     try:
         url = make_url(text)
-    except sqlalchemy.exc.ArgumentError:
+    except ArgumentError:
         raise UsageError(f"--storage {text!r} is no database URL; {allowed}") from None
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise UsageError(f"--storage {url.render_as_string()!r} is not supported; {allowed}")
@@ -93,7 +96,7 @@ def _optuna(make: Callable[[], RDBStorage], where: str) -> RDBStorage:
     except RuntimeError as error:  # Optuna's word for another schema; its message says which command upgrades it
         raise StorageError(f"{where} was made by another version of Optuna: {error}") from None
     except (
-        sqlalchemy.exc.SQLAlchemyError,
+        SQLAlchemyError,
         sqlite3.Error,
         ImportError,
         optuna.exceptions.StorageInternalError,
@@ -155,22 +158,60 @@ def first_line(error: BaseException) -> str:
 @contextmanager
 def hold_study(storage: str, study: str) -> Iterator[None]:
     """Own a study until the block ends or this process dies. Raises StudyHeldError when another one owns it."""
-    path = sqlite_path(parse_url(storage))
-    assert path is not None, "only SQLite studies are locked by file"
+    url = parse_url(storage)
+    path = sqlite_path(url)
+    if path is None:
+        with _hold_in_server(url, study):
+            yield
+        return
     lock_path = _locks(path) / f"{slug(study)}.lock"
     lock = filelock.FileLock(lock_path, blocking=False, on_acquired=_write_holder)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise StudyHeldError(
-            f"study {study!r} is being searched by {_read_holder(lock_path)}.\n"
-            "Wait for it or stop it, or search beside it under another name: "
-            f"python -m search --study {slug(study)}-2"
-        ) from None
+        raise _held(study, _read_holder(lock_path)) from None
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _hold_in_server(url: URL, study: str) -> Iterator[None]:
+    """A session advisory lock of PostgreSQL, on a connection of its own: the server frees it when we vanish."""
+    key = int.from_bytes(hashlib.sha256(f"search/{study}".encode()).digest()[:8], "big", signed=True)
+    signature = f"search {os.getpid()} {socket.gethostname()}"[:63]
+    try:
+        engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"application_name": signature})
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    except (SQLAlchemyError, ImportError) as error:
+        raise StorageError(f"{url.render_as_string()} cannot be opened: {first_line(error)}") from None
+    with connection:
+        if not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+            raise _held(study, _holder_in_server(connection, key))
+        yield
+
+
+def _holder_in_server(connection: sqlalchemy.Connection, key: int) -> str:
+    holder = connection.execute(
+        sqlalchemy.text(
+            "SELECT application_name, date_trunc('second', backend_start) FROM pg_stat_activity JOIN pg_locks USING (pid)"
+            " WHERE locktype = 'advisory' AND granted AND classid::bigint = :high AND objid::bigint = :low"
+        ),
+        {"high": key >> 32 & 0xFFFFFFFF, "low": key & 0xFFFFFFFF},
+    ).first()
+    if holder is None:
+        return "another process"
+    _, pid, host = holder[0].split(" ", 2)
+    return f"process {pid} on {host} since {holder[1]}"
+
+
+def _held(study: str, holder: str) -> StudyHeldError:
+    return StudyHeldError(
+        f"study {study!r} is being searched by {holder}.\n"
+        "Wait for it or stop it, or search beside it under another name: "
+        f"python -m search --study {slug(study)}-2"
+    )
 
 
 def _locks(database: Path) -> Path:

@@ -60,7 +60,7 @@ def open_study(storage: RDBStorage, name: str, objective: Objective, target: str
         return open_study(storage, name, objective, target, epochs)
     if found is None:
         raise StudyMismatchError(f"study {name!r} was not made by this program; choose another name with --study NAME")
-    if epochs is None:
+    if epochs is None or found.get("epochs") is None:  # the latter was made by a search that never began
         wanted["epochs"] = found.get("epochs")
     differences = list(_differences(found, wanted))
     if differences:

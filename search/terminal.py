@@ -37,9 +37,6 @@ def say(text: str) -> None:
 def print_result(result: Result, config: Config) -> None:
     """The closing words of a run."""
     study = result.study
-    if result.signal is not None:
-        say(f"stopped; {_counts(study)}. Type the same command again to go on where it stopped.")
-        return
     print_summary(study)
     if result.undelivered:
         say(

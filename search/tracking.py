@@ -227,7 +227,7 @@ class Tracking:
     def close(self, timeout_s: float = 60.0) -> int:
         """Deliver what can be delivered and stop; returns how many writes stay in the journal."""
         left = self.flush(timeout_s)
-        self._courier.stop()
+        self._courier.stop(max(timeout_s, 2.0))
         self._journal.close()
         return left
 
@@ -259,11 +259,11 @@ class Courier(threading.Thread):
         self._path, self._destination = journal, destination
         self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """End after the delivery that is under way."""
+    def stop(self, timeout_s: float) -> None:
+        """End after the delivery that is under way, or leave it to the end of the process."""
         self._stopping.set()
         self.hurry.set()
-        self.join(timeout=15.0)
+        self.join(min(timeout_s, 15.0))
 
     def run(self) -> None:
         """Open the store, then deliver for ever."""
