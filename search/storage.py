@@ -195,7 +195,8 @@ def _hold_in_server(url: URL, study: str) -> Iterator[None]:
 def _holder_in_server(connection: sqlalchemy.Connection, key: int) -> str:
     holder = connection.execute(
         sqlalchemy.text(
-            "SELECT application_name, date_trunc('second', backend_start) FROM pg_stat_activity JOIN pg_locks USING (pid)"
+            "SELECT application_name, date_trunc('second', backend_start)"
+            " FROM pg_stat_activity JOIN pg_locks USING (pid)"
             " WHERE locktype = 'advisory' AND granted AND classid::bigint = :high AND objid::bigint = :low"
         ),
         {"high": key >> 32 & 0xFFFFFFFF, "low": key & 0xFFFFFFFF},

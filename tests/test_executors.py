@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from shell import alive, children, environment
@@ -20,20 +20,30 @@ from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 
 TOY = ObjectiveSpec("toy:Toy")
-MAKERS: dict[str, Callable[[], Executor]] = {
-    "inline": lambda: InlineExecutor(TOY, "cpu"),
-    "local": lambda: LocalExecutor(TOY, "cpu", jobs=2),
-}
 
 
-@pytest.fixture(scope="module", params=MAKERS)
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        made = MAKERS[request.param]()
-        assert made.ready() == ["cpu"] * made.slots
+        made = LocalExecutor(TOY, "cpu", jobs=2)
+        assert made.ready() == ["cpu", "cpu"]
         yield made
         made.close()
+
+
+@pytest.fixture(scope="module")
+def inline() -> Iterator[InlineExecutor]:
+    made = InlineExecutor(TOY, "cpu")
+    assert made.ready() == ["cpu"]
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["inline", "local"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    made: Executor = request.getfixturevalue(request.param)
+    return made
 
 
 def task(number: int = 0, checkpoint: bytes | None = None, **params: object) -> Task:
@@ -166,16 +176,6 @@ def test_a_device_that_is_not_there_is_said(executor: Executor):
 # Processes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def local() -> Iterator[LocalExecutor]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        made = LocalExecutor(TOY, "cpu", jobs=2)
-        made.ready()
-        yield made
-        made.close()
-
-
 def test_slots_train_side_by_side(local: LocalExecutor):
     for slot in (0, 1):
         local.start(slot, task(slot))
@@ -218,6 +218,7 @@ def test_trainers_that_cannot_start_end_the_search():
         broken.close()
 
 
+@pytest.mark.slow
 def test_an_objective_that_is_not_there_is_said():
     missing = LocalExecutor(ObjectiveSpec("toy:Nothing"), "cpu", jobs=1)
     try:
