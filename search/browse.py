@@ -11,7 +11,7 @@ from search import records
 from search.config import Config
 from search.errors import UsageError
 from search.records import StudyRecord
-from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, parse_url, quiet_optuna, sqlite_path
+from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
 from search.workspace import Workspace
 
 
@@ -47,7 +47,7 @@ def serve_study(config: Config, name: str | None, announce: Callable[[str], None
     from search.ui import serve
 
     study = StudyRecord.of(open_studies(config, [name] if name else [])[0])
-    path = sqlite_path(parse_url(config.mlflow_uri)) if config.mlflow_uri.startswith("sqlite:") else None
+    path = sqlite_file(config.mlflow_uri)
     if path is not None:
         check_sqlite(path, MLFLOW_TABLE)
     return serve(

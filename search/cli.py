@@ -246,6 +246,33 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
         raise SystemExit(1)
 
 
+@cli.command()
+@options(*STORES)
+def sync(**values: Any) -> None:
+    """Deliver to MLflow what was written while it could not be reached."""
+    from search import terminal
+    from search.repair import sync as deliver
+
+    undelivered = 0
+    for study, arrived, left, trouble in deliver(Config(**values)):
+        terminal.say(f"{study}: {arrived} writes delivered, {left} left" + (f" ({trouble})" if trouble else ""))
+        undelivered += left
+    raise SystemExit(1 if undelivered else 0)
+
+
+@cli.command()
+@click.argument("study")
+@options(*STORES, "register")
+def promote(study: str, **values: Any) -> None:
+    """Score and register the winner of STUDY, where the search could not."""
+    from search import terminal
+    from search.repair import promote as finish
+
+    record = finish(Config(**values), study)
+    terminal.print_summary(record)
+    raise SystemExit(0 if record.summary and record.summary.model else 1)
+
+
 def _require_store(config: Config) -> None:
     """Reading must not make a store."""
     if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():

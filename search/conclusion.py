@@ -10,7 +10,7 @@ import csv
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
 from search import records
-from search.config import Config
 from search.coordinator import PARENT
-from search.errors import SearchError, TrackingError
+from search.errors import TrackingError
 from search.records import StudyRecord, Summary, TrialRecord
 from search.study import Study
 from search.tracking import Tracking
@@ -33,22 +32,21 @@ from search.workspace import Workspace, write_whole
 class Conclusion:
     """The end of one search."""
 
-    config: Config
-    workspace: Workspace
     study: Study
     objective: Objective
     tracking: Tracking
+    _: KW_ONLY
+    workspace: Workspace
     uid: str
     device: str
+    tracking_uri: str
+    register: str | None
+    """Name to register the winner under; None: do not."""
 
     def run(self) -> Summary:
         """Do what is missing. Raises SearchError when no trial completed."""
         study = self.study.record()
-        try:
-            winner = best_trial(study)
-        except SearchError:
-            self.tracking.end_run(PARENT, "FAILED")
-            raise
+        winner = best_trial(study)
         summary = Summary(winner.number, winner.label, winner.value or 0.0, winner.params, gains(study, winner))
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, study.summary, self.objective)
@@ -56,7 +54,7 @@ class Conclusion:
             summary = self._published(summary, winner, self.objective)
         self._keep(summary)
         self._report()
-        if summary.model is not None or self.config.no_register:
+        if summary.model is not None or self.register is None:
             shutil.rmtree(self._weights(winner.number).parent, ignore_errors=True)
         return summary
 
@@ -76,7 +74,8 @@ class Conclusion:
         return replace(summary, test=figures)
 
     def _published(self, summary: Summary, winner: TrialRecord, objective: ImageClassifier) -> Summary:
-        if self.config.no_register or summary.model is not None:
+        name = self.register
+        if name is None or summary.model is not None:
             return summary
         from objectives.models import Probabilities
         from search.registry import publish
@@ -84,14 +83,15 @@ class Conclusion:
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(f"trial-{summary.number}")
         if run_id is None:
-            return replace(summary, note=_not_registered(self.tracking.trouble or "MLflow has not answered yet"))
+            return replace(
+                summary, note=_not_registered(self.tracking.trouble or "MLflow has not answered yet", self.study.name)
+            )
         network = objective.load_weights(self.study.params_of(winner.params), self._read_weights(winner.number))
         images, _ = objective.validation_images()
         test = summary.test or {}
-        name = self.config.register or self.objective.name
         try:
             published = publish(
-                self.config.mlflow_uri,
+                self.tracking_uri,
                 run_id=run_id,
                 name=name,
                 model=Probabilities(network).eval(),
@@ -108,7 +108,7 @@ class Conclusion:
                 maximize=self.study.maximize,
             )
         except TrackingError as error:
-            return replace(summary, note=_not_registered(str(error)))
+            return replace(summary, note=_not_registered(str(error), self.study.name))
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": ""}
         if published.is_champion:
             return replace(summary, model={**model, "alias": "champion"})
@@ -143,7 +143,7 @@ class Conclusion:
         run_id = self.tracking.mlflow_id(f"trial-{number}")
         if run_id is None:
             raise TrackingError(f"the weights of trial {number} are neither at {path} nor in MLflow")
-        return download(self.config.mlflow_uri, run_id, "weights.pt")
+        return download(self.tracking_uri, run_id, "weights.pt")
 
     # ---- the parent run
 
@@ -201,8 +201,10 @@ def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     return figures
 
 
-def _not_registered(why: str) -> str:
-    return f"the winner is not registered yet ({why}); the same command, run again, registers it"
+def _not_registered(why: str, study: str) -> str:
+    return (
+        f"the winner is not registered yet ({why}); when MLflow answers again, type: python -m search promote {study}"
+    )
 
 
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:

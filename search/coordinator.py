@@ -161,7 +161,7 @@ class Coordinator:
             epochs=self.plan.epochs,
             checkpoint=path.read_bytes() if path.exists() else None,
         )
-        running = Running(sampled, task, label, started=time.monotonic())
+        running = Running(sampled, task, label, started=time.monotonic(), value=sampled.last_value)
         if not self.study.holds(sampled.number):
             attrs = {records.LABEL: label, records.SLOT: slot}
             self._timed(lambda: self.study.start(sampled, attrs))
@@ -294,7 +294,9 @@ class Coordinator:
         path = self._checkpoint_path(running.run)
         checkpoint = path.read_bytes() if path.exists() else None
         task = Task(running.task.number, running.task.params, running.task.seed, running.task.epochs, checkpoint)
-        again = Running(running.sampled, task, running.label, running.started, running.retries + 1)
+        again = Running(
+            running.sampled, task, running.label, running.started, running.retries + 1, value=running.value
+        )  # fmt: skip
         self._running[slot] = again
         self.executor.start(slot, task)
         self._display.notice(f"trial {task.number} is tried again: {reason}")
@@ -313,17 +315,19 @@ class Coordinator:
     def _leave(self) -> None:
         """Checkpoint what is running and close its runs in a way that can be resumed."""
         deadline = time.monotonic() + self.plan.interrupt_s
+        for running in self._running.values():
+            running.checkpointed = -math.inf  # a checkpoint is due after the step that is under way
         waiting = set(self._running)
         while waiting and (left := deadline - time.monotonic()) > 0:
             for slot, event in self.executor.wait(min(left, TICK_S)):
                 if isinstance(event, EpochDone):
-                    self.executor.checkpoint(slot)
-                    continue
-                if isinstance(event, Checkpointed):
+                    self._handle(slot, event)
+                elif isinstance(event, Checkpointed):
                     write_whole(self._checkpoint_path(self._running[slot].run), event.state)
+                    waiting.discard(slot)
                 elif isinstance(event, Finished | Failed):
                     self._handle(slot, event)
-                waiting.discard(slot)
+                waiting &= self._running.keys() - ({slot} if isinstance(event, Lost) else set())
         for running in self._running.values():
             self.tracking.end_run(running.run, "KILLED", tags={"optuna.state": "RUNNING"})
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 # Attributes of a study.
 UID = "uid"  # tells this study from an earlier one of the same name in the same folder
+OBJECTIVE = "objective"  # {"target": ..., "options": {...}}: how to make the objective again
 METRIC = "metric"  # the objective's name for its value
 STEPS_PER_EPOCH = "steps_per_epoch"
 FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
-
-from optuna.storages import RDBStorage
+from typing import Any
 
 from objectives.base import ImageClassifier, Objective, ObjectiveSpec
 from objectives.trainer import resolve_device
 from search import records
+from search.conclusion import Conclusion
 from search.config import DEFAULT_OBJECTIVE, Config
 from search.coordinator import PARENT, Coordinator, Plan
 from search.display import Display
@@ -25,13 +24,10 @@ from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
 from search.provenance import provenance, usable_cores
 from search.sampling import make_pruner
-from search.storage import MLFLOW_TABLE, check_sqlite, hold_study, open_storage, parse_url, quiet_optuna, sqlite_path
+from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
 from search.tracking import Destination, Tracking
 from search.workspace import Workspace
-
-if TYPE_CHECKING:
-    from search.records import Summary
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,6 @@ class Result:
     """How a run of the command ended."""
 
     study: records.StudyRecord
-    summary: Summary | None
     undelivered: int
     """Tracking writes that stay in the journal."""
 
@@ -61,7 +56,10 @@ def load_objective(spec: ObjectiveSpec) -> Objective:
 
 
 def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Display) -> Result:
-    """Search, then confirm and publish the winner. Raises SearchError and ObjectiveError with nothing lost."""
+    """Search, then score and publish the winner.
+
+    Raises SearchError or ObjectiveError for what a person can mend, Interrupted after a signal; nothing is lost then.
+    """
     quiet_optuna()
     workspace = Workspace(config.workspace)
     workspace.check_writable()
@@ -71,15 +69,13 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     name = config.study or objective.name
     workspace.root.mkdir(parents=True, exist_ok=True)
     with Interruption() as interruption, hold_study(config.storage_url, name), _executor(config, spec) as executor:
-        storage = open_storage(config.storage_url)
-        return _search(config, objective, storage, name, executor, display, interruption)
+        return Job(config, spec, objective, name, executor, display, interruption).run()
 
 
 def check_stores(config: Config) -> None:
-    """Refuse damaged or foreign stores before anything is written. Raises StorageError or UsageError."""
-    for url, table in ((config.storage_url, "studies"), (config.mlflow_uri, MLFLOW_TABLE)):
-        path = sqlite_path(parse_url(url)) if url == config.storage_url or url.startswith("sqlite:") else None
-        if path is not None and path.exists():
+    """Refuse damaged or foreign stores before anything is written. Raises StorageError."""
+    for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
+        if (path := sqlite_file(url)) is not None and path.exists():
             check_sqlite(path, table)
 
 
@@ -96,141 +92,143 @@ def _executor(config: Config, spec: ObjectiveSpec) -> Iterator[Executor]:
         executor.close()
 
 
-def _search(
-    config: Config,
-    objective: Objective,
-    storage: RDBStorage,
-    name: str,
-    executor: Executor,
-    display: Display,
-    interruption: Interruption,
-) -> Result:
-    study_id = open_study(storage, name, objective, config.objective, config.epochs)
-    attrs = storage.get_study_user_attrs(study_id)
-    workspace, uid = Workspace(config.workspace), attrs[records.UID]
-    note = f"Search `{name}`. Its parent run carries the summary, the report and the leaderboard."
-    destination = Destination(config.mlflow_uri, name, uid, workspace.artifacts(name).absolute(), note)
-    tracking = Tracking(workspace.journal(name, uid), destination)
-    job: _Job | None = None
-    try:
-        devices = executor.ready()
-        tracking.ready()
-        epochs = _epochs(storage, study_id, objective, devices[0], attrs)
-        steps = epochs * objective.steps_per_epoch()
-        study = Study(
-            storage, study_id, objective,
-            pruner=make_pruner(config.pruner, steps), sampler=config.sampler, seed=config.seed,
-        )  # fmt: skip
-        job = _Job(config, workspace, study, objective, tracking, executor, display, uid, epochs, devices)
-        return job.run(interruption)
-    finally:
-        tracking.close(timeout_s=1.0 if interruption.number else 60.0)
-        if job is None and not storage.get_n_trials(study_id) and records.SESSIONS not in attrs:
-            storage.delete_study(study_id)  # it failed before it began: leave no empty study behind
+def open_tracking(config: Config, study: str, uid: str) -> Tracking:
+    """The way to MLflow for one study."""
+    workspace = Workspace(config.workspace)
+    note = f"Search `{study}`. Its parent run carries the summary, the report and the leaderboard."
+    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), note)
+    return Tracking(workspace.journal(study, uid), destination)
 
 
-def _epochs(storage: RDBStorage, study_id: int, objective: Objective, device: str, attrs: Mapping[str, Any]) -> int:
-    """The study's number of epochs; settled by its first start."""
-    fingerprint = dict(attrs[records.FINGERPRINT])
-    if fingerprint["epochs"] is None:
-        fingerprint["epochs"] = objective.epochs(device)
-        storage.set_study_user_attr(study_id, records.FINGERPRINT, fingerprint)
-    return int(fingerprint["epochs"])
+class Job:
+    """One start of one study, which is held and whose trainers are starting."""
 
+    def __init__(
+        self,
+        config: Config,
+        spec: ObjectiveSpec,
+        objective: Objective,
+        name: str,
+        executor: Executor,
+        display: Display,
+        interruption: Interruption,
+    ) -> None:
+        self.config, self.spec, self.objective, self.name = config, spec, objective, name
+        self.executor, self.display, self.interruption = executor, display, interruption
+        self.workspace = Workspace(config.workspace)
+        self.storage = open_storage(config.storage_url)
+        self.study_id = open_study(self.storage, name, objective, spec.target, config.epochs)
+        self.uid = str(self.attrs()[records.UID])
 
-@dataclass
-class _Job:
-    """One start of one study."""
+    def attrs(self) -> dict[str, Any]:
+        """What the study keeps."""
+        return self.storage.get_study_user_attrs(self.study_id)
 
-    config: Config
-    workspace: Workspace
-    study: Study
-    objective: Objective
-    tracking: Tracking
-    executor: Executor
-    display: Display
-    uid: str
-    epochs: int
-    devices: list[str]
-
-    def run(self, interruption: Interruption) -> Result:
-        started, clock = datetime.now(), time.monotonic()
-        if self._is_complete():
-            record = self.study.record()
-            return Result(record, record.summary, 0)
-        self._open_parent()
-        coordinator = Coordinator(
-            self.study, self.executor, self.tracking, self._plan(),
-            checkpoint_path=lambda run: self.workspace.checkpoint(self.study.name, self.uid, run),
-            weights_path=lambda run: self.workspace.weights(self.study.name, self.uid, run),
-            tags=self._tags(), display=self.display,
-        )  # fmt: skip
-        coordinator.interrupted = lambda: interruption.number is not None
-        self.display.begin(f"study {self.study.name}", self.config.trials, self.study.finished)
+    def run(self) -> Result:
+        """Do what is missing."""
+        tracking = open_tracking(self.config, self.name, self.uid)
         try:
-            with interruption.graceful():
-                coordinator.run()
-        except SearchError:
-            self.tracking.end_run(PARENT, "FAILED")
+            devices = self.executor.ready()
+            tracking.ready()
+            study = self._study(devices[0])
+            if not self._is_complete(study):
+                self._work(study, tracking, devices)
+            return Result(study.record(), tracking.flush(60.0))
+        finally:
+            tracking.close(timeout_s=1.0 if self.interruption.number else 60.0)
+            if records.PROVENANCE not in self.attrs():
+                self.storage.delete_study(self.study_id)  # it failed before it began: leave no empty study behind
+
+    def _study(self, device: str) -> Study:
+        fingerprint = dict(self.attrs()[records.FINGERPRINT])
+        if fingerprint["epochs"] is None:  # settled by the first start, which knows the device
+            fingerprint["epochs"] = self.objective.epochs(device)
+            self.storage.set_study_user_attr(self.study_id, records.FINGERPRINT, fingerprint)
+        self.epochs = int(fingerprint["epochs"])
+        self.steps = self.epochs * self.objective.steps_per_epoch()
+        pruner = make_pruner(self.config.pruner, self.steps)
+        return Study(
+            self.storage, self.study_id, self.objective, pruner=pruner, sampler=self.config.sampler,
+            seed=self.config.seed,
+        )  # fmt: skip
+
+    def _is_complete(self, study: Study) -> bool:
+        """Whether there is nothing left to do: every trial ended and the winner is where it belongs."""
+        if study.finished < self.config.trials or study.unfinished:
+            return False
+        summary = study.record().summary
+        registers = isinstance(self.objective, ImageClassifier) and not self.config.no_register
+        return summary is not None and (summary.model is not None or not registers)
+
+    def _work(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
+        self._note_origin(study)
+        self._open_parent(study, tracking, devices)
+        try:
+            self._search(study, tracking, devices)
+            if self.interruption.number is not None:
+                raise Interrupted(self.interruption.number)
+            Conclusion(
+                study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
+                tracking_uri=self.config.mlflow_uri, register=self._register_as(),
+            ).run()  # fmt: skip
+        except Interrupted:
+            tracking.end_run(PARENT, "KILLED")
             raise
+        except SearchError:
+            tracking.end_run(PARENT, "FAILED")
+            raise
+
+    def _register_as(self) -> str | None:
+        return None if self.config.no_register else self.config.register or self.objective.name
+
+    def _search(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
+        started, clock = datetime.now(), time.monotonic()
+        deadline = clock + self.config.timeout if self.config.timeout else math.inf
+        interval_s = self.config.checkpoint_interval
+        plan = Plan(self.config.trials, self.epochs, self.steps, self.config.seed, deadline, interval_s)
+        coordinator = Coordinator(
+            study, self.executor, tracking, plan,
+            checkpoint_path=lambda run: self.workspace.checkpoint(self.name, self.uid, run),
+            weights_path=lambda run: self.workspace.weights(self.name, self.uid, run),
+            tags=self._tags(devices), display=self.display,
+        )  # fmt: skip
+        coordinator.interrupted = lambda: self.interruption.number is not None
+        self.display.begin(f"study {self.name}", self.config.trials, study.finished)
+        try:
+            with self.interruption.graceful():
+                coordinator.run()
         finally:
             self.display.end()
-            self._note_session(started, clock, coordinator.search_s)
-        try:
-            if interruption.number is not None:
-                raise Interrupted(interruption.number)
-            summary = self._conclude()
-        except Interrupted:
-            self.tracking.end_run(PARENT, "KILLED")
-            raise
-        return Result(self.study.record(), summary, self.tracking.flush(60.0))
+            session = {
+                "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": coordinator.search_s,
+                "tracking_s": tracking.busy_s, "slots": self.executor.slots,
+            }  # fmt: skip
+            study.set_attr(records.SESSIONS, [*study.attrs().get(records.SESSIONS, ()), session])
 
-    def _is_complete(self) -> bool:
-        """Whether there is nothing left to do: every trial ended and the winner is where it belongs."""
-        summary = self.study.record().summary
-        enough = self.study.finished >= self.config.trials and not self.study.unfinished
-        published = summary is not None and (summary.model is not None or self.config.no_register)
-        return enough and (published or (summary is not None and not isinstance(self.objective, ImageClassifier)))
+    # ---- what is said of the study and its runs
 
-    def _plan(self) -> Plan:
-        deadline = time.monotonic() + self.config.timeout if self.config.timeout else math.inf
-        steps = self.epochs * self.objective.steps_per_epoch()
-        return Plan(self.config.trials, self.epochs, steps, self.config.seed, deadline, self.config.checkpoint_interval)
+    def _note_origin(self, study: Study) -> None:
+        study.set_attr(records.OBJECTIVE, {"target": self.spec.target, "options": dict(self.spec.options)})
+        if records.PROVENANCE not in self.attrs():
+            study.set_attr(records.PROVENANCE, provenance(self.config.seed, self._dataset()))
 
-    def _tags(self) -> dict[str, str]:
-        source = self.study.attrs()[records.PROVENANCE]
-        tags = {"optuna.study.name": self.study.name, "device": ", ".join(sorted(set(self.devices)))}
+    def _dataset(self) -> dict[str, Any] | None:
+        return dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
+
+    def _tags(self, devices: list[str]) -> dict[str, str]:
+        origin = self.attrs()[records.PROVENANCE]
+        tags = {"optuna.study.name": self.name, "device": ", ".join(sorted(set(devices)))}
         tags |= {"mlflow.source.name": "python -m search", "mlflow.source.type": "LOCAL"}
-        tags |= {f"version.{package}": found for package, found in source["versions"].items()}
-        if source["git_commit"]:
-            tags["mlflow.source.git.commit"] = source["git_commit"]
+        tags |= {f"version.{package}": found for package, found in origin["versions"].items()}
+        if origin["git_commit"]:
+            tags["mlflow.source.git.commit"] = origin["git_commit"]
         return tags
 
-    def _open_parent(self) -> None:
-        classifier = isinstance(self.objective, ImageClassifier)
-        dataset = dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
-        if records.PROVENANCE not in self.study.attrs():
-            self.study.set_attr(records.PROVENANCE, provenance(self.config.seed, dataset))
-        settings = {
-            "dataset": self.config.dataset if classifier else None, "trials": self.config.trials,
-            "epochs": self.epochs, "sampler": self.config.sampler, "pruner": self.config.pruner,
-            "seed": self.config.seed, "objective": self.config.objective,
+    def _open_parent(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
+        settings: Mapping[str, Any] = {
+            "trials": self.config.trials, "epochs": self.epochs, "sampler": self.config.sampler,
+            "pruner": self.config.pruner, "seed": self.config.seed, "objective": self.spec.target,
         }  # fmt: skip
-        tags = {**self._tags(), "kind": "study", "command": self.study.attrs()[records.PROVENANCE]["command"]}
-        tags |= {f"setting.{name}": str(value) for name, value in settings.items() if value is not None}
-        self.tracking.open_run(PARENT, f"search {self.study.name}", tags=tags, dataset=dataset)
-
-    def _note_session(self, started: datetime, clock: float, search_s: float) -> None:
-        session = {
-            "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": search_s,
-            "tracking_s": self.tracking.busy_s, "slots": self.executor.slots,
-        }  # fmt: skip
-        self.study.set_attr(records.SESSIONS, [*self.study.attrs().get(records.SESSIONS, ()), session])
-
-    def _conclude(self) -> Summary:
-        from search.conclusion import Conclusion
-
-        conclusion = Conclusion(
-            self.config, self.workspace, self.study, self.objective, self.tracking, self.uid, self.devices[0]
-        )
-        return conclusion.run()
+        tags = {**self._tags(devices), "kind": "study", "command": self.attrs()[records.PROVENANCE]["command"]}
+        tags |= {f"setting.{name}": str(value) for name, value in settings.items()}
+        tracking.open_run(PARENT, f"search {self.name}", tags=tags, dataset=self._dataset())

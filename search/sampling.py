@@ -37,7 +37,7 @@ def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
             case "tpe":
-                return TPESampler(seed=ask_seed, group=True, warn_independent_sampling=False)
+                return TPESampler(seed=ask_seed, group=True)
             case "random":
                 return RandomSampler(seed=ask_seed)
             case "gp":

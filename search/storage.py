@@ -50,6 +50,11 @@ def parse_url(text: str) -> URL:
     return url
 
 
+def sqlite_file(text: str) -> Path | None:
+    """The file behind a URL of any kind; None when it names no SQLite file."""
+    return sqlite_path(make_url(text)) if text.startswith("sqlite:") else None
+
+
 def sqlite_path(url: URL) -> Path | None:
     """The file behind a SQLite URL; None for a server."""
     return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None

@@ -36,6 +36,8 @@ class Sampled:
     baseline: str | None = None
     last_step: int = 0
     """The last step that the storage has a report of; positive for a trial that is resumed."""
+    last_value: float | None = None
+    """What was reported there: the trial's value if it was left after its last step."""
 
 
 def open_study(storage: RDBStorage, name: str, objective: Objective, target: str, epochs: int | None) -> int:
@@ -177,7 +179,8 @@ class Study:
                 internal = distribution.to_internal_repr(sampled.params[name])
                 self.storage.set_trial_param(trial._trial_id, name, internal, distribution)
         last_step = max(trial.intermediate_values, default=0)
-        return Sampled(trial.number, params, trial.user_attrs.get(records.BASELINE), last_step)
+        last_value = trial.intermediate_values.get(last_step)
+        return Sampled(trial.number, params, trial.user_attrs.get(records.BASELINE), last_step, last_value)
 
     def ask(self) -> Sampled:
         """Sample the next trial on the copy. It is not in the storage before `start`."""

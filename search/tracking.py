@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from search.errors import StorageError, TrackingError
 from search.journal import Journal, Write
-from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, first_line, parse_url, sqlite_path
+from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, first_line, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,7 +63,7 @@ class Destination:
     @property
     def database(self) -> Path | None:
         """The file behind a SQLite store; None for a server."""
-        return sqlite_path(parse_url(self.uri)) if self.uri.startswith("sqlite:") else None
+        return sqlite_file(self.uri)
 
 
 def quiet_mlflow() -> None:
@@ -82,7 +82,7 @@ def connect_mlflow(uri: str) -> MlflowClient:
     Raises StorageError when the file is damaged or foreign, TrackingError when MLflow refuses it.
     """
     quiet_mlflow()
-    path = sqlite_path(parse_url(uri)) if uri.startswith("sqlite:") else None
+    path = sqlite_file(uri)
     if path is not None and path.exists():
         check_sqlite(path, MLFLOW_TABLE)
     import mlflow

@@ -1,0 +1,74 @@
+"""Finish what an outage left undone: deliver journals, register winners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objectives.base import ObjectiveSpec
+from search import records
+from search.conclusion import Conclusion
+from search.config import Config
+from search.errors import UsageError
+from search.journal import Journal
+from search.records import StudyRecord
+from search.run import load_objective, open_tracking
+from search.sampling import make_pruner
+from search.storage import hold_study, open_storage, quiet_optuna
+from search.study import Study, find_study
+from search.workspace import Workspace
+
+WAIT_S = 600.0
+
+
+def sync(config: Config) -> Iterator[tuple[str, int, int, str | None]]:
+    """Deliver every study's journal; gives its name, how many writes arrived, how many are left, and why."""
+    quiet_optuna()
+    storage = open_storage(config.storage_url, create=False)
+    for study in storage.get_all_studies():
+        uid = study.user_attrs.get(records.UID)
+        if uid is None or not Workspace(config.workspace).journal(study.study_name, uid).exists():
+            continue
+        with hold_study(config.storage_url, study.study_name):
+            yield study.study_name, *_deliver(config, study.study_name, uid)
+
+
+def _deliver(config: Config, study: str, uid: str) -> tuple[int, int, str | None]:
+    journal = Journal(Workspace(config.workspace).journal(study, uid))
+    before = journal.n_pending()
+    journal.close()
+    if not before:
+        return 0, 0, None
+    tracking = open_tracking(config, study, uid)
+    try:
+        tracking.ready()
+        left = tracking.flush(WAIT_S)
+        return before - left, left, tracking.trouble
+    finally:
+        tracking.close(1.0)
+
+
+def promote(config: Config, name: str) -> StudyRecord:
+    """Score and register the winner of a study whose search could not.
+
+    Raises UsageError when there is no such study, SearchError when MLflow still does not answer.
+    """
+    quiet_optuna()
+    storage = open_storage(config.storage_url, create=False)
+    study_id = find_study(storage, name)
+    attrs = {} if study_id is None else storage.get_study_user_attrs(study_id)
+    if study_id is None or records.OBJECTIVE not in attrs:
+        known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
+        raise UsageError(f"there is no study {name!r} made by a search; there are: {known}")
+    objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
+    with hold_study(config.storage_url, name):
+        study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
+        tracking = open_tracking(config, name, attrs[records.UID])
+        try:
+            tracking.ready()
+            Conclusion(
+                study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
+                device="cpu", tracking_uri=config.mlflow_uri, register=config.register or objective.name,
+            ).run()  # fmt: skip
+            return study.record()
+        finally:
+            tracking.close()
