@@ -239,7 +239,8 @@ class Coordinator:
         if running.value is None:
             self._fail(slot, running, "error", f"the training ended without a value of {self.objective.metric}")
             return
-        figures = {**outcome.metrics, "epochs": running.result.epoch if running.result else 0.0}
+        epoch = running.result.epoch if running.result else running.sampled.last_step / self.objective.steps_per_epoch()
+        figures = {**outcome.metrics, "epochs": epoch}
         self._keep(running.run, running.sampled, outcome)
         if outcome.weights is not None and running.ends_as == TrialState.COMPLETE:
             write_whole(self._weights_path(running.run), outcome.weights)
@@ -320,14 +321,12 @@ class Coordinator:
         waiting = set(self._running)
         while waiting and (left := deadline - time.monotonic()) > 0:
             for slot, event in self.executor.wait(min(left, TICK_S)):
-                if isinstance(event, EpochDone):
-                    self._handle(slot, event)
-                elif isinstance(event, Checkpointed):
+                if isinstance(event, Checkpointed):
                     write_whole(self._checkpoint_path(self._running[slot].run), event.state)
-                    waiting.discard(slot)
-                elif isinstance(event, Finished | Failed):
+                elif not isinstance(event, Lost):
                     self._handle(slot, event)
-                waiting &= self._running.keys() - ({slot} if isinstance(event, Lost) else set())
+                if isinstance(event, Checkpointed | Lost) or slot not in self._running:
+                    waiting.discard(slot)
         for running in self._running.values():
             self.tracking.end_run(running.run, "KILLED", tags={"optuna.state": "RUNNING"})
 

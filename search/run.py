@@ -37,6 +37,8 @@ class Result:
     study: records.StudyRecord
     undelivered: int
     """Tracking writes that stay in the journal."""
+    was_complete: bool
+    """There was nothing left to do."""
 
 
 def objective_spec(config: Config) -> ObjectiveSpec:
@@ -131,9 +133,10 @@ class Job:
             devices = self.executor.ready()
             tracking.ready()
             study = self._study(devices[0])
-            if not self._is_complete(study):
+            complete = self._is_complete(study)
+            if not complete:
                 self._work(study, tracking, devices)
-            return Result(study.record(), tracking.flush(60.0))
+            return Result(study.record(), tracking.flush(60.0), complete)
         finally:
             tracking.close(timeout_s=1.0 if self.interruption.number else 60.0)
             if records.PROVENANCE not in self.attrs():

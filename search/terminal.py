@@ -38,6 +38,8 @@ def print_result(result: Result, config: Config) -> None:
     """The closing words of a run."""
     study = result.study
     print_summary(study)
+    if result.was_complete:
+        say(f"nothing was left to do; to search on, type --trials {2 * config.trials} or another larger number")
     if result.undelivered:
         say(
             f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
