@@ -190,6 +190,7 @@ class ImageTraining:
             "val/loss": loss,
             "val/accuracy": accuracy,
             "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": self.epoch_seconds,
             "images_per_s": seen / max(self.epoch_seconds, 1e-9),
         }
 

@@ -35,6 +35,9 @@ MAX_RETRIES = 2
 ALIKE = 10
 """When so many trials have failed for one reason and none has not, the search stops."""
 
+CURVES = ("lr", "seconds", "images_per_s")
+"""Curve points without a group; all others are named `group/name`."""
+
 PARENT = "study"
 """The parent run's name in the journal."""
 
@@ -210,8 +213,8 @@ class Coordinator:
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         running.result = result
         if result.metrics:
-            points = {**result.metrics, "train_seconds": result.train_seconds}
-            self.tracking.log(running.run, points, step=math.floor(result.epoch), position=result.step)
+            step = math.floor(result.epoch)
+            self.tracking.log(running.run, result.metrics, step=step, position=result.step)
         if result.value is None:
             self._go_on(slot, running)
             return
@@ -368,4 +371,4 @@ def _at(result: EpochResult) -> str:
 
 def _finals(figures: Mapping[str, float]) -> dict[str, float]:
     """Last figures worth a column in MLflow's table; curve points are there already."""
-    return {name: value for name, value in figures.items() if "/" not in name and name not in ("lr", "images_per_s")}
+    return {name: value for name, value in figures.items() if "/" not in name and name not in CURVES}

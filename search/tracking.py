@@ -430,7 +430,11 @@ class Delivery:
         from mlflow.entities import Metric, RunTag
 
         body = batch[-1].body
-        metrics = [Metric(name, value, body["time"], 0) for name, value in body["metrics"].items()]
+        known = (
+            self._client.get_run(run_id).data.metrics if body["metrics"] else {}
+        )  # a run can end twice, around a kill
+        fresh = {name: value for name, value in body["metrics"].items() if known.get(name) != value}
+        metrics = [Metric(name, value, body["time"], 0) for name, value in fresh.items()]
         tags = [RunTag(key, value) for key, value in body["tags"].items()]
         if metrics or tags:
             self._client.log_batch(run_id, metrics=metrics, tags=tags)
