@@ -22,6 +22,7 @@ class Device(click.ParamType[str]):
     """`auto`, `cpu`, `cuda`, `cuda:I` or `mps`."""
 
     name = "device"
+    choices = "auto | cpu | cuda | cuda:I | mps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the form; whether the device is there, a trainer finds out."""
@@ -31,7 +32,7 @@ class Device(click.ParamType[str]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """What `--help` shows."""
-        return "[auto|cpu|cuda|cuda:I|mps]"
+        return f"[{self.choices.replace(' ', '')}]"
 
 
 def setting(default: Any, help_: str, type_: click.ParamType[Any] | type, *, name: str | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,6 +67,10 @@ class Snapshot:
 class Display(Protocol):
     """Shows a search."""
 
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """Something takes seconds before or after the trials: say so until the block ends."""
+        ...
+
     def begin(self, title: str, target: int, done: int) -> None:
         """The search begins, or goes on with `done` trials."""
         ...
@@ -93,6 +98,10 @@ class PlainDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._trouble: str | None = None
+
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """Say nothing: a log is not watched."""
+        return nullcontext()
 
     def begin(self, title: str, target: int, done: int) -> None:
         """Say what begins."""
@@ -131,6 +140,10 @@ class LiveDisplay:
         self._title, self._started, self._done_before = "", time.monotonic(), 0
         self._drawn = 0.0
 
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """A spinner."""
+        return self._console.status(text)
+
     def begin(self, title: str, target: int, done: int) -> None:
         """Start drawing."""
         self._title, self._started, self._done_before = title, time.monotonic(), done
@@ -157,8 +170,9 @@ class LiveDisplay:
         self._live.stop()
 
     def _render(self, snapshot: Snapshot) -> Group:
-        parts: list[Table | Text | ProgressBar] = [self._headline(snapshot)]
-        parts.append(ProgressBar(total=snapshot.target, completed=snapshot.finished, width=None))
+        bar = Table.grid(expand=True)  # a bar of its own does not end its line
+        bar.add_row(ProgressBar(total=snapshot.target, completed=snapshot.finished))
+        parts: list[Table | Text] = [self._headline(snapshot), bar]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("trial", "setting", "epoch", snapshot.metric, "curve"):
             table.add_column(name, justify="right" if name in ("epoch", snapshot.metric) else "left", no_wrap=True)

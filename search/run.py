@@ -130,8 +130,9 @@ class Job:
         """Do what is missing."""
         tracking = open_tracking(self.config, self.name, self.uid)
         try:
-            devices = self.executor.ready()
-            tracking.ready()
+            with self.display.busy("starting the trainers, opening MLflow"):
+                devices = self.executor.ready()
+                tracking.ready()
             study = self._study(devices[0])
             complete = self._is_complete(study)
             if not complete:
@@ -170,10 +171,12 @@ class Job:
             self._search(study, tracking, devices)
             if self.interruption.number is not None:
                 raise Interrupted(self.interruption.number)
-            Conclusion(
+            conclusion = Conclusion(
                 study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
                 tracking_uri=self.config.mlflow_uri, register=self._register_as(),
-            ).run()  # fmt: skip
+            )  # fmt: skip
+            with self.display.busy("scoring and registering the winner, writing the report"):
+                conclusion.run()
         except Interrupted:
             tracking.end_run(PARENT, "KILLED")
             raise

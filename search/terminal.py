@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import Display, LiveDisplay, PlainDisplay, describe_end, duration
-from search.records import StudyRecord, Summary
+from search.records import EXPERIMENT, StudyRecord, Summary
+from search.ui import mlflow_deep_link
+from search.workspace import Workspace
 
 if TYPE_CHECKING:
     from search.config import Config
@@ -47,12 +49,19 @@ def print_result(result: Result, config: Config) -> None:
         )
     where = "" if str(config.workspace) == "." else f" --workspace {config.workspace}"
     say("\nWhere to look next:")
-    say(f"  python -m search ui{where}          browse every run and the dashboards")
-    say(f"  python -m search report{where}      one HTML file: {config.workspace / 'mlruns/reports'}")
+    say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
+    say(f"    {_curves(study, config)}")
+    say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
     if study.summary and study.summary.model:
         dataset = study.summary.model["name"]
         example = f"{dataset}:0-24 --show out.png" if dataset in ("mnist", "digits") else "picture.png"
         say(f"  python -m search predict{where} {example}")
+
+
+def _curves(study: StudyRecord, config: Config) -> str:
+    """The page of MLflow's UI that shows every trial's curves."""
+    base = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
+    return mlflow_deep_link(base, study.attrs.get(EXPERIMENT), study.metric, maximize=study.maximize)
 
 
 def print_summary(study: StudyRecord) -> None:

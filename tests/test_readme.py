@@ -1,0 +1,74 @@
+"""The README: its flags exist, its commands parse, its example runs, its links resolve."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+
+from search.cli import cli
+from search.config import Config, Device
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def flags_table() -> str:
+    """The table that the README must hold, made from the settings themselves."""
+    rows = []
+    for spec in fields(Config):
+        kind, text = spec.metadata["type"], spec.metadata["help"]
+        text, _, default = text.partition("  [default: ")
+        default = default.removesuffix("]")
+        if spec.default is not None and spec.default is not False:
+            default = f"`{spec.default}`"
+        choices = " | ".join(kind.choices) if isinstance(kind, click.Choice) else spec.metadata["metavar"] or ""
+        if isinstance(kind, Device):
+            choices = kind.choices
+        flag = f"--{spec.name.replace('_', '-')} {choices}".strip().replace("|", r"\|")
+        rows.append(f"| `{flag}` | {default} | {text} |")
+    return "\n".join(rows)
+
+
+def commands() -> list[str]:
+    lines = [
+        line.split("#")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+        for line in block.split("\n")
+    ]
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("python -m search")]
+
+
+def test_the_flags_table_is_the_settings() -> None:
+    assert flags_table() in README, f"put this into the README:\n{flags_table()}"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_understood(command: str) -> None:
+    words = shlex.split(command)[3:]
+    verb = words[0] if words and not words[0].startswith("-") else "run"
+    rest = words[1:] if verb == (words or [""])[0] else words
+    with click.Context(cli) as parent:
+        cli.commands[verb].make_context(verb, rest, parent=parent)  # raises UsageError for what it does not know
+
+
+def test_links_and_pictures_are_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_example_objective_runs(tmp_path: Path) -> None:
+    example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Bowl" in block)
+    (tmp_path / "bowl.py").write_text(example, encoding="utf-8")
+    command = [sys.executable, "-m", "search", "--objective", "bowl:Bowl", "--trials", "6", "--jobs", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 trials" in done.stdout
+    assert "over origin" in done.stdout
+    assert (tmp_path / "mlruns/reports/bowl.html").exists()
