@@ -257,7 +257,8 @@ class ImageClassification:
         from objectives.models import InputSpec
 
         data = self.dataset
-        pixels = data.images[data.train].astype(np.float32).transpose(1, 0, 2, 3).reshape(data.channels, -1) / 255
+        some = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # the rest would change the fourth digit
+        pixels = some.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32) / 255
         mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
         return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
 

@@ -21,7 +21,7 @@ class InputSpec:
     size: tuple[int, int]
     n_classes: int
     mean: tuple[float, ...]
-    """Per channel, of pixels in [0, 1], over the training split."""
+    """Per channel, of pixels in [0, 1], over a sample of the training split."""
     std: tuple[float, ...]
 
 

@@ -96,7 +96,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) ->
     logits = torch.cat([model(to_unit(images[part])) for part in torch.split(index, EVAL_BATCH)])
     truth = labels[index]
     loss = F.cross_entropy(logits, truth).item()
-    accuracy = (logits.argmax(1) == truth).float().mean().item()
+    accuracy = (logits.argmax(1) == truth).sum().item() / len(truth)
     return loss, accuracy, logits.softmax(1)
 
 
