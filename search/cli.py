@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from objectives.base import ObjectiveError
 from search.config import DEFAULT_OBJECTIVE, NAMES, Config
 from search.errors import SearchError, UsageError
-from search.interruption import Interrupted
+from search.interruption import Interrupted, Interruption
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
@@ -118,7 +118,11 @@ def cli() -> None:
 @click.pass_context
 def run_command(ctx: click.Context, /, **values: Any) -> None:
     """Search, then test and register the winner. Run again, it finishes what is missing."""
-    config = Config(**values)
+    with Interruption():  # the imports alone take seconds, in which a signal is to end it as it does later
+        _run(ctx, Config(**values))
+
+
+def _run(ctx: click.Context, config: Config) -> None:
     from search import terminal
     from search.run import load_objective, objective_spec, run
 

@@ -53,9 +53,10 @@ class Conclusion:
             self._keep(summary)
             summary = self._published(summary, winner, self.objective)
         self._keep(summary)
-        self._report()
-        if summary.model is not None or self.register is None:
+        registers = isinstance(self.objective, ImageClassifier) and self.register is not None
+        if summary.model is not None or not registers:  # nobody needs them now: each run has its own in MLflow
             shutil.rmtree(self._weights(winner.number).parent, ignore_errors=True)
+        self._report()
         return summary
 
     def _keep(self, summary: Summary) -> None:
@@ -159,7 +160,9 @@ class Conclusion:
         if study.summary is not None:
             self.tracking.file(PARENT, "summary.json", records.to_json(study.summary.as_dict()))
             self.tracking.tag(PARENT, {"mlflow.note.content": note(study, study.summary)})
-            self.tracking.end_run(PARENT, "FINISHED", metrics=_figures(study, study.summary))
+            finished = self.study.finished
+            figures = _figures(study, study.summary)
+            self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=finished, verdict={"finished": finished})
 
 
 def leaderboard(study: StudyRecord) -> bytes:

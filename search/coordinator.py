@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ class Plan:
     deadline: float = math.inf
     """On `time.monotonic`'s clock: no trial begins after it."""
     checkpoint_interval_s: float = 30.0
-    interrupt_s: float = 8.0
-    """After an interruption, checkpoints that take longer are not waited for."""
+    interrupt_s: float = 6.0
+    """After an interruption, checkpoints that take longer are not waited for: all is to be over within 10 s."""
 
 
 @dataclass
@@ -111,8 +111,8 @@ class Coordinator:
 
         Raises SearchStoppedError when the first trials all fail for the same reason.
         """
+        self._resume()
         self._ended = list(self.study.record().trials)
-        self._queue.extend(self.study.resume())
         while not self.interrupted():
             self._fill()
             if not self._running:
@@ -123,6 +123,25 @@ class Coordinator:
         if self.interrupted():
             self._leave()
         return self.study.finished >= self.plan.trials
+
+    # ---- what an earlier search left
+
+    def _resume(self) -> None:
+        """Queue the trials that were running; end those whose end is in the journal and not yet in the storage."""
+        for sampled in self.study.resume():
+            run = f"trial-{sampled.number}"
+            if (verdict := self.tracking.verdict(run)) is None:
+                self._queue.append(sampled)
+            else:
+                known = {**verdict["attrs"], **self._link(run)}
+                self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
+        self._sweep({self._checkpoint_path(f"trial-{sampled.number}") for sampled in self._queue})
+
+    def _sweep(self, used: Set[Path]) -> None:
+        """Remove the checkpoints of trials that have ended, and what a kill left of one that was being written."""
+        for path in self._checkpoint_path("any").parent.glob("*"):
+            if path not in used:
+                path.unlink()
 
     # ---- what to train
 
@@ -248,8 +267,8 @@ class Coordinator:
         if outcome.weights is not None and running.ends_as == TrialState.COMPLETE:
             write_whole(self._weights_path(running.run), outcome.weights)
         finals = {self.objective.metric: running.value, **_finals(figures)}
-        self.tracking.end_run(running.run, "FINISHED", tags={"optuna.state": running.ends_as.name}, metrics=finals)
-        self._tell(slot, running, running.ends_as, {records.METRICS: figures})
+        tags = {"optuna.state": running.ends_as.name}
+        self._end(slot, running, running.ends_as, {records.METRICS: figures}, tags=tags, metrics=finals)
 
     def _keep(self, run: str, sampled: Sampled, outcome: Outcome) -> None:
         """Write down what the training left: weights, parameters, and what its pictures are drawn from."""
@@ -267,16 +286,30 @@ class Coordinator:
         tags = {"optuna.state": "FAIL", "failure": kind, "failure.message": message[:5000]}
         if traceback:
             self.tracking.file(running.run, "traceback.txt", traceback.encode())
-        self.tracking.end_run(running.run, "FAILED", tags=tags)
-        self._tell(slot, running, TrialState.FAIL, {records.FAILURE: kind, records.FAILURE_MESSAGE: message[:2000]})
+        attrs = {records.FAILURE: kind, records.FAILURE_MESSAGE: message[:2000]}
+        self._end(slot, running, TrialState.FAIL, attrs, tags=tags)
 
-    def _tell(self, slot: int, running: Running, state: TrialState, attrs: Mapping[str, Any]) -> None:
+    def _end(
+        self,
+        slot: int,
+        running: Running,
+        state: TrialState,
+        attrs: Mapping[str, Any],
+        *,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float] = {},
+    ) -> None:
+        """End a trial: its run first, with the verdict, then the trial itself.
+
+        Once the journal has the verdict the trial has ended: a search that is killed in between must not train it
+        again, since it would write its final figures a second time.
+        """
         number = running.sampled.number
-        known = {**attrs}
-        if (run_id := self.tracking.mlflow_id(running.run, wait_s=1.0)) is not None:
-            known[records.RUN] = run_id
-            self._link()
         value = running.value if state == TrialState.COMPLETE else None
+        status = "FAILED" if state == TrialState.FAIL else "FINISHED"
+        verdict = {"state": state.name, "value": value, "attrs": dict(attrs)}
+        self.tracking.end_run(running.run, status, tags=tags, metrics=metrics, verdict=verdict)
+        known = {**attrs, **self._link(running.run)}
         trial = self._timed(lambda: self.study.tell(number, state, value, known))
         self._checkpoint_path(running.run).unlink(missing_ok=True)
         del self._running[slot]
@@ -284,14 +317,21 @@ class Coordinator:
         self._ended.append(record)
         self._display.trial_ended(record, self._snapshot())
 
-    def _link(self) -> None:
-        """Keep where the study is in MLflow, once that is known."""
+    def _link(self, run: str) -> dict[str, str]:
+        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""
+        run_id = self.tracking.mlflow_id(run, wait_s=1.0)
+        if run_id is None:
+            return {}
         if not self._linked:
             self._linked = True
-            for key, run in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
-                self.study.set_attr(key, self.tracking.mlflow_id(run))
+            for key, name in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
+                self.study.set_attr(key, self.tracking.mlflow_id(name))
+        return {records.RUN: run_id}
 
     def _retry(self, slot: int, running: Running, reason: str) -> None:
+        if running.ends_as == TrialState.PRUNED:  # it was decided; only what the trainer would have left is lost
+            self._finish(slot, running, Outcome())
+            return
         if running.retries >= MAX_RETRIES:
             self._fail(slot, running, "crashed", f"tried {running.retries + 1} times; {reason}")
             return

@@ -9,7 +9,9 @@ Threads: any number, each with a `Journal` of its own. Processes: one appends an
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,7 @@ CREATE TABLE IF NOT EXISTS writes (
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, mlflow_id TEXT, last_step INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
 """
 
 
@@ -45,14 +48,24 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with closing(sqlite3.connect(path)) as fresh:
+                fresh.execute("PRAGMA auto_vacuum=FULL")  # weights pass through: the file is to shrink again
+                fresh.executescript(SCHEMA)  # before `connect`: with a write-ahead log it is too late for that
         self._db = connect(path)
-        self._db.execute("PRAGMA auto_vacuum=FULL")  # weights pass through: the file is to shrink again
         self._db.executescript(SCHEMA)
 
     def append(
-        self, run: str, kind: Kind, body: Mapping[str, Any], content: bytes | None = None, *, step: int = 0
+        self,
+        run: str,
+        kind: Kind,
+        body: Mapping[str, Any],
+        content: bytes | None = None,
+        *,
+        step: int = 0,
+        verdict: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep one write. `step` is the last step of the run that it covers."""
+        """Keep one write. `step` is the last step of the run that it covers, `verdict` how the run ended with it."""
         with self._db:
             self._db.execute(
                 "INSERT INTO runs (run, last_step) VALUES (?, ?)"
@@ -63,6 +76,8 @@ class Journal:
                 "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)",
                 (run, kind, json.dumps(body), content),
             )
+            if verdict is not None:
+                self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (run, json.dumps(verdict)))
 
     def pending(self, limit: int) -> list[Write]:
         """The oldest writes that are not delivered, in order."""
@@ -86,6 +101,11 @@ class Journal:
         """The last step of a run that was written; 0 before the first."""
         row = self._db.execute("SELECT last_step FROM runs WHERE run = ?", (run,)).fetchone()
         return int(row[0]) if row else 0
+
+    def verdict(self, run: str) -> dict[str, Any] | None:
+        """How the run ended; None while it has not."""
+        row = self._db.execute("SELECT verdict FROM verdicts WHERE run = ?", (run,)).fetchone()
+        return json.loads(row[0]) if row else None
 
     def mlflow_id(self, run: str) -> str | None:
         """What MLflow calls this run; None before it was delivered."""

@@ -134,7 +134,7 @@ class Job:
                 devices = self.executor.ready()
                 tracking.ready()
             study = self._study(devices[0])
-            complete = self._is_complete(study)
+            complete = self._is_complete(study, tracking)
             if not complete:
                 self._work(study, tracking, devices)
             return Result(study.record(), tracking.flush(60.0), complete)
@@ -142,6 +142,7 @@ class Job:
             tracking.close(timeout_s=1.0 if self.interruption.number else 60.0)
             if records.PROVENANCE not in self.attrs():
                 self.storage.delete_study(self.study_id)  # it failed before it began: leave no empty study behind
+                self.workspace.journal(self.name, self.uid).unlink(missing_ok=True)
 
     def _study(self, device: str) -> Study:
         fingerprint = dict(self.attrs()[records.FINGERPRINT])
@@ -156,9 +157,11 @@ class Job:
             seed=self.config.seed,
         )  # fmt: skip
 
-    def _is_complete(self, study: Study) -> bool:
-        """Whether there is nothing left to do: every trial ended and the winner is where it belongs."""
+    def _is_complete(self, study: Study, tracking: Tracking) -> bool:
+        """Whether there is nothing left to do: every trial ended, the winner is where it belongs, and that is told."""
         if study.finished < self.config.trials or study.unfinished:
+            return False
+        if tracking.verdict(PARENT) != {"finished": study.finished}:
             return False
         summary = study.record().summary
         registers = isinstance(self.objective, ImageClassifier) and not self.config.no_register

@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from search.workspace import slug
 
 WAIT_S = 30.0
 """How long a write waits for another process, such as a dashboard that reads."""
+
+SIGNING_S = 2.0
+"""How long a start waits to read who holds the lock that it did not get."""
 
 OPTUNA_TABLE = "studies"
 MLFLOW_TABLE = "experiments"
@@ -114,6 +118,8 @@ def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
 
     `fill` writes the database at the temporary path that it gets.
     """
+    if path.exists():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(_locks(path) / "create.lock"):
         if path.exists():
@@ -130,19 +136,28 @@ def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def check_sqlite(path: Path, table: str) -> None:
-    """Raise StorageError unless `path` is a whole SQLite database that has `table`. Writes nothing."""
+    """Raise StorageError unless `path` is a whole SQLite database that has `table`. Writes nothing.
+
+    SQLite alone opens the file: closing a second descriptor of it would drop the locks that this process holds on it.
+    Source: https://sqlite.org/howtocorrupt.html, section 2.2. Raises sqlite3.OperationalError when the disk is full.
+    """
     advice = "it was left as it is. Move it away, or name another folder with --workspace DIR"
     if not path.is_file():
         raise StorageError(f"{path} is not a file; {advice}")
     try:
-        with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise StorageError(f"{path} is not a SQLite database, or is damaged; {advice}")
+        if not path.stat().st_size:  # SQLite would take it for a database without tables
+            raise StorageError(f"{path} is not a SQLite database, or is damaged: it is empty; {advice}")
         with closing(sqlite3.connect(path, timeout=WAIT_S)) as connection:
             connection.execute("PRAGMA query_only=ON")
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError as error:  # no room, no permission, or busy: that says nothing about the content
+        if "full" in str(error):
+            raise
+        raise StorageError(f"{path} cannot be read ({error}); {advice}") from None
     except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise StorageError(f"{path} is not a SQLite database, or is damaged; {advice}") from None
         raise StorageError(f"{path} is damaged ({error}); {advice}") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read ({error.strerror}); {advice}") from None
@@ -233,11 +248,27 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _read_holder(path: Path) -> str:
+    """Who signed the lock. Whoever took it this instant signs in the next one; till then the one before is named."""
+    named = "another process"
+    deadline = time.monotonic() + SIGNING_S
+    while time.monotonic() < deadline:
+        with suppress(OSError, ValueError, KeyError):
+            holder: dict[str, Any] = json.loads(path.read_text())
+            named = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+            if holder["host"] != socket.gethostname() or _runs(holder["pid"]):
+                break
+        time.sleep(0.02)
+    return named
+
+
+def _runs(pid: int) -> bool:
     try:
-        holder: dict[str, Any] = json.loads(path.read_text())
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):  # its holder took it this instant and has not signed yet
-        return "another process"
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def quiet_optuna() -> None:

@@ -187,11 +187,28 @@ class Tracking:
         self._append(run, "tags", {"tags": dict(tags)})
 
     def end_run(
-        self, run: str, status: str, *, tags: Mapping[str, str] = {}, metrics: Mapping[str, float] = {}
+        self,
+        run: str,
+        status: str,
+        *,
+        tags: Mapping[str, str] = {},
+        metrics: Mapping[str, float] = {},
+        step: int = 0,
+        verdict: Mapping[str, Any] | None = None,
     ) -> None:
-        """End a run as `FINISHED`, `FAILED` or `KILLED`, with its final figures."""
-        body = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "time": _now_ms()}
-        self._append(run, "end", body)
+        """End a run as `FINISHED`, `FAILED` or `KILLED`, with its final figures.
+
+        `step` is for a run that may end more than once: figures of the same step are written once. `verdict` is kept
+        in the same transaction, so that whoever was killed right afterwards finds out how the run ended.
+        """
+        repeated = 0 < step <= self._journal.last_step(run)
+        figures = {} if repeated else dict(metrics)
+        body = {"status": status, "tags": dict(tags), "metrics": figures, "step": step, "time": _now_ms()}
+        self._append(run, "end", body, step=step, verdict=verdict)
+
+    def verdict(self, run: str) -> dict[str, Any] | None:
+        """How the run ended, as given to `end_run`; None when it has not."""
+        return self._journal.verdict(run)
 
     def knows(self, run: str) -> bool:
         """Whether the run was begun, now or by an earlier start of the search."""
@@ -215,11 +232,12 @@ class Tracking:
         return self._courier.busy_s
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all is delivered, as long as deliveries succeed; returns how many writes are left."""
+        """Wait until all is delivered or one more try has failed; returns how many writes are left."""
+        deadline, tried = time.monotonic() + timeout_s, self._courier.rounds
         self._courier.hurry.set()
-        deadline = time.monotonic() + timeout_s
+        self._courier.again.set()
         while (left := self._journal.n_pending()) and time.monotonic() < deadline and self._courier.is_alive():
-            if self._courier.trouble is not None:
+            if self._courier.trouble is not None and self._courier.rounds > tried:
                 break
             time.sleep(0.02)
         return left
@@ -239,9 +257,10 @@ class Tracking:
         content: bytes | None = None,
         *,
         step: int = 0,
+        verdict: Mapping[str, Any] | None = None,
         urgent: bool = False,
     ) -> None:
-        self._journal.append(run, kind, body, content, step=step)
+        self._journal.append(run, kind, body, content, step=step, verdict=verdict)
         if urgent:
             self._courier.hurry.set()
 
@@ -253,6 +272,9 @@ class Courier(threading.Thread):
         super().__init__(name="courier", daemon=True)
         self.opened = threading.Event()
         self.hurry = threading.Event()
+        self.again = threading.Event()
+        """Cuts the pause after a failed delivery short."""
+        self.rounds = 0
         self.refused: Exception | None = None
         self.trouble: str | None = None
         self.busy_s = 0.0
@@ -263,6 +285,7 @@ class Courier(threading.Thread):
         """End after the delivery that is under way, or leave it to the end of the process."""
         self._stopping.set()
         self.hurry.set()
+        self.again.set()
         self.join(min(timeout_s, 15.0))
 
     def run(self) -> None:
@@ -287,12 +310,14 @@ class Courier(threading.Thread):
                     return
                 self.trouble, failures = first_line(error), failures + 1
             self.busy_s += time.perf_counter() - started
+            self.rounds += 1
             self._pause(failures)
         journal.close()
 
     def _pause(self, failures: int) -> None:
         if failures:
-            self._stopping.wait(RETRY_S[min(failures, len(RETRY_S)) - 1])
+            self.again.wait(RETRY_S[min(failures, len(RETRY_S)) - 1])
+            self.again.clear()
         else:
             self.hurry.wait(GATHER_S)
             self.hurry.clear()
@@ -430,11 +455,8 @@ class Delivery:
         from mlflow.entities import Metric, RunTag
 
         body = batch[-1].body
-        known = (
-            self._client.get_run(run_id).data.metrics if body["metrics"] else {}
-        )  # a run can end twice, around a kill
-        fresh = {name: value for name, value in body["metrics"].items() if known.get(name) != value}
-        metrics = [Metric(name, value, body["time"], 0) for name, value in fresh.items()]
+        step = body.get("step", 0)
+        metrics = [Metric(name, value, body["time"], step) for name, value in body["metrics"].items()]
         tags = [RunTag(key, value) for key, value in body["tags"].items()]
         if metrics or tags:
             self._client.log_batch(run_id, metrics=metrics, tags=tags)

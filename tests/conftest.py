@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors on busy cores: threads that wait for each other take ten times as long as one alone."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -47,15 +61,32 @@ def fresh_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     connect_mlflow(f"sqlite:///{path}")
-    for name in ("mlflow.db-wal", "mlflow.db-shm"):
-        assert not path.with_name(name).exists() or not path.with_name(name).stat().st_size
-    return path
+    return one_file(path, path.with_name("copy.db"))  # MLflow keeps connections open, so there is a log beside it
+
+
+@pytest.fixture(scope="session")
+def fresh_optuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Optuna database with nothing in it."""
+    from search.storage import open_storage
+
+    path = tmp_path_factory.mktemp("optuna") / "optuna.db"
+    open_storage(f"sqlite:///{path}")
+    return one_file(path, path.with_name("copy.db"))
+
+
+def one_file(path: Path, copy: Path) -> Path:
+    """A copy of a SQLite database that has no files beside it."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode=DELETE")
+    return copy
 
 
 @pytest.fixture
-def folder(tmp_path: Path, fresh_mlflow: Path) -> Path:
-    """A folder to search in whose MLflow database is made already."""
+def folder(tmp_path: Path, fresh_mlflow: Path, fresh_optuna: Path) -> Path:
+    """A folder to search in whose databases are made already."""
     place = tmp_path / "place"
     place.mkdir()
     shutil.copy(fresh_mlflow, place / "mlflow.db")
+    shutil.copy(fresh_optuna, place / "optuna.db")
     return place

@@ -19,8 +19,13 @@ FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMN
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This environment without anything that would change a search; `toy` can be imported."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    unreachable = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-    return {**clean, **unreachable, "PYTHONPATH": str(TESTS), "no_proxy": "127.0.0.1,localhost", **(extra or {})}
+    offline = {
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+    patient = {"OMP_WAIT_POLICY": "passive"}  # threads that spin while others work make busy cores busier
+    return {**clean, **offline, **patient, "PYTHONPATH": str(TESTS), **(extra or {})}
 
 
 def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -53,13 +58,14 @@ def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a digest of it; of a database, what it holds."""
+    """Every file below a folder with a digest of it; of a database, what it holds.
+
+    Without what a reader may leave: SQLite's side files, who held a lock last, and the note that MLflow's loader makes.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir():
-            found[name] = "folder"
-        elif not name.endswith(("-wal", "-shm")):
+        if path.is_file() and not name.endswith(("-wal", "-shm", ".lock", "/registered_model_meta")):
             found[name] = hashlib.sha256(_held(path)).hexdigest()
     return found
 

@@ -46,6 +46,8 @@ class TrainerProcess:
             )
         self.connection = Connection(ours.detach())
         self.hello: Hello | None = None
+        self.failed_starts = 0
+        """How many before this one died, one after the other, before they said hello."""
         self._owed: deque[Any] = deque()
         self.send(settings, at_once=True)
 
@@ -96,7 +98,6 @@ class LocalExecutor:
         threads = max(1, len(os.sched_getaffinity(0)) // jobs)
         self._settings = [Settings(objective, device, index, threads) for index in range(jobs)]
         self._trainers = [TrainerProcess(settings) for settings in self._settings]
-        self._failed_starts = 0
 
     def ready(self) -> list[str]:
         """Wait until every trainer has said hello."""
@@ -145,11 +146,11 @@ class LocalExecutor:
         old.end()
         reason = old.last_words()
         old.reap(0)
-        if old.hello is None:
-            self._failed_starts += 1
-            if self._failed_starts >= START_TRIES:
-                raise SearchError(f"trainers do not start: {reason}")
+        failed_starts = old.failed_starts + 1 if old.hello is None else 0
+        if failed_starts >= START_TRIES:
+            raise SearchError(f"trainers do not start: {reason}")
         new = TrainerProcess(self._settings[slot])
+        new.failed_starts = failed_starts
         self._trainers[slot] = new
         if old.hello is None:
             new._owed.extend(old._owed)  # its task never reached it

@@ -1,0 +1,76 @@
+"""SIGKILL, to the coordinator and to trainers, at any moment: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from harness import BOWL, Place, say, wait_until
+from shell import rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_coordinator_killed_20_times(empty: Place):
+    moments, search = random.Random(20), (*BOWL, "--trials", 50, "--jobs", 2)
+    outlived, done = [], []
+    for kill in range(20):
+        process = empty.begin(*search)
+        early_s = 5.0 if kill < 4 or moments.random() < 0.2 else 0.0  # the first ones hit stores that are being made
+        empty.random_moment(process, moments, early_s, late_s=1.5)
+        assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
+        outlived.append(empty.kill(process))
+        done.append(empty.finished())
+    say(f"20 kills, with so many trials finished: {done}; trainers outlived them by at most {max(outlived):.2f} s")
+    assert done[-1] < 50
+    empty.finish(*search)
+    empty.assert_whole(50)
+
+
+def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Place):
+    empty.study, empty.curve = "digits", "val/accuracy"
+    moments = random.Random(6)
+    search = ("--dataset", "digits", "--epochs", 2, "--trials", 12, "--jobs", 2, "--checkpoint-interval", 0)
+    done = []
+    for kill in range(6):
+        process = empty.begin(*search)
+        if kill < 4:
+            empty.random_moment(process, moments, early_s=0.0, late_s=2.0)
+        else:  # between the last trial and the end: the test split, the registry, the report
+            wait_until(lambda: empty.finished() == 12, 120, "the twelfth trial")
+            time.sleep(moments.uniform(0, 4.0))
+        assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
+        empty.kill(process)
+        done.append(empty.finished())
+    say(f"6 kills, with so many trials finished: {done}")
+    empty.finish(*search)
+    empty.assert_whole(12)
+    versions = rows(empty.mlflow_db, "SELECT name, version, status FROM model_versions")
+    aliases = rows(empty.mlflow_db, "SELECT alias, version FROM registered_model_aliases")
+    say(f"registered: {versions}, aliases {aliases}")
+    assert versions == [("digits", 1, "READY")]
+    assert aliases == [("champion", 1)]
+    assert "models:/digits@champion" in empty.finish("predict", "digits:0", "digits:1")
+    assert list((empty.folder / "mlruns" / "weights").glob("*/*")) == []
+
+
+def test_trainers_killed_20_times(place: Place):
+    place.env = {"BOWL_STEP_S": "0.1"}
+    moments, victims = random.Random(21), []
+    process = place.begin(*BOWL, "--trials", 50, "--jobs", 2)
+    place.until_training(process)
+    while len(victims) < 20:
+        time.sleep(moments.uniform(0.2, 2.2))
+        assert process.poll() is None, f"it ended before all kills were done: {place.said()}"
+        if trainers := place.trainers():
+            victims.append(moments.choice(trainers))
+            os.kill(victims[-1], signal.SIGKILL)
+    say(f"{len(victims)} kills, the last one with {place.finished()} trials finished")
+    assert place.ended(process) == 0, place.said()
+    say(f"tried again: {place.said().count('is tried again')}")
+    counts = place.assert_whole(50)
+    failed = rows(place.optuna_db, "SELECT value_json FROM trial_user_attributes WHERE key = 'failure'")
+    assert failed == [('"crashed"',)] * counts["states"].get("FAIL", 0)

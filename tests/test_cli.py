@@ -1,0 +1,459 @@
+"""The command as people type it: what it prints, what it leaves, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Finished
+from PIL import Image, ImageDraw
+from shell import alive, begin, children, contents, end, rows, search
+
+from objectives.idx import TEST_FILES, TRAIN_FILES
+
+RUNS = "SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r"
+TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
+TOY = ("--objective", "toy:Toy", "--jobs", 1)
+
+
+def tag(database: Path, run: str, key: str) -> str | None:
+    found = rows(database, TAG, run, key)
+    return found[0][0] if found else None
+
+
+# A finished search --------------------------------------------------------------------------------------------------
+
+
+def test_three_trials_are_three_trials_and_four_runs(finished: Finished):
+    trials = rows(finished.folder / "optuna.db", "SELECT number, state FROM trials ORDER BY number")
+    assert trials == [(0, "COMPLETE"), (1, "COMPLETE"), (2, "COMPLETE")]
+    database = finished.folder / "mlflow.db"
+    runs = rows(database, RUNS)
+    assert [(status, stage) for _, status, stage in runs] == [("FINISHED", "active")] * 4
+    kinds = sorted(str(tag(database, run, "kind")) for run, *_ in runs)
+    assert kinds == ["study", "trial", "trial", "trial"]
+
+
+def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
+    database = finished.folder / "mlflow.db"
+    runs = [run for run, *_ in rows(database, RUNS)]
+    (parent,) = [run for run in runs if tag(database, run, "kind") == "study"]
+    trials = [run for run in runs if run != parent]
+    assert {tag(database, run, "mlflow.parentRunId") for run in trials} == {parent}
+    assert {tag(database, run, "optuna.trial.number") for run in trials} == {"0", "1", "2"}
+    assert {tag(database, run, "optuna.study.name") for run in runs} == {"digits"}
+    assert {tag(database, run, "optuna.state") for run in trials} == {"COMPLETE"}
+    assert all(tag(database, run, f"version.{name}") for run in runs for name in ("torch", "optuna", "mlflow"))
+    assert "**Winner: trial" in str(tag(database, parent, "mlflow.note.content"))
+    stored = rows(
+        finished.folder / "optuna.db", "SELECT value_json FROM trial_user_attributes WHERE key='mlflow_run_id'"
+    )
+    assert sorted(value.strip('"') for (value,) in stored) == sorted(trials)
+
+
+def test_every_trial_has_its_curves_parameters_and_dataset(finished: Finished):
+    database = finished.folder / "mlflow.db"
+    trials = [run for run, *_ in rows(database, RUNS) if tag(database, run, "kind") == "trial"]
+    for run in trials:
+        points = rows(
+            database, "SELECT key, count(*), min(step), max(step) FROM metrics WHERE run_uuid=? GROUP BY key", run
+        )
+        curves = {key: (n, first, last) for key, n, first, last in points}
+        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_s", "train_seconds"):
+            assert curves[name][1:] == (1, 6) or name == "train_seconds", f"{name}: {curves[name]}"
+        assert curves["val/accuracy"] == (6, 1, 6)
+        params = dict(rows(database, "SELECT key, value FROM params WHERE run_uuid=?", run))
+        assert {"family", "optimizer", "batch_size", "seed", "epochs"} <= params.keys()
+        assert params["epochs"] == "6"
+    digests = rows(database, "SELECT DISTINCT name, length(digest) FROM datasets")
+    assert digests == [("digits", 32)]
+
+
+def test_artifacts_are_where_the_runs_say(finished: Finished):
+    database = finished.folder / "mlflow.db"
+    for run, *_ in rows(database, RUNS):
+        ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
+        names = {path.name for path in Path(uri.removeprefix("file://")).iterdir()}
+        if tag(database, run, "kind") == "study":
+            assert {"report.html", "leaderboard.csv", "summary.json"} <= names
+        else:
+            assert {"params.json", "weights.pt", "curves.png", "confusion_matrix.png"} <= names
+
+
+def test_nothing_is_left_over(finished: Finished):
+    found = {path.name for path in finished.folder.iterdir() if not path.name.endswith((".locks", "-wal", "-shm"))}
+    assert found == {"mlflow.db", "mlruns", "optuna.db"}
+    assert not list(finished.folder.glob("mlruns/checkpoints/**/*.pt"))
+    assert not list(finished.folder.glob("mlruns/weights/**/*.pt"))
+    (journal,) = finished.folder.glob("mlruns/journal/*.db")
+    assert rows(journal, "SELECT count(*) FROM writes") == [(0,)]
+
+
+def test_it_says_who_won_and_where_to_look(finished: Finished):
+    out = finished.result.stdout
+    lines = [line for line in out.splitlines() if re.match(r"\[\d/3\]  trial \d  ", line)]
+    assert len(lines) == 3
+    assert re.search(r"^winner: trial \d, .* val_accuracy 0\.9\d+$", out, re.M)
+    assert re.search(r"^test accuracy: 9\d\.\d\d% \(95% interval .* n = 3\d\d, measured once\)$", out, re.M)
+    assert re.search(r"^registered: digits version 1, alias champion \(models:/digits@champion\)$", out, re.M)
+    assert len(re.findall(r"^  python -m search (ui|report|predict)", out, re.M)) == 3
+    assert len(re.findall(r"^  [+-]0\.\d{4} over tutorial ", out, re.M)) == 3
+    assert finished.result.stderr == ""
+
+
+def test_the_same_command_again_does_nothing_and_says_so(finished: Finished, tmp_path: Path):
+    """In the folder itself: a finished search may not change it."""
+    before = contents(finished.folder)
+    result = search("--dataset", "digits", "--trials", 3, "--epochs", 6, cwd=finished.folder)
+    assert result.returncode == 0, result.stderr
+    assert contents(finished.folder) == before
+    assert re.search(r"nothing (is left )?to do|has its 3 trials|done already|already", result.stdout)
+
+
+def test_pictures_are_classified_and_drawn(finished: Finished, tmp_path: Path):
+    seven = Image.new("RGB", (120, 160), "white")
+    ImageDraw.Draw(seven).line([(25, 30), (95, 30), (50, 140)], fill="black", width=16)
+    seven.save(tmp_path / "seven.png")
+    (tmp_path / "no.png").write_bytes(b"this is no picture")
+    before = contents(finished.folder)
+    out = tmp_path / "out.png"
+    result = search(
+        "predict", tmp_path / "seven.png", tmp_path / "no.png", "digits:0-9", "--show", out, "--workspace",
+        finished.folder, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert contents(finished.folder) == before
+    said = result.stdout
+    assert "model: models:/digits@champion" in said
+    assert re.search(r"seven\.png\s+\d\s+[01]\.\d{4}\s+.*inverted", said)
+    assert len(re.findall(r"^digits:\d\s+\d\s+[01]\.\d{4}\s+\d", said, re.M)) == 10
+    agree = re.search(r"^(\d+) of 10 agree with the true label$", said, re.M)
+    assert agree
+    assert int(agree[1]) >= 8
+    assert len(re.findall(r"^Error: .*no\.png", said + result.stderr, re.M)) == 1
+    with Image.open(out) as drawn:
+        assert np.asarray(drawn.convert("L")).std() > 10
+        assert min(drawn.size) > 100
+
+
+def test_a_study_is_listed_shown_and_reported(finished: Finished, tmp_path: Path):
+    before = contents(finished.folder)
+    listed = search("studies", "--workspace", finished.folder, cwd=tmp_path)
+    assert re.search(r"digits\s+3\s+0\.9\d+\s+9\d\.\d\d%\s+models:/digits@champion", listed.stdout), listed
+    shown = search("show", "digits", "--workspace", finished.folder, cwd=tmp_path)
+    assert len(re.findall(r"^#00\d\s+complete\s+0\.\d{4}", shown.stdout, re.M)) == 3, shown
+    page = tmp_path / "page.html"
+    reported = search("report", "--output", page, "--workspace", finished.folder, cwd=tmp_path)
+    assert (reported.returncode, reported.stdout.strip()) == (0, f"report: {page}"), reported
+    assert "digits" in page.read_text()
+    assert contents(finished.folder) == before
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+
+def damage_mnist(folder: Path) -> None:
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in (*TRAIN_FILES, *TEST_FILES):
+        (raw / name).write_bytes(b"\0\0\x08\x03 and no more")
+
+
+def one_class(folder: Path) -> None:
+    (folder / "pets" / "cats").mkdir(parents=True)
+    Image.new("L", (28, 28)).save(folder / "pets" / "cats" / "1.png")
+
+
+def newer(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / name)) as connection, connection:
+            connection.execute("UPDATE alembic_version SET version_num = 'f00dfeed9999'")
+
+    return change
+
+
+def diary(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text("dear diary") and None
+
+
+DIGITS = ["--dataset", "digits", "--trials", "2"]
+BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]] = [
+    ("unknown flag", ["--trails", "3"], None, 2, r"No such option:? '?--trails"),
+    ("unknown verb", ["predikt"], None, 2, r"No such command 'predikt'"),
+    ("no trials", ["--trials", "0"], None, 2, r"'--trials'.*0 is not in the range x>=1"),
+    ("trials in words", ["--trials", "ten"], None, 2, r"'--trials'.*'ten' is not a valid integer"),
+    ("unknown sampler", ["--sampler", "tpee"], None, 2, r"'tpee' is not one of 'tpe', 'random', 'gp', 'cmaes', 'qmc'"),
+    ("unknown pruner", ["--pruner", "axe"], None, 2, r"'axe' is not one of 'hyperband', 'median', 'halving', 'none'"),
+    ("unknown engine", ["--engine", "ray"], None, 2, r"'ray' is not one of 'local', 'inline'"),
+    ("unknown device", ["--device", "gpu"], None, 2, r"'gpu' is not one of auto, cpu, cuda, cuda:0"),
+    ("no timeout", ["--timeout", "0"], None, 2, r"0.0 is not in the range x>0"),
+    ("no file", ["--config", "none.toml"], None, 2, r"--config none.toml cannot be read: No such file"),
+    ("unknown dataset", ["--dataset", "mnits"], None, 1, r"there is no dataset 'mnits'; allowed: .*--dataset mnist \?"),
+    ("no folder", ["--dataset", "folder:nowhere"], None, 1, r"nowhere"),
+    ("one class", ["--dataset", "folder:pets"], one_class, 1, r"class"),
+    ("damaged data", ["--dataset", "mnist", "--data-dir", "data"], damage_mnist, 1, r"train-images-idx3-ubyte"),
+    ("unwritable", [*DIGITS, "--workspace", "/proc/here"], None, 2, r"--workspace /proc/here cannot be written"),
+    (
+        "a file",
+        [*DIGITS, "--workspace", "file/sub"],
+        diary("file"),
+        2,
+        r"--workspace file/sub is not possible: file is a",
+    ),
+    (
+        "no optuna",
+        DIGITS,
+        diary("optuna.db"),
+        1,
+        r"optuna.db is not a SQLite database, or is damaged; it was left as it",
+    ),
+    (
+        "no mlflow",
+        DIGITS,
+        diary("mlflow.db"),
+        1,
+        r"mlflow.db is not a SQLite database, or is damaged; it was left as it",
+    ),
+    ("newer optuna", DIGITS, newer("optuna.db"), 1, r"optuna.db was made by another version of Optuna"),
+    (
+        "newer mlflow",
+        DIGITS,
+        newer("mlflow.db"),
+        1,
+        r"mlflow.db was made by another version of MLflow; type: mlflow db up",
+    ),
+    (
+        "no URL",
+        [*DIGITS, "--storage", "studies"],
+        None,
+        2,
+        r"--storage 'studies' is no database URL; allowed: sqlite:///",
+    ),
+    ("no objective", ["--objective", "toy:Nothing"], None, 1, r"--objective 'toy:Nothing' cannot be imported"),
+    ("no module", ["--objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
+    ("no GPU", [*DIGITS, "--device", "cuda:99"], None, 1, r"--device cuda:99: this machine offers \d+ CUDA devices"),
+    ("no picture given", ["predict"], None, 2, r"Missing argument 'IMAGE...'"),
+    ("no study", ["report", "--study", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
+    ("no study to show", ["show", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
+]
+
+
+def blame(place: Path, words: list[str], status: int, message: str) -> None:
+    """The command ends with one clear message, and changes nothing."""
+    before = contents(place)
+    result = search(*words, cwd=place)
+    said = result.stderr
+    assert result.returncode == status, result
+    assert len(re.findall("^Error: ", said, re.M)) == 1, result
+    assert re.search(message, said, re.S), result
+    assert "Traceback" not in said + result.stdout
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "prepare", "status", "message"), [case[1:] for case in BAD_INPUT], ids=[case[0] for case in BAD_INPUT]
+)
+def test_bad_input(folder: Path, words: list[str], prepare: Callable[[Path], object] | None, status: int, message: str):
+    if prepare is not None:
+        prepare(folder)
+    blame(folder, words, status, message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "x.png"], r"there is no mlflow.db in .* Run a search first"),
+        (["report"], r"there is no study database at .*optuna.db; run a search first"),
+        (["studies"], r"there is no study database at .*optuna.db; run a search first"),
+    ],
+    ids=["predict", "report", "studies"],
+)
+def test_an_empty_folder_stays_empty(tmp_path: Path, words: list[str], message: str):
+    blame(tmp_path, words, 1, message)
+
+
+def test_no_champion_yet(folder: Path):
+    blame(folder, ["predict", "x.png"], 1, r"no champion is registered here yet. Run a search first")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--objective", "toy:Toy"], r"objective was objectives.images:ImageClassification, now toy:Toy"),
+        (["--dataset", "digits", "--epochs", "9"], r"epochs was 6, now 9"),
+        (["--dataset", "folder:pets"], r"dataset was \w+, now \w+"),
+    ],
+    ids=["objective", "epochs", "dataset"],
+)
+def test_another_study_of_the_same_name(finished: Finished, folder: Path, words: list[str], message: str):
+    for name in ("cats", "dogs"):
+        (folder / "pets" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.effect_noise((28, 28), 50).save(folder / "pets" / name / f"{number}.png")
+    if words[1] == "folder:pets":  # its pictures are decoded before anything is compared
+        words = [*words, "--data-dir", str(folder.parent / "data")]
+    shutil.copy(finished.folder / "optuna.db", folder / "optuna.db")
+    before = contents(folder)
+    result = search("--study", "digits", *words, cwd=folder)
+    assert result.returncode == 1, result
+    assert re.search(
+        rf"(?s)^Error: study 'digits' was made with another setting: .*{message}.*--study digits-2", result.stderr
+    )
+    assert "Traceback" not in result.stderr
+    assert contents(folder) == before
+
+
+# Held, killed, interrupted ------------------------------------------------------------------------------------------
+
+
+def wait_for(check: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def running_trials(folder: Path) -> int:
+    found = rows(folder / "optuna.db", "SELECT count(*) FROM trials WHERE state = 'RUNNING'")
+    return int(found[0][0])
+
+
+def trials_and_runs(folder: Path) -> tuple[list[str], int]:
+    states = [state for (state,) in rows(folder / "optuna.db", "SELECT state FROM trials ORDER BY number")]
+    return states, len(rows(folder / "mlflow.db", RUNS))
+
+
+def test_a_search_is_held_then_killed_then_finished(folder: Path):
+    words = (*TOY, "--trials", 3, "--pruner", "none")
+    first = begin(*words, cwd=folder, env={"TOY_PAUSE_S": "1"})
+    try:
+        wait_for(lambda: running_trials(folder) > 0)
+        held = search(*words, cwd=folder)
+        assert held.returncode == 3
+        assert re.match(
+            rf"Error: study 'toy' is being searched by process {first.pid} on .*\n.*--study toy-2", held.stderr
+        )
+        trainers = children(first.pid)
+        first.send_signal(signal.SIGKILL)
+        wait_for(lambda: not any(map(alive, trainers)))
+    finally:
+        first.kill()
+        first.communicate()
+    assert running_trials(folder) == 1
+    again = search(*words, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert trials_and_runs(folder) == (["COMPLETE"] * 3, 4)
+    steps = rows(folder / "optuna.db", "SELECT trial_id, count(*) FROM trial_intermediate_values GROUP BY trial_id")
+    assert [n for _, n in steps] == [4, 4, 4]
+    assert {status for _, status, _ in rows(folder / "mlflow.db", RUNS)} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [pytest.param(signal.SIGINT, 130, id="INT"), pytest.param(signal.SIGTERM, 143, id="TERM", marks=pytest.mark.slow)],
+)
+def test_an_interrupted_search_says_how_to_go_on_and_does(folder: Path, number: signal.Signals, status: int):
+    words = (*TOY, "--trials", 2, "--pruner", "none")
+    first = begin(*words, cwd=folder, env={"TOY_PAUSE_S": "0.7"})
+    try:
+        wait_for(lambda: running_trials(folder) > 0)
+        time.sleep(0.3)
+        trainers = children(first.pid)
+        os.kill(first.pid, number)
+        result = end(first, timeout_s=30)
+    finally:
+        first.kill()
+    assert result.returncode == status
+    assert result.stderr == "Error: stopped. Nothing is lost: the same command, typed again, goes on from here\n"
+    assert not [pid for pid in trainers if alive(pid)]
+    assert list(folder.glob("mlruns/checkpoints/*/trial-*.pt"))
+    again = search(*words, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert trials_and_runs(folder) == (["COMPLETE"] * 2, 3)
+    points = rows(
+        folder / "mlflow.db",
+        "SELECT count(*), count(DISTINCT step) FROM metrics WHERE key='val/score' GROUP BY run_uuid",
+    )
+    assert points == [(4, 4), (4, 4)]
+
+
+def test_a_search_of_which_every_trial_fails_stops_and_says_why(folder: Path):
+    result = search(*TOY, "--trials", 30, cwd=folder, env={"TOY_MODE": "error"})
+    assert result.returncode == 1
+    assert re.search(
+        r"^Error: all 10 trials failed for the same reason \(error\).*the spoon does not exist", result.stderr, re.M
+    )
+    assert trials_and_runs(folder) == (["FAIL"] * 10, 11)
+
+
+@pytest.mark.slow
+def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
+    for trials in (2, 3):
+        result = search(*TOY, "--trials", trials, "--workspace", folder, cwd=folder.parent)
+        assert result.returncode == 0, result.stderr
+    states, runs = trials_and_runs(folder)
+    assert (len(states), runs) == (3, 4)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+# The same seed ------------------------------------------------------------------------------------------------------
+
+
+def told(database: Path) -> list[tuple[object, ...]]:
+    """Parameters and every reported value, by trial."""
+    params = rows(database, "SELECT trial_id, param_name, param_value FROM trial_params ORDER BY 1, 2")
+    values = rows(database, "SELECT trial_id, step, intermediate_value FROM trial_intermediate_values ORDER BY 1, 2")
+    return [*params, *values, *rows(database, "SELECT number, state FROM trials ORDER BY 1")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("--objective", "toy:Toy", "--trials", 8), id="toy"),
+        pytest.param(("--dataset", "digits", "--trials", 6, "--epochs", 2), id="digits", marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_seed_repeats_a_search_exactly(folder: Path, words: tuple[object, ...]):
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    words = (*words, "--engine", "inline", "--seed", 7, "--no-register")
+    both = [begin(*words, cwd=place) for place in (folder, other)]
+    for process in both:
+        assert end(process).returncode == 0
+    assert told(folder / "optuna.db") == told(other / "optuna.db")
+    assert len(rows(folder / "optuna.db", "SELECT DISTINCT param_value FROM trial_params")) > 8
+
+
+@pytest.mark.slow
+def test_mnist_that_cannot_be_had_is_digits_unless_it_was_asked_for(folder: Path):
+    nowhere = {"SEARCH_DATA_DIR": str(folder.parent / "data")}
+    asked = search("--dataset", "mnist", "--trials", 1, cwd=folder, env=nowhere)
+    assert (asked.returncode, "Traceback" in asked.stderr) == (1, False)
+    assert rows(folder / "optuna.db", "SELECT count(*) FROM studies") == [(0,)]
+    result = search("--trials", 1, "--epochs", 1, "--no-register", cwd=folder, env=nowhere)
+    assert result.returncode == 0, result.stderr
+    assert "so this searches the built-in digits" in result.stdout
+    assert rows(folder / "optuna.db", "SELECT study_name FROM studies") == [("digits",)]
+
+
+@pytest.mark.slow
+def test_fifty_trials_on_digits_in_two_minutes(tmp_path: Path):
+    started = time.monotonic()
+    result = search("--dataset", "digits", "--trials", 50, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - started < 120
+    states, runs = trials_and_runs(tmp_path)
+    assert (len(states), runs) == (50, 51)
+    assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
+    accuracy = re.search(r"^test accuracy: ([\d.]+)%", result.stdout, re.M)
+    assert accuracy
+    assert float(accuracy[1]) >= 97

@@ -1,0 +1,153 @@
+"""Settings: each flag from the command line, the environment and the file, the nearer source first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from search.cli import cli, options, read_config
+from search.config import ENGINES, NAMES, PRUNERS, SAMPLERS, Config
+from search.errors import UsageError
+
+FLAGS = [
+    *("trials", "dataset", "study", "epochs", "jobs", "device", "seed", "sampler", "pruner", "timeout", "objective"),
+    *("engine", "workspace", "data-dir", "storage", "tracking-uri", "register", "no-register", "config"),
+]
+
+
+def configured(*words: str, env: Mapping[str, str] | None = None) -> Config:
+    """What `run` would be told, through the real options."""
+    found: list[Config] = []
+
+    @click.command()
+    @options(*NAMES)
+    def command(**values: Any) -> None:
+        found.append(Config(**values))
+
+    result = CliRunner().invoke(command, list(words), env=dict(env or {}), catch_exceptions=True)
+    if isinstance(result.exception, UsageError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_every_flag_of_the_contract_is_there():
+    shown = CliRunner().invoke(cli, ["run", "--help"]).output
+    assert [flag for flag in FLAGS if f"--{flag} " not in re.sub(r"\s+", " ", shown)] == []
+    top = CliRunner().invoke(cli, ["--help"]).output
+    for verb in ("report", "ui", "studies", "show", "predict"):
+        assert re.search(rf"^  {verb} ", top, re.M), verb
+
+
+def test_defaults_are_the_configs_and_are_shown():
+    assert configured() == Config()
+    shown = re.sub(r"\s+", " ", CliRunner().invoke(cli, ["run", "--help"]).output)
+    for spec in fields(Config):
+        if spec.default not in (None, False):
+            assert f"[default: {spec.default}" in shown, spec.name
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text('trials = 11\nepochs = 12\nseed = 13\nsampler = "gp"\n')
+    env = {"SEARCH_EPOCHS": "22", "SEARCH_SEED": "23", "SEARCH_CONFIG": str(file)}
+    config = configured("--seed", "33", env=env)
+    assert (config.trials, config.epochs, config.seed, config.sampler, config.pruner) == (11, 22, 33, "gp", "hyperband")
+    assert configured("--config", str(file), env={"SEARCH_TRIALS": "21"}).trials == 21
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_flag_can_come_from_the_environment(name: str):
+    values = {"device": "cuda:1", "sampler": "qmc", "pruner": "none", "engine": "inline", "no_register": "1"}
+    text = values.get(name, "7")
+    assert getattr(configured(env={f"SEARCH_{name.upper()}": text}), name) != getattr(Config(), name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trails = 3", r"unknown setting 'trails'; did you mean trials\?"),
+        ("data-dirr = 'x'", r"unknown setting 'data_dirr'; did you mean data_dir\?"),
+        ("xyzzy = 3", r"unknown setting 'xyzzy'. Known: trials, dataset"),
+        ("[run]\ntrials = 3", r"unknown setting 'run'"),
+        ("trials 3", r"is not TOML: "),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "search.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=rf"--config .*search\.toml {message}|--config .*search.toml has an {message}"):
+        configured("--config", str(file))
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"--config .*nowhere.toml cannot be read: No such file"):
+        configured("--config", str(tmp_path / "nowhere.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(UsageError, match=r"--config .*binary.toml is not TOML"):
+        configured("--config", str(tmp_path / "binary.toml"))
+
+
+def test_a_value_of_the_file_is_checked_like_a_flag(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text("trials = 0")
+    result = CliRunner().invoke(cli, ["--config", str(file)])
+    assert result.exit_code == 2
+    assert "0 is not in the range x>=1" in result.output
+
+
+def test_stores_are_in_the_workspace_unless_they_are_named(tmp_path: Path):
+    config = Config(workspace=tmp_path)
+    assert config.storage_url == f"sqlite:///{tmp_path}/optuna.db"
+    assert config.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    named = Config(storage="sqlite:///a.db", tracking_uri="http://host:5000")
+    assert (named.storage_url, named.mlflow_uri) == ("sqlite:///a.db", "http://host:5000")
+
+
+# Any settings, through a file ---------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
+PATHS = st.from_regex(r"[a-z][a-z0-9_ /.-]{0,15}[a-z]", fullmatch=True)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "trials": st.integers(1, 10**6), "dataset": TEXT, "study": TEXT, "epochs": st.integers(1, 1000),
+    "jobs": st.integers(1, 512), "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
+    "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
+    "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
+    "data_dir": PATHS, "storage": TEXT, "tracking_uri": TEXT, "register": TEXT, "no_register": st.booleans(),
+    "checkpoint_interval": st.floats(0, 1e6),
+}  # fmt: skip
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(letter):08x}" for letter in value) + '"'
+    return repr(value)
+
+
+@given(st.fixed_dictionaries({}, optional=VALUES), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, Any], dashes: bool):
+    assert set(VALUES) == set(NAMES)
+    file = tmp_path / "any.toml"
+    written = {name.replace("_", "-") if dashes else name: toml(value) for name, value in chosen.items()}
+    file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()), encoding="utf-8")
+    context = click.Context(cli)
+    read_config(context, click.Option(["--config"]), file)
+    assert context.default_map == chosen
+    config = configured("--config", str(file))
+    for name, value in chosen.items():
+        found = getattr(config, name)
+        assert (str(found) if isinstance(found, Path) else found) == (
+            str(Path(value)) if name in ("workspace", "data_dir") else value
+        )

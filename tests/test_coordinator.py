@@ -1,0 +1,146 @@
+"""The loop: what it stores of each trial, and that an interruption at any step costs nothing."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+from toy import Toy
+
+from objectives.base import ObjectiveSpec
+from search.coordinator import Coordinator, Plan
+from search.display import PlainDisplay
+from search.errors import SearchStoppedError
+from search.executors.inline import InlineExecutor
+from search.records import StudyRecord
+from search.sampling import make_pruner
+from search.storage import open_storage
+from search.study import Study, open_study
+from search.tracking import Destination, Tracking, connect_mlflow
+
+STEPS = 4
+
+
+class Place:
+    """A folder in which a search may be started as often as one likes."""
+
+    def __init__(self, folder: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self.lines = folder, io.StringIO()
+
+    def search(
+        self, trials: int, *, mode: str = "fine", interrupted: Callable[[], bool] = lambda: False, pruner: str = "none",
+        objective: Toy | None = None,
+    ) -> StudyRecord:  # fmt: skip
+        """One start of the search, as `run` does it, without its ending."""
+        objective = objective or Toy(mode=mode, steps=STEPS)
+        storage = open_storage(f"sqlite:///{self.folder}/optuna.db")
+        study_id = open_study(storage, "toy", objective, "toy:Toy", STEPS)
+        study = Study(storage, study_id, objective, pruner=make_pruner(pruner, STEPS), sampler="random", seed=0)
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        tracking = Tracking(self.folder / "journal.db", Destination(uri, "toy", "uid", self.folder / "artifacts"))
+        tracking.ready()
+        executor = InlineExecutor(ObjectiveSpec("toy:Toy", {"mode": mode, "steps": STEPS}), "cpu")
+        executor.ready()
+        coordinator = Coordinator(
+            study, executor, tracking, Plan(trials, STEPS, STEPS, 0),
+            checkpoint_path=lambda run: self.folder / "checkpoints" / run,
+            weights_path=lambda run: self.folder / "weights" / run,
+            tags={}, display=PlainDisplay(Console(file=self.lines)),
+        )  # fmt: skip
+        coordinator.interrupted = interrupted
+        try:
+            tracking.open_run("study", "search toy", tags={"kind": "study"})
+            coordinator.run()
+        finally:
+            assert tracking.close(30.0) == 0
+            storage.engine.dispose()
+        return study.record()
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """By run, the steps and values that MLflow has."""
+        client = connect_mlflow(f"sqlite:///{self.folder}/mlflow.db")
+        experiment = client.get_experiment_by_name("toy")
+        assert experiment is not None
+        return {
+            run.info.run_name: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "val/score")]
+            for run in client.search_runs([experiment.experiment_id])
+        }
+
+
+@pytest.fixture
+def place(folder: Path) -> Place:
+    return Place(folder)
+
+
+def after(rounds: int) -> Callable[[], bool]:
+    """True from the given question on."""
+    asked = iter(range(10**9))
+    return lambda: next(asked) >= rounds
+
+
+@pytest.mark.parametrize("rounds", range(1, 7))
+def test_an_interruption_at_any_step_costs_nothing(place: Place, rounds: int):
+    """Rounds 1 to 4 end in the first trial, 3 between its last step and its end; later ones in the second."""
+    place.search(2, interrupted=after(rounds))
+    left = list((place.folder / "checkpoints").glob("*"))
+    record = place.search(2)
+    assert [trial.state for trial in record.trials] == [TrialState.COMPLETE] * 2, rounds
+    assert [sorted(trial.intermediate) for trial in record.trials] == [[1, 2, 3, 4]] * 2
+    assert [trial.value for trial in record.trials] == [trial.intermediate[4] for trial in record.trials]
+    assert [trial.metrics["epochs"] for trial in record.trials] == [4, 4]
+    curves = place.curves()
+    for trial in record.trials:
+        assert curves[f"#{trial.number:03d} {trial.label}"] == sorted(trial.intermediate.items())
+    assert bool(left) == (rounds != 4)  # then the first trial ended while the search did
+    assert not list((place.folder / "checkpoints").glob("*"))
+
+
+def test_interrupted_or_not_the_values_are_the_same(place: Place):
+    whole = Place(Path(shutil.copytree(place.folder, place.folder.with_name("whole"))))
+    interrupted = place.search(3, interrupted=after(2))
+    assert interrupted.trials[0].state == TrialState.RUNNING
+    stories = []
+    for where in (place, whole):
+        record = where.search(3)
+        stories.append([(dict(trial.params), dict(trial.intermediate), trial.value) for trial in record.trials])
+    assert stories[0] == stories[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("diverge@2", "diverged"), ("error", "error"), ("memory@1", "out_of_memory")]
+)
+def test_a_failed_trial_counts_and_the_search_goes_on(place: Place, mode: str, kind: str):
+    record = place.search(3, mode=mode)
+    assert [(trial.state, trial.failure) for trial in record.trials] == [(TrialState.FAIL, kind)] * 3
+    assert len(place.curves()) == 4
+
+
+def test_ten_failures_of_one_kind_stop_the_search(place: Place):
+    with pytest.raises(SearchStoppedError, match=r"all 10 trials failed for the same reason \(error\).*the spoon"):
+        place.search(50, mode="error")
+
+
+def test_a_baseline_trains_to_its_end_and_others_may_be_pruned(place: Place):
+    objective = Toy(steps=STEPS)
+    objective.known = {"hopeless": {"kind": "deep", "x": -1.0, "depth": 1}}
+    place.search(1)  # hence not the first to come to the first rung
+    record = place.search(14, pruner="halving", objective=objective)
+    states = [trial.state for trial in record.trials]
+    assert TrialState.PRUNED in states
+    (baseline,) = [trial for trial in record.trials if trial.baseline]
+    assert (baseline.state, sorted(baseline.intermediate)) == (TrialState.COMPLETE, [1, 2, 3, 4])
+    assert all(len(trial.intermediate) < STEPS for trial in record.trials if trial.state == TrialState.PRUNED)
+
+
+def test_more_trials_later_are_only_the_missing_ones(place: Place):
+    assert len(place.search(2).trials) == 2
+    assert len(place.search(3).trials) == 3
+    assert len(place.search(3).trials) == 3
+    assert len(place.search(2).trials) == 3

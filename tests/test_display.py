@@ -1,0 +1,204 @@
+"""What a person sees while a search runs: plain lines in a pipe, a table that moves in a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+from rich.console import Console
+from shell import environment
+
+from search.display import SPARKS, LiveDisplay, PlainDisplay, RunningTrial, Snapshot, describe_end, duration, sparkline
+from search.records import TrialRecord
+
+BEGIN = datetime(2026, 1, 1)
+
+
+def a_trial(number: int, state: TrialState, value: float | None, **other: Any) -> TrialRecord:
+    values: dict[str, Any] = {
+        "number": number, "state": state, "value": value, "params": {}, "label": "mlp-64 adam 1.0e-3", "baseline": None,
+        "failure": None, "failure_message": None, "metrics": {"epochs": 1.5}, "slot": 0, "started": BEGIN,
+        "ended": BEGIN + timedelta(seconds=4.25), "run_id": None, "intermediate": {},
+    }  # fmt: skip
+    return TrialRecord(**{**values, **other})
+
+
+COMPLETE = a_trial(0, TrialState.COMPLETE, 0.91, baseline="tutorial")
+BETTER = a_trial(1, TrialState.COMPLETE, 0.95)
+PRUNED = a_trial(2, TrialState.PRUNED, 0.5)
+FAILED = a_trial(3, TrialState.FAIL, None, failure="diverged", failure_message="the loss became nan\nat epoch 2")
+
+
+def a_snapshot(
+    *ended: TrialRecord, running: Sequence[RunningTrial] = (), maximize: bool = True, **other: Any
+) -> Snapshot:
+    return Snapshot(10, ended, running, "val_accuracy", maximize, **other)
+
+
+RUNNING = RunningTrial(0, 7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8), 2.0)
+
+
+# Plain lines --------------------------------------------------------------------------------------------------------
+
+
+def plain() -> tuple[PlainDisplay, io.StringIO]:
+    written = io.StringIO()
+    return PlainDisplay(Console(file=written, width=40)), written
+
+
+def test_each_trial_is_one_line_however_narrow_the_pipe():
+    display, written = plain()
+    display.begin("study mnist", 10, 0)
+    ended: list[TrialRecord] = []
+    for trial in (COMPLETE, BETTER, PRUNED, FAILED):
+        ended.append(trial)
+        display.trial_ended(trial, a_snapshot(*ended))
+    display.end()
+    assert written.getvalue().splitlines() == [
+        "study mnist: 0 of 10 trials done",
+        "[1/10]  trial 0  mlp-64 adam 1.0e-3  0.9100 in 4.2 s [tutorial]  best 0.9100 (trial 0)",
+        "[2/10]  trial 1  mlp-64 adam 1.0e-3  0.9500 in 4.2 s  best 0.9500 (trial 1)",
+        "[3/10]  trial 2  mlp-64 adam 1.0e-3  pruned at 0.5000 after 1.5 epochs in 4.2 s  best 0.9500 (trial 1)",
+        "[4/10]  trial 3  mlp-64 adam 1.0e-3  failed (diverged): the loss became nan  best 0.9500 (trial 1)",
+    ]
+
+
+def test_trouble_with_tracking_is_said_once_and_so_is_its_end():
+    display, written = plain()
+    for trouble in (None, "refused", "refused", "timed out", None, None):
+        display.refresh(lambda trouble=trouble: a_snapshot(trouble=trouble))
+    lines = written.getvalue().splitlines()
+    assert [line.split(";")[0] for line in lines] == ["tracking is out of reach (refused)", "tracking is back"]
+
+
+def test_a_name_with_brackets_is_printed_as_it_is():
+    display, written = plain()
+    display.notice("[red]folder[/red] [1/2]")
+    assert written.getvalue() == "[red]folder[/red] [1/2]\n"
+
+
+def test_the_best_follows_the_direction_and_counts_completed_trials_only():
+    assert a_snapshot(COMPLETE, BETTER, PRUNED).best == BETTER
+    assert a_snapshot(COMPLETE, BETTER, PRUNED, maximize=False).best == COMPLETE
+    assert a_snapshot(PRUNED, FAILED).best is None
+    snapshot = a_snapshot(COMPLETE, PRUNED, FAILED, a_trial(4, TrialState.RUNNING, None))
+    assert (snapshot.finished, snapshot.count(TrialState.PRUNED)) == (3, 1)
+
+
+def test_a_trial_without_times_has_none():
+    assert describe_end(a_trial(0, TrialState.COMPLETE, 0.5, started=None)) == "0.5000"
+
+
+# Small things -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"), (4.25, "4.2 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.4, "59 s"), (59.6, "1 min 0 s"),
+        (190, "3 min 10 s"), (3599.7, "1 h 0 min"), (7500, "2 h 5 min"), (100_000, "27 h 46 min"),
+    ],
+)  # fmt: skip
+def test_durations_are_for_people(seconds: float, text: str):
+    assert duration(seconds) == text
+
+
+def test_a_sparkline_rises_with_its_curve():
+    assert sparkline([]) == ""
+    assert sparkline([0.5]) == sparkline([0.7]) == SPARKS[0]
+    assert sparkline([0, 1]) == SPARKS[0] + SPARKS[-1]
+    assert sparkline(range(8)) == SPARKS
+    assert sparkline(range(100), width=8) == SPARKS
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.integers(1, 30))
+def test_a_sparkline_is_as_long_as_its_curve_and_no_longer_than_its_width(curve: list[float], width: int):
+    line = sparkline(curve, width)
+    assert len(line) == min(len(curve), width)
+    assert set(line) <= set(SPARKS)
+    shown = curve[-width:]
+    assert line[shown.index(min(shown))] == SPARKS[0]
+
+
+# A terminal ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_says_how_far_the_search_is():
+    written = io.StringIO()
+    console = Console(file=written, width=110, force_terminal=True, color_system=None)
+    display = LiveDisplay(console)
+    display.begin("study mnist", 10, 0)
+    display.refresh(lambda: a_snapshot(COMPLETE, PRUNED, FAILED, running=[RUNNING], trouble="refused"))
+    display.trial_ended(BETTER, a_snapshot(COMPLETE, BETTER))
+    display.end()
+    text = written.getvalue()
+    for part in (
+        "study mnist", "3/10 trials", "1 running", "1 pruned", "1 failed", "best 0.9100 (#000)", "#007",
+        "cnn-2x16 sgd 1.0e-1", "3/20", "0.8000", sparkline(RUNNING.curve), "tracking is out of reach", "★ #001",
+    ):  # fmt: skip
+        assert part in text, part
+    assert re.search(r"about .* left", text)
+
+
+def through_a_terminal(program: str) -> str:
+    """What a program writes to a terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    env = environment({"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"})
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    written = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([ours], [], [], 0.2)[0]:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other side was closed
+                break
+            if not part:
+                break
+            written += part
+    os.close(ours)
+    assert process.wait(10) == 0, written.decode()
+    return written.decode()
+
+
+def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
+    program = """
+        from search import terminal
+        from search.display import LiveDisplay, RunningTrial, Snapshot
+
+        display = terminal.display()
+        assert isinstance(display, LiveDisplay), display
+        display.begin("study mnist", 10, 0)
+        trial = RunningTrial(0, 7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8), 2.0)
+        display.refresh(lambda: Snapshot(10, (), (trial,), "val_accuracy", True))
+        display.notice("something worth a line")
+        display.end()
+    """
+    text = through_a_terminal(program)
+    assert "0/10 trials" in text
+    assert "cnn-2x16 sgd" in text
+    assert "something worth a line" in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0  # hidden, then shown again
+
+
+def test_a_pipe_gets_plain_lines():
+    program = "from search import terminal; print(type(terminal.display()).__name__)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "PlainDisplay\n"

@@ -1,0 +1,180 @@
+"""The registered winner: loads anywhere without this project, and only a better one becomes champion."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import Finished
+from shell import environment, rows
+
+from objectives.images import ImageClassification
+from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp
+from search import registry
+from search.errors import ModelNotFoundError, TrackingError
+from search.registry import CHAMPION, load, newest_champion, promote, publish
+from search.tracking import connect_mlflow
+
+BARE = """
+    import sys
+
+    class NoProject:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in ("search", "objectives", "toy"):
+                raise ModuleNotFoundError(f"{name} is not here")
+
+    sys.meta_path.insert(0, NoProject())
+    sys.path[:] = [entry for entry in sys.path if "tests" not in entry]
+    import mlflow, numpy
+
+    model = mlflow.pyfunc.load_model("models:/digits@champion")
+    numpy.save(sys.argv[2], model.predict(numpy.load(sys.argv[1])))
+    assert not {"search", "objectives", "toy"} & set(sys.modules)
+"""
+
+
+def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finished: Finished, tmp_path: Path):
+    """In the search's folder, as anyone would; one picture and many, without pickle and without this project."""
+    objective = ImageClassification("digits")
+    images, _ = objective.validation_images()
+    inputs = (images / 255).astype(np.float32)
+    np.save(tmp_path / "in.npy", inputs)
+    command = [sys.executable, "-c", textwrap.dedent(BARE), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    alone = environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""})
+    subprocess.run(command, cwd=finished.folder, env=alone, check=True, capture_output=True, text=True)
+
+    ((stored,),) = rows(
+        finished.folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key='summary'"
+    )
+    winner = json.loads(stored)
+    database = finished.folder / "mlflow.db"
+    ((run,),) = rows(
+        database, "SELECT run_uuid FROM tags WHERE key='optuna.trial.number' AND value=?", str(winner["number"])
+    )
+    ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
+    weights = (Path(uri.removeprefix("file://")) / "weights.pt").read_bytes()
+    network = Probabilities(objective.load_weights(winner["params"], weights)).eval()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(inputs)).numpy()
+    found = np.load(tmp_path / "out.npy")
+    assert found.shape == (len(images), 10)
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished):
+    uri = f"sqlite:///{finished.folder}/mlflow.db"
+    loaded = load(uri)
+    assert loaded.uri == f"models:/digits@{CHAMPION}"
+    assert loaded.classes == tuple("0123456789")
+    assert loaded.metadata["framing"]["size"] in ([8, 8], (8, 8))
+    one = loaded.probabilities(np.zeros((1, 1, 8, 8), np.float32))
+    assert one.shape == (1, 10)
+    assert one.sum() == pytest.approx(1.0, abs=1e-5)
+    info = loaded.model.metadata
+    (given,), (taken,) = info.signature.outputs.inputs, info.signature.inputs.inputs
+    assert (taken.shape, taken.type, given.shape) == ((-1, 1, 8, 8), np.dtype("float32"), (-1, 10))
+    (version,) = registry.versions(connect_mlflow(uri), "digits")
+    assert {"study", "trial", "validation_accuracy", "test_accuracy"} <= version.tags.keys()
+    folder = Path(version.source.removeprefix("file://")) if version.source.startswith("file") else None
+    requirements = next(finished.folder.glob("mlruns/artifacts/digits/models/*/artifacts/requirements.txt")).read_text()
+    assert folder is None or folder.exists()
+    assert {line.partition("==")[0] for line in requirements.split()} == {"mlflow", "torch", "numpy"}
+    assert all("==" in line for line in requirements.split())
+
+
+def test_a_model_that_is_not_there_is_said(finished: Finished):
+    uri = f"sqlite:///{finished.folder}/mlflow.db"
+    with pytest.raises(
+        ModelNotFoundError, match=r"--model models:/mnits@champion cannot be loaded: .*Registered here: digits"
+    ):
+        load(uri, "models:/mnits@champion")
+    with pytest.raises(ModelNotFoundError, match=r"--model models:/digits/9 cannot be loaded"):
+        load(uri, "models:/digits/9")
+
+
+# Promotion ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(folder: Path) -> mlflow.MlflowClient:
+    return connect_mlflow(f"sqlite:///{folder}/mlflow.db")
+
+
+def add(client: mlflow.MlflowClient, score: float | str | None, name: str = "toy") -> str:
+    """A version with a score, without a model behind it."""
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    tags = {} if score is None else {"validation": str(score)}
+    return str(client.create_model_version(name, "file:///nowhere", tags=tags).version)
+
+
+def test_the_alias_moves_only_to_a_better_validation_score(store: mlflow.MlflowClient):
+    champions = []
+    for score in (0.9, 0.8, 0.95, 0.95, 0.9):
+        add(store, score)
+        champions.append(promote(store, "toy"))
+    assert champions == ["1", "1", "3", "3", "3"]
+    assert store.get_model_version_by_alias("toy", CHAMPION).version in ("3", 3)
+
+
+def test_a_loss_is_better_when_it_is_smaller(store: mlflow.MlflowClient):
+    champions = []
+    for score in (0.9, 0.8, 0.95):
+        add(store, score)
+        champions.append(promote(store, "toy", maximize=False))
+    assert champions == ["1", "2", "2"]
+
+
+def test_versions_of_other_people_are_left_out(store: mlflow.MlflowClient):
+    add(store, None)
+    assert add(store, 0.5) == promote(store, "toy") == "2"
+
+
+def test_the_newest_champion_is_the_one_that_is_loaded(store: mlflow.MlflowClient):
+    with pytest.raises(ModelNotFoundError, match=r"no champion is registered here yet. Run a search first"):
+        newest_champion(store)
+    for name in ("mnist", "digits"):
+        add(store, 0.5, name)
+        promote(store, name)
+    assert newest_champion(store) == "models:/digits@champion"
+
+
+# Publishing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_publishing_twice_registers_once_and_a_worse_one_stays_behind(folder: Path, store: mlflow.MlflowClient):
+    uri = f"sqlite:///{folder}/mlflow.db"
+    experiment = store.create_experiment("toy", (folder / "artifacts").as_uri())
+    torch.manual_seed(0)
+    model = Probabilities(build_mlp(MlpSpec((8,)), InputSpec(1, (8, 8), 3, (0.5,), (0.5,)))).eval()
+    example = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+    metadata = {"classes": ["a", "b", "c"], "framing": {"size": [8, 8]}}
+
+    def put(run: str, score: float) -> Any:
+        run_id = store.create_run(experiment).info.run_id
+        tags = {"search.run": run, "validation": repr(score)}
+        return publish(uri, run_id=run_id, name="toy", model=model, example=example, metadata=metadata, tags=tags)
+
+    first = put("uid/trial-1", 0.9)
+    assert (first.version, first.is_champion, first.uri) == ("1", True, "models:/toy@champion")
+    assert put("uid/trial-1", 0.9) == first
+    worse = put("uid/trial-2", 0.8)
+    assert (worse.version, worse.is_champion, worse.champion, worse.uri) == ("2", False, "1", "models:/toy/2")
+    assert put("uid/trial-3", 0.95).is_champion
+    expected = model(torch.from_numpy(example)).detach().numpy()
+    for n in (1, 2, 4):
+        assert np.abs(load(uri, "models:/toy/2").probabilities(example[:n]) - expected[:n]).max() < 1e-5
+
+
+def test_a_store_that_refuses_is_a_tracking_error(folder: Path, store: mlflow.MlflowClient):
+    with pytest.raises(TrackingError, match=r"weights.pt of run nothing cannot be read"):
+        registry.download(f"sqlite:///{folder}/mlflow.db", "nothing", "weights.pt")

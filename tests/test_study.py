@@ -1,0 +1,337 @@
+"""A study: the copy it samples on and the storage it writes to never part, however often it is killed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from toy import Toy
+
+from objectives.base import Diverged, Task
+from search import records
+from search.config import PRUNERS, SAMPLERS
+from search.errors import StudyMismatchError
+from search.sampling import derive_seed, make_pruner, search_space
+from search.storage import open_storage
+from search.study import Sampled, Study, open_study
+
+# Notes of Optuna on its own samplers, which are what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.fixture
+def database(tmp_path: Path, fresh_optuna: Path) -> str:
+    return f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'optuna.db')}"
+
+
+def a_study(
+    storage: RDBStorage | str, objective: Toy | None = None, *, sampler: str = "random", pruner: str = "none",
+    seed: int = 0, name: str = "toy",
+) -> Study:  # fmt: skip
+    """Open a study as a coordinator does."""
+    storage = open_storage(storage) if isinstance(storage, str) else storage
+    objective = objective or Toy(steps=STEPS)
+    steps = objective.epochs("cpu")
+    study_id = open_study(storage, name, objective, "toy:Toy", steps)
+    return Study(storage, study_id, objective, pruner=make_pruner(pruner, steps), sampler=sampler, seed=seed)
+
+
+def train(study: Study, sampled: Sampled) -> int:
+    """Train a trial and end it as a coordinator does; returns the last step."""
+    steps = study.objective.epochs("cpu")
+    task = Task(sampled.number, sampled.params, derive_seed(1, sampled.number), steps)
+    if not study.holds(sampled.number):
+        study.start(sampled, {records.LABEL: "toy"})
+    training = study.objective.start(task, "cpu")
+    step, value = 0, None
+    try:
+        while step < steps:
+            result = next(training)
+            step, value = result.step, result.value
+            assert value is not None
+            if study.report(sampled.number, step, value) and sampled.baseline is None:
+                study.tell(sampled.number, TrialState.PRUNED, None, {})
+                return step
+        study.tell(sampled.number, TrialState.COMPLETE, value, {})
+    except Diverged as error:
+        failure = {records.FAILURE: "diverged", records.FAILURE_MESSAGE: str(error)}
+        study.tell(sampled.number, TrialState.FAIL, None, failure)
+    except ValueError as error:
+        study.tell(
+            sampled.number, TrialState.FAIL, None, {records.FAILURE: "error", records.FAILURE_MESSAGE: f"{error}"}
+        )
+    return step
+
+
+def story(study: Study) -> list[tuple[object, ...]]:
+    """What the storage tells of every trial, times apart."""
+    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.view().trials]
+
+
+# Copy and storage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner"), [*((name, "hyperband") for name in SAMPLERS), *(("random", name) for name in PRUNERS[1:])]
+)
+def test_a_study_reopened_after_every_trial_is_the_one_that_never_closed(
+    database: str, fresh_optuna: Path, tmp_path: Path, sampler: str, pruner: str
+):
+    """In two databases, since Hyperband's draws depend on the study's name."""
+    whole = a_study(f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'whole.db')}", sampler=sampler, pruner=pruner)
+    for _ in range(12):
+        train(whole, whole.ask())
+    storage = open_storage(database)
+    for number in range(12):
+        part = a_study(storage, sampler=sampler, pruner=pruner)
+        assert part.finished == number
+        train(part, part.ask())
+    assert story(part) == story(whole)
+    assert {state for _, state, *_ in story(whole)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_the_same_seed_asks_the_same_and_another_seed_does_not(database: str):
+    told = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        study = a_study(database, seed=seed, sampler="tpe", name=name)
+        for _ in range(4):
+            train(study, study.ask())
+        told.append(story(study))
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+
+
+def test_a_sampled_trial_is_not_stored_before_it_starts_and_then_whole(database: str):
+    study = a_study(database)
+    sampled = study.ask()
+    assert study.view().trials == []
+    assert not study.holds(0)
+    study.start(sampled, {records.LABEL: "toy"})
+    (stored,) = study.view().trials
+    assert (stored.state, stored.user_attrs) == (TrialState.RUNNING, {records.LABEL: "toy"})
+    assert stored.params == sampled.params
+    assert set(stored.distributions) == set(stored.params)
+    assert study.holds(0)
+
+
+def test_two_trials_may_be_sampled_ahead_and_end_in_any_order(database: str):
+    study = a_study(database, sampler="tpe")
+    first, second = study.ask(), study.ask()
+    study.start(first, {})
+    study.start(second, {})
+    study.report(1, 1, 0.25)
+    study.tell(1, TrialState.COMPLETE, 0.25, {})
+    study.tell(0, TrialState.PRUNED, None, {}) if study.report(0, 1, 0.5) else study.tell(
+        0, TrialState.PRUNED, None, {}
+    )
+    assert [(t.state, t.value) for t in study.view().trials] == [(TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.25)]
+    assert study.finished == 2
+
+
+def test_baselines_come_first_once_and_by_name(database: str):
+    objective = Toy(steps=STEPS)
+    objective.known = {
+        "left": {"kind": "deep", "x": -1.0, "depth": 2},
+        "right": {"kind": "wide", "x": 1.0, "width": 0.5},
+    }
+    study = a_study(database, objective)
+    train(study, study.ask())
+    study = a_study(database, objective)
+    for _ in range(3):
+        train(study, study.ask())
+    trials = study.record().trials
+    assert [trial.baseline for trial in trials] == ["left", "right", None, None]
+    assert [dict(trial.params) for trial in trials[:2]] == list(objective.known.values())
+
+
+# Killed and resumed -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_left_running_is_resumed_as_itself(database: str):
+    study = a_study(database, pruner="hyperband")
+    train(study, study.ask())
+    sampled = study.ask()
+    study.start(sampled, {})
+    study.report(1, 1, 0.3)
+    study.report(1, 2, 0.4)
+
+    study = a_study(database, pruner="hyperband")
+    assert (study.finished, study.unfinished) == (1, 1)
+    (resumed,) = study.resume()
+    assert (resumed.number, resumed.params, resumed.last_step) == (1, sampled.params, 2)
+    train(study, resumed)
+    assert (study.finished, len(study.view().trials), study.resume()) == (2, 2, [])
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_a_trial_killed_between_verdict_and_state_only_gets_its_state(database: str, state: TrialState):
+    study = a_study(database)
+    study.start(study.ask(), {})
+    study.report(0, 1, 0.5)
+    value = None if state == TrialState.FAIL else 0.5
+    study.set_trial_attr(0, records.VERDICT, [state.name, value])  # the last thing that `tell` stores before the state
+    study = a_study(database)
+    assert study.resume() == []
+    assert [(trial.state, trial.value) for trial in study.view().trials] == [(state, value)]
+    assert study.finished == 1
+
+
+def test_an_enqueued_trial_is_adopted(database: str):
+    a_study(database)
+    optuna.load_study(study_name="toy", storage=database).enqueue_trial({"x": 0.5}, user_attrs={"by": "hand"})
+    study = a_study(database)
+    (adopted,) = study.resume()
+    assert adopted.params["x"] == 0.5
+    (stored,) = study.view().trials
+    assert (stored.state, stored.params) == (TrialState.RUNNING, adopted.params)
+    train(study, adopted)
+    assert study.view().trials[0].state == TrialState.COMPLETE
+    assert study.ask().number == 1
+
+
+def test_a_half_sampled_trial_is_sampled_to_its_end(database: str):
+    a_study(database)
+    trial = optuna.load_study(study_name="toy", storage=database).ask()
+    kind = trial.suggest_categorical("kind", ["deep", "wide"])
+    study = a_study(database)
+    (adopted,) = study.resume()
+    assert adopted.params["kind"] == kind
+    assert study.view().trials[0].params == adopted.params
+    train(study, adopted)
+    assert study.view().trials[0].state == TrialState.COMPLETE
+
+
+def test_a_resumed_trial_is_sampled_as_it_would_have_been(database: str):
+    """Killed before it started, the next search asks the same."""
+    first = a_study(database, sampler="tpe").ask()
+    assert a_study(database, sampler="tpe").ask() == first
+
+
+# What samplers and pruners see --------------------------------------------------------------------------------------
+
+
+def right_share(database: str, mode: str) -> float:
+    """Share of the later trials that TPE puts where trainings fail."""
+    study = a_study(database, Toy(steps=1, mode=mode), sampler="tpe", name=mode)
+    for _ in range(30):
+        train(study, study.ask())
+    late = study.view().trials[14:]
+    return sum(trial.params["x"] > 0.2 for trial in late) / len(late)
+
+
+def test_a_sampler_learns_from_diverged_trials(database: str):
+    assert right_share(database, "diverge_right") < right_share(database, "error_right") - 0.2
+
+
+def test_a_diverged_trial_is_stored_as_failed_without_a_value(database: str):
+    study = a_study(database, Toy(steps=STEPS, mode="diverge@2"))
+    train(study, study.ask())
+    (trial,) = study.record().trials
+    assert (trial.state, trial.failure, trial.failure_message) == (
+        TrialState.FAIL,
+        "diverged",
+        "the training loss became nan",
+    )
+    assert study.view().trials[0].values is None
+
+
+def test_hyperband_ends_trials_at_its_rungs_and_keeps_the_best(database: str):
+    study = a_study(database, Toy(steps=16), pruner="hyperband")
+    last = {}
+    for _ in range(32):
+        sampled = study.ask()
+        last[sampled.number] = train(study, sampled)
+    pruned = [trial for trial in study.record().trials if trial.state == TrialState.PRUNED]
+    assert {last[trial.number] for trial in pruned} <= {1, 4, 16}
+    assert {1, 4} <= {last[trial.number] for trial in pruned}
+    assert len(pruned) >= 12
+    best = max(study.view().trials, key=lambda trial: max(trial.intermediate_values.values()))
+    assert abs(best.params["x"] - 0.3) < 0.3
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_pruners_end_hopeless_trials(database: str, pruner: str):
+    study = a_study(database, pruner=pruner)
+    for _ in range(24):
+        train(study, study.ask())
+    states = [trial.state for trial in study.view().trials]
+    assert TrialState.PRUNED in states
+    assert TrialState.COMPLETE in states
+
+
+def test_a_minimised_study_prunes_and_ranks_the_other_way(database: str):
+    study = a_study(database, Toy("minimize", steps=STEPS), pruner="halving")
+    for _ in range(16):
+        train(study, study.ask())
+    ranked = study.record().ranked()
+    assert ranked[0].value == min(trial.value or 0 for trial in ranked if trial.state == TrialState.COMPLETE)
+    assert study.view().direction == optuna.study.StudyDirection.MINIMIZE
+
+
+def test_seeds_differ_by_purpose_and_fit_in_31_bits():
+    seeds = [derive_seed(0, "ask", 1), derive_seed(0, "ask", 2), derive_seed(0, "train", 1), derive_seed(1, "ask", 1)]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert derive_seed(0, "ask", 1) == seeds[0]
+
+
+def test_the_search_space_has_every_branch():
+    assert set(search_space(Toy())) == {"kind", "x", "depth", "width"}
+
+
+# Another study than the one on disk ---------------------------------------------------------------------------------
+
+
+def test_another_setting_is_refused_by_name(database: str):
+    storage = open_storage(database)
+    open_study(storage, "toy", Toy(), "toy:Toy", 4)
+    before = story_of(storage)
+    other = Toy()
+    other.data = "digest-2"
+    cases = [
+        (other, "toy:Toy", 4, r"data was digest-1, now digest-2"),
+        (Toy("minimize"), "toy:Toy", 4, r"metric was maximize score, now minimize score"),
+        (Toy(low=-2.0), "toy:Toy", 4, r"search space differs in x\."),
+        (Toy(), "mine:Other", 4, r"objective was toy:Toy, now mine:Other"),
+        (Toy(), "toy:Toy", 8, r"epochs was 4, now 8"),
+    ]
+    for objective, target, epochs, message in cases:
+        with pytest.raises(
+            StudyMismatchError, match=rf"(?s)study 'toy' was made with another setting: {message}.*--study toy-2"
+        ):
+            open_study(storage, "toy", objective, target, epochs)
+    assert story_of(storage) == before
+
+
+def story_of(storage: RDBStorage) -> dict[str, object]:
+    return {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+
+
+def test_epochs_that_nobody_names_are_those_of_the_study(database: str):
+    storage = open_storage(database)
+    made = open_study(storage, "toy", Toy(), "toy:Toy", 4)
+    assert open_study(storage, "toy", Toy(), "toy:Toy", None) == made
+
+
+def test_a_study_of_another_program_is_refused(database: str):
+    optuna.create_study(study_name="toy", storage=database).add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(StudyMismatchError, match=r"study 'toy' was not made by this program; choose another name"):
+        open_study(open_storage(database), "toy", Toy(), "toy:Toy", 4)
+
+
+def test_a_study_that_was_killed_while_it_was_made_is_made_again(database: str):
+    storage = open_storage(database)
+    storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "toy")
+    a_study(storage).ask()
+    assert storage.get_study_user_attrs(open_study(storage, "toy", Toy(), "toy:Toy", STEPS))[records.METRIC] == "score"

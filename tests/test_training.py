@@ -1,0 +1,294 @@
+"""The training loop: against a plain torch loop, repeatable, resumable, and honest about divergence."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from objectives.base import Diverged, EpochResult, Task
+from objectives.images import ImageClassification
+from objectives.models import CnnSpec, InputSpec, build_cnn
+from objectives.training import ImageTraining, Recipe, TrainingData, evaluate, lr_factor, make_optimizer, to_unit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIMIZERS: dict[str, dict[str, float]] = {
+    "sgd": {"lr": 0.05, "momentum": 0.9},
+    "adam": {"lr": 2e-3},
+    "adamw": {"lr": 2e-3},
+    "rmsprop": {"lr": 1e-3},
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    """Learnable noise: each class has a bright stripe of its own."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(320) % 4
+    images = torch.randint(0, 120, (320, 1, 8, 8), generator=random, dtype=torch.uint8)
+    for label in range(4):
+        images[labels == label, :, 2 * label, :] = 220
+    return TrainingData(images, labels, torch.arange(256), torch.arange(256, 320))
+
+
+def network(dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return build_cnn(CnnSpec(2, 8, dropout=dropout), InputSpec(1, (8, 8), 4, (0.3,), (0.25,)))
+
+
+def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
+    return Recipe(**{"optimizer": optimizer, "batch_size": 32, **OPTIMIZERS[optimizer], **other})
+
+
+def a_training(
+    data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
+    dropout: float = 0.0,
+) -> ImageTraining:  # fmt: skip
+    torch.manual_seed(seed)
+    model = build_cnn(CnnSpec(2, 8, dropout=dropout), InputSpec(1, (8, 8), 4, (0.3,), (0.25,)))
+    return ImageTraining(data, model, how, Task(0, {}, seed, epochs, checkpoint), steps_per_epoch=steps, device="cpu")
+
+
+def finish(training: ImageTraining) -> list[EpochResult]:
+    results = []
+    while True:
+        try:
+            results.append(next(training))
+        except StopIteration:
+            return results
+
+
+def told(results: list[EpochResult]) -> list[tuple[Any, ...]]:
+    """Results without clocks."""
+    timed = ("images_per_s", "seconds")
+    return [(r.step, r.epoch, r.value, {k: v for k, v in r.metrics.items() if k not in timed}) for r in results]
+
+
+def weights(training: ImageTraining) -> dict[str, torch.Tensor]:
+    stored = training.outcome().weights
+    assert stored is not None
+    return torch.load(io.BytesIO(stored), weights_only=True)
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: str):
+    """Same order of images and the textbook's optimizer, unfused; three epochs of eight batches."""
+    how = recipe(optimizer, weight_decay=1e-3, label_smoothing=0.05, schedule="constant")
+    training = a_training(data, how)
+    results = finish(training)
+
+    torch.manual_seed(5)
+    model = build_cnn(CnnSpec(2, 8), InputSpec(1, (8, 8), 4, (0.3,), (0.25,)))
+    lr = OPTIMIZERS[optimizer]["lr"]
+    plain = {
+        "sgd": lambda p: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=1e-3),
+        "adam": lambda p: torch.optim.Adam(p, lr, weight_decay=1e-3),
+        "adamw": lambda p: torch.optim.AdamW(p, lr, weight_decay=1e-3),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, lr, weight_decay=1e-3),
+    }[optimizer](model.parameters())
+    for epoch in range(3):
+        order = torch.randperm(256, generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch))
+        model.train()
+        losses, correct = [], 0
+        for index in order.split(32):
+            logits = model(data.images[index].float() / 255)
+            loss = F.cross_entropy(logits, data.labels[index], label_smoothing=0.05)
+            plain.zero_grad()
+            loss.backward()
+            plain.step()
+            losses.append(loss.item())
+            correct += int((logits.argmax(1) == data.labels[index]).sum())
+        model.eval()
+        with torch.no_grad():
+            logits = model(data.images[256:].float() / 255)
+        expected = {
+            "train/loss": sum(losses) / len(losses),
+            "train/accuracy": correct / 256,
+            "val/loss": F.cross_entropy(logits, data.labels[256:]).item(),
+            "val/accuracy": (logits.argmax(1) == data.labels[256:]).float().mean().item(),
+            "lr": lr,
+        }
+        found = {name: results[epoch].metrics[name] for name in expected}
+        assert found == pytest.approx(expected, rel=2e-3, abs=2e-3), f"epoch {epoch + 1}"
+    for name, tensor in weights(training).items():
+        assert torch.allclose(tensor.float(), model.state_dict()[name].float(), rtol=1e-2, atol=1e-3), name
+
+
+def test_loss_falls_and_the_metric_is_validation_accuracy(data: TrainingData):
+    results = finish(a_training(data, recipe(), epochs=6))
+    losses = [result.metrics["train/loss"] for result in results]
+    assert losses[-1] < 0.3 * losses[0]
+    assert results[-1].value == results[-1].metrics["val/accuracy"] > 0.95
+    assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("augmentation", [0.0, 0.5])
+def test_the_same_seed_gives_equal_tensors(data: TrainingData, augmentation: float):
+    runs = []
+    for seed in (5, 5, 6):
+        training = a_training(data, recipe("adamw", augmentation=augmentation), seed=seed, dropout=0.3)
+        runs.append((told(finish(training)), weights(training)))
+    assert runs[0][0] == runs[1][0]
+    assert equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_evaluation_is_of_all_images_and_in_their_order(data: TrainingData):
+    model = network().eval()
+    index = torch.arange(256, 320)
+    loss, accuracy, rows = evaluate(model, data.images, data.labels, index)
+    with torch.no_grad():
+        logits = model(to_unit(data.images[256:]))
+    assert loss == pytest.approx(F.cross_entropy(logits, data.labels[256:]).item(), abs=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == data.labels[256:]).float().mean().item())
+    assert torch.allclose(rows, logits.softmax(1), atol=1e-5)
+
+
+def test_unit_images_are_the_bytes_over_255():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.allclose(to_unit(values), values.double().div(255).float(), atol=1e-7)
+
+
+# Steps, schedule ----------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_an_epoch_are_pulled_one_by_one_and_add_up(data: TrainingData):
+    parts = finish(a_training(data, recipe(), steps=4, epochs=2))
+    whole = finish(a_training(data, recipe(), steps=1, epochs=2))
+    assert [result.epoch for result in parts] == [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+    assert [result.step for result in parts if result.value is not None] == [1, 4, 8]
+    assert all((result.value is None) == (not result.metrics) for result in parts)
+    for late, early in ((parts[3], whole[0]), (parts[7], whole[1])):
+        assert late.value == early.value
+        assert late.metrics["train/loss"] == pytest.approx(early.metrics["train/loss"], rel=1e-5)
+
+
+def test_one_cycle_rises_for_a_quarter_and_falls_to_nothing():
+    factors = [lr_factor("one_cycle", i / 1000) for i in range(1001)]
+    assert factors[0] == pytest.approx(0.04)
+    assert max(factors) == factors[250] == pytest.approx(1.0)
+    assert factors[:251] == sorted(factors[:251])
+    assert factors[250:] == sorted(factors[250:], reverse=True)
+    assert factors[1000] == pytest.approx(0.0, abs=1e-9)
+    assert lr_factor("constant", 0.9) == 1.0
+
+
+def test_the_schedule_spans_the_whole_training(data: TrainingData):
+    """Eight batches an epoch: the last one of each shows where the schedule is."""
+    how = recipe("adam", schedule="one_cycle")
+    rates = [result.metrics["lr"] for result in finish(a_training(data, how, epochs=4))]
+    assert rates == pytest.approx([2e-3 * lr_factor("one_cycle", (epoch + 7 / 8) / 4) for epoch in range(4)])
+
+
+def test_a_batch_larger_than_the_data_is_the_data(data: TrainingData):
+    results = finish(a_training(data, recipe(batch_size=10_000), epochs=1))
+    assert 0 <= results[0].metrics["train/accuracy"] <= 1
+
+
+def test_optimizers_are_what_they_are_called():
+    parameters = [nn.Parameter(torch.zeros(2))]
+    names = {name: type(make_optimizer(recipe(name), parameters)).__name__ for name in OPTIMIZERS}
+    assert names == {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+    assert make_optimizer(recipe("sgd"), parameters).defaults["nesterov"]
+    assert not make_optimizer(recipe("sgd", momentum=0.0), parameters).defaults["nesterov"]
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("steps", "at"), [(1, 1), (1, 3), (4, 2), (4, 5)])
+def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, optimizer: str, steps: int, at: int):
+    """With dropout and augmentation, whose random states must come along; at the end, and in the middle of an epoch."""
+    how = recipe(optimizer, augmentation=0.5, weight_decay=1e-3)
+    whole = a_training(data, how, steps=steps, dropout=0.3)
+    expected = finish(whole)
+
+    first = a_training(data, how, steps=steps, dropout=0.3)
+    for _ in range(at):
+        next(first)
+    checkpoint = first.checkpoint()
+    torch.rand(17)  # another training used the generator meanwhile
+    second = a_training(data, how, steps=steps, dropout=0.3, checkpoint=checkpoint)
+    assert told(finish(second)) == told(expected[at:])
+    assert equal(weights(second), weights(whole))
+    rows, expected_rows = second.outcome().predictions, whole.outcome().predictions
+    assert rows is not None
+    assert expected_rows is not None
+    assert (rows == expected_rows).all()
+
+
+def test_a_checkpoint_holds_no_code(data: TrainingData):
+    training = a_training(data, recipe())
+    next(training)
+    state = torch.load(io.BytesIO(training.checkpoint()), weights_only=True)
+    assert state["step"] == 1
+
+
+# What is left, and failure ------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_is_there_after_any_pull(data: TrainingData):
+    training = a_training(data, recipe())
+    next(training)
+    outcome = training.outcome()
+    assert outcome.predictions is not None
+    assert outcome.predictions.shape == (64, 4)
+    assert outcome.predictions.sum(1) == pytest.approx([1.0] * 64, abs=1e-5)
+    assert outcome.metrics["parameters"] == sum(p.numel() for p in network().parameters())
+    assert outcome.metrics["train_seconds"] > 0
+    again = network().eval()
+    again.load_state_dict(weights(training))
+    _, _, rows = evaluate(again, data.images, data.labels, data.validation)
+    assert rows.numpy() == pytest.approx(outcome.predictions, abs=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_loss_that_is_not_finite_ends_the_training(data: TrainingData, optimizer: str):
+    training = a_training(data, recipe(optimizer, lr=1e30, schedule="constant"), epochs=5)
+    with pytest.raises(Diverged, match=r"the (training|validation) loss became (nan|inf|-inf)"):
+        finish(training)
+
+
+# The objective ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageClassification:
+    objective = ImageClassification("digits")
+    objective.prepare()
+    return objective
+
+
+def test_every_baseline_learns_digits(digits: ImageClassification):
+    for name, params in digits.baselines().items():
+        training = digits.start(Task(0, dict(params), 1, 2), "cpu")
+        values = [next(training).value, next(training).value]
+        assert values[1] is not None, name
+        assert values[1] > 0.8, name
+
+
+def test_a_winner_is_scored_on_the_test_split_from_its_weights_alone(digits: ImageClassification):
+    params = dict(next(iter(digits.baselines().values())))
+    training = digits.start(Task(0, params, 1, 2), "cpu")
+    next(training)
+    next(training)
+    stored = training.outcome().weights
+    assert stored is not None
+    score = digits.score_test(digits.load_weights(params, stored), "cpu")
+    assert score.accuracy == pytest.approx(float((score.probabilities.argmax(1) == score.labels).mean()))
+    assert score.accuracy > 0.8
+    assert math.isfinite(score.loss)
