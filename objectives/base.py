@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,18 +228,26 @@ class ObjectiveSpec:
             found: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
+            made = found(**self.options) if callable(found) else found
+        except ObjectiveError:
+            raise
+        except Exception as error:  # it is a person's module: whatever is wrong with it is theirs to mend
             raise ObjectiveError(
-                f"--objective {self.target!r} cannot be imported: {error}. "
-                "The module must be importable from the folder where you run the command."
+                f"--objective {self.target!r} cannot be made: {type(error).__name__}: {error}. The module must be "
+                "importable from the folder where you run the command, and the attribute an objective or a callable "
+                "without arguments that returns one."
             ) from error
-        made = found(**self.options) if callable(found) else found
         parts = ("name", "metric", "direction", "suggest", "start", "baselines", "epochs", "steps_per_epoch")
         missing = [part for part in (*parts, "fingerprint", "describe") if not hasattr(made, part)]
         if missing:
             raise ObjectiveError(
                 f"--objective {self.target!r} lacks {', '.join(missing)}; "
                 "see the example under 'Own objectives' in the README"
+            )
+        if made.direction not in get_args(Direction):
+            raise ObjectiveError(
+                f"--objective {self.target!r} has direction {made.direction!r}; allowed: "
+                + ", ".join(get_args(Direction))
             )
         objective: Objective = made
         return objective

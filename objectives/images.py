@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.base import Params, Suggest, Task, TestScore, Training
 from objectives.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
+from objectives.geometry import max_blocks
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import Tensor, nn
@@ -159,8 +160,7 @@ class ImageClassification:
 
     @cached_property
     def _max_blocks(self) -> int:
-        side = min(self.dataset.images.shape[2:])
-        return 3 if side >= 8 else 2
+        return max_blocks(self.dataset.size)
 
     def baselines(self) -> Mapping[str, Params]:
         """The tutorials' fixed networks, and one that is better."""
@@ -168,7 +168,7 @@ class ImageClassification:
             "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
             "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
             "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-            "strong CNN, one cycle": STRONG,
+            "strong CNN, one cycle": {**STRONG, "cnn_blocks": self._max_blocks},
         }
 
     def epochs(self, device: str) -> int:

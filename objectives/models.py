@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from objectives.geometry import max_blocks, stem_stride
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -78,14 +80,6 @@ def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def max_blocks(size: tuple[int, int]) -> int:
-    """How many blocks an image size bears: the last map keeps at least 2 pixels a side. At most 3."""
-    side, blocks = _stem_side(min(size)), 1
-    while blocks < 3 and side // 2 >= 2:
-        side, blocks = side // 2, blocks + 1
-    return blocks
-
-
 def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
     """Build the convolution family.
 
@@ -93,7 +87,7 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
     """
     if spec.blocks > max_blocks(inputs.size):
         raise ValueError(f"{spec.blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
-    stride = 2 if min(inputs.size) >= STRIDED_FROM_PX else 1
+    stride = stem_stride(inputs.size)
     stem = nn.Conv2d(inputs.channels, spec.width, spec.kernel, stride, padding=spec.kernel // 2, bias=False)
     layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), stem, nn.BatchNorm2d(spec.width), nn.ReLU()]
     height, width = ((side + stride - 1) // stride for side in inputs.size)
@@ -111,14 +105,6 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
         layers.append(nn.Dropout(spec.dropout))
     layers.append(nn.Linear(features, inputs.n_classes))
     return nn.Sequential(*layers)
-
-
-STRIDED_FROM_PX = 16
-"""Smaller images keep their resolution in the stem: there is nothing to save and much to lose."""
-
-
-def _stem_side(side: int) -> int:
-    return (side + 1) // 2 if side >= STRIDED_FROM_PX else side
 
 
 class Probabilities(nn.Module):

@@ -71,6 +71,8 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
             near = difflib.get_close_matches(name, NAMES, 1)
             hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
             raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
+        if isinstance(known[name], list | dict):
+            raise UsageError(f"--config {path}: {name} is {known[name]!r}; give one value, for instance {name} = 1")
     ctx.default_map = {**(ctx.default_map or {}), **known}
 
 
@@ -328,5 +330,5 @@ def storage_failure(error: BaseException | None) -> str | None:
             return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
         if isinstance(error, sqlite3.Error | OSError):
             return f"a file could not be read or written: {error}. Mend that and type the same command again"
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None

@@ -23,7 +23,7 @@ from search.coordinator import PARENT
 from search.errors import TrackingError
 from search.records import StudyRecord, Summary, TrialRecord
 from search.study import Study
-from search.tracking import Tracking
+from search.tracking import EXPERIMENT, Tracking
 from search.winner import best_trial, gains, sample, score
 from search.workspace import Workspace, write_whole
 
@@ -151,6 +151,8 @@ class Conclusion:
     def _report(self) -> None:
         from search.report import write_report
 
+        if (experiment := self.tracking.mlflow_id(EXPERIMENT)) is not None:
+            self.study.set_attr(records.EXPERIMENT, experiment)
         study = self.study.record()
         path = self.workspace.pictures(self.study.name)
         pictures = {"Predictions on the test split": path.read_bytes()} if path.exists() else {}

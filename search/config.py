@@ -5,12 +5,15 @@ The command line, the environment and the TOML file are all read from this table
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import click
+
+from search.errors import UsageError
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 PRUNERS = ("hyperband", "median", "halving", "none")
@@ -76,6 +79,18 @@ class Config:
     checkpoint_interval: float = setting(
         30.0, "Seconds of training between two checkpoints, at least.", click.FloatRange(min=0), name="SECONDS"
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what no flag type can: settings that would fail only after the last trial."""
+        if self.tracking_uri and not re.match(r"(sqlite:///|https?://|(postgresql|mysql)[\w+]*://)", self.tracking_uri):
+            raise UsageError(
+                f"--tracking-uri {self.tracking_uri!r} is no tracking store; give http://HOST:PORT of an MLflow "
+                "server, or sqlite:///FILE"
+            )
+        if self.register is not None and not re.fullmatch(r"[\w. -]+", self.register):
+            raise UsageError(f"--register {self.register!r} is no model name; use letters, digits, dots and dashes")
+        if self.timeout is not None and not math.isfinite(self.timeout):
+            raise UsageError(f"--timeout {self.timeout} is no number of seconds; leave it out for no limit")
 
     @property
     def storage_url(self) -> str:

@@ -113,6 +113,7 @@ class Coordinator:
         """
         self._resume()
         self._ended = list(self.study.record().trials)
+        self._ended_before = len(self._ended)
         while not self.interrupted():
             self._fill()
             if not self._running:
@@ -211,7 +212,9 @@ class Coordinator:
         self._show()
 
     def _handle(self, slot: int, event: Event) -> None:
-        running = self._running[slot]
+        running = self._running.get(slot)
+        if running is None:
+            return  # an idle trainer died, and has been replaced
         match event:
             case EpochDone(result):
                 self._progress(slot, running, result)
@@ -346,7 +349,7 @@ class Coordinator:
         self._display.notice(f"trial {task.number} is tried again: {reason}")
 
     def _stop_if_hopeless(self) -> None:
-        ended = [trial for trial in self._ended if trial.state in records.FINISHED]
+        ended = self._ended[self._ended_before :]  # what failed before may have been mended since
         kinds = {trial.failure if trial.state == TrialState.FAIL else None for trial in ended}
         if len(ended) >= ALIKE and len(kinds) == 1 and None not in kinds:
             raise SearchStoppedError(

@@ -34,10 +34,12 @@ class Interruption:
         self.number: int | None = None
         self._graceful = False
         self._before: dict[int, Any] = {}
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a script's background, asked for that
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,5 +61,13 @@ class Interruption:
                 os._exit(128 + number)
             return
         self.number = number
+        if number == signal.SIGHUP:
+            self._let_go()
         if not self._graceful:
             raise Interrupted(number)
+
+    def _let_go(self) -> None:
+        """Write to nobody from now on: the terminal is gone, and a write to it would end the process as a failure."""
+        nobody = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nobody, descriptor)

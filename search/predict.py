@@ -48,7 +48,8 @@ def predict(loaded: Loaded, names: Sequence[str], data_dir: Path | None) -> tupl
     A name is a path, or `DATASET:INDEX` or `DATASET:FIRST-LAST` for pictures of a dataset's test split.
     """
     framing = Framing(**{**loaded.metadata["framing"], "size": tuple(loaded.metadata["framing"]["size"])})
-    pictures = [picture for name in names for picture in read(name, framing, data_dir)]
+    dataset = str(loaded.metadata["dataset"])
+    pictures = [picture for name in names for picture in read(name, framing, dataset, data_dir)]
     readable = [picture for picture in pictures if picture.pixels is not None]
     images = np.stack([picture.pixels for picture in readable if picture.pixels is not None]) if readable else None
     probabilities = iter([] if images is None else loaded.probabilities(images))
@@ -57,11 +58,14 @@ def predict(loaded: Loaded, names: Sequence[str], data_dir: Path | None) -> tupl
     return predictions, None if images is None else draw(images, readable, rows, loaded.classes)
 
 
-def read(name: str, framing: Framing, data_dir: Path | None) -> list[Picture]:
-    """The pictures that a name stands for."""
-    found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name)
-    if found and found[1] in NAMES and not Path(name).exists():
-        return _from_dataset(found[1], int(found[2]), int(found[3] or found[2]), framing, data_dir)
+def read(name: str, framing: Framing, dataset: str, data_dir: Path | None) -> list[Picture]:
+    """The pictures that a name stands for; `dataset` is the one that the model was trained on."""
+    found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
+    if found and not Path(name).exists() and (found[1] in NAMES or found[1].startswith("folder:")):
+        if found[1] != dataset:
+            error = f"{name}: this model knows {dataset}; type {dataset}:0-24, or name another model with --model"
+            return [Picture(name, None, error=error)]
+        return _from_dataset(dataset, int(found[2]), int(found[3] or found[2]), data_dir)
     try:
         pixels, notes = to_model_input(read_picture(Path(name)), framing)
     except PictureError as error:
@@ -69,14 +73,11 @@ def read(name: str, framing: Framing, data_dir: Path | None) -> list[Picture]:
     return [Picture(name, pixels, tuple(notes))]
 
 
-def _from_dataset(dataset: str, first: int, last: int, framing: Framing, data_dir: Path | None) -> list[Picture]:
+def _from_dataset(dataset: str, first: int, last: int, data_dir: Path | None) -> list[Picture]:
     load_dataset(dataset, data_dir)  # fetches the files where needed
     images, labels = load_test_split(dataset, data_dir)
     if not first <= last < len(labels):
         error = f"{dataset} has test pictures 0 to {len(labels) - 1}; type for example {dataset}:0-24"
-        return [Picture(f"{dataset}:{first}", None, error=error)]
-    if images.shape[1:] != (framing.channels, *framing.size):
-        error = f"{dataset} has pictures of another shape than the model takes"
         return [Picture(f"{dataset}:{first}", None, error=error)]
     chosen = range(first, last + 1)
     pixels = (images[first : last + 1] / 255).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -16,13 +17,18 @@ PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", 
 def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
     """Plain values for the study, its report and its runs."""
     return {
-        "command": shlex.join(["python", "-m", "search", *sys.argv[1:]]),
+        "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
         "seed": seed,
         "git_commit": git_commit(),
         "versions": versions(),
         "hardware": {"processor": processor(), "cores": usable_cores(), "system": platform.platform()},
         "dataset": dataset,
     }
+
+
+def mask(text: str) -> str:
+    """`text` without the passwords of URLs in it."""
+    return re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", text)
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.errors import ModelNotFoundError, TrackingError
+from search.provenance import mask
 from search.storage import first_line
 from search.tracking import connect_mlflow
 
@@ -43,8 +44,8 @@ class Published:
 
     @property
     def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` takes."""
-        return f"models:/{self.name}@{CHAMPION}" if self.is_champion else f"models:/{self.name}/{self.version}"
+        """What `mlflow.pyfunc.load_model` takes; the same model for ever, unlike the alias."""
+        return f"models:/{self.name}/{self.version}"
 
 
 def publish(
@@ -93,7 +94,7 @@ def _log(
         Schema([TensorSpec(np.dtype(np.float32), (-1, n_classes))]),
     )
     requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")]
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+    with _reopened(run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         info = mlflow.pytorch.log_model(
             model.eval(),
@@ -105,6 +106,18 @@ def _log(
             metadata=dict(metadata),
         )
     return info.model_uri, info.model_id
+
+
+@contextmanager
+def _reopened(run_id: str) -> Iterator[None]:
+    """Go on with a run that has ended, and leave its duration as it was."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    ended = client.get_run(run_id).info.end_time
+    with mlflow.start_run(run_id=run_id):
+        yield
+    client.set_terminated(run_id, "FINISHED", ended)
 
 
 @contextmanager
@@ -206,7 +219,10 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    model_uri = model_uri or newest_champion(client)
+    try:
+        model_uri = model_uri or newest_champion(client)
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {mask(tracking_uri)} does not answer: {first_line(error)}") from None
     try:
         with _fluent(tracking_uri), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
 from search.config import Config
-from search.errors import UsageError
+from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
 from search.records import StudyRecord
 from search.run import load_objective, open_tracking
@@ -28,8 +28,11 @@ def sync(config: Config) -> Iterator[tuple[str, int, int, str | None]]:
         uid = study.user_attrs.get(records.UID)
         if uid is None or not Workspace(config.workspace).journal(study.study_name, uid).exists():
             continue
-        with hold_study(config.storage_url, study.study_name):
-            yield study.study_name, *_deliver(config, study.study_name, uid)
+        try:
+            with hold_study(config.storage_url, study.study_name):
+                yield study.study_name, *_deliver(config, study.study_name, uid)
+        except StudyHeldError:
+            yield study.study_name, 0, 0, "it is being searched now, which delivers too"
 
 
 def _deliver(config: Config, study: str, uid: str) -> tuple[int, int, str | None]:
@@ -59,6 +62,8 @@ def promote(config: Config, name: str) -> StudyRecord:
     if study_id is None or records.OBJECTIVE not in attrs:
         known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
         raise UsageError(f"there is no study {name!r} made by a search; there are: {known}")
+    if records.SUMMARY not in attrs:  # before that, the test split must not be read
+        raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
     objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
     with hold_study(config.storage_url, name):
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)

@@ -11,7 +11,7 @@ from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
-from objectives.base import Objective
+from objectives.base import Objective, ObjectiveError
 
 REDUCTION = 4
 """Of a rung's trials, one in four goes on. With the first rung at a sixteenth of the budget, three rungs span it."""
@@ -29,10 +29,9 @@ def derive_seed(seed: int, *purpose: int | str) -> int:
 def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
     """The sampler for the ask of trial `number`.
 
-    Its seed is a function of study seed and number, so an ask repeats whether or not the search was interrupted. A
-    Sobol sequence is one sequence, whose position the study keeps: it has one seed throughout.
+    Its seed is a function of study seed and number, so an ask repeats whether or not the search was interrupted.
     """
-    ask_seed = seed if name == "qmc" else derive_seed(seed, "ask", number)
+    ask_seed = derive_seed(seed, "ask", number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
@@ -45,7 +44,14 @@ def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
             case "cmaes":
                 return CmaEsSampler(seed=ask_seed, warn_independent_sampling=False)
             case "qmc":
-                return QMCSampler(seed=ask_seed, warn_independent_sampling=False, warn_asynchronous_seeding=False)
+                # A Sobol sequence is one sequence, whose position the study keeps: it has one seed throughout. What
+                # is outside of it, as conditional parameters are, is drawn anew for each ask.
+                return QMCSampler(
+                    seed=seed,
+                    independent_sampler=RandomSampler(seed=ask_seed),
+                    warn_independent_sampling=False,
+                    warn_asynchronous_seeding=False,
+                )
     raise AssertionError(f"the command line let the sampler {name!r} pass")
 
 
@@ -74,7 +80,10 @@ def search_space(objective: Objective) -> dict[str, str]:
     space: dict[str, str] = {}
     for _ in range(PROBES):
         trial = study.ask()
-        objective.suggest(trial)
+        try:
+            objective.suggest(trial)
+        except Exception as error:  # an objective that cannot be asked makes a search impossible, not a trial
+            raise ObjectiveError(f"the objective's suggest failed: {type(error).__name__}: {error}") from error
         for name, distribution in trial.distributions.items():
             space.setdefault(name, distribution_to_json(distribution))
     return dict(sorted(space.items()))

@@ -121,7 +121,7 @@ def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(_locks(path) / "create.lock"):
+    with filelock.FileLock(_locks(path) / ".create"):
         if path.exists():
             return
         temporary = path.with_name(f".{path.name}.new")

@@ -138,7 +138,10 @@ class Study:
         worst = self._worst()
         if trial.user_attrs.get(records.FAILURE) != "diverged" or worst is None:
             return trial
-        seen = create_trial(value=worst, params=trial.params, distributions=trial.distributions)
+        seen = create_trial(
+            value=worst, params=trial.params, distributions=trial.distributions,
+            system_attrs=trial.system_attrs, intermediate_values=trial.intermediate_values,
+        )  # fmt: skip
         seen.datetime_start, seen.datetime_complete = trial.datetime_start, trial.datetime_complete
         return seen
 

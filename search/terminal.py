@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,20 +42,21 @@ def print_result(result: Result, config: Config) -> None:
     study = result.study
     print_summary(study)
     if result.was_complete:
-        say(f"nothing was left to do; to search on, type --trials {2 * config.trials} or another larger number")
+        done = sum(trial.state.is_finished() for trial in study.trials)
+        say(f"nothing was left to do; to search on, type --trials {2 * done} or another number above {done}")
     if result.undelivered:
         say(
             f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
             "them. The same command, run again, delivers them."
         )
-    where = "" if str(config.workspace) == "." else f" --workspace {config.workspace}"
+    where = "" if str(config.workspace) == "." else f" --workspace {shlex.quote(str(config.workspace))}"
     say("\nWhere to look next:")
     say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
     say(f"    {_curves(study, config)}")
     say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
     if study.summary and study.summary.model:
-        dataset = study.summary.model["name"]
-        example = f"{dataset}:0-24 --show out.png" if dataset in ("mnist", "digits") else "picture.png"
+        dataset = (study.provenance.get("dataset") or {}).get("name", "")
+        example = f"{shlex.quote(f'{dataset}:0-24')} --show out.png"
         say(f"  python -m search predict{where} {example}")
 
 
@@ -75,7 +77,7 @@ def print_summary(study: StudyRecord) -> None:
     say(f"  {params}")
     _print_test(summary)
     for gain in summary.gains:
-        say(f"  {gain.gain:+.4f} over {gain.baseline} ({gain.value:.4f})")
+        say(f"  {gain.gain + 0.0:+.4f} over {gain.baseline} ({gain.value:.4f})")
     if summary.model:
         alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
         say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")

@@ -88,7 +88,7 @@ def connect_mlflow(uri: str) -> MlflowClient:
     import mlflow
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised as well, and told in our own words
     try:
         if path is not None:
             create_whole(path, lambda temporary: mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments())
@@ -354,6 +354,8 @@ class Delivery:
             logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, error)
 
     def _open(self, write: Write) -> None:
+        from mlflow.entities import RunTag
+
         run_id = self._find(write.run)
         if run_id is None:
             run_id = self._create(write)
@@ -361,6 +363,7 @@ class Delivery:
         else:
             self._journal.set_mlflow_id(write.run, run_id)
             self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in write.body["tags"].items()])
         self._describe(run_id, write.body)
 
     def _create(self, write: Write) -> str:

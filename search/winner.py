@@ -52,7 +52,7 @@ def gains(study: StudyRecord, winner: TrialRecord) -> tuple[Gain, ...]:
     """How far the winner is ahead of each baseline, by the validation metric."""
     sign = 1.0 if study.maximize else -1.0
     return tuple(
-        Gain(trial.baseline, trial.number, trial.value, sign * ((winner.value or 0.0) - trial.value))
+        Gain(trial.baseline, trial.number, trial.value, sign * ((winner.value or 0.0) - trial.value) + 0.0)
         for trial in study.trials
         if trial.baseline is not None and trial.value is not None and trial.state == TrialState.COMPLETE
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -13,8 +14,9 @@ from search.errors import UsageError
 
 
 def slug(name: str) -> str:
-    """`name` as a file name: letters, digits, dot, dash and underscore stay, the rest becomes `-`."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "study"
+    """`name` as a file name: letters, digits, dot, dash and underscore stay; a name that has others gets a digest."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80]
+    return plain if plain == name else f"{plain or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shell import TESTS, search
+from shell import TESTS, Finished, search
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +33,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished search in a folder that no test may change."""
-
-    folder: Path
-    result: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="session")

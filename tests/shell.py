@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def end(process: subprocess.Popen[str], timeout_s: float = 120) -> subprocess.Co
 def search(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m search` to its end."""
     return end(begin(*words, cwd=cwd, env=env))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished search in a folder that no test may change."""
+
+    folder: Path
+    result: subprocess.CompletedProcess[str]
 
 
 def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:

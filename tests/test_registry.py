@@ -13,8 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import Finished
-from shell import environment, rows
+from shell import Finished, environment, rows
 
 from objectives.images import ImageClassification
 from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from objectives.base import ObjectiveSpec, Task
 from objectives.trainer import Settings, Trainer
 from search.executors.base import Event
+from search.provenance import usable_cores
 
 
 class InlineExecutor:
@@ -17,7 +17,7 @@ class InlineExecutor:
     slots = 1
 
     def __init__(self, objective: ObjectiveSpec, device: str) -> None:
-        self._settings = Settings(objective, device, index=0, threads=os.cpu_count() or 1)
+        self._settings = Settings(objective, device, index=0, threads=usable_cores())
         self._trainer: Trainer | None = None
         self._due: Callable[[], Any] | None = None
 

@@ -22,6 +22,7 @@ from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.trainer import Hello, Settings
 from search.errors import SearchError
 from search.executors.base import Event, Lost
+from search.provenance import usable_cores
 
 LAST_LINES = 15
 START_TRIES = 3
@@ -95,7 +96,7 @@ class LocalExecutor:
 
     def __init__(self, objective: ObjectiveSpec, device: str, jobs: int) -> None:
         self.slots = jobs
-        threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        threads = max(1, usable_cores() // jobs)
         self._settings = [Settings(objective, device, index, threads) for index in range(jobs)]
         self._trainers = [TrainerProcess(settings) for settings in self._settings]
 

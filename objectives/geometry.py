@@ -1,0 +1,22 @@
+"""How far a convolution network may shrink an image. Needs no torch: the search space asks this too."""
+
+from __future__ import annotations
+
+STRIDED_FROM_PX = 16
+"""Smaller images keep their resolution in the first block: there is nothing to save and much to lose."""
+
+MAX_BLOCKS = 3
+
+
+def stem_stride(size: tuple[int, int]) -> int:
+    """Stride of the first convolution for images of `size` (h, w)."""
+    return 2 if min(size) >= STRIDED_FROM_PX else 1
+
+
+def max_blocks(size: tuple[int, int]) -> int:
+    """How many blocks an image size bears, up to 3: the last map keeps at least 2 pixels a side."""
+    stride = stem_stride(size)
+    side, blocks = (min(size) + stride - 1) // stride, 1
+    while blocks < MAX_BLOCKS and side // 2 >= 2:
+        side, blocks = side // 2, blocks + 1
+    return blocks
