@@ -26,6 +26,8 @@ from search.provenance import usable_cores
 
 LAST_LINES = 15
 START_TRIES = 3
+KILLED_TRIES = 10
+"""Starts that SIGKILL ended say less of the next one than starts that failed by themselves."""
 
 
 class TrainerProcess:
@@ -148,7 +150,8 @@ class LocalExecutor:
         reason = old.last_words()
         old.reap(0)
         failed_starts = old.failed_starts + 1 if old.hello is None else 0
-        if failed_starts >= START_TRIES:
+        killed = old.process.returncode == -signal.SIGKILL
+        if failed_starts >= (KILLED_TRIES if killed else START_TRIES):
             raise SearchError(f"trainers do not start: {reason}")
         new = TrainerProcess(self._settings[slot])
         new.failed_starts = failed_starts
