@@ -322,7 +322,7 @@ class Coordinator:
 
     def _link(self, run: str) -> dict[str, str]:
         """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""
-        run_id = self.tracking.mlflow_id(run, wait_s=1.0)
+        run_id = self.tracking.mlflow_id(run, wait_s=0.2)
         if run_id is None:
             return {}
         if not self._linked:

@@ -115,9 +115,7 @@ def test_most_confidently_wrong_keeps_the_surest():
     pictures = np.zeros((4, 1, 8, 8), dtype=np.uint8)
     pictures[2] = 255  # the surest mistake is the only white picture
     one = figures.most_confidently_wrong(pictures, labels, probabilities, ["a", "b"], count=1)
-    assert one == figures.prediction_grid(
-        pictures[2:3], [(0, 1, 0.95)], ["a", "b"], title="2 of 4 wrong; the 1 surest"
-    )
+    assert one == figures.prediction_grid(pictures[2:3], [(0, 1, 0.95)], ["a", "b"], title="2 of 4 wrong; the 1 surest")
 
 
 def test_most_confidently_wrong_of_a_perfect_model_is_nothing():
