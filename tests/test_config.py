@@ -67,7 +67,14 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flag_can_come_from_the_environment(name: str):
-    values = {"device": "cuda:1", "sampler": "qmc", "pruner": "none", "engine": "inline", "no_register": "1"}
+    values = {
+        "device": "cuda:1",
+        "sampler": "qmc",
+        "pruner": "none",
+        "engine": "inline",
+        "no_register": "1",
+        "tracking_uri": "http://host",
+    }
     text = values.get(name, "7")
     assert getattr(configured(env={f"SEARCH_{name.upper()}": text}), name) != getattr(Config(), name)
 
@@ -122,7 +129,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "jobs": st.integers(1, 512), "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
     "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
     "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
-    "data_dir": PATHS, "storage": TEXT, "tracking_uri": TEXT, "register": TEXT, "no_register": st.booleans(),
+    "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
+    "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
     "checkpoint_interval": st.floats(0, 1e6),
 }  # fmt: skip
 
@@ -136,7 +144,7 @@ def toml(value: Any) -> str:
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES), st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, Any], dashes: bool):
     assert set(VALUES) == set(NAMES)
     file = tmp_path / "any.toml"
@@ -151,3 +159,16 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
         assert (str(found) if isinstance(found, Path) else found) == (
             str(Path(value)) if name in ("workspace", "data_dir") else value
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tracking-uri", "mlruns"], r"--tracking-uri 'mlruns' is no tracking store; give http://HOST:PORT"),
+        (["--register", "a/b"], r"--register 'a/b' is no model name; use letters, digits, dots and dashes"),
+        (["--timeout", "inf"], r"--timeout inf is no number of seconds; leave it out for no limit"),
+    ],
+)
+def test_what_would_fail_only_at_the_end_is_refused_at_the_start(words: list[str], message: str):
+    with pytest.raises(UsageError, match=message):
+        configured(*words)

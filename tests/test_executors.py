@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from shell import alive, children, environment
@@ -164,13 +164,20 @@ def test_a_checkpoint_that_is_damaged_fails_the_trial_alone(executor: Executor):
     assert len(train(executor, task())[0]) == 4
 
 
-def test_a_device_that_is_not_there_is_said(executor: Executor):
-    other = type(executor)(TOY, "cuda:99", *([1] if isinstance(executor, LocalExecutor) else []))
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: InlineExecutor(TOY, "cuda:99"), id="inline"),
+        pytest.param(lambda: LocalExecutor(TOY, "cuda:99", 1), id="local", marks=pytest.mark.slow),
+    ],
+)
+def test_a_device_that_is_not_there_is_said(make: Callable[[], Executor]):
+    made = make()
     try:
         with pytest.raises(DeviceError, match=r"--device cuda:99: this machine offers \d+ CUDA devices; type"):
-            other.ready()
+            made.ready()
     finally:
-        other.close()
+        made.close()
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
@@ -222,7 +229,7 @@ def test_trainers_that_cannot_start_end_the_search():
 def test_an_objective_that_is_not_there_is_said():
     missing = LocalExecutor(ObjectiveSpec("toy:Nothing"), "cpu", jobs=1)
     try:
-        with pytest.raises(ObjectiveError, match=r"--objective 'toy:Nothing' cannot be imported"):
+        with pytest.raises(ObjectiveError, match=r"--objective 'toy:Nothing' cannot be made"):
             missing.ready()
     finally:
         missing.close()
