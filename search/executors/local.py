@@ -26,7 +26,7 @@ from search.provenance import usable_cores
 
 LAST_LINES = 15
 START_TRIES = 3
-KILLED_TRIES = 10
+KILLED_TRIES = 30
 """Starts that SIGKILL ended say less of the next one than starts that failed by themselves."""
 
 

@@ -34,8 +34,8 @@ def interrupt_six_times(place: Place, search: tuple[object, ...], moments: rando
 @pytest.mark.parametrize(
     ("search", "trials", "late_s"),
     [
-        ((*BOWL, "--trials", 24, "--jobs", 1), 24, 0.8),
-        ((*BOWL, "--trials", 24, "--engine", "inline"), 24, 0.8),
+        ((*BOWL, "--trials", 14, "--jobs", 1), 14, 0.8),
+        ((*BOWL, "--trials", 14, "--engine", "inline"), 14, 0.8),
         ((*DIGITS, "--jobs", 1), 6, 1.5),
     ],
     ids=["local", "inline", "digits"],

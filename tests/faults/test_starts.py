@@ -18,7 +18,7 @@ from harness import BOWL, HERE, Place, say, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STARTS, FORKED_ROUNDS = 16, 4
+STARTS, FORKED_ROUNDS = 16, 2
 SEARCH = (*BOWL, "--trials", 2, "--jobs", 1)
 HELD = re.compile(r"study 'bowl' is being searched by process (\d+) on \S+ since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
