@@ -25,7 +25,7 @@ FLAGS = [
 
 
 def configured(*words: str, env: Mapping[str, str] | None = None) -> Config:
-    """What `run` would be told, through the real options."""
+    """What `run` would be told, through the real options; where real data lies is no setting here."""
     found: list[Config] = []
 
     @click.command()
@@ -33,7 +33,7 @@ def configured(*words: str, env: Mapping[str, str] | None = None) -> Config:
     def command(**values: Any) -> None:
         found.append(Config(**values))
 
-    result = CliRunner().invoke(command, list(words), env=dict(env or {}), catch_exceptions=True)
+    result = CliRunner().invoke(command, list(words), env={"SEARCH_DATA_DIR": None, **(env or {})})
     if isinstance(result.exception, UsageError):
         raise result.exception
     assert result.exit_code == 0, result.output
