@@ -149,7 +149,8 @@ class ImageTraining:
             self.epoch_sums.zero_()
             self.epoch_seconds = 0.0
         order = self._order(epoch)
-        first, last = (self.batches * (part + i) // self.steps_per_epoch for i in (0, 1))
+        # Rounded up, so that the first part has a batch even where there are fewer batches than parts.
+        first, last = (math.ceil(self.batches * (part + i) / self.steps_per_epoch) for i in (0, 1))
         for batch in range(first, last):
             index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             images, labels = to_unit(self.data.images[index]), self.data.labels[index]

@@ -71,10 +71,10 @@ def publish(
     try:
         found = _registered(client, name, tags["search.run"])
         if found is None:
-            with _fluent(uri):
+            with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
                 model_uri, model_id = _log(run_id, model, example, metadata)
-            _create_name(client, name)
-            found = client.create_model_version(name, model_uri, run_id, tags=dict(tags), model_id=model_id)
+                _create_name(client, name)
+                found = client.create_model_version(name, model_uri, run_id, tags=dict(tags), model_id=model_id)
         champion = promote(client, name, maximize=maximize)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(f"the model could not be registered: {first_line(error)}") from error

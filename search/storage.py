@@ -72,7 +72,9 @@ def open_storage(text: str, *, create: bool = True) -> RDBStorage:
     url = parse_url(text)
     path = sqlite_path(url)
     if path is None:
-        return _optuna(lambda: RDBStorage(text), url.render_as_string())
+        with _server_session(url) as session:  # starts that make the tables together would trip over each other
+            session.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _key("search")})
+            return _optuna(lambda: RDBStorage(text), url.render_as_string())
     if not path.exists():
         if not create:
             raise StorageError(f"there is no study database at {path}; run a search first: python -m search")
@@ -199,17 +201,31 @@ def hold_study(storage: str, study: str) -> Iterator[None]:
 @contextmanager
 def _hold_in_server(url: URL, study: str) -> Iterator[None]:
     """A session advisory lock of PostgreSQL, on a connection of its own: the server frees it when we vanish."""
-    key = int.from_bytes(hashlib.sha256(f"search/{study}".encode()).digest()[:8], "big", signed=True)
+    key = _key(f"search/{study}")
+    with _server_session(url) as session:
+        if not session.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+            raise _held(study, _holder_in_server(session, key))
+        yield
+
+
+@contextmanager
+def _server_session(url: URL) -> Iterator[sqlalchemy.Connection]:
+    """A connection that is nobody else's and says whose it is; its locks end with it."""
     signature = f"search {os.getpid()} {socket.gethostname()}"[:63]
     try:
         engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"application_name": signature})
-        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    except (SQLAlchemyError, ImportError) as error:
+        session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    except ImportError:
+        raise StorageError(f'{url.render_as_string()} needs a driver; type: pip install -e ".[postgres]"') from None
+    except SQLAlchemyError as error:
         raise StorageError(f"{url.render_as_string()} cannot be opened: {first_line(error)}") from None
-    with connection:
-        if not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
-            raise _held(study, _holder_in_server(connection, key))
-        yield
+    with session:
+        yield session
+
+
+def _key(name: str) -> int:
+    """The number of an advisory lock."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def _holder_in_server(connection: sqlalchemy.Connection, key: int) -> str:

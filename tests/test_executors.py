@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from shell import alive, children, environment
@@ -216,10 +217,22 @@ def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalE
 
 
 @pytest.mark.slow
-def test_trainers_that_cannot_start_end_the_search():
+def test_trainers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    broken = LocalExecutor(ObjectiveSpec("rude:Rude"), "cpu", jobs=1)
+    try:
+        with pytest.raises(SearchError, match=r"(?s)trainers do not start: .*status 7.*no, thank you"):
+            broken.ready()
+    finally:
+        broken.close()
+
+
+@pytest.mark.slow
+def test_an_objective_that_cannot_be_made_is_said():
     broken = LocalExecutor(ObjectiveSpec("toy:Toy", {"nonsense": 1}), "cpu", jobs=1)
     try:
-        with pytest.raises(SearchError, match=r"(?s)trainers do not start: .*status 1.*unexpected keyword"):
+        with pytest.raises(ObjectiveError, match=r"'toy:Toy' cannot be made: .*unexpected keyword"):
             broken.ready()
     finally:
         broken.close()

@@ -164,7 +164,7 @@ def test_publishing_twice_registers_once_and_a_worse_one_stays_behind(folder: Pa
         return publish(uri, run_id=run_id, name="toy", model=model, example=example, metadata=metadata, tags=tags)
 
     first = put("uid/trial-1", 0.9)
-    assert (first.version, first.is_champion, first.uri) == ("1", True, "models:/toy@champion")
+    assert (first.version, first.is_champion, first.uri) == ("1", True, "models:/toy/1")
     assert put("uid/trial-1", 0.9) == first
     worse = put("uid/trial-2", 0.8)
     assert (worse.version, worse.is_champion, worse.champion, worse.uri) == ("2", False, "1", "models:/toy/2")

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shell import environment
 
 from search.errors import StorageError
 from search.journal import Journal, Kind, Write
@@ -270,67 +263,3 @@ def test_a_newer_store_names_the_command_that_upgrades(destination: Destination,
         connection.execute("UPDATE alembic_version SET version_num = 'f00dfeed9999'")
     with pytest.raises(StorageError, match=r"made by another version of MLflow; type: mlflow db upgrade sqlite:///"):
         connect_mlflow(destination.uri)
-
-
-# A real server ------------------------------------------------------------------------------------------------------
-
-
-def serve(port: int, folder: Path) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "served"),
-    ]  # fmt: skip
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (folder / "server.log").open("ab")
-    return subprocess.Popen(command, env=environment(quiet), stdout=log, stderr=log, start_new_session=True)
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-
-
-def until(check: Any, timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_away_and_comes_back_misses_nothing(
-    tmp_path: Path, destination: Destination, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    remote = Destination(f"http://127.0.0.1:{port}", "toy", "uid-1", tmp_path / "unused")
-    tracking = Tracking(tmp_path / "journal.db", remote)
-    tracking.ready()  # nobody waits for a server
-    started = time.monotonic()
-    tracking.open_run("study", "search toy", tags={"kind": "study"})
-    run = a_trial(tracking, steps=(1, 2))
-    assert time.monotonic() - started < 1
-    until(lambda: tracking.trouble is not None)
-    server = serve(port, tmp_path)
-    try:
-        until(lambda: tracking.mlflow_id(run) is not None)
-        until(lambda: tracking.flush(5.0) == 0)
-        stop(server)
-        tracking.log(run, {"val/accuracy": 0.3}, step=3, position=3)
-        tracking.file(run, "weights.pt", b"w")
-        tracking.end_run(run, "FINISHED")
-        until(lambda: tracking.trouble is not None)
-        server = serve(port, tmp_path)
-        until(lambda: tracking.trouble is None and tracking.flush(5.0) == 0)
-        assert tracking.close(30.0) == 0
-        client = connect_mlflow(remote.uri)
-        found = all_runs(client)
-        assert sorted(run.info.run_name for run in found) == ["#000", "search toy"]
-        (trial,) = [run for run in found if run.info.run_name == "#000"]
-        assert trial.info.status == "FINISHED"
-        assert [point.step for point in client.get_metric_history(trial.info.run_id, "val/accuracy")] == [1, 2, 3]
-        assert [file.path for file in client.list_artifacts(trial.info.run_id)] == ["weights.pt"]
-    finally:
-        stop(server)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from objectives.base import Diverged, EpochResult, Task
@@ -229,6 +231,35 @@ def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, op
     assert rows is not None
     assert expected_rows is not None
     assert (rows == expected_rows).all()
+
+
+@given(
+    how=st.fixed_dictionaries(
+        {
+            "optimizer": st.sampled_from(list(OPTIMIZERS)),
+            "schedule": st.sampled_from(["one_cycle", "constant"]),
+            "augmentation": st.sampled_from([0.0, 0.7]),
+            "batch_size": st.integers(8, 300),
+        }
+    ),
+    seed=st.integers(0, 2**31),
+    dropout=st.sampled_from([0.0, 0.4]),
+    stops=st.sets(st.integers(1, 5)),
+)
+@settings(max_examples=15, deadline=None)
+def test_stopped_anywhere_and_gone_on_elsewhere_it_is_the_same_training(
+    data: TrainingData, how: dict[str, Any], seed: int, dropout: float, stops: set[int]
+):
+    same: Any = {"epochs": 2, "steps": 3, "seed": seed, "dropout": dropout}
+    whole = a_training(data, recipe(**how), **same)
+    expected = finish(whole)
+    training, results = a_training(data, recipe(**how), **same), []
+    for step in range(1, 7):
+        results.append(next(training))
+        if step in stops:
+            training = a_training(data, recipe(**how), checkpoint=training.checkpoint(), **same)
+    assert told(results) == told(expected)
+    assert equal(weights(training), weights(whole))
 
 
 def test_a_checkpoint_holds_no_code(data: TrainingData):

@@ -1,4 +1,7 @@
-"""Run as many searches at once as the first argument says; print each one's status and output as JSON, by process."""
+"""`forked.py STARTS FOLDER... -- WORDS`: as many searches at once in each folder, one folder after the other.
+
+Prints a list with one object for each folder: every process's status and output, by its number.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,37 @@ from pathlib import Path
 
 
 def main() -> None:
+    import mlflow  # noqa: F401  # like the next two, imported for the children
+
     import search.run
-    import search.terminal  # noqa: F401  # both are imported for their children
+    import search.terminal  # noqa: F401
+
+    split = sys.argv.index("--")
+    starts, folders, words = int(sys.argv[1]), sys.argv[2:split], sys.argv[split + 1 :]
+    print(json.dumps([meet(Path(folder), starts, words) for folder in folders]))
+
+
+def meet(folder: Path, starts: int, words: list[str]) -> dict[int, tuple[int, str]]:
     from search import cli
 
-    sys.path.insert(0, os.getcwd())
+    os.chdir(folder)
+    sys.path[0] = str(folder)
     gate_in, gate_out = os.pipe()
     pids = []
-    for _ in range(int(sys.argv[1])):
+    for _ in range(starts):
         if (pid := os.fork()) == 0:
             output = os.open(f"output.{os.getpid()}", os.O_WRONLY | os.O_CREAT)
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.close(gate_out)
-            sys.argv = ["search", *sys.argv[2:]]
+            sys.argv = ["search", *words]
             os.read(gate_in, 1)  # its end is the signal to go
             cli.main()
         pids.append(pid)
+    os.close(gate_in)
     os.close(gate_out)
     ended = {pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids}
-    print(json.dumps({pid: (status, Path(f"output.{pid}").read_text()) for pid, status in ended.items()}))
+    return {pid: (status, Path(f"output.{pid}").read_text()) for pid, status in ended.items()}
 
 
 if __name__ == "__main__":

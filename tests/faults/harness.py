@@ -64,6 +64,7 @@ class Place:
     mlflow: Path | None = None
     """The database behind a tracking server."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """What tells this place's processes from others."""
     starts: int = 0
 
     def __post_init__(self) -> None:
@@ -166,15 +167,12 @@ class Place:
         moved = lambda: self.reports() > before or process.poll() is not None  # noqa: E731
         return wait_until(moved, timeout_s, f"a report ({self.said()})")
 
-    def random_moment(
-        self, process: subprocess.Popen[bytes], moments: random.Random, early_s: float, late_s: float
-    ) -> None:
-        """Sleep to a moment of the start, or to one of the training after it."""
-        if early_s:
-            time.sleep(moments.uniform(0, early_s))
-            return
-        self.until_training(process)
-        time.sleep(moments.uniform(0, late_s))
+    def random_moment(self, process: subprocess.Popen[bytes], moments: random.Random, reports: int) -> None:
+        """Wait for at most so many new reports, and a moment more: on a fast machine as far as on a slow one."""
+        target = self.reports() + moments.randint(1, reports)
+        reached = lambda: self.reports() >= target or process.poll() is not None  # noqa: E731
+        wait_until(reached, 60, f"{reports} reports ({self.said()})")
+        time.sleep(moments.uniform(0, 0.1))
 
     # ---- what is left
 

@@ -19,8 +19,10 @@ def test_coordinator_killed_20_times(empty: Place):
     outlived, done = [], []
     for kill in range(20):
         process = empty.begin(*search)
-        early_s = 5.0 if kill < 4 or moments.random() < 0.2 else 0.0  # the first ones hit stores that are being made
-        empty.random_moment(process, moments, early_s, late_s=1.5)
+        if kill < 4 or moments.random() < 0.2:  # the first ones hit stores that are being made
+            time.sleep(moments.uniform(0, 5.0))
+        else:
+            empty.random_moment(process, moments, reports=10)
         assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
         outlived.append(empty.kill(process))
         done.append(empty.finished())
@@ -38,7 +40,7 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
     for kill in range(6):
         process = empty.begin(*search)
         if kill < 4:
-            empty.random_moment(process, moments, early_s=0.0, late_s=2.0)
+            empty.random_moment(process, moments, reports=5)
         else:  # between the last trial and the end: the test split, the registry, the report
             wait_until(lambda: empty.finished() == 12, 120, "the twelfth trial")
             time.sleep(moments.uniform(0, 4.0))
@@ -58,7 +60,7 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
 
 
 def test_trainers_killed_20_times(place: Place):
-    place.env = {"BOWL_STEP_S": "0.1"}
+    place.env = {"BOWL_STEP_S": "0.15"}
     moments, victims = random.Random(21), []
     process = place.begin(*BOWL, "--trials", 50, "--jobs", 2)
     place.until_training(process)

@@ -16,13 +16,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DIGITS = ("--dataset", "digits", "--epochs", 3, "--trials", 6, "--checkpoint-interval", 0, "--no-register")
 
 
-def interrupt_six_times(place: Place, search: tuple[object, ...], moments: random.Random, late_s: float) -> None:
-    signals = [signal.SIGKILL] * 5 + [signal.SIGTERM]
+def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, reports: int) -> None:
+    signals = [signal.SIGKILL] * 3 + [signal.SIGTERM]
     moments.shuffle(signals)
     done = []
     for number in signals:
         process = place.begin(*search)
-        place.random_moment(process, moments, early_s=0.0, late_s=late_s)
+        place.random_moment(process, moments, reports)
         assert process.poll() is None, f"it ended before it could be interrupted: {place.said()}"
         process.send_signal(number)
         assert place.ended(process, 20) == (143 if number == signal.SIGTERM else -signal.SIGKILL), place.said()
@@ -32,22 +32,22 @@ def interrupt_six_times(place: Place, search: tuple[object, ...], moments: rando
 
 
 @pytest.mark.parametrize(
-    ("search", "trials", "late_s"),
+    ("search", "trials", "reports"),
     [
-        ((*BOWL, "--trials", 14, "--jobs", 1), 14, 0.8),
-        ((*BOWL, "--trials", 14, "--engine", "inline"), 14, 0.8),
-        ((*DIGITS, "--jobs", 1), 6, 1.5),
+        ((*BOWL, "--trials", 14, "--jobs", 1), 14, 8),
+        ((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8),
+        ((*DIGITS, "--jobs", 1), 6, 4),
     ],
     ids=["local", "inline", "digits"],
 )
 def test_interrupted_and_not(
-    make_place: Callable[..., Place], folder: Path, search: tuple[object, ...], trials: int, late_s: float
+    make_place: Callable[..., Place], folder: Path, search: tuple[object, ...], trials: int, reports: int
 ):
     names = {"study": "digits", "curve": "val/accuracy"} if "digits" in search else {}
     shutil.copytree(folder, folder.with_name("whole"))
     whole, parts = make_place(folder.with_name("whole"), **names), make_place(folder, **names)
     whole.finish(*search)
-    interrupt_six_times(parts, search, random.Random(3), late_s)
+    interrupt(parts, search, random.Random(3), reports)
     whole.assert_whole(trials)
     parts.assert_whole(trials)
     differing = [(a, b) for a, b in zip(whole.story(), parts.story(), strict=True) if a != b]

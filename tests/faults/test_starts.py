@@ -18,8 +18,9 @@ from harness import BOWL, HERE, Place, say, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STARTS, FORKED_ROUNDS = 16, 2
+STARTS, FORKED_ROUNDS = 16, 9
 SEARCH = (*BOWL, "--trials", 2, "--jobs", 1)
+FORKED = (*BOWL, "--trials", 2, "--engine", "inline")
 HELD = re.compile(r"study 'bowl' is being searched by process (\d+) on \S+ since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
@@ -52,13 +53,14 @@ def test_16_starts_at_once(empty: Place):
 
 def test_16_starts_at_once_again_and_again(make_place: Callable[..., Place], tmp_path: Path):
     """Processes forked after the imports are done, so that they meet within milliseconds and rounds are cheap."""
-    for number in range(FORKED_ROUNDS):
-        place = make_place(tmp_path / str(number))
-        command = [sys.executable, str(HERE / "forked.py"), str(STARTS), *map(str, SEARCH)]
-        output = subprocess.run(
-            command, cwd=place.folder, env=place.environment(), capture_output=True, text=True, timeout=120, check=True
-        ).stdout
-        check_round(place, {int(pid): tuple(end) for pid, end in json.loads(output).items()})  # type: ignore[misc]
+    places = [make_place(tmp_path / str(number), mark="forked") for number in range(FORKED_ROUNDS)]
+    command = [sys.executable, HERE / "forked.py", STARTS, *(place.folder for place in places), "--", *FORKED]
+    output = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, env=places[0].environment(),
+        capture_output=True, text=True, timeout=400, check=True,
+    ).stdout  # fmt: skip
+    for place, ended in zip(places, json.loads(output), strict=True):
+        check_round(place, {int(pid): tuple(end) for pid, end in ended.items()})  # type: ignore[misc]
     say(f"{FORKED_ROUNDS} rounds of {STARTS}")
 
 

@@ -102,7 +102,7 @@ def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: S
 def test_stopped_for_a_part_of_the_search(make_place: Callable[..., Place], server: Server, folder: Path):
     if server.process is None:
         server.start()
-    place = make_place(folder, study="partly", mlflow=server.database, env={"BOWL_STEP_S": "0.1"})
+    place = make_place(folder, study="partly", mlflow=server.database, env={"BOWL_STEP_S": "0.2"})
     search = (*BOWL, "--study", "partly", "--trials", 80, "--jobs", 2, "--tracking-uri", server.url)
     process = place.begin(*search)
     place.until_training(process)
