@@ -5,6 +5,7 @@ Prints a list with one object for each folder: every process's status and output
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -12,10 +13,8 @@ from pathlib import Path
 
 
 def main() -> None:
-    import mlflow  # noqa: F401  # like the next two, imported for the children
-
-    import search.run
-    import search.terminal  # noqa: F401
+    for name in ("mlflow", "matplotlib.figure", "optuna.importance", "search.run", "search.terminal", "torch"):
+        importlib.import_module(name)  # once, for all children
 
     split = sys.argv.index("--")
     starts, folders, words = int(sys.argv[1]), sys.argv[2:split], sys.argv[split + 1 :]
