@@ -174,7 +174,7 @@ class ImageClassification:
     def epochs(self, device: str) -> int:
         """Few epochs where they are long, more on a GPU where they are not."""
         if not self.is_large:
-            return 20
+            return 16
         return 16 if device.startswith("cuda") else 4
 
     def steps_per_epoch(self) -> int:

@@ -92,13 +92,15 @@ def _plain_mode(image: Image.Image) -> Image.Image:
 
 def _to_8_bit(values: NDArray[np.generic], *, deep: bool) -> NDArray[np.uint8]:
     """Scale 16 or 32 bit integers (`deep`), or floats, to 0..255 by the range that they must have been meant for."""
-    numbers = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    numbers = np.nan_to_num(values.astype(np.float32), copy=False, posinf=0.0, neginf=0.0)
     low, high = float(numbers.min()), float(numbers.max())
     full_scales = (65535.0,) if deep else (1.0, 255.0, 65535.0)
     full = next((scale for scale in full_scales if low >= 0 and high <= scale), None)
     if full is None:
-        numbers, full = numbers - low, (high - low) or 1.0
-    return np.rint(numbers * (255.0 / full)).astype(np.uint8)
+        numbers -= low
+        full = (high - low) or 1.0
+    numbers *= 255.0 / full
+    return np.rint(numbers, out=numbers).astype(np.uint8)
 
 
 def _refusal(path: Path, reason: str) -> str:

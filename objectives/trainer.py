@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -126,7 +127,9 @@ class Trainer:
     def advance(self) -> Reply:
         """Pull the next result; `Finished` at the end."""
         try:
-            return EpochDone(next(self._current()))
+            result = next(self._current())
+            value = None if result.value is None else float(result.value)
+            return EpochDone(replace(result, value=value, metrics=_floats(result.metrics)))
         except StopIteration:
             return self.stop()
         except Exception as error:
@@ -143,6 +146,7 @@ class Trainer:
         """End the current training and give what it left."""
         try:
             outcome = self._current().outcome()
+            outcome = replace(outcome, metrics=_floats(outcome.metrics))
         except Exception as error:
             return self._fail(error)
         self.training = None
@@ -156,11 +160,18 @@ class Trainer:
         text = traceback.format_exc()
         self.training = None  # before caches are freed, so that there is something to free
         if is_out_of_memory(error):
+            # Its frames hold the network and every activation: freed after they are gone, caches are empty.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             free_device_memory()
             return Failed("out_of_memory", str(error), text)
         if isinstance(error, Diverged):
             return Failed("diverged", str(error))
         return Failed("error", f"{type(error).__name__}: {error}", text)
+
+
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of any library as Python's own: what a trainer sends must mean something without that library."""
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def is_out_of_memory(error: Exception) -> bool:

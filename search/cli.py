@@ -324,11 +324,18 @@ def storage_failure(error: BaseException | None) -> str | None:
     import errno
     import sqlite3
 
+    from sqlalchemy.exc import SQLAlchemyError
+
+    of_database = None
     while error is not None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
             return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
         if isinstance(error, sqlite3.Error | OSError):
             return f"a file could not be read or written: {error}. Mend that and type the same command again"
+        of_database = error if isinstance(error, SQLAlchemyError) else of_database
         error = error.__cause__
-    return None
+    if of_database is None:
+        return None
+    said = str(of_database).splitlines()[0]
+    return f"the database stopped answering: {said}. Nothing is lost: when it is back, type the same command again"

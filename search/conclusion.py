@@ -7,8 +7,11 @@ was not.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
+import shlex
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -28,6 +31,26 @@ from search.winner import best_trial, gains, sample, score
 from search.workspace import Workspace, write_whole
 
 
+class Preparation:
+    """Imports what the ending needs, seconds of work, in a thread: while the last trainings run, cores stand idle."""
+
+    def __init__(self, objective: Objective) -> None:
+        names = ["optuna.importance", "optuna.visualization", "search.report"]
+        if isinstance(objective, ImageClassifier):
+            names += ["torch._dynamo", "mlflow.pytorch"]
+        self._thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True)
+
+    def begin(self) -> None:
+        """Begin, unless it was begun before."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Return when nothing is being imported, or after the time."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+
 @dataclass
 class Conclusion:
     """The end of one search."""
@@ -42,6 +65,8 @@ class Conclusion:
     tracking_uri: str
     register: str | None
     """Name to register the winner under; None: do not."""
+    where: str
+    """The flags that lead another command to the same stores."""
 
     def run(self) -> Summary:
         """Do what is missing. Raises SearchError when no trial completed."""
@@ -84,9 +109,7 @@ class Conclusion:
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(f"trial-{summary.number}")
         if run_id is None:
-            return replace(
-                summary, note=_not_registered(self.tracking.trouble or "MLflow has not answered yet", self.study.name)
-            )
+            return replace(summary, note=self._not_registered(self.tracking.trouble or "MLflow has not answered yet"))
         network = objective.load_weights(self.study.params_of(winner.params), self._read_weights(winner.number))
         images, _ = objective.validation_images()
         test = summary.test or {}
@@ -109,12 +132,16 @@ class Conclusion:
                 maximize=self.study.maximize,
             )
         except TrackingError as error:
-            return replace(summary, note=_not_registered(str(error), self.study.name))
+            return replace(summary, note=self._not_registered(str(error)))
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": ""}
         if published.is_champion:
             return replace(summary, model={**model, "alias": "champion"})
         note = f"version {published.champion} of {name} has a better validation accuracy and stays champion"
         return replace(summary, model=model, note=note)
+
+    def _not_registered(self, why: str) -> str:
+        command = f"python -m search promote {shlex.quote(self.study.name)}{self.where}"
+        return f"the winner is not registered yet ({why}); when MLflow answers again, type: {command}"
 
     def _metadata(self, objective: ImageClassifier, summary: Summary) -> dict[str, Any]:
         data = dict(objective.dataset_info())
@@ -204,12 +231,6 @@ def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     if summary.test:
         figures |= {"test_accuracy": summary.test["accuracy"], "test_loss": summary.test["loss"]}
     return figures
-
-
-def _not_registered(why: str, study: str) -> str:
-    return (
-        f"the winner is not registered yet ({why}); when MLflow answers again, type: python -m search promote {study}"
-    )
 
 
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,21 @@ class Config:
     def mlflow_uri(self) -> str:
         """MLflow's store; a path without a scheme is a mistake that MLflow itself would take for a folder."""
         return self.tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
+
+    @property
+    def where(self) -> str:
+        """The flags, with a space before each, that lead another command to the same stores; without passwords."""
+        flags = {
+            "--workspace": None if str(self.workspace) == "." else str(self.workspace),
+            "--storage": self.storage and mask(self.storage),
+            "--tracking-uri": self.tracking_uri and mask(self.tracking_uri),
+        }
+        return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags.items() if value)
+
+
+def mask(text: str) -> str:
+    """`text` without the passwords of URLs in it."""
+    return re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", text)
 
 
 NAMES = tuple(spec.name for spec in fields(Config))

@@ -103,6 +103,8 @@ class Coordinator:
         self._prepared: Sampled | None = None
         self._ended: list[records.TrialRecord] = []
         self.interrupted: Callable[[], bool] = lambda: False
+        self.idle: Callable[[], None] = lambda: None
+        """Called when a trainer has nothing left to do while others still train."""
         self.search_s = 0.0
         self._linked = False
 
@@ -114,13 +116,19 @@ class Coordinator:
         self._resume()
         self._ended = list(self.study.record().trials)
         self._ended_before = len(self._ended)
-        while not self.interrupted():
-            self._fill()
-            if not self._running:
-                break
-            self._prepare()
-            self._hear(TICK_S)
-            self._stop_if_hopeless()
+        try:
+            while not self.interrupted():
+                self._fill()
+                if not self._running:
+                    break
+                if len(self._running) < self.executor.slots:
+                    self.idle()
+                self._prepare()
+                self._hear(TICK_S)
+                self._stop_if_hopeless()
+        except SearchStoppedError:
+            self._leave()
+            raise
         if self.interrupted():
             self._leave()
         return self.study.finished >= self.plan.trials
@@ -224,7 +232,7 @@ class Coordinator:
                 self.executor.advance(slot)
             case Finished(outcome):
                 self._finish(slot, running, outcome)
-            case Failed() if running.result is None and running.task.checkpoint is not None:
+            case Failed("error") if running.result is None and running.task.checkpoint is not None:
                 self._checkpoint_path(running.run).unlink(missing_ok=True)
                 self._retry(slot, running, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
@@ -237,11 +245,13 @@ class Coordinator:
         if result.metrics:
             step = math.floor(result.epoch)
             self.tracking.log(running.run, result.metrics, step=step, position=result.step)
+        figures = {self.objective.metric: result.value, **result.metrics}
+        for name, figure in figures.items():
+            if figure is not None and not math.isfinite(figure):
+                self._fail(slot, running, "diverged", f"{name} became {figure} at {_at(result)}")
+                return
         if result.value is None:
             self._go_on(slot, running)
-            return
-        if not math.isfinite(result.value):
-            self._fail(slot, running, "diverged", f"{self.objective.metric} became {result.value} at {_at(result)}")
             return
         running.value = result.value
         running.curve.append(result.value)

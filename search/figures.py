@@ -34,6 +34,23 @@ Prediction = tuple[int, int | None, float]
 """Predicted class, true class when it is known, probability of the predicted class."""
 
 
+def of_trial(
+    points: Mapping[str, Sequence[tuple[float, float]]], predictions: bytes, classes: Sequence[str]
+) -> dict[str, bytes]:
+    """Draw all pictures of a trial, by file name.
+
+    `points`: as for `curves`. `predictions`: an npz archive of labels and predicted (n,), and of the pictures that were
+    most confidently wrong: wrong_images (m, c, h, w), wrong (2, m) predicted and true classes, wrong_sure (m,).
+    """
+    pictures = {"curves.png": curves({name: line for name, line in points.items() if line})}
+    with np.load(io.BytesIO(predictions), allow_pickle=False) as drawn:
+        pictures["confusion_matrix.png"] = confusion_matrix(drawn["labels"], drawn["predicted"], classes)
+        if len(drawn["wrong_images"]):
+            wrong = list(zip(*drawn["wrong"].tolist(), drawn["wrong_sure"].tolist(), strict=True))
+            pictures["confidently_wrong.png"] = prediction_grid(drawn["wrong_images"], wrong, classes)
+    return pictures
+
+
 def curves(points: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
     """Draw loss and accuracy over epochs, training beside validation.
 
@@ -193,6 +210,7 @@ def _encode(picture: Image.Image) -> bytes:
 
 
 def _short(text: str, limit: int) -> str:
+    text = " ".join(text.split())  # a folder's name, which is a class's, may hold a newline
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -9,6 +9,7 @@ Threads: any number, each with a `Journal` of its own. Processes: one appends an
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -16,18 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from search.storage import connect
+from search.storage import check_sqlite, connect
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS writes (
+CREATE TABLE writes (
     id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, content BLOB
 );
-CREATE TABLE IF NOT EXISTS runs (
+CREATE TABLE runs (
     run TEXT PRIMARY KEY, mlflow_id TEXT, last_step INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE IF NOT EXISTS verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
+CREATE TABLE verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
 """
 
 
@@ -44,16 +45,22 @@ class Write:
 
 
 class Journal:
-    """The journal at `path`, made when it is not there. Use one per thread."""
+    """The journal at `path`, made when it is not there. Use one per thread.
+
+    Raises StorageError when the file is damaged or something else.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with closing(sqlite3.connect(path)) as fresh:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.new")
+            temporary.unlink(missing_ok=True)
+            with closing(sqlite3.connect(temporary)) as fresh:
                 fresh.execute("PRAGMA auto_vacuum=FULL")  # weights pass through: the file is to shrink again
                 fresh.executescript(SCHEMA)  # before `connect`: with a write-ahead log it is too late for that
+            os.replace(temporary, path)
+        check_sqlite(path, "writes")
         self._db = connect(path)
-        self._db.executescript(SCHEMA)
 
     def append(
         self,

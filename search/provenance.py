@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from search.config import mask
 
 PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
 
@@ -24,11 +25,6 @@ def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
         "hardware": {"processor": processor(), "cores": usable_cores(), "system": platform.platform()},
         "dataset": dataset,
     }
-
-
-def mask(text: str) -> str:
-    """`text` without the passwords of URLs in it."""
-    return re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", text)
 
 
 def versions() -> dict[str, str]:

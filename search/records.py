@@ -23,6 +23,7 @@ STEPS_PER_EPOCH = "steps_per_epoch"
 FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
 PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
+TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
 SUMMARY = "summary"  # Summary.as_dict()
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search.config import mask
 from search.errors import ModelNotFoundError, TrackingError
-from search.provenance import mask
 from search.storage import first_line
 from search.tracking import connect_mlflow
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 SCORE_TAG = "validation"
 TRIES = 20
+BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,10 @@ class Loaded:
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images: (n, c, h, w) in [0, 1]. Returns (n, k)."""
+        parts = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(self.model.predict(images), dtype=np.float32)
+            return np.concatenate([np.asarray(self.model.predict(part), dtype=np.float32) for part in parts])
 
 
 def newest_champion(client: MlflowClient) -> str:

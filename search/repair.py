@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
-from search.config import Config
+from search.config import Config, mask
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
 from search.records import StudyRecord
@@ -30,17 +31,20 @@ def sync(config: Config) -> Iterator[tuple[str, int, int, str | None]]:
             continue
         try:
             with hold_study(config.storage_url, study.study_name):
-                yield study.study_name, *_deliver(config, study.study_name, uid)
+                yield study.study_name, *_deliver(config, study.study_name, study.user_attrs)
         except StudyHeldError:
             yield study.study_name, 0, 0, "it is being searched now, which delivers too"
 
 
-def _deliver(config: Config, study: str, uid: str) -> tuple[int, int, str | None]:
+def _deliver(config: Config, study: str, attrs: Mapping[str, Any]) -> tuple[int, int, str | None]:
+    uid = attrs[records.UID]
     journal = Journal(Workspace(config.workspace).journal(study, uid))
     before = journal.n_pending()
     journal.close()
     if not before:
         return 0, 0, None
+    if (elsewhere := _elsewhere(config, attrs)) is not None:
+        return 0, before, elsewhere
     tracking = open_tracking(config, study, uid)
     try:
         tracking.ready()
@@ -48,6 +52,16 @@ def _deliver(config: Config, study: str, uid: str) -> tuple[int, int, str | None
         return before - left, left, tracking.trouble
     finally:
         tracking.close(1.0)
+
+
+def _elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
+    """What to say when a study is tracked in another store than this command names: its writes must not go here."""
+    uri = attrs.get(records.TRACKING)
+    if uri is None or uri == mask(config.tracking_uri or ""):
+        return None
+    return (
+        f"it is tracked at {uri}; add --tracking-uri {uri}" if uri else "it is tracked here; leave out --tracking-uri"
+    )
 
 
 def promote(config: Config, name: str) -> StudyRecord:
@@ -64,6 +78,8 @@ def promote(config: Config, name: str) -> StudyRecord:
         raise UsageError(f"there is no study {name!r} made by a search; there are: {known}")
     if records.SUMMARY not in attrs:  # before that, the test split must not be read
         raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
+    if (elsewhere := _elsewhere(config, attrs)) is not None:
+        raise UsageError(f"study {name!r}: {elsewhere}")
     objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
     with hold_study(config.storage_url, name):
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
@@ -73,6 +89,7 @@ def promote(config: Config, name: str) -> StudyRecord:
             Conclusion(
                 study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
                 device="cpu", tracking_uri=config.mlflow_uri, register=config.register or objective.name,
+                where=config.where,
             ).run()  # fmt: skip
             return study.record()
         finally:

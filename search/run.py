@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from objectives.base import ImageClassifier, Objective, ObjectiveSpec
+from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec
 from objectives.trainer import resolve_device
 from search import records
-from search.conclusion import Conclusion
-from search.config import DEFAULT_OBJECTIVE, Config
+from search.conclusion import Conclusion, Preparation
+from search.config import DEFAULT_OBJECTIVE, Config, mask
 from search.coordinator import PARENT, Coordinator, Plan
 from search.display import Display
 from search.errors import SearchError
@@ -176,14 +176,14 @@ class Job:
                 raise Interrupted(self.interruption.number)
             conclusion = Conclusion(
                 study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
-                tracking_uri=self.config.mlflow_uri, register=self._register_as(),
+                tracking_uri=self.config.mlflow_uri, register=self._register_as(), where=self.config.where,
             )  # fmt: skip
             with self.display.busy("scoring and registering the winner, writing the report"):
                 conclusion.run()
         except Interrupted:
             tracking.end_run(PARENT, "KILLED")
             raise
-        except SearchError:
+        except (SearchError, ObjectiveError):
             tracking.end_run(PARENT, "FAILED")
             raise
 
@@ -202,11 +202,14 @@ class Job:
             tags=self._tags(devices), display=self.display,
         )  # fmt: skip
         coordinator.interrupted = lambda: self.interruption.number is not None
+        preparation = Preparation(self.objective)
+        coordinator.idle = preparation.begin
         self.display.begin(f"study {self.name}", self.config.trials, study.finished)
         try:
             with self.interruption.graceful():
                 coordinator.run()
         finally:
+            preparation.wait(2.0 if self.interruption.number else None)
             self.display.end()
             session = {
                 "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": coordinator.search_s,
@@ -218,6 +221,7 @@ class Job:
 
     def _note_origin(self, study: Study) -> None:
         study.set_attr(records.OBJECTIVE, {"target": self.spec.target, "options": dict(self.spec.options)})
+        study.set_attr(records.TRACKING, mask(self.config.tracking_uri or ""))
         if records.PROVENANCE not in self.attrs():
             study.set_attr(records.PROVENANCE, provenance(self.config.seed, self._dataset()))
 

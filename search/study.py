@@ -166,7 +166,8 @@ class Study:
         for trial in unfinished:
             if records.VERDICT in trial.user_attrs:
                 state, value = trial.user_attrs[records.VERDICT]
-                self.tell(trial.number, TrialState[state], value, {})
+                known = {key: trial.user_attrs[key] for key in (records.FAILURE,) if key in trial.user_attrs}
+                self.tell(trial.number, TrialState[state], value, known)
         return [self._adopt(trial) for trial in unfinished if records.VERDICT not in trial.user_attrs]
 
     def _adopt(self, trial: FrozenTrial) -> Sampled:

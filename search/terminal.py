@@ -49,7 +49,7 @@ def print_result(result: Result, config: Config) -> None:
             f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
             "them. The same command, run again, delivers them."
         )
-    where = "" if str(config.workspace) == "." else f" --workspace {shlex.quote(str(config.workspace))}"
+    where = config.where
     say("\nWhere to look next:")
     say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
     say(f"    {_curves(study, config)}")

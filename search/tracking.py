@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,7 +150,7 @@ class Tracking:
         `position` orders the calls of one run; a resumed training repeats some.
         """
         if position > self._journal.last_step(run):
-            self._append(run, "metrics", {"step": step, "time": _now_ms(), "values": dict(metrics)}, step=position)
+            self._append(run, "metrics", {"step": step, "time": _now_ms(), "values": _named(metrics)}, step=position)
 
     def file(self, run: str, path: str, content: bytes) -> None:
         """Keep an artifact at `path` of the run."""
@@ -202,7 +203,7 @@ class Tracking:
         in the same transaction, so that whoever was killed right afterwards finds out how the run ended.
         """
         repeated = 0 < step <= self._journal.last_step(run)
-        figures = {} if repeated else dict(metrics)
+        figures = {} if repeated else _named(metrics)
         body = {"status": status, "tags": dict(tags), "metrics": figures, "step": step, "time": _now_ms()}
         self._append(run, "end", body, step=step, verdict=verdict)
 
@@ -294,7 +295,12 @@ class Courier(threading.Thread):
             self.opened.set()  # a server may be away for now; nobody waits for it
         failures = 0
         delivery: Delivery | None = None
-        journal = Journal(self._path)
+        try:
+            journal = Journal(self._path)
+        except Exception as error:
+            self.refused = error
+            self.opened.set()
+            return
         while not self._stopping.is_set():
             started = time.perf_counter()
             try:
@@ -344,8 +350,9 @@ class Delivery:
                 self._open(first)
                 return
             run_id = self._journal.mlflow_id(first.run)
-            if run_id is None:
-                raise TrackingError(f"run {first.run} was never begun")
+            if run_id is None:  # MLflow refused to begin it
+                logging.getLogger(__name__).warning("%s of %s has no run to go to", first.kind, first.run)
+                return
             getattr(self, f"_{first.kind}")(run_id, batch)
         except Exception as error:
             if not is_refusal(error):
@@ -371,7 +378,13 @@ class Delivery:
         tags = {**body["tags"], RUN_TAG: self._scoped(write.run)}
         if body["parent"] is not None:
             tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
-        run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
+        try:
+            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._experiment = None  # somebody deleted it: looked up again, it is restored
+            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
         return str(run.info.run_id)
 
     def _describe(self, run_id: str, body: Mapping[str, Any]) -> None:
@@ -435,18 +448,16 @@ class Delivery:
         from search import figures
 
         for write in batch:
-            classes = write.body["classes"]
             names = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
             histories = {name: self._client.get_metric_history(run_id, name) for name in names}
             points = {name: [(float(p.step), p.value) for p in history] for name, history in histories.items()}
-            self._put(run_id, "curves.png", figures.curves({name: p for name, p in points.items() if p}))
-            with np.load(io.BytesIO(write.content or b""), allow_pickle=False) as drawn:
-                matrix = figures.confusion_matrix(drawn["labels"], drawn["predicted"], classes)
-                self._put(run_id, "confusion_matrix.png", matrix)
-                if len(drawn["wrong_images"]):
-                    predictions = zip(*drawn["wrong"].tolist(), drawn["wrong_sure"].tolist(), strict=True)
-                    grid = figures.prediction_grid(drawn["wrong_images"], list(predictions), classes)
-                    self._put(run_id, "confidently_wrong.png", grid)
+            try:
+                drawn = figures.of_trial(points, write.content or b"", write.body["classes"])
+            except Exception:  # a picture that cannot be drawn must not hold up everything behind it
+                logging.getLogger(__name__).warning("the pictures of %s cannot be drawn", write.run, exc_info=True)
+                continue
+            for name, picture in drawn.items():
+                self._put(run_id, name, picture)
 
     def _tags(self, run_id: str, batch: Sequence[Write]) -> None:
         from mlflow.entities import RunTag
@@ -461,8 +472,13 @@ class Delivery:
         step = body.get("step", 0)
         metrics = [Metric(name, value, body["time"], step) for name, value in body["metrics"].items()]
         tags = [RunTag(key, value) for key, value in body["tags"].items()]
-        if metrics or tags:
-            self._client.log_batch(run_id, metrics=metrics, tags=tags)
+        try:
+            if metrics or tags:
+                self._client.log_batch(run_id, metrics=metrics, tags=tags)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, error)
         self._client.set_terminated(run_id, body["status"], body["time"])
 
 
@@ -487,6 +503,11 @@ def is_refusal(error: Exception) -> bool:
     """Whether MLflow understood a request and will never accept it, as opposed to being out of reach."""
     code = getattr(error, "error_code", None)
     return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+
+def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+    """With names that MLflow takes: one that it refuses takes the whole batch with it."""
+    return {re.sub(r"[^/\w.\- :]", "_", name): value for name, value in metrics.items()}
 
 
 def _now_ms() -> int:
