@@ -321,6 +321,12 @@ def test_another_study_of_the_same_name(finished: Finished, folder: Path, words:
     assert contents(folder) == before
 
 
+def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):
+    result = search("promote", "digits", "--tracking-uri", "http://127.0.0.1:9", cwd=finished.folder)
+    message = "Error: study 'digits': it is tracked here; leave out --tracking-uri\n"
+    assert (result.returncode, result.stderr) == (2, message)
+
+
 # Interrupted ------------------------------------------------------------------------------------------
 
 

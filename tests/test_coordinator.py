@@ -114,7 +114,8 @@ def test_interrupted_or_not_the_values_are_the_same(place: Place):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"), [("diverge@2", "diverged"), ("error", "error"), ("memory@1", "out_of_memory")]
+    ("mode", "kind"),
+    [("diverge@2", "diverged"), ("nan@2", "diverged"), ("error", "error"), ("memory@1", "out_of_memory")],
 )
 def test_a_failed_trial_counts_and_the_search_goes_on(place: Place, mode: str, kind: str):
     record = place.search(3, mode=mode)

@@ -84,6 +84,12 @@ def test_a_training_gives_its_steps_and_then_its_outcome(executor: Executor):
     assert last.outcome.weights == str(results[-1].result.value).encode()
 
 
+def test_numbers_of_other_libraries_arrive_as_pythons_own(executor: Executor):
+    results, _ = train(executor, task(mode="numpy"))
+    assert [type(done.result.value) for done in results] == [float] * 4
+    assert {type(figure) for done in results for figure in done.result.metrics.values()} == {float}
+
+
 def test_the_same_task_gives_the_same_results_in_a_used_slot(executor: Executor):
     assert train(executor, task(3)) == train(executor, task(3))
     assert train(executor, task(3)) != train(executor, task(4))

@@ -106,4 +106,28 @@ def test_a_search_is_held_killed_and_run_again(url: str, folder: Path):
     trials = storage.get_all_trials(storage.get_study_id_from_name("toy"))
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
     assert [len(trial.intermediate_values) for trial in trials] == [4] * 6
+    storage.remove_session()
     assert "6 complete" in search("show", "toy", "--storage", url, cwd=folder).stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_stops_in_the_middle_costs_no_trial(tmp_path: Path, folder: Path):
+    server = pgserver.get_server(tmp_path / "own", cleanup_mode="delete")
+    try:
+        url = server.get_uri(driver="psycopg")
+        words = ("--objective", "toy:Toy", "--trials", 6, "--jobs", 2, "--pruner", "none", "--storage", url)
+        first = begin(*words, cwd=folder, env={"TOY_PAUSE_S": "0.5"})
+        assert first.stdout is not None
+        while not first.stdout.readline().startswith("[1/6]"):
+            assert first.poll() is None
+        server.stop()
+        stopped = end(first)
+        assert stopped.returncode == 1
+        assert stopped.stderr.splitlines()[-1].startswith("Error: the database stopped answering: ")
+        assert "Traceback" not in stopped.stderr
+        server.start()
+        again = search(*words, cwd=folder)
+        assert again.returncode == 0, again.stderr
+        assert "study toy: 6 trials (6 complete)" in again.stdout
+    finally:
+        server.cleanup()

@@ -111,6 +111,42 @@ def test_pictures_are_drawn_from_what_the_training_left(
             assert content.startswith(b"\x89PNG")
 
 
+def test_what_mlflow_or_a_picture_does_not_take_holds_up_nothing(tracking: Tracking, client: mlflow.MlflowClient):
+    run = a_trial(tracking)
+    images, labels = np.zeros((4, 1, 8, 8), dtype=np.uint8), np.arange(4) % 2
+    rows = np.eye(2, dtype=np.float32)[1 - labels]
+    tracking.pictures(run, classes=["a\nb", "c"], images=images, labels=labels, probabilities=rows)
+    tracking.pictures(run, classes=["one too few"], images=images, labels=labels, probabilities=rows)
+    tracking.log(run, {"accuracy in %": 1.0}, step=4, position=4)
+    tracking.end_run(run, "FINISHED", metrics={"how much?": 2.0})
+    assert tracking.flush(60.0) == 0
+    (found,) = all_runs(client)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics.items() >= {"accuracy in _": 1.0, "how much_": 2.0}.items()
+    assert "confidently_wrong.png" in {file.path for file in client.list_artifacts(found.info.run_id)}
+
+
+def test_an_experiment_that_is_deleted_meanwhile_comes_back(tracking: Tracking, client: mlflow.MlflowClient):
+    a_trial(tracking)
+    assert tracking.flush(30.0) == 0
+    client.delete_experiment(all_runs(client)[0].info.experiment_id)
+    run = a_trial(tracking, 1)
+    tracking.end_run(run, "FINISHED")
+    assert tracking.flush(30.0) == 0
+    run_id = tracking.mlflow_id(run)
+    assert run_id is not None
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("content", [b"", b"dear diary"])
+def test_a_damaged_journal_is_named_and_left_alone(tmp_path: Path, destination: Destination, content: bytes):
+    path = tmp_path / "journal.db"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=rf"{path} is not a SQLite database, or is damaged"):
+        Tracking(path, destination)
+    assert path.read_bytes() == content
+
+
 def test_a_step_is_logged_once_although_a_resumed_training_repeats_it(
     client: mlflow.MlflowClient, tmp_path: Path, destination: Destination
 ):

@@ -23,6 +23,7 @@ class ToyTraining:
     def __init__(self, task: Task, steps: int, mode: str) -> None:
         self.task, self.steps, self.mode = task, steps, str(task.params.get("mode", mode))
         self.random, self.step, self.value = random.Random(task.seed), 0, 0.0
+        self.more: dict[str, float] = {}
         if task.checkpoint is not None:
             self.step, self.value, (version, numbers, gauss) = json.loads(task.checkpoint)
             self.random.setstate((version, tuple(numbers), gauss))
@@ -35,7 +36,12 @@ class ToyTraining:
         self.step += 1
         top = 1 - (float(self.task.params.get("x") or 0.0) - 0.3) ** 2
         self.value = top * (1 - math.exp(-self.step)) + self.random.gauss(0, 0.01)
-        return EpochResult(self.step, float(self.step), self.value, {"val/score": self.value}, 0.001)
+        value, metrics = self.value, {"val/score": self.value, **self.more}
+        if self.mode == "numpy":
+            import numpy as np
+
+            value, metrics = np.float32(value), {"val/score": np.float32(value)}  # type: ignore[assignment]
+        return EpochResult(self.step, float(self.step), value, metrics, 0.001)
 
     def _misbehave(self) -> None:
         mode, _, after = self.mode.partition("@")
@@ -50,6 +56,8 @@ class ToyTraining:
                 raise ValueError("x is too large")
             case "error":
                 raise ValueError("the spoon does not exist")
+            case "nan":
+                self.more = {"train/loss": math.nan}
             case "memory":
                 raise MemoryError("no room for 12 GiB")
             case "kill":
