@@ -1,18 +1,26 @@
-"""Find stored studies, and show them in a browser."""
+"""Find stored studies; follow one, give one as a table, show one in a browser."""
 
 from __future__ import annotations
 
 import difflib
+import io
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import optuna
+from optuna.trial import TrialState
 
 from search import records
 from search.config import Config
+from search.display import Display, RunningTrial, Snapshot
 from search.errors import UsageError
 from search.records import StudyRecord
 from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
 from search.workspace import Workspace
+
+POLL_S = 0.5
+"""How often a search is looked at that another process runs."""
 
 
 def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
@@ -40,6 +48,72 @@ def all_studies(config: Config) -> list[StudyRecord]:
     storage = open_storage(config.storage_url, create=False)
     known = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
     return [StudyRecord.of(optuna.load_study(study_name=study.study_name, storage=storage)) for study in known]
+
+
+def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
+    """Show a search that another process runs, until it has come to its end. Raises as `open_studies` does."""
+    study = open_studies(config, [name] if name else [])[0]
+    snapshot = _snapshot(StudyRecord.of(study))
+    shown = {trial.number for trial in snapshot.ended}
+    display.begin(f"study {study.study_name}", snapshot.target, snapshot.finished)
+    try:
+        while True:
+            record = StudyRecord.of(study)
+            snapshot = _snapshot(record)
+            for trial in snapshot.ended:
+                if trial.number not in shown:
+                    shown.add(trial.number)
+                    display.trial_ended(trial, snapshot)
+            display.refresh(lambda: snapshot)  # noqa: B023  # it is drawn at once
+            if record.summary is not None and not snapshot.running and snapshot.finished >= snapshot.target:
+                return record
+            time.sleep(POLL_S)
+    finally:
+        display.end()
+
+
+def _snapshot(study: StudyRecord) -> Snapshot:
+    steps = int(study.attrs.get(records.STEPS_PER_EPOCH, 1))
+    epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
+    running = [
+        RunningTrial(
+            trial.slot or 0,
+            trial.number,
+            trial.label,
+            max(trial.intermediate, default=0) / steps,
+            epochs,
+            tuple(value for _, value in sorted(trial.intermediate.items())),
+            (datetime.now() - trial.started).total_seconds() if trial.started else 0.0,
+        )
+        for trial in study.trials
+        if trial.state == TrialState.RUNNING
+    ]
+    ended = sorted(
+        (t for t in study.trials if t.state.is_finished()), key=lambda t: (t.ended or datetime.max, t.number)
+    )
+    target = int(study.attrs.get(records.TARGET, len(study.trials)))
+    return Snapshot(target, ended, running, study.metric, study.maximize)
+
+
+def export_study(study: StudyRecord, format_: str) -> bytes:
+    """One row a trial: its fields, then `params.*` and `metrics.*`. `format_`: `csv`, `json` or `parquet`."""
+    import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+
+    rows = []
+    for trial in study.trials:
+        fields = trial.as_dict()
+        nested = {part: fields.pop(part) for part in ("params", "metrics")}
+        del fields["intermediate"]
+        rows.append(fields | {f"{part}.{key}": value for part in nested for key, value in nested[part].items()})
+    table = pd.DataFrame(rows).convert_dtypes()
+    for name in table.select_dtypes("object"):  # choices of several types
+        table[name] = table[name].map(lambda value: None if value is None else str(value))
+    if format_ == "parquet":
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    text = str(table.to_csv(index=False) if format_ == "csv" else table.to_json(orient="records", indent=2))
+    return text.encode()
 
 
 def serve_study(config: Config, name: str | None, announce: Callable[[str], None], *, open_browser: bool) -> int:

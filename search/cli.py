@@ -128,13 +128,13 @@ def _run(ctx: click.Context, config: Config) -> None:
     from search import terminal
     from search.run import load_objective, objective_spec, run
 
-    display = terminal.display()
+    display = terminal.display(quiet=config.quiet, log_format=config.log_format)
     try:
         objective = load_objective(objective_spec(config))
     except ObjectiveError as error:
         if not _may_fall_back(ctx, config, error):
             raise
-        terminal.say(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
+        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
         config = replace(config, dataset="digits")
         objective = load_objective(objective_spec(config))
     result = run(config, objective_spec(config), objective, display)
@@ -197,26 +197,81 @@ def ui(study: str | None, open_browser: bool, **values: Any) -> None:
     raise SystemExit(serve_study(Config(**values), study, terminal.say, open_browser=open_browser))
 
 
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
 @cli.command()
+@as_json
 @options(*STORES)
-def studies(**values: Any) -> None:
-    """List the studies in this folder."""
+def studies(as_json: bool, **values: Any) -> None:
+    """List all studies."""
     from search import terminal
     from search.browse import all_studies
 
-    terminal.print_studies(all_studies(Config(**values)))
+    found = all_studies(Config(**values))
+    if as_json:
+        terminal.print_json([study.as_dict() for study in found])
+    else:
+        terminal.print_studies(found)
 
 
 @cli.command()
 @click.argument("study")
+@as_json
 @options(*STORES)
-def show(study: str, **values: Any) -> None:
+def show(study: str, as_json: bool, **values: Any) -> None:
     """Show one study: its winner and its trials."""
     from search import terminal
     from search.browse import open_studies
     from search.records import StudyRecord
 
-    terminal.print_study(StudyRecord.of(open_studies(Config(**values), [study])[0]))
+    found = StudyRecord.of(open_studies(Config(**values), [study])[0])
+    if as_json:
+        terminal.print_json(found.as_dict())
+    else:
+        terminal.print_study(found)
+
+
+@cli.command()
+@click.argument("study", required=False)
+@options(*STORES, "log_format")
+def watch(study: str | None, **values: Any) -> None:
+    """Follow a search, or the newest one, that runs in another terminal."""
+    from search import terminal
+    from search.browse import follow
+
+    config = Config(**values)
+    record = follow(config, study, terminal.display(log_format=config.log_format))
+    if config.log_format == "text":
+        terminal.print_summary(record)
+
+
+@cli.command()
+@click.argument("study")
+@click.option("--format", "format_", type=click.Choice(("csv", "json", "parquet")), default="csv", show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to.  [default: standard output]",
+)
+@options(*STORES)
+def export(study: str, format_: str, output: Path | None, **values: Any) -> None:
+    """Give every trial of a study as one row of a table, with its parameters and figures."""
+    from search.browse import export_study, open_studies
+    from search.records import StudyRecord
+    from search.workspace import write_whole
+
+    if output is None and format_ == "parquet" and sys.stdout.isatty():
+        raise UsageError(f"parquet is not for a terminal; type --output {study}.parquet")
+    content = export_study(StudyRecord.of(open_studies(Config(**values), [study])[0]), format_)
+    if output is None:
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        write_whole(output, content)
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
 
 
 @cli.command()

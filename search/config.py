@@ -19,6 +19,7 @@ from search.errors import UsageError
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 PRUNERS = ("hyperband", "median", "halving", "none")
 ENGINES = ("local", "inline")
+LOG_FORMATS = ("text", "json")
 DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
 
 
@@ -80,6 +81,8 @@ class Config:
     checkpoint_interval: float = setting(
         30.0, "Seconds of training between two checkpoints, at least.", click.FloatRange(min=0), name="SECONDS"
     )
+    quiet: bool = setting(False, "Print the closing summary only.", bool)
+    log_format: str = setting("text", "How progress is printed; json is one object a line.", click.Choice(LOG_FORMATS))
 
     def __post_init__(self) -> None:
         """Refuse what no flag type can: settings that would fail only after the last trial."""

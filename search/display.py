@@ -1,12 +1,14 @@
-"""What a person sees while a search runs: a live table in a terminal, plain lines anywhere else."""
+"""What is seen while a search runs: a live table in a terminal, plain lines anywhere else, JSON for programs."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
 from optuna.trial import TrialState
 from rich.console import Console, Group
@@ -126,6 +128,46 @@ class PlainDisplay:
     def notice(self, text: str) -> None:
         """Print as it is, never wrapped: lines are for grep."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def end(self) -> None:
+        """Nothing to clean up."""
+
+
+class JsonDisplay:
+    """One JSON object a line, for programs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._trouble: str | None = None
+
+    def event(self, event: str, **values: Any) -> None:
+        """Print one object: what happened, when, and what belongs to it."""
+        line = json.dumps({"event": event, "time": datetime.now().isoformat(timespec="milliseconds"), **values})
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """Say nothing: programs do not wait in suspense."""
+        return nullcontext()
+
+    def begin(self, title: str, target: int, done: int) -> None:
+        """Say what begins."""
+        self.event("begin", title=title, target=target, finished=done)
+
+    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Say when tracking fails or recovers."""
+        trouble = snapshot().trouble
+        if (trouble is None) != (self._trouble is None):
+            self.event("tracking", trouble=trouble)
+        self._trouble = trouble
+
+    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+        """Everything about the trial, and where the search stands."""
+        best = snapshot.best and {"number": snapshot.best.number, "value": snapshot.best.value}
+        self.event("trial", trial=trial.as_dict(), finished=snapshot.finished, target=snapshot.target, best=best)
+
+    def notice(self, text: str) -> None:
+        """Something worth a line."""
+        self.event("notice", text=text)
 
     def end(self) -> None:
         """Nothing to clean up."""

@@ -7,6 +7,7 @@ it works without MLflow and while a search is running.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ STEPS_PER_EPOCH = "steps_per_epoch"
 FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
 PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
+TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
 SUMMARY = "summary"  # Summary.as_dict()
 PARENT_RUN = "mlflow_run_id"
@@ -70,6 +72,11 @@ class TrialRecord:
     def seconds(self) -> float | None:
         """Wall seconds from start to end."""
         return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values: dict[str, Any] = _plain({**asdict(self), "state": self.state.name, "seconds": self.seconds})
+        return values
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -168,6 +175,21 @@ class StudyRecord:
             attrs=attrs,
         )
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: everything that the terminal and the report show."""
+        values: dict[str, Any] = _plain(
+            {
+                "name": self.name,
+                "metric": self.metric,
+                "direction": "maximize" if self.maximize else "minimize",
+                "summary": self.summary and self.summary.as_dict(),
+                "trials": [trial.as_dict() for trial in self.trials],
+                "sessions": self.sessions,
+                "provenance": self.provenance,
+            }
+        )
+        return values
+
     def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
         """Trials with a value, best first; completed ones before pruned ones."""
         chosen = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
@@ -179,6 +201,20 @@ class StudyRecord:
         return sum(trial.state == state for trial in self.trials)
 
 
-def to_json(values: Mapping[str, Any]) -> bytes:
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it; it has no words for numbers that are not finite."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return value
+
+
+def to_json(values: Any) -> bytes:
     """Readable JSON."""
     return json.dumps(values, indent=2, ensure_ascii=False).encode()

@@ -221,6 +221,7 @@ class Job:
 
     def _note_origin(self, study: Study) -> None:
         study.set_attr(records.OBJECTIVE, {"target": self.spec.target, "options": dict(self.spec.options)})
+        study.set_attr(records.TARGET, self.config.trials)
         study.set_attr(records.TRACKING, mask(self.config.tracking_uri or ""))
         if records.PROVENANCE not in self.attrs():
             study.set_attr(records.PROVENANCE, provenance(self.config.seed, self._dataset()))

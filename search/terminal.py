@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.display import Display, LiveDisplay, PlainDisplay, describe_end, duration
-from search.records import EXPERIMENT, StudyRecord, Summary
+from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
+from search.records import EXPERIMENT, StudyRecord, Summary, to_json
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
@@ -27,8 +27,12 @@ if not console.is_terminal:
     console = Console(highlight=False, width=200)  # a pipe has no width: rows stay whole for grep
 
 
-def display() -> Display:
-    """A live table in a terminal, plain lines elsewhere."""
+def display(*, quiet: bool = False, log_format: str = "text") -> Display:
+    """A live table in a terminal, plain lines elsewhere; JSON when it is asked for."""
+    if log_format == "json":
+        return JsonDisplay(Console(quiet=True) if quiet else console)
+    if quiet:
+        return PlainDisplay(Console(quiet=True))
     return LiveDisplay(console) if console.is_terminal and "CI" not in os.environ else PlainDisplay(console)
 
 
@@ -40,6 +44,10 @@ def say(text: str) -> None:
 def print_result(result: Result, config: Config) -> None:
     """The closing words of a run."""
     study = result.study
+    if config.log_format == "json":
+        figures = {"undelivered": result.undelivered, "was_complete": result.was_complete}
+        JsonDisplay(console).event("result", study=study.as_dict(), **figures)
+        return
     print_summary(study)
     if result.was_complete:
         done = sum(trial.state.is_finished() for trial in study.trials)
@@ -104,6 +112,11 @@ def _counts(study: StudyRecord) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def print_json(values: Any) -> None:
+    """The same for programs."""
+    console.print(to_json(values).decode(), markup=False, soft_wrap=True)
 
 
 def print_studies(studies: Sequence[StudyRecord]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import shutil
@@ -13,11 +15,14 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 from shell import Finished, alive, begin, children, contents, end, rows, search
 
 from objectives.idx import TEST_FILES, TRAIN_FILES
+from search.cli import cli
 
 RUNS = "SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r"
 TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
@@ -319,6 +324,56 @@ def test_another_study_of_the_same_name(finished: Finished, folder: Path, words:
     )
     assert "Traceback" not in result.stderr
     assert contents(folder) == before
+
+
+def in_process(*words: object) -> Result:
+    return CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
+
+
+def test_programs_get_the_same_as_json(finished: Finished):
+    place = ("--workspace", finished.folder)
+    shown = json.loads(in_process("show", "digits", "--json", *place).stdout)
+    assert [trial["number"] for trial in shown["trials"]] == [0, 1, 2]
+    assert shown["summary"]["test"]["n"] == 359
+    assert shown["trials"][0]["state"] == "COMPLETE"
+    assert json.loads(in_process("studies", "--json", *place).stdout) == [shown]
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_a_study_is_exported_as_a_table(finished: Finished, tmp_path: Path, form: str):
+    words = ("export", "digits", "--format", form, "--workspace", finished.folder)
+    printed = in_process(*words).stdout_bytes
+    assert in_process(*words, "--output", tmp_path / "table").output == ""
+    assert (tmp_path / "table").read_bytes() == printed
+    read = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[form]
+    table = read(io.BytesIO(printed))
+    assert list(table["number"]) == [0, 1, 2]
+    assert {"state", "value", "seconds", "params.optimizer", "params.batch_size", "metrics.parameters"} <= set(table)
+    assert table["params.family"].tolist() == ["mlp", "mlp", "cnn"]
+
+
+def test_a_finished_study_is_watched_to_its_end_at_once(finished: Finished):
+    shown = in_process("watch", "--workspace", finished.folder).stdout
+    assert shown.startswith("study digits: 3 of 3 trials done\n")
+    assert "test accuracy: " in shown
+
+
+@pytest.mark.slow
+def test_a_search_is_watched_from_another_terminal_and_logged_as_json(folder: Path):
+    words = (*TOY, "--trials", 4, "--log-format", "json")
+    first = begin(*words, cwd=folder, env={"TOY_PAUSE_S": "0.5"})
+    wait_for(lambda: running_trials(folder) > 0)
+    watched = search("watch", cwd=folder)
+    result = end(first)
+    assert (result.returncode, watched.returncode) == (0, 0), result.stderr + watched.stderr
+    assert len(re.findall(r"^\[\d/4\]  trial \d", watched.stdout, re.M)) == 4
+    assert "winner: trial" in watched.stdout
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["begin", *["trial"] * 4, "result"]
+    assert [event["finished"] for event in events[1:-1]] == [1, 2, 3, 4]
+    assert len(events[-1]["study"]["trials"]) == 4
+    quiet = search(*TOY, "--trials", 5, "--quiet", cwd=folder)
+    assert quiet.stdout.startswith("\nstudy toy: 5 trials")
 
 
 def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):

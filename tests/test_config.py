@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.cli import cli, options, read_config
-from search.config import ENGINES, NAMES, PRUNERS, SAMPLERS, Config
+from search.config import ENGINES, LOG_FORMATS, NAMES, PRUNERS, SAMPLERS, Config
 from search.errors import UsageError
 
 FLAGS = [
     *("trials", "dataset", "study", "epochs", "jobs", "device", "seed", "sampler", "pruner", "timeout", "objective"),
     *("engine", "workspace", "data-dir", "storage", "tracking-uri", "register", "no-register", "config"),
+    *("quiet", "log-format"),
 ]
 
 
@@ -73,6 +74,8 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "pruner": "none",
         "engine": "inline",
         "no_register": "1",
+        "quiet": "1",
+        "log_format": "json",
         "tracking_uri": "http://host",
     }
     text = values.get(name, "7")
@@ -131,7 +134,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
     "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
     "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
-    "checkpoint_interval": st.floats(0, 1e6),
+    "checkpoint_interval": st.floats(0, 1e6), "quiet": st.booleans(), "log_format": st.sampled_from(LOG_FORMATS),
 }  # fmt: skip
 
 
