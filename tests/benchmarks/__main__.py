@@ -1,0 +1,97 @@
+"""Measure this project beside its alternatives: `python -m tests.benchmarks`, from the repository's root."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from search.workspace import write_whole
+from tests.benchmarks.measure import Line, Options, Sample, Skipped, header
+
+ROWS = {
+    1: "whole_searches:usual",
+    2: "whole_searches:pruned",
+    3: "whole_searches:example",
+    4: "ray_tune:ray_tune",
+    5: "loops:loops",
+    6: "whole_searches:efficiency",
+    7: "growth:growth",
+    8: "gpu:gpu",
+}
+WIDTH = 150
+
+
+def read_rows(ctx: click.Context, param: click.Parameter, text: str) -> list[int]:
+    """`1,3,7` as numbers."""
+    numbers = [part.strip() for part in text.split(",")]
+    unknown = [number for number in numbers if not number.isdigit() or int(number) not in ROWS]
+    if unknown:
+        raise click.BadParameter(f"there is no row {', '.join(unknown)}; there are {', '.join(map(str, ROWS))}")
+    return [int(number) for number in numbers]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--only", default=",".join(map(str, ROWS)), callback=read_rows, metavar="1,3,7", help="Rows to measure.")
+@click.option("--repeats", type=click.IntRange(min=1), help="How often each side is measured.  [default: 3; quick: 1]")
+@click.option("--quick", is_flag=True, help="Only show that every row works: a minute or two instead of hours.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write all of it.")
+def main(only: list[int], repeats: int | None, quick: bool, output: Path | None) -> None:
+    """Measure this project beside its alternatives, alternating, and show medians and spread."""
+    options = Options(repeats or (1 if quick else 3), quick)
+    progress = Console(stderr=True)
+    found: dict[str, Any] = {"header": header(options), "rows": [], "skipped": []}
+    lines: list[Line] = []
+    for row in only:
+        module, _, name = ROWS[row].partition(":")
+        progress.print(f"row {row}: {name}", highlight=False)
+        try:
+            measured = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)(options)
+        except Skipped as skipped:
+            found["skipped"].append({"row": row, "why": str(skipped)})
+            continue
+        lines += measured
+        found["rows"] += [line.as_dict() for line in measured]
+        if output is not None:  # hours may follow in which something can go wrong
+            write_whole(output, json.dumps(found, indent=2).encode())
+    if output is not None:
+        write_whole(output, json.dumps(found, indent=2).encode())
+    show(found["header"], lines, found["skipped"])
+
+
+def show(where: Mapping[str, Any], lines: Iterable[Line], skipped: Iterable[Mapping[str, Any]]) -> None:
+    """Print header and table."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    load = " ".join(f"{average:.2f}" for average in where["load_average"])
+    console.print(f"{where['processor']}, {where['cores']} cores, load {load}, GPU: {where['gpu'] or 'none'}")
+    console.print(", ".join(f"{name} {version}" for name, version in where["versions"].items()))
+    quick = "; QUICK: sizes so small that the figures mean nothing" if where["quick"] else ""
+    console.print(f"commit {where['git_commit']}, {where['started']}, repeats {where['repeats']}{quick}")
+    table = Table(*("row", "what", "unit", "ours (min-max)", "theirs (min-max)", "n", "ratio", "target", "met"))
+    for line in lines:
+        table.add_row(
+            str(line.row), line.name, line.unit, figure(line.ours), figure(line.theirs), str(len(line.ours.values)),
+            "" if line.ratio is None else f"{line.ratio:.3g}", str(line.target or ""),
+            {True: "yes", False: "NO", None: ""}[line.met],
+        )  # fmt: skip
+    console.print(table)
+    for row in skipped:
+        console.print(f"row {row['row']} skipped: {row['why']}")
+
+
+def figure(measured: Sample | None) -> str:
+    """A median with its spread."""
+    if measured is None:
+        return ""
+    return f"{measured.median:.4g} ({min(measured.values):.4g}-{max(measured.values):.4g})"
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.benchmarks")

@@ -1,0 +1,158 @@
+"""Row 5: one epoch of this project's trainer beside the fastest plain loop, and beside what the cores can multiply.
+
+The plain loop has everything that a trainer must not cost more than: float32 images, normalised beforehand, in memory;
+a fused optimizer; nothing counted, scheduled or augmented. Both train the same network in batches of the same size.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from objectives.base import Params, Task
+from objectives.images import STRONG, TUTORIAL, TUTORIAL_MLP, ImageClassification
+from tests.benchmarks.commands import data_dir
+from tests.benchmarks.measure import Line, Options, Target, alternate, sample
+from tests.benchmarks.objectives import cut
+
+ADAM: Params = {"optimizer": "adamw", "adam_lr": 1e-3, "batch_size": 128, "label_smoothing": 0.0, "augmentation": 0.0}
+FAMILIES: dict[str, Params] = {
+    "MLP 784-512-256-10": {**TUTORIAL, **TUTORIAL_MLP, **ADAM},
+    "CNN 24-48-72": {**STRONG, **ADAM, "cnn_dropout": 0.0, "schedule": "constant"},
+}
+OVERHEAD = 0.05
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The training split as a plain loop wants it, on one device."""
+
+    images: Tensor
+    """float32 (n, c, h, w), normalised."""
+    labels: Tensor
+
+
+def load_objective(options: Options) -> ImageClassification:
+    """MNIST, or a little of it."""
+    objective = ImageClassification("mnist", str(data_dir()))
+    if options.quick:
+        data = objective.dataset
+        objective.dataset = cut(data, {"train": 640, "validation": 200})
+    return objective
+
+
+def plain_data(objective: ImageClassification, device: str) -> Plain:
+    """Prepared once, outside of what is timed."""
+    data, inputs = objective.dataset, objective._inputs
+    images = torch.from_numpy(data.images[data.train]).float().div_(255)
+    images = images.sub_(inputs.mean[0]).div_(inputs.std[0])
+    return Plain(images.to(device), torch.from_numpy(data.labels[data.train]).to(device))
+
+
+def plain_network(
+    objective: ImageClassification, params: Params, device: str
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The same network without its normalisation, and its optimizer."""
+    built: Any = objective.build_model(params)
+    network = built[1:].to(device).to(memory_format=torch.channels_last).train()
+    lr, decay = params["adam_lr"], params["weight_decay"]
+    return network, torch.optim.AdamW(network.parameters(), lr, weight_decay=decay, fused=True)  # type: ignore
+
+
+def plain_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, data: Plain, batch: int) -> None:
+    """The fastest loop known for small images: whole batches by index."""
+    order = torch.randperm(len(data.labels), device=data.labels.device)
+    for index in order[: len(order) // batch * batch].split(batch):
+        loss = F.cross_entropy(network(data.images[index]), data.labels[index])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def training_flops(objective: ImageClassification, params: Params) -> float:
+    """Floating point operations of one epoch's forward and backward passes: matrix products and convolutions alone.
+
+    A multiplication and an addition count as two; gradients that nothing needs, of the pixels, are not computed.
+    """
+    batch = int(params["batch_size"] or 0)
+    network: nn.Module = objective.build_model(params).train()
+    images = torch.rand(batch, 1, *objective.dataset.size)
+    with FlopCounterMode(display=False) as counter:
+        network(images).sum().backward()
+    return float(counter.get_total_flops()) * (len(objective.dataset.train) // batch)
+
+
+def matmul_flops_per_s(side: int) -> float:
+    """What the same threads come to in one large product of float32 matrices."""
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    return 2 * side**3 / statistics.median(timed(lambda: a @ b) for _ in range(7))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Let torch use so many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def loops(options: Options) -> list[Line]:
+    """Both families, with two threads and with one, which is what a search gives a trainer on two cores."""
+    objective = load_objective(options)
+    data = plain_data(objective, "cpu")
+    return [
+        _compare(options, objective, data, name, n_threads) for name in FAMILIES for n_threads in (2, 1)
+    ]  # fmt: skip
+
+
+def _compare(options: Options, objective: ImageClassification, data: Plain, name: str, n_threads: int) -> Line:
+    params = FAMILIES[name]
+    batch = int(params["batch_size"] or 0)
+
+    def ours(repeat: int) -> float:
+        training = objective.start(Task(0, params, seed=repeat, epochs=1), "cpu")
+        return sum(next(training).train_seconds for _ in range(objective.steps_per_epoch()))
+
+    def theirs(repeat: int) -> float:
+        torch.manual_seed(repeat)
+        network, optimizer = plain_network(objective, params, "cpu")
+        return timed(lambda: plain_epoch(network, optimizer, data, batch))
+
+    with threads(n_threads):
+        us, them, matmul = alternate(
+            1 + options.size(max(options.repeats, 5), options.repeats),
+            ours, theirs, lambda _: matmul_flops_per_s(options.size(2048, 512)),
+        )  # fmt: skip
+    us, them, matmul = (side[1:] for side in (us, them, matmul))  # the first use of every kernel loads it
+    flops, peak = training_flops(objective, params), statistics.median(matmul)
+    spent = {"ours": statistics.median(us), "plain": statistics.median(them)}
+    notes = {
+        "overhead": spent["ours"] / spent["plain"] - 1,
+        "training images": len(data.labels), "batch": batch, "evaluation": "not timed on either side",
+        "FLOP per epoch": flops, "FLOP counted": "torch's FlopCounterMode: forward and backward, 2 per multiply-add",
+        "matmul GFLOP/s": peak / 1e9, "share of matmul": {side: flops / s / peak for side, s in spent.items()},
+    }  # fmt: skip
+    plural = "threads" if n_threads > 1 else "thread"
+    return Line(
+        5, f"epoch, {name}, {n_threads} {plural}", "s", sample(us), sample(them), higher_is_better=False,
+        target=Target(round(1 / (1 + OVERHEAD), 3), "at least"), notes=notes,
+    )  # fmt: skip

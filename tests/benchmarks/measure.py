@@ -1,0 +1,133 @@
+"""What a measurement is: repeated, alternating, and told with its spread."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from search.provenance import git_commit, processor, usable_cores, versions
+
+T = TypeVar("T")
+
+
+class Skipped(Exception):
+    """A row cannot be measured on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure."""
+
+    repeats: int
+    quick: bool
+    """Sizes at which every row only shows that it works; its figures mean nothing."""
+
+    def size(self, full: int, quick: int) -> int:
+        """A size of the full benchmark, or of the smoke test."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One figure, measured n times."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        low, high = min(self.values), max(self.values)
+        return {"n": len(self.values), "median": self.median, "min": low, "max": high, "values": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the ratio, or our own figure where nothing is compared, must come to."""
+
+    value: float
+    better: Literal["at least", "at most"]
+    of: Literal["ratio", "ours"] = "ratio"
+
+    def __str__(self) -> str:
+        return f"{self.of} {self.better} {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. `ratio` is ours / theirs for rates, theirs / ours for times, so that more is better."""
+
+    row: int
+    name: str
+    unit: str
+    ours: Sample
+    theirs: Sample | None = None
+    higher_is_better: bool = True
+    target: Target | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    """How it was measured, and what else was seen."""
+
+    @property
+    def ratio(self) -> float | None:
+        if self.theirs is None:
+            return None
+        ours, theirs = self.ours.median, self.theirs.median
+        above, below = (ours, theirs) if self.higher_is_better else (theirs, ours)
+        return above / below if below else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target was reached; None where there is none."""
+        if self.target is None:
+            return None
+        found = self.ours.median if self.target.of == "ours" else self.ratio
+        if found is None:
+            return None
+        return found >= self.target.value if self.target.better == "at least" else found <= self.target.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "row": self.row, "name": self.name, "unit": self.unit,
+            "ours": self.ours.as_dict(), "theirs": self.theirs and self.theirs.as_dict(),
+            "ratio": self.ratio, "target": self.target and {**asdict(self.target), "text": str(self.target)},
+            "met": self.met, "notes": self.notes,
+        }  # fmt: skip
+
+
+def alternate(repeats: int, *sides: Callable[[int], T]) -> list[list[T]]:
+    """Call the sides in turn, `repeats` times, each with the number of the repeat: load that drifts hits them alike.
+
+    Gives one list per side.
+    """
+    found: list[list[T]] = [[] for _ in sides]
+    for repeat in range(repeats):
+        for side, results in zip(sides, found, strict=True):
+            results.append(side(repeat))
+    return found
+
+
+def sample(values: Sequence[float]) -> Sample:
+    """A sample of measured values."""
+    return Sample(tuple(map(float, values)))
+
+
+def header(options: Options) -> dict[str, Any]:
+    """Where and with what everything below was measured."""
+    return {
+        "processor": processor(), "cores": usable_cores(), "gpu": _gpu(), "load_average": list(os.getloadavg()),
+        "versions": versions(), "git_commit": git_commit(), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "repeats": options.repeats, "quick": options.quick,
+    }  # fmt: skip
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

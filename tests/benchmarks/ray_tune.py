@@ -1,0 +1,58 @@
+"""Row 4: Ray Tune with OptunaSearch and ASHA on two CPUs, in its usual form and around this project's own trainer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from tests.benchmarks.commands import finished, script, search_command, states, stored_values
+from tests.benchmarks.measure import Line, Options, Skipped, Target, alternate
+from tests.benchmarks.whole_searches import OBJECTIVES, images, per_minute, sizes
+
+
+def ray_tune(options: Options) -> list[Line]:
+    """Both forms. Raises Skipped where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise Skipped('Ray is not installed; type: pip install -c constraints.txt -e ".[benchmark]"')
+    train, validation = images(options)
+    trials, epochs = options.size(8, 2), options.size(5, 1)
+    usual = _compare(
+        options, "Ray Tune, DataLoader, MNIST", 5, trials,
+        ["--objective", f"{OBJECTIVES}:Usual", "--epochs", epochs],
+        ["usual", "--epochs", epochs, "--train-images", train, "--validation-images", validation],
+        sizes(train, validation),
+    )  # fmt: skip
+    trials, epochs = options.size(20, 3), options.size(16, 2)
+    own = _compare(
+        options, "Ray Tune, this trainer, digits", 2, trials,
+        ["--dataset", "digits", "--epochs", epochs], ["trainer", "--epochs", epochs], {},
+    )  # fmt: skip
+    return [usual, own]
+
+
+def _compare(
+    options: Options, name: str, ratio: float, trials: int, ours: Sequence[object], theirs: Sequence[object],
+    extra: Mapping[str, str],
+) -> Line:  # fmt: skip
+    """Trials per minute of two whole commands with two jobs each."""
+
+    def us(repeat: int) -> tuple[float, Any]:
+        command = search_command(*ours, "--trials", trials, "--jobs", 2, "--seed", repeat)
+        with finished(command, extra) as ended:
+            return ended.wall_s, {"best": max(stored_values(ended.folder).values()), **states(ended.folder)}
+
+    def them(repeat: int) -> tuple[float, Any]:
+        with finished(script("ray_script", *theirs, "--trials", trials, "--seed", repeat)) as ended:
+            seen = json.loads(next(line for line in reversed(ended.out.splitlines()) if line.startswith('{"best"')))
+            if seen["errors"]:
+                raise RuntimeError(f"Ray Tune's trials failed:\n{ended.out[-4000:]}")
+            return ended.wall_s, seen
+
+    sides = alternate(options.repeats, us, them)
+    mine, their = (per_minute(trials, [wall_s for wall_s, _ in side]) for side in sides)
+    seen = {name: [what for _, what in side] for name, side in zip(("ours", "theirs"), sides, strict=True)}
+    notes = {"trials": trials, "ray": version("ray"), "seen": seen}
+    return Line(4, name, "trials/min", mine, their, target=Target(ratio, "at least"), notes=notes)
