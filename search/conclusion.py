@@ -175,11 +175,21 @@ class Conclusion:
 
     # ---- the parent run
 
+    def _link(self) -> None:
+        """Keep the runs of trials that were too short to be linked when they ended."""
+        self.tracking.flush(10.0)
+        unlinked = [trial.number for trial in self.study.record().trials if trial.run_id is None]
+        found = {str(number): self.tracking.mlflow_id(f"trial-{number}") for number in unlinked}
+        if any(found.values()):
+            known = self.study.attrs().get(records.RUNS, {})
+            self.study.set_attr(records.RUNS, known | {number: run for number, run in found.items() if run})
+
     def _report(self) -> None:
         from search.report import write_report
 
         if (experiment := self.tracking.mlflow_id(EXPERIMENT)) is not None:
             self.study.set_attr(records.EXPERIMENT, experiment)
+        self._link()
         study = self.study.record()
         path = self.workspace.pictures(self.study.name)
         pictures = {"Predictions on the test split": path.read_bytes()} if path.exists() else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ TRACKING = "tracking"  # the --tracking-uri of the latest start, without its pas
 SUMMARY = "summary"  # Summary.as_dict()
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
+RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made their run; Optuna closes ended trials
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
@@ -168,7 +169,7 @@ class StudyRecord:
             study_id=study._study_id,
             metric=attrs.get(METRIC, "value"),
             maximize=study.direction == optuna.study.StudyDirection.MAXIMIZE,
-            trials=tuple(TrialRecord.of(trial) for trial in study.get_trials(deepcopy=False)),
+            trials=tuple(_linked(trial, attrs.get(RUNS, {})) for trial in study.get_trials(deepcopy=False)),
             summary=Summary.from_dict(summary) if summary else None,
             provenance=attrs.get(PROVENANCE, {}),
             sessions=tuple(attrs.get(SESSIONS, ())),
@@ -199,6 +200,11 @@ class StudyRecord:
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
         return sum(trial.state == state for trial in self.trials)
+
+
+def _linked(trial: FrozenTrial, runs: Mapping[str, str]) -> TrialRecord:
+    record = TrialRecord.of(trial)
+    return record if record.run_id else replace(record, run_id=runs.get(str(record.number)))
 
 
 def _plain(value: Any) -> Any:

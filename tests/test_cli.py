@@ -58,10 +58,8 @@ def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
     assert {tag(database, run, "optuna.state") for run in trials} == {"COMPLETE"}
     assert all(tag(database, run, f"version.{name}") for run in runs for name in ("torch", "optuna", "mlflow"))
     assert "**Winner: trial" in str(tag(database, parent, "mlflow.note.content"))
-    stored = rows(
-        finished.folder / "optuna.db", "SELECT value_json FROM trial_user_attributes WHERE key='mlflow_run_id'"
-    )
-    assert sorted(value.strip('"') for (value,) in stored) == sorted(trials)
+    (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
+    assert sorted(trial["run_id"] for trial in shown["trials"]) == sorted(trials)
 
 
 def test_every_trial_has_its_curves_parameters_and_dataset(finished: Finished):
