@@ -34,11 +34,10 @@ def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, 
 @pytest.mark.parametrize(
     ("search", "trials", "reports"),
     [
-        ((*BOWL, "--trials", 14, "--jobs", 1), 14, 8),
         ((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8),
         ((*DIGITS, "--jobs", 1), 6, 4),
     ],
-    ids=["local", "inline", "digits"],
+    ids=["inline", "local"],
 )
 def test_interrupted_and_not(
     make_place: Callable[..., Place], folder: Path, search: tuple[object, ...], trials: int, reports: int

@@ -85,7 +85,6 @@ def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: S
     say(f"30 trials without a server; no step waited longer than {waited:.2f} s; registered nothing")
     assert place.finished() == 30
     assert waited < 1.0
-    assert "tracking writes wait in" in place.finish(*search)  # still nothing there
 
     server.start()
     say(place.finish("sync", "--tracking-uri", server.url).strip())
@@ -95,8 +94,6 @@ def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: S
     versions = rows(server.database, "SELECT name, version, status FROM model_versions")
     say(f"registered after the server's first start: {versions}")
     assert versions == [("digits", 1, "READY")]
-    pictures.finish(*classify)  # nothing is left to do
-    pictures.assert_whole(4)
 
 
 def test_stopped_for_a_part_of_the_search(make_place: Callable[..., Place], server: Server, folder: Path):
