@@ -88,6 +88,16 @@ config_option = click.option(
 )
 
 
+def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flag that names a file to write; `default` is where it goes otherwise, in words."""
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help=f"Where to.  [default: {default}]",
+    )
+
+
 class Commands(click.Group):
     """A group in which no verb means `run`."""
 
@@ -158,12 +168,7 @@ def _is_default(config: Config) -> bool:
 @click.option(
     "--study", metavar="NAME", multiple=True, help="Study to report; twice or more to compare.  [default: the newest]"
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where to.  [default: mlruns/reports/STUDY.html]",
-)
+@output_option("mlruns/reports/STUDY.html")
 @options(*STORES)
 def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
     """Write one self-contained HTML file about a study."""
@@ -249,12 +254,7 @@ def watch(study: str | None, **values: Any) -> None:
 @cli.command()
 @click.argument("study")
 @click.option("--format", "format_", type=click.Choice(("csv", "json", "parquet")), default="csv", show_default=True)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where to.  [default: standard output]",
-)
+@output_option("standard output")
 @options(*STORES)
 def export(study: str, format_: str, output: Path | None, **values: Any) -> None:
     """Give every trial of a study as one row of a table, with its parameters and figures."""

@@ -113,8 +113,12 @@ class PlainDisplay:
         """Say when tracking fails or recovers."""
         trouble = snapshot().trouble
         if (trouble is None) != (self._trouble is None):
-            self.notice(f"tracking is out of reach ({trouble}); the search goes on" if trouble else "tracking is back")
+            self.tracking(trouble)
         self._trouble = trouble
+
+    def tracking(self, trouble: str | None) -> None:
+        """Say that tracking fails, and why, or that it has recovered."""
+        self.notice(f"tracking is out of reach ({trouble}); the search goes on" if trouble else "tracking is back")
 
     def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
         """One line."""
@@ -133,32 +137,21 @@ class PlainDisplay:
         """Nothing to clean up."""
 
 
-class JsonDisplay:
-    """One JSON object a line, for programs."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._trouble: str | None = None
+class JsonDisplay(PlainDisplay):
+    """The same as one JSON object a line, for programs."""
 
     def event(self, event: str, **values: Any) -> None:
         """Print one object: what happened, when, and what belongs to it."""
         line = json.dumps({"event": event, "time": datetime.now().isoformat(timespec="milliseconds"), **values})
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def busy(self, text: str) -> AbstractContextManager[object]:
-        """Say nothing: programs do not wait in suspense."""
-        return nullcontext()
+        super().notice(line)
 
     def begin(self, title: str, target: int, done: int) -> None:
         """Say what begins."""
         self.event("begin", title=title, target=target, finished=done)
 
-    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Say when tracking fails or recovers."""
-        trouble = snapshot().trouble
-        if (trouble is None) != (self._trouble is None):
-            self.event("tracking", trouble=trouble)
-        self._trouble = trouble
+    def tracking(self, trouble: str | None) -> None:
+        """Say why tracking fails; null when it has recovered."""
+        self.event("tracking", trouble=trouble)
 
     def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
         """Everything about the trial, and where the search stands."""
@@ -168,9 +161,6 @@ class JsonDisplay:
     def notice(self, text: str) -> None:
         """Something worth a line."""
         self.event("notice", text=text)
-
-    def end(self) -> None:
-        """Nothing to clean up."""
 
 
 class LiveDisplay:
