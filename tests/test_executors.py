@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -226,32 +227,26 @@ def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalE
 def test_trainers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    broken = LocalExecutor(ObjectiveSpec("rude:Rude"), "cpu", jobs=1)
-    try:
-        with pytest.raises(SearchError, match=r"(?s)trainers do not start: .*status 7.*no, thank you"):
-            broken.ready()
-    finally:
-        broken.close()
+    message = r"(?s)trainers do not start: .*status 7.*no, thank you"
+    with (
+        closing(LocalExecutor(ObjectiveSpec("rude:Rude"), "cpu", jobs=1)) as broken,
+        pytest.raises(SearchError, match=message),
+    ):
+        broken.ready()
 
 
 @pytest.mark.slow
-def test_an_objective_that_cannot_be_made_is_said():
-    broken = LocalExecutor(ObjectiveSpec("toy:Toy", {"nonsense": 1}), "cpu", jobs=1)
-    try:
-        with pytest.raises(ObjectiveError, match=r"'toy:Toy' cannot be made: .*unexpected keyword"):
-            broken.ready()
-    finally:
-        broken.close()
-
-
-@pytest.mark.slow
-def test_an_objective_that_is_not_there_is_said():
-    missing = LocalExecutor(ObjectiveSpec("toy:Nothing"), "cpu", jobs=1)
-    try:
-        with pytest.raises(ObjectiveError, match=r"--objective 'toy:Nothing' cannot be made"):
-            missing.ready()
-    finally:
-        missing.close()
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be made: .*unexpected keyword"),
+        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be made"),
+    ],
+    ids=["another option", "not there"],
+)
+def test_an_objective_that_cannot_be_made_is_said(spec: ObjectiveSpec, message: str):
+    with closing(LocalExecutor(spec, "cpu", jobs=1)) as broken, pytest.raises(ObjectiveError, match=message):
+        broken.ready()
 
 
 def test_closing_leaves_no_process_even_one_that_hangs():
