@@ -35,7 +35,6 @@ RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made 
 RUN = "mlflow_run_id"
 BASELINE = "baseline"
 LABEL = "label"
-VERDICT = "verdict"  # how the trial ended; on a RUNNING trial, a search was killed just before it could store that
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"

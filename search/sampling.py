@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import heapq
 import json
+import math
 import warnings
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Objective, ObjectiveError
 
@@ -18,6 +26,9 @@ REDUCTION = 4
 
 PROBES = 48
 """Settings sampled to see the search space; two spaces that agree on all of them are taken as the same."""
+
+GOOD, RECENT = 25, 275
+"""Ended trials that TPE is shown of a long study: all that it would call good, and the latest of the others."""
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:
@@ -53,6 +64,68 @@ def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
                     warn_asynchronous_seeding=False,
                 )
     raise AssertionError(f"the command line let the sampler {name!r} pass")
+
+
+class SamplingCopy(InMemoryStorage):
+    """One study in memory, of which a sampler can be shown a part.
+
+    TPE's cost grows with the trials it sees. It models the good ones, of which it never takes more than 25, and the
+    others, of which it takes all and gives the older ones little weight: of those, the latest tell it as much.
+    Source: optuna.samplers.TPESampler, `gamma` and `weights`, whose defaults these are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._narrow = False
+        self._shown: list[int] = []
+        """Numbers of the trials to show, of those before `_seen`. One that is hidden will never be wanted again."""
+        self._seen = 0
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The trials in order of their numbers, without those that are hidden."""
+        if not self._narrow:
+            return super().get_all_trials(study_id, deepcopy, states)
+        shown = [trial for trial in self._candidates(study_id) if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown
+
+    def _candidates(self, study_id: int) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy=False)
+        return [trials[number] for number in self._shown] + trials[self._seen :]
+
+    @contextmanager
+    def as_shown_to(self, sampler: BaseSampler, study_id: int) -> Iterator[None]:
+        """Hide what this sampler need not see, until the block ends."""
+        if isinstance(sampler, TPESampler):
+            self._narrow = True
+            self._choose(study_id)
+        try:
+            yield
+        finally:
+            self._narrow = False
+
+    def _choose(self, study_id: int) -> None:
+        """Of the ended trials, go on showing the good and the recent ones."""
+        maximize = self.get_study_directions(study_id)[0] == StudyDirection.MAXIMIZE
+        candidates = self._candidates(study_id)
+        ended = [trial for trial in candidates if trial.state.is_finished()]
+        good = heapq.nsmallest(GOOD, ended, key=lambda trial: _rank(trial, maximize))
+        hidden = {trial.number for trial in ended[:-RECENT]} - {trial.number for trial in good}
+        self._shown = [trial.number for trial in candidates if trial.number not in hidden]
+        self._seen = candidates[-1].number + 1 if candidates else 0
+
+
+def _rank(trial: FrozenTrial, maximize: bool) -> tuple[float, ...]:
+    """TPE's order: completed trials by value, pruned ones by how far they came, then the infeasible and the failed."""
+    infeasible = sum(excess for excess in trial.constraints.values() if excess > 0)
+    sign = -1.0 if maximize else 1.0
+    if trial.state == TrialState.COMPLETE:
+        return infeasible, 0, 0, sign * (trial.value or 0.0)
+    if trial.state == TrialState.PRUNED and trial.intermediate_values:
+        step, value = max(trial.intermediate_values.items())
+        return infeasible, 1, -step, sign * value
+    return math.inf, 2, 0, 0
 
 
 def make_pruner(name: str, steps: int) -> BasePruner:

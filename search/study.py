@@ -8,21 +8,22 @@ Trial numbers are the order of creation in both, which `Study.start` asserts.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from objectives.base import Objective, Params
 from search import records
 from search.errors import StudyMismatchError
-from search.sampling import make_sampler, search_space
+from search.sampling import SamplingCopy, make_sampler, search_space
 from search.workspace import slug
 
 
@@ -115,7 +116,7 @@ class Study:
         self.name = storage.get_study_name_from_id(study_id)
         self.maximize = objective.direction == "maximize"
         self.finished = 0
-        self._memory = InMemoryStorage()
+        self._memory = SamplingCopy()
         self._memory_id = self._memory.create_new_study(storage.get_study_directions(study_id), self.name)
         self._study_notes = storage.get_study_system_attrs(study_id)
         for key, value in self._study_notes.items():
@@ -124,19 +125,21 @@ class Study:
         self._copy = optuna.load_study(study_name=self.name, storage=self._memory, pruner=NopPruner())
         self._stored_ids: list[int] = []
         self._notes: dict[int, dict[str, Any]] = {}
+        self._tried: set[str | None] = set()
+        """Baselines that have been asked for."""
         self._left = [self._load(trial) for trial in storage.get_all_trials(study_id)]
 
     def _load(self, trial: FrozenTrial) -> FrozenTrial:
         self._memory.create_new_trial(self._memory_id, template_trial=self._as_sampler_sees(trial))
         self._stored_ids.append(trial._trial_id)
         self._notes[trial.number] = dict(trial.system_attrs)
+        self._tried.add(trial.user_attrs.get(records.BASELINE))
         self.finished += trial.state.is_finished()
         return trial
 
     def _as_sampler_sees(self, trial: FrozenTrial) -> FrozenTrial:
         """A diverged trial counts as the worst there was, since a sampler learns nothing from a failed one."""
-        worst = self._worst()
-        if trial.user_attrs.get(records.FAILURE) != "diverged" or worst is None:
+        if trial.user_attrs.get(records.FAILURE) != "diverged" or (worst := self._worst()) is None:
             return trial
         seen = create_trial(
             value=worst, params=trial.params, distributions=trial.distributions,
@@ -157,26 +160,18 @@ class Study:
         return sum(not trial.state.is_finished() for trial in self._left)
 
     def resume(self) -> list[Sampled]:
-        """The trials that a dead coordinator left running, or that somebody enqueued, with their sampling finished.
-
-        One that had only to be stored as ended is ended here, and not among them.
-        """
+        """The trials that a dead coordinator left running, or that somebody enqueued, with their sampling finished."""
         unfinished = [trial for trial in self._left if not trial.state.is_finished()]
         self._left = []
-        for trial in unfinished:
-            if records.VERDICT in trial.user_attrs:
-                state, value = trial.user_attrs[records.VERDICT]
-                known = {key: trial.user_attrs[key] for key in (records.FAILURE,) if key in trial.user_attrs}
-                self.tell(trial.number, TrialState[state], value, known)
-        return [self._adopt(trial) for trial in unfinished if records.VERDICT not in trial.user_attrs]
+        return [self._adopt(trial) for trial in unfinished]
 
     def _adopt(self, trial: FrozenTrial) -> Sampled:
         memory_trial = self._id(trial.number)
         if trial.state == TrialState.WAITING:
             self._memory.set_trial_state_values(memory_trial, TrialState.RUNNING)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-        self._copy.sampler = make_sampler(self.sampler, self.seed, trial.number)
-        params = dict(self.objective.suggest(optuna.Trial(self._copy, memory_trial)))
+        with self._sampling(trial.number):
+            params = dict(self.objective.suggest(optuna.Trial(self._copy, memory_trial)))
         sampled = self._memory.get_trial(memory_trial)
         for name, distribution in sampled.distributions.items():
             if name not in trial.params:
@@ -191,15 +186,23 @@ class Study:
         number = len(self._copy.get_trials(deepcopy=False))
         baseline, fixed = self._next_baseline()
         if baseline is not None:
+            self._tried.add(baseline)
             self._copy.enqueue_trial(fixed, user_attrs={records.BASELINE: baseline})
+        with self._sampling(number):
+            trial = self._copy.ask()
+            assert trial.number == number, f"the copy made trial {trial.number} where {number} was due"
+            return Sampled(number, dict(self.objective.suggest(trial)), baseline)
+
+    @contextmanager
+    def _sampling(self, number: int) -> Iterator[None]:
+        """Sample trial `number` on the copy in this block."""
         self._copy.sampler = make_sampler(self.sampler, self.seed, number)
-        trial = self._copy.ask()
-        assert trial.number == number, f"the copy made trial {trial.number} where {number} was due"
-        return Sampled(number, dict(self.objective.suggest(trial)), baseline)
+        with self._memory.as_shown_to(self._copy.sampler, self._memory_id):
+            yield
 
     def _next_baseline(self) -> tuple[str | None, Params]:
-        tried = {trial.user_attrs.get(records.BASELINE) for trial in self._copy.get_trials(deepcopy=False)}
-        untried = ((name, dict(params)) for name, params in self.objective.baselines().items() if name not in tried)
+        baselines = self.objective.baselines().items()
+        untried = ((name, dict(params)) for name, params in baselines if name not in self._tried)
         return next(untried, (None, {}))
 
     def start(self, sampled: Sampled, attrs: Mapping[str, Any]) -> None:
@@ -239,7 +242,6 @@ class Study:
             value = trial.intermediate_values[max(trial.intermediate_values)]
         for key, attr in attrs.items():
             self.set_trial_attr(number, key, attr)
-        self.set_trial_attr(number, records.VERDICT, [state.name, value])
         self._store_notes(number)
         self.storage.set_trial_state_values(self._stored_ids[number], state, None if value is None else [value])
         self.finished += 1

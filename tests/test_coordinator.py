@@ -102,6 +102,28 @@ def test_an_interruption_at_any_step_costs_nothing(place: Place, rounds: int):
     assert not list((place.folder / "checkpoints").glob("*"))
 
 
+@pytest.mark.parametrize(("mode", "state"), [("fine", TrialState.COMPLETE), ("error", TrialState.FAIL)])
+def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
+    place: Place, mode: str, state: TrialState, monkeypatch: pytest.MonkeyPatch
+):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Study, "tell", killed)
+        with pytest.raises(Killed):
+            place.search(1, mode=mode)
+    curves = place.curves()
+    (trial,) = place.search(1, mode="hang").trials  # it would not come back from another training
+    assert trial.state == state
+    assert trial.value == trial.intermediate.get(STEPS)
+    assert trial.failure == (None if mode == "fine" else "error")
+    assert place.curves() == curves
+
+
 def test_interrupted_or_not_the_values_are_the_same(place: Place):
     whole = Place(Path(shutil.copytree(place.folder, place.folder.with_name("whole"))))
     interrupted = place.search(3, interrupted=after(2))

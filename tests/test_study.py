@@ -174,19 +174,6 @@ def test_a_trial_left_running_is_resumed_as_itself(database: str):
     assert (study.finished, len(study.view().trials), study.resume()) == (2, 2, [])
 
 
-@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
-def test_a_trial_killed_between_verdict_and_state_only_gets_its_state(database: str, state: TrialState):
-    study = a_study(database)
-    study.start(study.ask(), {})
-    study.report(0, 1, 0.5)
-    value = None if state == TrialState.FAIL else 0.5
-    study.set_trial_attr(0, records.VERDICT, [state.name, value])  # the last thing that `tell` stores before the state
-    study = a_study(database)
-    assert study.resume() == []
-    assert [(trial.state, trial.value) for trial in study.view().trials] == [(state, value)]
-    assert study.finished == 1
-
-
 def test_an_enqueued_trial_is_adopted(database: str):
     a_study(database)
     optuna.load_study(study_name="toy", storage=database).enqueue_trial({"x": 0.5}, user_attrs={"by": "hand"})

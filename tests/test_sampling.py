@@ -1,0 +1,66 @@
+"""A sampler is shown a part of a long study: enough to choose as it would choose from the whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import optuna
+import pytest
+from optuna.samplers import TPESampler
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.trial import TrialState, create_trial
+
+from search.sampling import GOOD, RECENT, SamplingCopy, make_sampler
+
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def a_long_study(direction: str, trials: int, ends: Sequence[TrialState] = ENDS) -> tuple[optuna.Study, SamplingCopy]:
+    """A study in which trials ended in all ways, with a waiting and a running trial after them."""
+    memory, draw = SamplingCopy(), random.Random(trials)
+    study = optuna.create_study(direction=direction, storage=memory)
+    distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
+    for _ in range(trials):
+        state, value = draw.choice(ends), draw.random()
+        steps = {step: draw.random() for step in range(1, draw.randint(1, 4))} if state == TrialState.PRUNED else {}
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=value if state == TrialState.COMPLETE else None,
+                params={"x": draw.random()},
+                distributions={"x": distribution},
+                intermediate_values=steps,
+            )  # fmt: skip
+        )
+    study.ask()
+    study.enqueue_trial({"x": 0.5})
+    return study, memory
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("ends", [ENDS, (TrialState.COMPLETE, *[TrialState.PRUNED] * 99)], ids=["mixed", "pruned"])
+def test_every_trial_that_tpe_calls_good_is_shown_and_the_latest_of_the_others(
+    direction: str, ends: Sequence[TrialState]
+):
+    study, memory = a_long_study(direction, 1200, ends)
+    everything = study.get_trials(deepcopy=False)
+    ended = [trial for trial in everything if trial.state.is_finished()]
+    learnt_from = [trial for trial in ended if trial.state != TrialState.FAIL]
+    good, _ = _split_trials(study, learnt_from, GOOD)
+
+    with memory.as_shown_to(TPESampler(), study._study_id):
+        shown = {trial.number for trial in study.get_trials(deepcopy=False)}
+
+    assert {trial.number for trial in good} <= shown
+    assert {trial.number for trial in ended[-RECENT:]} <= shown
+    assert len(shown) <= GOOD + RECENT + 2
+    assert {trial.number for trial in everything if not trial.state.is_finished()} <= shown
+    assert study.get_trials(deepcopy=False) == everything
+
+
+def test_a_short_study_and_other_samplers_are_shown_everything():
+    for trials, sampler in ((RECENT, "tpe"), (600, "cmaes")):
+        study, memory = a_long_study("maximize", trials)
+        with memory.as_shown_to(make_sampler(sampler, seed=0, number=trials), study._study_id):
+            assert len(study.get_trials(deepcopy=False)) == trials + 2
