@@ -7,6 +7,7 @@ only the network, the optimizer and two random states.
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import time
@@ -114,6 +115,8 @@ class ImageTraining:
         self.device = torch.device(device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(recipe, list(self.model.parameters()))
+        # Without hooks for profilers and schedulers, and without importing torch's compiler to keep it away.
+        self._optimize = inspect.unwrap(type(self.optimizer).step)
         self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * task.epochs
         self.batch_size = min(recipe.batch_size, len(data.train))
         self.batches = len(data.train) // self.batch_size
@@ -160,8 +163,8 @@ class ImageTraining:
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
             with torch.no_grad():
+                self._optimize(self.optimizer)
                 correct = (logits.argmax(1) == labels).sum()
                 self.epoch_sums += torch.stack((loss * len(labels), correct, torch.ones_like(loss) * len(labels)))
         if not math.isfinite(self.epoch_sums[0].item()):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
+import sys
+import textwrap
 from typing import Any
 
 import pytest
@@ -323,3 +326,22 @@ def test_a_winner_is_scored_on_the_test_split_from_its_weights_alone(digits: Ima
     assert score.accuracy == pytest.approx(float((score.probabilities.argmax(1) == score.labels).mean()))
     assert score.accuracy > 0.8
     assert math.isfinite(score.loss)
+
+
+def test_a_trainer_does_without_the_compiler_which_takes_seconds_to_import():
+    program = """
+        import sys
+        from objectives.base import ObjectiveSpec, Task
+        from objectives.trainer import Finished, Settings, Trainer
+
+        spec = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits", "data_dir": None})
+        trainer = Trainer(Settings(spec, "cpu", index=0, threads=1))
+        adam = trainer.objective.baselines()["tutorial MLP, Adam"]
+        for optimizer, lr in {"sgd": "sgd_lr", "adam": "adam_lr", "adamw": "adam_lr", "rmsprop": "rmsprop_lr"}.items():
+            trainer.start(Task(0, {**adam, "optimizer": optimizer, lr: 1e-3, "sgd_momentum": 0.5}, seed=0, epochs=1))
+            trainer.checkpoint()
+            assert isinstance(trainer.stop(), Finished)
+        print("torch._dynamo" in sys.modules)
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
