@@ -55,6 +55,8 @@ class Task:
     epochs: int
     checkpoint: bytes | None = None
     """What `Training.checkpoint` gave earlier; the training goes on from there."""
+    refit: bool = False
+    """Train on the training and validation splits together; nothing is measured but the training itself."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,10 @@ class ImageClassifier(Protocol):
 
     def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Images (n, c, h, w) and labels (n,) of the validation split."""
+        ...
+
+    def refit_epochs(self, epochs: int) -> int:
+        """How long the winner's last training is, where those of the search took `epochs`."""
         ...
 
     def score_test(self, model: torch.nn.Module, device: str) -> TestScore:

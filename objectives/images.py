@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,6 +177,10 @@ class ImageClassification:
             return 16
         return 16 if device.startswith("cuda") else 4
 
+    def refit_epochs(self, epochs: int) -> int:
+        """Twice as long: what is too dear for every trial pays for the one that is kept."""
+        return 2 * epochs
+
     def steps_per_epoch(self) -> int:
         """Long epochs are pulled in quarters, so a hopeless setting costs a quarter."""
         return 4 if self.is_large else 1
@@ -227,9 +231,11 @@ class ImageClassification:
         )
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
-        return ImageTraining(
-            self._data(device), model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device
-        )
+        data = self._data(device)
+        if task.refit:
+            everything = torch.cat((data.train, data.validation.cpu()))
+            data = replace(data, train=everything, validation=everything[:0].to(device))
+        return ImageTraining(data, model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device)
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
         """Score a trained network on the test split; the only place that reads it."""

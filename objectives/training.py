@@ -52,7 +52,7 @@ class TrainingData:
     train: Tensor
     """Indices into the pool, int64, on the CPU."""
     validation: Tensor
-    """Likewise, on the device."""
+    """Likewise, on the device. Empty where all images are trained on, and nothing is to be measured."""
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class ImageTraining:
         if self.step > 1 and not position.is_integer():
             return EpochResult(self.step, position, None, {}, seconds)
         self.metrics = self._measure()
-        return EpochResult(self.step, position, self.metrics["val/accuracy"], self.metrics, seconds)
+        return EpochResult(self.step, position, self.metrics.get("val/accuracy"), self.metrics, seconds)
 
     def _train(self, epoch: int, part: int) -> None:
         """Train the batches of one step. Raises Diverged when a loss was not finite."""
@@ -182,21 +182,22 @@ class ImageTraining:
 
     def _measure(self) -> dict[str, float]:
         """Evaluate and give the curve points of this step. Raises Diverged when the loss is not finite."""
+        total, correct, seen = self.epoch_sums.tolist()
+        training = {
+            "train/loss": total / seen,
+            "train/accuracy": correct / seen,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": self.epoch_seconds,
+            "images_per_s": seen / max(self.epoch_seconds, 1e-9),
+        }
+        if not len(self.data.validation):
+            return training
         loss, accuracy, self.probabilities = evaluate(
             self.model, self.data.images, self.data.labels, self.data.validation
         )
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss became {loss} after {self.step / self.steps_per_epoch:g} epochs")
-        total, correct, seen = self.epoch_sums.tolist()
-        return {
-            "train/loss": total / seen,
-            "train/accuracy": correct / seen,
-            "val/loss": loss,
-            "val/accuracy": accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": self.epoch_seconds,
-            "images_per_s": seen / max(self.epoch_seconds, 1e-9),
-        }
+        return {**training, "val/loss": loss, "val/accuracy": accuracy}
 
     def outcome(self) -> Outcome:
         """Weights, validation probabilities (n, k) and last figures."""

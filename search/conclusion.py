@@ -24,10 +24,10 @@ from objectives.base import ImageClassifier, Objective, TestScore
 from search import records
 from search.coordinator import PARENT
 from search.errors import TrackingError
-from search.records import StudyRecord, Summary, TrialRecord
+from search.records import StudyRecord, Summary, plus_minus
 from search.study import Study
 from search.tracking import EXPERIMENT, Tracking
-from search.winner import best_trial, gains, sample, score
+from search.winner import sample, score
 from search.workspace import Workspace, write_whole
 
 
@@ -63,43 +63,46 @@ class Conclusion:
     uid: str
     device: str
     tracking_uri: str
+    goal: Mapping[str, Any]
+    """What this search was to come to: the verdict that makes doing it again unnecessary."""
     register: str | None
     """Name to register the winner under; None: do not."""
+    chosen: Summary
+    """The winner, not yet scored."""
     where: str
     """The flags that lead another command to the same stores."""
 
     def run(self) -> Summary:
-        """Do what is missing. Raises SearchError when no trial completed."""
-        study = self.study.record()
-        winner = best_trial(study)
-        summary = Summary(winner.number, winner.label, winner.value or 0.0, winner.params, gains(study, winner))
+        """Do what is missing."""
+        summary, before = self.chosen, self.study.record().summary
+        if before is not None and before.run == summary.run:
+            summary = replace(summary, test=before.test, model=before.model)
         if isinstance(self.objective, ImageClassifier):
-            summary = self._scored(summary, study.summary, self.objective)
+            summary = self._scored(summary, self.objective)
             self._keep(summary)
-            summary = self._published(summary, winner, self.objective)
+            summary = self._published(summary, self.objective)
         self._keep(summary)
         registers = isinstance(self.objective, ImageClassifier) and self.register is not None
         if summary.model is not None or not registers:  # nobody needs them now: each run has its own in MLflow
-            shutil.rmtree(self._weights(winner.number).parent, ignore_errors=True)
+            shutil.rmtree(self._weights(summary.run).parent, ignore_errors=True)
         self._report()
         return summary
 
     def _keep(self, summary: Summary) -> None:
         self.study.set_attr(records.SUMMARY, summary.as_dict())
 
-    def _scored(self, summary: Summary, before: Summary | None, objective: ImageClassifier) -> Summary:
+    def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
         """With the figures on the test split, which is read once per winner."""
-        if before is not None and before.number == summary.number and before.test is not None:
-            return replace(summary, test=before.test, model=before.model)
+        if summary.test is not None:
+            return summary
         params = self.study.params_of(summary.params)
-        result, figures = score(objective, params, self._read_weights(summary.number), self.device)
+        result, figures = score(objective, params, self._read_weights(summary.run), self.device)
         write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
-        run = f"trial-{summary.number}"
-        self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
-        self.tracking.tag(run, {"winner": "true", "test_accuracy": f"{figures['accuracy']:.4f}"})
+        self.tracking.file(summary.run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
+        self.tracking.tag(summary.run, {"winner": "true", "test_accuracy": f"{figures['accuracy']:.4f}"})
         return replace(summary, test=figures)
 
-    def _published(self, summary: Summary, winner: TrialRecord, objective: ImageClassifier) -> Summary:
+    def _published(self, summary: Summary, objective: ImageClassifier) -> Summary:
         name = self.register
         if name is None or summary.model is not None:
             return summary
@@ -107,10 +110,10 @@ class Conclusion:
         from search.registry import publish
 
         self.tracking.flush(60.0)
-        run_id = self.tracking.mlflow_id(f"trial-{summary.number}")
+        run_id = self.tracking.mlflow_id(summary.run)
         if run_id is None:
             return replace(summary, note=self._not_registered(self.tracking.trouble or "MLflow has not answered yet"))
-        network = objective.load_weights(self.study.params_of(winner.params), self._read_weights(winner.number))
+        network = objective.load_weights(self.study.params_of(summary.params), self._read_weights(summary.run))
         images, _ = objective.validation_images()
         test = summary.test or {}
         try:
@@ -122,11 +125,11 @@ class Conclusion:
                 example=(images[:4] / 255).astype(np.float32),
                 metadata=self._metadata(objective, summary),
                 tags={
-                    "search.run": f"{self.uid}/trial-{winner.number}",
+                    "search.run": f"{self.uid}/{summary.run}",
                     "study": self.study.name,
-                    "trial": str(winner.number),
-                    "validation": repr(summary.value),
-                    "validation_accuracy": f"{summary.value:.4f}",
+                    "trial": str(summary.number),
+                    "validation": repr(summary.score),
+                    "validation_accuracy": f"{summary.score:.4f}",
                     "test_accuracy": f"{test['accuracy']:.4f}",
                 },
                 maximize=self.study.maximize,
@@ -153,24 +156,24 @@ class Conclusion:
             "study": self.study.name,
             "trial": summary.number,
             "architecture": summary.label,
-            "validation_accuracy": summary.value,
+            "validation_accuracy": summary.score,
             "test_accuracy": (summary.test or {}).get("accuracy"),
         }
 
     # ---- weights
 
-    def _weights(self, number: int) -> Path:
-        return self.workspace.weights(self.study.name, self.uid, f"trial-{number}")
+    def _weights(self, run: str) -> Path:
+        return self.workspace.weights(self.study.name, self.uid, run)
 
-    def _read_weights(self, number: int) -> bytes:
+    def _read_weights(self, run: str) -> bytes:
         """The winner's weights, from the workspace or, where that was tidied, from its MLflow run."""
-        if (path := self._weights(number)).exists():
+        if (path := self._weights(run)).exists():
             return path.read_bytes()
         from search.registry import download
 
-        run_id = self.tracking.mlflow_id(f"trial-{number}")
+        run_id = self.tracking.mlflow_id(run)
         if run_id is None:
-            raise TrackingError(f"the weights of trial {number} are neither at {path} nor in MLflow")
+            raise TrackingError(f"the weights of {run} are neither at {path} nor in MLflow")
         return download(self.tracking_uri, run_id, "weights.pt")
 
     # ---- the parent run
@@ -199,9 +202,8 @@ class Conclusion:
         if study.summary is not None:
             self.tracking.file(PARENT, "summary.json", records.to_json(study.summary.as_dict()))
             self.tracking.tag(PARENT, {"mlflow.note.content": note(study, study.summary)})
-            finished = self.study.finished
             figures = _figures(study, study.summary)
-            self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=finished, verdict={"finished": finished})
+            self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=self.study.finished, verdict=self.goal)
 
 
 def leaderboard(study: StudyRecord) -> bytes:
@@ -219,6 +221,10 @@ def leaderboard(study: StudyRecord) -> bytes:
 def note(study: StudyRecord, summary: Summary) -> str:
     """The summary as Markdown, shown at the top of the parent run."""
     lines = [f"**Winner: trial {summary.number}**, `{summary.label}`, {study.metric} {summary.value:.4f}"]
+    if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
+        lines.append(
+            f"Confirmed on {len(confirmed.values)} fresh seeds: **{confirmed.mean:.4f}**{plus_minus(confirmed)}."
+        )
     if summary.test:
         lines.append(
             f"Test accuracy **{summary.test['accuracy']:.2%}** "
@@ -236,6 +242,8 @@ def note(study: StudyRecord, summary: Summary) -> str:
 
 def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     figures = {f"best_{study.metric}": summary.value}
+    if summary.confirmed is not None:
+        figures[f"confirmed_{study.metric}"] = summary.score
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         figures[f"trials_{state.name.lower()}"] = float(study.count(state))
     if summary.test:

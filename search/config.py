@@ -62,6 +62,12 @@ class Config:
     seed: int = setting(0, "Seed of everything random.", click.IntRange(min=0), name="N")
     sampler: str = setting("tpe", "How settings are chosen.", click.Choice(SAMPLERS))
     pruner: str = setting("hyperband", "How hopeless trainings are stopped early.", click.Choice(PRUNERS))
+    confirm: int = setting(
+        3, "Best trials that train again on fresh seeds; 0 trusts the search's own figures.", click.IntRange(min=0),
+        name="K",
+    )  # fmt: skip
+    confirm_seeds: int = setting(2, "Fresh seeds for each of them.", click.IntRange(min=1), name="N")
+    no_refit: bool = setting(False, "Keep a confirmed network instead of training on all but the test split.", bool)
     timeout: float | None = setting(
         None, "Begin no trial after this many seconds.", click.FloatRange(min=0, min_open=True), name="SECONDS"
     )

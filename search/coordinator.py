@@ -1,18 +1,18 @@
 """The loop: keep every trainer busy, hear what comes back, and write it down before anything else happens.
 
-One thread, one study. The coordinator samples, reports, prunes and tells; trainers train. A trial's writes go to the
-tracking journal before Optuna learns of its end, so that whatever Optuna calls finished is tracked.
+One thread. What is trained, and what becomes of it, is up to a `Work`: the trials of a study, its winner's
+confirmation. The coordinator starts, pulls, checkpoints, tracks and retries; trainers train. A training's writes go to
+the tracking journal before its end is stored, so that whatever is called finished is tracked.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import TrialState
 
@@ -21,9 +21,7 @@ from search import records
 from search.display import Display, RunningTrial, Snapshot
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
-from search.sampling import derive_seed
-from search.study import Sampled, Study
-from search.tracking import EXPERIMENT, Tracking
+from search.tracking import Tracking
 from search.workspace import write_whole
 
 TICK_S = 0.2
@@ -44,47 +42,87 @@ PARENT = "study"
 
 @dataclass(frozen=True)
 class Plan:
-    """What the loop is to do, in plain values."""
+    """How trainings are run, in plain values."""
 
-    trials: int
-    epochs: int
     steps: int
     """Pulls of a whole training."""
-    seed: int
-    deadline: float = math.inf
-    """On `time.monotonic`'s clock: no trial begins after it."""
     checkpoint_interval_s: float = 30.0
     interrupt_s: float = 6.0
     """After an interruption, checkpoints that take longer are not waited for: all is to be over within 10 s."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """One training to do, and what it is called."""
+
+    run: str
+    """Its run in the journal."""
+    name: str
+    """Its run in MLflow."""
+    label: str
+    task: Task
+    params: Mapping[str, Any]
+    """As tracked."""
+    tags: Mapping[str, str]
+    step: int = 0
+    """The last one that an earlier start of the search has a value of."""
+    value: float | None = None
+    """That value."""
+
+
+class Work(Protocol):
+    """What a coordinator trains."""
+
+    @property
+    def target(self) -> int:
+        """Trainings in all, those of earlier starts included."""
+        ...
+
+    def next(self) -> Job | None:
+        """What a trainer that is free is to do; None when nothing is left for it."""
+        ...
+
+    def prepare(self) -> None:
+        """Called while several train: think about the next one now."""
+        ...
+
+    def begin(self, job: Job, slot: int) -> None:
+        """Put it on record; its training starts right afterwards."""
+        ...
+
+    def report(self, job: Job, step: int, value: float) -> bool:
+        """Put a value on record; returns whether the training is to end here."""
+        ...
+
+    def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
+        """Put the end on record. The journal has it already, as the run's verdict."""
+        ...
+
+    def ended(self) -> list[records.TrialRecord]:
+        """What earlier starts have brought to an end, or begun."""
+        ...
+
+
 @dataclass
 class Running:
-    """One trial in its slot."""
+    """One training in its slot."""
 
-    sampled: Sampled
-    task: Task
-    label: str
-    started: float
+    job: Job
     retries: int = 0
+    started: float = field(default_factory=time.monotonic)
     checkpointed: float = field(default_factory=time.monotonic)
     result: EpochResult | None = None
     value: float | None = None
     curve: list[float] = field(default_factory=list)
     ends_as: TrialState = TrialState.COMPLETE
 
-    @property
-    def run(self) -> str:
-        """The trial's run in the journal."""
-        return f"trial-{self.sampled.number}"
-
 
 class Coordinator:
-    """Runs a study to its number of trials, or until it is interrupted."""
+    """Runs some work until nothing is left of it, or until it is interrupted."""
 
     def __init__(
         self,
-        study: Study,
+        objective: Objective,
         executor: Executor,
         tracking: Tracking,
         plan: Plan,
@@ -94,28 +132,23 @@ class Coordinator:
         tags: Mapping[str, str],
         display: Display,
     ) -> None:
-        self.study, self.executor, self.tracking, self.plan = study, executor, tracking, plan
-        self.objective: Objective = study.objective
+        self.objective, self.executor, self.tracking, self.plan = objective, executor, tracking, plan
         self._checkpoint_path, self._weights_path, self._tags = checkpoint_path, weights_path, tags
         self._display = display
         self._running: dict[int, Running] = {}
-        self._queue: deque[Sampled] = deque()
-        self._prepared: Sampled | None = None
         self._ended: list[records.TrialRecord] = []
         self.interrupted: Callable[[], bool] = lambda: False
         self.idle: Callable[[], None] = lambda: None
         """Called when a trainer has nothing left to do while others still train."""
-        self.search_s = 0.0
-        self._linked = False
 
-    def run(self) -> bool:
-        """Run; returns whether the study reached its number of trials.
+    def run(self, work: Work) -> None:
+        """Do all of it, or what can be done before an interruption.
 
-        Raises SearchStoppedError when the first trials all fail for the same reason.
+        Raises SearchStoppedError when the first trainings all fail for the same reason.
         """
-        self._resume()
-        self._ended = list(self.study.record().trials)
-        self._ended_before = len(self._ended)
+        self.work = work
+        self._ended = work.ended()
+        ended_before = len(self._ended)
         try:
             while not self.interrupted():
                 self._fill()
@@ -123,94 +156,37 @@ class Coordinator:
                     break
                 if len(self._running) < self.executor.slots:
                     self.idle()
-                self._prepare()
+                if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
+                    work.prepare()
                 self._hear(TICK_S)
-                self._stop_if_hopeless()
+                self._stop_if_hopeless(self._ended[ended_before:])  # what failed before may have been mended since
         except SearchStoppedError:
             self._leave()
             raise
         if self.interrupted():
             self._leave()
-        return self.study.finished >= self.plan.trials
-
-    # ---- what an earlier search left
-
-    def _resume(self) -> None:
-        """Queue the trials that were running; end those whose end is in the journal and not yet in the storage."""
-        for sampled in self.study.resume():
-            run = f"trial-{sampled.number}"
-            if (verdict := self.tracking.verdict(run)) is None:
-                self._queue.append(sampled)
-            else:
-                known = {**verdict["attrs"], **self._link(run)}
-                self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
-        self._sweep({self._checkpoint_path(f"trial-{sampled.number}") for sampled in self._queue})
-
-    def _sweep(self, used: Set[Path]) -> None:
-        """Remove the checkpoints of trials that have ended, and what a kill left of one that was being written."""
-        for path in self._checkpoint_path("any").parent.glob("*"):
-            if path not in used:
-                path.unlink()
 
     # ---- what to train
 
     def _fill(self) -> None:
         for slot in range(self.executor.slots):
-            if slot not in self._running and (sampled := self._next()) is not None:
-                self._start(slot, sampled)
+            if slot not in self._running and (job := self.work.next()) is not None:
+                self._start(slot, Running(self._resumed(job), value=job.value))
 
-    def _missing(self) -> int:
-        """How many trials are still to begin."""
-        if time.monotonic() > self.plan.deadline:
-            return 0
-        return self.plan.trials - self.study.finished - len(self._running) - len(self._queue)
+    def _resumed(self, job: Job) -> Job:
+        """With the checkpoint that was left of it, if one was."""
+        path = self._checkpoint_path(job.run)
+        return replace(job, task=replace(job.task, checkpoint=path.read_bytes() if path.exists() else None))
 
-    def _next(self) -> Sampled | None:
-        if self._queue:
-            return self._queue.popleft()
-        if self._missing() <= 0:
-            return None
-        sampled, self._prepared = self._prepared or self._ask(), None
-        return sampled
-
-    def _prepare(self) -> None:
-        """Sample the next trial while others train. A single trainer waits instead: its trial's value is worth more."""
-        if self._prepared is None and len(self._running) > 1 and not self._queue and self._missing() > 0:
-            self._prepared = self._ask()
-
-    def _ask(self) -> Sampled:
-        sampled: Sampled = self._timed(self.study.ask)
-        return sampled
-
-    def _start(self, slot: int, sampled: Sampled) -> None:
-        label = self.objective.describe(sampled.params)
-        path = self._checkpoint_path(f"trial-{sampled.number}")
-        task = Task(
-            number=sampled.number,
-            params=sampled.params,
-            seed=derive_seed(self.plan.seed, "train", sampled.number),
-            epochs=self.plan.epochs,
-            checkpoint=path.read_bytes() if path.exists() else None,
-        )
-        running = Running(sampled, task, label, started=time.monotonic(), value=sampled.last_value)
-        if not self.study.holds(sampled.number):
-            attrs = {records.LABEL: label, records.SLOT: slot}
-            self._timed(lambda: self.study.start(sampled, attrs))
+    def _start(self, slot: int, running: Running) -> None:
+        job = running.job
+        self.work.begin(job, slot)
         self._running[slot] = running
-        self.executor.start(slot, task)
-        self._open_run(running)
-
-    def _open_run(self, running: Running) -> None:
-        sampled = running.sampled
-        tags = {**self._tags, "kind": "trial", "optuna.trial.number": str(sampled.number), "optuna.state": "RUNNING"}
-        if sampled.baseline:
-            tags["baseline"] = sampled.baseline
-        params = {**sampled.params, "seed": running.task.seed, "epochs": self.plan.epochs}
-        name = f"#{sampled.number:03d} {running.label}"
-        self.tracking.open_run(running.run, name, tags=tags, params=params, parent=PARENT, dataset=self._dataset())
-
-    def _dataset(self) -> Mapping[str, Any] | None:
-        return self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None
+        self.executor.start(slot, job.task)
+        tags = {**self._tags, **job.tags, "optuna.state": "RUNNING"}
+        params = {**job.params, "seed": job.task.seed, "epochs": job.task.epochs}
+        dataset = self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None
+        self.tracking.open_run(job.run, job.name, tags=tags, params=params, parent=PARENT, dataset=dataset)
 
     # ---- what came back
 
@@ -227,13 +203,13 @@ class Coordinator:
             case EpochDone(result):
                 self._progress(slot, running, result)
             case Checkpointed(state):
-                write_whole(self._checkpoint_path(running.run), state)
+                write_whole(self._checkpoint_path(running.job.run), state)
                 running.checkpointed = time.monotonic()
                 self.executor.advance(slot)
             case Finished(outcome):
                 self._finish(slot, running, outcome)
-            case Failed("error") if running.result is None and running.task.checkpoint is not None:
-                self._checkpoint_path(running.run).unlink(missing_ok=True)
+            case Failed("error") if running.result is None and running.job.task.checkpoint is not None:
+                self._checkpoint_path(running.job.run).unlink(missing_ok=True)
                 self._retry(slot, running, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
                 self._fail(slot, running, kind, message, traceback)
@@ -244,7 +220,7 @@ class Coordinator:
         running.result = result
         if result.metrics:
             step = math.floor(result.epoch)
-            self.tracking.log(running.run, result.metrics, step=step, position=result.step)
+            self.tracking.log(running.job.run, result.metrics, step=step, position=result.step)
         figures = {self.objective.metric: result.value, **result.metrics}
         for name, figure in figures.items():
             if figure is not None and not math.isfinite(figure):
@@ -255,10 +231,8 @@ class Coordinator:
             return
         running.value = result.value
         running.curve.append(result.value)
-        number, value = running.sampled.number, result.value
-        prune = self._timed(lambda: self.study.report(number, result.step, value))
-        at_end = result.step >= self.plan.steps
-        if prune and not at_end and running.sampled.baseline is None:  # a baseline is compared with, so it trains on
+        stop = self.work.report(running.job, result.step, result.value)
+        if stop and result.step < self.plan.steps:
             running.ends_as = TrialState.PRUNED
             self.executor.stop(slot)
         else:
@@ -271,21 +245,23 @@ class Coordinator:
             self.executor.advance(slot)
 
     def _finish(self, slot: int, running: Running, outcome: Outcome) -> None:
-        if running.value is None:
+        if running.value is None and not running.job.task.refit:
             self._fail(slot, running, "error", f"the training ended without a value of {self.objective.metric}")
             return
-        epoch = running.result.epoch if running.result else running.sampled.last_step / self.objective.steps_per_epoch()
+        epoch = running.result.epoch if running.result else running.job.step / self.objective.steps_per_epoch()
         figures = {**outcome.metrics, "epochs": epoch}
-        self._keep(running.run, running.sampled, outcome)
+        self._keep(running.job, outcome)
         if outcome.weights is not None and running.ends_as == TrialState.COMPLETE:
-            write_whole(self._weights_path(running.run), outcome.weights)
-        finals = {self.objective.metric: running.value, **_finals(figures)}
+            write_whole(self._weights_path(running.job.run), outcome.weights)
+        measured = {} if running.value is None else {self.objective.metric: running.value}
+        finals = {**measured, **_finals(figures)}
         tags = {"optuna.state": running.ends_as.name}
         self._end(slot, running, running.ends_as, {records.METRICS: figures}, tags=tags, metrics=finals)
 
-    def _keep(self, run: str, sampled: Sampled, outcome: Outcome) -> None:
+    def _keep(self, job: Job, outcome: Outcome) -> None:
         """Write down what the training left: weights, parameters, and what its pictures are drawn from."""
-        self.tracking.file(run, "params.json", records.to_json(sampled.params))
+        run = job.run
+        self.tracking.file(run, "params.json", records.to_json(job.task.params))
         if outcome.weights is not None:
             self.tracking.file(run, "weights.pt", outcome.weights)
         if outcome.predictions is not None and isinstance(self.objective, ImageClassifier):
@@ -298,7 +274,7 @@ class Coordinator:
     def _fail(self, slot: int, running: Running, kind: str, message: str, traceback: str = "") -> None:
         tags = {"optuna.state": "FAIL", "failure": kind, "failure.message": message[:5000]}
         if traceback:
-            self.tracking.file(running.run, "traceback.txt", traceback.encode())
+            self.tracking.file(running.job.run, "traceback.txt", traceback.encode())
         attrs = {records.FAILURE: kind, records.FAILURE_MESSAGE: message[:2000]}
         self._end(slot, running, TrialState.FAIL, attrs, tags=tags)
 
@@ -312,34 +288,20 @@ class Coordinator:
         tags: Mapping[str, str],
         metrics: Mapping[str, float] = {},
     ) -> None:
-        """End a trial: its run first, with the verdict, then the trial itself.
+        """End a training: its run first, with the verdict, then its record.
 
-        Once the journal has the verdict the trial has ended: a search that is killed in between must not train it
+        Once the journal has the verdict the training has ended: a search that is killed in between must not train it
         again, since it would write its final figures a second time.
         """
-        number = running.sampled.number
-        value = running.value if state == TrialState.COMPLETE else None
+        job, value = running.job, running.value if state == TrialState.COMPLETE else None
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
         verdict = {"state": state.name, "value": value, "attrs": dict(attrs)}
-        self.tracking.end_run(running.run, status, tags=tags, metrics=metrics, verdict=verdict)
-        known = {**attrs, **self._link(running.run)}
-        trial = self._timed(lambda: self.study.tell(number, state, value, known))
-        self._checkpoint_path(running.run).unlink(missing_ok=True)
+        self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=verdict)
+        record = self.work.end(job, state, value, attrs)
+        self._checkpoint_path(job.run).unlink(missing_ok=True)
         del self._running[slot]
-        record = records.TrialRecord.of(trial)
         self._ended.append(record)
         self._display.trial_ended(record, self._snapshot())
-
-    def _link(self, run: str) -> dict[str, str]:
-        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""
-        run_id = self.tracking.mlflow_id(run, wait_s=0.2)
-        if run_id is None:
-            return {}
-        if not self._linked:
-            self._linked = True
-            for key, name in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
-                self.study.set_attr(key, self.tracking.mlflow_id(name))
-        return {records.RUN: run_id}
 
     def _retry(self, slot: int, running: Running, reason: str) -> None:
         if running.ends_as == TrialState.PRUNED:  # it was decided; only what the trainer would have left is lost
@@ -348,18 +310,12 @@ class Coordinator:
         if running.retries >= MAX_RETRIES:
             self._fail(slot, running, "crashed", f"tried {running.retries + 1} times; {reason}")
             return
-        path = self._checkpoint_path(running.run)
-        checkpoint = path.read_bytes() if path.exists() else None
-        task = Task(running.task.number, running.task.params, running.task.seed, running.task.epochs, checkpoint)
-        again = Running(
-            running.sampled, task, running.label, running.started, running.retries + 1, value=running.value
-        )  # fmt: skip
-        self._running[slot] = again
-        self.executor.start(slot, task)
-        self._display.notice(f"trial {task.number} is tried again: {reason}")
+        job = self._resumed(running.job)
+        self._running[slot] = Running(job, running.retries + 1, running.started, value=running.value)
+        self.executor.start(slot, job.task)
+        self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
 
-    def _stop_if_hopeless(self) -> None:
-        ended = self._ended[self._ended_before :]  # what failed before may have been mended since
+    def _stop_if_hopeless(self, ended: Sequence[records.TrialRecord]) -> None:
         kinds = {trial.failure if trial.state == TrialState.FAIL else None for trial in ended}
         if len(ended) >= ALIKE and len(kinds) == 1 and None not in kinds:
             raise SearchStoppedError(
@@ -378,13 +334,13 @@ class Coordinator:
         while waiting and (left := deadline - time.monotonic()) > 0:
             for slot, event in self.executor.wait(min(left, TICK_S)):
                 if isinstance(event, Checkpointed):
-                    write_whole(self._checkpoint_path(self._running[slot].run), event.state)
+                    write_whole(self._checkpoint_path(self._running[slot].job.run), event.state)
                 elif not isinstance(event, Lost):
                     self._handle(slot, event)
                 if isinstance(event, Checkpointed | Lost) or slot not in self._running:
                     waiting.discard(slot)
         for running in self._running.values():
-            self.tracking.end_run(running.run, "KILLED", tags={"optuna.state": "RUNNING"})
+            self.tracking.end_run(running.job.run, "KILLED", tags={"optuna.state": "RUNNING"})
 
     # ---- what people see
 
@@ -395,27 +351,19 @@ class Coordinator:
         running = [
             RunningTrial(
                 slot,
-                trial.sampled.number,
-                trial.label,
-                trial.result.epoch if trial.result else 0.0,
-                self.plan.epochs,
-                tuple(trial.curve),
-                time.monotonic() - trial.started,
+                training.job.task.number,
+                training.job.label,
+                training.result.epoch if training.result else 0.0,
+                training.job.task.epochs,
+                tuple(training.curve),
+                time.monotonic() - training.started,
             )
-            for slot, trial in sorted(self._running.items())
+            for slot, training in sorted(self._running.items())
         ]
         return Snapshot(
-            self.plan.trials, tuple(self._ended), tuple(running), self.objective.metric, self.study.maximize,
-            self.tracking.trouble,
+            self.work.target, tuple(self._ended), tuple(running), self.objective.metric,
+            self.objective.direction == "maximize", self.tracking.trouble,
         )  # fmt: skip
-
-    def _timed(self, work: Callable[[], Any]) -> Any:
-        """Do some of the search's own work, and count what it costs."""
-        started = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self.search_s += time.perf_counter() - started
 
 
 def _at(result: EpochResult) -> str:

@@ -26,6 +26,7 @@ PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, data
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
+EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
 SUMMARY = "summary"  # Summary.as_dict()
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
@@ -112,6 +113,42 @@ class Gain:
     value: float
     gain: float
     """Positive when the winner is better, whatever the direction."""
+    half: float | None = None
+    """Half of the gain's 95% interval; None when nothing is known of the noise."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the best trials, and what fresh seeds made of its setting."""
+
+    number: int
+    label: str
+    searched: float
+    """The value that the search saw, which is too good on average: it was chosen for it."""
+    parameters: float | None
+    """Size of the network."""
+    values: tuple[float, ...]
+    """One for each fresh seed."""
+    failed: int = 0
+    """Fresh seeds that came to nothing."""
+    half: float | None = None
+    """Half of the mean's 95% interval; None when nothing is known of the noise."""
+
+    @property
+    def mean(self) -> float | None:
+        """The confirmed value."""
+        return sum(self.values) / len(self.values) if self.values else None
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What fresh seeds said of the best trials."""
+
+    candidates: tuple[Candidate, ...]
+    """Best of the search first."""
+    seeds: int
+    noise: float | None
+    """Standard deviation of one value around its setting's mean."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +159,19 @@ class Summary:
     """The winning trial."""
     label: str
     value: float
-    """Its metric on the validation split."""
+    """Its metric on the validation split, as the search saw it."""
     params: Mapping[str, Any]
+    run: str
+    """The journal's name for the run whose network is scored and published."""
     gains: tuple[Gain, ...] = ()
     test: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None when the objective has no test split."""
     model: Mapping[str, Any] | None = None
     """`name`, `version`, `alias`, `uri`; None when nothing was registered."""
+    confirmation: Confirmation | None = None
+    """None when the search was told not to confirm."""
+    refit: Mapping[str, Any] | None = None
+    """`epochs`, `seconds`, `images` of the training that made the published network; None for a confirmed one."""
     note: str | None = None
     """Why the alias did not move, for instance."""
 
@@ -141,7 +184,22 @@ class Summary:
         """The reverse of `as_dict`."""
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
+        if confirmed := values.get("confirmation"):
+            tried = tuple(Candidate(**{**each, "values": tuple(each["values"])}) for each in confirmed["candidates"])
+            values["confirmation"] = Confirmation(**{**confirmed, "candidates": tried})
         return cls(**values)
+
+    @property
+    def confirmed(self) -> Candidate | None:
+        """The winner's figures on fresh seeds."""
+        candidates = self.confirmation.candidates if self.confirmation else ()
+        return next((candidate for candidate in candidates if candidate.number == self.number), None)
+
+    @property
+    def score(self) -> float:
+        """The best figure there is of the winner on the validation split: confirmed, where that was done."""
+        confirmed = self.confirmed
+        return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
 
 
 @dataclass(frozen=True)
@@ -218,6 +276,11 @@ def _plain(value: Any) -> Any:
         case list() | tuple():
             return [_plain(item) for item in value]
     return value
+
+
+def plus_minus(candidate: Candidate) -> str:
+    """Half of the interval of a confirmed mean, as a suffix."""
+    return "" if candidate.half is None else f" ± {candidate.half:.4f}"
 
 
 def to_json(values: Any) -> bytes:

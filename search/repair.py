@@ -9,9 +9,10 @@ from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
 from search.config import Config, mask
+from search.coordinator import PARENT
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
-from search.records import StudyRecord
+from search.records import StudyRecord, Summary
 from search.run import load_objective, open_tracking
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
@@ -76,7 +77,7 @@ def promote(config: Config, name: str) -> StudyRecord:
     if study_id is None or records.OBJECTIVE not in attrs:
         known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
         raise UsageError(f"there is no study {name!r} made by a search; there are: {known}")
-    if records.SUMMARY not in attrs:  # before that, the test split must not be read
+    if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
         raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
     if (elsewhere := _elsewhere(config, attrs)) is not None:
         raise UsageError(f"study {name!r}: {elsewhere}")
@@ -89,7 +90,7 @@ def promote(config: Config, name: str) -> StudyRecord:
             Conclusion(
                 study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
                 device="cpu", tracking_uri=config.mlflow_uri, register=config.register or objective.name,
-                where=config.where,
+                where=config.where, chosen=Summary.from_dict(stored), goal=tracking.verdict(PARENT) or {},
             ).run()  # fmt: skip
             return study.record()
         finally:

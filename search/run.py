@@ -6,16 +6,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+
+from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec
 from objectives.trainer import resolve_device
 from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import DEFAULT_OBJECTIVE, Config, mask
-from search.coordinator import PARENT, Coordinator, Plan
+from search.confirmation import Confirming, Extra, refit_job
+from search.coordinator import PARENT, Coordinator, Plan, Work
 from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
@@ -23,10 +26,13 @@ from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
 from search.provenance import provenance, usable_cores
+from search.records import Confirmation, Summary, TrialRecord
 from search.sampling import make_pruner
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
 from search.tracking import Destination, Tracking
+from search.trials import Trials, run_of, sweep
+from search.winner import best_trial, choose, gains
 from search.workspace import Workspace
 
 
@@ -157,11 +163,16 @@ class Job:
             seed=self.config.seed,
         )  # fmt: skip
 
+    def _goal(self) -> dict[str, Any]:
+        """What this search is to come to, beside its number of trials."""
+        confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
+        return {"confirm": confirm, "refit": not self.config.no_refit}
+
     def _is_complete(self, study: Study, tracking: Tracking) -> bool:
         """Whether there is nothing left to do: every trial ended, the winner is where it belongs, and that is told."""
         if study.finished < self.config.trials or study.unfinished:
             return False
-        if tracking.verdict(PARENT) != {"finished": study.finished}:
+        if tracking.verdict(PARENT) != {"finished": study.finished, **self._goal()}:
             return False
         summary = study.record().summary
         registers = isinstance(self.objective, ImageClassifier) and not self.config.no_register
@@ -171,12 +182,11 @@ class Job:
         self._note_origin(study)
         self._open_parent(study, tracking, devices)
         try:
-            self._search(study, tracking, devices)
-            if self.interruption.number is not None:
-                raise Interrupted(self.interruption.number)
+            chosen = self._trained(study, tracking, devices)
             conclusion = Conclusion(
                 study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
                 tracking_uri=self.config.mlflow_uri, register=self._register_as(), where=self.config.where,
+                chosen=chosen, goal={"finished": study.finished, **self._goal()},
             )  # fmt: skip
             with self.display.busy("scoring and registering the winner, writing the report"):
                 conclusion.run()
@@ -190,32 +200,88 @@ class Job:
     def _register_as(self) -> str | None:
         return None if self.config.no_register else self.config.register or self.objective.name
 
-    def _search(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
+    # ---- everything that trains
+
+    def _trained(self, study: Study, tracking: Tracking, devices: list[str]) -> Summary:
+        """Search, confirm, refit; returns the winner. Raises Interrupted after a signal."""
         started, clock = datetime.now(), time.monotonic()
-        deadline = clock + self.config.timeout if self.config.timeout else math.inf
-        interval_s = self.config.checkpoint_interval
-        plan = Plan(self.config.trials, self.epochs, self.steps, self.config.seed, deadline, interval_s)
-        coordinator = Coordinator(
-            study, self.executor, tracking, plan,
-            checkpoint_path=lambda run: self.workspace.checkpoint(self.name, self.uid, run),
-            weights_path=lambda run: self.workspace.weights(self.name, self.uid, run),
-            tags=self._tags(devices), display=self.display,
+        trials = Trials(
+            study, tracking, target=self.config.trials, epochs=self.epochs, seed=self.config.seed,
+            deadline=clock + self.config.timeout if self.config.timeout else math.inf,
         )  # fmt: skip
-        coordinator.interrupted = lambda: self.interruption.number is not None
         preparation = Preparation(self.objective)
-        coordinator.idle = preparation.begin
-        self.display.begin(f"study {self.name}", self.config.trials, study.finished)
         try:
             with self.interruption.graceful():
-                coordinator.run()
+                sweep(self.workspace.checkpoint(self.name, self.uid, "any").parent, trials.resume())
+                coordinator = Coordinator(
+                    self.objective, self.executor, tracking, Plan(self.steps, self.config.checkpoint_interval),
+                    checkpoint_path=lambda run: self.workspace.checkpoint(self.name, self.uid, run),
+                    weights_path=lambda run: self.workspace.weights(self.name, self.uid, run),
+                    tags=self._tags(devices), display=self.display,
+                )  # fmt: skip
+                coordinator.interrupted = lambda: self.interruption.number is not None
+                self._do(coordinator, trials, f"study {self.name}")
+                winner, confirmation = self._confirmed(study, tracking, coordinator)
+                coordinator.idle = preparation.begin
+                summary = Summary(
+                    winner.number, winner.label, winner.value or 0.0, winner.params, run_of(winner.number),
+                    gains(study.record(), winner, confirmation), confirmation=confirmation,
+                )  # fmt: skip
+                return self._refitted(summary, study, tracking, coordinator)
         finally:
             preparation.wait(2.0 if self.interruption.number else None)
-            self.display.end()
             session = {
-                "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": coordinator.search_s,
+                "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": trials.search_s,
                 "tracking_s": tracking.busy_s, "slots": self.executor.slots,
             }  # fmt: skip
             study.set_attr(records.SESSIONS, [*study.attrs().get(records.SESSIONS, ()), session])
+
+    def _do(self, coordinator: Coordinator, work: Work, title: str) -> None:
+        """Run some work under the display. Raises Interrupted after a signal."""
+        self.display.begin(title, work.target, sum(trial.state.is_finished() for trial in work.ended()))
+        try:
+            coordinator.run(work)
+        finally:
+            self.display.end()
+        if self.interruption.number is not None:
+            raise Interrupted(self.interruption.number)
+
+    def _confirmed(
+        self, study: Study, tracking: Tracking, coordinator: Coordinator
+    ) -> tuple[TrialRecord, Confirmation | None]:
+        """The winner, and what fresh seeds say of it. Raises SearchError when no trial completed."""
+        best = best_trial(study.record())
+        if not self.config.confirm:
+            return best, None
+        confirming = Confirming(
+            study, tracking, top=self.config.confirm, seeds=self.config.confirm_seeds, epochs=self.epochs,
+            seed=self.config.seed,
+        )  # fmt: skip
+        self._do(coordinator, confirming.work, f"confirming the best of {self.name} on fresh seeds")
+        found = confirming.found()
+        chosen = choose(found.candidates, found.noise, maximize=study.maximize)
+        if chosen is None:
+            return best, found
+        return next(trial for trial in study.record().trials if trial.number == chosen.number), found
+
+    def _refitted(self, summary: Summary, study: Study, tracking: Tracking, coordinator: Coordinator) -> Summary:
+        """With the run whose network is to be published: the refit, or else a confirmed one, or the trial's own."""
+        confirmed = summary.confirmed
+        if confirmed is not None and confirmed.values:
+            summary = replace(summary, run=f"confirm-{summary.number}-1")
+        if self.config.no_refit or not isinstance(self.objective, ImageClassifier):
+            return summary
+        epochs = self.objective.refit_epochs(self.epochs)
+        winner = next(trial for trial in study.record().trials if trial.number == summary.number)
+        job = refit_job(study, winner, epochs=epochs, seed=self.config.seed)
+        work = Extra(study, tracking, [job])
+        if work.result(job) is None:
+            self._do(coordinator, work, f"training the winner of {self.name} on all but the test split")
+        result = work.result(job)
+        if result is None or result["state"] != TrialState.COMPLETE.name:
+            return replace(summary, note="the winner could not be trained on all images; a confirmed network is kept")
+        seconds = result["attrs"][records.METRICS].get("train_seconds")
+        return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds})
 
     # ---- what is said of the study and its runs
 
@@ -242,6 +308,7 @@ class Job:
         settings: Mapping[str, Any] = {
             "trials": self.config.trials, "epochs": self.epochs, "sampler": self.config.sampler,
             "pruner": self.config.pruner, "seed": self.config.seed, "objective": self.spec.target,
+            **self._goal(),
         }  # fmt: skip
         tags = {**self._tags(devices), "kind": "study", "command": self.attrs()[records.PROVENANCE]["command"]}
         tags |= {f"setting.{name}": str(value) for name, value in settings.items()}

@@ -1,0 +1,148 @@
+"""The trials of a study: sampled, reported, pruned and told, until it has as many as it is to have."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from objectives.base import Objective, Task
+from search import records
+from search.coordinator import PARENT, Job
+from search.sampling import derive_seed
+from search.study import Sampled, Study
+from search.tracking import EXPERIMENT, Tracking
+
+
+def run_of(number: int) -> str:
+    """What the journal calls a trial's run."""
+    return f"trial-{number}"
+
+
+class Trials:
+    """What is missing of a study's trials: first those that an earlier search left, then new ones."""
+
+    def __init__(
+        self, study: Study, tracking: Tracking, *, target: int, epochs: int, seed: int, deadline: float = math.inf
+    ) -> None:
+        self.study, self.tracking, self.target = study, tracking, target
+        self.objective: Objective = study.objective
+        self._epochs, self._seed = epochs, seed
+        self._deadline = deadline
+        """On `time.monotonic`'s clock: no trial is sampled after it."""
+        self._left: deque[Sampled] = deque()
+        self._prepared: Sampled | None = None
+        self._at_work: dict[int, Sampled] = {}
+        self._linked = False
+        self.search_s = 0.0
+        """Seconds spent on sampling and storing."""
+
+    def resume(self) -> set[str]:
+        """Take up the trials that were running; returns their runs.
+
+        Those whose end is in the journal and not yet in the storage are ended.
+        """
+        for sampled in self.study.resume():
+            run = run_of(sampled.number)
+            if (verdict := self.tracking.verdict(run)) is None:
+                self._left.append(sampled)
+            else:
+                known = {**verdict["attrs"], **self._link(run)}
+                self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
+        return {run_of(sampled.number) for sampled in self._left}
+
+    def ended(self) -> list[records.TrialRecord]:
+        """All that the storage has."""
+        return list(self.study.record().trials)
+
+    # ---- what to train
+
+    def next(self) -> Job | None:
+        """The next trial."""
+        if self._left:
+            return self._job(self._left.popleft())
+        if self._missing() <= 0:
+            return None
+        sampled, self._prepared = self._prepared or self._ask(), None
+        return self._job(sampled)
+
+    def prepare(self) -> None:
+        """Sample the next trial, if one will be needed."""
+        if self._prepared is None and not self._left and self._missing() > 0:
+            self._prepared = self._ask()
+
+    def _missing(self) -> int:
+        """How many trials are still to begin."""
+        if time.monotonic() > self._deadline:
+            return 0
+        return self.target - self.study.finished - len(self._at_work) - len(self._left)
+
+    def _ask(self) -> Sampled:
+        sampled: Sampled = self._timed(self.study.ask)
+        return sampled
+
+    def _job(self, sampled: Sampled) -> Job:
+        self._at_work[sampled.number] = sampled
+        label = self.objective.describe(sampled.params)
+        tags = {"kind": "trial", "optuna.trial.number": str(sampled.number)}
+        if sampled.baseline:
+            tags["baseline"] = sampled.baseline
+        task = Task(sampled.number, sampled.params, derive_seed(self._seed, "train", sampled.number), self._epochs)
+        return Job(
+            run_of(sampled.number), f"#{sampled.number:03d} {label}", label, task, sampled.params, tags,
+            step=sampled.last_step, value=sampled.last_value,
+        )  # fmt: skip
+
+    # ---- what became of it
+
+    def begin(self, job: Job, slot: int) -> None:
+        """Store the trial, whole, unless an earlier start has."""
+        sampled = self._at_work[job.task.number]
+        if not self.study.holds(sampled.number):
+            attrs = {records.LABEL: job.label, records.SLOT: slot}
+            self._timed(lambda: self.study.start(sampled, attrs))
+
+    def report(self, job: Job, step: int, value: float) -> bool:
+        """Store a value and ask the pruner. A baseline is compared with, so it trains on."""
+        number = job.task.number
+        prune = self._timed(lambda: self.study.report(number, step, value))
+        return bool(prune) and self._at_work[number].baseline is None
+
+    def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
+        """Tell the study."""
+        number = job.task.number
+        known = {**attrs, **self._link(job.run)}
+        trial = self._timed(lambda: self.study.tell(number, state, value, known))
+        del self._at_work[number]
+        return records.TrialRecord.of(trial)
+
+    def _link(self, run: str) -> dict[str, str]:
+        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""
+        run_id = self.tracking.mlflow_id(run, wait_s=0.2)
+        if run_id is None:
+            return {}
+        if not self._linked:
+            self._linked = True
+            for key, name in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
+                self.study.set_attr(key, self.tracking.mlflow_id(name))
+        return {records.RUN: run_id}
+
+    def _timed(self, work: Callable[[], Any]) -> Any:
+        """Do some of the search's own work, and count what it costs."""
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.search_s += time.perf_counter() - started
+
+
+def sweep(checkpoints: Path, used: Set[str]) -> None:
+    """Remove the checkpoints of trials that are not among the runs `used`, and files that a kill left half written."""
+    for path in checkpoints.glob("*"):
+        if path.name.startswith(".") or (path.name.startswith("trial-") and path.stem not in used):
+            path.unlink()
