@@ -57,6 +57,8 @@ class Task:
     """What `Training.checkpoint` gave earlier; the training goes on from there."""
     refit: bool = False
     """Train on the training and validation splits together; nothing is measured but the training itself."""
+    max_latency_ms: float | None = None
+    """Measure how long one prediction takes, and do not begin to train what takes longer. None: do not measure."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,30 @@ class Objective(Protocol):
 
     def describe(self, params: Params) -> str:
         """A few words for a run's name, such as `cnn-3x32 adamw 3.1e-3`."""
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """What an objective offers beyond `Objective` when the size of its networks can be limited."""
+
+    def n_parameters(self, params: Params) -> int:
+        """How many weights the network of a setting has. Called in the coordinator for every setting that is sampled.
+
+        Arithmetic is quick; a network that is built on torch's `meta` device is counted in milliseconds.
+        """
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """What an objective offers beyond `Objective` when the latency of its models can be limited."""
+
+    def latency_ms(self, params: Params, device: str) -> float:
+        """How long one prediction of a setting's untrained model takes on `device`. Called in a trainer.
+
+        `objectives.latency.latency_ms` measures a torch module.
+        """
         ...
 
 

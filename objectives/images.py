@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.base import Params, Suggest, Task, TestScore, Training
 from objectives.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
-from objectives.geometry import max_blocks
+from objectives.geometry import cnn_parameters, max_blocks, mlp_parameters
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import Tensor, nn
@@ -199,7 +199,22 @@ class ImageClassification:
         mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
         return f"{network} {params['optimizer']} {mantissa}e{int(exponent)}"
 
-    # ---- the training
+    # ---- the network
+
+    def n_parameters(self, params: Params) -> int:
+        """Weights of a setting's network, by arithmetic."""
+        p: Any = params
+        data = self.dataset
+        inputs: Any = {"channels": data.channels, "size": data.size, "n_classes": len(data.classes)}
+        if p["family"] == "mlp":
+            return mlp_parameters([p[f"mlp_width_{layer}"] for layer in range(1, p["mlp_depth"] + 1)], **inputs)
+        return cnn_parameters(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], **inputs)
+
+    def latency_ms(self, params: Params, device: str) -> float:
+        """Median milliseconds of one prediction for one image."""
+        from objectives.latency import latency_ms
+
+        return latency_ms(self.build_model(params), (self.dataset.channels, *self.dataset.size), device)
 
     def build_model(self, params: Params) -> nn.Module:
         """The untrained network: (n, c, h, w) in [0, 1] to logits (n, k)."""
@@ -211,6 +226,8 @@ class ImageClassification:
             return models.build_mlp(models.MlpSpec(widths, p["mlp_dropout"]), self._inputs)
         spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
         return models.build_cnn(spec, self._inputs)
+
+    # ---- the training
 
     def start(self, task: Task, device: str) -> Training:
         """Begin or resume one training on `device`."""

@@ -18,7 +18,17 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from objectives.base import DeviceError, Diverged, EpochResult, ObjectiveError, ObjectiveSpec, Outcome, Task, Training
+from objectives.base import (
+    DeviceError,
+    Diverged,
+    EpochResult,
+    ObjectiveError,
+    ObjectiveSpec,
+    Outcome,
+    Task,
+    Timed,
+    Training,
+)
 
 FailureKind = Literal["diverged", "out_of_memory", "crashed", "error"]
 
@@ -75,7 +85,15 @@ class Failed:
     traceback: str = field(default="", repr=False)
 
 
-Reply = Hello | EpochDone | Checkpointed | Finished | Failed
+@dataclass(frozen=True)
+class Refused:
+    """The training was not begun: it is slower than its task allows."""
+
+    metrics: Mapping[str, float]
+    """What was measured."""
+
+
+Reply = Hello | EpochDone | Checkpointed | Finished | Failed | Refused
 
 
 def resolve_device(wanted: str, index: int) -> str:
@@ -125,6 +143,8 @@ class Trainer:
         self.device = resolve_device(settings.device, settings.index)
         self.objective = settings.objective.load()
         self.training: Training | None = None
+        self.measured: dict[str, float] = {}
+        """Figures of the current task from before its training."""
 
     def hello(self) -> Hello:
         """Say which device this is."""
@@ -136,10 +156,20 @@ class Trainer:
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""
         try:
+            self.measured = self._measure(task)
+            # One that has begun goes on: what it took so far is paid, and the figure would decide by chance.
+            if task.checkpoint is None and self.measured.get("latency_ms", 0.0) > (task.max_latency_ms or 0.0):
+                return Refused(self.measured)
             self.training = self.objective.start(task, self.device)
         except Exception as error:
             return self._fail(error)
         return self.advance()
+
+    def _measure(self, task: Task) -> dict[str, float]:
+        if task.max_latency_ms is None:
+            return {}
+        assert isinstance(self.objective, Timed), "the coordinator let a limit pass that cannot be measured"
+        return {"latency_ms": float(self.objective.latency_ms(task.params, self.device))}
 
     def advance(self) -> Reply:
         """Pull the next result; `Finished` at the end."""
@@ -163,7 +193,7 @@ class Trainer:
         """End the current training and give what it left."""
         try:
             outcome = self._current().outcome()
-            outcome = replace(outcome, metrics=_floats(outcome.metrics))
+            outcome = replace(outcome, metrics=_floats(outcome.metrics) | self.measured)
         except Exception as error:
             return self._fail(error)
         self.training = None

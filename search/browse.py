@@ -96,13 +96,16 @@ def _snapshot(study: StudyRecord) -> Snapshot:
 
 
 def export_study(study: StudyRecord, format_: str) -> bytes:
-    """One row a trial: its fields, then `params.*` and `metrics.*`. `format_`: `csv`, `json` or `parquet`."""
+    """One row a trial: its fields, then `params.*`, `metrics.*` and `constraints.*`.
+
+    `format_`: `csv`, `json` or `parquet`.
+    """
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
     rows = []
     for trial in study.trials:
         fields = trial.as_dict()
-        nested = {part: fields.pop(part) for part in ("params", "metrics")}
+        nested = {part: fields.pop(part) for part in ("params", "metrics", "constraints")}
         del fields["intermediate"]
         rows.append(fields | {f"{part}.{key}": value for part in nested for key, value in nested[part].items()})
     table = pd.DataFrame(rows).convert_dtypes()

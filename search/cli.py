@@ -5,11 +5,9 @@ Nothing heavy is imported before a command needs it, so `--help` answers at once
 
 from __future__ import annotations
 
-import difflib
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,72 +18,10 @@ from objectives.base import ObjectiveError
 from search.config import DEFAULT_OBJECTIVE, NAMES, Config
 from search.errors import SearchError, UsageError
 from search.interruption import Interrupted, Interruption
+from search.options import options
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
-
-
-def option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The flag of one field of `Config`."""
-    spec = next(spec for spec in fields(Config) if spec.name == name)
-    assert spec.default is not MISSING
-    flag, meta = f"--{name.replace('_', '-')}", spec.metadata
-    return click.option(
-        flag,
-        name,
-        default=spec.default,
-        type=None if meta["type"] is bool else meta["type"],
-        is_flag=meta["type"] is bool,
-        metavar=meta["metavar"],
-        envvar=f"SEARCH_{name.upper()}",
-        show_default=spec.default is not None and meta["type"] is not bool,
-        help=meta["help"],
-    )
-
-
-def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Several flags, in this order, and `--config` behind them."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = config_option(command)
-        for name in reversed(names):
-            command = option(name)(command)
-        return command
-
-    return add
-
-
-def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Take defaults from a TOML file. Raises UsageError for what cannot be a setting."""
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not TOML: {error}") from None
-    known = {name.replace("-", "_"): value for name, value in values.items()}
-    for name in known:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
-            raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
-        if isinstance(known[name], list | dict):
-            raise UsageError(f"--config {path}: {name} is {known[name]!r}; give one value, for instance {name} = 1")
-    ctx.default_map = {**(ctx.default_map or {}), **known}
-
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="SEARCH_CONFIG",
-    metavar="FILE.toml",
-    is_eager=True,
-    expose_value=False,
-    callback=read_config,
-    help="Settings as `trials = 50`; a flag or SEARCH_TRIALS=50 beats the file.",
-)
 
 
 def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

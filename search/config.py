@@ -41,7 +41,7 @@ class Device(click.ParamType[str]):
 
 
 def setting(default: Any, help_: str, type_: click.ParamType[Any] | type, *, name: str | None = None) -> Any:
-    """A field that is also a flag. `name` is the metavar."""
+    """A field that is also a flag. `name` is the metavar; a flag whose default is a tuple may be given repeatedly."""
     return field(default=default, metadata={"help": help_, "type": type_, "metavar": name})
 
 
@@ -68,6 +68,21 @@ class Config:
     )  # fmt: skip
     confirm_seeds: int = setting(2, "Fresh seeds for each of them.", click.IntRange(min=1), name="N")
     no_refit: bool = setting(False, "Keep a confirmed network instead of training on all but the test split.", bool)
+    max_parameters: int | None = setting(
+        None, "Train no network with more weights than this.", click.IntRange(min=1), name="N"
+    )
+    max_latency_ms: float | None = setting(
+        None, "Train no network that takes longer for one picture, on the search's device.",
+        click.FloatRange(min=0, min_open=True), name="MS",
+    )  # fmt: skip
+    fix: tuple[str, ...] = setting(
+        (), "Fix a parameter, or narrow it as lr=[0.001,0.01]; repeatable, see 'A smaller space'.", str,
+        name="NAME=VALUE",
+    )  # fmt: skip
+    warm_start: str | None = setting(None, "Try the best settings of this earlier study first.", str, name="STUDY")
+    patience: int | None = setting(
+        None, "End when so many trials brought no improvement beyond noise.", click.IntRange(min=1), name="N"
+    )
     timeout: float | None = setting(
         None, "Begin no trial after this many seconds.", click.FloatRange(min=0, min_open=True), name="SECONDS"
     )
@@ -101,6 +116,8 @@ class Config:
             raise UsageError(f"--register {self.register!r} is no model name; use letters, digits, dots and dashes")
         if self.timeout is not None and not math.isfinite(self.timeout):
             raise UsageError(f"--timeout {self.timeout} is no number of seconds; leave it out for no limit")
+        if self.max_latency_ms is not None and not math.isfinite(self.max_latency_ms):
+            raise UsageError(f"--max-latency-ms {self.max_latency_ms} is no number of ms; leave it out for no limit")
 
     @property
     def storage_url(self) -> str:

@@ -95,7 +95,7 @@ class Confirming:
 
     def __init__(self, study: Study, tracking: Tracking, *, top: int, seeds: int, epochs: int, seed: int) -> None:
         self._study, self._seeds = study, seeds
-        self._best = [trial for trial in study.record().ranked() if trial.state == TrialState.COMPLETE][:top]
+        self._best = [t for t in study.record().ranked() if t.state == TrialState.COMPLETE and t.feasible][:top]
         objective = study.objective
         self._n_validation = (
             int(objective.dataset_info()["n_validation"]) if isinstance(objective, ImageClassifier) else None

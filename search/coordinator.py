@@ -20,7 +20,8 @@ from objectives.base import EpochResult, ImageClassifier, Objective, Outcome, Ta
 from search import records
 from search.display import Display, RunningTrial, Snapshot
 from search.errors import SearchStoppedError
-from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
+from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost, Refused
+from search.limits import describe
 from search.tracking import Tracking
 from search.workspace import write_whole
 
@@ -213,6 +214,10 @@ class Coordinator:
                 self._retry(slot, running, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
                 self._fail(slot, running, kind, message, traceback)
+            case Refused(metrics):
+                figures = {**metrics, "epochs": 0}
+                tags = {"optuna.state": TrialState.PRUNED.name, "refused": describe(metrics)}
+                self._end(slot, running, TrialState.PRUNED, {records.METRICS: figures}, tags=tags, metrics=metrics)
             case Lost(reason):
                 self._retry(slot, running, reason)
 

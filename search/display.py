@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.limits import describe
 from search.records import TrialRecord
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -60,8 +61,8 @@ class Snapshot:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best completed trial."""
-        done = [trial for trial in self.ended if trial.state == TrialState.COMPLETE and trial.value is not None]
+        """The best completed trial within the limits."""
+        done = [t for t in self.ended if t.state == TrialState.COMPLETE and t.value is not None and t.feasible]
         key = (lambda trial: trial.value or 0.0) if self.maximize else (lambda trial: -(trial.value or 0.0))
         return max(done, key=key, default=None)
 
@@ -241,9 +242,12 @@ def describe_end(trial: TrialRecord) -> str:
     seconds = f" in {duration(trial.seconds)}" if trial.seconds is not None else ""
     value = f"{trial.value:.4f}" if trial.value is not None else "-"
     name = f" [{trial.baseline}]" if trial.baseline else ""
+    above = "" if trial.feasible else f" ({describe(trial.metrics)}: above the limit)"
     match trial.state:
         case TrialState.COMPLETE:
-            return f"{value}{seconds}{name}"
+            return f"{value}{seconds}{name}{above}"
+        case TrialState.PRUNED if trial.value is None:
+            return f"refused{above}{name}"
         case TrialState.PRUNED:
             return f"pruned at {value} after {trial.metrics.get('epochs', 0):g} epochs{seconds}{name}"
         case _:

@@ -28,6 +28,8 @@ TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
 EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
 SUMMARY = "summary"  # Summary.as_dict()
+OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
+WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best settings, tried first
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
 RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made their run; Optuna closes ended trials
@@ -35,6 +37,7 @@ RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
 BASELINE = "baseline"
+WARM_START = "warm_start"  # the earlier study and trial that a setting was taken from
 LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
@@ -68,6 +71,13 @@ class TrialRecord:
     run_id: str | None
     intermediate: Mapping[int, float]
     """Metric by step."""
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """By limited figure, its excess over the limit as a share of the limit."""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it is within the limits that the search was given."""
+        return all(excess <= 0 for excess in self.constraints.values())
 
     @property
     def seconds(self) -> float | None:
@@ -101,6 +111,7 @@ class TrialRecord:
             ended=trial.datetime_complete,
             run_id=attrs.get(RUN),
             intermediate=trial.intermediate_values,
+            constraints=trial.constraints,
         )
 
 
@@ -249,10 +260,13 @@ class StudyRecord:
         return values
 
     def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
-        """Trials with a value, best first; completed ones before pruned ones."""
+        """Trials with a value, best first: those within the limits before others, completed ones before pruned ones."""
         chosen = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
         sign = -1.0 if self.maximize else 1.0
-        return sorted(chosen, key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number))
+        return sorted(
+            chosen,
+            key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
+        )
 
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""

@@ -113,7 +113,7 @@ def winner(record: StudyRecord) -> TrialRecord | None:
     if record.summary:
         return next((trial for trial in record.trials if trial.number == record.summary.number), None)
     best = record.ranked()[:1]
-    return best[0] if best and best[0].state == TrialState.COMPLETE else None
+    return best[0] if best and best[0].state == TrialState.COMPLETE and best[0].feasible else None
 
 
 def excerpt(ranked: Sequence[Any], limit: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,9 +25,12 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
+from search.patience import run_out
+from search.proposals import EXHAUSTED
 from search.provenance import provenance, usable_cores
 from search.records import Confirmation, Summary, TrialRecord
 from search.sampling import make_pruner
+from search.scope import Scope
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
 from search.tracking import Destination, Tracking
@@ -75,9 +78,10 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     if config.device not in ("auto", "cpu"):
         resolve_device(config.device, 0)  # a device that is not there is said before anything is written
     name = config.study or objective.name
+    scope = Scope.of(config, objective, name)
     workspace.root.mkdir(parents=True, exist_ok=True)
     with Interruption() as interruption, hold_study(config.storage_url, name), _executor(config, spec) as executor:
-        return Job(config, spec, objective, name, executor, display, interruption).run()
+        return Job(config, spec, objective, name, scope, executor, display, interruption).run()
 
 
 def check_stores(config: Config) -> None:
@@ -117,15 +121,18 @@ class Job:
         spec: ObjectiveSpec,
         objective: Objective,
         name: str,
+        scope: Scope,
         executor: Executor,
         display: Display,
         interruption: Interruption,
     ) -> None:
-        self.config, self.spec, self.objective, self.name = config, spec, objective, name
+        self.config, self.spec, self.objective, self.name, self.scope = config, spec, objective, name, scope
         self.executor, self.display, self.interruption = executor, display, interruption
         self.workspace = Workspace(config.workspace)
         self.storage = open_storage(config.storage_url)
-        self.study_id = open_study(self.storage, name, objective, spec.target, config.epochs)
+        self.study_id = open_study(
+            self.storage, name, objective, spec.target, config.epochs, scope.space, scope.limits
+        )  # fmt: skip
         self.uid = str(self.attrs()[records.UID])
 
     def attrs(self) -> dict[str, Any]:
@@ -158,9 +165,20 @@ class Job:
         self.epochs = int(fingerprint["epochs"])
         self.steps = self.epochs * self.objective.steps_per_epoch()
         pruner = make_pruner(self.config.pruner, self.steps)
+        known, self.said = self.scope.known(self.objective, self.storage, self.study_id)
         return Study(
             self.storage, self.study_id, self.objective, pruner=pruner, sampler=self.config.sampler,
-            seed=self.config.seed,
+            seed=self.config.seed, space=self.scope.space, limits=self.scope.limits, known=known,
+        )  # fmt: skip
+
+    def _run_out(self, trials: Sequence[TrialRecord]) -> str | None:
+        """Why the trials that ended are enough, if they are."""
+        if self.config.patience is None:
+            return None
+        data = self._dataset()
+        return run_out(
+            trials, self.config.patience, maximize=self.objective.direction == "maximize",
+            n_validation=int(data["n_validation"]) if data else None,
         )  # fmt: skip
 
     def _goal(self) -> dict[str, Any]:
@@ -170,7 +188,8 @@ class Job:
 
     def _is_complete(self, study: Study, tracking: Tracking) -> bool:
         """Whether there is nothing left to do: every trial ended, the winner is where it belongs, and that is told."""
-        if study.finished < self.config.trials or study.unfinished:
+        over = self._run_out(study.record().trials) or (EXHAUSTED if study.proposals.untried() == [] else None)
+        if (study.finished < self.config.trials and over is None) or study.unfinished:
             return False
         if tracking.verdict(PARENT) != {"finished": study.finished, **self._goal()}:
             return False
@@ -181,6 +200,8 @@ class Job:
     def _work(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
         self._note_origin(study)
         self._open_parent(study, tracking, devices)
+        for text in self.said:
+            self.display.notice(text)
         try:
             chosen = self._trained(study, tracking, devices)
             conclusion = Conclusion(
@@ -207,7 +228,7 @@ class Job:
         started, clock = datetime.now(), time.monotonic()
         trials = Trials(
             study, tracking, target=self.config.trials, epochs=self.epochs, seed=self.config.seed,
-            deadline=clock + self.config.timeout if self.config.timeout else math.inf,
+            deadline=clock + self.config.timeout if self.config.timeout else math.inf, patience=self._run_out,
         )  # fmt: skip
         preparation = Preparation(self.objective)
         try:
@@ -221,6 +242,7 @@ class Job:
                 )  # fmt: skip
                 coordinator.interrupted = lambda: self.interruption.number is not None
                 self._do(coordinator, trials, f"study {self.name}")
+                self._note_end(study, trials)
                 winner, confirmation = self._confirmed(study, tracking, coordinator)
                 coordinator.idle = preparation.begin
                 summary = Summary(
@@ -285,6 +307,11 @@ class Job:
 
     # ---- what is said of the study and its runs
 
+    def _note_end(self, study: Study, trials: Trials) -> None:
+        """Whoever watches the study need not wait for trials that nobody will begin."""
+        study.set_attr(records.OVER, trials.over if study.finished < self.config.trials else None)
+        study.set_attr(records.TARGET, min(self.config.trials, study.finished))
+
     def _note_origin(self, study: Study) -> None:
         study.set_attr(records.OBJECTIVE, {"target": self.spec.target, "options": dict(self.spec.options)})
         study.set_attr(records.TARGET, self.config.trials)
@@ -308,6 +335,8 @@ class Job:
         settings: Mapping[str, Any] = {
             "trials": self.config.trials, "epochs": self.epochs, "sampler": self.config.sampler,
             "pruner": self.config.pruner, "seed": self.config.seed, "objective": self.spec.target,
+            "fix": ", ".join(self.config.fix), "limits": self.scope.limits.as_dict(),
+            "patience": self.config.patience, "warm_start": self.config.warm_start,
             **self._goal(),
         }  # fmt: skip
         tags = {**self._tags(devices), "kind": "study", "command": self.attrs()[records.PROVENANCE]["command"]}

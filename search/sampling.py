@@ -12,20 +12,14 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import optuna
-from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.base import Objective, ObjectiveError
-
 REDUCTION = 4
 """Of a rung's trials, one in four goes on. With the first rung at a sixteenth of the budget, three rungs span it."""
-
-PROBES = 48
-"""Settings sampled to see the search space; two spaces that agree on all of them are taken as the same."""
 
 GOOD, RECENT = 25, 275
 """Ended trials that TPE is shown of a long study: all that it would call good, and the latest of the others."""
@@ -37,12 +31,12 @@ def derive_seed(seed: int, *purpose: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
-    """The sampler for the ask of trial `number`.
+def make_sampler(name: str, seed: int, number: int, attempt: int = 0) -> BaseSampler:
+    """The sampler for the ask of trial `number`; `attempt` counts what it proposed before and was not wanted.
 
-    Its seed is a function of study seed and number, so an ask repeats whether or not the search was interrupted.
+    Its seed is a function of these, so an ask repeats whether or not the search was interrupted.
     """
-    ask_seed = derive_seed(seed, "ask", number)
+    ask_seed = derive_seed(seed, "ask", number, *([attempt] if attempt else []))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
@@ -80,6 +74,12 @@ class SamplingCopy(InMemoryStorage):
         self._shown: list[int] = []
         """Numbers of the trials to show, of those before `_seen`. One that is hidden will never be wanted again."""
         self._seen = 0
+
+    def blank(self, trial_id: int) -> None:
+        """Take back what was sampled for a running trial, so that it can be sampled anew under the same number."""
+        trial = copy.copy(self.get_trial(trial_id))
+        trial.params, trial.distributions, trial.system_attrs, trial.user_attrs = {}, {}, {}, {}
+        self._set_trial(trial_id, trial)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -145,18 +145,3 @@ def make_pruner(name: str, steps: int) -> BasePruner:
         case "none":
             return NopPruner()
     raise AssertionError(f"the command line let the pruner {name!r} pass")
-
-
-def search_space(objective: Objective) -> dict[str, str]:
-    """Every parameter that the objective was seen to sample, with its distribution as JSON."""
-    study = optuna.create_study(sampler=RandomSampler(seed=0))
-    space: dict[str, str] = {}
-    for _ in range(PROBES):
-        trial = study.ask()
-        try:
-            objective.suggest(trial)
-        except Exception as error:  # an objective that cannot be asked makes a search impossible, not a trial
-            raise ObjectiveError(f"the objective's suggest failed: {type(error).__name__}: {error}") from error
-        for name, distribution in trial.distributions.items():
-            space.setdefault(name, distribution_to_json(distribution))
-    return dict(sorted(space.items()))

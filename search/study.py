@@ -8,13 +8,13 @@ Trial numbers are the order of creation in both, which `Study.start` asserts.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -23,8 +23,14 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from objectives.base import Objective, Params
 from search import records
 from search.errors import StudyMismatchError
-from search.sampling import SamplingCopy, make_sampler, search_space
+from search.known import Known, baselines
+from search.limits import Limits
+from search.proposals import Proposals, constrain
+from search.sampling import SamplingCopy
+from search.space import Space, search_space, words
 from search.workspace import slug
+
+WHOLE, NO_LIMITS = Space(), Limits()
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,16 @@ class Sampled:
     """What was reported there: the trial's value if it was left after its last step."""
 
 
-def open_study(storage: RDBStorage, name: str, objective: Objective, target: str, epochs: int | None) -> int:
+def open_study(
+    storage: RDBStorage, name: str, objective: Objective, target: str, epochs: int | None,
+    space: Space = WHOLE, limits: Limits = NO_LIMITS,
+) -> int:  # fmt: skip
     """Find or make a study; returns its id.
 
     `epochs` None takes the study's own where it exists. Raises StudyMismatchError when the study on disk was made with
     another objective, dataset, search space or budget, because values of the two cannot be compared.
     """
-    wanted = fingerprint(objective, target, epochs)
+    wanted = fingerprint(objective, target, epochs, space, limits)
     study = find_study(storage, name)
     if study is None:
         direction = StudyDirection.MAXIMIZE if objective.direction == "maximize" else StudyDirection.MINIMIZE
@@ -60,7 +69,7 @@ def open_study(storage: RDBStorage, name: str, objective: Objective, target: str
     found = storage.get_study_user_attrs(study).get(records.FINGERPRINT)
     if found is None and not storage.get_n_trials(study):  # made a moment ago by a search that was killed in between
         storage.delete_study(study)
-        return open_study(storage, name, objective, target, epochs)
+        return open_study(storage, name, objective, target, epochs, space, limits)
     if found is None:
         raise StudyMismatchError(f"study {name!r} was not made by this program; choose another name with --study NAME")
     if epochs is None or found.get("epochs") is None:  # the latter was made by a search that never began
@@ -82,14 +91,15 @@ def find_study(storage: RDBStorage, name: str) -> int | None:
         return None
 
 
-def fingerprint(objective: Objective, target: str, epochs: int | None) -> dict[str, Any]:
+def fingerprint(objective: Objective, target: str, epochs: int | None, space: Space, limits: Limits) -> dict[str, Any]:
     """What must be equal for two trials' values to be comparable."""
     return {
         "objective": target,
         "metric": f"{objective.direction} {objective.metric}",
         **objective.fingerprint(),
         "epochs": epochs,
-        "search space": search_space(objective),
+        "limits": limits.as_dict() or None,
+        "search space": {name: distribution_to_json(what) for name, what in search_space(objective, space).items()},
     }
 
 
@@ -101,18 +111,25 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     old, new = found.get("search space", {}), wanted["search space"]
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     if changed:
-        differences.append(f"search space differs in {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}")
+        texts = [f"{name} was {_words(old.get(name))}, now {_words(new.get(name))}" for name in changed[:5]]
+        differences.append(f"search space differs in {', '.join(texts)}{' ...' if len(changed) > 5 else ''}")
     return differences
+
+
+def _words(stored: str | None) -> str:
+    return "absent" if stored is None else words(json_to_distribution(stored))
 
 
 class Study:
     """The coordinator's hold on one study. Used by one thread."""
 
     def __init__(
-        self, storage: RDBStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str, seed: int
-    ) -> None:
+        self, storage: RDBStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str, seed: int,
+        space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[Known] | None = None,
+    ) -> None:  # fmt: skip
+        """`known` settings are tried first; None: the objective's baselines."""
         self.storage, self.study_id, self.objective = storage, study_id, objective
-        self.pruner, self.sampler, self.seed = pruner, sampler, seed
+        self.pruner, self.limits = pruner, limits
         self.name = storage.get_study_name_from_id(study_id)
         self.maximize = objective.direction == "maximize"
         self.finished = 0
@@ -123,17 +140,19 @@ class Study:
             self._memory.set_study_system_attr(self._memory_id, key, value)
         # The sampler is to see every trial. Were the pruner set here, Optuna would show it one Hyperband bracket only.
         self._copy = optuna.load_study(study_name=self.name, storage=self._memory, pruner=NopPruner())
+        self.proposals = Proposals(
+            objective, self._memory, self._copy, sampler=sampler, seed=seed, space=space, limits=limits,
+            known=baselines(objective, space, limits)[0] if known is None else known,
+        )  # fmt: skip
         self._stored_ids: list[int] = []
         self._notes: dict[int, dict[str, Any]] = {}
-        self._tried: set[str | None] = set()
-        """Baselines that have been asked for."""
         self._left = [self._load(trial) for trial in storage.get_all_trials(study_id)]
 
     def _load(self, trial: FrozenTrial) -> FrozenTrial:
         self._memory.create_new_trial(self._memory_id, template_trial=self._as_sampler_sees(trial))
         self._stored_ids.append(trial._trial_id)
         self._notes[trial.number] = dict(trial.system_attrs)
-        self._tried.add(trial.user_attrs.get(records.BASELINE))
+        self.proposals.note(trial)
         self.finished += trial.state.is_finished()
         return trial
 
@@ -170,8 +189,7 @@ class Study:
         if trial.state == TrialState.WAITING:
             self._memory.set_trial_state_values(memory_trial, TrialState.RUNNING)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-        with self._sampling(trial.number):
-            params = dict(self.objective.suggest(optuna.Trial(self._copy, memory_trial)))
+        params = self.proposals.complete(trial.number, memory_trial)
         sampled = self._memory.get_trial(memory_trial)
         for name, distribution in sampled.distributions.items():
             if name not in trial.params:
@@ -181,29 +199,16 @@ class Study:
         last_value = trial.intermediate_values.get(last_step)
         return Sampled(trial.number, params, trial.user_attrs.get(records.BASELINE), last_step, last_value)
 
-    def ask(self) -> Sampled:
-        """Sample the next trial on the copy. It is not in the storage before `start`."""
+    def ask(self) -> Sampled | None:
+        """Sample the next trial on the copy; None when nothing is left to try. It is not in the storage before `start`.
+
+        Raises SearchStoppedError when nothing is within the limits.
+        """
         number = len(self._copy.get_trials(deepcopy=False))
-        baseline, fixed = self._next_baseline()
-        if baseline is not None:
-            self._tried.add(baseline)
-            self._copy.enqueue_trial(fixed, user_attrs={records.BASELINE: baseline})
-        with self._sampling(number):
-            trial = self._copy.ask()
-            assert trial.number == number, f"the copy made trial {trial.number} where {number} was due"
-            return Sampled(number, dict(self.objective.suggest(trial)), baseline)
-
-    @contextmanager
-    def _sampling(self, number: int) -> Iterator[None]:
-        """Sample trial `number` on the copy in this block."""
-        self._copy.sampler = make_sampler(self.sampler, self.seed, number)
-        with self._memory.as_shown_to(self._copy.sampler, self._memory_id):
-            yield
-
-    def _next_baseline(self) -> tuple[str | None, Params]:
-        baselines = self.objective.baselines().items()
-        untried = ((name, dict(params)) for name, params in baselines if name not in self._tried)
-        return next(untried, (None, {}))
+        if (found := self.proposals.next(number)) is None:
+            return None
+        params, known = found
+        return Sampled(number, params, known.name if known and known.origin == records.BASELINE else None)
 
     def start(self, sampled: Sampled, attrs: Mapping[str, Any]) -> None:
         """Put a sampled trial into the storage, whole and running."""
@@ -233,13 +238,14 @@ class Study:
     def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> FrozenTrial:
         """End a trial and give it as stored. `value` is for a completed one; a pruned one has its last report's."""
         trial = self._memory.get_trial(self._id(number))
+        constrain(trial, self.limits.excess(attrs.get(records.METRICS, {})))
         worst = self._worst() if attrs.get(records.FAILURE) == "diverged" else None
         if worst is None:
             self._copy.tell(number, value if state == TrialState.COMPLETE else None, state)
         else:
             self._copy.tell(number, worst)
-        if state == TrialState.PRUNED:
-            value = trial.intermediate_values[max(trial.intermediate_values)]
+        if state == TrialState.PRUNED:  # without a report, it was refused before it was trained
+            value = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
         for key, attr in attrs.items():
             self.set_trial_attr(number, key, attr)
         self._store_notes(number)

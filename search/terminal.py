@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
-from search.records import EXPERIMENT, Confirmation, StudyRecord, Summary, plus_minus, to_json
+from search.records import EXPERIMENT, OVER, Confirmation, StudyRecord, Summary, plus_minus, to_json
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
@@ -51,7 +51,9 @@ def print_result(result: Result, config: Config) -> None:
     print_summary(study)
     if result.was_complete:
         done = sum(trial.state.is_finished() for trial in study.trials)
-        say(f"nothing was left to do; to search on, type --trials {2 * done} or another number above {done}")
+        early = study.attrs.get(OVER) is not None
+        further = "see above" if early else f"type --trials {2 * done} or another number above {done}"
+        say(f"nothing was left to do; to search on, {further}")
     if result.undelivered:
         say(
             f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
@@ -78,6 +80,8 @@ def print_summary(study: StudyRecord) -> None:
     """Winner, figures, gains and cost."""
     summary = study.summary
     say(f"\nstudy {study.name}: {_counts(study)}")
+    if (why := study.attrs.get(OVER)) is not None:
+        say(f"ended early, {why}")
     if summary is None:
         return
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.value:.4f}")
@@ -163,7 +167,7 @@ def print_study(study: StudyRecord) -> None:
             Text(trial.label),
             f"{trial.metrics.get('epochs', 0):g}",
             "-" if trial.seconds is None else duration(trial.seconds),
-            Text(trial.baseline or (describe_end(trial) if trial.failure else "")),
+            Text(trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")),
         )
     console.print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,19 @@ class Trials:
     """What is missing of a study's trials: first those that an earlier search left, then new ones."""
 
     def __init__(
-        self, study: Study, tracking: Tracking, *, target: int, epochs: int, seed: int, deadline: float = math.inf
-    ) -> None:
+        self, study: Study, tracking: Tracking, *, target: int, epochs: int, seed: int, deadline: float = math.inf,
+        patience: Callable[[Sequence[records.TrialRecord]], str | None] = lambda trials: None,
+    ) -> None:  # fmt: skip
         self.study, self.tracking, self.target = study, tracking, target
         self.objective: Objective = study.objective
         self._epochs, self._seed = epochs, seed
         self._deadline = deadline
         """On `time.monotonic`'s clock: no trial is sampled after it."""
+        self._patience = patience
+        """Says of the trials that ended why there should be no more, if so."""
+        self._records: list[records.TrialRecord] = []
+        self._enough: str | None = None
+        self._note(*(trial for trial in study.record().trials if trial.state.is_finished()))
         self._left: deque[Sampled] = deque()
         self._prepared: Sampled | None = None
         self._at_work: dict[int, Sampled] = {}
@@ -53,7 +59,8 @@ class Trials:
                 self._left.append(sampled)
             else:
                 known = {**verdict["attrs"], **self._link(run)}
-                self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
+                told = self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
+                self._note(records.TrialRecord.of(told))
         return {run_of(sampled.number) for sampled in self._left}
 
     def ended(self) -> list[records.TrialRecord]:
@@ -69,21 +76,26 @@ class Trials:
         if self._missing() <= 0:
             return None
         sampled, self._prepared = self._prepared or self._ask(), None
-        return self._job(sampled)
+        return None if sampled is None else self._job(sampled)
 
     def prepare(self) -> None:
         """Sample the next trial, if one will be needed."""
         if self._prepared is None and not self._left and self._missing() > 0:
             self._prepared = self._ask()
 
+    @property
+    def over(self) -> str | None:
+        """Why no trial is begun any more, though some are missing; None while that is not so."""
+        return self.study.proposals.over or self._enough
+
     def _missing(self) -> int:
         """How many trials are still to begin."""
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self._deadline or self.over is not None:
             return 0
         return self.target - self.study.finished - len(self._at_work) - len(self._left)
 
-    def _ask(self) -> Sampled:
-        sampled: Sampled = self._timed(self.study.ask)
+    def _ask(self) -> Sampled | None:
+        sampled: Sampled | None = self._timed(self.study.ask)
         return sampled
 
     def _job(self, sampled: Sampled) -> Job:
@@ -92,7 +104,10 @@ class Trials:
         tags = {"kind": "trial", "optuna.trial.number": str(sampled.number)}
         if sampled.baseline:
             tags["baseline"] = sampled.baseline
-        task = Task(sampled.number, sampled.params, derive_seed(self._seed, "train", sampled.number), self._epochs)
+        task = Task(
+            sampled.number, sampled.params, derive_seed(self._seed, "train", sampled.number), self._epochs,
+            max_latency_ms=self.study.limits.latency_ms,
+        )  # fmt: skip
         return Job(
             run_of(sampled.number), f"#{sampled.number:03d} {label}", label, task, sampled.params, tags,
             step=sampled.last_step, value=sampled.last_value,
@@ -119,7 +134,12 @@ class Trials:
         known = {**attrs, **self._link(job.run)}
         trial = self._timed(lambda: self.study.tell(number, state, value, known))
         del self._at_work[number]
-        return records.TrialRecord.of(trial)
+        self._note(record := records.TrialRecord.of(trial))
+        return record
+
+    def _note(self, *ended: records.TrialRecord) -> None:
+        self._records += ended
+        self._enough = self._patience(self._records)
 
     def _link(self, run: str) -> dict[str, str]:
         """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""

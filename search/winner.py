@@ -11,6 +11,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Params, TestScore
+from search import limits
 from search.errors import SearchError
 from search.records import Candidate, Confirmation, Gain, StudyRecord, TrialRecord
 
@@ -40,10 +41,17 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def best_trial(study: StudyRecord) -> TrialRecord:
-    """The best completed trial by the validation metric. Raises SearchError when none completed."""
-    ranked = study.ranked(trial for trial in study.trials if trial.state == TrialState.COMPLETE)
+    """The best completed trial within the limits, by the validation metric. Raises SearchError when there is none."""
+    ranked = study.ranked(trial for trial in study.trials if trial.state == TrialState.COMPLETE and trial.feasible)
     if ranked:
         return ranked[0]
+    if (outside := [trial for trial in study.trials if not trial.feasible]) and not study.count(TrialState.FAIL):
+        nearest = min(outside, key=lambda trial: sum(max(0.0, excess) for excess in trial.constraints.values()))
+        raise SearchError(
+            f"no trial of study {study.name!r} is within its limits, so there is no winner; the nearest, trial "
+            f"{nearest.number}, has {limits.describe(nearest.metrics)}. Another limit is another study: type a higher "
+            "one, and add --study NAME"
+        )
     failures = [trial for trial in study.trials if trial.failure]
     why = f"; the last failure was {failures[-1].failure}: {failures[-1].failure_message}" if failures else ""
     raise SearchError(f"no trial of study {study.name!r} was completed, so there is no winner{why}")

@@ -15,7 +15,8 @@ from objectives.base import Diverged, Task
 from search import records
 from search.config import PRUNERS, SAMPLERS
 from search.errors import StudyMismatchError
-from search.sampling import derive_seed, make_pruner, search_space
+from search.sampling import derive_seed, make_pruner
+from search.space import search_space
 from search.storage import open_storage
 from search.study import Sampled, Study, open_study
 
@@ -289,7 +290,7 @@ def test_another_setting_is_refused_by_name(database: str):
     cases = [
         (other, "toy:Toy", 4, r"data was digest-1, now digest-2"),
         (Toy("minimize"), "toy:Toy", 4, r"metric was maximize score, now minimize score"),
-        (Toy(low=-2.0), "toy:Toy", 4, r"search space differs in x\."),
+        (Toy(low=-2.0), "toy:Toy", 4, r"search space differs in x was -1 to 1, now -2 to 1\."),
         (Toy(), "mine:Other", 4, r"objective was toy:Toy, now mine:Other"),
         (Toy(), "toy:Toy", 8, r"epochs was 4, now 8"),
     ]

@@ -1,9 +1,11 @@
 """The contract between the coordinator and whatever trains.
 
 A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` a slot owes exactly one event, which
-`wait` gives; until then nothing may be asked of that slot. After `Finished`, `Failed` or `Lost` the slot is free.
+`wait` gives; until then nothing may be asked of that slot. After `Finished`, `Failed`, `Refused` or `Lost` the slot is
+free.
 
-    start -> EpochDone -> advance -> EpochDone -> ... -> Finished
+    start -> Refused
+          -> EpochDone -> advance -> EpochDone -> ... -> Finished
                        -> checkpoint -> Checkpointed -> advance | (leave it: the task is dropped by the next start)
                        -> stop -> Finished
 
@@ -16,9 +18,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from objectives.base import Task
-from objectives.trainer import Checkpointed, EpochDone, Failed, Finished
+from objectives.trainer import Checkpointed, EpochDone, Failed, Finished, Refused
 
-__all__ = ["Checkpointed", "EpochDone", "Event", "Executor", "Failed", "Finished", "Lost"]
+__all__ = ["Checkpointed", "EpochDone", "Event", "Executor", "Failed", "Finished", "Lost", "Refused"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Lost:
     """How it died and the last lines it wrote."""
 
 
-Event = EpochDone | Checkpointed | Finished | Failed | Lost
+Event = EpochDone | Checkpointed | Finished | Failed | Refused | Lost
 
 
 class Executor(Protocol):

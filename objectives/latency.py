@@ -1,0 +1,36 @@
+"""How long one prediction of a network takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+WARM_UP, PREDICTIONS = 10, 50
+
+
+@torch.no_grad()
+def latency_ms(model: nn.Module, shape: tuple[int, int, int], device: str) -> float:
+    """Median milliseconds of one prediction for one image of `shape` (c, h, w) that is on `device` already.
+
+    Includes waiting for the device. The first predictions, which choose kernels and fill caches, are not counted.
+    """
+    model = model.to(device).eval()
+    image = torch.zeros((1, *shape), device=device)
+    took = []
+    for _ in range(WARM_UP + PREDICTIONS):
+        started = time.perf_counter()
+        model(image)
+        _synchronize(device)
+        took.append(time.perf_counter() - started)
+    return 1000 * statistics.median(took[WARM_UP:])
+
+
+def _synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()

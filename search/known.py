@@ -1,0 +1,161 @@
+"""Settings that are tried before the sampler is asked: an objective's baselines, and the best of an earlier study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from objectives.base import Objective, ObjectiveError, Params, ParamValue
+from search import records
+from search.errors import UsageError
+from search.limits import Limits, describe
+from search.records import StudyRecord
+from search.settings import Recorder, key
+from search.space import Space, contains, words
+
+BEST = 5
+"""Settings that are taken over from an earlier study."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One setting, all of its parameters or some."""
+
+    name: str
+    params: Params
+    origin: str = records.BASELINE
+    """The attribute of its trial that holds the name."""
+
+
+def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[Known], list[str]]:
+    """The objective's baselines within the space and the limits, and what was done to make them so, in words.
+
+    A fixed parameter takes its value in a baseline, too, where that leaves it the same kind of setting; the name says
+    so. What is outside of a narrowed range, or above a limit, is left out.
+    """
+    found, said = [], []
+    for name, params in objective.baselines().items():
+        changed = _changed(params, space)
+        if isinstance(changed, str):
+            said.append(f"baseline {name} is left out: {changed}")
+            continue
+        if changed:
+            name = f"{name} ({', '.join(f'{key}={value}' for key, value in changed.items())})"
+        adapted = {**params, **changed}
+        if (lost := unknown(objective, space, adapted) - unknown(objective, Space(), params)) and changed:
+            said.append(f"baseline {name} is left out: it says nothing of {', '.join(sorted(lost))}")
+        elif (too_large := _above(objective, space, limits, adapted)) is not None:
+            said.append(f"baseline {name} is left out: it has {too_large}")
+        else:
+            if changed:
+                said.append(f"baseline {name} is tried as it stands there, with what is fixed")
+            found.append(Known(name, adapted))
+    return found, said
+
+
+def _changed(params: Mapping[str, ParamValue], space: Space) -> Params | str:
+    """The values that `space` fixes otherwise, or why there is no way."""
+    changed: Params = {}
+    for name, value in params.items():
+        left = space.narrowed.get(name)
+        if left is None or contains(left, value):
+            continue
+        if not left.single():
+            return f"its {name} is {value}, and what is searched is {words(left)}"
+        changed[name] = _only(left)
+    return changed
+
+
+def _only(distribution: BaseDistribution) -> Any:
+    """The one value of a distribution that has no other."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return distribution.low
+
+
+def unknown(objective: Objective, space: Space, params: Mapping[str, ParamValue]) -> set[str]:
+    """Parameters that the objective asks for and a setting does not tell. Raises ObjectiveError when it cannot ask."""
+    recorder = Recorder(params)
+    try:
+        space.suggest(objective, recorder)
+    except Exception as error:
+        raise ObjectiveError(
+            f"the objective's suggest failed for a setting that it names itself: {type(error).__name__}: {error}"
+        ) from error
+    return {name for name in recorder.unknown if not _is_fixed(space, name)}
+
+
+def _is_fixed(space: Space, name: str) -> bool:
+    return (left := space.narrowed.get(name)) is not None and left.single()
+
+
+def _above(objective: Objective, space: Space, limits: Limits, params: Params) -> str | None:
+    """The figures of a setting that is above a limit, in words. One that is not told in full is counted when it is."""
+    if unknown(objective, space, params):
+        return None
+    figures = limits.known(objective, space.suggest(objective, Recorder(params)))
+    return None if limits.allow(figures) else describe(figures)
+
+
+# ---- an earlier study
+
+
+def warm_start(
+    earlier: StudyRecord, objective: Objective, space: Mapping[str, BaseDistribution], limits: Limits
+) -> tuple[list[Known], list[str]]:
+    """The best settings of an earlier study as far as they fit `space`, and what does not, in words.
+
+    Raises UsageError when nothing of them fits.
+    """
+    done = [trial for trial in earlier.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+    if not done:
+        raise UsageError(
+            f"--warm-start {earlier.name}: none of its trials was completed, so it has no best to start from"
+        )
+    found: dict[Any, Known] = {}
+    gone: set[str] = set()
+    outside: list[str] = []
+    said: list[str] = []
+    for trial in done:
+        fitting = {
+            name: value for name, value in trial.params.items() if name in space and contains(space[name], value)
+        }
+        if key(fitting) in found or not fitting:
+            continue
+        if len(found) == BEST:
+            break
+        gone |= trial.params.keys() - space.keys()
+        outside += [
+            f"{name} = {value} of trial {trial.number} (here {words(space[name])})"
+            for name, value in trial.params.items() if name in space and name not in fitting
+        ]  # fmt: skip
+        if (too_large := _above(objective, Space(), limits, fitting)) is not None:
+            said.append(f"warm start: trial {trial.number} of {earlier.name} is left out: it has {too_large}")
+            continue
+        found[key(fitting)] = Known(f"{earlier.name} #{trial.number}", fitting, records.WARM_START)
+    if not found:
+        raise UsageError(
+            f"--warm-start {earlier.name}: nothing of its best trials fits the space of this search, whose parameters "
+            f"are {', '.join(space)}; leave the flag out"
+        )
+    said.append(f"warm start: the best {len(found)} of study {earlier.name} are tried first")
+    if gone:
+        said.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(gone))}")
+    if outside:
+        said.append(f"warm start: out of range, and sampled anew: {'; '.join(outside)}")
+    return list(found.values()), said
+
+
+def as_stored(settings: Sequence[Known]) -> list[list[Any]]:
+    """Plain values: a search that is resumed starts from the same settings, whatever became of the earlier study."""
+    return [[known.name, known.params] for known in settings]
+
+
+def from_stored(stored: Sequence[Sequence[Any]]) -> list[Known]:
+    """The reverse."""
+    return [Known(name, params, records.WARM_START) for name, params in stored]

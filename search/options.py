@@ -1,0 +1,105 @@
+"""Settings as options of a command: each from its flag, the environment or a TOML file, the nearer source first."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from search.config import NAMES, Config
+from search.errors import UsageError
+
+TABLE = "search.space"
+"""Where the file's `[space]` table waits for the flags."""
+
+REPEATABLE = {spec.name for spec in fields(Config) if isinstance(spec.default, tuple)}
+
+
+def option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flag of one field of `Config`."""
+    spec = next(spec for spec in fields(Config) if spec.name == name)
+    assert spec.default is not MISSING
+    flag, meta = f"--{name.replace('_', '-')}", spec.metadata
+    repeatable = isinstance(spec.default, tuple)
+    return click.option(
+        flag,
+        name,
+        default=spec.default,
+        type=None if meta["type"] is bool else meta["type"],
+        is_flag=meta["type"] is bool,
+        multiple=repeatable,
+        metavar=meta["metavar"],
+        envvar=f"SEARCH_{name.upper()}",
+        show_default=spec.default is not None and meta["type"] is not bool and not repeatable,
+        help=meta["help"],
+        callback=_behind_the_table if name == "fix" else None,
+    )
+
+
+def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Several flags, in this order, and `--config` behind them."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = config_option(command)
+        for name in reversed(names):
+            command = option(name)(command)
+        return command
+
+    return add
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Take defaults from a TOML file. Raises UsageError for what cannot be a setting."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not TOML: {error}") from None
+    table = values.pop("space", {})
+    if not isinstance(table, dict):
+        raise UsageError(
+            f"--config {path}: space is {table!r}; make it a table: [space], and below it batch_size = 128"
+        )
+    ctx.meta[TABLE] = read_table(table)
+    known = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in known:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
+            raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
+        if isinstance(known[name], list | dict) and not (name in REPEATABLE and isinstance(known[name], list)):
+            raise UsageError(f"--config {path}: {name} is {known[name]!r}; give one value, for instance {name} = 1")
+    ctx.default_map = {**(ctx.default_map or {}), **known}
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SEARCH_CONFIG",
+    metavar="FILE.toml",
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    help="Settings as `trials = 50`; a flag or SEARCH_TRIALS=50 beats the file.",
+)
+
+
+def _behind_the_table(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """What the file fixes, then what the command does: of one parameter the last counts."""
+    return (*ctx.meta.get(TABLE, ()), *given)
+
+
+def read_table(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """A `[space]` table as values of `--fix`."""
+    return tuple(
+        f"{name}={value if isinstance(value, str) else json.dumps(value, default=str)}" for name, value in table.items()
+    )

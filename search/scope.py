@@ -1,0 +1,58 @@
+"""What of an objective a search looks at: the space and the limits that a person left it, and where it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optuna.storages import RDBStorage
+
+from objectives.base import Objective
+from search import records
+from search.browse import open_studies
+from search.config import Config
+from search.errors import UsageError
+from search.known import Known, as_stored, baselines, from_stored, warm_start
+from search.limits import Limits
+from search.records import StudyRecord
+from search.space import Space, narrow, search_space
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is searched, checked before anything is written."""
+
+    space: Space
+    limits: Limits
+    earlier: StudyRecord | None
+    """The study whose best settings are tried first."""
+
+    @classmethod
+    def of(cls, config: Config, objective: Objective, name: str) -> Scope:
+        """That of a search for study `name`. Raises UsageError for what is not possible."""
+        limits = Limits(config.max_parameters, config.max_latency_ms)
+        limits.check(objective)
+        return cls(narrow(objective, config.fix), limits, _earlier(config, name))
+
+    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[Known], list[str]]:
+        """Settings to try first: the baselines, then those of earlier studies; and what is to be said of them.
+
+        What is taken from an earlier study is kept with this one, which is resumed with the same settings whatever
+        becomes of that.
+        """
+        first, said = baselines(objective, self.space, self.limits)
+        stored = dict(storage.get_study_user_attrs(study_id).get(records.WARM_STARTS, {}))
+        if self.earlier is not None and self.earlier.name not in stored:
+            space = search_space(objective, self.space)
+            taken, more = warm_start(self.earlier, objective, space, self.limits)
+            said += more
+            stored[self.earlier.name] = as_stored(taken)
+            storage.set_study_user_attr(study_id, records.WARM_STARTS, stored)
+        return first + [known for settings in stored.values() for known in from_stored(settings)], said
+
+
+def _earlier(config: Config, name: str) -> StudyRecord | None:
+    if config.warm_start is None:
+        return None
+    if config.warm_start == name:
+        raise UsageError(f"--warm-start {name}: a study cannot start from itself; add --study NAME to begin another")
+    return StudyRecord.of(open_studies(config, [config.warm_start])[0])
