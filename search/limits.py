@@ -29,10 +29,14 @@ class Limits:
         both = {"parameters": self.parameters, "latency_ms": self.latency_ms}
         return {name: limit for name, limit in both.items() if limit is not None}
 
+    def as_settings(self) -> dict[str, float | None]:
+        """All of them, by the names of their settings."""
+        return {"max_parameters": self.parameters, "max_latency_ms": self.latency_ms}
+
     @classmethod
-    def of(cls, fingerprint: Mapping[str, Any]) -> Limits:
-        """Those that a study was made with."""
-        return cls(**fingerprint.get("limits") or {})
+    def of(cls, settings: Mapping[str, Any]) -> Limits:
+        """Those among a study's settings."""
+        return cls(settings.get("max_parameters"), settings.get("max_latency_ms"))
 
     def check(self, objective: Objective) -> None:
         """Raise UsageError when the objective cannot tell what is limited."""

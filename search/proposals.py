@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import optuna
@@ -11,9 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Objective, Params, ParamValue
 from search import records
-from search.errors import SearchStoppedError
 from search.known import Known
-from search.limits import FLAGS, Limits, describe
+from search.limits import Limits
 from search.sampling import SamplingCopy, derive_seed, make_sampler
 from search.settings import Key, Recorder, every_setting, key
 from search.space import Space
@@ -22,11 +21,15 @@ SAMPLER_TRIES = 5
 """How often a sampler is asked for one trial. One that insists on what was tried has little more to say."""
 
 RANDOM_TRIES = 1_000
-"""How often chance is asked after that: where one setting in 200 is small enough, it is found but once in 150 times."""
+"""How often chance is asked after that, in a space that cannot be counted: where one setting in 200 is small enough, it
+fails to find one once in 150 times."""
 
 EXHAUSTED = (
     "every setting of this space has been tried, and none is trained twice; a larger space is another study: give "
     "--study NAME with other values of --fix or of a limit"
+)
+NOTHING_NEW = (
+    "none of them is both new and within the limits; with a higher limit it is another study: give --study NAME"
 )
 
 
@@ -43,8 +46,8 @@ class Proposals:
         self._tried: set[tuple[str, str]] = set()
         """Known settings that have been asked for, by origin and name."""
         self._seen: set[Key] = set()
-        self._smallest: dict[str, float] = {}
         self._settings: list[dict[str, ParamValue]] | None = None
+        self._counted = False
         self.over: str | None = None
         """Why nothing is left to try, once an ask has found nothing."""
 
@@ -63,10 +66,7 @@ class Proposals:
         return params
 
     def next(self, number: int) -> tuple[Params, Known | None] | None:
-        """Sample trial `number` on the copy; None when nothing is left to try.
-
-        Raises SearchStoppedError when nothing was ever within the limits.
-        """
+        """Sample trial `number` on the copy; None when nothing is left to try."""
         if self.over is not None:
             return None
         if (known := self._next_known()) is not None:
@@ -78,10 +78,12 @@ class Proposals:
             known, attempt = None, attempt + 1
             if attempt < SAMPLER_TRIES:
                 found = self._ask_again(trial_id, self._of_study(number, attempt))
+            elif (left := self.untried()) is not None:
+                found = self._one_of(left, number, trial_id)
             elif attempt < SAMPLER_TRIES + RANDOM_TRIES:
                 found = self._ask_again(trial_id, self._chance(number, attempt))
             else:
-                found = self._ask_for_the_rest(number, trial_id)
+                found, self.over = None, f"{RANDOM_TRIES:,} settings were drawn, and {NOTHING_NEW}"
         if found is None:
             self._copy.tell(number, state=TrialState.FAIL)  # on the copy alone: the number stays free
             return None
@@ -90,7 +92,8 @@ class Proposals:
 
     def untried(self) -> list[dict[str, ParamValue]] | None:
         """The settings that are left, of those within the limits; None where they cannot be counted."""
-        if self._settings is None:
+        if not self._counted:
+            self._counted = True
             self._settings = every_setting(lambda trial: self.space.suggest(self.objective, trial))
         if self._settings is None:
             return None
@@ -110,16 +113,12 @@ class Proposals:
         with self._sampling(sampler):
             return self.space.suggest(self.objective, optuna.Trial(self._copy, trial_id))
 
-    def _ask_for_the_rest(self, number: int, trial_id: int) -> Params | None:
-        """One of the settings that are left, where they can be counted."""
-        left = self.untried()
+    def _one_of(self, left: Sequence[Mapping[str, ParamValue]], number: int, trial_id: int) -> Params | None:
         if not left:
-            if not self._seen:
-                raise SearchStoppedError(f"nothing was trained: {self._nothing_fits()}")
-            self.over = EXHAUSTED if left is not None else self._nothing_fits()
+            self.over = EXHAUSTED
             return None
         chosen = left[derive_seed(self._seed, "rest", number) % len(left)]
-        return self._ask_again(trial_id, PartialFixedSampler(chosen, self._chance(number, 0)))
+        return self._ask_again(trial_id, PartialFixedSampler(dict(chosen), self._chance(number, 0)))
 
     @contextmanager
     def _sampling(self, sampler: BaseSampler) -> Iterator[None]:
@@ -150,10 +149,7 @@ class Proposals:
     def _is_wanted(self, trial_id: int, params: Params) -> bool:
         if key(self._memory.get_trial(trial_id).params) in self._seen:
             return False
-        figures = self._figures(params)
-        for name, figure in figures.items():
-            self._smallest[name] = min(figure, self._smallest.get(name, figure))
-        return self.limits.allow(figures)
+        return self.limits.allow(self._figures(params))
 
     def _accept(self, trial_id: int, params: Params) -> None:
         """Keep what is sampled, with the constraints that are known now."""
@@ -167,13 +163,6 @@ class Proposals:
     def _made(self, sampled: dict[str, ParamValue]) -> Params:
         """What the objective makes of sampled parameters."""
         return self.space.suggest(self.objective, Recorder(sampled))
-
-    def _nothing_fits(self) -> str:
-        flags = " and ".join(f"{FLAGS[name]} {limit:g}" for name, limit in self.limits.as_dict().items())
-        return (
-            f"of {RANDOM_TRIES:,} settings drawn none is within {flags} and new; the smallest of all has "
-            f"{describe(self._smallest)}. With a higher limit it is another study: add --study NAME"
-        )
 
 
 def constrain(trial: FrozenTrial, excess: dict[str, float]) -> None:

@@ -335,7 +335,7 @@ class Job:
         settings: Mapping[str, Any] = {
             "trials": self.config.trials, "epochs": self.epochs, "sampler": self.config.sampler,
             "pruner": self.config.pruner, "seed": self.config.seed, "objective": self.spec.target,
-            "fix": ", ".join(self.config.fix), "limits": self.scope.limits.as_dict(),
+            "fix": ", ".join(self.config.fix), **self.scope.limits.as_settings(),
             "patience": self.config.patience, "warm_start": self.config.warm_start,
             **self._goal(),
         }  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import optuna
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 
 from objectives.base import Objective
@@ -12,9 +15,12 @@ from search.browse import open_studies
 from search.config import Config
 from search.errors import UsageError
 from search.known import Known, as_stored, baselines, from_stored, warm_start
-from search.limits import Limits
+from search.limits import Limits, describe
 from search.records import StudyRecord
 from search.space import Space, narrow, search_space
+
+DRAWS = 1_000
+"""Settings that are looked at before a limit is called impossible."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,10 @@ class Scope:
         """That of a search for study `name`. Raises UsageError for what is not possible."""
         limits = Limits(config.max_parameters, config.max_latency_ms)
         limits.check(objective)
-        return cls(narrow(objective, config.fix), limits, _earlier(config, name))
+        space = narrow(objective, config.fix)
+        if limits.parameters is not None:
+            _check_that_something_fits(objective, space, limits)
+        return cls(space, limits, _earlier(config, name))
 
     def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[Known], list[str]]:
         """Settings to try first: the baselines, then those of earlier studies; and what is to be said of them.
@@ -56,3 +65,18 @@ def _earlier(config: Config, name: str) -> StudyRecord | None:
     if config.warm_start == name:
         raise UsageError(f"--warm-start {name}: a study cannot start from itself; add --study NAME to begin another")
     return StudyRecord.of(open_studies(config, [config.warm_start])[0])
+
+
+def _check_that_something_fits(objective: Objective, space: Space, limits: Limits) -> None:
+    """Raise UsageError when chance finds no setting within the limits."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    smallest = math.inf
+    for _ in range(DRAWS):
+        figures = limits.known(objective, space.suggest(objective, study.ask()))
+        if limits.allow(figures):
+            return
+        smallest = min(smallest, *figures.values())
+    raise UsageError(
+        f"--max-parameters {limits.parameters}: none of {DRAWS:,} settings drawn is that small; the smallest has "
+        f"{describe({'parameters': smallest})}. Type for example --max-parameters {2 * smallest:.0f}"
+    )

@@ -98,7 +98,7 @@ def fingerprint(objective: Objective, target: str, epochs: int | None, space: Sp
         "metric": f"{objective.direction} {objective.metric}",
         **objective.fingerprint(),
         "epochs": epochs,
-        "limits": limits.as_dict() or None,
+        **limits.as_settings(),
         "search space": {name: distribution_to_json(what) for name, what in search_space(objective, space).items()},
     }
 
@@ -200,10 +200,7 @@ class Study:
         return Sampled(trial.number, params, trial.user_attrs.get(records.BASELINE), last_step, last_value)
 
     def ask(self) -> Sampled | None:
-        """Sample the next trial on the copy; None when nothing is left to try. It is not in the storage before `start`.
-
-        Raises SearchStoppedError when nothing is within the limits.
-        """
+        """Sample the next trial, on the copy: it is stored by `start`. None when nothing is left to try."""
         number = len(self._copy.get_trials(deepcopy=False))
         if (found := self.proposals.next(number)) is None:
             return None

@@ -64,6 +64,12 @@ def fresh_optuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return one_file(path, path.with_name("copy.db"))
 
 
+@pytest.fixture
+def database(tmp_path: Path, fresh_optuna: Path) -> str:
+    """The URL of one that a test may fill."""
+    return f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'optuna.db')}"
+
+
 def one_file(path: Path, copy: Path) -> Path:
     """A copy of a SQLite database that has no files beside it."""
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:

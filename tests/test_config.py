@@ -18,6 +18,7 @@ from search.cli import cli
 from search.config import ENGINES, LOG_FORMATS, NAMES, PRUNERS, SAMPLERS, Config
 from search.errors import UsageError
 from search.options import options, read_config
+from search.space import parse
 
 FLAGS = [
     *("trials", "dataset", "study", "epochs", "jobs", "device", "seed", "sampler", "pruner", "timeout", "objective"),
@@ -67,6 +68,13 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
     assert configured("--config", str(file), env={"SEARCH_TRIALS": "21"}).trials == 21
 
 
+def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text('[space]\nbatch_size = [64, 128]\nadam_lr = [1e-3, 1e-2]\noptimizer = "adam"\n')
+    config = configured("--config", str(file), "--fix", "batch_size=64")
+    assert dict(map(parse, config.fix)) == {"batch_size": 64, "adam_lr": [0.001, 0.01], "optimizer": "adam"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flag_can_come_from_the_environment(name: str):
     values = {
@@ -75,6 +83,7 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "pruner": "none",
         "engine": "inline",
         "no_register": "1",
+        "no_refit": "1",
         "quiet": "1",
         "log_format": "json",
         "tracking_uri": "http://host",
@@ -135,6 +144,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
     "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
     "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
+    "confirm": st.integers(0, 9), "confirm_seeds": st.integers(1, 9), "no_refit": st.booleans(),
+    "max_parameters": st.integers(1, 10**9), "max_latency_ms": st.floats(1e-3, 1e9), "patience": st.integers(1, 1000),
+    "fix": st.lists(TEXT, max_size=3), "warm_start": TEXT,
     "checkpoint_interval": st.floats(0, 1e6), "quiet": st.booleans(), "log_format": st.sampled_from(LOG_FORMATS),
 }  # fmt: skip
 
@@ -142,6 +154,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 def toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, str):
         return '"' + "".join(f"\\U{ord(letter):08x}" for letter in value) + '"'
     return repr(value)
@@ -160,6 +174,7 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
     config = configured("--config", str(file))
     for name, value in chosen.items():
         found = getattr(config, name)
+        value = tuple(value) if isinstance(value, list) else value
         assert (str(found) if isinstance(found, Path) else found) == (
             str(Path(value)) if name in ("workspace", "data_dir") else value
         )
@@ -170,6 +185,7 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
     [
         (["--tracking-uri", "mlruns"], r"--tracking-uri 'mlruns' is no tracking store; give http://HOST:PORT"),
         (["--register", "a/b"], r"--register 'a/b' is no model name; use letters, digits, dots and dashes"),
+        (["--max-latency-ms", "inf"], r"--max-latency-ms inf is no number of ms; leave it out for no limit"),
         (["--timeout", "inf"], r"--timeout inf is no number of seconds; leave it out for no limit"),
     ],
 )

@@ -9,75 +9,24 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from studies import STEPS, a_study, ask, story, train
 from toy import Toy
 
-from objectives.base import Diverged, Task
 from search import records
 from search.config import PRUNERS, SAMPLERS
 from search.errors import StudyMismatchError
-from search.sampling import derive_seed, make_pruner
+from search.sampling import derive_seed
 from search.space import search_space
 from search.storage import open_storage
-from search.study import Sampled, Study, open_study
+from search.study import open_study
 
 # Notes of Optuna on its own samplers, which are what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-STEPS = 4
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@pytest.fixture
-def database(tmp_path: Path, fresh_optuna: Path) -> str:
-    return f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'optuna.db')}"
-
-
-def a_study(
-    storage: RDBStorage | str, objective: Toy | None = None, *, sampler: str = "random", pruner: str = "none",
-    seed: int = 0, name: str = "toy",
-) -> Study:  # fmt: skip
-    """Open a study as a coordinator does."""
-    storage = open_storage(storage) if isinstance(storage, str) else storage
-    objective = objective or Toy(steps=STEPS)
-    steps = objective.epochs("cpu")
-    study_id = open_study(storage, name, objective, "toy:Toy", steps)
-    return Study(storage, study_id, objective, pruner=make_pruner(pruner, steps), sampler=sampler, seed=seed)
-
-
-def train(study: Study, sampled: Sampled) -> int:
-    """Train a trial and end it as a coordinator does; returns the last step."""
-    steps = study.objective.epochs("cpu")
-    task = Task(sampled.number, sampled.params, derive_seed(1, sampled.number), steps)
-    if not study.holds(sampled.number):
-        study.start(sampled, {records.LABEL: "toy"})
-    training = study.objective.start(task, "cpu")
-    step, value = 0, None
-    try:
-        while step < steps:
-            result = next(training)
-            step, value = result.step, result.value
-            assert value is not None
-            if study.report(sampled.number, step, value) and sampled.baseline is None:
-                study.tell(sampled.number, TrialState.PRUNED, None, {})
-                return step
-        study.tell(sampled.number, TrialState.COMPLETE, value, {})
-    except Diverged as error:
-        failure = {records.FAILURE: "diverged", records.FAILURE_MESSAGE: str(error)}
-        study.tell(sampled.number, TrialState.FAIL, None, failure)
-    except ValueError as error:
-        study.tell(
-            sampled.number, TrialState.FAIL, None, {records.FAILURE: "error", records.FAILURE_MESSAGE: f"{error}"}
-        )
-    return step
-
-
-def story(study: Study) -> list[tuple[object, ...]]:
-    """What the storage tells of every trial, times apart."""
-    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.view().trials]
 
 
 # Copy and storage ---------------------------------------------------------------------------------------------------
@@ -92,12 +41,12 @@ def test_a_study_reopened_after_every_trial_is_the_one_that_never_closed(
     """In two databases, since Hyperband's draws depend on the study's name."""
     whole = a_study(f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'whole.db')}", sampler=sampler, pruner=pruner)
     for _ in range(12):
-        train(whole, whole.ask())
+        train(whole, ask(whole))
     storage = open_storage(database)
     for number in range(12):
         part = a_study(storage, sampler=sampler, pruner=pruner)
         assert part.finished == number
-        train(part, part.ask())
+        train(part, ask(part))
     assert story(part) == story(whole)
     assert {state for _, state, *_ in story(whole)} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
@@ -107,7 +56,7 @@ def test_the_same_seed_asks_the_same_and_another_seed_does_not(database: str):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         study = a_study(database, seed=seed, sampler="tpe", name=name)
         for _ in range(4):
-            train(study, study.ask())
+            train(study, ask(study))
         told.append(story(study))
     assert told[0] == told[1]
     assert told[0] != told[2]
@@ -115,7 +64,7 @@ def test_the_same_seed_asks_the_same_and_another_seed_does_not(database: str):
 
 def test_a_sampled_trial_is_not_stored_before_it_starts_and_then_whole(database: str):
     study = a_study(database)
-    sampled = study.ask()
+    sampled = ask(study)
     assert study.view().trials == []
     assert not study.holds(0)
     study.start(sampled, {records.LABEL: "toy"})
@@ -128,7 +77,7 @@ def test_a_sampled_trial_is_not_stored_before_it_starts_and_then_whole(database:
 
 def test_two_trials_may_be_sampled_ahead_and_end_in_any_order(database: str):
     study = a_study(database, sampler="tpe")
-    first, second = study.ask(), study.ask()
+    first, second = ask(study), ask(study)
     study.start(first, {})
     study.start(second, {})
     study.report(1, 1, 0.25)
@@ -147,10 +96,10 @@ def test_baselines_come_first_once_and_by_name(database: str):
         "right": {"kind": "wide", "x": 1.0, "width": 0.5},
     }
     study = a_study(database, objective)
-    train(study, study.ask())
+    train(study, ask(study))
     study = a_study(database, objective)
     for _ in range(3):
-        train(study, study.ask())
+        train(study, ask(study))
     trials = study.record().trials
     assert [trial.baseline for trial in trials] == ["left", "right", None, None]
     assert [dict(trial.params) for trial in trials[:2]] == list(objective.known.values())
@@ -161,8 +110,8 @@ def test_baselines_come_first_once_and_by_name(database: str):
 
 def test_a_trial_left_running_is_resumed_as_itself(database: str):
     study = a_study(database, pruner="hyperband")
-    train(study, study.ask())
-    sampled = study.ask()
+    train(study, ask(study))
+    sampled = ask(study)
     study.start(sampled, {})
     study.report(1, 1, 0.3)
     study.report(1, 2, 0.4)
@@ -185,7 +134,7 @@ def test_an_enqueued_trial_is_adopted(database: str):
     assert (stored.state, stored.params) == (TrialState.RUNNING, adopted.params)
     train(study, adopted)
     assert study.view().trials[0].state == TrialState.COMPLETE
-    assert study.ask().number == 1
+    assert ask(study).number == 1
 
 
 def test_a_half_sampled_trial_is_sampled_to_its_end(database: str):
@@ -213,7 +162,7 @@ def right_share(database: str, mode: str) -> float:
     """Share of the later trials that TPE puts where trainings fail."""
     study = a_study(database, Toy(steps=1, mode=mode), sampler="tpe", name=mode)
     for _ in range(30):
-        train(study, study.ask())
+        train(study, ask(study))
     late = study.view().trials[14:]
     return sum(trial.params["x"] > 0.2 for trial in late) / len(late)
 
@@ -224,7 +173,7 @@ def test_a_sampler_learns_from_diverged_trials(database: str):
 
 def test_a_diverged_trial_is_stored_as_failed_without_a_value(database: str):
     study = a_study(database, Toy(steps=STEPS, mode="diverge@2"))
-    train(study, study.ask())
+    train(study, ask(study))
     (trial,) = study.record().trials
     assert (trial.state, trial.failure, trial.failure_message) == (
         TrialState.FAIL,
@@ -238,7 +187,7 @@ def test_hyperband_ends_trials_at_its_rungs_and_keeps_the_best(database: str):
     study = a_study(database, Toy(steps=16), pruner="hyperband")
     last = {}
     for _ in range(32):
-        sampled = study.ask()
+        sampled = ask(study)
         last[sampled.number] = train(study, sampled)
     pruned = [trial for trial in study.record().trials if trial.state == TrialState.PRUNED]
     assert {last[trial.number] for trial in pruned} <= {1, 4, 16}
@@ -252,7 +201,7 @@ def test_hyperband_ends_trials_at_its_rungs_and_keeps_the_best(database: str):
 def test_pruners_end_hopeless_trials(database: str, pruner: str):
     study = a_study(database, pruner=pruner)
     for _ in range(24):
-        train(study, study.ask())
+        train(study, ask(study))
     states = [trial.state for trial in study.view().trials]
     assert TrialState.PRUNED in states
     assert TrialState.COMPLETE in states
@@ -261,7 +210,7 @@ def test_pruners_end_hopeless_trials(database: str, pruner: str):
 def test_a_minimised_study_prunes_and_ranks_the_other_way(database: str):
     study = a_study(database, Toy("minimize", steps=STEPS), pruner="halving")
     for _ in range(16):
-        train(study, study.ask())
+        train(study, ask(study))
     ranked = study.record().ranked()
     assert ranked[0].value == min(trial.value or 0 for trial in ranked if trial.state == TrialState.COMPLETE)
     assert study.view().direction == optuna.study.StudyDirection.MINIMIZE

@@ -1,0 +1,75 @@
+"""Studies of the toy objective, run as a coordinator does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from toy import Toy
+
+from objectives.base import Diverged, Task
+from search import records
+from search.known import Known
+from search.limits import Limits
+from search.sampling import derive_seed, make_pruner
+from search.space import Space
+from search.storage import open_storage
+from search.study import NO_LIMITS, WHOLE, Sampled, Study, open_study
+
+STEPS = 4
+
+
+def a_study(
+    storage: RDBStorage | str, objective: Toy | None = None, *, sampler: str = "random", pruner: str = "none",
+    seed: int = 0, name: str = "toy", space: Space = WHOLE, limits: Limits = NO_LIMITS,
+    known: Sequence[Known] | None = None,
+) -> Study:  # fmt: skip
+    """Open a study as a coordinator does."""
+    storage = open_storage(storage) if isinstance(storage, str) else storage
+    objective = objective or Toy(steps=STEPS)
+    steps = objective.epochs("cpu")
+    study_id = open_study(storage, name, objective, "toy:Toy", steps, space, limits)
+    return Study(
+        storage, study_id, objective, pruner=make_pruner(pruner, steps), sampler=sampler, seed=seed, space=space,
+        limits=limits, known=known,
+    )  # fmt: skip
+
+
+def ask(study: Study) -> Sampled:
+    """The next trial, where there must be one."""
+    sampled = study.ask()
+    assert sampled is not None
+    return sampled
+
+
+def train(study: Study, sampled: Sampled) -> int:
+    """Train a trial and end it as a coordinator does; returns the last step."""
+    steps = study.objective.epochs("cpu")
+    task = Task(sampled.number, sampled.params, derive_seed(1, sampled.number), steps)
+    if not study.holds(sampled.number):
+        study.start(sampled, {records.LABEL: "toy"})
+    training = study.objective.start(task, "cpu")
+    step, value = 0, None
+    try:
+        while step < steps:
+            result = next(training)
+            step, value = result.step, result.value
+            assert value is not None
+            if study.report(sampled.number, step, value) and sampled.baseline is None:
+                study.tell(sampled.number, TrialState.PRUNED, None, {})
+                return step
+        study.tell(sampled.number, TrialState.COMPLETE, value, {})
+    except Diverged as error:
+        failure = {records.FAILURE: "diverged", records.FAILURE_MESSAGE: str(error)}
+        study.tell(sampled.number, TrialState.FAIL, None, failure)
+    except ValueError as error:
+        study.tell(
+            sampled.number, TrialState.FAIL, None, {records.FAILURE: "error", records.FAILURE_MESSAGE: f"{error}"}
+        )
+    return step
+
+
+def story(study: Study) -> list[tuple[object, ...]]:
+    """What the storage tells of every trial, times apart."""
+    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.view().trials]
