@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -12,17 +13,17 @@ WARM_UP, PREDICTIONS = 10, 50
 
 
 @torch.no_grad()
-def latency_ms(model: nn.Module, shape: tuple[int, int, int], device: str) -> float:
-    """Median milliseconds of one prediction for one image of `shape` (c, h, w) that is on `device` already.
+def latency_ms(model: nn.Module, shape: Sequence[int], device: str) -> float:
+    """Median milliseconds of one prediction for one input of `shape`, such as (c, h, w), that is on `device` already.
 
     Includes waiting for the device. The first predictions, which choose kernels and fill caches, are not counted.
     """
     model = model.to(device).eval()
-    image = torch.zeros((1, *shape), device=device)
+    one = torch.zeros((1, *shape), device=device)
     took = []
     for _ in range(WARM_UP + PREDICTIONS):
         started = time.perf_counter()
-        model(image)
+        model(one)
         _synchronize(device)
         took.append(time.perf_counter() - started)
     return 1000 * statistics.median(took[WARM_UP:])

@@ -270,6 +270,21 @@ def promote(study: str, **values: Any) -> None:
     raise SystemExit(0 if record.summary and record.summary.model else 1)
 
 
+@cli.command("check-objective")
+@click.argument("target", metavar="MODULE:ATTR")
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="Where its trainings are tried.")
+def check_objective(target: str, device: str) -> None:
+    """Try an objective of your own for a few seconds, and say what is wrong with it."""
+    from search import terminal
+    from search.contract import examine
+    from search.specimen import Specimen
+    from search.storage import quiet_optuna
+
+    quiet_optuna()
+    specimen = Specimen.of(target, device)
+    raise SystemExit(terminal.print_findings(target, examine(specimen)))
+
+
 def _require_store(config: Config) -> None:
     """Reading must not make a store."""
     if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():

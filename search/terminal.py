@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
@@ -19,6 +19,7 @@ from search.workspace import Workspace
 
 if TYPE_CHECKING:
     from search.config import Config
+    from search.contract import Finding
     from search.predict import Prediction
     from search.run import Result
 
@@ -195,6 +196,20 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
     for prediction in predictions:
         if prediction.error is not None:
             say(f"Error: {prediction.error}")
+
+
+def print_findings(target: str, findings: Iterable[Finding]) -> int:
+    """One line a check, as each comes to its end; returns the exit status."""
+    wrong = 0
+    for finding in findings:
+        mark = "wrong" if finding.wrong else "?" if finding.not_tried else "ok"
+        say(f"{mark:<6} {finding.title}" + (f" ({finding.not_tried})" if finding.not_tried else ""))
+        if finding.wrong:
+            say(f"       {finding.wrong}")
+            wrong += 1
+    said = f"{wrong} parts of the contract are not kept" if wrong > 1 else "one part of the contract is not kept"
+    say(f"{target}: {said if wrong else 'everything is as it should be'}")
+    return 1 if wrong else 0
 
 
 def _printable(name: str) -> str:

@@ -21,7 +21,7 @@ LAYERS = [
     ("search.workspace", "search.provenance", "search.records", "search.interruption", "search.options"),
     ("search.storage", "search.sampling", "search.figures", "search.ui"),
     ("search.space", "search.settings", "search.limits", "search.patience"),
-    ("search.known", "search.winner"),
+    ("search.known", "search.winner", "search.specimen", "search.contract"),
     ("search.proposals",),
     ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
     ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
