@@ -211,7 +211,7 @@ class ImageClassification:
         return cnn_parameters(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], **inputs)
 
     def latency_ms(self, params: Params, device: str) -> float:
-        """Median milliseconds of one prediction for one image."""
+        """Milliseconds of one prediction for one image."""
         from objectives.latency import latency_ms
 
         return latency_ms(self.build_model(params), (self.dataset.channels, *self.dataset.size), device)

@@ -78,6 +78,8 @@ def _charts(
         "cost": [
             report_charts.against_cost(record, "train_seconds", "Against training time", "seconds of training"),
             report_charts.against_cost(record, "parameters", "Against model size", "weights in the model"),
+            *([report_charts.against_cost(record, "latency_ms", "Against latency", "milliseconds for one prediction")]
+              if any("latency_ms" in trial.metrics for trial in record.trials) else []),
             report_charts.trainers(record),
         ],
         "compared": [],

@@ -9,7 +9,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from search.records import StudyRecord, TrialRecord
+from search.limits import Limits
+from search.records import FINGERPRINT, StudyRecord, TrialRecord
 from search.report_base import (
     STATE_COLOURS,
     STATE_NAMES,
@@ -64,14 +65,20 @@ def against_cost(record: StudyRecord, key: str, title: str, axis: str) -> Chart:
     unit, first = Unit.of(record), winner(record)
     done = [t for t in record.trials if t.state == TrialState.COMPLETE and t.value is not None and cost(t, key)]
     span = _with_baselines(focus([t.value for t in done if t.value is not None], maximize=record.maximize), done)
-    caption = "The line joins the trials that no other beats at lower cost." + focus_hint(span)
+    limit = Limits.of(record.attrs.get(FINGERPRINT, {})).as_dict().get(key)
+    caption = "The line joins the trials that no other beats at lower cost." + _limit_words(record, key, limit)
+    caption += focus_hint(span)
     chart = Chart(f"cost-{key.replace('_', '-')}", title, caption, height_px=380)
     if not done:
         return _noted(chart, f"No completed trial has recorded {axis}.")
-    front = pareto_front(done, key, maximize=record.maximize)
+    within = [t for t in done if t.feasible]
+    front = pareto_front(within, key, maximize=record.maximize)
     done = excerpt(record.ranked(done), MAX_POINTS)
+    others = [t for t in done if t not in front and not t.baseline and t.feasible]
+    above = [t for t in done if not t.feasible]
     traces = [
-        _points("trials", [t for t in done if t not in front and not t.baseline], key, {"color": "@soft", "size": 6}),
+        _points("trials", others, key, {"color": "@soft", "size": 6}),
+        _points("above a limit", above, key, {"color": "@bad", "size": 8, "symbol": "x"}),
         _points("baselines", [t for t in done if t.baseline], key, {"color": "@prune", "size": 9, "symbol": "diamond"}),
         _points("Pareto front", front, key, {"color": "@accent", "size": 8})
         | {"mode": "lines+markers", "line": {"color": "@accent", "width": 1.6, "shape": "hv"}},
@@ -81,9 +88,27 @@ def against_cost(record: StudyRecord, key: str, title: str, axis: str) -> Chart:
         traces.append(_points("winner", [first], key, ring) | {"hoverinfo": "skip", "hovertemplate": None})
     layout = _axes(axis, unit.name, ytick=unit.tick) | {"legend": LEGEND}
     layout["xaxis"] |= _cost_axis([cost(t, key) for t in done])
+    if limit is not None:
+        traces.append(_limit_line(limit, [t.value for t in done if t.value is not None]))
     if span:
         layout["yaxis"]["range"] = list(span)
     return _drawn(chart, [trace for trace in traces if trace["x"]], layout)
+
+
+def _limit_words(record: StudyRecord, key: str, limit: float | None) -> str:
+    """What to tell the reader about a limit: where it lies, and what was refused for it before it was trained."""
+    if limit is None:
+        return ""
+    refused = sum(t.value is None and t.constraints.get(key, 0.0) > 0 for t in record.trials)
+    return f" The dashed line is the limit, {limit:,g}." + (
+        f" Refused above it, before training: {refused}." if refused else ""
+    )
+
+
+def _limit_line(limit: float, values: Sequence[float]) -> Figure:
+    """A trace, and not one of plotly's shapes: on a logarithmic axis those are not placed by their values."""
+    return {"type": "scatter", "mode": "lines", "name": "limit", "x": [limit] * 2, "y": [min(values), max(values)],
+            "line": {"color": "@bad", "width": 1.5, "dash": "dash"}, "hoverinfo": "skip"}  # fmt: skip
 
 
 def _with_baselines(span: tuple[float, float] | None, trials: Sequence[TrialRecord]) -> tuple[float, float] | None:

@@ -121,6 +121,28 @@ def png(size: int = 8) -> bytes:
 # The first screen and the words ------------------------------------------------------------------------------------
 
 
+def test_limits_are_drawn_and_what_is_above_them_is_not_on_the_front():
+    study = a_study([TrialState.COMPLETE] * 8)
+    study.set_user_attr("fingerprint", {"max_parameters": 50_000, "max_latency_ms": None})
+    best = max(study.trials, key=lambda trial: trial.value or 0.0)
+    above = create_trial(
+        value=1.0, intermediate_values={1: 1.0}, user_attrs={"metrics": {"parameters": 400_000, "latency_ms": 2.0}},
+        constraints={"parameters": 7.0},
+    )  # fmt: skip
+    refused = create_trial(state=TrialState.PRUNED, constraints={"parameters": 1.0})
+    study.add_trials([above, refused])
+    record = StudyRecord.of(study)
+    chart = report_charts.against_cost(record, "parameters", "Against model size", "weights")
+    assert "The dashed line is the limit, 50,000. Refused above it, before training: 1." in chart.caption
+    assert chart.figure is not None
+    traces = {trace["name"]: trace for trace in chart.figure["data"]}
+    assert traces["above a limit"]["x"] == [400_000.0]
+    assert 400_000.0 not in traces["Pareto front"]["x"]
+    assert traces["limit"]["x"] == [50_000] * 2
+    assert traces["winner"]["y"] == [best.value]
+    assert "cost-latency-ms" in report.render(study, others=(), pictures={})
+
+
 def test_first_screen_says_winner_accuracy_interval_gain_and_cost(tmp_path):
     study = a_study(mixed(30))
     study.add_trial(a_trial(30, TrialState.COMPLETE, random.Random(1), baseline="two-conv CNN"))
