@@ -131,7 +131,7 @@ def warm_start(
             break
         gone |= trial.params.keys() - space.keys()
         outside += [
-            f"{name} = {value} of trial {trial.number} (here {words(space[name])})"
+            f"{name} = {_short(value)} of trial {trial.number} (here {words(space[name])})"
             for name, value in trial.params.items() if name in space and name not in fitting
         ]  # fmt: skip
         if (too_large := _above(objective, Space(), limits, fitting)) is not None:
@@ -149,6 +149,10 @@ def warm_start(
     if outside:
         said.append(f"warm start: out of range, and sampled anew: {'; '.join(outside)}")
     return list(found.values()), said
+
+
+def _short(value: ParamValue) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def as_stored(settings: Sequence[Known]) -> list[list[Any]]:

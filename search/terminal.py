@@ -53,8 +53,8 @@ def print_result(result: Result, config: Config) -> None:
     if result.was_complete:
         done = sum(trial.state.is_finished() for trial in study.trials)
         early = study.attrs.get(OVER) is not None
-        further = "see above" if early else f"type --trials {2 * done} or another number above {done}"
-        say(f"nothing was left to do; to search on, {further}")
+        further = f"to search on, type --trials {2 * done} or another number above {done}"
+        say(f"nothing was left to do; {'why it ended is said above' if early else further}")
     if result.undelivered:
         say(
             f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
