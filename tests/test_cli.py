@@ -247,6 +247,20 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
     ),
     ("no module", ["--objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
     ("no GPU", [*DIGITS, "--device", "cuda:99"], None, 1, r"--device cuda:99: this machine offers \d+ CUDA devices"),
+    ("unknown parameter", [*TOY, "--fix", "dept=3"], None, 2, r"no parameter 'dept'; did you mean depth\?"),
+    ("impossible fix", [*TOY, "--fix", "depth=9"], None, 2, r"depth cannot be 9; allowed: 1 to 5\. .*--fix depth=1"),
+    ("upside down", [*TOY, "--fix", "x=[1,0]"], None, 2, r"x = \[1, 0\] is upside down; type --fix x=\[0,1\]"),
+    (
+        "unknown study to start from",
+        [*TOY, "--warm-start", "nowhere"],
+        None,
+        2,
+        r"there is no study 'nowhere'|has no studies yet; run a search first",
+    ),
+    ("its own study", [*TOY, "--warm-start", "toy"], None, 2, r"--warm-start toy: a study cannot start from itself"),
+    ("unlimited", [*TOY, "--max-parameters", "9"], None, 2, r"give Toy a method n_parameters\(params\)"),
+    ("too small", [*DIGITS, "--max-parameters", "9"], None, 2, r"none of 1,000 settings drawn is that small; .*Type"),
+    ("no contract", ["check-objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
     ("no picture given", ["predict"], None, 2, r"Missing argument 'IMAGE...'"),
     ("no study", ["report", "--study", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
     ("no study to show", ["show", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
@@ -376,6 +390,49 @@ def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):
     result = search("promote", "digits", "--tracking-uri", "http://127.0.0.1:9", cwd=finished.folder)
     message = "Error: study 'digits': it is tracked here; leave out --tracking-uri\n"
     assert (result.returncode, result.stderr) == (2, message)
+
+
+# An own objective, whose error is minimised -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_regression_works_through_every_part(folder: Path):
+    """Pruned, limited, confirmed, ended by patience, gone on with, shown, watched, reported and exported."""
+    curve = ("--objective", "regression:Curve", "--jobs", 1, "--seed", 1, "--max-latency-ms", 100)
+    result = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert re.search(
+        r"^ended early, --patience 8: the last 8 trials were no better than trial \d+", result.stdout, re.M
+    )
+    place = ("--workspace", folder)
+    shown = json.loads(in_process("show", "curve", "--json", *place).stdout)
+    trials, summary = shown["trials"], shown["summary"]
+    complete = [trial for trial in trials if trial["state"] == "COMPLETE"]
+    assert "PRUNED" in {trial["state"] for trial in trials}
+    assert shown["direction"] == "minimize"
+    assert summary["value"] <= min(trial["value"] for trial in complete if trial["baseline"])
+    means = [sum(each["values"]) / len(each["values"]) for each in summary["confirmation"]["candidates"]]
+    assert len(means) == 3
+    assert summary["gains"][0]["gain"] > 0
+    assert all(trial["constraints"]["latency_ms"] <= 0 for trial in complete)
+    assert in_process("watch", "curve", *place).stdout.startswith(f"study curve: {len(trials)} of {len(trials)} trials")
+    table = pd.read_csv(io.BytesIO(in_process("export", "curve", *place).stdout_bytes))
+    assert table["constraints.latency_ms"].max() <= 0
+    assert "Against latency" in (folder / "mlruns/reports/curve.html").read_text()
+    before = contents(folder)
+    again = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
+    assert "nothing was left to do; why it ended is said above" in again.stdout, again.stderr
+    assert contents(folder) == before
+    further = search(*curve, "--trials", len(trials) + 2, "--confirm", 0, cwd=folder)
+    assert f"study curve: {len(trials) + 2} trials" in further.stdout, further.stderr
+    assert "ended early" not in further.stdout
+    warm = search(*curve, "--study", "next", "--warm-start", "curve", "--trials", 3, "--confirm", 0, cwd=folder)
+    assert "warm start: the best 5 of study curve are tried first" in warm.stdout, warm.stderr
+    started = json.loads(in_process("show", "next", "--json", *place).stdout)["trials"]
+    assert [trial["params"] for trial in started[1:]] == [
+        trial["params"] for trial in sorted(complete, key=lambda trial: trial["value"])
+        if trial["params"] != started[0]["params"]
+    ][:2]  # fmt: skip
 
 
 # Searches that end early or go on -----------------------------------------------------------------------------------

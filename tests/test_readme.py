@@ -12,8 +12,11 @@ from pathlib import Path
 import click
 import pytest
 
+from objectives.images import ImageClassification
 from search.cli import cli
 from search.config import Config, Device
+from search.space import narrow
+from search.space import words as describe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +64,19 @@ def test_every_command_is_understood(command: str) -> None:
 def test_links_and_pictures_are_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_example_settings_are_a_space(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.S)
+    (tmp_path / "settings.toml").write_text(block, encoding="utf-8")
+    with click.Context(cli) as parent:
+        words = ["--config", str(tmp_path / "settings.toml")]
+        params = cli.commands["run"].make_context("run", words, parent=parent).params
+    assert params["trials"] == 50
+    space = narrow(ImageClassification("digits"), params["fix"])
+    assert {name: describe(left) for name, left in space.narrowed.items()} == {
+        "optimizer": "adam or adamw", "adam_lr": "0.001 to 0.01", "batch_size": "128",
+    }  # fmt: skip
 
 
 def test_the_example_objective_runs(tmp_path: Path) -> None:
