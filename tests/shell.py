@@ -26,7 +26,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "no_proxy": "127.0.0.1,localhost",
     }
     patient = {"OMP_WAIT_POLICY": "passive"}  # threads that spin while others work make busy cores busier
-    return {**clean, **offline, **patient, "PYTHONPATH": str(TESTS), **(extra or {})}
+    ours = {"PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))}  # this tree, whichever is installed
+    return {**clean, **offline, **patient, **ours, **(extra or {})}
 
 
 def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
