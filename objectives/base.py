@@ -73,6 +73,8 @@ class EpochResult:
     metrics: Mapping[str, float]
     train_seconds: float
     """Seconds of pure training in this pull, evaluation excluded."""
+    notice: str | None = None
+    """Something a person should know of how this trainer trains, said once."""
 
 
 @dataclass(frozen=True)
