@@ -189,7 +189,7 @@ class ImageTraining:
         self.update.load_optimizer(state["optimizer"])
         self.update.generator.set_state(state["augment_rng"])
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state:
+        if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.update.sums.copy_(state["epoch_sums"])
         self.probabilities = state["probabilities"]
