@@ -11,7 +11,7 @@ from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
-from objectives.base import Objective, ObjectiveError
+from objectives.base import Objective, ObjectiveError, Params
 
 REDUCTION = 4
 """Of a rung's trials, one in four goes on. With the first rung at a sixteenth of the budget, three rungs span it."""
@@ -72,6 +72,13 @@ def make_pruner(name: str, steps: int) -> BasePruner:
         case "none":
             return NopPruner()
     raise AssertionError(f"the command line let the pruner {name!r} pass")
+
+
+def some_params(objective: Objective) -> Params:
+    """A setting to try something with: the first baseline, or any."""
+    for params in objective.baselines().values():
+        return dict(params)
+    return objective.suggest(optuna.create_study(sampler=RandomSampler(seed=0)).ask())
 
 
 def search_space(objective: Objective) -> dict[str, str]:

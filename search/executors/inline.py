@@ -26,6 +26,10 @@ class InlineExecutor:
         self._trainer = self._trainer or Trainer(self._settings)
         return [self._trainer.device]
 
+    def settle(self, task: Task) -> str | None:
+        """One slot is all there is."""
+        return None
+
     def start(self, slot: int, task: Task) -> None:
         """Begin a task at the next `wait`."""
         self._due = lambda: self._used().start(task)
