@@ -65,12 +65,13 @@ class CudaGraphs:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, update: Update) -> Callable[[], None]:
-        """One call as one graph. Generators are registered, so that every replay draws new numbers."""
-        graph = torch.cuda.CUDAGraph()
-        for generator in update.generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
-            update()
+        """One call as one graph. With its generator registered every replay draws new numbers, as dropout does."""
+        self._last = graph = torch.cuda.CUDAGraph()  # after a failure torch's allocator may refer to it: not freed then
+        # Aside, because a recording that cannot be ended leaves its stream current in torch 2.11.
+        with self.aside():
+            graph.register_generator_state(update.generator)
+            with torch.cuda.graph(graph, stream=self._stream):
+                update()
         replay: Callable[[], None] = graph.replay
         return replay
 
@@ -107,6 +108,7 @@ class Captures:
         try:
             update.replay = self._recorded(self._recorder, update, before)
         except Exception as error:
+            update.renew_generators()
             if is_out_of_memory(error):
                 raise
             self._give_up(f"{type(error).__name__}: {error}")
@@ -135,6 +137,7 @@ class Captures:
 
     def _give_up(self, reason: str) -> None:
         self._recorder = None
+        self._kept.clear()  # their generators may have been renewed
         self._news = f"a trainer goes on without CUDA graphs, slower and with the same results: {reason}"
 
 

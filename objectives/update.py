@@ -170,6 +170,15 @@ class Update:
             return self.generator, torch.cuda.default_generators[self.device.index or 0]
         return self.generator, torch.default_generator
 
+    def renew_generators(self) -> None:
+        """Give generators that a failed recording left unusable new insides, with a state still to be set.
+
+        Torch believes that they are being recorded until the recording ends well, and one that broke a rule cannot.
+        """
+        for generator in self.generators:
+            if generator.device.type == "cuda":
+                generator.graphsafe_set_state(torch.Generator(generator.device))
+
     def snapshot(self) -> Snapshot:
         """A copy of everything that a call changes."""
         live = self._live()

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from test_executors import hear
-from trainings import OPTIMIZERS, a_training, finish, recipe, striped
+from torch import nn
+from trainings import OPTIMIZERS, a_training, finish, network, recipe, striped
 
 from objectives.base import Diverged, ObjectiveSpec, Task
 from objectives.capture import KEPT, TOLERANCE, Captures, CudaGraphs, distance
@@ -113,6 +114,31 @@ def test_a_checkpoint_goes_on_in_either_form_and_on_the_cpu(
         finish(second)
         assert_close(start, whole, second.update.snapshot())
         assert len(finish(a_training(striped(), how, checkpoint=checkpoint, **net))) == 6 - at
+
+
+class Waits(nn.Module):
+    """Asks the device for a number, which no recording may."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images * (1.0 if images.sum().item() > 0 else 0.5)
+
+
+def test_a_network_that_cannot_be_recorded_trains_by_calls(data: TrainingData, captures: Captures):
+    """Dropout and augmentation draw from generators that the failed recording had in its hands."""
+    how, seen, starts = recipe(**LIVELY), [], []
+    for given in (None, captures):
+        model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
+        task = Task(0, {}, 5, 2)
+        training = ImageTraining(data, model, how, task, steps_per_epoch=1, device=DEVICE, captures=given)
+        starts.append(training.update.snapshot())
+        notices = [result.notice for result in finish(training) if result.notice]
+        assert len(notices) == (given is not None)
+        seen.append(training.update.snapshot())
+    assert_close(starts[0], *seen)
+    start, called = ends(data, how, None, dropout=0.3)
+    later = a_training(data, how, captures=captures, dropout=0.3)
+    assert not [result for result in finish(later) if result.notice]
+    assert_close(start, called, later.update.snapshot())
 
 
 def test_a_training_that_diverges_leaves_the_device_in_order(data: TrainingData, captures: Captures):
