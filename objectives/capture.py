@@ -147,7 +147,8 @@ def shape_key(data: TrainingData, model: nn.Module, recipe: Recipe, device: torc
     Learning rates, weights, the strength of the augmentation and all seeds are read from memory, so they may differ.
     """
     numbers = (recipe.optimizer, recipe.weight_decay, recipe.momentum, recipe.label_smoothing)
-    return str(device), data.images.data_ptr(), str(model), recipe.batch_size, recipe.augmentation > 0, *numbers
+    pool = (str(device), data.images.data_ptr(), len(data.train))
+    return *pool, str(model), recipe.batch_size, recipe.augmentation > 0, *numbers
 
 
 def after(update: Update, run: Callable[[], None], batches: int) -> Snapshot:

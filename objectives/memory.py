@@ -27,11 +27,15 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def free_bytes(device: str) -> int:
-    """What is left of a CUDA device's memory; 0 where even asking needs more than there is."""
+def claim(device: str) -> int:
+    """Make a CUDA device this process's default and return how many bytes of its memory are free.
+
+    Else a call that names no device would take memory of the first one. 0 where not even a context finds room.
+    """
     import torch
 
     try:
+        torch.cuda.set_device(device)
         return int(torch.cuda.mem_get_info(device)[0])
     except RuntimeError as error:
         if "out of memory" not in str(error):

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from objectives.base import DeviceError, Diverged, EpochResult, ObjectiveError, ObjectiveSpec, Outcome, Task, Training
-from objectives.memory import free_bytes, free_device_memory, is_out_of_memory
+from objectives.memory import claim, free_device_memory, is_out_of_memory
 
 FailureKind = Literal["diverged", "out_of_memory", "crashed", "error"]
 
@@ -120,19 +120,17 @@ class Trainer:
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.device = resolve_device(settings.device, settings.index)
-        if self.device.startswith("cuda"):
-            torch.cuda.set_device(self.device)  # or calls that name no device would use memory of the first one
         self.objective = settings.objective.load()
         self.training: Training | None = None
 
     def hello(self) -> Hello:
-        """Say which device this is."""
+        """Make the device this process's own, and say which it is."""
         import torch
 
         if not self.device.startswith("cuda"):
             return Hello(self.device, self.device)
         gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
-        return Hello(self.device, torch.cuda.get_device_name(self.device), gpus, free_bytes(self.device))
+        return Hello(self.device, torch.cuda.get_device_name(self.device), gpus, claim(self.device))
 
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""

@@ -177,20 +177,20 @@ def not_a_number(update: Update) -> None:
     next(update.model.parameters()).data.fill_(torch.nan)
 
 
+FAULTS = (same_batch_again, same_numbers_again, doubled_rate, nothing_at_all, not_a_number)
+
+
 @pytest.mark.parametrize(
     ("recorder", "reason"),
     [
-        (
-            Recorder(error=RuntimeError("operation not permitted when stream is capturing")),
-            "RuntimeError: operation not",
-        ),
+        pytest.param(Recorder(error=RuntimeError("not permitted")), "RuntimeError: not permitted", id="cannot"),
         *(
-            (Recorder(replay), "3 replays ended .*% of their way from where as many calls end")
-            for replay in (same_batch_again, same_numbers_again, doubled_rate, nothing_at_all, not_a_number)
+            pytest.param(Recorder(fault), "3 replays ended .*% of their way from", id=fault.__name__)
+            for fault in FAULTS
         ),
     ],
 )
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_without_a_recording_that_agrees_the_training_is_the_plain_one(
     data: TrainingData, optimizer: str, recorder: Recorder, reason: str
 ):

@@ -24,7 +24,7 @@ class InlineExecutor:
     def ready(self) -> list[str]:
         """Set the trainer up."""
         self._trainer = self._trainer or Trainer(self._settings)
-        return [self._trainer.device]
+        return [self._trainer.hello().device]
 
     def settle(self, task: Task) -> str | None:
         """One slot is all there is."""
