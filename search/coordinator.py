@@ -107,6 +107,8 @@ class Coordinator:
         """Called when a trainer has nothing left to do while others still train."""
         self.search_s = 0.0
         self._linked = False
+        self._told: set[str] = set()
+        """What trainers had to say; several of them say the same."""
 
     def run(self) -> bool:
         """Run; returns whether the study reached its number of trials.
@@ -242,6 +244,9 @@ class Coordinator:
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         running.result = result
+        if result.notice is not None and result.notice not in self._told:
+            self._told.add(result.notice)
+            self._display.notice(result.notice)
         if result.metrics:
             step = math.floor(result.epoch)
             self.tracking.log(running.run, result.metrics, step=step, position=result.step)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec
+from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task
 from objectives.trainer import resolve_device
 from search import records
 from search.conclusion import Conclusion, Preparation
@@ -22,8 +22,8 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
-from search.provenance import provenance, usable_cores
-from search.sampling import make_pruner
+from search.provenance import provenance
+from search.sampling import make_pruner, some_params
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
 from search.tracking import Destination, Tracking
@@ -87,7 +87,7 @@ def _executor(config: Config, spec: ObjectiveSpec) -> Iterator[Executor]:
     if config.engine == "inline":
         executor = InlineExecutor(spec, config.device)
     else:
-        executor = LocalExecutor(spec, config.device, config.jobs or usable_cores())
+        executor = LocalExecutor(spec, config.device, config.jobs)
     try:
         yield executor
     finally:
@@ -136,7 +136,8 @@ class Job:
             study = self._study(devices[0])
             complete = self._is_complete(study, tracking)
             if not complete:
-                self._work(study, tracking, devices)
+                self._settle()
+                self._work(study, tracking, devices[: self.executor.slots])
             return Result(study.record(), tracking.flush(60.0), complete)
         finally:
             tracking.close(timeout_s=1.0 if self.interruption.number else 60.0)
@@ -156,6 +157,14 @@ class Job:
             self.storage, self.study_id, self.objective, pruner=pruner, sampler=self.config.sampler,
             seed=self.config.seed,
         )  # fmt: skip
+
+    def _settle(self) -> None:
+        """Let the executor find out how many trainers pay, and say what it found."""
+        task = Task(0, some_params(self.objective), self.config.seed, self.epochs)
+        with self.display.busy("measuring how many trainers pay"):
+            chosen = self.executor.settle(task)
+        if chosen is not None:
+            self.display.notice(chosen)
 
     def _is_complete(self, study: Study, tracking: Tracking) -> bool:
         """Whether there is nothing left to do: every trial ended, the winner is where it belongs, and that is told."""
