@@ -69,13 +69,13 @@ def study_note(study: StudyRecord, summary: Summary) -> str:
     """The summary as Markdown, for the parent run."""
     best = "\n".join(f"| #{t.number:03d} | {t.label} | {t.value:.4f} |" for t in study.ranked()[:10])
     table = f"| trial | setting | {study.metric} |\n| --- | --- | --- |\n{best}"
-    return "\n\n".join([*_verdict(study, summary), table])
+    return "\n\n".join([*_verdict(study, summary), "The best trials:", table])
 
 
 def winner_note(study: StudyRecord, summary: Summary) -> str:
     """The winner's figures as Markdown, for its run and its registered version."""
     params = "\n".join(f"| {name} | {_short(value)} |" for name, value in summary.params.items())
-    return "\n\n".join([*_verdict(study, summary), f"| parameter | value |\n| --- | --- |\n{params}"])
+    return "\n\n".join([*_verdict(study, summary), "Its setting:", f"| parameter | value |\n| --- | --- |\n{params}"])
 
 
 def _verdict(study: StudyRecord, summary: Summary) -> list[str]:
@@ -91,6 +91,7 @@ def _verdict(study: StudyRecord, summary: Summary) -> list[str]:
         lines.append(f"Registered as `{summary.model['uri']}`.")
     rows = [f"| {gain.baseline} | {gain.value:.4f} | {gain.gain:+.4f} |" for gain in summary.gains]
     if rows:
+        lines.append(f"How far it is ahead of the baselines, by {study.metric}:")
         lines.append("| baseline | value | gain |\n| --- | --- | --- |\n" + "\n".join(rows))
     return lines
 
