@@ -39,16 +39,11 @@ def main(folder: Path, study: str) -> None:
 
 
 def mlflow_pages(page: Any, ui: Served, run: str, model: str) -> None:
-    """All curves, the table behind them, the winner's pictures, the registered model."""
+    """All curves, the winner's pictures, the registered model."""
     page.goto(ui.mlflow_link)
     page.wait_for_selector(".js-plotly-plot .trace")
     page.wait_for_timeout(SETTLE_MS)
     keep(page.screenshot(), "mlflow-curves.png")
-    page.goto("about:blank")
-    page.goto(ui.mlflow_link.replace("compareRunsMode=CHART&", ""))
-    page.get_by_text("optuna.state").wait_for()
-    page.wait_for_timeout(SETTLE_MS)
-    keep(page.screenshot(), "mlflow-table.png")
     experiment = ui.mlflow_link.split("experiments/")[1].split("/")[0]
     page.goto(f"{ui.mlflow}/#/experiments/{experiment}/runs/{run}/artifacts/sample_predictions.png?{TRAINING}")
     page.wait_for_function("[...document.images].some(i => i.src.startsWith('blob:') && i.naturalWidth > 300)")
@@ -77,9 +72,9 @@ def report_on_a_desk(page: Any, report: Path) -> None:
 
 
 def report_on_a_phone(page: Any, report: Path) -> None:
-    """Three screens side by side: the summary, the best curves, the parameters."""
+    """Three screens side by side: the summary, the best curves, sample predictions."""
     wall = Image.new("RGB", (1_400, 1_000), "#d9dbe0")
-    for place, part in enumerate(("top", "chart-best-curves", "chart-parallel")):
+    for place, part in enumerate(("top", "chart-best-curves", "samples")):
         see_report(page, report, part)
         screen = Image.open(io.BytesIO(page.screenshot()))
         wall.paste(screen, (58 + place * (390 + 57), 50))
