@@ -26,6 +26,11 @@ def run_name(number: int, label: str, mark: str = "") -> str:
     return " ".join(part for part in (f"#{number:03d}", mark, label) if part)
 
 
+def readable(value: object) -> str:
+    """A parameter as people compare it; every digit of it is in Optuna's storage and the run's `params.json`."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def experiment_tags(study: str, metric: str, *, maximize: bool) -> dict[str, str]:
     """Tags that give an experiment its note and its view of all trials, best first."""
     note = (
@@ -74,7 +79,7 @@ def study_note(study: StudyRecord, summary: Summary) -> str:
 
 def winner_note(study: StudyRecord, summary: Summary) -> str:
     """The winner's figures as Markdown, for its run and its registered version."""
-    params = "\n".join(f"| {name} | {_short(value)} |" for name, value in summary.params.items())
+    params = "\n".join(f"| {name} | {readable(value)} |" for name, value in summary.params.items())
     return "\n\n".join([*_verdict(study, summary), "Its setting:", f"| parameter | value |\n| --- | --- |\n{params}"])
 
 
@@ -94,7 +99,3 @@ def _verdict(study: StudyRecord, summary: Summary) -> list[str]:
         lines.append(f"How far it is ahead of the baselines, by {study.metric}:")
         lines.append("| baseline | value | gain |\n| --- | --- | --- |\n" + "\n".join(rows))
     return lines
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -98,6 +98,12 @@ PLOTS = "[...document.querySelectorAll('[data-figure]')]"
 ALL_DRAWN = f"{PLOTS}.every(plot => plot.dataset.state === 'drawn')"
 MARKS = "'.trace, .bars path, .contour path, .contourlayer *'"
 
+HERE = """(() => {
+  const link = document.querySelector('nav a.here').getBoundingClientRect();
+  return document.querySelector('nav a.here').hash !== '#top' && link.left >= 0 && link.right <= innerWidth;
+})()"""
+"""The link to the section in view can be seen."""
+
 
 def see_everything(page: Any, *, at_least: int) -> None:
     """Scroll to every figure of a report; assert that all are drawn, with something in them, `at_least` so many."""
@@ -108,3 +114,4 @@ def see_everything(page: Any, *, at_least: int) -> None:
     page.wait_for_function(ALL_DRAWN, timeout=30_000)
     empty = page.evaluate(f"{PLOTS}.filter(p => !p.querySelector({MARKS})).map(p => p.dataset.figure)")
     assert empty == []
+    page.wait_for_function(HERE)

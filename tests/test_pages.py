@@ -39,4 +39,4 @@ def test_notes_say_who_won_how_surely_and_by_how_much():
         assert "Test accuracy **99.52%** (95% interval 99.36% to 99.64%), measured once." in note
         assert "| tutorial MLP | 0.9707 | +0.0235 |" in note
         assert "Registered as `models:/mnist/1`." in note
-    assert "| adam_lr | 0.01961 |" in pages.winner_note(STUDY, SUMMARY)
+    assert "| adam_lr | 0.0196123 |" in pages.winner_note(STUDY, SUMMARY)
