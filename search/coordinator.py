@@ -21,6 +21,7 @@ from search import records
 from search.display import Display, RunningTrial, Snapshot
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
+from search.pages import MARKS, RUN_NAME, readable, run_name
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import EXPERIMENT, Tracking
@@ -207,8 +208,9 @@ class Coordinator:
         tags = {**self._tags, "kind": "trial", "optuna.trial.number": str(sampled.number), "optuna.state": "RUNNING"}
         if sampled.baseline:
             tags["baseline"] = sampled.baseline
-        params = {**sampled.params, "seed": running.task.seed, "epochs": self.plan.epochs}
-        name = f"#{sampled.number:03d} {running.label}"
+        params = {name: readable(value) for name, value in sampled.params.items()}
+        params |= {"seed": str(running.task.seed), "epochs": str(self.plan.epochs)}
+        name = run_name(sampled.number, running.label)
         self.tracking.open_run(running.run, name, tags=tags, params=params, parent=PARENT, dataset=self._dataset())
 
     def _dataset(self) -> Mapping[str, Any] | None:
@@ -323,6 +325,8 @@ class Coordinator:
         again, since it would write its final figures a second time.
         """
         number = running.sampled.number
+        if state in MARKS:
+            tags = {**tags, RUN_NAME: run_name(number, running.label, MARKS[state])}
         value = running.value if state == TrialState.COMPLETE else None
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
         verdict = {"state": state.name, "value": value, "attrs": dict(attrs)}

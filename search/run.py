@@ -22,6 +22,7 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
+from search.pages import experiment_tags
 from search.provenance import provenance
 from search.sampling import make_pruner, some_params
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
@@ -94,11 +95,11 @@ def _executor(config: Config, spec: ObjectiveSpec) -> Iterator[Executor]:
         executor.close()
 
 
-def open_tracking(config: Config, study: str, uid: str) -> Tracking:
-    """The way to MLflow for one study."""
-    workspace = Workspace(config.workspace)
-    note = f"Search `{study}`. Its parent run carries the summary, the report and the leaderboard."
-    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), note)
+def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> Tracking:
+    """The way to MLflow for one study; `attrs` are those of the study."""
+    workspace, uid = Workspace(config.workspace), attrs[records.UID]
+    tags = experiment_tags(study, attrs[records.METRIC], maximize=maximize)
+    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
     return Tracking(workspace.journal(study, uid), destination)
 
 
@@ -128,7 +129,8 @@ class Job:
 
     def run(self) -> Result:
         """Do what is missing."""
-        tracking = open_tracking(self.config, self.name, self.uid)
+        maximize = self.objective.direction == "maximize"
+        tracking = open_tracking(self.config, self.name, self.attrs(), maximize=maximize)
         try:
             with self.display.busy("starting the trainers, opening MLflow"):
                 devices = self.executor.ready()
