@@ -21,6 +21,7 @@ from search import records
 from search.display import Display, RunningTrial, Snapshot
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
+from search.pages import MARKS, RUN_NAME, readable, run_name
 from search.tracking import Tracking
 from search.workspace import write_whole
 
@@ -140,6 +141,8 @@ class Coordinator:
         self.interrupted: Callable[[], bool] = lambda: False
         self.idle: Callable[[], None] = lambda: None
         """Called when a trainer has nothing left to do while others still train."""
+        self._told: set[str] = set()
+        """What trainers had to say; several of them say the same."""
 
     def run(self, work: Work) -> None:
         """Do all of it, or what can be done before an interruption.
@@ -184,7 +187,8 @@ class Coordinator:
         self._running[slot] = running
         self.executor.start(slot, job.task)
         tags = {**self._tags, **job.tags, "optuna.state": "RUNNING"}
-        params = {**job.params, "seed": job.task.seed, "epochs": job.task.epochs}
+        params = {name: readable(value) for name, value in job.params.items()}
+        params |= {"seed": str(job.task.seed), "epochs": str(job.task.epochs)}
         dataset = self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None
         self.tracking.open_run(job.run, job.name, tags=tags, params=params, parent=PARENT, dataset=dataset)
 
@@ -218,6 +222,9 @@ class Coordinator:
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         running.result = result
+        if result.notice is not None and result.notice not in self._told:
+            self._told.add(result.notice)
+            self._display.notice(result.notice)
         if result.metrics:
             step = math.floor(result.epoch)
             self.tracking.log(running.job.run, result.metrics, step=step, position=result.step)
@@ -294,6 +301,8 @@ class Coordinator:
         again, since it would write its final figures a second time.
         """
         job, value = running.job, running.value if state == TrialState.COMPLETE else None
+        if state in MARKS:
+            tags = {**tags, RUN_NAME: run_name(job.task.number, job.label, MARKS[state])}
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
         verdict = {"state": state.name, "value": value, "attrs": dict(attrs)}
         self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=verdict)
