@@ -77,6 +77,8 @@ class EpochResult:
     metrics: Mapping[str, float]
     train_seconds: float
     """Seconds of pure training in this pull, evaluation excluded."""
+    notice: str | None = None
+    """Something a person should know of how this trainer trains, said once."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,11 @@ class Objective(Protocol):
         ...
 
     def start(self, task: Task, device: str) -> Training:
-        """Begin or resume a training on `device` (`cpu`, `cuda:0`, `mps`)."""
+        """Begin or resume a training on `device` (`cpu`, `cuda:0`, `mps`).
+
+        On a GPU some trainings are begun and left, to see how many trainers pay. The objective is made anew after one
+        that ran out of memory, so it may keep on the device whatever helps the next.
+        """
         ...
 
     def baselines(self) -> Mapping[str, Params]:

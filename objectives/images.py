@@ -20,8 +20,9 @@ from objectives.geometry import cnn_parameters, max_blocks, mlp_parameters
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import Tensor, nn
 
+    from objectives.capture import Captures
     from objectives.models import InputSpec
-    from objectives.training import TrainingData
+    from objectives.update import TrainingData
 
 LARGE_FROM_IMAGES = 20_000
 """Training splits from this size on get few long epochs, smaller ones many short epochs."""
@@ -66,14 +67,15 @@ STRONG: Params = {
 class ImageClassification:
     """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
 
-    `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go.
+    `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go. `capture` decides
+    whether trainings on a CUDA device are recorded as CUDA graphs.
     """
 
     metric = "val_accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
 
-    def __init__(self, dataset: str = "mnist", data_dir: str | None = None) -> None:
-        self.dataset_name = dataset
+    def __init__(self, dataset: str = "mnist", data_dir: str | None = None, *, capture: bool = True) -> None:
+        self.dataset_name, self.capture = dataset, capture
         self.data_dir = Path(data_dir) if data_dir else None
         self.name = dataset_slug(dataset)
 
@@ -233,7 +235,8 @@ class ImageClassification:
         """Begin or resume one training on `device`."""
         import torch
 
-        from objectives.training import ImageTraining, Recipe
+        from objectives.training import ImageTraining
+        from objectives.update import Recipe
 
         p: Any = task.params
         recipe = Recipe(
@@ -252,7 +255,10 @@ class ImageClassification:
         if task.refit:
             everything = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=everything, validation=everything[:0].to(device))
-        return ImageTraining(data, model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device)
+        return ImageTraining(
+            data, model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device,
+            captures=self._captures(device),
+        )  # fmt: skip
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
         """Score a trained network on the test split; the only place that reads it."""
@@ -289,7 +295,7 @@ class ImageClassification:
         """The splits on `device`, kept for the next training there."""
         import torch
 
-        from objectives.training import TrainingData
+        from objectives.update import TrainingData
 
         if device not in self._on_device:
             data = self.dataset
@@ -300,6 +306,20 @@ class ImageClassification:
                 torch.from_numpy(data.validation).to(device),
             )
         return self._on_device[device]
+
+    def _captures(self, device: str) -> Captures | None:
+        """Where updates are recorded on `device`, kept with their recordings for the next training there."""
+        if not self.capture or not device.startswith("cuda"):
+            return None
+        from objectives.capture import Captures, CudaGraphs
+
+        if device not in self._captures_on:
+            self._captures_on[device] = Captures(CudaGraphs(device))
+        return self._captures_on[device]
+
+    @cached_property
+    def _captures_on(self) -> dict[str, Captures]:
+        return {}
 
     @cached_property
     def _on_device(self) -> dict[str, TrainingData]:

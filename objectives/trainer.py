@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from objectives.base import (
     Timed,
     Training,
 )
+from objectives.memory import claim, free_device_memory, is_out_of_memory
 
 FailureKind = Literal["diverged", "out_of_memory", "crashed", "error"]
 
@@ -53,6 +55,10 @@ class Hello:
     device: str
     """The one that `auto` became."""
     device_name: str
+    gpus: int = 0
+    """Over how many GPUs trainers are spread; 0 on anything else."""
+    free_bytes: int = 0
+    """Memory of that GPU that nobody uses, this trainer set up."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,14 @@ class Refused:
     """What was measured."""
 
 
-Reply = Hello | EpochDone | Checkpointed | Finished | Failed | Refused
+@dataclass(frozen=True)
+class Probed:
+    """How fast a trial was trained for a moment."""
+
+    pulls_per_s: float
+
+
+Reply = Hello | EpochDone | Checkpointed | Finished | Failed | Refused | Probed
 
 
 def resolve_device(wanted: str, index: int) -> str:
@@ -140,6 +153,7 @@ class Trainer:
 
         leave_compiler_out()
         torch.set_num_threads(settings.threads)
+        self.settings = settings
         self.device = resolve_device(settings.device, settings.index)
         self.objective = settings.objective.load()
         self.training: Training | None = None
@@ -147,14 +161,17 @@ class Trainer:
         """Figures of the current task from before its training."""
 
     def hello(self) -> Hello:
-        """Say which device this is."""
+        """Make the device this process's own, and say which it is."""
         import torch
 
-        name = torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
-        return Hello(self.device, name)
+        if not self.device.startswith("cuda"):
+            return Hello(self.device, self.device)
+        gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
+        return Hello(self.device, torch.cuda.get_device_name(self.device), gpus, claim(self.device))
 
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""
+        self.training = None  # the one before was left: what it holds is free for this one
         try:
             self.measured = self._measure(task)
             # One that has begun goes on: what it took so far is paid, and the figure would decide by chance.
@@ -199,6 +216,23 @@ class Trainer:
         self.training = None
         return Finished(outcome)
 
+    def probe(self, task: Task, seconds: float) -> Reply:
+        """Train `task` for about so long and forget it. The first pull, which sets things up, is not counted."""
+        try:
+            self.training = self.objective.start(task, self.device)
+            next(self.training)
+            started, pulls = time.perf_counter(), 0
+            while (elapsed := time.perf_counter() - started) < seconds:
+                try:
+                    next(self.training)
+                    pulls += 1
+                except StopIteration:
+                    self.training = self.objective.start(task, self.device)
+            self.training = None
+            return Probed(pulls / max(elapsed, 1e-9))
+        except Exception as error:
+            return self._fail(error)
+
     def _current(self) -> Training:
         assert self.training is not None, "the coordinator spoke to a trainer that has no training"
         return self.training
@@ -209,6 +243,7 @@ class Trainer:
         if is_out_of_memory(error):
             # Its frames hold the network and every activation: freed after they are gone, caches are empty.
             error.__traceback__ = error.__context__ = error.__cause__ = None
+            self.objective = self.settings.objective.load()  # the old one may keep data and recordings on the device
             free_device_memory()
             return Failed("out_of_memory", str(error), text)
         if isinstance(error, Diverged):
@@ -219,24 +254,6 @@ class Trainer:
 def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of any library as Python's own: what a trainer sends must mean something without that library."""
     return {name: float(value) for name, value in metrics.items()}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether `error` says that the device, or the machine, had no memory left."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def free_device_memory() -> None:
-    """Give cached memory back, so that the next training starts where this one did."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def serve(connection: Connection) -> None:

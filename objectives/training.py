@@ -2,62 +2,28 @@
 
 Data stays on the device as uint8 and batches are taken by index: no DataLoader, no work per image in Python. The
 order of images is a function of (seed, epoch) and the learning rate one of the batch number, so a checkpoint needs
-only the network, the optimizer and two random states.
+only the network, the optimizer and two random states. What is done with a batch is `objectives.update`; on a GPU it is
+recorded once and replayed, see `objectives.capture`.
 """
 
 from __future__ import annotations
 
-import inspect
 import io
 import math
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.augment import random_affine
 from objectives.base import Diverged, EpochResult, Outcome, Task
+from objectives.capture import Captures, shape_key
+from objectives.update import Recipe, TrainingData, Update, to_unit
 
-EVAL_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained."""
-
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
-    lr: float
-    """The peak, where the schedule has one."""
-    batch_size: int
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    """SGD only; Nesterov's form when positive."""
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    augmentation: float = 0.0
-    label_smoothing: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Two splits on the training device."""
-
-    images: Tensor
-    """The pool, uint8 (n, c, h, w)."""
-    labels: Tensor
-    """int64 (n,)."""
-    train: Tensor
-    """Indices into the pool, int64, on the CPU."""
-    validation: Tensor
-    """Likewise, on the device. Empty where all images are trained on, and nothing is to be measured."""
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; same shape."""
-    return images.to(torch.float32).mul_(1 / 255)
+EVAL_BATCH, EVAL_BATCH_CUDA = 500, 2000
+"""Images evaluated at once: what stays in a core's cache; on a GPU, enough to have more to do than to start."""
 
 
 def lr_factor(schedule: str, progress: float) -> float:
@@ -73,28 +39,12 @@ def lr_factor(schedule: str, progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.25) / 0.75))
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimizer; `fused` where it exists, since one kernel per step beats one per tensor by far."""
-    lr, decay = recipe.lr, recipe.weight_decay
-    match recipe.optimizer:
-        case "sgd":
-            nesterov = recipe.momentum > 0
-            return torch.optim.SGD(
-                parameters, lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=decay, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr, weight_decay=decay, foreach=True)
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float, Tensor]:
     """Mean cross-entropy, accuracy and class probabilities (n, k) of the pool's images at `index`."""
     model.eval()
-    logits = torch.cat([model(to_unit(images[part])) for part in torch.split(index, EVAL_BATCH)])
+    size = EVAL_BATCH_CUDA if index.is_cuda else EVAL_BATCH
+    logits = torch.cat([model(to_unit(images[part])) for part in torch.split(index, size)])
     truth = labels[index]
     loss = F.cross_entropy(logits, truth).item()
     accuracy = (logits.argmax(1) == truth).sum().item() / len(truth)
@@ -109,25 +59,35 @@ class ImageTraining:
     """
 
     def __init__(
-        self, data: TrainingData, model: nn.Module, recipe: Recipe, task: Task, *, steps_per_epoch: int, device: str
-    ) -> None:
-        self.data, self.recipe, self.task = data, recipe, task
+        self, data: TrainingData, model: nn.Module, recipe: Recipe, task: Task, *, steps_per_epoch: int, device: str,
+        captures: Captures | None = None,
+    ) -> None:  # fmt: skip
+        self.data, self.recipe, self.task, self.captures = data, recipe, task, captures
         self.device = torch.device(device)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(recipe, list(self.model.parameters()))
-        # Without hooks for profilers and schedulers, and without importing torch's compiler to keep it away.
-        self._optimize = inspect.unwrap(type(self.optimizer).step)
+        self.update = self._find_update(model)
+        self.update.begin(model, recipe, task.seed)
+        self.model = self.update.model
         self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * task.epochs
-        self.batch_size = min(recipe.batch_size, len(data.train))
-        self.batches = len(data.train) // self.batch_size
-        self.augment_rng = torch.Generator(self.device).manual_seed(task.seed)
         self.step = 0
+        self.epoch: int | None = None
+        """The one whose tables the update has."""
+        self.rates: list[float] = []
+        self.lr = recipe.lr
         self.seconds = self.epoch_seconds = 0.0
-        self.epoch_sums = torch.zeros(3, device=self.device)  # loss, correct, images
         self.probabilities: Tensor | None = None
         self.metrics: dict[str, float] = {}
         if task.checkpoint is not None:
             self._restore(task.checkpoint)
+
+    def _find_update(self, model: nn.Module) -> Update:
+        """One that an earlier training of the same shape has left, or a new one."""
+
+        def make() -> Update:
+            return Update(self.data, model, self.recipe, device=self.device)
+
+        if self.captures is None:
+            return make()
+        return self.captures.find(shape_key(self.data, model, self.recipe, self.device), make, self)
 
     def __next__(self) -> EpochResult:
         if self.step >= self.steps:
@@ -140,53 +100,50 @@ class ImageTraining:
         self.epoch_seconds += seconds
         self.step += 1
         position = self.step / self.steps_per_epoch
+        notice = None if self.captures is None else self.captures.news()
         if self.step > 1 and not position.is_integer():
-            return EpochResult(self.step, position, None, {}, seconds)
+            return EpochResult(self.step, position, None, {}, seconds, notice)
         self.metrics = self._measure()
-        return EpochResult(self.step, position, self.metrics.get("val/accuracy"), self.metrics, seconds)
+        return EpochResult(self.step, position, self.metrics.get("val/accuracy"), self.metrics, seconds, notice)
 
     def _train(self, epoch: int, part: int) -> None:
         """Train the batches of one step. Raises Diverged when a loss was not finite."""
         self.model.train()
         if part == 0:
-            self.epoch_sums.zero_()
+            self.update.sums.zero_()
             self.epoch_seconds = 0.0
-        order = self._order(epoch)
+        if epoch != self.epoch:
+            self._begin_epoch(epoch)
         # Rounded up, so that the first part has a batch even where there are fewer batches than parts.
-        first, last = (math.ceil(self.batches * (part + i) / self.steps_per_epoch) for i in (0, 1))
-        for batch in range(first, last):
-            index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            images, labels = to_unit(self.data.images[index]), self.data.labels[index]
-            images = random_affine(images, self.recipe.augmentation, self.augment_rng)
-            self._set_lr((epoch + batch / self.batches) / self.task.epochs)
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                self._optimize(self.optimizer)
-                correct = (logits.argmax(1) == labels).sum()
-                self.epoch_sums += torch.stack((loss * len(labels), correct, torch.ones_like(loss) * len(labels)))
-        if not math.isfinite(self.epoch_sums[0].item()):
-            raise Diverged(f"the training loss became {self.epoch_sums[0].item()} in epoch {epoch + 1}")
+        first, last = (math.ceil(self.update.batches * (part + i) / self.steps_per_epoch) for i in (0, 1))
+        self.update.position.fill_(first)
+        if self.captures is not None:
+            self.captures.capture(self.update)
+        train = self.update.replay or self.update
+        for _ in range(first, last):
+            train()
+        self.lr = self.rates[last - 1]
+        loss = self.update.sums[0].item()  # on a GPU, the only time in a step that anything waits for it
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss became {loss} in epoch {epoch + 1}")
 
-    def _order(self, epoch: int) -> Tensor:
-        """Indices of the training images in this epoch's order, on the device."""
+    def _begin_epoch(self, epoch: int) -> None:
+        """Give the update this epoch's order of images and its learning rates."""
+        batches, recipe = self.update.batches, self.recipe
         shuffle = torch.Generator().manual_seed(self.task.seed * 1_000_003 + epoch)
-        return self.data.train[torch.randperm(len(self.data.train), generator=shuffle)].to(self.device)
-
-    def _set_lr(self, progress: float) -> None:
-        lr = self.recipe.lr * lr_factor(self.recipe.schedule, progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        order = self.data.train[torch.randperm(len(self.data.train), generator=shuffle)]
+        progress = [(epoch + batch / batches) / self.task.epochs for batch in range(batches)]
+        self.rates = [recipe.lr * lr_factor(recipe.schedule, at) for at in progress]
+        self.update.begin_epoch(order, self.rates)
+        self.epoch = epoch
 
     def _measure(self) -> dict[str, float]:
         """Evaluate and give the curve points of this step. Raises Diverged when the loss is not finite."""
-        total, correct, seen = self.epoch_sums.tolist()
+        total, correct, seen = self.update.sums.tolist()
         training = {
             "train/loss": total / seen,
             "train/accuracy": correct / seen,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.lr,
             "seconds": self.epoch_seconds,
             "images_per_s": seen / max(self.epoch_seconds, 1e-9),
         }
@@ -212,10 +169,10 @@ class ImageTraining:
         """Everything needed to go on exactly here, without pickled code."""
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "augment_rng": self.augment_rng.get_state(),
+            "optimizer": self.update.optimizer.state_dict(),
+            "augment_rng": self.update.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "epoch_sums": self.epoch_sums,
+            "epoch_sums": self.update.sums,
             "probabilities": self.probabilities,
             "metrics": self.metrics,
             "step": self.step,
@@ -230,12 +187,12 @@ class ImageTraining:
     def _restore(self, checkpoint: bytes) -> None:
         state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.augment_rng.set_state(state["augment_rng"])
+        self.update.load_optimizer(state["optimizer"])
+        self.update.generator.set_state(state["augment_rng"])
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state:
+        if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.epoch_sums = state["epoch_sums"].to(self.device)
+        self.update.sums.copy_(state["epoch_sums"])
         self.probabilities = state["probabilities"]
         self.metrics, self.step = state["metrics"], state["step"]
         self.seconds, self.epoch_seconds = state["seconds"]

@@ -133,8 +133,6 @@ def serve_study(config: Config, name: str | None, announce: Callable[[str], None
         announce=announce,
         study_id=study.study_id,
         experiment_id=study.attrs.get(records.EXPERIMENT),
-        metric=study.metric,
-        maximize=study.maximize,
         artifact_root=Workspace(config.workspace).mlruns.absolute(),
         open_browser=open_browser,
     )

@@ -24,10 +24,13 @@ from objectives.base import ImageClassifier, Objective, TestScore
 from search import records
 from search.coordinator import PARENT
 from search.errors import TrackingError
-from search.records import StudyRecord, Summary, plus_minus
+from search.pages import NOTE, RUN_NAME, WINNER, run_name, study_note, winner_note
+from search.predictions import sample
+from search.records import StudyRecord, Summary
 from search.study import Study
 from search.tracking import EXPERIMENT, Tracking
-from search.winner import sample, score
+from search.trials import run_of
+from search.winner import score
 from search.workspace import Workspace, write_whole
 
 
@@ -82,6 +85,7 @@ class Conclusion:
             self._keep(summary)
             summary = self._published(summary, self.objective)
         self._keep(summary)
+        self._crown(summary, before)
         registers = isinstance(self.objective, ImageClassifier) and self.register is not None
         if summary.model is not None or not registers:  # nobody needs them now: each run has its own in MLflow
             shutil.rmtree(self._weights(summary.run).parent, ignore_errors=True)
@@ -98,9 +102,20 @@ class Conclusion:
         params = self.study.params_of(summary.params)
         result, figures = score(objective, params, self._read_weights(summary.run), self.device)
         write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
-        self.tracking.file(summary.run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
-        self.tracking.tag(summary.run, {"winner": "true", "test_accuracy": f"{figures['accuracy']:.4f}"})
+        for run in {summary.run, run_of(summary.number)}:
+            self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
+            self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
         return replace(summary, test=figures)
+
+    def _crown(self, summary: Summary, before: Summary | None) -> None:
+        """Mark the winner's run, and unmark the winner of a shorter search of this study."""
+        if before is not None and before.number != summary.number:
+            plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
+            self.tracking.tag(run_of(before.number), plain)
+        name, note = run_name(summary.number, summary.label, WINNER), winner_note(self.study.record(), summary)
+        self.tracking.tag(run_of(summary.number), {RUN_NAME: name, NOTE: note, "winner": "true"})
+        if summary.run != run_of(summary.number):
+            self.tracking.tag(summary.run, {NOTE: note})
 
     def _published(self, summary: Summary, objective: ImageClassifier) -> Summary:
         name = self.register
@@ -132,6 +147,7 @@ class Conclusion:
                     "validation_accuracy": f"{summary.score:.4f}",
                     "test_accuracy": f"{test['accuracy']:.4f}",
                 },
+                note=winner_note(self.study.record(), summary),
                 maximize=self.study.maximize,
             )
         except TrackingError as error:
@@ -201,7 +217,7 @@ class Conclusion:
         self.tracking.file(PARENT, "leaderboard.csv", leaderboard(study))
         if study.summary is not None:
             self.tracking.file(PARENT, "summary.json", records.to_json(study.summary.as_dict()))
-            self.tracking.tag(PARENT, {"mlflow.note.content": note(study, study.summary)})
+            self.tracking.tag(PARENT, {NOTE: study_note(study, study.summary)})
             figures = _figures(study, study.summary)
             self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=self.study.finished, verdict=self.goal)
 
@@ -218,28 +234,6 @@ def leaderboard(study: StudyRecord) -> bytes:
     return text.getvalue().encode()
 
 
-def note(study: StudyRecord, summary: Summary) -> str:
-    """The summary as Markdown, shown at the top of the parent run."""
-    lines = [f"**Winner: trial {summary.number}**, `{summary.label}`, {study.metric} {summary.value:.4f}"]
-    if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
-        lines.append(
-            f"Confirmed on {len(confirmed.values)} fresh seeds: **{confirmed.mean:.4f}**{plus_minus(confirmed)}."
-        )
-    if summary.test:
-        lines.append(
-            f"Test accuracy **{summary.test['accuracy']:.2%}** "
-            f"(95% interval {summary.test['low']:.2%} to {summary.test['high']:.2%}), measured once."
-        )
-    if summary.model:
-        lines.append(f"Registered as `{summary.model['uri']}`.")
-    rows = [f"| {gain.baseline} | {gain.value:.4f} | {gain.gain:+.4f} |" for gain in summary.gains]
-    if rows:
-        lines += ["| baseline | value | gain |\n| --- | --- | --- |\n" + "\n".join(rows)]
-    best = "\n".join(f"| #{t.number:03d} | {t.label} | {t.value:.4f} |" for t in study.ranked()[:10])
-    lines += [f"| trial | setting | {study.metric} |\n| --- | --- | --- |\n{best}"]
-    return "\n\n".join(lines)
-
-
 def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     figures = {f"best_{study.metric}": summary.value}
     if summary.confirmed is not None:
@@ -254,7 +248,7 @@ def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:
     from search.figures import prediction_grid
 
-    chosen = sample(result)
+    chosen = sample(len(result.labels))
     predicted = result.probabilities[chosen].argmax(1)
     sure = result.probabilities[chosen].max(1)
     titles = list(zip(predicted.tolist(), result.labels[chosen].tolist(), sure.tolist(), strict=True))

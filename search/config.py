@@ -56,7 +56,7 @@ class Config:
         None, "Epochs of a whole training.  [default: the objective's]", click.IntRange(min=1), name="N"
     )
     jobs: int | None = setting(
-        None, "Trainers at work at once.  [default: one per core]", click.IntRange(min=1), name="N"
+        None, "Trainers at work at once.  [default: one per core; on GPUs, what pays]", click.IntRange(min=1), name="N"
     )
     device: str = setting("auto", "Where trials train; auto takes a GPU where there is one.", Device())
     seed: int = setting(0, "Seed of everything random.", click.IntRange(min=0), name="N")

@@ -22,6 +22,7 @@ from search.display import Display, RunningTrial, Snapshot
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost, Refused
 from search.limits import describe
+from search.pages import MARKS, RUN_NAME, readable, run_name
 from search.tracking import Tracking
 from search.workspace import write_whole
 
@@ -141,6 +142,8 @@ class Coordinator:
         self.interrupted: Callable[[], bool] = lambda: False
         self.idle: Callable[[], None] = lambda: None
         """Called when a trainer has nothing left to do while others still train."""
+        self._told: set[str] = set()
+        """What trainers had to say; several of them say the same."""
 
     def run(self, work: Work) -> None:
         """Do all of it, or what can be done before an interruption.
@@ -185,7 +188,8 @@ class Coordinator:
         self._running[slot] = running
         self.executor.start(slot, job.task)
         tags = {**self._tags, **job.tags, "optuna.state": "RUNNING"}
-        params = {**job.params, "seed": job.task.seed, "epochs": job.task.epochs}
+        params = {name: readable(value) for name, value in job.params.items()}
+        params |= {"seed": str(job.task.seed), "epochs": str(job.task.epochs)}
         dataset = self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None
         self.tracking.open_run(job.run, job.name, tags=tags, params=params, parent=PARENT, dataset=dataset)
 
@@ -223,6 +227,9 @@ class Coordinator:
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         running.result = result
+        if result.notice is not None and result.notice not in self._told:
+            self._told.add(result.notice)
+            self._display.notice(result.notice)
         if result.metrics:
             step = math.floor(result.epoch)
             self.tracking.log(running.job.run, result.metrics, step=step, position=result.step)
@@ -299,6 +306,8 @@ class Coordinator:
         again, since it would write its final figures a second time.
         """
         job, value = running.job, running.value if state == TrialState.COMPLETE else None
+        if state in MARKS:
+            tags = {**tags, RUN_NAME: run_name(job.task.number, job.label, MARKS[state])}
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
         verdict = {"state": state.name, "value": value, "attrs": dict(attrs)}
         self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=verdict)

@@ -1,8 +1,5 @@
 """PNG pictures of one trial: its curves, its confusion matrix, its predictions.
 
-Lines are drawn with matplotlib's object API on Agg and everything else in pixels with Pillow, never with pyplot: no
-global figure list, no display, safe from any one thread. A matplotlib `Axes` with its ticks alone takes 50-100 ms on a
-2.5 GHz Xeon core and a `Text` 0.6 ms, which is why there are none (measured, n = 5, matplotlib 3.11).
 Images are uint8 (n, c, h, w); labels are class indices; colours suit the white page of the MLflow UI.
 """
 
@@ -11,21 +8,15 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-MAX_BYTES = 60_000
-INK, SOFT, RULE = "#1b1e24", "#646b78", "#e3e5e9"
+from search.canvas import INK, RULE, SOFT, Page, typeface
+
 TRAIN, VAL, WRONG = "#9aa3b2", "#2459c7", "#c2412d"
 CELL_PX = 84
 """Side of one picture in a grid."""
@@ -39,16 +30,24 @@ def of_trial(
 ) -> dict[str, bytes]:
     """Draw all pictures of a trial, by file name.
 
-    `points`: as for `curves`. `predictions`: an npz archive of labels and predicted (n,), and of the pictures that were
-    most confidently wrong: wrong_images (m, c, h, w), wrong (2, m) predicted and true classes, wrong_sure (m,).
+    `points`: as for `curves`. `predictions`: as `predictions.pack` gives them. Without a mistake there is no picture
+    of mistakes.
     """
     pictures = {"curves.png": curves({name: line for name, line in points.items() if line})}
     with np.load(io.BytesIO(predictions), allow_pickle=False) as drawn:
-        pictures["confusion_matrix.png"] = confusion_matrix(drawn["labels"], drawn["predicted"], classes)
-        if len(drawn["wrong_images"]):
-            wrong = list(zip(*drawn["wrong"].tolist(), drawn["wrong_sure"].tolist(), strict=True))
-            pictures["confidently_wrong.png"] = prediction_grid(drawn["wrong_images"], wrong, classes)
+        labels, predicted = drawn["labels"], drawn["predicted"]
+        pictures["confusion_matrix.png"] = confusion_matrix(labels, predicted, classes)
+        pictures["sample_predictions.png"] = _grid(drawn, "sample", classes, "A fixed sample of the validation images")
+        if shown := len(drawn["wrong_images"]):
+            n_wrong = int((labels != predicted).sum())
+            title = f"{n_wrong:,} of {len(labels):,} wrong" + (f"; the {shown} surest" if n_wrong > shown else "")
+            pictures["confidently_wrong.png"] = _grid(drawn, "wrong", classes, title)
     return pictures
+
+
+def _grid(drawn: Mapping[str, NDArray[Any]], name: str, classes: Sequence[str], title: str) -> bytes:
+    found = list(zip(*drawn[name].tolist(), drawn[f"{name}_sure"].tolist(), strict=True))
+    return prediction_grid(drawn[f"{name}_images"], found, classes, title=title)
 
 
 def curves(points: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
@@ -57,7 +56,7 @@ def curves(points: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
     `points` maps names such as `train/loss` and `val/accuracy` to (epoch, value) pairs; other names are ignored and
     values that are not finite are left out. One point is drawn as a dot.
     """
-    page = _Page(820, 300)
+    page = Page(820, 300)
     for column, quantity in enumerate(("loss", "accuracy")):
         lines = {split: _finite(points.get(f"{split}/{quantity}", ())) for split in ("train", "val")}
         _panel(page, quantity, lines, left=52 + 410 * column, top=52, width=255, height=200)
@@ -75,10 +74,10 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[
     cell = max(16, min(56, 560 // k))
     font = max(8, min(13, cell - 5))
     names = [_short(name, 14) for name in classes]
-    gutter = 34 + max(int(_font(font, bold=False).getlength(name)) for name in names)
-    turned = max(int(_font(font, bold=False).getlength(name)) for name in names) > cell - 4
+    gutter = 34 + max(int(typeface(font, bold=False).getlength(name)) for name in names)
+    turned = max(int(typeface(font, bold=False).getlength(name)) for name in names) > cell - 4
     under = gutter if turned else 34 + font
-    page = _Page(max(gutter + cell * k + 16, 320), 44 + cell * k + under)
+    page = Page(max(gutter + cell * k + 16, 320), 44 + cell * k + under)
     hits, n = int(np.trace(counts)), int(counts.sum())
     headline = f"{hits:,} of {n:,} right ({_percent(hits / n)})" if n else "no images"
     page.text(gutter, 22, headline, 15, bold=True)
@@ -105,8 +104,8 @@ def prediction_grid(
     columns = min(max(1, math.ceil(math.sqrt(len(pixels)))), 8)
     rows = max(1, math.ceil(len(pixels) / columns))
     step_x, step_y, top = CELL_PX + 14, CELL_PX + 42, 42 if title else 12
-    needed = 28 + int(_font(14, bold=True).getlength(title))
-    page = _Page(max(columns * step_x + 14, needed if title else 0), rows * step_y + top)
+    needed = 28 + int(typeface(14, bold=True).getlength(title))
+    page = Page(max(columns * step_x + 14, needed if title else 0), rows * step_y + top)
     page.text(14, 20, title, 14, bold=True)
     for index, (picture, prediction) in enumerate(zip(pixels, predictions, strict=True)):
         x, y = 14 + index % columns * step_x, top + index // columns * step_y
@@ -114,99 +113,7 @@ def prediction_grid(
     return page.png()
 
 
-def most_confidently_wrong(
-    images: ArrayLike, labels: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], count: int = 25
-) -> bytes | None:
-    """Draw the wrong predictions the model was surest of; None when every prediction is right.
-
-    images: uint8 (n, c, h, w); labels: (n,); probabilities: (n, k).
-    """
-    truth, shares = np.asarray(labels), np.asarray(probabilities)
-    predicted = shares.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
-    if not len(wrong):
-        return None
-    sure = shares[wrong, predicted[wrong]]
-    chosen = wrong[np.argsort(-sure, kind="stable")][:count]
-    predictions = [(int(predicted[i]), int(truth[i]), float(shares[i, predicted[i]])) for i in chosen]
-    title = f"{len(wrong):,} of {len(truth):,} wrong" + (f"; the {count} surest" if len(wrong) > count else "")
-    return prediction_grid(np.asarray(images)[chosen], predictions, classes, title=title)
-
-
-# The page ---------------------------------------------------------------------------------------------------------
-
-
-class _Page:
-    """A white picture measured in pixels from its top left corner."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self._image = Image.new("RGB", (width, height), "white")
-        self._draw = ImageDraw.Draw(self._image)
-        self._lines: list[Line2D] = []
-        self._texts: list[tuple[tuple[float, float], str, ImageFont.FreeTypeFont, str, str]] = []
-
-    def line(self, x: Sequence[float], y: Sequence[float], colour: str, **style: Any) -> None:
-        """Draw a line through points; `style` is matplotlib's."""
-        flipped = [self.height - value for value in y]
-        self._lines.append(Line2D(x, flipped, transform=None, color=colour, solid_capstyle="round", **style))
-
-    def text(
-        self, x: float, y: float, text: str, size: int, colour: str = INK, anchor: str = "lm", *,
-        bold: bool = False, turned: bool = False,
-    ) -> None:  # fmt: skip
-        """Write text, above all lines; `anchor` is Pillow's, `turned` reads upwards."""
-        font = _font(size, bold=bold)
-        if not turned:
-            self._texts.append(((x, y), text, font, colour, anchor))
-            return
-        length = max(1, math.ceil(font.getlength(text)))
-        strip = Image.new("RGB", (length, size + 4), "white")
-        ImageDraw.Draw(strip).text((0, (size + 4) / 2), text, font=font, fill=colour, anchor="lm")
-        corner = (round(x - (size + 4) / 2), round(y if anchor[1] == "t" else y - length / 2))
-        self._image.paste(strip.transpose(Image.Transpose.ROTATE_90), corner)
-
-    def box(self, x: int, y: int, width: int, height: int, colour: str | tuple[int, int, int]) -> None:
-        """Fill a rectangle."""
-        self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-
-    def paste(self, pixels: NDArray[np.uint8], x: int, y: int) -> None:
-        """Place a picture (h, w, 3)."""
-        self._image.paste(Image.fromarray(pixels), (x, y))
-
-    def png(self) -> bytes:
-        """Encode; photographs are reduced to 128 colours to stay small."""
-        if self._lines:
-            self._image = Image.fromarray(_antialiased(self._image, self._lines))
-            self._draw = ImageDraw.Draw(self._image)
-        for at, text, font, colour, anchor in self._texts:
-            self._draw.text(at, text, font=font, fill=colour, anchor=anchor)
-        encoded = _encode(self._image)
-        small = encoded if len(encoded) <= MAX_BYTES else _encode(self._image.quantize(128, method=2))
-        return small if len(small) <= len(encoded) else encoded
-
-
-@lru_cache(maxsize=32)
-def _font(size: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    # matplotlib brings this font along, so pictures look alike on every machine
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
-def _antialiased(image: Image.Image, lines: Sequence[Line2D]) -> NDArray[np.uint8]:
-    figure = Figure(figsize=(image.width / 100, image.height / 100), dpi=100, facecolor="white")
-    canvas: Any = FigureCanvasAgg(figure)
-    for line in lines:
-        figure.add_artist(line)
-    canvas.draw()
-    drawn: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3]
-    return np.where(drawn < np.asarray(image), drawn, np.asarray(image)).astype(np.uint8)
-
-
-def _encode(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "png", compress_level=7)
-    return buffer.getvalue()
+# Words ------------------------------------------------------------------------------------------------------------
 
 
 def _short(text: str, limit: int) -> str:
@@ -227,7 +134,7 @@ def _finite(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _panel(
-    page: _Page, quantity: str, lines: Mapping[str, list[tuple[float, float]]], *,
+    page: Page, quantity: str, lines: Mapping[str, list[tuple[float, float]]], *,
     left: int, top: int, width: int, height: int,
 ) -> None:  # fmt: skip
     page.text(left, 24, quantity.capitalize(), 16, bold=True)
@@ -285,7 +192,7 @@ def _accuracy_tick(value: float) -> str:
     return f"{100 * value:.4g}%"
 
 
-def _end_labels(page: _Page, quantity: str, ends: Mapping[str, tuple[float, float]], x: float) -> None:
+def _end_labels(page: Page, quantity: str, ends: Mapping[str, tuple[float, float]], x: float) -> None:
     """Name each line at its end, pushed apart where the ends meet."""
     order = sorted(ends, key=lambda split: ends[split][1])
     at = [ends[split][1] for split in order]
@@ -311,7 +218,7 @@ def _counts(labels: NDArray[Any], predicted: NDArray[Any], k: int) -> NDArray[np
     return np.bincount(pairs, minlength=k * k).reshape(k, k)
 
 
-def _matrix(page: _Page, counts: NDArray[np.int64], left: int, top: int, cell: int, font: int) -> None:
+def _matrix(page: Page, counts: NDArray[np.int64], left: int, top: int, cell: int, font: int) -> None:
     """Coloured cells with a white gap between them; a count where one fits."""
     shares = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     # one miss in a thousand has a share of 0.03 after the root: start at a tint that can be seen
@@ -358,7 +265,7 @@ def _fit(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _cell(
-    page: _Page, picture: NDArray[np.uint8], prediction: Prediction, classes: Sequence[str], x: int, y: int
+    page: Page, picture: NDArray[np.uint8], prediction: Prediction, classes: Sequence[str], x: int, y: int
 ) -> None:
     predicted, truth, probability = prediction
     wrong = truth is not None and truth != predicted

@@ -58,13 +58,15 @@ def publish(
     example: NDArray[np.float32],
     metadata: Mapping[str, Any],
     tags: Mapping[str, str],
+    note: str = "",
     maximize: bool = True,
 ) -> Published:
     """Log a trained network as a model of a run, register it, and make it champion if it is the best of its name.
 
     model: float32 (n, c, h, w) in [0, 1] to probabilities (n, k), on the CPU. example: (n >= 2, c, h, w).
     `tags` hold `validation`, by which versions are compared, and `search.run`, by which a version that an interrupted
-    search already registered is found again. Raises TrackingError when MLflow does not do it.
+    search already registered is found again; `note` is Markdown for people. Raises TrackingError when MLflow does not
+    do it.
     """
     import mlflow
 
@@ -75,7 +77,9 @@ def publish(
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
                 model_uri, model_id = _log(run_id, model, example, metadata)
                 _create_name(client, name)
-                found = client.create_model_version(name, model_uri, run_id, tags=dict(tags), model_id=model_id)
+                found = client.create_model_version(
+                    name, model_uri, run_id, tags=dict(tags), description=note, model_id=model_id
+                )
         champion = promote(client, name, maximize=maximize)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(f"the model could not be registered: {first_line(error)}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from optuna.study import StudyDirection
+
 from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
@@ -32,21 +34,23 @@ def sync(config: Config) -> Iterator[tuple[str, int, int, str | None]]:
             continue
         try:
             with hold_study(config.storage_url, study.study_name):
-                yield study.study_name, *_deliver(config, study.study_name, study.user_attrs)
+                maximize = study.direction == StudyDirection.MAXIMIZE
+                yield study.study_name, *_deliver(config, study.study_name, study.user_attrs, maximize=maximize)
         except StudyHeldError:
             yield study.study_name, 0, 0, "it is being searched now, which delivers too"
 
 
-def _deliver(config: Config, study: str, attrs: Mapping[str, Any]) -> tuple[int, int, str | None]:
-    uid = attrs[records.UID]
-    journal = Journal(Workspace(config.workspace).journal(study, uid))
+def _deliver(
+    config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool
+) -> tuple[int, int, str | None]:  # fmt: skip
+    journal = Journal(Workspace(config.workspace).journal(study, attrs[records.UID]))
     before = journal.n_pending()
     journal.close()
     if not before:
         return 0, 0, None
     if (elsewhere := _elsewhere(config, attrs)) is not None:
         return 0, before, elsewhere
-    tracking = open_tracking(config, study, uid)
+    tracking = open_tracking(config, study, attrs, maximize=maximize)
     try:
         tracking.ready()
         left = tracking.flush(WAIT_S)
@@ -84,7 +88,7 @@ def promote(config: Config, name: str) -> StudyRecord:
     objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
     with hold_study(config.storage_url, name):
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
-        tracking = open_tracking(config, name, attrs[records.UID])
+        tracking = open_tracking(config, name, attrs, maximize=study.maximize)
         try:
             tracking.ready()
             Conclusion(

@@ -6,12 +6,7 @@ running search agree with each other. What cannot be drawn becomes a note, never
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,71 +21,27 @@ from search.report_base import (
     Chart,
     Steps,
     Unit,
-    excerpt,
     focus,
     focus_hint,
-    plain,
     shade,
     titled,
     winner,
 )
 from search.report_charts import Clock
+from search.report_plotly import (
+    BAR_MARGIN,
+    Figure,
+    as_values,
+    calm_axes,
+    colour_bar,
+    legend,
+    name_diagonal,
+    with_margin,
+)
+from search.report_view import View, quiet
 
-Figure = dict[str, Any]
 POINT_TRIALS, SURFACE_TRIALS, RANK_TRIALS, PARALLEL_TRIALS, CURVE_TRIALS, TIMELINE_TRIALS = 1_500, 90, 250, 150, 60, 200
 SURFACE_PARAMS, SLICE_PARAMS, PARALLEL_PARAMS = 3, 6, 7
-MARGIN = {"l": 64, "r": 18, "t": 14, "b": 48}
-BAR_MARGIN = MARGIN | {"r": 84}
-
-
-class View(optuna.Study):
-    """A study of which only chosen trials are seen, without their attributes; for reading."""
-
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        """Show `trials` under the name and directions of `study`."""
-        super().__init__(study.study_name, study._storage)
-        self.chosen = list(trials)
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """Optuna's signature; what is seen is never copied."""
-        return [trial for trial in self.chosen if states is None or trial.state in states]
-
-    @classmethod
-    def of(cls, study: optuna.Study) -> View:
-        """All trials as they are now."""
-        trials = [copy.copy(trial) for trial in study.get_trials(deepcopy=False)]
-        for trial in trials:
-            trial.user_attrs = {}  # they would be written into every hover text
-        return cls(study, trials)
-
-    def only(self, limit: int, states: Container[TrialState] = (TrialState.COMPLETE,)) -> View:
-        """At most `limit` trials in these states: the best and a spread of the others, best last."""
-        ranked = sorted(self.get_trials(states=states), key=self._rank)
-        return View(self, excerpt(ranked, limit)[::-1])
-
-    def by_number(self) -> View:
-        """The same trials in the order in which they were made."""
-        return View(self, sorted(self.chosen, key=lambda trial: trial.number))
-
-    def _rank(self, trial: FrozenTrial) -> tuple[bool, float]:
-        value = trial.value if trial.state == TrialState.COMPLETE else None
-        if value is None and trial.intermediate_values:
-            value = trial.intermediate_values[max(trial.intermediate_values)]
-        sign = -1 if self.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-        return value is None, sign * (value or 0.0)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what Optuna says about trials without a parameter; the report says it in its place."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 class OptunaCharts:
@@ -141,7 +92,7 @@ class OptunaCharts:
             return _with(chart, note=need)
         try:
             with quiet():
-                return _with(chart, figure=_tidy(build()))
+                return _with(chart, figure=with_margin(build()))
         except Exception as error:  # a picture never costs the report
             return _with(chart, note=f"Optuna could not draw this figure ({type(error).__name__}: {error}).")
 
@@ -159,14 +110,14 @@ class OptunaCharts:
         """Value of each trial and the best so far; Optuna needs all trials here, it counts them by their numbers."""
 
         def build() -> Figure:
-            figure = _json(visualization.plot_optimization_history(self.view, target_name=self.unit.name))
+            figure = as_values(visualization.plot_optimization_history(self.view, target_name=self.unit.name))
             for trace in figure["data"]:
                 if trace.get("mode") == "markers":
                     trace.update(marker={"color": "@soft", "size": 6, "opacity": 0.75}, name="trial")
                 else:
                     trace["name"] = "best so far"
                     trace["line"] = {"color": "@accent", "width": 2.4, "shape": "hv"}
-            figure["layout"]["legend"] = _legend()
+            figure["layout"]["legend"] = legend()
             self._value_axis(figure["layout"], "yaxis", self.span)
             return figure
 
@@ -177,10 +128,11 @@ class OptunaCharts:
         """Share of the variation that each parameter explains."""
 
         def build() -> Figure:
-            figure = _json(visualization.plot_param_importances(self.view, target_name=self.unit.name))
+            figure = as_values(visualization.plot_param_importances(self.view, target_name=self.unit.name))
             for trace in figure["data"]:
                 trace["marker"] = {"color": "@accent"}
                 trace["hovertemplate"] = "%{y}: %{x:.1%}<extra></extra>"
+                trace["text"] = [_share(value) for value in trace["x"]]
                 trace["textposition"], trace["cliponaxis"], trace["textangle"] = "outside", False, 0
             figure["layout"]["bargap"], figure["layout"]["showlegend"] = 0.38, False
             figure["layout"]["xaxis"] = {"title": {"text": "importance"}, "tickformat": ".0%"}
@@ -198,11 +150,11 @@ class OptunaCharts:
         names, some = self.varying()[:SLICE_PARAMS], self.view.only(POINT_TRIALS).by_number()
 
         def build() -> Figure:
-            figure = _json(visualization.plot_slice(some, params=sorted(names), target_name=self.unit.name))
+            figure = as_values(visualization.plot_slice(some, params=sorted(names), target_name=self.unit.name))
             for trace in figure["data"]:
                 trace["marker"].update(colorscale="@recency", showscale=False, size=6, opacity=0.85, line={"width": 0})
             self._value_axis(figure["layout"], "yaxis", self.span)
-            _calm_axes(figure)
+            calm_axes(figure)
             return figure
 
         caption = f"The {len(names)} most important parameters, one by one; later trials in stronger colour."
@@ -216,7 +168,7 @@ class OptunaCharts:
         names, some = self.varying()[:PARALLEL_PARAMS], self.view.only(PARALLEL_TRIALS)
 
         def build() -> Figure:
-            figure = _json(visualization.plot_parallel_coordinate(some, params=names, target_name=self.unit.name))
+            figure = as_values(visualization.plot_parallel_coordinate(some, params=names, target_name=self.unit.name))
             lines = [trace for trace in figure["data"] if trace.get("mode") == "lines" and trace.get("customdata")]
             for trace, trial in zip(lines, some.chosen, strict=True):
                 colour = shade(trial.value or 0.0, self.low, self.high, maximize=self.record.maximize)
@@ -224,7 +176,7 @@ class OptunaCharts:
                 trace["opacity"] = 0.75
             figure["data"][-1]["marker"].update(
                 colorscale="@scale", reversescale=not self.record.maximize, color=[self.low, self.high],
-                cmin=self.low, cmax=self.high, colorbar=_bar(self.unit.tick),
+                cmin=self.low, cmax=self.high, colorbar=colour_bar(self.unit.tick),
             )  # fmt: skip
             for shape in figure["layout"].get("shapes", ()):
                 shape["line"] = {"color": "@rule", "width": 1}
@@ -245,15 +197,15 @@ class OptunaCharts:
         names, some = self.shared()[:SURFACE_PARAMS], self.view.only(SURFACE_TRIALS)
 
         def build() -> Figure:
-            figure = _json(visualization.plot_contour(some, params=names, target_name=self.unit.name))
+            figure = as_values(visualization.plot_contour(some, params=names, target_name=self.unit.name))
             for trace in figure["data"]:
                 if trace["type"] == "contour":
                     trace.update(colorscale="@scale", reversescale=not self.record.maximize)
                     trace.update(zauto=False, zmin=self.low, zmax=self.high, line={"width": 0}, ncontours=12)
-                    trace["colorbar"] = _bar(self.unit.tick)
+                    trace["colorbar"] = colour_bar(self.unit.tick)
                 elif "marker" in trace:
                     trace["marker"] = {"size": 4, "color": "@ink", "opacity": 0.75, "line": {"width": 0}}
-            return _pairs(figure, sorted(names))
+            return name_diagonal(figure, sorted(names))
 
         caption = "The value between tried settings is interpolated: trust it only near the dots."
         chart = Chart("contour", "Contour", caption + _part(len(some.chosen), len(self.done)), height_px=560,
@@ -265,8 +217,8 @@ class OptunaCharts:
         names, some = self.shared()[:SURFACE_PARAMS], self.view.only(RANK_TRIALS)
 
         def build() -> Figure:
-            figure = _json(visualization.plot_rank(some, params=sorted(names), target_name=self.unit.name))
-            order = {trial.number: index for index, trial in enumerate(sorted(some.chosen, key=some._rank)[::-1])}
+            figure = as_values(visualization.plot_rank(some, params=sorted(names), target_name=self.unit.name))
+            order = {trial.number: index for index, trial in enumerate(sorted(some.chosen, key=some.rank)[::-1])}
             last = max(1, len(order) - 1)
             for trace in figure["data"]:
                 marker = trace["marker"]
@@ -277,8 +229,9 @@ class OptunaCharts:
                     marker.update(color=[f"@s{round(10 * order[number] / last)}" for number in numbers], size=6)
                 else:
                     marker["colorscale"] = "@scale"
-                    marker["colorbar"] = _bar() | {"tickvals": [0, 0.5, 1], "ticktext": ["worst", "median", "best"]}
-            return _pairs(figure, sorted(names))
+                    words = {"tickvals": [0, 0.5, 1], "ticktext": ["worst", "median", "best"]}
+                    marker["colorbar"] = colour_bar() | words
+            return name_diagonal(figure, sorted(names))
 
         caption = "The same pairs without interpolation: every dot is a trial, coloured by its rank."
         chart = Chart("rank", "Rank", caption + _part(len(some.chosen), len(self.done)), height_px=560,
@@ -295,7 +248,7 @@ class OptunaCharts:
         span = focus(ends, maximize=self.record.maximize)
 
         def build() -> Figure:
-            figure = _json(visualization.plot_intermediate_values(some))
+            figure = as_values(visualization.plot_intermediate_values(some))
             for trace, trial in zip(figure["data"], some.chosen, strict=True):
                 first = best is not None and trial.number == best.number
                 trace["x"] = [self.steps.at(step) for step in sorted(trial.intermediate_values)]
@@ -319,10 +272,10 @@ class OptunaCharts:
 
         def build() -> Figure:
             views = [self.view, *(View.of(other) for other in others)]
-            figure = _json(visualization.plot_edf(views, target_name=self.unit.name))
+            figure = as_values(visualization.plot_edf(views, target_name=self.unit.name))
             for index, trace in enumerate(figure["data"]):
                 trace["line"] = {"color": f"@c{index % 6}", "width": 2.2}
-            figure["layout"].update(showlegend=bool(others), legend=_legend())
+            figure["layout"].update(showlegend=bool(others), legend=legend())
             figure["layout"]["yaxis"].update(title={"text": "share of trials"}, tickformat=".0%")
             self._value_axis(figure["layout"], "xaxis", self.span)
             return figure
@@ -338,12 +291,12 @@ class OptunaCharts:
         recent = min(len(stretch), TIMELINE_TRIALS)
 
         def build() -> Figure:
-            figure = _json(visualization.plot_timeline(View(self.view, stretch), n_recent_trials=recent))
+            figure = as_values(visualization.plot_timeline(View(self.view, stretch), n_recent_trials=recent))
             for trace in figure["data"]:
                 state = TrialState[trace["name"]] if trace["name"] in TrialState.__members__ else TrialState.WAITING
                 trace["marker"] = {"color": STATE_COLOURS[state], "line": {"width": 0}}
                 trace["name"] = STATE_NAMES[state]
-            figure["layout"].update(legend=_legend(), bargap=0.2)
+            figure["layout"].update(legend=legend(), bargap=0.2)
             figure["layout"]["xaxis"]["title"] = {"text": ""}
             figure["layout"]["yaxis"].update(showgrid=False)
             return figure
@@ -388,66 +341,5 @@ def _part(shown: int, n: int) -> str:
     return f" Drawn from {shown:,} of {n:,} trials: the best {shown // 2:,} and a spread of the others."
 
 
-def _json(figure: Any) -> Figure:
-    """A plotly figure as plain values, without the template that is repeated in each."""
-    values: Figure = json.loads(figure.to_json())
-    for name in ("template", "title", "width", "height"):  # the page decides these
-        values["layout"].pop(name, None)
-    values["data"] = [trace for trace in values["data"] if trace]
-    return values
-
-
-def _tidy(figure: Figure) -> Figure:
-    figure["layout"].setdefault("margin", MARGIN)
-    return figure
-
-
-def _legend() -> Figure:
-    return {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"}
-
-
-def _bar(tickformat: str = "") -> Figure:
-    return {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickformat": tickformat}
-
-
-def _calm_axes(figure: Figure) -> None:
-    """Few ticks: whole powers of ten on long log axes, five on others."""
-    for name, axis in figure["layout"].items():
-        if name.startswith(("xaxis", "yaxis")):
-            axis.update(nticks=5, tickangle=0)
-            if axis.get("type") == "log":
-                decades = _decades(figure, name)
-                axis["dtick"] = "D2" if decades < 1.3 else 1 if decades < 3 else 2
-                axis["tickformat"] = "~g" if decades < 1.3 else ""
-
-
-def _decades(figure: Figure, name: str) -> float:
-    """Powers of ten that a log axis spans, from its range or from what is drawn on it."""
-    stored = figure["layout"][name].get("range")
-    if stored:
-        return float(stored[1] - stored[0])
-    short = name.replace("axis", "")
-    drawn = [t[short[0]] for t in figure["data"] if t.get(f"{short[0]}axis", short[0]) == short]
-    known = [v for values in drawn if isinstance(values, list) for v in values if isinstance(v, int | float) and v > 0]
-    return math.log10(max(known) / min(known)) if known else 1.0
-
-
-def _pairs(figure: Figure, names: Sequence[str]) -> Figure:
-    """Finish a grid of parameter pairs: the diagonal, which has nothing to show, names the parameter."""
-    layout, n = figure["layout"], len(names)
-    _calm_axes(figure)
-    layout.update(margin=BAR_MARGIN, showlegend=False)
-    if n < 3:
-        return figure
-    notes = []
-    for place, name in enumerate(names):
-        index = str(place * n + place + 1) if place else ""
-        for axis in (f"xaxis{index}", f"yaxis{index}"):
-            layout[axis].update(showgrid=False)
-        notes.append({"text": plain(name, 20), "showarrow": False, "x": 0.5, "y": 0.5, "font": {"color": "@second"},
-                      "xref": f"x{index} domain", "yref": f"y{index} domain"})  # fmt: skip
-        for trace in figure["data"]:
-            if trace.get("xaxis", "x") == f"x{index}":
-                trace.update(x=[None], y=[None], hovertext=None, hoverinfo="skip")
-    layout["annotations"] = notes
-    return figure
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.01 else "<1%"

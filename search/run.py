@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec
+from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task
 from objectives.trainer import resolve_device
 from search import records
 from search.conclusion import Conclusion, Preparation
@@ -25,11 +25,12 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
+from search.pages import experiment_tags
 from search.patience import run_out
 from search.proposals import EXHAUSTED
-from search.provenance import provenance, usable_cores
+from search.provenance import provenance
 from search.records import Confirmation, Summary, TrialRecord
-from search.sampling import make_pruner
+from search.sampling import make_pruner, some_params
 from search.scope import Scope
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
@@ -97,18 +98,18 @@ def _executor(config: Config, spec: ObjectiveSpec) -> Iterator[Executor]:
     if config.engine == "inline":
         executor = InlineExecutor(spec, config.device)
     else:
-        executor = LocalExecutor(spec, config.device, config.jobs or usable_cores())
+        executor = LocalExecutor(spec, config.device, config.jobs)
     try:
         yield executor
     finally:
         executor.close()
 
 
-def open_tracking(config: Config, study: str, uid: str) -> Tracking:
-    """The way to MLflow for one study."""
-    workspace = Workspace(config.workspace)
-    note = f"Search `{study}`. Its parent run carries the summary, the report and the leaderboard."
-    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), note)
+def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> Tracking:
+    """The way to MLflow for one study; `attrs` are those of the study."""
+    workspace, uid = Workspace(config.workspace), attrs[records.UID]
+    tags = experiment_tags(study, attrs[records.METRIC], maximize=maximize)
+    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
     return Tracking(workspace.journal(study, uid), destination)
 
 
@@ -141,7 +142,8 @@ class Job:
 
     def run(self) -> Result:
         """Do what is missing."""
-        tracking = open_tracking(self.config, self.name, self.uid)
+        maximize = self.objective.direction == "maximize"
+        tracking = open_tracking(self.config, self.name, self.attrs(), maximize=maximize)
         try:
             with self.display.busy("starting the trainers, opening MLflow"):
                 devices = self.executor.ready()
@@ -149,7 +151,8 @@ class Job:
             study = self._study(devices[0])
             complete = self._is_complete(study, tracking)
             if not complete:
-                self._work(study, tracking, devices)
+                self._settle()
+                self._work(study, tracking, devices[: self.executor.slots])
             return Result(study.record(), tracking.flush(60.0), complete)
         finally:
             tracking.close(timeout_s=1.0 if self.interruption.number else 60.0)
@@ -180,6 +183,14 @@ class Job:
             trials, self.config.patience, maximize=self.objective.direction == "maximize",
             n_validation=int(data["n_validation"]) if data else None,
         )  # fmt: skip
+
+    def _settle(self) -> None:
+        """Let the executor find out how many trainers pay, and say what it found."""
+        task = Task(0, some_params(self.objective), self.config.seed, self.epochs)
+        with self.display.busy("measuring how many trainers pay"):
+            chosen = self.executor.settle(task)
+        if chosen is not None:
+            self.display.notice(chosen)
 
     def _goal(self) -> dict[str, Any]:
         """What this search is to come to, beside its number of trials."""

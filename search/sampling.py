@@ -18,6 +18,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from objectives.base import Objective, Params
+
 REDUCTION = 4
 """Of a rung's trials, one in four goes on. With the first rung at a sixteenth of the budget, three rungs span it."""
 
@@ -145,3 +147,10 @@ def make_pruner(name: str, steps: int) -> BasePruner:
         case "none":
             return NopPruner()
     raise AssertionError(f"the command line let the pruner {name!r} pass")
+
+
+def some_params(objective: Objective) -> Params:
+    """A setting to try something with: the first baseline, or any."""
+    for params in objective.baselines().values():
+        return dict(params)
+    return objective.suggest(optuna.create_study(sampler=RandomSampler(seed=0)).ask())

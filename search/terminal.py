@@ -74,7 +74,7 @@ def print_result(result: Result, config: Config) -> None:
 def _curves(study: StudyRecord, config: Config) -> str:
     """The page of MLflow's UI that shows every trial's curves."""
     base = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
-    return mlflow_deep_link(base, study.attrs.get(EXPERIMENT), study.metric, maximize=study.maximize)
+    return mlflow_deep_link(base, study.attrs.get(EXPERIMENT))
 
 
 def print_summary(study: StudyRecord) -> None:

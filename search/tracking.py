@@ -10,7 +10,6 @@ point carries the time it was measured at, and MLflow keeps equal points once.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from search.errors import StorageError, TrackingError
 from search.journal import Journal, Write
+from search.predictions import pack
 from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, first_line, sqlite_file
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Destination:
     """Tells this study's runs from those of another one of the same name."""
     artifacts: Path
     """Artifact root for a store without a server; a server has its own."""
-    note: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What a new experiment is given; one that exists keeps what people made of it."""
 
     @property
     def database(self) -> Path | None:
@@ -169,19 +170,7 @@ class Tracking:
 
         images: (n, c, h, w), labels: (n,), probabilities: (n, k).
         """
-        predicted = probabilities.argmax(1)
-        sure = np.where(predicted != labels, probabilities.max(1), -1.0)
-        worst = np.argsort(-sure, kind="stable")[: min(25, int((predicted != labels).sum()))]
-        content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            labels=labels.astype(np.int16),
-            predicted=predicted.astype(np.int16),
-            wrong_images=images[worst],
-            wrong=np.stack((predicted[worst], labels[worst])).astype(np.int16),
-            wrong_sure=sure[worst].astype(np.float32),
-        )
-        self._append(run, "pictures", {"classes": list(classes)}, content.getvalue())
+        self._append(run, "pictures", {"classes": list(classes)}, pack(images, labels, probabilities))
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
@@ -412,12 +401,15 @@ class Delivery:
             if found is None:
                 local = self._destination.artifacts.as_uri() if self._destination.database else None
                 self._experiment = self._client.create_experiment(
-                    self._destination.experiment, local, tags={"mlflow.note.content": self._destination.note}
+                    self._destination.experiment, local, tags=dict(self._destination.tags)
                 )
             else:
                 if found.lifecycle_stage == "deleted":
                     self._client.restore_experiment(found.experiment_id)
                 self._experiment = found.experiment_id
+                for key, value in self._destination.tags.items():
+                    if key not in found.tags:
+                        self._client.set_experiment_tag(found.experiment_id, key, value)
             self._journal.set_mlflow_id(EXPERIMENT, self._experiment)
         return self._experiment
 

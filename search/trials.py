@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.coordinator import PARENT, Job
+from search.pages import run_name
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import EXPERIMENT, Tracking
@@ -109,7 +110,7 @@ class Trials:
             max_latency_ms=self.study.limits.latency_ms,
         )  # fmt: skip
         return Job(
-            run_of(sampled.number), f"#{sampled.number:03d} {label}", label, task, sampled.params, tags,
+            run_of(sampled.number), run_name(sampled.number, label), label, task, sampled.params, tags,
             step=sampled.last_step, value=sampled.last_value,
         )  # fmt: skip
 

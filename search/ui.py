@@ -26,6 +26,7 @@ from typing import IO
 from urllib.parse import quote
 
 from search.errors import SearchError
+from search.pages import VIEW
 
 READY_S = 60.0
 GRACE_S = 5.0
@@ -68,8 +69,6 @@ def serve(
     announce: Callable[[str], None],
     study_id: int | None = None,
     experiment_id: str | None = None,
-    metric: str = "val_accuracy",
-    maximize: bool = True,
     artifact_root: Path | None = None,
     open_browser: bool = False,
     mlflow_port: int = 5000,
@@ -77,7 +76,7 @@ def serve(
 ) -> int:
     """Start both, announce their deep links, and stay until Ctrl-C, SIGTERM, or the end of one of them.
 
-    `metric` is the MLflow metric that sorts the runs. A `tracking_uri` that begins with http is somebody's server
+    A `tracking_uri` that begins with http is somebody's server
     already: its own address is used and none is started. Another free port is taken when the usual one is not free.
     Returns 130 after SIGINT, 143 after SIGTERM, 1 when a server ended by itself (announced with its last lines).
     Raises SearchError, with the last lines a server wrote, when one is not ready within 60 s.
@@ -92,7 +91,7 @@ def serve(
             _await_ready(servers, stop)
             if not stop.status:
                 links = (
-                    mlflow_deep_link(mlflow_url, experiment_id, metric, maximize=maximize),
+                    mlflow_deep_link(mlflow_url, experiment_id),
                     dashboard_deep_link(dashboard_url, study_id),
                 )
                 _announce(announce, links, open_browser=open_browser)
@@ -101,19 +100,16 @@ def serve(
             _end(servers)
 
 
-def mlflow_deep_link(base_url: str, experiment_id: str | None, metric: str, *, maximize: bool) -> str:
-    """Address of the page that shows every trial's curves, best first; the home page without an experiment."""
+def mlflow_deep_link(base_url: str, experiment_id: str | None) -> str:
+    """Address of the page that shows every trial's curves, best first; the home page without an experiment.
+
+    Filter, order and columns are in the view that the experiment carries (`pages.experiment_tags`); MLflow ignores the
+    view when the address names any of them.
+    """
     if experiment_id is None:
         return f"{base_url}/"
-    query = {
-        "workflowType": "machine_learning",
-        "compareRunsMode": "CHART",
-        "searchFilter": "tags.kind = 'trial'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": "false" if maximize else "true",
-    }
-    joined = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
-    return f"{base_url}/#/experiments/{quote(experiment_id, safe='')}/runs?{joined}"
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
+    return f"{base_url}/#/experiments/{quote(experiment_id, safe='')}/runs?{query}"
 
 
 def dashboard_deep_link(base_url: str, study_id: int | None) -> str:

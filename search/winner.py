@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Params, TestScore
@@ -153,9 +152,3 @@ def score(
     interval = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
     figures = {"accuracy": result.accuracy, "low": interval.low, "high": interval.high, "loss": result.loss, "n": n}
     return result, figures
-
-
-def sample(result: TestScore, count: int = 25) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Indices of test images for a picture of predictions: a fixed random draw, so mistakes are as rare as they are."""
-    draw = np.random.default_rng(0).permutation(len(result.labels))[:count]
-    return np.sort(draw).astype(np.int64)

@@ -17,6 +17,14 @@ TESTS = Path(__file__).parent
 FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI")
 
 
+def mnist_folder() -> Path | None:
+    """Where the real MNIST files are; None where they are not."""
+    for place in (os.environ.get("SEARCH_DATA_DIR"), TESTS.parent.parent / "shared" / "data"):
+        if place and (Path(place) / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+            return Path(place)
+    return None
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This environment without anything that would change a search; `toy` can be imported."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}

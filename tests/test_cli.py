@@ -55,9 +55,27 @@ def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
     assert {tag(database, run, "optuna.study.name") for run in runs} == {"digits"}
     assert {tag(database, run, "optuna.state") for run in trials} == {"COMPLETE"}
     assert all(tag(database, run, f"version.{name}") for run in runs for name in ("torch", "optuna", "mlflow"))
-    assert "**Winner: trial" in str(tag(database, parent, "mlflow.note.content"))
+    (winner,) = [run for run in trials if tag(database, run, "winner") == "true"]
+    assert " ★ " in str(tag(database, winner, "mlflow.runName"))
+    for run in (parent, winner):
+        assert "**Winner of `digits`: trial" in str(tag(database, run, "mlflow.note.content"))
     (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
     assert sorted(trial["run_id"] for trial in shown["trials"]) == sorted(trials)
+
+
+def test_names_of_runs_say_what_became_of_them(folder: Path):
+    database, marked, winners = folder / "mlflow.db", {}, []
+    for n in (2, 6):  # the longer search has a better winner
+        words = (*TOY, "--engine", "inline", "--pruner", "none", "--trials", n)
+        assert search(*words, cwd=folder, env={"TOY_MODE": "error_right"}).returncode == 0
+        (shown,) = json.loads(in_process("studies", "--json", "--workspace", folder).stdout)
+        winners.append(shown["summary"]["number"])
+        names = [str(tag(database, run, "mlflow.runName")) for run, *_ in rows(database, RUNS)]
+        marked = {mark: sorted(int(name[1:4]) for name in names if f" {mark} " in name) for mark in "★✕"}
+        assert marked["★"] == winners[-1:]
+    assert winners[0] != winners[1]
+    failed = [trial["number"] for trial in shown["trials"] if trial["state"] == "FAIL"]
+    assert marked["✕"] == failed != []
 
 
 def test_every_trial_has_its_curves_parameters_and_dataset(finished: Finished):

@@ -145,6 +145,11 @@ def test_a_failed_trial_counts_and_the_search_goes_on(place: Place, mode: str, k
     assert len(place.curves()) == 4
 
 
+def test_what_a_trainer_has_to_say_is_said_once(place: Place):
+    place.search(2, mode="notice")
+    assert place.lines.getvalue().count("a trainer has something to say") == 1
+
+
 def test_ten_failures_of_one_kind_stop_the_search(place: Place):
     with pytest.raises(SearchStoppedError, match=r"all 10 trials failed for the same reason \(error\).*the spoon"):
         place.search(50, mode="error")

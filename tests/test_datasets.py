@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shell import mnist_folder
 
 from objectives.base import DatasetError
 from objectives.datasets import (
@@ -19,7 +19,6 @@ from objectives.datasets import (
     load_test_split,
     parse_name,
 )
-from objectives.idx import TRAIN_FILES
 from objectives.pictures import Framing
 
 ROOT = Path(__file__).parents[1]
@@ -27,10 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def real_data() -> Path:
-    for place in (os.environ.get("SEARCH_DATA_DIR"), ROOT.parent / "shared" / "data"):
-        if place and (Path(place) / "MNIST" / "raw" / TRAIN_FILES[0]).is_file():
-            return Path(place)
-    pytest.skip("the real MNIST files are not here; name their folder with SEARCH_DATA_DIR")
+    return mnist_folder() or pytest.skip("the real MNIST files are not here; name their folder with SEARCH_DATA_DIR")
 
 
 def test_mnist_is_mapped_split_and_verified(real_data: Path) -> None:

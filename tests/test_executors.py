@@ -18,6 +18,7 @@ from shell import alive, children, environment
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
 from search.errors import SearchError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
+from search.executors.crowding import Crowd, affordable, grow, most_trainers
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 
@@ -188,6 +189,19 @@ def test_a_device_that_is_not_there_is_said(make: Callable[[], Executor]):
         made.close()
 
 
+def test_a_slot_that_is_all_there_is_is_kept(executor: Executor):
+    slots = executor.slots
+    assert executor.settle(task()) is None
+    assert executor.slots == slots
+
+
+def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecutor):
+    before = inline._used().objective
+    inline.start(0, task(mode="memory@0"))
+    hear(inline)
+    assert inline._used().objective is not before
+
+
 # Processes ----------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +235,77 @@ def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalE
     local.stop(0)
     assert isinstance(hear(local), Finished)
     assert len(children(os.getpid())) == len(before)
+
+
+# How many pay -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rates", "most", "step", "chosen", "why"),
+    [
+        ({1: 10, 2: 20, 4: 39, 8: 60}, 8, 1, 8, "as many as cores and memory bear"),
+        ({1: 10, 2: 19, 4: 20}, 8, 1, 2, "4 were 1.05 times as fast"),
+        ({1: 10, 2: 8}, 8, 1, 1, "2 were 0.80 times as fast"),
+        ({1: 10, 2: 20, 4: 30, 6: 40}, 6, 1, 6, "as many as cores and memory bear"),
+        ({1: 10, 2: 20, 4: 30, 6: 31}, 6, 1, 4, "6 were 1.03 times as fast"),
+        ({2: 20, 4: 38, 8: 39}, 16, 2, 4, "8 were 1.03 times as fast"),
+        ({1: 10, 2: 0}, 8, 1, 1, "2 were 0.00 times as fast"),
+        ({1: 0, 2: 0}, 8, 1, 1, "the measurement failed"),
+        ({1: 5}, 1, 1, 1, "as many as cores and memory bear"),
+    ],
+)
+def test_a_crowd_grows_as_long_as_that_pays(rates: dict[int, float], most: int, step: int, chosen: int, why: str):
+    assert grow(rates.__getitem__, most, step=step) == Crowd(chosen, why)
+
+
+def test_trainers_to_start_are_bounded_by_cores_and_by_gpus():
+    assert [most_trainers(cores, gpus) for cores, gpus in ((2, 0), (64, 0), (64, 1), (4, 1), (64, 4))] == [
+        2,
+        64,
+        8,
+        4,
+        32,
+    ]
+
+
+def test_trainers_to_keep_are_bounded_by_memory():
+    gib = 2**30
+    assert [affordable(8, free) for free in (0, gib, 3 * gib, 70 * gib)] == [1, 1, 3, 8]
+
+
+@pytest.fixture
+def three() -> Iterator[LocalExecutor]:
+    with closing(LocalExecutor(TOY, "cpu", jobs=3)) as made:
+        made.ready()
+        yield made
+
+
+@pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 1)])
+def test_trainers_that_get_in_each_others_way_are_sent_home(
+    monkeypatch: pytest.MonkeyPatch, mode: str, chosen: int, request: pytest.FixtureRequest
+):
+    """Each pull takes 20 ms: side by side, or in turns."""
+    monkeypatch.setenv("TOY_PAUSE_S", "0.02" if mode == "fine" else "0")
+    executor: LocalExecutor = request.getfixturevalue("three")
+    at_first = children(os.getpid())
+    assert executor.try_crowds(task(mode=mode), 3).trainers == chosen == executor.slots
+    deadline = time.monotonic() + 20
+    while len(children(os.getpid())) > len(at_first) - (3 - chosen) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(children(os.getpid())) == len(at_first) - (3 - chosen)
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_a_probe_leaves_no_trace(local: LocalExecutor):
+    expected = train(local, task(3))
+    assert local.probe(2, task(8), 0.05) > 0
+    assert train(local, task(3)) == expected
+
+
+@pytest.mark.parametrize("mode", ["error@1", "memory@0", "kill@1"])
+def test_a_probe_that_fails_is_no_speed_at_all(local: LocalExecutor, mode: str):
+    assert local.probe(1, task(mode=mode), 0.05) == 0
+    assert len(train(local, task())[0]) == 4
 
 
 @pytest.mark.slow

@@ -107,16 +107,3 @@ def test_prediction_grid_refuses_what_does_not_fit():
         figures.prediction_grid(images(2).astype(float), [(0, 0, 1.0)] * 2, ["a"])
     with pytest.raises(ValueError, match="2 images but 1 predictions"):
         figures.prediction_grid(images(2), [(0, 0, 1.0)], ["a"])
-
-
-def test_most_confidently_wrong_keeps_the_surest():
-    labels = np.array([0, 0, 1, 1])
-    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.95, 0.05], [0.2, 0.8]])
-    pictures = np.zeros((4, 1, 8, 8), dtype=np.uint8)
-    pictures[2] = 255  # the surest mistake is the only white picture
-    one = figures.most_confidently_wrong(pictures, labels, probabilities, ["a", "b"], count=1)
-    assert one == figures.prediction_grid(pictures[2:3], [(0, 1, 0.95)], ["a", "b"], title="2 of 4 wrong; the 1 surest")
-
-
-def test_most_confidently_wrong_of_a_perfect_model_is_nothing():
-    assert figures.most_confidently_wrong(images(2), [0, 1], np.eye(2), ["a", "b"]) is None

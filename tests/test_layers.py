@@ -19,11 +19,13 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("search.errors", "search.config"),
     ("search.workspace", "search.provenance", "search.records", "search.interruption", "search.options"),
+    ("search.pages", "search.predictions", "search.canvas"),
     ("search.storage", "search.sampling", "search.figures", "search.ui"),
     ("search.space", "search.settings", "search.limits", "search.patience"),
     ("search.known", "search.winner", "search.specimen", "search.contract"),
     ("search.proposals",),
     ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
+    ("search.report_view", "search.report_plotly"),
     ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
     ("search.registry", "search.report"),
     ("search.coordinator", "search.predict", "search.browse"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from browser import ALL_DRAWN, Overheard, chromium, needs_chromium, see_everything
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
@@ -22,11 +23,6 @@ from search import report, report_base, report_charts, report_tables
 from search.records import StudyRecord, Summary
 from search.report_optuna import OptunaCharts
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 BEGIN = datetime(2025, 11, 20, 9)
 OPTUNA_FIGURES = {"history", "importances", "slice", "parallel", "contour", "rank", "intermediate", "edf", "timeline"}
 NASTY = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -315,13 +311,10 @@ def test_parameters_are_written_short(value, text):
 
 # A real browser ----------------------------------------------------------------------------------------------------
 
-PLOTS = "[...document.querySelectorAll('[data-figure]')]"
-ALL_DRAWN = f"{PLOTS}.every(plot => plot.dataset.state === 'drawn')"
-MARKS = "'.trace, .bars path, .contour path, .contourlayer *'"
 NUMBERS = "[...document.querySelectorAll('#leaderboard tbody tr')].map(r => Number(r.cells[1].textContent.slice(1)))"
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium")
+@needs_chromium
 @pytest.mark.parametrize(
     ("scheme", "widths", "n", "others"),
     [
@@ -331,40 +324,23 @@ NUMBERS = "[...document.querySelectorAll('#leaderboard tbody tr')].map(r => Numb
     ],
 )
 def test_report_in_chromium_without_network(tmp_path, scheme, widths, n, others):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     study = finished(a_study(mixed(n)))
     compared = [a_study(mixed(9), name=f"other {index}") for index in range(others)]
     path = report.write_report(study, tmp_path / "r.html", others=compared)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        page = browser.new_context(offline=True, viewport={"width": widths[0], "height": 900}).new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        requests: list[str] = []
-        page.on("request", lambda request: requests.append(request.url))
+    with chromium(width_px=widths[0], offline=True) as browser:
+        page = browser.new_page()
+        heard = Overheard.on(page)
         page.goto(path.as_uri())
         for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
-            _see_everything(page)
+            see_everything(page, at_least=len(OPTUNA_FIGURES) + 4)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         if scheme == "dark":
             page.emulate_media(color_scheme="dark")
             page.wait_for_function(ALL_DRAWN)
         _sorts_by_clicking(page, n)
-        browser.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
-
-
-def _see_everything(page: Any) -> None:
-    figures = page.locator("[data-figure]")
-    assert figures.count() >= len(OPTUNA_FIGURES) + 4
-    for index in range(figures.count()):
-        figures.nth(index).scroll_into_view_if_needed()
-    page.wait_for_function(ALL_DRAWN, timeout=30_000)
-    empty = page.evaluate(f"{PLOTS}.filter(p => !p.querySelector({MARKS})).map(p => p.dataset.figure)")
-    assert empty == []
+    assert heard.complaints == []
+    assert heard.of_network() == []
 
 
 def _sorts_by_clicking(page: Any, n: int) -> None:

@@ -23,7 +23,8 @@ from search.tracking import MAX_POINTS, Delivery, Destination, Tracking, batches
 @pytest.fixture
 def destination(tmp_path: Path, fresh_mlflow: Path) -> Destination:
     database = Path(shutil.copy(fresh_mlflow, tmp_path / "mlflow.db"))
-    return Destination(f"sqlite:///{database}", "toy", "uid-1", tmp_path / "artifacts", "a note")
+    note = {"mlflow.note.content": "a note"}
+    return Destination(f"sqlite:///{database}", "toy", "uid-1", tmp_path / "artifacts", note)
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_pictures_are_drawn_from_what_the_training_left(
     right = np.eye(3, dtype=np.float32)[labels]
     tracking.pictures(perfect, classes=["a", "b", "c"], images=images, labels=labels, probabilities=right)
     assert tracking.flush(60.0) == 0
-    drawn = {"curves.png", "confusion_matrix.png"}
+    drawn = {"curves.png", "confusion_matrix.png", "sample_predictions.png"}
     for name, expected in ((run, drawn | {"confidently_wrong.png"}), (perfect, drawn)):
         run_id = tracking.mlflow_id(name)
         assert run_id is not None

@@ -15,74 +15,20 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
 
-from objectives.base import Diverged, EpochResult, Task
+from objectives.base import Diverged, Task
 from objectives.images import ImageClassification
 from objectives.models import CnnSpec, InputSpec, build_cnn
-from objectives.training import ImageTraining, Recipe, TrainingData, evaluate, lr_factor, make_optimizer, to_unit
+from objectives.training import evaluate, lr_factor
+from objectives.update import TrainingData, make_optimizer, to_unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-OPTIMIZERS: dict[str, dict[str, float]] = {
-    "sgd": {"lr": 0.05, "momentum": 0.9},
-    "adam": {"lr": 2e-3},
-    "adamw": {"lr": 2e-3},
-    "rmsprop": {"lr": 1e-3},
-}
 
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    """Learnable noise: each class has a bright stripe of its own."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(320) % 4
-    images = torch.randint(0, 120, (320, 1, 8, 8), generator=random, dtype=torch.uint8)
-    for label in range(4):
-        images[labels == label, :, 2 * label, :] = 220
-    return TrainingData(images, labels, torch.arange(256), torch.arange(256, 320))
-
-
-def network(dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return build_cnn(CnnSpec(2, 8, dropout=dropout), InputSpec(1, (8, 8), 4, (0.3,), (0.25,)))
-
-
-def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
-    return Recipe(**{"optimizer": optimizer, "batch_size": 32, **OPTIMIZERS[optimizer], **other})
-
-
-def a_training(
-    data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
-    dropout: float = 0.0,
-) -> ImageTraining:  # fmt: skip
-    torch.manual_seed(seed)
-    model = build_cnn(CnnSpec(2, 8, dropout=dropout), InputSpec(1, (8, 8), 4, (0.3,), (0.25,)))
-    return ImageTraining(data, model, how, Task(0, {}, seed, epochs, checkpoint), steps_per_epoch=steps, device="cpu")
-
-
-def finish(training: ImageTraining) -> list[EpochResult]:
-    results = []
-    while True:
-        try:
-            results.append(next(training))
-        except StopIteration:
-            return results
-
-
-def told(results: list[EpochResult]) -> list[tuple[Any, ...]]:
-    """Results without clocks."""
-    timed = ("images_per_s", "seconds")
-    return [(r.step, r.epoch, r.value, {k: v for k, v in r.metrics.items() if k not in timed}) for r in results]
-
-
-def weights(training: ImageTraining) -> dict[str, torch.Tensor]:
-    stored = training.outcome().weights
-    assert stored is not None
-    return torch.load(io.BytesIO(stored), weights_only=True)
-
-
-def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return striped()
 
 
 # Numbers ------------------------------------------------------------------------------------------------------------

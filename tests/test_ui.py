@@ -17,27 +17,21 @@ from urllib.parse import parse_qs, urlsplit
 import optuna
 import pytest
 
-from search import ui
+from search import pages, ui
 from search.errors import SearchError
 
 
-def test_mlflow_link_shows_all_trials_best_first():
-    link = ui.mlflow_deep_link("http://127.0.0.1:5000", "7", "best_val_accuracy", maximize=True)
+def test_mlflow_link_opens_the_view_that_the_experiment_carries():
+    link = ui.mlflow_deep_link("http://127.0.0.1:5000", "7")
     path, _, query = urlsplit(link).fragment.partition("?")
     assert path == "/experiments/7/runs"
-    assert parse_qs(query) == {
-        "workflowType": ["machine_learning"],
-        "compareRunsMode": ["CHART"],
-        "searchFilter": ["tags.kind = 'trial'"],
-        "orderByKey": ["metrics.`best_val_accuracy`"],
-        "orderByAsc": ["false"],
-    }
-    assert "+" not in link
+    values = {"workflowType": ["machine_learning"], "compareRunsMode": ["CHART"], "viewStateShareKey": [pages.VIEW]}
+    assert parse_qs(query) == values
+    assert f"mlflow.sharedViewState.{pages.VIEW}" in pages.experiment_tags("s", "loss", maximize=False)
 
 
-def test_mlflow_link_sorts_losses_upwards_and_needs_no_experiment():
-    assert ui.mlflow_deep_link("http://x", "1", "val/loss", maximize=False).endswith("val%2Floss%60&orderByAsc=true")
-    assert ui.mlflow_deep_link("http://x", None, "val/loss", maximize=False) == "http://x/"
+def test_mlflow_link_needs_no_experiment():
+    assert ui.mlflow_deep_link("http://x", None) == "http://x/"
 
 
 def test_dashboard_link():

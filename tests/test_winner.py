@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -12,11 +11,10 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from scipy.stats import binomtest
 
-from objectives.base import TestScore
 from search import records
 from search.errors import SearchError
 from search.records import StudyRecord
-from search.winner import best_trial, gains, sample, wilson
+from search.winner import best_trial, gains, wilson
 
 
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -81,14 +79,3 @@ def test_without_a_completed_trial_the_reason_is_said():
         best_trial(study)
     with pytest.raises(SearchError, match="no trial of study 'toy' was completed, so there is no winner$"):
         best_trial(a_record("maximize"))
-
-
-def test_a_sample_is_fixed_sorted_and_not_of_the_first_images():
-    labels = np.zeros(200, np.int64)
-    score = TestScore(1.0, 0.0, np.zeros((200, 1, 8, 8), np.uint8), labels, np.zeros((200, 2), np.float32))
-    chosen = sample(score)
-    assert len(set(chosen.tolist())) == 25
-    assert chosen.tolist() == sorted(sample(score).tolist())
-    assert chosen.max() > 100
-    few = TestScore(1.0, 0.0, np.zeros((3, 1, 8, 8), np.uint8), labels[:3], np.zeros((3, 2), np.float32))
-    assert sample(few).tolist() == [0, 1, 2]

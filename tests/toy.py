@@ -5,6 +5,7 @@ Imports neither torch nor anything of `search`, so trainers can load it by its n
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -41,7 +42,8 @@ class ToyTraining:
             import numpy as np
 
             value, metrics = np.float32(value), {"val/score": np.float32(value)}  # type: ignore[assignment]
-        return EpochResult(self.step, float(self.step), value, metrics, 0.001)
+        notice = "a trainer has something to say" if self.mode == "notice" else None
+        return EpochResult(self.step, float(self.step), value, metrics, 0.001, notice)
 
     def _misbehave(self) -> None:
         mode, _, after = self.mode.partition("@")
@@ -65,6 +67,10 @@ class ToyTraining:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(600)
+            case "turns":  # as on a GPU that one trainer fills
+                with open(__file__) as alone:
+                    fcntl.flock(alone, fcntl.LOCK_EX)
+                    time.sleep(0.02)
 
     def checkpoint(self) -> bytes:
         return json.dumps([self.step, self.value, self.random.getstate()]).encode()

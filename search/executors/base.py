@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from objectives.base import Task
-from objectives.trainer import Checkpointed, EpochDone, Failed, Finished, Refused
+from objectives.trainer import Checkpointed, EpochDone, Failed, Finished, Probed, Refused
 
 __all__ = ["Checkpointed", "EpochDone", "Event", "Executor", "Failed", "Finished", "Lost", "Refused"]
 
@@ -31,18 +31,29 @@ class Lost:
     """How it died and the last lines it wrote."""
 
 
-Event = EpochDone | Checkpointed | Finished | Failed | Refused | Lost
+Event = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | Probed
+"""`Probed` comes only to an executor that asked for it itself."""
 
 
 class Executor(Protocol):
     """Runs tasks in slots."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many tasks train at once."""
+        ...
 
     def ready(self) -> list[str]:
         """Wait until the trainers are set up; returns the device of each slot.
 
         Raises ObjectiveError when what a person asked for makes that impossible, SearchError when none starts.
+        """
+        ...
+
+    def settle(self, task: Task) -> str | None:
+        """Between `ready` and the first task: keep the slots that pay, measured by training `task` for a moment.
+
+        Returns what was chosen and why, for people, or None where there was nothing to choose.
         """
         ...
 

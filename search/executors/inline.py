@@ -24,7 +24,11 @@ class InlineExecutor:
     def ready(self) -> list[str]:
         """Set the trainer up."""
         self._trainer = self._trainer or Trainer(self._settings)
-        return [self._trainer.device]
+        return [self._trainer.hello().device]
+
+    def settle(self, task: Task) -> str | None:
+        """One slot is all there is."""
+        return None
 
     def start(self, slot: int, task: Task) -> None:
         """Begin a task at the next `wait`."""

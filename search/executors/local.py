@@ -19,9 +19,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
-from objectives.trainer import Hello, Settings
+from objectives.trainer import Hello, Probed, Settings
 from search.errors import SearchError
 from search.executors.base import Event, Lost
+from search.executors.crowding import PROBE_S, Crowd, affordable, grow, most_trainers
 from search.provenance import usable_cores
 
 LAST_LINES = 15
@@ -94,19 +95,78 @@ class TrainerProcess:
 
 
 class LocalExecutor:
-    """As many slots as trainers."""
+    """As many slots as trainers.
 
-    def __init__(self, objective: ObjectiveSpec, device: str, jobs: int) -> None:
-        self.slots = jobs
-        threads = max(1, usable_cores() // jobs)
-        self._settings = [Settings(objective, device, index, threads) for index in range(jobs)]
-        self._trainers = [TrainerProcess(settings) for settings in self._settings]
+    Without `jobs` there is one single-threaded trainer per core; on GPUs there are at first as many as may pay, spread
+    over all of them, and `settle` keeps those that do.
+    """
+
+    def __init__(self, objective: ObjectiveSpec, device: str, jobs: int | None) -> None:
+        self._objective, self._device, self._jobs = objective, device, jobs
+        self._threads = max(1, usable_cores() // jobs) if jobs else 1
+        self._settings: list[Settings] = []
+        self._trainers: list[TrainerProcess] = []
+        self._dismissed: list[TrainerProcess] = []
+        # What `auto` is, the first trainer says: on a large machine with one GPU, one per core would be too many.
+        self._hire(jobs or (usable_cores() if device == "cpu" else most_trainers(usable_cores(), gpus=1)))
+
+    @property
+    def slots(self) -> int:
+        return len(self._trainers)
+
+    def _hire(self, trainers: int) -> None:
+        """Start trainers until there are so many."""
+        for index in range(self.slots, trainers):
+            self._settings.append(Settings(self._objective, self._device, index, self._threads))
+            self._trainers.append(TrainerProcess(self._settings[index]))
 
     def ready(self) -> list[str]:
         """Wait until every trainer has said hello."""
+        hellos = self._hellos()
+        if self._jobs is None:
+            self._hire(most_trainers(usable_cores(), hellos[0].gpus))
+            hellos = self._hellos()
+        return [hello.device for hello in hellos]
+
+    def _hellos(self) -> list[Hello]:
         while any(trainer.hello is None for trainer in self._trainers):
             self.wait(1.0)
-        return [trainer.hello.device for trainer in self._trainers if trainer.hello]
+        return [trainer.hello for trainer in self._trainers if trainer.hello]
+
+    def settle(self, task: Task) -> str | None:
+        """On GPUs, and where nobody said how many, keep as many trainers as pay when all of them train `task`."""
+        hellos = self._hellos()
+        if self._jobs is not None or not hellos[0].gpus:
+            return None
+        gpus = min(hellos[0].gpus, self.slots)
+        each = affordable(self.slots // gpus, min(hello.free_bytes for hello in hellos))
+        crowd = self.try_crowds(task, each * gpus, step=gpus)
+        where = ", ".join(sorted({hello.device for hello in hellos[: self.slots]}))
+        return f"{self.slots} trainers on {where} ({crowd.why})"
+
+    def try_crowds(self, task: Task, most: int, *, step: int = 1) -> Crowd:
+        """Measure `step` trainers, then twice as many and so on up to `most`; keep those that pay."""
+        self.probe(most, task, 0.0)  # libraries are loaded and recordings made before anything is measured
+        crowd = grow(lambda trainers: self.probe(trainers, task, PROBE_S), most, step=step)
+        self.dismiss(crowd.trainers)
+        return crowd
+
+    def probe(self, trainers: int, task: Task, seconds: float) -> float:
+        """Pulls a second of the first `trainers` together, all training `task`; 0 where one of them fails."""
+        for trainer in self._trainers[:trainers]:
+            trainer.send(("probe", task, seconds))
+        heard: list[Event] = []
+        while len(heard) < trainers:
+            heard += [event for _, event in self.wait(1.0)]
+        rates = [event.pulls_per_s for event in heard if isinstance(event, Probed)]
+        return sum(rates) if len(rates) == trainers else 0.0
+
+    def dismiss(self, keep: int) -> None:
+        """End all trainers but the first `keep`; none of them may be at work."""
+        for trainer in self._trainers[keep:]:
+            trainer.end()
+        self._dismissed += self._trainers[keep:]
+        del self._trainers[keep:], self._settings[keep:]
 
     def start(self, slot: int, task: Task) -> None:
         """Begin a task."""
@@ -163,8 +223,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End all trainers, at most a few seconds from now."""
-        for trainer in self._trainers:
-            trainer.end()
+        self.dismiss(0)
         deadline = time.monotonic() + 3.0
-        for trainer in self._trainers:
+        for trainer in self._dismissed:
             trainer.reap(max(0.0, deadline - time.monotonic()))

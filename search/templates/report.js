@@ -156,7 +156,10 @@
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       links.forEach((link) => link.classList.remove("here"));
-      (links.get(entry.target.id) || links.get("top")).classList.add("here");
+      const here = links.get(entry.target.id) || links.get("top");
+      here.classList.add("here");
+      const nav = here.parentElement;  // on a phone it is wider than the screen
+      nav.scrollLeft = here.offsetLeft - (nav.clientWidth - here.offsetWidth) / 2;
     }
   }, { rootMargin: "-30% 0px -65% 0px" });
   document.querySelectorAll("section").forEach((section) => seen.observe(section));

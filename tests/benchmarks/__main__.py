@@ -25,6 +25,7 @@ ROWS = {
     6: "whole_searches:efficiency",
     7: "growth:growth",
     8: "gpu:gpu",
+    9: "main_job:main_job",
 }
 WIDTH = 150
 

@@ -55,14 +55,20 @@ def script(name: str, *words: object) -> list[str]:
     return [sys.executable, "-m", f"tests.benchmarks.{name}", *map(str, words)]
 
 
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a command, whatever is set around the benchmark."""
+    env = {**environment(), "SEARCH_DATA_DIR": str(data_dir()), "PYTHONPATH": str(ROOT), **(extra or {})}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        env.pop("OMP_WAIT_POLICY", None)  # it is for tests: what people run is timed as they run it
+    return env
+
+
 @contextmanager
 def started(
     command: Sequence[str], extra: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A command at work in an empty folder; both are gone afterwards."""
-    env = {**environment(), "SEARCH_DATA_DIR": str(data_dir()), "PYTHONPATH": str(ROOT), **(extra or {})}
-    if "OMP_WAIT_POLICY" not in os.environ:
-        env.pop("OMP_WAIT_POLICY", None)  # it is for tests: what people run is timed as they run it
+    env = clean_environment(extra)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         with open(Path(folder) / "output.txt", "w") as output:
             process = subprocess.Popen(

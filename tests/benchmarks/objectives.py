@@ -114,6 +114,7 @@ class TimedTraining:
 
     def __init__(self, training: Training) -> None:
         self.training, self.wall_s, self.cpu_s = training, 0.0, 0.0
+        self.begun_at = time.time()
 
     def __next__(self) -> EpochResult:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -128,6 +129,5 @@ class TimedTraining:
 
     def outcome(self) -> Outcome:
         outcome = self.training.outcome()
-        return replace(
-            outcome, metrics={**outcome.metrics, "pull_seconds": self.wall_s, "pull_cpu_seconds": self.cpu_s}
-        )
+        spent = {"pull_seconds": self.wall_s, "pull_cpu_seconds": self.cpu_s, "first_pull_at": self.begun_at}
+        return replace(outcome, metrics={**outcome.metrics, **spent})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -126,7 +127,7 @@ def pruned(options: Options) -> list[Line]:
 
 def example(options: Options) -> list[Line]:
     """Row 3: Optuna's small example, which tracks nothing, beside a command that tracks everything."""
-    trials, epochs = options.size(20, 2), options.size(10, 1)
+    trials, epochs = options.size(100, 2), options.size(10, 1)
     batches, validation_batches = options.size(30, 5), options.size(10, 2)
 
     def ours(repeat: int) -> tuple[Ended, Any]:
@@ -183,12 +184,17 @@ def efficiency(options: Options) -> list[Line]:
 
 def _times(ended: Ended) -> dict[str, float]:
     """Summed seconds of all trials, and what the search recorded of its own work."""
-    quiet_optuna()
-    storage = f"sqlite:///{ended.folder / 'optuna.db'}"
-    (name,) = optuna.get_all_study_names(storage)
-    study = optuna.load_study(study_name=name, storage=storage)
+    study = only_study(ended.folder)
     metrics = [trial.user_attrs.get(METRICS, {}) for trial in study.get_trials(deepcopy=False)]
     names = ("pull_seconds", "pull_cpu_seconds", "train_seconds")
     found = {name: sum(each.get(name, 0.0) for each in metrics) for name in names}
     session = study.user_attrs[SESSIONS][-1]
     return {**found, "session_s": session["wall_s"], **{key: session[key] for key in ("search_s", "tracking_s")}}
+
+
+def only_study(folder: Path) -> optuna.Study:
+    """The study of a folder in which one search ran."""
+    quiet_optuna()
+    storage = f"sqlite:///{folder / 'optuna.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)

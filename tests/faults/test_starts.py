@@ -19,7 +19,7 @@ from harness import BOWL, HERE, Place, say, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STARTS = 16
-FORKED_ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "4"))
+FORKED_ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "2"))
 SEARCH = (*BOWL, "--trials", 2, "--jobs", 1)
 FORKED = (*BOWL, "--trials", 2, "--engine", "inline")
 HELD = re.compile(r"study 'bowl' is being searched by process (\d+) on \S+ since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

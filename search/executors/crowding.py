@@ -1,0 +1,51 @@
+"""How many trainers pay on a GPU: as many as its memory bears and make the whole faster, found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PER_GPU = 8
+"""More are not tried: each needs a core to itself and a CUDA context of about half a GiB."""
+
+TRAINER_BYTES = 2**30
+"""Room that a trainer finds when it starts: a small network, its optimizer and some recordings need a part of it."""
+
+PROBE_S = 0.4
+GAIN = 0.1
+"""A larger crowd must train this much faster, as a share, to be worth its memory and its cores."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """What was chosen, and why."""
+
+    trainers: int
+    why: str
+
+
+def most_trainers(cores: int, gpus: int) -> int:
+    """How many to start: one per core, on GPUs no more than are tried."""
+    return min(cores, PER_GPU * gpus) if gpus else cores
+
+
+def affordable(trainers: int, free_bytes: int) -> int:
+    """How many of a GPU's `trainers`, all set up, `free_bytes` of its memory bear; at least one."""
+    return max(1, min(trainers, free_bytes // TRAINER_BYTES))
+
+
+def grow(rate: Callable[[int], float], most: int, *, step: int = 1) -> Crowd:
+    """Double the crowd as long as that pays, up to `most`.
+
+    `rate` measures a crowd of so many, in anything per second, and gives 0 where it failed. `step`: the smallest
+    crowd, one trainer on every GPU.
+    """
+    chosen, found = step, rate(step)
+    while chosen < most:
+        larger = min(2 * chosen, most)
+        then = rate(larger)
+        if then <= (1 + GAIN) * found:
+            slower = f"{larger} were {then / found:.2f} times as fast" if found else "the measurement failed"
+            return Crowd(chosen, slower)
+        chosen, found = larger, then
+    return Crowd(chosen, "as many as cores and memory bear")

@@ -1,0 +1,110 @@
+"""Make the README's pictures again: `python tests/screenshots.py FOLDER STUDY` after a search in FOLDER.
+
+Starts `python -m search ui` there, photographs its pages and the report in headless Chromium, and writes small PNGs to
+docs/. Look at each one before committing it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from browser import Served, chromium, see_everything, served
+from PIL import Image
+from shell import search
+
+DOCS = Path(__file__).parents[1] / "docs"
+MAX_BYTES = 150_000
+COLOURS = (256, 128, 64, 32)
+TRAINING = "workflowType=machine_learning"
+"""MLflow's pages have a menu for language models and one for everything else."""
+SETTLE_MS = 2_500
+"""Charts move into place after their data has come."""
+
+
+def main(folder: Path, study: str) -> None:
+    """Write all pictures of one study."""
+    shown = json.loads(search("show", study, "--json", cwd=folder).stdout)
+    run = next(trial["run_id"] for trial in shown["trials"] if trial["number"] == shown["summary"]["number"])
+    report = folder / "mlruns" / "reports" / f"{study}.html"
+    with served(folder, "--study", study) as ui, chromium() as browser:
+        mlflow_pages(browser.new_page(), ui, run, shown["summary"]["model"]["name"])
+        dashboard(browser.new_page(), ui)
+        report_on_a_desk(browser.new_page(), report)
+    with chromium(width_px=390, color_scheme="dark") as phone:
+        report_on_a_phone(phone.new_page(), report)
+
+
+def mlflow_pages(page: Any, ui: Served, run: str, model: str) -> None:
+    """All curves, the winner's pictures, the registered model."""
+    page.goto(ui.mlflow_link)
+    page.wait_for_selector(".js-plotly-plot .trace")
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page.screenshot(), "mlflow-curves.png")
+    experiment = ui.mlflow_link.split("experiments/")[1].split("/")[0]
+    page.goto(f"{ui.mlflow}/#/experiments/{experiment}/runs/{run}/artifacts/sample_predictions.png?{TRAINING}")
+    page.wait_for_function("[...document.images].some(i => i.src.startsWith('blob:') && i.naturalWidth > 300)")
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page.screenshot(), "mlflow-winner.png")
+    page.goto(f"{ui.mlflow}/#/models/{model}/versions/1?{TRAINING}")
+    page.get_by_text("measured once").wait_for()
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page.screenshot(), "mlflow-registry.png")
+
+
+def dashboard(page: Any, ui: Served) -> None:
+    """Optuna's dashboard: history, importances, timeline."""
+    page.set_viewport_size({"width": 1_400, "height": 1_180})
+    page.goto(ui.dashboard_link)
+    page.wait_for_selector("#graph-timeline .point")
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page.screenshot(), "dashboard.png")
+
+
+def report_on_a_desk(page: Any, report: Path) -> None:
+    """What the search cost: the Pareto fronts and the trainers over time."""
+    page.set_viewport_size({"width": 1_400, "height": 1_000})
+    see_report(page, report, "cost")
+    keep(page.screenshot(), "report-cost.png")
+
+
+def report_on_a_phone(page: Any, report: Path) -> None:
+    """Three screens side by side: the summary, the best curves, sample predictions."""
+    wall = Image.new("RGB", (1_400, 1_000), "#d9dbe0")
+    for place, part in enumerate(("top", "chart-best-curves", "samples")):
+        see_report(page, report, part)
+        screen = Image.open(io.BytesIO(page.screenshot()))
+        wall.paste(screen, (58 + place * (390 + 57), 50))
+    content = io.BytesIO()
+    wall.save(content, "png")
+    keep(content.getvalue(), "report-phone.png")
+
+
+def see_report(page: Any, report: Path, part: str) -> None:
+    """Open the report at one of its parts, with everything drawn."""
+    page.goto(report.as_uri())
+    see_everything(page, at_least=10)
+    page.evaluate(f"document.documentElement.style.scrollBehavior = 'auto'; location.hash = '#{part}'")
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def keep(png: bytes, name: str) -> None:
+    """Write a picture to docs/ with as many colours as its size allows. Raises ValueError when none is small enough."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    for colours in COLOURS:
+        content = io.BytesIO()
+        picture.quantize(colours, dither=Image.Dither.NONE).save(content, "png", optimize=True)
+        if len(content.getvalue()) <= MAX_BYTES:
+            (DOCS / name).write_bytes(content.getvalue())
+            print(f"{name}: {len(content.getvalue()):,} bytes, {colours} colours")
+            return
+    raise ValueError(f"{name} stays above {MAX_BYTES:,} bytes")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]).absolute(), sys.argv[2])
