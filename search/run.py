@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,8 +26,6 @@ from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
 from search.pages import experiment_tags
-from search.patience import run_out
-from search.proposals import EXHAUSTED
 from search.provenance import provenance
 from search.records import Confirmation, Summary, TrialRecord
 from search.sampling import make_pruner, some_params
@@ -174,16 +172,6 @@ class Job:
             seed=self.config.seed, space=self.scope.space, limits=self.scope.limits, known=known,
         )  # fmt: skip
 
-    def _run_out(self, trials: Sequence[TrialRecord]) -> str | None:
-        """Why the trials that ended are enough, if they are."""
-        if self.config.patience is None:
-            return None
-        data = self._dataset()
-        return run_out(
-            trials, self.config.patience, maximize=self.objective.direction == "maximize",
-            n_validation=int(data["n_validation"]) if data else None,
-        )  # fmt: skip
-
     def _settle(self) -> None:
         """Let the executor find out how many trainers pay, and say what it found."""
         task = Task(0, some_params(self.objective), self.config.seed, self.epochs)
@@ -199,14 +187,17 @@ class Job:
 
     def _is_complete(self, study: Study, tracking: Tracking) -> bool:
         """Whether there is nothing left to do: every trial ended, the winner is where it belongs, and that is told."""
-        over = self._run_out(study.record().trials) or (EXHAUSTED if study.proposals.untried() == [] else None)
-        if (study.finished < self.config.trials and over is None) or study.unfinished:
+        if study.unfinished or (study.finished < self.config.trials and not self._is_over(study)):
             return False
         if tracking.verdict(PARENT) != {"finished": study.finished, **self._goal()}:
             return False
         summary = study.record().summary
         registers = isinstance(self.objective, ImageClassifier) and not self.config.no_register
         return summary is not None and (summary.model is not None or not registers)
+
+    def _is_over(self, study: Study) -> bool:
+        """Whether no trial would be begun, though some are missing."""
+        return self.scope.run_out(self.objective, study.record().trials) is not None or study.proposals.untried() == []
 
     def _work(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
         self._note_origin(study)
@@ -239,7 +230,8 @@ class Job:
         started, clock = datetime.now(), time.monotonic()
         trials = Trials(
             study, tracking, target=self.config.trials, epochs=self.epochs, seed=self.config.seed,
-            deadline=clock + self.config.timeout if self.config.timeout else math.inf, patience=self._run_out,
+            deadline=clock + self.config.timeout if self.config.timeout else math.inf,
+            patience=lambda ended: self.scope.run_out(self.objective, ended),
         )  # fmt: skip
         preparation = Preparation(self.objective)
         try:

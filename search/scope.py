@@ -1,22 +1,24 @@
-"""What of an objective a search looks at: the space and the limits that a person left it, and where it begins."""
+"""What of an objective a search looks at: the space and limits that a person left it, where it begins, when it ends."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 
-from objectives.base import Objective
+from objectives.base import ImageClassifier, Objective
 from search import records
 from search.browse import open_studies
 from search.config import Config
 from search.errors import UsageError
 from search.known import Known, as_stored, baselines, from_stored, warm_start
 from search.limits import Limits, describe
-from search.records import StudyRecord
+from search.patience import run_out
+from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
 
 DRAWS = 1_000
@@ -31,6 +33,8 @@ class Scope:
     limits: Limits
     earlier: StudyRecord | None
     """The study whose best settings are tried first."""
+    patience: int | None = None
+    """Trials without an improvement that end the search."""
 
     @classmethod
     def of(cls, config: Config, objective: Objective, name: str) -> Scope:
@@ -40,7 +44,7 @@ class Scope:
         space = narrow(objective, config.fix)
         if limits.parameters is not None:
             _check_that_something_fits(objective, space, limits)
-        return cls(space, limits, _earlier(config, name))
+        return cls(space, limits, _earlier(config, name), config.patience)
 
     def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[Known], list[str]]:
         """Settings to try first: the baselines, then those of earlier studies; and what is to be said of them.
@@ -57,6 +61,13 @@ class Scope:
             stored[self.earlier.name] = as_stored(taken)
             storage.set_study_user_attr(study_id, records.WARM_STARTS, stored)
         return first + [known for settings in stored.values() for known in from_stored(settings)], said
+
+    def run_out(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
+        """Why the trials that ended are enough, in words; None while they are not."""
+        if self.patience is None:
+            return None
+        n_validation = int(objective.dataset_info()["n_validation"]) if isinstance(objective, ImageClassifier) else None
+        return run_out(ended, self.patience, maximize=objective.direction == "maximize", n_validation=n_validation)
 
 
 def _earlier(config: Config, name: str) -> StudyRecord | None:

@@ -82,7 +82,7 @@ def print_summary(study: StudyRecord) -> None:
     summary = study.summary
     say(f"\nstudy {study.name}: {_counts(study)}")
     if (why := study.attrs.get(OVER)) is not None:
-        say(f"ended early, {why}")
+        say(f"ended early: {why}")
     if summary is None:
         return
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.value:.4f}")

@@ -420,7 +420,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     result = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert re.search(
-        r"^ended early, --patience 8: the last 8 trials were no better than trial \d+", result.stdout, re.M
+        r"^ended early: --patience 8: the last 8 trials were no better than trial \d+", result.stdout, re.M
     )
     place = ("--workspace", folder)
     shown = json.loads(in_process("show", "curve", "--json", *place).stdout)
