@@ -77,6 +77,7 @@ class Conclusion:
         summary, before = self.chosen, self.study.record().summary
         if before is not None and before.run == summary.run:
             summary = replace(summary, test=before.test, model=before.model)
+        self.study.set_attr(records.WINNER, {"number": summary.number, "run": summary.run})
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
             self._keep(summary)
@@ -112,7 +113,8 @@ class Conclusion:
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(summary.run)
         if run_id is None:
-            return replace(summary, note=self._not_registered(self.tracking.trouble or "MLflow has not answered yet"))
+            why = self.tracking.trouble or "MLflow has not answered yet"
+            return replace(summary, standing=self._not_registered(why))
         network = objective.load_weights(self.study.params_of(summary.params), self._read_weights(summary.run))
         images, _ = objective.validation_images()
         test = summary.test or {}
@@ -135,12 +137,12 @@ class Conclusion:
                 maximize=self.study.maximize,
             )
         except TrackingError as error:
-            return replace(summary, note=self._not_registered(str(error)))
+            return replace(summary, standing=self._not_registered(str(error)))
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": ""}
         if published.is_champion:
             return replace(summary, model={**model, "alias": "champion"})
         note = f"version {published.champion} of {name} has a better validation accuracy and stays champion"
-        return replace(summary, model=model, note=note)
+        return replace(summary, model=model, standing=note)
 
     def _not_registered(self, why: str) -> str:
         command = f"python -m search promote {shlex.quote(self.study.name)}{self.where}"
@@ -223,7 +225,7 @@ def note(study: StudyRecord, summary: Summary) -> str:
     lines = [f"**Winner: trial {summary.number}**, `{summary.label}`, {study.metric} {summary.value:.4f}"]
     if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
         lines.append(
-            f"Confirmed on {len(confirmed.values)} fresh seeds: **{confirmed.mean:.4f}**{plus_minus(confirmed)}."
+            f"Confirmed on {len(confirmed.values)} fresh seeds: **{confirmed.mean:.4f}**{plus_minus(confirmed.half)}."
         )
     if summary.test:
         lines.append(

@@ -73,6 +73,9 @@ class Job:
 class Work(Protocol):
     """What a coordinator trains."""
 
+    unit: str
+    """What people are told that these are: `trials`, or another word for several."""
+
     @property
     def target(self) -> int:
         """Trainings in all, those of earlier starts included."""
@@ -362,7 +365,7 @@ class Coordinator:
         ]
         return Snapshot(
             self.work.target, tuple(self._ended), tuple(running), self.objective.metric,
-            self.objective.direction == "maximize", self.tracking.trouble,
+            self.objective.direction == "maximize", self.tracking.trouble, self.work.unit,
         )  # fmt: skip
 
 

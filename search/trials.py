@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.coordinator import PARENT, Job
+from search.display import TRIALS
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import EXPERIMENT, Tracking
@@ -26,6 +27,8 @@ def run_of(number: int) -> str:
 
 class Trials:
     """What is missing of a study's trials: first those that an earlier search left, then new ones."""
+
+    unit = TRIALS
 
     def __init__(
         self, study: Study, tracking: Tracking, *, target: int, epochs: int, seed: int, deadline: float = math.inf

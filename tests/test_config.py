@@ -20,6 +20,7 @@ from search.errors import UsageError
 
 FLAGS = [
     *("trials", "dataset", "study", "epochs", "jobs", "device", "seed", "sampler", "pruner", "timeout", "objective"),
+    *("confirm", "confirm-seeds", "no-refit"),
     *("engine", "workspace", "data-dir", "storage", "tracking-uri", "register", "no-register", "config"),
     *("quiet", "log-format"),
 ]
@@ -73,6 +74,7 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "sampler": "qmc",
         "pruner": "none",
         "engine": "inline",
+        "no_refit": "1",
         "no_register": "1",
         "quiet": "1",
         "log_format": "json",
@@ -131,6 +133,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trials": st.integers(1, 10**6), "dataset": TEXT, "study": TEXT, "epochs": st.integers(1, 1000),
     "jobs": st.integers(1, 512), "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
     "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
+    "confirm": st.integers(0, 100), "confirm_seeds": st.integers(1, 100), "no_refit": st.booleans(),
     "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
     "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
     "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),

@@ -23,6 +23,7 @@ from search.sampling import make_pruner
 from search.storage import open_storage
 from search.study import Study, open_study
 from search.tracking import Destination, Tracking, connect_mlflow
+from search.trials import Trials
 
 STEPS = 4
 
@@ -49,7 +50,7 @@ class Place:
         executor = InlineExecutor(ObjectiveSpec("toy:Toy", {"mode": mode, "steps": STEPS}), "cpu")
         executor.ready()
         coordinator = Coordinator(
-            study, executor, tracking, Plan(trials, STEPS, STEPS, 0),
+            objective, executor, tracking, Plan(STEPS),
             checkpoint_path=lambda run: self.folder / "checkpoints" / run,
             weights_path=lambda run: self.folder / "weights" / run,
             tags={}, display=PlainDisplay(Console(file=self.lines)),
@@ -57,7 +58,9 @@ class Place:
         coordinator.interrupted = interrupted
         try:
             tracking.open_run("study", "search toy", tags={"kind": "study"})
-            coordinator.run()
+            work = Trials(study, tracking, target=trials, epochs=STEPS, seed=0)
+            work.resume()
+            coordinator.run(work)
         finally:
             assert tracking.close(30.0) == 0
             storage.engine.dispose()

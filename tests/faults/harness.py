@@ -18,13 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shell import environment, rows
+from shell import CHECKOUT, environment, rows
 
 HERE = Path(__file__).parent
 MARK = "FAULTS_MARK"
 """In the environment of every process of one place: what carries it is a descendant, whoever adopted it."""
 
-BOWL = ("--objective", "bowl:Bowl", "--checkpoint-interval", 0)
+PLAIN = ("--confirm", 0, "--no-refit")
+"""For searches that are hurt in their trials: what comes after those is trained by the same loop."""
+
+BOWL = ("--objective", "bowl:Bowl", "--checkpoint-interval", 0, *PLAIN)
 
 
 def say(text: str) -> None:
@@ -86,7 +89,7 @@ class Place:
     # ---- processes
 
     def environment(self) -> dict[str, str]:
-        return environment({MARK: self.mark, "BOWL_LOG": str(self.log), "PYTHONPATH": "", **self.env})
+        return environment({MARK: self.mark, "BOWL_LOG": str(self.log), "PYTHONPATH": CHECKOUT, **self.env})
 
     def begin(self, *words: object) -> subprocess.Popen[bytes]:
         """Start `python -m search` without a terminal; what it prints goes to a file."""

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import BOWL, Place, say
+from harness import BOWL, PLAIN, Place, say
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-DIGITS = ("--dataset", "digits", "--epochs", 3, "--trials", 6, "--checkpoint-interval", 0, "--no-register")
+DIGITS = ("--dataset", "digits", "--epochs", 3, "--trials", 6, "--checkpoint-interval", 0, "--no-register", *PLAIN)
 
 
 def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, reports: int) -> None:
