@@ -322,14 +322,29 @@ def sync(**values: Any) -> None:
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("target", required=False, metavar="[STUDY|VERSION]")
+@click.option("--rollback", is_flag=True, help="Give the alias back to the champion before; name a model, not a study.")
 @options(*STORES, "register")
-def promote(study: str, **values: Any) -> None:
-    """Score and register the winner of STUDY, where the search could not."""
-    from search import terminal
-    from search.repair import promote as finish
+def promote(target: str | None, rollback: bool, **values: Any) -> None:
+    """Make a version (`mnist/3`), or the winner of STUDY, the champion by hand.
 
-    record = finish(Config(**values), study)
+    A winner that its search could not register is scored and registered first, and then is champion if it is better.
+    """
+    from search import repair, terminal
+
+    config = Config(**values)
+    if rollback or "/" in (target or ""):
+        _require_store(config)
+    if rollback:
+        name, before, now = repair.take_back(config, target)
+        terminal.say(f"champion of {name}: version {now} again, no longer version {before}")
+        return
+    if target is None:
+        raise UsageError(f"promote what? Type {PROGRAM} promote STUDY, promote NAME/VERSION, or promote --rollback")
+    if (chosen := repair.promote_version(config, target)) is not None:
+        terminal.say(f"champion of {chosen[0]}: version {chosen[1]}")
+        return
+    record = repair.promote(config, target)
     terminal.print_summary(record)
     raise SystemExit(0 if record.summary and record.summary.model else 1)
 

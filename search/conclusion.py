@@ -7,6 +7,7 @@ was not.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import io
 import shlex
@@ -24,7 +25,9 @@ from objectives.base import ImageClassifier, Objective, TestScore
 from search import records
 from search.coordinator import PARENT
 from search.errors import TrackingError
-from search.records import StudyRecord, Summary, plus_minus
+from search.markdown import MAX_CLASSES, model_card, note
+from search.promotion import PROTOCOL_TAG, SCORE_TAG
+from search.records import StudyRecord, Summary
 from search.study import Study
 from search.tracking import EXPERIMENT, Tracking
 from search.winner import sample, score
@@ -76,7 +79,8 @@ class Conclusion:
         """Do what is missing."""
         summary, before = self.chosen, self.study.record().summary
         if before is not None and before.run == summary.run:
-            summary = replace(summary, test=before.test, model=before.model)
+            summary = replace(summary, test=before.test, confusion=before.confusion)
+            summary = replace(summary, model=before.model, standing=before.standing)
         self.study.set_attr(records.WINNER, {"number": summary.number, "run": summary.run})
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
@@ -101,7 +105,7 @@ class Conclusion:
         write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
         self.tracking.file(summary.run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
         self.tracking.tag(summary.run, {"winner": "true", "test_accuracy": f"{figures['accuracy']:.4f}"})
-        return replace(summary, test=figures)
+        return replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
 
     def _published(self, summary: Summary, objective: ImageClassifier) -> Summary:
         name = self.register
@@ -117,7 +121,7 @@ class Conclusion:
             return replace(summary, standing=self._not_registered(why))
         network = objective.load_weights(self.study.params_of(summary.params), self._read_weights(summary.run))
         images, _ = objective.validation_images()
-        test = summary.test or {}
+        study, metadata = self.study.record(), self._metadata(objective, summary)
         try:
             published = publish(
                 self.tracking_uri,
@@ -125,24 +129,40 @@ class Conclusion:
                 name=name,
                 model=Probabilities(network).eval(),
                 example=(images[:4] / 255).astype(np.float32),
-                metadata=self._metadata(objective, summary),
-                tags={
-                    "search.run": f"{self.uid}/{summary.run}",
-                    "study": self.study.name,
-                    "trial": str(summary.number),
-                    "validation": repr(summary.score),
-                    "validation_accuracy": f"{summary.score:.4f}",
-                    "test_accuracy": f"{test['accuracy']:.4f}",
-                },
-                maximize=self.study.maximize,
+                metadata=metadata,
+                tags={**self._tags(summary), **self._protocol(objective, summary)},
+                card=lambda version: model_card(study, summary, metadata, f"models:/{name}/{version}"),
             )
         except TrackingError as error:
             return replace(summary, standing=self._not_registered(str(error)))
-        model = {"name": name, "version": published.version, "uri": published.uri, "alias": ""}
-        if published.is_champion:
-            return replace(summary, model={**model, "alias": "champion"})
-        note = f"version {published.champion} of {name} has a better validation accuracy and stays champion"
-        return replace(summary, model=model, standing=note)
+        model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
+        return replace(summary, model=model, standing=published.why)
+
+    def _tags(self, summary: Summary) -> dict[str, str]:
+        return {
+            "search.run": f"{self.uid}/{summary.run}",
+            "study": self.study.name,
+            "trial": str(summary.number),
+            SCORE_TAG: repr(summary.score),
+            "validation_accuracy": f"{summary.score:.4f}",
+            "test_accuracy": f"{(summary.test or {})['accuracy']:.4f}",
+        }
+
+    def _protocol(self, objective: ImageClassifier, summary: Summary) -> dict[str, str]:
+        """How the score was measured: what must be equal for two versions to be compared."""
+        info, (images, labels) = objective.dataset_info(), objective.validation_images()
+        held_back = hashlib.sha256(np.ascontiguousarray(images).data)
+        held_back.update(np.ascontiguousarray(labels).data)
+        protocol = {
+            "dataset": info["digest"],
+            "split": f"{info['n_train']} and {info['n_validation']}, {held_back.hexdigest()[:12]}",
+            "metric": self.objective.metric,
+            "direction": self.objective.direction,
+            "epochs": self.study.attrs()[records.FINGERPRINT]["epochs"],
+            "fresh_seeds": summary.confirmation.seeds if summary.confirmation and summary.confirmed else 0,
+            "refit": "yes" if summary.refit else "no",
+        }
+        return {f"{PROTOCOL_TAG}{key}": str(value) for key, value in protocol.items()}
 
     def _not_registered(self, why: str) -> str:
         command = f"python -m search promote {shlex.quote(self.study.name)}{self.where}"
@@ -155,6 +175,9 @@ class Conclusion:
             "framing": dict(objective.framing()),
             "dataset": data["name"],
             "dataset_digest": data["digest"],
+            "shape": list(data["shape"]),
+            "n_train": data["n_train"],
+            "n_validation": data["n_validation"],
             "study": self.study.name,
             "trial": summary.number,
             "architecture": summary.label,
@@ -220,28 +243,6 @@ def leaderboard(study: StudyRecord) -> bytes:
     return text.getvalue().encode()
 
 
-def note(study: StudyRecord, summary: Summary) -> str:
-    """The summary as Markdown, shown at the top of the parent run."""
-    lines = [f"**Winner: trial {summary.number}**, `{summary.label}`, {study.metric} {summary.value:.4f}"]
-    if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
-        lines.append(
-            f"Confirmed on {len(confirmed.values)} fresh seeds: **{confirmed.mean:.4f}**{plus_minus(confirmed.half)}."
-        )
-    if summary.test:
-        lines.append(
-            f"Test accuracy **{summary.test['accuracy']:.2%}** "
-            f"(95% interval {summary.test['low']:.2%} to {summary.test['high']:.2%}), measured once."
-        )
-    if summary.model:
-        lines.append(f"Registered as `{summary.model['uri']}`.")
-    rows = [f"| {gain.baseline} | {gain.value:.4f} | {gain.gain:+.4f} |" for gain in summary.gains]
-    if rows:
-        lines += ["| baseline | value | gain |\n| --- | --- | --- |\n" + "\n".join(rows)]
-    best = "\n".join(f"| #{t.number:03d} | {t.label} | {t.value:.4f} |" for t in study.ranked()[:10])
-    lines += [f"| trial | setting | {study.metric} |\n| --- | --- | --- |\n{best}"]
-    return "\n\n".join(lines)
-
-
 def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     figures = {f"best_{study.metric}": summary.value}
     if summary.confirmed is not None:
@@ -251,6 +252,15 @@ def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     if summary.test:
         figures |= {"test_accuracy": summary.test["accuracy"], "test_loss": summary.test["loss"]}
     return figures
+
+
+def _confusion(result: TestScore, k: int) -> list[list[int]] | None:
+    """Test images by true class and by what the network said: k rows of k; None when that is too much to read."""
+    if k > MAX_CLASSES:
+        return None
+    cells = result.labels * k + result.probabilities.argmax(1)
+    counts: list[list[int]] = np.bincount(cells, minlength=k * k).reshape(k, k).tolist()
+    return counts
 
 
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:

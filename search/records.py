@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -176,6 +176,8 @@ class Summary:
     gains: tuple[Gain, ...] = ()
     test: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None when the objective has no test split."""
+    confusion: Sequence[Sequence[int]] | None = None
+    """Test images by true class (rows) and predicted class (columns); None for very many classes."""
     model: Mapping[str, Any] | None = None
     """`name`, `version`, `alias`, `uri`; None when nothing was registered."""
     confirmation: Confirmation | None = None
