@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import mask
+from search.config import Config, mask
 from search.errors import ModelNotFoundError, TrackingError
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
@@ -210,6 +210,15 @@ def newest_champion(client: MlflowClient) -> str:
             "ran, or name it with --workspace DIR"
         )
     return str(max(models, key=lambda model: model.last_updated_timestamp or 0).name)
+
+
+def require_store(config: Config) -> None:
+    """Reading must not make a store. Raises ModelNotFoundError when there is none."""
+    if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
+        raise ModelNotFoundError(
+            f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet. Run a search "
+            "first (python -m search), or name the folder where one ran with --workspace DIR"
+        )
 
 
 def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:

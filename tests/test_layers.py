@@ -33,7 +33,7 @@ LAYERS = [
     ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
     ("search.registry", "search.report"),
     ("search.coordinator", "search.predict", "search.browse"),
-    ("search.trials", "search.confirmation"),
+    ("search.trials", "search.confirmation", "search.loading", "search"),
     ("search.conclusion",),
     ("search.run",),
     ("search.repair",),

@@ -237,10 +237,7 @@ def command(folder: Path, *words: str) -> str:
         (["--rollback"], "version 1 is the first champion of digits; there is none to go back to"),
         (["--rollback", "mnist"], "there is no model 'mnist'; registered here: digits"),
         ([], "promote what[?] Type python -m search promote STUDY"),
-        (
-            ["digitz"],
-            "there is no study 'digitz' made by a search; there are: digits. A version of a model is typed as",
-        ),
+        (["digitz"], "there is no study 'digitz' made by a search; there are: digits. A version of a model is typed"),
     ],
 )
 def test_what_cannot_be_promoted_is_said(finished: Finished, words: list[str], message: str):
