@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from place import Place
 from shell import IMPORTABLE, Finished, search
 
 
@@ -80,3 +81,9 @@ def folder(tmp_path: Path, fresh_mlflow: Path, fresh_optuna: Path) -> Path:
     shutil.copy(fresh_mlflow, place / "mlflow.db")
     shutil.copy(fresh_optuna, place / "optuna.db")
     return place
+
+
+@pytest.fixture
+def place(folder: Path) -> Place:
+    """The same folder for the loop on a tiny objective."""
+    return Place(folder)

@@ -8,11 +8,13 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from scipy.stats import t
 
 from objectives.base import TestScore
 from search import records
 from search.errors import SearchError
-from search.records import StudyRecord
+from search.intervals import Noise
+from search.records import Candidate, Confirmation, StudyRecord
 from search.winner import best_trial, gains, sample
 
 
@@ -46,6 +48,26 @@ def test_gains_over_other_trials_are_positive_when_the_winner_is_better():
         study = a_record(direction, *trials)
         found = {gain.baseline: gain.gain for gain in gains(study, best_trial(study))}
         assert found == pytest.approx(expected), direction
+
+
+def test_gains_are_of_confirmed_means_where_there_are_some():
+    plain, good = {records.BASELINE: "plain"}, {records.BASELINE: "good"}
+    study = a_record("maximize", (COMPLETE, 0.5, plain), (COMPLETE, 0.9, {}), (COMPLETE, 0.8, good))
+    confirmed = (Candidate(1, "", 0.9, 5, (0.84, 0.86)), Candidate(2, "", 0.8, 5, (0.77, 0.79)))
+    found = gains(study, study.trials[1], Confirmation(confirmed, 2, 0.0141))
+    assert [(gain.baseline, gain.value) for gain in found] == [("plain", 0.5), ("good", pytest.approx(0.78))]
+    assert [gain.gain for gain in found] == pytest.approx([0.35, 0.07])
+    noise = Noise.of(confirmed, None)
+    assert (noise.seed, noise.freedom) == (pytest.approx(0.01414, abs=1e-5), 2)
+    level = (1 + 0.95**0.5) / 2
+    halves = [t.ppf(level, 2) * noise.seed * (1 / 2 + 1 / n) ** 0.5 for n in (1, 2)]
+    assert [gain.half for gain in found] == pytest.approx(halves)
+
+
+def test_a_confirmed_mean_of_zero_is_one():
+    study = a_record("minimize", (COMPLETE, 0.4, {records.BASELINE: "plain"}), (COMPLETE, 0.1, {}))
+    zero = Confirmation((Candidate(1, "", 0.1, None, (0.0, 0.0)),), 2, 0.0)
+    assert [gain.gain for gain in gains(study, study.trials[1], zero)] == [0.4]
 
 
 def test_without_a_completed_trial_the_reason_is_said():
