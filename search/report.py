@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from search import report_charts, report_tables
 from search.records import StudyRecord
 from search.report_base import Chart, Unit, duration, finite, winner
+from search.report_confirmation import confirmation
 from search.report_optuna import OptunaCharts
 from search.workspace import write_whole
 
@@ -98,6 +99,7 @@ def _words(record: StudyRecord, compared: Sequence[StudyRecord], varying: Sequen
         "winner_params": report_tables.flat(best.params) if best else [],
         "headline": report_tables.headline(record),
         "dots": report_tables.dots(record),
+        "confirmation": confirmation(record),
         "states": report_tables.states(record),
         "finished": sum(trial.state.is_finished() for trial in record.trials),
         "running": record.count(TrialState.RUNNING),

@@ -31,7 +31,7 @@ LAYERS = [
     ("search.winner",),
     ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
     ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
-    ("search.registry", "search.report"),
+    ("search.registry", "search.report", "search.report_confirmation"),
     ("search.coordinator", "search.predict", "search.browse"),
     ("search.trials", "search.confirmation", "search.loading", "search"),
     ("search.conclusion",),
