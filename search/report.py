@@ -120,7 +120,9 @@ def _costs(record: StudyRecord) -> list[tuple[str, str]]:
     """What the search cost: (name, amount)."""
     wall, training = report_tables.wall_s(record), report_tables.training_s(record)
     ended = [trial.seconds for trial in record.trials if trial.seconds]
-    rows = [("wall time", duration(wall)), ("training, all trainers", duration(training or None))]
+    rows = [("wall time", duration(wall)), ("training of trials, all trainers", duration(training or None))]
+    if confirming := report_tables.confirming_s(record):
+        rows.append(("training to confirm and refit", duration(confirming)))
     if ended:
         rows.append(("a trial, on average", duration(sum(ended) / len(ended))))
     if record.sessions:

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from search.records import StudyRecord, TrialRecord
+from search.records import EXTRA, METRICS, StudyRecord, TrialRecord
 from search.report_base import STATE_NAMES, Unit, duration, winner
 from search.report_charts import Clock, cost
 
@@ -166,6 +166,12 @@ def training_s(record: StudyRecord) -> float:
     return sum(cost(trial, "train_seconds") or trial.seconds or 0.0 for trial in record.trials)
 
 
+def confirming_s(record: StudyRecord) -> float:
+    """Seconds of the trainings that confirmed the winner and made it, summed over trainers."""
+    ended = record.attrs.get(EXTRA, {}).values()
+    return sum(_number(each["attrs"].get(METRICS, {}), "train_seconds") for each in ended)
+
+
 def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
     """Where the trainers' time and the coordinator's time went: (who, total, parts)."""
     wall = wall_s(record)
@@ -176,9 +182,10 @@ def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
     available = sum(_number(s, "wall_s") * (_number(s, "slots") or slots) for s in record.sessions) or wall * slots
     occupied = min(available, sum(trial.seconds or 0.0 for trial in record.trials))
     training = min(occupied, training_s(record))
+    confirming = min(available - occupied, confirming_s(record))
     rows = [("Trainers", duration(available), _parts(available, [
         ("training", training, "accent"), ("between epochs", occupied - training, "prune"),
-        ("idle", available - occupied, "rule"),
+        ("confirming and refitting", confirming, "good"), ("idle", available - occupied - confirming, "rule"),
     ]))]  # fmt: skip
     search, tracking = (sum(_number(s, key) for s in record.sessions) for key in ("search_s", "tracking_s"))
     if search or tracking:

@@ -423,6 +423,19 @@ def test_a_search_of_which_every_trial_fails_stops_and_says_why(folder: Path):
 
 
 @pytest.mark.slow
+def test_a_search_whose_time_is_up_confirms_what_it_has_and_goes_on_later(folder: Path):
+    words = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 2)
+    result = search(*words, "--trials", 50, "--timeout", 2, cwd=folder, env={"TOY_PAUSE_S": "0.15"})
+    assert result.returncode == 0, result.stderr
+    done, _ = trials_and_runs(folder)
+    assert 2 <= len(done) < 50
+    assert "confirmed on 2 fresh seeds each" in result.stdout
+    again = search(*words, "--trials", len(done) + 1, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert len(trials_and_runs(folder)[0]) == len(done) + 1
+
+
+@pytest.mark.slow
 def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
     for trials in (2, 3):
         result = search(*TOY, "--trials", trials, "--workspace", folder, cwd=folder.parent)
@@ -430,6 +443,23 @@ def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
     states, runs = trials_and_runs(folder)
     assert (len(states), runs) == (3, 4)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.slow
+def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
+    words = ("--objective", "stubborn:Stubborn", "--trials", 2, "--epochs", 1, "--confirm", 1, "--no-register")
+    result = search(*words, "--jobs", 1, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^test accuracy: \d\d\.\d\d% ", result.stdout, re.M)
+    failed = "training the winner on all but the test split failed (RuntimeError: no more than this); confirm-"
+    assert failed in result.stdout
+    assert {kind: len(runs) for kind, runs in runs_by_kind(folder).items()} == {
+        "study": 1, "trial": 2, "confirm": 2, "refit": 1,
+    }  # fmt: skip
+    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'winner'")
+    winner = json.loads(stored)
+    assert winner["run"] == f"confirm-{winner['number']}-1"
+    assert "nothing was left to do" in search(*words, cwd=folder).stdout
 
 
 # The same seed ------------------------------------------------------------------------------------------------------
