@@ -57,9 +57,15 @@ class Noise:
         return cls(math.sqrt(squares / freedom) if freedom else None, freedom, n_images)
 
     def of_images(self, value: float) -> float:
-        """Variance of an accuracy over draws of its images: at most the binomial one."""
-        share = min(max(value, 0.0), 1.0)
-        return share * (1 - share) / self.n_images if self.n_images else 0.0
+        """Variance of an accuracy over draws of its images: at most the binomial one.
+
+        Two right and two wrong ones are added: few mistakes, or none, on few images would else look like certainty.
+        Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
+        """
+        if not self.n_images:
+            return 0.0
+        share = (min(max(value, 0.0), 1.0) * self.n_images + 2) / (self.n_images + 4)
+        return share * (1 - share) / self.n_images
 
     def error(self, a: Candidate, b: Candidate) -> float | None:
         """Standard error of the difference of two confirmed means, by which settings are told apart.

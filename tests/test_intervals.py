@@ -62,7 +62,8 @@ def test_images_that_all_seeds_share_do_not_average_away():
     noise = Noise(seed=1e-9, freedom=3, n_images=10_000)
     few, many = noise.half_interval((0.99, 2)), noise.half_interval((0.99, 1000))
     assert few == pytest.approx(many)
-    assert many == pytest.approx(1.959964 * math.sqrt(0.99 * 0.01 / 10_000), rel=1e-6)
+    assert many == pytest.approx(1.959964 * math.sqrt(0.99 * 0.01 / 10_000), rel=0.01)
+    assert noise.half_interval((1.0, 2)) > 1e-4  # nothing wrong among few is no certainty
     assert Noise(0.001, 3, None).half_interval((0.99, 1000)) == pytest.approx(3.182 * 0.001 / math.sqrt(1000), rel=1e-3)
 
 
@@ -76,12 +77,12 @@ def test_nothing_known_is_no_interval():
     assert Noise.of(same, None).error(*same) == 0
 
 
-@pytest.mark.parametrize(("k", "r", "n_images"), [(3, 2, None), (5, 2, None), (3, 3, 2000), (1, 2, 2000)])
+@pytest.mark.parametrize(("k", "r", "n_images"), [(3, 2, None), (5, 2, None), (3, 3, 300), (1, 2, 2000)])
 def test_the_chosen_ones_interval_holds_its_worth_95_times_in_100(k: int, r: int, n_images: int | None):
     """Equal settings, where choosing does most harm; seeds and, where values are accuracies, images are both drawn."""
     rng, held, rounds = np.random.default_rng(k * r), 0, 1500
     for _ in range(rounds):
-        shared = 0.0 if n_images is None else rng.normal(0, math.sqrt(0.98 * 0.02 / n_images))
+        shared = 0.0 if n_images is None else rng.binomial(n_images, 0.98) / n_images - 0.98
         tried = candidates(0.98 + shared + rng.normal(0, 0.002, (k, r)))
         noise = Noise.of(tried, n_images)
         chosen = choose(tried, noise, maximize=True)
