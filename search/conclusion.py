@@ -23,7 +23,6 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
 from search import records
-from search.coordinator import PARENT
 from search.errors import TrackingError
 from search.markdown import MAX_CLASSES, model_card, note
 from search.promotion import PROTOCOL_TAG, SCORE_TAG
@@ -31,6 +30,7 @@ from search.records import StudyRecord, Summary
 from search.study import Study
 from search.tracking import EXPERIMENT, Tracking
 from search.winner import sample, score
+from search.work import PARENT
 from search.workspace import Workspace, write_whole
 
 

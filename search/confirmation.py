@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, Task
 from search import records
-from search.coordinator import Job
 from search.intervals import Noise
 from search.records import Candidate, Confirmation, TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
 from search.tracking import Tracking
 from search.winner import choose, is_behind
+from search.work import Job
 
 
 class Extra:

@@ -13,7 +13,6 @@ from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
 from search.config import Config, mask
-from search.coordinator import PARENT
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
 from search.promotion import CHAMPION, appoint, rollback
@@ -24,6 +23,7 @@ from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
 from search.tracking import connect_mlflow
+from search.work import PARENT
 from search.workspace import Workspace
 
 WAIT_S = 600.0

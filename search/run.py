@@ -18,7 +18,7 @@ from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import DEFAULT_OBJECTIVE, Config, mask
 from search.confirmation import Confirming, Extra, refit_job
-from search.coordinator import PARENT, Coordinator, Plan, Work
+from search.coordinator import Coordinator, Plan
 from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
@@ -33,6 +33,7 @@ from search.study import Study, open_study
 from search.tracking import Destination, Tracking
 from search.trials import Trials, run_of, sweep
 from search.winner import best_trial, gains
+from search.work import PARENT, Work
 from search.workspace import Workspace
 
 

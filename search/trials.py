@@ -13,11 +13,11 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, Task
 from search import records
-from search.coordinator import PARENT, Job
 from search.display import TRIALS
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import EXPERIMENT, Tracking
+from search.work import PARENT, Job
 
 
 def run_of(number: int) -> str:

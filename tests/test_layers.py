@@ -19,15 +19,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("search.errors", "search.config"),
     ("search.workspace", "search.provenance", "search.records", "search.interruption"),
-    (
-        "search.storage",
-        "search.sampling",
-        "search.figures",
-        "search.intervals",
-        "search.ui",
-        "search.promotion",
-        "search.markdown",
-    ),
+    ("search.storage", "search.sampling", "search.figures", "search.intervals", "search.ui"),
+    ("search.promotion", "search.markdown", "search.work"),
     ("search.winner",),
     ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
     ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
