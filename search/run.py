@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -214,7 +215,8 @@ class Job:
         )  # fmt: skip
         try:
             with self.interruption.graceful():
-                sweep(self.workspace.checkpoint(self.name, self.uid, "any").parent, trials.resume())
+                checkpoints = self.workspace.checkpoint(self.name, self.uid, "any").parent
+                sweep(checkpoints, trials.resume())
                 coordinator = Coordinator(
                     self.objective, self.executor, tracking, Plan(self.steps, self.config.checkpoint_interval),
                     checkpoint_path=lambda run: self.workspace.checkpoint(self.name, self.uid, run),
@@ -224,7 +226,9 @@ class Job:
                 coordinator.interrupted = lambda: self.interruption.number is not None
                 last = not self.config.confirm and not self._refits
                 self._do(coordinator, trials, f"study {self.name}", is_last=last)
-                return self._refitted(self._confirmed(study, tracking, coordinator), study, tracking, coordinator)
+                summary = self._refitted(self._confirmed(study, tracking, coordinator), study, tracking, coordinator)
+                shutil.rmtree(checkpoints, ignore_errors=True)  # of candidates, too, that more trials have displaced
+                return summary
         finally:
             self._preparation.wait(2.0 if self.interruption.number else None)
             session = {
