@@ -226,7 +226,9 @@ class LiveDisplay:
         return Group(*parts)
 
     def _headline(self, snapshot: Snapshot) -> Text:
-        counts = [f"{snapshot.finished}/{snapshot.target} {snapshot.unit}", f"{len(snapshot.running)} running"]
+        counts = []
+        if snapshot.target > 1:
+            counts = [f"{snapshot.finished}/{snapshot.target} {snapshot.unit}", f"{len(snapshot.running)} running"]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
             if n := snapshot.count(state):
                 counts.append(f"{n} {word}")

@@ -262,7 +262,7 @@ class Job:
             study, tracking, top=self.config.confirm, seeds=self.config.confirm_seeds, epochs=self.epochs,
             seed=self.config.seed,
         )  # fmt: skip
-        title = f"confirming the best of {self.name} on fresh seeds"
+        title = "confirming the best on fresh seeds"
         self._do(coordinator, confirming.work, title, is_last=not self._refits)
         found, chosen = confirming.found(), confirming.chosen()
         if chosen is None:
@@ -289,7 +289,7 @@ class Job:
         winner = next(trial for trial in study.record().trials if trial.number == summary.number)
         job = refit_job(study, winner, epochs=epochs, seed=self.config.seed)
         work = Extra(study, tracking, [job])
-        title = f"training the winner of {self.name} on all but the test split"
+        title = "training the winner on all but the test split"
         self._do(coordinator, work, title, is_last=True)
         result = work.result(job)
         assert result is not None, "the coordinator brings every training to an end"
