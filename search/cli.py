@@ -225,11 +225,11 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
     """Classify pictures: files, or MNIST:7 and MNIST:0-24 style names (`mnist:7`) for test pictures of a dataset."""
     from search import terminal
     from search.predict import predict as classify
-    from search.registry import load
+    from search.registry import load, require_store
     from search.workspace import write_whole
 
     config = Config(**values)
-    _require_store(config)
+    require_store(config)
     loaded = load(config.mlflow_uri, model)
     predictions, drawing = classify(loaded, image, config.data_dir)
     terminal.print_predictions(loaded.uri, predictions)
@@ -258,14 +258,30 @@ def sync(**values: Any) -> None:
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("target", required=False, metavar="[STUDY|VERSION]")
+@click.option("--rollback", is_flag=True, help="Give the alias back to the champion before; name a model, not a study.")
 @options(*STORES, "register")
-def promote(study: str, **values: Any) -> None:
-    """Score and register the winner of STUDY, where the search could not."""
-    from search import terminal
-    from search.repair import promote as finish
+def promote(target: str | None, rollback: bool, **values: Any) -> None:
+    """Make a version (`mnist/3`), or the winner of STUDY, the champion by hand.
 
-    record = finish(Config(**values), study)
+    A winner that its search could not register is scored and registered first, and then is champion if it is better.
+    """
+    from search import repair, terminal
+    from search.registry import require_store
+
+    config = Config(**values)
+    if rollback or "/" in (target or ""):
+        require_store(config)
+    if rollback:
+        name, before, now = repair.take_back(config, target)
+        terminal.say(f"champion of {name}: version {now} again, no longer version {before}")
+        return
+    if target is None:
+        raise UsageError(f"promote what? Type {PROGRAM} promote STUDY, promote NAME/VERSION, or promote --rollback")
+    if (chosen := repair.promote_version(config, target)) is not None:
+        terminal.say(f"champion of {chosen[0]}: version {chosen[1]}")
+        return
+    record = repair.promote(config, target)
     terminal.print_summary(record)
     raise SystemExit(0 if record.summary and record.summary.model else 1)
 
@@ -283,17 +299,6 @@ def check_objective(target: str, device: str) -> None:
     quiet_optuna()
     specimen = Specimen.of(target, device)
     raise SystemExit(terminal.print_findings(target, examine(specimen)))
-
-
-def _require_store(config: Config) -> None:
-    """Reading must not make a store."""
-    if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
-        from search.errors import ModelNotFoundError
-
-        raise ModelNotFoundError(
-            f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet. Run a search "
-            f"first ({PROGRAM}), or name the folder where one ran with --workspace DIR"
-        )
 
 
 def main() -> NoReturn:

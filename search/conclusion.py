@@ -7,6 +7,7 @@ was not.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import io
 import shlex
@@ -22,15 +23,17 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
 from search import records
-from search.coordinator import PARENT
 from search.errors import TrackingError
-from search.pages import NOTE, RUN_NAME, WINNER, run_name, study_note, winner_note
+from search.markdown import MAX_CLASSES, model_card, note
+from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
+from search.promotion import PROTOCOL_TAG, SCORE_TAG
 from search.records import StudyRecord, Summary
 from search.study import Study
 from search.tracking import EXPERIMENT, Tracking
 from search.trials import run_of
 from search.winner import score
+from search.work import PARENT
 from search.workspace import Workspace, write_whole
 
 
@@ -79,7 +82,9 @@ class Conclusion:
         """Do what is missing."""
         summary, before = self.chosen, self.study.record().summary
         if before is not None and before.run == summary.run:
-            summary = replace(summary, test=before.test, model=before.model)
+            summary = replace(summary, test=before.test, confusion=before.confusion)
+            summary = replace(summary, model=before.model, standing=before.standing)
+        self.study.set_attr(records.WINNER, {"number": summary.number, "run": summary.run})
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
             self._keep(summary)
@@ -105,17 +110,17 @@ class Conclusion:
         for run in {summary.run, run_of(summary.number)}:
             self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
-        return replace(summary, test=figures)
+        return replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
 
     def _crown(self, summary: Summary, before: Summary | None) -> None:
         """Mark the winner's run, and unmark the winner of a shorter search of this study."""
         if before is not None and before.number != summary.number:
             plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
             self.tracking.tag(run_of(before.number), plain)
-        name, note = run_name(summary.number, summary.label, WINNER), winner_note(self.study.record(), summary)
-        self.tracking.tag(run_of(summary.number), {RUN_NAME: name, NOTE: note, "winner": "true"})
+        name, text = run_name(summary.number, summary.label, WINNER), note(self.study.record(), summary)
+        self.tracking.tag(run_of(summary.number), {RUN_NAME: name, NOTE: text, "winner": "true"})
         if summary.run != run_of(summary.number):
-            self.tracking.tag(summary.run, {NOTE: note})
+            self.tracking.tag(summary.run, {NOTE: text})
 
     def _published(self, summary: Summary, objective: ImageClassifier) -> Summary:
         name = self.register
@@ -127,10 +132,11 @@ class Conclusion:
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(summary.run)
         if run_id is None:
-            return replace(summary, note=self._not_registered(self.tracking.trouble or "MLflow has not answered yet"))
+            why = self.tracking.trouble or "MLflow has not answered yet"
+            return replace(summary, standing=self._not_registered(why))
         network = objective.load_weights(self.study.params_of(summary.params), self._read_weights(summary.run))
         images, _ = objective.validation_images()
-        test = summary.test or {}
+        study, metadata = self.study.record(), self._metadata(objective, summary)
         try:
             published = publish(
                 self.tracking_uri,
@@ -138,25 +144,40 @@ class Conclusion:
                 name=name,
                 model=Probabilities(network).eval(),
                 example=(images[:4] / 255).astype(np.float32),
-                metadata=self._metadata(objective, summary),
-                tags={
-                    "search.run": f"{self.uid}/{summary.run}",
-                    "study": self.study.name,
-                    "trial": str(summary.number),
-                    "validation": repr(summary.score),
-                    "validation_accuracy": f"{summary.score:.4f}",
-                    "test_accuracy": f"{test['accuracy']:.4f}",
-                },
-                note=winner_note(self.study.record(), summary),
-                maximize=self.study.maximize,
+                metadata=metadata,
+                tags={**self._tags(summary), **self._protocol(objective, summary)},
+                card=lambda version: model_card(study, summary, metadata, f"models:/{name}/{version}"),
             )
         except TrackingError as error:
-            return replace(summary, note=self._not_registered(str(error)))
-        model = {"name": name, "version": published.version, "uri": published.uri, "alias": ""}
-        if published.is_champion:
-            return replace(summary, model={**model, "alias": "champion"})
-        note = f"version {published.champion} of {name} has a better validation accuracy and stays champion"
-        return replace(summary, model=model, note=note)
+            return replace(summary, standing=self._not_registered(str(error)))
+        model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
+        return replace(summary, model=model, standing=published.why)
+
+    def _tags(self, summary: Summary) -> dict[str, str]:
+        return {
+            "search.run": f"{self.uid}/{summary.run}",
+            "study": self.study.name,
+            "trial": str(summary.number),
+            SCORE_TAG: repr(summary.score),
+            "validation_accuracy": f"{summary.score:.4f}",
+            "test_accuracy": f"{(summary.test or {})['accuracy']:.4f}",
+        }
+
+    def _protocol(self, objective: ImageClassifier, summary: Summary) -> dict[str, str]:
+        """How the score was measured: what must be equal for two versions to be compared."""
+        info, (images, labels) = objective.dataset_info(), objective.validation_images()
+        held_back = hashlib.sha256(np.ascontiguousarray(images).data)
+        held_back.update(np.ascontiguousarray(labels).data)
+        protocol = {
+            "dataset": info["digest"],
+            "split": f"{info['n_train']} and {info['n_validation']}, {held_back.hexdigest()[:12]}",
+            "metric": self.objective.metric,
+            "direction": self.objective.direction,
+            "epochs": self.study.attrs()[records.FINGERPRINT]["epochs"],
+            "fresh_seeds": summary.confirmation.seeds if summary.confirmation and summary.confirmed else 0,
+            "refit": "yes" if summary.refit else "no",
+        }
+        return {f"{PROTOCOL_TAG}{key}": str(value) for key, value in protocol.items()}
 
     def _not_registered(self, why: str) -> str:
         command = f"python -m search promote {shlex.quote(self.study.name)}{self.where}"
@@ -169,6 +190,9 @@ class Conclusion:
             "framing": dict(objective.framing()),
             "dataset": data["name"],
             "dataset_digest": data["digest"],
+            "shape": list(data["shape"]),
+            "n_train": data["n_train"],
+            "n_validation": data["n_validation"],
             "study": self.study.name,
             "trial": summary.number,
             "architecture": summary.label,
@@ -217,7 +241,7 @@ class Conclusion:
         self.tracking.file(PARENT, "leaderboard.csv", leaderboard(study))
         if study.summary is not None:
             self.tracking.file(PARENT, "summary.json", records.to_json(study.summary.as_dict()))
-            self.tracking.tag(PARENT, {NOTE: study_note(study, study.summary)})
+            self.tracking.tag(PARENT, {NOTE: note(study, study.summary)})
             figures = _figures(study, study.summary)
             self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=self.study.finished, verdict=self.goal)
 
@@ -243,6 +267,15 @@ def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
     if summary.test:
         figures |= {"test_accuracy": summary.test["accuracy"], "test_loss": summary.test["loss"]}
     return figures
+
+
+def _confusion(result: TestScore, k: int) -> list[list[int]] | None:
+    """Test images by true class and by what the network said: k rows of k; None when that is too much to read."""
+    if k > MAX_CLASSES:
+        return None
+    cells = result.labels * k + result.probabilities.argmax(1)
+    counts: list[list[int]] = np.bincount(cells, minlength=k * k).reshape(k, k).tolist()
+    return counts
 
 
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:

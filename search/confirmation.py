@@ -1,7 +1,7 @@
 """Is the winner luck? The best trials train again on fresh seeds, and the winner on everything but the test split.
 
 Both are trainings beside the study's trials: Optuna never sees them, so the study's counts stay exact. Their ends are
-kept in an attribute of the study.
+kept in an attribute of the study, by run: more trials later, which may change the best, train only what is new.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, Task
 from search import records
-from search.coordinator import Job
+from search.intervals import Noise
 from search.records import Candidate, Confirmation, TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
 from search.tracking import Tracking
-from search.winner import freedom, half_interval, is_behind, noise
+from search.winner import choose, is_behind
+from search.work import Job
 
 
 class Extra:
     """Given trainings, each of them once, whatever ended earlier starts."""
+
+    unit = "trainings"
 
     def __init__(
         self, study: Study, tracking: Tracking, jobs: Sequence[Job], wanted: Callable[[Job], bool] = lambda job: True
@@ -94,14 +97,14 @@ class Confirming:
     """
 
     def __init__(self, study: Study, tracking: Tracking, *, top: int, seeds: int, epochs: int, seed: int) -> None:
-        self._study, self._seeds = study, seeds
+        self._study, self._tracking, self._seeds = study, tracking, seeds
         self._best = [t for t in study.record().ranked() if t.state == TrialState.COMPLETE and t.feasible][:top]
         objective = study.objective
-        self._n_validation = (
-            int(objective.dataset_info()["n_validation"]) if isinstance(objective, ImageClassifier) else None
-        )
-        self._jobs = {
-            (trial.number, repeat): _job(
+        self._n_images: int | None = None
+        if isinstance(objective, ImageClassifier) and study.maximize and "accuracy" in objective.metric:
+            self._n_images = int(objective.dataset_info()["n_validation"])
+        self._jobs = [
+            _job(
                 objective, trial, f"confirm-{trial.number}-{repeat}", f"fresh seed {repeat}", "confirm",
                 Task(
                     trial.number, study.params_of(trial.params), derive_seed(seed, "confirm", trial.number, repeat),
@@ -110,34 +113,53 @@ class Confirming:
             )
             for repeat in range(1, seeds + 1)
             for trial in self._best
-        }  # fmt: skip
-        self.work = Extra(study, tracking, list(self._jobs.values()), self._is_open)
+        ]  # fmt: skip
+        self.work = Extra(study, tracking, self._jobs, self._is_wanted)
 
-    def _is_open(self, job: Job) -> bool:
-        found = self.found()
-        candidate = next(each for each in found.candidates if each.number == job.task.number)
-        return not is_behind(candidate, found.candidates, found.noise, maximize=self._study.maximize)
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether its setting may still win. One that was begun before an interruption is brought to its end."""
+        if self._tracking.knows(job.run):
+            return True
+        candidates = self._candidates()
+        candidate = next(each for each in candidates if each.number == job.task.number)
+        noise = Noise.of(candidates, self._n_images)
+        return not is_behind(candidate, candidates, noise, maximize=self._study.maximize)
 
     def found(self) -> Confirmation:
         """What is known so far."""
-        candidates = [self._candidate(trial) for trial in self._best]
-        spread = noise(candidates, self._n_validation)
-        free = freedom(candidates)
-        return Confirmation(
-            tuple(
-                replace(each, half=half_interval(spread, len(each.values), freedom=free)) for each in candidates
-            ),
-            self._seeds,
-            spread,
-        )  # fmt: skip
+        candidates = self._candidates()
+        noise, n = Noise.of(candidates, self._n_images), len(candidates)
+        known = [
+            each if each.mean is None
+            else replace(each, half=noise.half_interval((each.mean, len(each.values)), at_once=n))
+            for each in candidates
+        ]  # fmt: skip
+        return Confirmation(tuple(known), self._seeds, noise.seed, self._n_images)
+
+    def chosen(self) -> Candidate | None:
+        """The winner; None when no fresh seed of any candidate came to its end."""
+        candidates = self._candidates()
+        return choose(candidates, Noise.of(candidates, self._n_images), maximize=self._study.maximize)
+
+    def run_of(self, number: int) -> str | None:
+        """The first run of a candidate that came to its end: its network was not chosen for its value."""
+        ended = (job.run for job, result in self._results(number) if result["value"] is not None)
+        return next(ended, None)
+
+    def _results(self, number: int) -> list[tuple[Job, Mapping[str, Any]]]:
+        """The ended trainings of a candidate."""
+        jobs = [job for job in self._jobs if job.task.number == number]
+        return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
+
+    def _candidates(self) -> list[Candidate]:
+        return [self._candidate(trial) for trial in self._best]
 
     def _candidate(self, trial: TrialRecord) -> Candidate:
-        results = [self.work.result(job) for (number, _), job in self._jobs.items() if number == trial.number]
-        ended = [result for result in results if result is not None]
+        assert trial.value is not None, "a completed trial has a value"
+        values = [result["value"] for _, result in self._results(trial.number)]
         return Candidate(
-            trial.number, trial.label, trial.value or 0.0, trial.metrics.get("parameters"),
-            tuple(result["value"] for result in ended if result["value"] is not None),
-            failed=sum(result["value"] is None for result in ended),
+            trial.number, trial.label, trial.value, trial.metrics.get("parameters"),
+            tuple(value for value in values if value is not None), failed=values.count(None),
         )  # fmt: skip
 
 

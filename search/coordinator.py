@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import EpochResult, ImageClassifier, Objective, Outcome, Task
+from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from search import records
 from search.display import Display, RunningTrial, Snapshot
 from search.errors import SearchStoppedError
@@ -24,6 +24,7 @@ from search.executors.base import Checkpointed, EpochDone, Event, Executor, Fail
 from search.limits import describe
 from search.pages import MARKS, RUN_NAME, readable, run_name
 from search.tracking import Tracking
+from search.work import PARENT, Job, Work
 from search.workspace import write_whole
 
 TICK_S = 0.2
@@ -38,9 +39,6 @@ ALIKE = 10
 CURVES = ("lr", "seconds", "images_per_s")
 """Curve points without a group; all others are named `group/name`."""
 
-PARENT = "study"
-"""The parent run's name in the journal."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,58 +49,6 @@ class Plan:
     checkpoint_interval_s: float = 30.0
     interrupt_s: float = 6.0
     """After an interruption, checkpoints that take longer are not waited for: all is to be over within 10 s."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training to do, and what it is called."""
-
-    run: str
-    """Its run in the journal."""
-    name: str
-    """Its run in MLflow."""
-    label: str
-    task: Task
-    params: Mapping[str, Any]
-    """As tracked."""
-    tags: Mapping[str, str]
-    step: int = 0
-    """The last one that an earlier start of the search has a value of."""
-    value: float | None = None
-    """That value."""
-
-
-class Work(Protocol):
-    """What a coordinator trains."""
-
-    @property
-    def target(self) -> int:
-        """Trainings in all, those of earlier starts included."""
-        ...
-
-    def next(self) -> Job | None:
-        """What a trainer that is free is to do; None when nothing is left for it."""
-        ...
-
-    def prepare(self) -> None:
-        """Called while several train: think about the next one now."""
-        ...
-
-    def begin(self, job: Job, slot: int) -> None:
-        """Put it on record; its training starts right afterwards."""
-        ...
-
-    def report(self, job: Job, step: int, value: float) -> bool:
-        """Put a value on record; returns whether the training is to end here."""
-        ...
-
-    def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
-        """Put the end on record. The journal has it already, as the run's verdict."""
-        ...
-
-    def ended(self) -> list[records.TrialRecord]:
-        """What earlier starts have brought to an end, or begun."""
-        ...
 
 
 @dataclass
@@ -376,7 +322,7 @@ class Coordinator:
         ]
         return Snapshot(
             self.work.target, tuple(self._ended), tuple(running), self.objective.metric,
-            self.objective.direction == "maximize", self.tracking.trouble,
+            self.objective.direction == "maximize", self.tracking.trouble, self.work.unit,
         )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from search.records import TrialRecord
 
 SPARKS = "▁▂▃▄▅▆▇█"
 REFRESH_S = 0.25
+TRIALS = "trials"
+"""What the trainings of a search are called; those that confirm its winner and make it are not trials."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Snapshot:
     maximize: bool
     trouble: str | None = None
     """Why tracking cannot deliver at the moment."""
+    unit: str = TRIALS
     at: float = field(default_factory=time.monotonic)
 
     def count(self, state: TrialState) -> int:
@@ -61,7 +64,12 @@ class Snapshot:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best completed trial within the limits."""
+        """The best completed trial within the limits.
+
+        Of trainings that confirm something, none is the best: their means count.
+        """
+        if self.unit != TRIALS:
+            return None
         done = [t for t in self.ended if t.state == TrialState.COMPLETE and t.value is not None and t.feasible]
         key = (lambda trial: trial.value or 0.0) if self.maximize else (lambda trial: -(trial.value or 0.0))
         return max(done, key=key, default=None)
@@ -74,8 +82,8 @@ class Display(Protocol):
         """Something takes seconds before or after the trials: say so until the block ends."""
         ...
 
-    def begin(self, title: str, target: int, done: int) -> None:
-        """The search begins, or goes on with `done` trials."""
+    def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
+        """Trainings begin, or go on with `done` of them; `unit` says what they are."""
         ...
 
     def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
@@ -106,9 +114,9 @@ class PlainDisplay:
         """Say nothing: a log is not watched."""
         return nullcontext()
 
-    def begin(self, title: str, target: int, done: int) -> None:
+    def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         """Say what begins."""
-        self.notice(f"{title}: {done} of {target} trials done")
+        self.notice(f"{title}: {done} of {target} {unit} done" if target > 1 else title)
 
     def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
         """Say when tracking fails or recovers."""
@@ -146,9 +154,9 @@ class JsonDisplay(PlainDisplay):
         line = json.dumps({"event": event, "time": datetime.now().isoformat(timespec="milliseconds"), **values})
         super().notice(line)
 
-    def begin(self, title: str, target: int, done: int) -> None:
+    def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         """Say what begins."""
-        self.event("begin", title=title, target=target, finished=done)
+        self.event("begin", title=title, unit=unit, target=target, finished=done)
 
     def tracking(self, trouble: str | None) -> None:
         """Say why tracking fails; null when it has recovered."""
@@ -157,7 +165,8 @@ class JsonDisplay(PlainDisplay):
     def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
         """Everything about the trial, and where the search stands."""
         best = snapshot.best and {"number": snapshot.best.number, "value": snapshot.best.value}
-        self.event("trial", trial=trial.as_dict(), finished=snapshot.finished, target=snapshot.target, best=best)
+        event = "trial" if snapshot.unit == TRIALS else "training"
+        self.event(event, trial=trial.as_dict(), finished=snapshot.finished, target=snapshot.target, best=best)
 
     def notice(self, text: str) -> None:
         """Something worth a line."""
@@ -177,7 +186,7 @@ class LiveDisplay:
         """A spinner."""
         return self._console.status(text)
 
-    def begin(self, title: str, target: int, done: int) -> None:
+    def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         """Start drawing."""
         self._title, self._started, self._done_before = title, time.monotonic(), done
         self._live.start()
@@ -189,9 +198,11 @@ class LiveDisplay:
             self._live.update(self._render(snapshot()), refresh=True)
 
     def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
-        """Leave one line above the table for a new best."""
-        if snapshot.best is not None and snapshot.best.number == trial.number:
-            line = Text.assemble(("★ ", "yellow"), f"#{trial.number:03d} {trial.label}  ", describe_end(trial))
+        """Leave one line above the table for a new best, and for each training that is no trial."""
+        is_best = snapshot.best is not None and snapshot.best.number == trial.number
+        if is_best or snapshot.unit != TRIALS:
+            mark = ("★ ", "yellow") if is_best else ("· ", "dim")
+            line = Text.assemble(mark, f"#{trial.number:03d} {trial.label}  ", describe_end(trial))
             self._live.console.print(line)
 
     def notice(self, text: str) -> None:
@@ -219,7 +230,9 @@ class LiveDisplay:
         return Group(*parts)
 
     def _headline(self, snapshot: Snapshot) -> Text:
-        counts = [f"{snapshot.finished}/{snapshot.target} trials", f"{len(snapshot.running)} running"]
+        counts = []
+        if snapshot.target > 1:
+            counts = [f"{snapshot.finished}/{snapshot.target} {snapshot.unit}", f"{len(snapshot.running)} running"]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
             if n := snapshot.count(state):
                 counts.append(f"{n} {word}")
@@ -244,6 +257,8 @@ def describe_end(trial: TrialRecord) -> str:
     name = f" [{trial.baseline}]" if trial.baseline else ""
     above = "" if trial.feasible else f" ({describe(trial.metrics)}: above the limit)"
     match trial.state:
+        case TrialState.COMPLETE if trial.value is None:  # nothing was left to measure it on
+            return f"trained{seconds}"
         case TrialState.COMPLETE:
             return f"{value}{seconds}{name}{above}"
         case TrialState.PRUNED if trial.value is None:

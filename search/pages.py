@@ -1,4 +1,4 @@
-"""What people read on MLflow's pages: names of runs, notes in Markdown, and the view that the deep link opens."""
+"""What people read on MLflow's pages: names of runs, and the view that the deep link opens."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 
 from optuna.trial import TrialState
-
-from search.records import StudyRecord, Summary, plus_minus
 
 WINNER = "★"
 MARKS = {TrialState.PRUNED: "✂", TrialState.FAIL: "✕"}
@@ -68,37 +66,3 @@ def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
         "compareRunSections": sections,
         "isAccordionReordered": True,
     }
-
-
-def study_note(study: StudyRecord, summary: Summary) -> str:
-    """The summary as Markdown, for the parent run."""
-    best = "\n".join(f"| #{t.number:03d} | {t.label} | {t.value:.4f} |" for t in study.ranked()[:10])
-    table = f"| trial | setting | {study.metric} |\n| --- | --- | --- |\n{best}"
-    return "\n\n".join([*_verdict(study, summary), "The best trials:", table])
-
-
-def winner_note(study: StudyRecord, summary: Summary) -> str:
-    """The winner's figures as Markdown, for its run and its registered version."""
-    params = "\n".join(f"| {name} | {readable(value)} |" for name, value in summary.params.items())
-    return "\n\n".join([*_verdict(study, summary), "Its setting:", f"| parameter | value |\n| --- | --- |\n{params}"])
-
-
-def _verdict(study: StudyRecord, summary: Summary) -> list[str]:
-    """Paragraphs that say who won, how surely, and by how much."""
-    where = f"{WINNER} **Winner of `{study.name}`: trial {summary.number}**"
-    lines = [f"{where}, `{summary.label}`, {study.metric} {summary.value:.4f}"]
-    if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
-        mean = f"**{confirmed.mean:.4f}**{plus_minus(confirmed)}"
-        lines.append(f"Confirmed on {len(confirmed.values)} fresh seeds: {mean}.")
-    if summary.test:
-        lines.append(
-            f"Test accuracy **{summary.test['accuracy']:.2%}** "
-            f"(95% interval {summary.test['low']:.2%} to {summary.test['high']:.2%}), measured once."
-        )
-    if summary.model:
-        lines.append(f"Registered as `{summary.model['uri']}`.")
-    rows = [f"| {gain.baseline} | {gain.value:.4f} | {gain.gain:+.4f} |" for gain in summary.gains]
-    if rows:
-        lines.append(f"How far it is ahead of the baselines, by {study.metric}:")
-        lines.append("| baseline | value | gain |\n| --- | --- | --- |\n" + "\n".join(rows))
-    return lines

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,7 @@ PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, data
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
+WINNER = "winner"  # {"number", "run"}: kept before the test split is read, which must not choose
 EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
 SUMMARY = "summary"  # Summary.as_dict()
 OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
@@ -125,7 +127,7 @@ class Gain:
     gain: float
     """Positive when the winner is better, whatever the direction."""
     half: float | None = None
-    """Half of the gain's 95% interval; None when nothing is known of the noise."""
+    """Half of the gain's 95% interval; None where the winner was not confirmed or nothing is known of the noise."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,12 @@ class Candidate:
     failed: int = 0
     """Fresh seeds that came to nothing."""
     half: float | None = None
-    """Half of the mean's 95% interval; None when nothing is known of the noise."""
+    """Half of the mean's interval, which holds for all candidates together with 95%; None when no noise is known."""
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of its values; None when there are not two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def mean(self) -> float | None:
@@ -158,8 +165,11 @@ class Confirmation:
     candidates: tuple[Candidate, ...]
     """Best of the search first."""
     seeds: int
+    """How many each was to have."""
     noise: float | None
-    """Standard deviation of one value around its setting's mean."""
+    """Standard deviation of one value around its setting's mean, pooled; None when no setting has two values."""
+    n_images: int | None = None
+    """How many validation images the values are accuracies on; None where they are something else."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,8 @@ class Summary:
     gains: tuple[Gain, ...] = ()
     test: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None when the objective has no test split."""
+    confusion: Sequence[Sequence[int]] | None = None
+    """Test images by true class (rows) and predicted class (columns); None for very many classes."""
     model: Mapping[str, Any] | None = None
     """`name`, `version`, `alias`, `uri`; None when nothing was registered."""
     confirmation: Confirmation | None = None
@@ -184,7 +196,13 @@ class Summary:
     refit: Mapping[str, Any] | None = None
     """`epochs`, `seconds`, `images` of the training that made the published network; None for a confirmed one."""
     note: str | None = None
-    """Why the alias did not move, for instance."""
+    """What went another way than it was meant to, a refit that failed for instance."""
+    standing: str | None = None
+    """Why the model is not the champion, or not registered; None when it is or was not to be."""
+
+    def noted(self, text: str) -> Summary:
+        """With something more to say."""
+        return replace(self, note=f"{self.note}; {text}" if self.note else text)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -268,6 +286,18 @@ class StudyRecord:
             key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
         )
 
+    def fate(self, candidate: Candidate) -> str:
+        """What confirmation made of one of its candidates, in a few words."""
+        assert self.summary is not None, "candidates are a summary's"
+        assert (found := self.summary.confirmation) is not None, "candidates are a confirmation's"
+        if candidate.number == self.summary.number:
+            means = [each.mean for each in found.candidates if each.mean is not None and not each.failed]
+            best = (max if self.maximize else min)(means, default=None)
+            return "winner" if best in (None, candidate.mean) else "winner: level with the best, and smaller"
+        if candidate.failed:
+            return f"{counted(candidate.failed, 'seed')} failed"
+        return "clearly behind, spared the rest" if len(candidate.values) < found.seeds else ""
+
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
         return sum(trial.state == state for trial in self.trials)
@@ -292,9 +322,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def plus_minus(candidate: Candidate) -> str:
-    """Half of the interval of a confirmed mean, as a suffix."""
-    return "" if candidate.half is None else f" ± {candidate.half:.4f}"
+def plus_minus(half: float | None) -> str:
+    """Half of an interval as a suffix; nothing when it is not known."""
+    return "" if half is None else f" ± {half:.4f}"
+
+
+def counted(n: int, thing: str) -> str:
+    """For instance `1 fresh seed`, `2 fresh seeds`."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def to_json(values: Any) -> bytes:

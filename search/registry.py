@@ -1,13 +1,15 @@
-"""The only door to MLflow's models: log, register, promote, load.
+"""The only door to MLflow's models: log, register, load. Which version is champion, `search.promotion` knows.
 
 A published model is a `torch.export` program (MLflow's `pt2` format): it loads without this project and without pickle.
 """
 
 from __future__ import annotations
 
+import random
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -17,19 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import mask
+from search.config import Config, mask
 from search.errors import ModelNotFoundError, TrackingError
+from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
-from search.tracking import connect_mlflow
+from search.tracking import connect_mlflow, is_refusal
 
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"
-SCORE_TAG = "validation"
-TRIES = 20
+TRIES = 10
 BATCH = 500
 
 
@@ -39,9 +40,15 @@ class Published:
 
     name: str
     version: str
-    is_champion: bool
     champion: str
     """Version that the alias points to now."""
+    why: str | None
+    """Why that is another one; None when it is this one."""
+
+    @property
+    def alias(self) -> str:
+        """The alias that this version has."""
+        return CHALLENGER if self.why else CHAMPION
 
     @property
     def uri(self) -> str:
@@ -58,15 +65,14 @@ def publish(
     example: NDArray[np.float32],
     metadata: Mapping[str, Any],
     tags: Mapping[str, str],
-    note: str = "",
-    maximize: bool = True,
+    card: Callable[[str], str],
 ) -> Published:
-    """Log a trained network as a model of a run, register it, and make it champion if it is the best of its name.
+    """Log a trained network as a model of a run, register it, and make it champion if it is the best of its protocol.
 
     model: float32 (n, c, h, w) in [0, 1] to probabilities (n, k), on the CPU. example: (n >= 2, c, h, w).
-    `tags` hold `validation`, by which versions are compared, and `search.run`, by which a version that an interrupted
-    search already registered is found again; `note` is Markdown for people. Raises TrackingError when MLflow does not
-    do it.
+    `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
+    an interrupted search already registered is found again. `card` gives the description of a version, in Markdown.
+    Raises TrackingError when MLflow does not do it.
     """
     import mlflow
 
@@ -77,13 +83,35 @@ def publish(
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
                 model_uri, model_id = _log(run_id, model, example, metadata)
                 _create_name(client, name)
-                found = client.create_model_version(
-                    name, model_uri, run_id, tags=dict(tags), description=note, model_id=model_id
-                )
-        champion = promote(client, name, maximize=maximize)
+                found = _create_version(client, name, model_uri, run_id, model_id, tags)
+        version = str(found.version)
+        if found.description != (text := card(version)):
+            client.update_model_version(name, version, description=text)
+        champion = settle(client, name, version)
+        if champion == version:
+            return Published(name, version, champion, None)
+        challenge(client, name, version)
+        return Published(name, version, champion, why_behind(client, name, version, champion))
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(f"the model could not be registered: {first_line(error)}") from error
-    return Published(name, str(found.version), str(found.version) == champion, champion)
+
+
+def _create_version(
+    client: MlflowClient, name: str, model_uri: str, run_id: str, model_id: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    """Make a version. MLflow numbers it itself and gives up after three collisions with others that do the same."""
+    import mlflow
+
+    for attempt in range(TRIES):
+        try:
+            return client.create_model_version(name, model_uri, run_id, tags=dict(tags), model_id=model_id)
+        except mlflow.exceptions.MlflowException as error:
+            if is_refusal(error) or attempt == TRIES - 1:
+                raise
+            time.sleep(random.uniform(0.0, 0.2))
+            if (made := _registered(client, name, tags["search.run"])) is not None:
+                return made
+    raise AssertionError("the last attempt raises")
 
 
 def _log(
@@ -142,12 +170,6 @@ def _registered(client: MlflowClient, name: str, run: str) -> ModelVersion | Non
     return next((version for version in versions(client, name) if version.tags.get("search.run") == run), None)
 
 
-def versions(client: MlflowClient, name: str) -> Sequence[ModelVersion]:
-    """All versions of a registered model, oldest first."""
-    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
-    return sorted(found, key=lambda version: int(version.version))
-
-
 def _create_name(client: MlflowClient, name: str) -> None:
     import mlflow
 
@@ -156,32 +178,6 @@ def _create_name(client: MlflowClient, name: str) -> None:
     except mlflow.exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def promote(client: MlflowClient, name: str, *, maximize: bool = True) -> str:
-    """Point the alias at the best version by validation score; ties go to the oldest. Returns that version.
-
-    The registry cannot compare and set, so the alias is looked at again after it was set: whoever looks last sees all
-    versions, and each round can only move it to a better one.
-    """
-    import mlflow
-
-    sign = 1.0 if maximize else -1.0
-    for _ in range(TRIES):
-        scored = [version for version in versions(client, name) if SCORE_TAG in version.tags]
-        best = max(scored, key=lambda version: (sign * float(version.tags[SCORE_TAG]), -int(version.version)))
-        try:
-            if _champion(client, name) == str(best.version):
-                return str(best.version)
-            client.set_registered_model_alias(name, CHAMPION, best.version)
-        except mlflow.exceptions.MlflowException:
-            continue  # two first settings of an alias can collide; the next round sees who won
-    raise TrackingError(f"the alias {CHAMPION} of {name} did not settle; type the same command again")
-
-
-def _champion(client: MlflowClient, name: str) -> str | None:
-    aliases = client.get_registered_model(name).aliases
-    return str(aliases[CHAMPION]) if CHAMPION in aliases else None
 
 
 @dataclass(frozen=True)
@@ -206,15 +202,23 @@ class Loaded:
 
 
 def newest_champion(client: MlflowClient) -> str:
-    """URI of the champion that was registered last. Raises ModelNotFoundError when there is none."""
+    """Name of the model whose champion was registered last. Raises ModelNotFoundError when there is none."""
     models = [model for model in client.search_registered_models() if CHAMPION in model.aliases]
     if not models:
         raise ModelNotFoundError(
             "no champion is registered here yet. Run a search first (python -m search), or go to the folder where one "
             "ran, or name it with --workspace DIR"
         )
-    newest = max(models, key=lambda model: model.last_updated_timestamp or 0)
-    return f"models:/{newest.name}@{CHAMPION}"
+    return str(max(models, key=lambda model: model.last_updated_timestamp or 0).name)
+
+
+def require_store(config: Config) -> None:
+    """Reading must not make a store. Raises ModelNotFoundError when there is none."""
+    if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
+        raise ModelNotFoundError(
+            f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet. Run a search "
+            "first (python -m search), or name the folder where one ran with --workspace DIR"
+        )
 
 
 def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
@@ -226,7 +230,7 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     import mlflow
 
     try:
-        model_uri = model_uri or newest_champion(client)
+        model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(f"MLflow at {mask(tracking_uri)} does not answer: {first_line(error)}") from None
     try:

@@ -1,24 +1,30 @@
-"""Finish what an outage left undone: deliver journals, register winners."""
+"""What people do after a search: deliver what an outage held up, register a winner, choose the champion by hand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+import optuna
 from optuna.study import StudyDirection
 
 from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
 from search.config import Config, mask
-from search.coordinator import PARENT
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
+from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord, Summary
+from search.registry import newest_champion
 from search.run import load_objective, open_tracking
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
+from search.tracking import connect_mlflow
+from search.work import PARENT
 from search.workspace import Workspace
 
 WAIT_S = 600.0
@@ -70,7 +76,7 @@ def _elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
 
 
 def promote(config: Config, name: str) -> StudyRecord:
-    """Score and register the winner of a study whose search could not.
+    """Score and register the winner of a study whose search could not; make it champion when it is registered already.
 
     Raises UsageError when there is no such study, SearchError when MLflow still does not answer.
     """
@@ -80,13 +86,22 @@ def promote(config: Config, name: str) -> StudyRecord:
     attrs = {} if study_id is None else storage.get_study_user_attrs(study_id)
     if study_id is None or records.OBJECTIVE not in attrs:
         known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
-        raise UsageError(f"there is no study {name!r} made by a search; there are: {known}")
+        raise UsageError(
+            f"there is no study {name!r} made by a search; there are: {known}. A version of a model is typed "
+            "as NAME/VERSION, for instance mnist/3"
+        )
     if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
         raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
     if (elsewhere := _elsewhere(config, attrs)) is not None:
         raise UsageError(f"study {name!r}: {elsewhere}")
-    objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
+    summary = Summary.from_dict(stored)
     with hold_study(config.storage_url, name):
+        if summary.model is not None:
+            appoint(connect_mlflow(config.mlflow_uri), summary.model["name"], str(summary.model["version"]))
+            champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
+            storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
+            return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
+        objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
         tracking = open_tracking(config, name, attrs, maximize=study.maximize)
         try:
@@ -94,8 +109,29 @@ def promote(config: Config, name: str) -> StudyRecord:
             Conclusion(
                 study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
                 device="cpu", tracking_uri=config.mlflow_uri, register=config.register or objective.name,
-                where=config.where, chosen=Summary.from_dict(stored), goal=tracking.verdict(PARENT) or {},
+                where=config.where, chosen=summary, goal=tracking.verdict(PARENT) or {},
             ).run()  # fmt: skip
             return study.record()
         finally:
             tracking.close()
+
+
+def promote_version(config: Config, version: str) -> tuple[str, str] | None:
+    """Make `NAME/VERSION` the champion and return both; None when that is no version, but a study's name perhaps.
+
+    Raises ModelNotFoundError when there is no such version.
+    """
+    if (found := re.fullmatch(r"(?:models:/)?([^/:]+)/(\d+)", version)) is None:
+        return None
+    appoint(connect_mlflow(config.mlflow_uri), found[1], found[2])
+    return found[1], found[2]
+
+
+def take_back(config: Config, name: str | None) -> tuple[str, str, str]:
+    """Give the alias of a model, or of the newest champion, back; returns its name and the versions before and now.
+
+    Raises ModelNotFoundError when there is nothing to go back to.
+    """
+    client = connect_mlflow(config.mlflow_uri)
+    name = name or newest_champion(client)
+    return name, *rollback(client, name)

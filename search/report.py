@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from search import report_charts, report_tables
 from search.records import StudyRecord
 from search.report_base import Chart, Unit, duration, finite, winner
+from search.report_confirmation import confirmation
 from search.report_optuna import OptunaCharts
 from search.workspace import write_whole
 
@@ -100,6 +101,7 @@ def _words(record: StudyRecord, compared: Sequence[StudyRecord], varying: Sequen
         "winner_params": report_tables.flat(best.params) if best else [],
         "headline": report_tables.headline(record),
         "dots": report_tables.dots(record),
+        "confirmation": confirmation(record),
         "states": report_tables.states(record),
         "finished": sum(trial.state.is_finished() for trial in record.trials),
         "running": record.count(TrialState.RUNNING),
@@ -120,7 +122,9 @@ def _costs(record: StudyRecord) -> list[tuple[str, str]]:
     """What the search cost: (name, amount)."""
     wall, training = report_tables.wall_s(record), report_tables.training_s(record)
     ended = [trial.seconds for trial in record.trials if trial.seconds]
-    rows = [("wall time", duration(wall)), ("training, all trainers", duration(training or None))]
+    rows = [("wall time", duration(wall)), ("training of trials, all trainers", duration(training or None))]
+    if confirming := report_tables.confirming_s(record):
+        rows.append(("training to confirm and refit", duration(confirming)))
     if ended:
         rows.append(("a trial, on average", duration(sum(ended) / len(ended))))
     if record.sessions:

@@ -81,9 +81,17 @@ class Unit:
             return "–" if value is None else str(value)
         return f"{value:.2%}" if self.percent else f"{value:.5g}"
 
-    def gain(self, value: float) -> str:
-        """A difference, with its sign."""
-        return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
+    def gain(self, value: float, half: float | None = None) -> str:
+        """A difference, with its sign and half of its interval."""
+        if half is None:
+            return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
+        return f"{100 * value:+.2f} ± {100 * half:.2f} points" if self.percent else f"{value:+.4g} ± {half:.2g}"
+
+    def half(self, value: float | None) -> str:
+        """Half of an interval, or a spread; nothing when it is not known."""
+        if value is None:
+            return ""
+        return f"{100 * value:.2f} points" if self.percent else f"{value:.2g}"
 
 
 @dataclass(frozen=True)

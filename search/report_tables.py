@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from optuna.trial import TrialState
 
-from search.records import StudyRecord, TrialRecord
+from search.records import EXTRA, METRICS, StudyRecord, TrialRecord
 from search.report_base import STATE_NAMES, Unit, duration, winner
 from search.report_charts import Clock, cost
 
@@ -68,31 +68,45 @@ def sorted_by(value: object) -> float | str | None:
 
 
 def dots(record: StudyRecord) -> list[Dot]:
-    """Test accuracy with its interval, then the winner and the baselines on the validation split, best first."""
-    first, unit = winner(record), Unit.of(record)
+    """Test accuracy, then the winner and the baselines on the validation split, best first, with their intervals."""
+    first, unit, test = winner(record), Unit.of(record), _test(record)
     if first is None or first.value is None:
         return []
-    test = _test(record)
-    known = [("validation", first.value, "winner"), *((b.baseline, b.value, "baseline") for b in _baselines(record))]
-    ends = [value for _, value, _ in known if value is not None]
-    ends += [test[key] for key in ("accuracy", "low", "high") if key in test]
-    low, high = min(ends), max(ends)
-    low, span = low - 0.06 * (high - low), 1.12 * (high - low) or 1.0
-
-    def at(value: float) -> float:
-        return round(100 * (value - low) / span, 2)
-
+    summary = record.summary
+    confirmed = summary.confirmed if summary else None
+    value, half = (confirmed.mean, confirmed.half) if confirmed and confirmed.mean is not None else (first.value, None)
+    compared = {gain.number: gain for gain in (summary.gains if summary else ())}
+    others = [(b.baseline, compared[b.number].value if b.number in compared else b.value, compared.get(b.number))
+              for b in _baselines(record) if b.value is not None and b.number != first.number]  # fmt: skip
+    at = _positions([value, *_around(value, half), *(other or 0.0 for _, other, _ in others), *_of_test(test)])
     rows = []
     if "accuracy" in test:
-        low_at, high_at = (at(test["low"]), at(test["high"])) if "low" in test and "high" in test else (None, None)
-        rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), low_at, high_at, "test"))
+        low, high = (at(test["low"]), at(test["high"])) if "low" in test and "high" in test else (None, None)
+        rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), low, high, "test"))
+    name = "Winner, validation" if confirmed is None else "Winner, confirmed"
+    low, high = (at(value - half), at(value + half)) if half is not None else (None, None)
+    rows.append(Dot(name, unit.text(value), "", at(value), low, high, "winner"))
     sign = 1 if record.maximize else -1
-    for label, value, kind in sorted(known, key=lambda row: (row[2] != "winner", -sign * (row[1] or 0.0))):
-        if value is not None:
-            gain = "" if kind == "winner" else unit.gain(sign * (first.value - value))
-            rows.append(Dot("Winner, validation" if kind == "winner" else str(label), unit.text(value), gain, at(value),
-                            kind=kind))  # fmt: skip
+    for label, other, gain in sorted(others, key=lambda row: -sign * (row[1] or 0.0)):
+        if other is not None:
+            ahead = unit.gain(sign * (value - other), gain.half if gain else None)
+            rows.append(Dot(str(label), unit.text(other), ahead, at(other)))
     return rows
+
+
+def _positions(ends: Sequence[float]) -> Callable[[float], float]:
+    """Where a value is drawn between the smallest and the largest, in percent of the width."""
+    low, high = min(ends), max(ends)
+    low, span = low - 0.06 * (high - low), 1.12 * (high - low) or 1.0
+    return lambda value: round(100 * (value - low) / span, 2)
+
+
+def _around(value: float, half: float | None) -> list[float]:
+    return [] if half is None else [value - half, value + half]
+
+
+def _of_test(test: Mapping[str, float]) -> list[float]:
+    return [test[key] for key in ("accuracy", "low", "high") if key in test]
 
 
 def _test(record: StudyRecord) -> Mapping[str, float]:
@@ -152,6 +166,12 @@ def training_s(record: StudyRecord) -> float:
     return sum(cost(trial, "train_seconds") or trial.seconds or 0.0 for trial in record.trials)
 
 
+def confirming_s(record: StudyRecord) -> float:
+    """Seconds of the trainings that confirmed the winner and made it, summed over trainers."""
+    ended = record.attrs.get(EXTRA, {}).values()
+    return sum(_number(each["attrs"].get(METRICS, {}), "train_seconds") for each in ended)
+
+
 def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
     """Where the trainers' time and the coordinator's time went: (who, total, parts)."""
     wall = wall_s(record)
@@ -162,9 +182,10 @@ def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
     available = sum(_number(s, "wall_s") * (_number(s, "slots") or slots) for s in record.sessions) or wall * slots
     occupied = min(available, sum(trial.seconds or 0.0 for trial in record.trials))
     training = min(occupied, training_s(record))
+    confirming = min(available - occupied, confirming_s(record))
     rows = [("Trainers", duration(available), _parts(available, [
         ("training", training, "accent"), ("between epochs", occupied - training, "prune"),
-        ("idle", available - occupied, "rule"),
+        ("confirming and refitting", confirming, "good"), ("idle", available - occupied - confirming, "rule"),
     ]))]  # fmt: skip
     search, tracking = (sum(_number(s, key) for s in record.sessions) for key in ("search_s", "tracking_s"))
     if search or tracking:
@@ -300,9 +321,16 @@ def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
             Cell(record.name, record.name),
             Cell(f"{finished:,}", finished),
             Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
-            Cell(unit.text(best.value) if best else "–", best.value if best else None),
+            Cell(unit.text(_figure(record, best)), _figure(record, best)),
             Cell(f"{test['accuracy']:.2%}{interval}" if "accuracy" in test else "–", test.get("accuracy")),
             Cell(duration(wall_s(record)), wall_s(record)),
             Cell(duration(training_s(record)), training_s(record)),
         ])  # fmt: skip
     return rows
+
+
+def _figure(record: StudyRecord, best: TrialRecord | None) -> float | None:
+    """The best figure of the winner there is, confirmed where that was done."""
+    if record.summary:
+        return record.summary.score
+    return best.value if best else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import DEFAULT_OBJECTIVE, Config, mask
 from search.confirmation import Confirming, Extra, refit_job
-from search.coordinator import PARENT, Coordinator, Plan, Work
+from search.coordinator import Coordinator, Plan
 from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
@@ -34,7 +35,8 @@ from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study,
 from search.study import Study, open_study
 from search.tracking import Destination, Tracking
 from search.trials import Trials, run_of, sweep
-from search.winner import best_trial, choose, gains
+from search.winner import best_trial, gains
+from search.work import PARENT, Work
 from search.workspace import Workspace
 
 
@@ -133,6 +135,8 @@ class Job:
             self.storage, name, objective, spec.target, config.epochs, scope.space, scope.limits
         )  # fmt: skip
         self.uid = str(self.attrs()[records.UID])
+        self._preparation = Preparation(objective)
+        self._refits = not config.no_refit and isinstance(objective, ImageClassifier)
 
     def attrs(self) -> dict[str, Any]:
         """What the study keeps."""
@@ -183,7 +187,7 @@ class Job:
     def _goal(self) -> dict[str, Any]:
         """What this search is to come to, beside its number of trials."""
         confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
-        return {"confirm": confirm, "refit": not self.config.no_refit}
+        return {"confirm": confirm, "refit": self._refits}
 
     def _is_complete(self, study: Study, tracking: Tracking) -> bool:
         """Whether there is nothing left to do: every trial ended, the winner is where it belongs, and that is told."""
@@ -233,10 +237,10 @@ class Job:
             deadline=clock + self.config.timeout if self.config.timeout else math.inf,
             patience=lambda ended: self.scope.run_out(self.objective, ended),
         )  # fmt: skip
-        preparation = Preparation(self.objective)
         try:
             with self.interruption.graceful():
-                sweep(self.workspace.checkpoint(self.name, self.uid, "any").parent, trials.resume())
+                checkpoints = self.workspace.checkpoint(self.name, self.uid, "any").parent
+                sweep(checkpoints, trials.resume())
                 coordinator = Coordinator(
                     self.objective, self.executor, tracking, Plan(self.steps, self.config.checkpoint_interval),
                     checkpoint_path=lambda run: self.workspace.checkpoint(self.name, self.uid, run),
@@ -244,26 +248,29 @@ class Job:
                     tags=self._tags(devices), display=self.display,
                 )  # fmt: skip
                 coordinator.interrupted = lambda: self.interruption.number is not None
-                self._do(coordinator, trials, f"study {self.name}")
+                last = not self.config.confirm and not self._refits
+                self._do(coordinator, trials, f"study {self.name}", is_last=last)
                 self._note_end(study, trials)
-                winner, confirmation = self._confirmed(study, tracking, coordinator)
-                coordinator.idle = preparation.begin
-                summary = Summary(
-                    winner.number, winner.label, winner.value or 0.0, winner.params, run_of(winner.number),
-                    gains(study.record(), winner, confirmation), confirmation=confirmation,
-                )  # fmt: skip
-                return self._refitted(summary, study, tracking, coordinator)
+                summary = self._refitted(self._confirmed(study, tracking, coordinator), study, tracking, coordinator)
+                shutil.rmtree(checkpoints, ignore_errors=True)  # of candidates, too, that more trials have displaced
+                return summary
         finally:
-            preparation.wait(2.0 if self.interruption.number else None)
+            self._preparation.wait(2.0 if self.interruption.number else None)
             session = {
                 "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": trials.search_s,
                 "tracking_s": tracking.busy_s, "slots": self.executor.slots,
             }  # fmt: skip
             study.set_attr(records.SESSIONS, [*study.attrs().get(records.SESSIONS, ()), session])
 
-    def _do(self, coordinator: Coordinator, work: Work, title: str) -> None:
-        """Run some work under the display. Raises Interrupted after a signal."""
-        self.display.begin(title, work.target, sum(trial.state.is_finished() for trial in work.ended()))
+    def _do(self, coordinator: Coordinator, work: Work, title: str, *, is_last: bool) -> None:
+        """Run some work under the display; the ending is prepared while the last one runs out.
+
+        Raises Interrupted after a signal.
+        """
+        if is_last:
+            coordinator.idle = self._preparation.begin
+        done = sum(trial.state.is_finished() for trial in work.ended())
+        self.display.begin(title, work.target, done, work.unit)
         try:
             coordinator.run(work)
         finally:
@@ -271,42 +278,53 @@ class Job:
         if self.interruption.number is not None:
             raise Interrupted(self.interruption.number)
 
-    def _confirmed(
-        self, study: Study, tracking: Tracking, coordinator: Coordinator
-    ) -> tuple[TrialRecord, Confirmation | None]:
-        """The winner, and what fresh seeds say of it. Raises SearchError when no trial completed."""
+    def _confirmed(self, study: Study, tracking: Tracking, coordinator: Coordinator) -> Summary:
+        """The winner as fresh seeds show it. Raises SearchError when no trial completed."""
         best = best_trial(study.record())
         if not self.config.confirm:
-            return best, None
+            return self._summary(study, best, run_of(best.number), None)
         confirming = Confirming(
             study, tracking, top=self.config.confirm, seeds=self.config.confirm_seeds, epochs=self.epochs,
             seed=self.config.seed,
         )  # fmt: skip
-        self._do(coordinator, confirming.work, f"confirming the best of {self.name} on fresh seeds")
-        found = confirming.found()
-        chosen = choose(found.candidates, found.noise, maximize=study.maximize)
+        title = "confirming the best on fresh seeds"
+        self._do(coordinator, confirming.work, title, is_last=not self._refits)
+        found, chosen = confirming.found(), confirming.chosen()
         if chosen is None:
-            return best, found
-        return next(trial for trial in study.record().trials if trial.number == chosen.number), found
+            summary = self._summary(study, best, run_of(best.number), found)
+            return summary.noted("no fresh seed came to its end, so the search's own figures decide")
+        winner = next(trial for trial in study.record().trials if trial.number == chosen.number)
+        run = confirming.run_of(winner.number)
+        assert run is not None, "a candidate with a value has a run"
+        return self._summary(study, winner, run, found)
+
+    def _summary(self, study: Study, winner: TrialRecord, run: str, confirmation: Confirmation | None) -> Summary:
+        assert winner.value is not None, "a completed trial has a value"
+        return Summary(
+            winner.number, winner.label, winner.value, winner.params, run,
+            gains(study.record(), winner, confirmation), confirmation=confirmation,
+        )  # fmt: skip
 
     def _refitted(self, summary: Summary, study: Study, tracking: Tracking, coordinator: Coordinator) -> Summary:
-        """With the run whose network is to be published: the refit, or else a confirmed one, or the trial's own."""
-        confirmed = summary.confirmed
-        if confirmed is not None and confirmed.values:
-            summary = replace(summary, run=f"confirm-{summary.number}-1")
-        if self.config.no_refit or not isinstance(self.objective, ImageClassifier):
+        """With a network that was trained on all but the test split, unless that is not wanted or comes to nothing."""
+        if not self._refits:
             return summary
+        assert isinstance(self.objective, ImageClassifier)
         epochs = self.objective.refit_epochs(self.epochs)
         winner = next(trial for trial in study.record().trials if trial.number == summary.number)
         job = refit_job(study, winner, epochs=epochs, seed=self.config.seed)
         work = Extra(study, tracking, [job])
-        if work.result(job) is None:
-            self._do(coordinator, work, f"training the winner of {self.name} on all but the test split")
+        title = "training the winner on all but the test split"
+        self._do(coordinator, work, title, is_last=True)
         result = work.result(job)
-        if result is None or result["state"] != TrialState.COMPLETE.name:
-            return replace(summary, note="the winner could not be trained on all images; a confirmed network is kept")
+        assert result is not None, "the coordinator brings every training to an end"
+        if result["state"] != TrialState.COMPLETE.name:
+            why = result["attrs"].get(records.FAILURE_MESSAGE)
+            return summary.noted(f"training the winner on all but the test split failed ({why}); {summary.run} is kept")
+        info = self.objective.dataset_info()
         seconds = result["attrs"][records.METRICS].get("train_seconds")
-        return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds})
+        images = info["n_train"] + info["n_validation"]
+        return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds, "images": images})
 
     # ---- what is said of the study and its runs
 

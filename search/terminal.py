@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
-from search.records import EXPERIMENT, OVER, Confirmation, StudyRecord, Summary, plus_minus, to_json
+from search.records import EXPERIMENT, OVER, Confirmation, StudyRecord, Summary, counted, plus_minus, to_json
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
@@ -85,34 +85,43 @@ def print_summary(study: StudyRecord) -> None:
         say(f"ended early: {why}")
     if summary is None:
         return
-    say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.value:.4f}")
+    confirmed = "" if summary.confirmed is None else f" confirmed, {summary.value:.4f} as the search saw it"
+    say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
     params = ", ".join(f"{name}={_short(value)}" for name, value in summary.params.items())
     say(f"  {params}")
     if summary.confirmation is not None:
-        _print_confirmation(summary, summary.confirmation)
+        _print_confirmation(study, summary.confirmation)
     _print_test(summary)
     for gain in summary.gains:
-        half = "" if gain.half is None else f" ± {gain.half:.4f}"
-        say(f"  {gain.gain + 0.0:+.4f}{half} over {gain.baseline} ({gain.value:.4f})")
+        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({gain.value:.4f})")
     if summary.model:
         alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
         say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")
-    if summary.note:
-        say(f"note: {summary.note}")
+    for text in (summary.note, summary.standing):
+        if text:
+            say(f"note: {text}")
 
 
-def _print_confirmation(summary: Summary, found: Confirmation) -> None:
-    say(f"confirmed on fresh seeds ({found.seeds} each; ± is half of a 95% interval):")
-    for candidate in found.candidates:
-        values = ", ".join(f"{value:.4f}" for value in candidate.values) or "none"
-        mean = "failed" if candidate.mean is None else f"{candidate.mean:.4f}{plus_minus(candidate)}"
-        mark = "  <- winner" if candidate.number == summary.number else ""
-        say(f"  trial {candidate.number}: {mean}  ({values}; the search saw {candidate.searched:.4f}){mark}")
-    if summary.refit:
-        say(f"trained anew on all but the test split: {summary.refit['epochs']} epochs")
+def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
+    say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; the intervals hold together with 95%:")
+    table = _table("", "mean", "", "seeds", "search saw", "weights", "")
+    for each in found.candidates:
+        table.add_row(
+            f"  trial {each.number}",
+            "-" if each.mean is None else f"{each.mean:.4f}",
+            plus_minus(each.half).strip(),
+            ", ".join(f"{value:.4f}" for value in each.values) or "all failed",
+            f"{each.searched:.4f}",
+            "-" if each.parameters is None else f"{each.parameters:,.0f}",
+            study.fate(each),
+        )
+    console.print(table)
 
 
 def _print_test(summary: Summary) -> None:
+    if summary.refit:
+        refit = summary.refit
+        say(f"trained anew on all {refit['images']:,} images that are not for testing: {refit['epochs']} epochs")
     if summary.test:
         test = summary.test
         say(

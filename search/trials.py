@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, Task
 from search import records
-from search.coordinator import PARENT, Job
+from search.display import TRIALS
 from search.pages import run_name
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import EXPERIMENT, Tracking
+from search.work import PARENT, Job
 
 
 def run_of(number: int) -> str:
@@ -27,6 +28,8 @@ def run_of(number: int) -> str:
 
 class Trials:
     """What is missing of a study's trials: first those that an earlier search left, then new ones."""
+
+    unit = TRIALS
 
     def __init__(
         self, study: Study, tracking: Tracking, *, target: int, epochs: int, seed: int, deadline: float = math.inf,

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Params, TestScore
 from search import limits
 from search.errors import SearchError
+from search.intervals import Noise, wilson
 from search.records import Candidate, Confirmation, Gain, StudyRecord, TrialRecord
-
-Z_95 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95% confidence interval."""
-
-    low: float
-    high: float
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """The Wilson score interval of a proportion.
-
-    Raises ValueError when `n` is not positive.
-    Source: E. B. Wilson, JASA 22 (1927), 209-212.
-    """
-    if n <= 0:
-        raise ValueError(f"an interval needs at least one observation, not {n}")
-    share, z2 = successes / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def best_trial(study: StudyRecord) -> TrialRecord:
@@ -56,91 +31,71 @@ def best_trial(study: StudyRecord) -> TrialRecord:
     raise SearchError(f"no trial of study {study.name!r} was completed, so there is no winner{why}")
 
 
-def noise(candidates: Sequence[Candidate], n_validation: int | None) -> float | None:
-    """Standard deviation of one value around its setting's mean; None when nothing is known of it.
+def is_behind(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, *, maximize: bool) -> bool:
+    """Whether fresh seeds show a candidate clearly behind the best: by three standard errors of the difference.
 
-    Pooled over the candidates' fresh seeds, and no less than what `n_validation` images can resolve, where values are
-    accuracies: all candidates are measured on the same images, so seeds alone do not show that part.
+    One of which a fresh seed came to nothing is out of the race as well, unless it is alone.
     """
-    tried = [candidate for candidate in candidates if candidate.values]
-    freedom = sum(len(candidate.values) - 1 for candidate in tried)
-    squares = sum((value - (each.mean or 0.0)) ** 2 for each in tried for value in each.values)
-    parts = [math.sqrt(squares / freedom)] if freedom else []
-    if n_validation and tried:
-        share = min(max(statistics.mean(each.mean or 0.0 for each in tried), 0.0), 1.0)
-        parts.append(math.sqrt(share * (1 - share) / n_validation))
-    return max(parts, default=None)
-
-
-def half_interval(noise: float | None, *seeds: int, freedom: int) -> float | None:
-    """Half of the 95% interval of a mean over `seeds` values, or of the difference of two such means.
-
-    Student's t with the degrees of freedom that the noise was estimated with; the normal one where that was not from
-    seeds. Source: W. S. Gosset, Biometrika 6 (1908), 1-25.
-    """
-    if noise is None or not all(seeds):
-        return None
-    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
-
-    t = float(stdtrit(freedom, 0.975)) if freedom else Z_95
-    return t * noise * math.sqrt(sum(1 / n for n in seeds))
-
-
-def freedom(candidates: Sequence[Candidate]) -> int:
-    """Degrees of freedom of the noise that fresh seeds show."""
-    return sum(len(candidate.values) - 1 for candidate in candidates if candidate.values)
-
-
-def is_behind(candidate: Candidate, candidates: Sequence[Candidate], noise: float | None, *, maximize: bool) -> bool:
-    """Whether fresh seeds show a candidate clearly behind the best: by three standard errors of the difference."""
+    rivals = [other for other in candidates if other.values and not other.failed]
     if candidate.failed:
-        return True
-    others = [other for other in candidates if other.mean is not None and not other.failed]
-    if noise is None or candidate.mean is None or not others:
+        return bool(rivals)
+    if not candidate.values or not rivals:
         return False
-    sign = 1.0 if maximize else -1.0
-    best = max(others, key=lambda other: sign * (other.mean or 0.0))
-    error = noise * math.sqrt(1 / len(candidate.values) + 1 / len(best.values))
-    return sign * ((best.mean or 0.0) - candidate.mean) > 3 * error
+    best = max(rivals, key=lambda rival: _worth(rival, maximize))
+    error = noise.error(candidate, best)
+    return error is not None and _worth(best, maximize) - _worth(candidate, maximize) > 3 * error
 
 
-def choose(candidates: Sequence[Candidate], noise: float | None, *, maximize: bool) -> Candidate | None:
+def choose(candidates: Sequence[Candidate], noise: Noise, *, maximize: bool) -> Candidate | None:
     """The candidate with the best mean, or the smallest network within one standard error of it; None without any.
 
     Source of the rule: Breiman, Friedman, Olshen, Stone, Classification and Regression Trees (1984), section 3.4.3.
     """
-    sign = 1.0 if maximize else -1.0
     tried = [candidate for candidate in candidates if candidate.values]
     sound = [candidate for candidate in tried if not candidate.failed] or tried
-    if not sound:
+    fully = max((len(candidate.values) for candidate in sound), default=0)
+    # One that was spared further seeds was clearly behind: its few values are not to win by luck.
+    finalists = [candidate for candidate in sound if len(candidate.values) == fully]
+    if not finalists:
         return None
-    fully = max(len(candidate.values) for candidate in sound)
-    best = max(sound, key=lambda each: (len(each.values) == fully, sign * (each.mean or 0.0)))
+    best = max(finalists, key=lambda each: _worth(each, maximize))
     level = [
-        each for each in sound
-        if sign * ((best.mean or 0.0) - (each.mean or 0.0))
-        <= (noise or 0.0) * math.sqrt(1 / len(each.values) + 1 / len(best.values))
+        each for each in finalists
+        if _worth(best, maximize) - _worth(each, maximize) <= (noise.error(each, best) or 0.0)
     ]  # fmt: skip
-    return min(level, key=lambda each: (each.parameters or math.inf, -sign * (each.mean or 0.0), each.number))
+    return min(level, key=lambda each: (_size(each), -_worth(each, maximize), each.number))
+
+
+def _worth(candidate: Candidate, maximize: bool) -> float:
+    """Its mean, larger when better."""
+    return (1.0 if maximize else -1.0) * (candidate.mean or 0.0)
+
+
+def _size(candidate: Candidate) -> float:
+    return math.inf if candidate.parameters is None else candidate.parameters
 
 
 def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | None = None) -> tuple[Gain, ...]:
     """How far the winner is ahead of each baseline, by the validation metric.
 
-    A baseline was trained once, and not chosen for its value, so that value stands for it as it is.
+    Each is taken at its confirmed mean where it has one. A baseline that was trained once was not chosen for its
+    value, so that value stands for it as it is.
     """
-    sign = 1.0 if study.maximize else -1.0
     candidates = confirmation.candidates if confirmation else ()
-    confirmed = next((each for each in candidates if each.number == winner.number), None)
-    value = (confirmed and confirmed.mean) or winner.value or 0.0
-    seeds = len(confirmed.values) if confirmed else 0
-    half = half_interval(confirmation.noise if confirmation else None, seeds, 1, freedom=freedom(candidates))
-    return tuple(
-        Gain(trial.baseline, trial.number, trial.value, sign * (value - trial.value) + 0.0, half)
-        for trial in study.trials
-        if trial.baseline is not None and trial.value is not None and trial.state == TrialState.COMPLETE
-        and trial.number != winner.number
-    )  # fmt: skip
+    noise = Noise.of(candidates, confirmation.n_images if confirmation else None)
+    confirmed = {each.number: (each.mean, len(each.values)) for each in candidates if each.mean is not None}
+    ahead, seeds = confirmed.get(winner.number, (winner.value, 0))
+    found = []
+    for trial in study.trials:
+        if trial.baseline is None or trial.number == winner.number or trial.state != TrialState.COMPLETE:
+            continue
+        value, n = confirmed.get(trial.number, (trial.value, 1))
+        assert ahead is not None
+        assert value is not None, "a completed trial has a value"
+        half = noise.half_interval((ahead, seeds), (value, n), at_once=len(candidates)) if seeds else None
+        gain = (ahead - value if study.maximize else value - ahead) + 0.0  # no minus before a zero
+        found.append(Gain(trial.baseline, trial.number, value, gain, half))
+    return tuple(found)
 
 
 def score(

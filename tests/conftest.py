@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from shell import TESTS, Finished, search
+from place import Place
+from shell import IMPORTABLE, Finished, search
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)
 
 
 @pytest.fixture
@@ -86,3 +87,9 @@ def folder(tmp_path: Path, fresh_mlflow: Path, fresh_optuna: Path) -> Path:
     shutil.copy(fresh_mlflow, place / "mlflow.db")
     shutil.copy(fresh_optuna, place / "optuna.db")
     return place
+
+
+@pytest.fixture
+def place(folder: Path) -> Place:
+    """The same folder for the loop on a tiny objective."""
+    return Place(folder)

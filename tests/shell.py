@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent
+CHECKOUT = str(TESTS.parent)
+"""What is tested, also where another checkout is the one that is installed."""
+IMPORTABLE = os.pathsep.join((str(TESTS), CHECKOUT))
 FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI")
 
 
@@ -34,8 +37,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "no_proxy": "127.0.0.1,localhost",
     }
     patient = {"OMP_WAIT_POLICY": "passive"}  # threads that spin while others work make busy cores busier
-    ours = {"PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))}  # this tree, whichever is installed
-    return {**clean, **offline, **patient, **ours, **(extra or {})}
+    return {**clean, **offline, **patient, "PYTHONPATH": IMPORTABLE, **(extra or {})}
 
 
 def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

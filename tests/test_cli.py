@@ -24,7 +24,7 @@ from search.cli import cli
 
 RUNS = "SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r"
 TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
-TOY = ("--objective", "toy:Toy", "--jobs", 1)
+TOY = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 0)
 
 
 def tag(database: Path, run: str, key: str) -> str | None:
@@ -35,14 +35,22 @@ def tag(database: Path, run: str, key: str) -> str | None:
 # A finished search --------------------------------------------------------------------------------------------------
 
 
-def test_three_trials_are_three_trials_and_four_runs(finished: Finished):
+def runs_by_kind(folder: Path) -> dict[str, list[str]]:
+    found = rows(folder / "mlflow.db", "SELECT value, run_uuid FROM tags WHERE key = 'kind' ORDER BY 1, 2")
+    return {kind: [run for other, run in found if other == kind] for kind, _ in found}
+
+
+def test_three_trials_are_three_trials_and_their_runs(finished: Finished):
     trials = rows(finished.folder / "optuna.db", "SELECT number, state FROM trials ORDER BY number")
     assert trials == [(0, "COMPLETE"), (1, "COMPLETE"), (2, "COMPLETE")]
-    database = finished.folder / "mlflow.db"
-    runs = rows(database, RUNS)
-    assert [(status, stage) for _, status, stage in runs] == [("FINISHED", "active")] * 4
-    kinds = sorted(str(tag(database, run, "kind")) for run, *_ in runs)
-    assert kinds == ["study", "trial", "trial", "trial"]
+    runs = rows(finished.folder / "mlflow.db", RUNS)
+    (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
+    confirmed = [len(each["values"]) for each in shown["summary"]["confirmation"]["candidates"]]
+    assert len(confirmed) == 3
+    assert set(confirmed) <= {1, 2}  # one that is clearly behind is spared the second
+    kinds = {kind: len(found) for kind, found in runs_by_kind(finished.folder).items()}
+    assert kinds == {"study": 1, "trial": 3, "confirm": sum(confirmed), "refit": 1}
+    assert [(status, stage) for _, status, stage in runs] == [("FINISHED", "active")] * sum(kinds.values())
 
 
 def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
@@ -60,7 +68,7 @@ def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
     for run in (parent, winner):
         assert "**Winner of `digits`: trial" in str(tag(database, run, "mlflow.note.content"))
     (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
-    assert sorted(trial["run_id"] for trial in shown["trials"]) == sorted(trials)
+    assert sorted(trial["run_id"] for trial in shown["trials"]) == runs_by_kind(finished.folder)["trial"]
 
 
 def test_names_of_runs_say_what_became_of_them(folder: Path):
@@ -104,7 +112,9 @@ def test_artifacts_are_where_the_runs_say(finished: Finished):
         if tag(database, run, "kind") == "study":
             assert {"report.html", "leaderboard.csv", "summary.json"} <= names
         else:
-            assert {"params.json", "weights.pt", "curves.png", "confusion_matrix.png"} <= names
+            assert {"params.json", "weights.pt"} <= names
+            if tag(database, run, "kind") != "refit":  # of which nothing was held back to draw
+                assert {"curves.png", "confusion_matrix.png"} <= names
 
 
 def test_nothing_is_left_over(finished: Finished):
@@ -120,11 +130,15 @@ def test_it_says_who_won_and_where_to_look(finished: Finished):
     out = finished.result.stdout
     lines = [line for line in out.splitlines() if re.match(r"\[\d/3\]  trial \d  ", line)]
     assert len(lines) == 3
-    assert re.search(r"^winner: trial \d, .* val_accuracy 0\.9\d+$", out, re.M)
+    seen = r"val_accuracy 0\.9\d+ confirmed, 0\.9\d+ as the search saw it"
+    assert re.search(rf"^winner: trial \d, .* {seen}$", out, re.M)
+    assert len(re.findall(r"^  trial \d  0\.\d{4}  ± 0\.\d{4}  0\.\d{4}", out, re.M)) == 3
+    assert re.search(r"^trained anew on all 1,438 images that are not for testing: 12 epochs$", out, re.M)
     assert re.search(r"^test accuracy: 9\d\.\d\d% \(95% interval .* n = 3\d\d, measured once\)$", out, re.M)
     assert re.search(r"^registered: digits version 1, alias champion \(models:/digits/1\)$", out, re.M)
     assert len(re.findall(r"^  python -m search (ui|report|predict)", out, re.M)) == 3
-    assert len(re.findall(r"^  [+-]0\.\d{4} over tutorial ", out, re.M)) == 3
+    gains = re.findall(r"^  [+-]0\.\d{4} ± 0\.\d{4} over tutorial ", out, re.M)
+    assert len(gains) == 2  # the winner is the third of the tutorials' networks
     assert finished.result.stderr == ""
 
 
@@ -484,6 +498,19 @@ def test_a_search_of_which_every_trial_fails_stops_and_says_why(folder: Path):
 
 
 @pytest.mark.slow
+def test_a_search_whose_time_is_up_confirms_what_it_has_and_goes_on_later(folder: Path):
+    words = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 2)
+    result = search(*words, "--trials", 50, "--timeout", 2, cwd=folder, env={"TOY_PAUSE_S": "0.15"})
+    assert result.returncode == 0, result.stderr
+    done, _ = trials_and_runs(folder)
+    assert 2 <= len(done) < 50
+    assert "confirmed on 2 fresh seeds each" in result.stdout
+    again = search(*words, "--trials", len(done) + 1, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert len(trials_and_runs(folder)[0]) == len(done) + 1
+
+
+@pytest.mark.slow
 def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
     for trials in (2, 3):
         result = search(*TOY, "--trials", trials, "--workspace", folder, cwd=folder.parent)
@@ -491,6 +518,23 @@ def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
     states, runs = trials_and_runs(folder)
     assert (len(states), runs) == (3, 4)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.slow
+def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
+    words = ("--objective", "stubborn:Stubborn", "--trials", 2, "--epochs", 1, "--confirm", 1, "--no-register")
+    result = search(*words, "--jobs", 1, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^test accuracy: \d\d\.\d\d% ", result.stdout, re.M)
+    failed = "training the winner on all but the test split failed (RuntimeError: no more than this); confirm-"
+    assert failed in result.stdout
+    assert {kind: len(runs) for kind, runs in runs_by_kind(folder).items()} == {
+        "study": 1, "trial": 2, "confirm": 2, "refit": 1,
+    }  # fmt: skip
+    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'winner'")
+    winner = json.loads(stored)
+    assert winner["run"] == f"confirm-{winner['number']}-1"
+    assert "nothing was left to do" in search(*words, cwd=folder).stdout
 
 
 # The same seed ------------------------------------------------------------------------------------------------------
@@ -521,7 +565,9 @@ def test_mnist_that_cannot_be_had_is_digits_unless_it_was_asked_for(folder: Path
     asked = search("--dataset", "mnist", "--trials", 1, cwd=folder, env=nowhere)
     assert (asked.returncode, "Traceback" in asked.stderr) == (1, False)
     assert rows(folder / "optuna.db", "SELECT count(*) FROM studies") == [(0,)]
-    result = search("--trials", 1, "--epochs", 1, "--no-register", cwd=folder, env=nowhere)
+    result = search(
+        "--trials", 1, "--epochs", 1, "--confirm", 0, "--no-refit", "--no-register", cwd=folder, env=nowhere
+    )
     assert result.returncode == 0, result.stderr
     assert "so this searches the built-in digits" in result.stdout
     assert rows(folder / "optuna.db", "SELECT study_name FROM studies") == [("digits",)]
@@ -534,7 +580,8 @@ def test_fifty_trials_on_digits_in_two_minutes(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     assert time.monotonic() - started < 120
     states, runs = trials_and_runs(tmp_path)
-    assert (len(states), runs) == (50, 51)
+    assert len(states) == 50
+    assert 54 < runs <= 58  # the study's, 3 to 6 that confirm, one refit
     assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
     accuracy = re.search(r"^test accuracy: ([\d.]+)%", result.stdout, re.M)
     assert accuracy

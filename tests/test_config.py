@@ -22,6 +22,7 @@ from search.space import parse
 
 FLAGS = [
     *("trials", "dataset", "study", "epochs", "jobs", "device", "seed", "sampler", "pruner", "timeout", "objective"),
+    *("confirm", "confirm-seeds", "no-refit"),
     *("engine", "workspace", "data-dir", "storage", "tracking-uri", "register", "no-register", "config"),
     *("quiet", "log-format"),
 ]
@@ -82,8 +83,8 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "sampler": "qmc",
         "pruner": "none",
         "engine": "inline",
-        "no_register": "1",
         "no_refit": "1",
+        "no_register": "1",
         "quiet": "1",
         "log_format": "json",
         "tracking_uri": "http://host",
@@ -141,10 +142,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trials": st.integers(1, 10**6), "dataset": TEXT, "study": TEXT, "epochs": st.integers(1, 1000),
     "jobs": st.integers(1, 512), "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
     "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
+    "confirm": st.integers(0, 100), "confirm_seeds": st.integers(1, 100), "no_refit": st.booleans(),
     "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
     "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
     "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
-    "confirm": st.integers(0, 9), "confirm_seeds": st.integers(1, 9), "no_refit": st.booleans(),
     "max_parameters": st.integers(1, 10**9), "max_latency_ms": st.floats(1e-3, 1e9), "patience": st.integers(1, 1000),
     "fix": st.lists(TEXT, max_size=3), "warm_start": TEXT,
     "checkpoint_interval": st.floats(0, 1e6), "quiet": st.booleans(), "log_format": st.sampled_from(LOG_FORMATS),

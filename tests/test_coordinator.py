@@ -2,87 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
-from rich.console import Console
+from place import STEPS, Place, after
 from toy import Toy
 
-from objectives.base import ObjectiveSpec
-from search.coordinator import Coordinator, Plan
-from search.display import PlainDisplay
 from search.errors import SearchStoppedError
-from search.executors.inline import InlineExecutor
-from search.records import StudyRecord
-from search.sampling import make_pruner
-from search.storage import open_storage
-from search.study import Study, open_study
-from search.tracking import Destination, Tracking, connect_mlflow
-
-STEPS = 4
-
-
-class Place:
-    """A folder in which a search may be started as often as one likes."""
-
-    def __init__(self, folder: Path) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self.lines = folder, io.StringIO()
-
-    def search(
-        self, trials: int, *, mode: str = "fine", interrupted: Callable[[], bool] = lambda: False, pruner: str = "none",
-        objective: Toy | None = None,
-    ) -> StudyRecord:  # fmt: skip
-        """One start of the search, as `run` does it, without its ending."""
-        objective = objective or Toy(mode=mode, steps=STEPS)
-        storage = open_storage(f"sqlite:///{self.folder}/optuna.db")
-        study_id = open_study(storage, "toy", objective, "toy:Toy", STEPS)
-        study = Study(storage, study_id, objective, pruner=make_pruner(pruner, STEPS), sampler="random", seed=0)
-        uri = f"sqlite:///{self.folder}/mlflow.db"
-        tracking = Tracking(self.folder / "journal.db", Destination(uri, "toy", "uid", self.folder / "artifacts"))
-        tracking.ready()
-        executor = InlineExecutor(ObjectiveSpec("toy:Toy", {"mode": mode, "steps": STEPS}), "cpu")
-        executor.ready()
-        coordinator = Coordinator(
-            study, executor, tracking, Plan(trials, STEPS, STEPS, 0),
-            checkpoint_path=lambda run: self.folder / "checkpoints" / run,
-            weights_path=lambda run: self.folder / "weights" / run,
-            tags={}, display=PlainDisplay(Console(file=self.lines)),
-        )  # fmt: skip
-        coordinator.interrupted = interrupted
-        try:
-            tracking.open_run("study", "search toy", tags={"kind": "study"})
-            coordinator.run()
-        finally:
-            assert tracking.close(30.0) == 0
-            storage.engine.dispose()
-        return study.record()
-
-    def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """By run, the steps and values that MLflow has."""
-        client = connect_mlflow(f"sqlite:///{self.folder}/mlflow.db")
-        experiment = client.get_experiment_by_name("toy")
-        assert experiment is not None
-        return {
-            run.info.run_name: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "val/score")]
-            for run in client.search_runs([experiment.experiment_id])
-        }
-
-
-@pytest.fixture
-def place(folder: Path) -> Place:
-    return Place(folder)
-
-
-def after(rounds: int) -> Callable[[], bool]:
-    """True from the given question on."""
-    asked = iter(range(10**9))
-    return lambda: next(asked) >= rounds
+from search.study import Study
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6])

@@ -77,6 +77,20 @@ def test_each_trial_is_one_line_however_narrow_the_pipe():
     ]
 
 
+def test_trainings_that_are_no_trials_are_called_what_they_are():
+    display, written = plain()
+    display.begin("confirming the best on fresh seeds", 2, 0, "trainings")
+    display.trial_ended(COMPLETE, a_snapshot(COMPLETE, unit="trainings"))
+    display.begin("training the winner", 1, 0, "trainings")
+    display.trial_ended(a_trial(0, TrialState.COMPLETE, None), a_snapshot(unit="trainings"))
+    assert written.getvalue().splitlines() == [
+        "confirming the best on fresh seeds: 0 of 2 trainings done",
+        "[1/10]  trial 0  mlp-64 adam 1.0e-3  0.9100 in 4.2 s [tutorial]",
+        "training the winner",
+        "[0/10]  trial 0  mlp-64 adam 1.0e-3  trained in 4.2 s",
+    ]
+
+
 def test_trouble_with_tracking_is_said_once_and_so_is_its_end():
     display, written = plain()
     for trouble in (None, "refused", "refused", "timed out", None, None):

@@ -1,4 +1,4 @@
-"""The registered winner: loads anywhere without this project, and only a better one becomes champion."""
+"""The registered winner: it says what it is, and loads anywhere without this project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from objectives.images import ImageClassification
 from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp
 from search import registry
 from search.errors import ModelNotFoundError, TrackingError
-from search.registry import CHAMPION, load, newest_champion, promote, publish
+from search.promotion import CHAMPION, versions
+from search.registry import load, publish
 from search.tracking import connect_mlflow
 
 BARE = """
@@ -55,9 +56,7 @@ def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finish
     )
     winner = json.loads(stored)
     database = finished.folder / "mlflow.db"
-    ((run,),) = rows(
-        database, "SELECT run_uuid FROM tags WHERE key='optuna.trial.number' AND value=?", str(winner["number"])
-    )
+    ((run,),) = rows(database, "SELECT run_uuid FROM tags WHERE key='kind' AND value='refit'")
     ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
     weights = (Path(uri.removeprefix("file://")) / "weights.pt").read_bytes()
     network = Probabilities(objective.load_weights(winner["params"], weights)).eval()
@@ -80,8 +79,14 @@ def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished)
     info = loaded.model.metadata
     (given,), (taken,) = info.signature.outputs.inputs, info.signature.inputs.inputs
     assert (taken.shape, taken.type, given.shape) == ((-1, 1, 8, 8), np.dtype("float32"), (-1, 10))
-    (version,) = registry.versions(connect_mlflow(uri), "digits")
+    (version,) = versions(connect_mlflow(uri), "digits")
     assert {"study", "trial", "validation_accuracy", "test_accuracy"} <= version.tags.keys()
+    protocol = {key.partition(".")[2]: text for key, text in version.tags.items() if key.startswith("protocol.")}
+    assert protocol.pop("split").startswith("1150 and 288, ")
+    assert protocol.pop("dataset") == version.tags["protocol.dataset"] != ""
+    assert protocol == {
+        "metric": "val_accuracy", "direction": "maximize", "epochs": "6", "fresh_seeds": "2", "refit": "yes",
+    }  # fmt: skip
     folder = Path(version.source.removeprefix("file://")) if version.source.startswith("file") else None
     requirements = next(finished.folder.glob("mlruns/artifacts/digits/models/*/artifacts/requirements.txt")).read_text()
     assert folder is None or folder.exists()
@@ -99,7 +104,7 @@ def test_a_model_that_is_not_there_is_said(finished: Finished):
         load(uri, "models:/digits/9")
 
 
-# Promotion ----------------------------------------------------------------------------------------------------------
+# Publishing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -107,50 +112,8 @@ def store(folder: Path) -> mlflow.MlflowClient:
     return connect_mlflow(f"sqlite:///{folder}/mlflow.db")
 
 
-def add(client: mlflow.MlflowClient, score: float | str | None, name: str = "toy") -> str:
-    """A version with a score, without a model behind it."""
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    tags = {} if score is None else {"validation": str(score)}
-    return str(client.create_model_version(name, "file:///nowhere", tags=tags).version)
-
-
-def test_the_alias_moves_only_to_a_better_validation_score(store: mlflow.MlflowClient):
-    champions = []
-    for score in (0.9, 0.8, 0.95, 0.95, 0.9):
-        add(store, score)
-        champions.append(promote(store, "toy"))
-    assert champions == ["1", "1", "3", "3", "3"]
-    assert store.get_model_version_by_alias("toy", CHAMPION).version in ("3", 3)
-
-
-def test_a_loss_is_better_when_it_is_smaller(store: mlflow.MlflowClient):
-    champions = []
-    for score in (0.9, 0.8, 0.95):
-        add(store, score)
-        champions.append(promote(store, "toy", maximize=False))
-    assert champions == ["1", "2", "2"]
-
-
-def test_versions_of_other_people_are_left_out(store: mlflow.MlflowClient):
-    add(store, None)
-    assert add(store, 0.5) == promote(store, "toy") == "2"
-
-
-def test_the_newest_champion_is_the_one_that_is_loaded(store: mlflow.MlflowClient):
-    with pytest.raises(ModelNotFoundError, match=r"no champion is registered here yet. Run a search first"):
-        newest_champion(store)
-    for name in ("mnist", "digits"):
-        add(store, 0.5, name)
-        promote(store, name)
-    assert newest_champion(store) == "models:/digits@champion"
-
-
-# Publishing ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
-def test_publishing_twice_registers_once_and_a_worse_one_stays_behind(folder: Path, store: mlflow.MlflowClient):
+def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folder: Path, store: mlflow.MlflowClient):
     uri = f"sqlite:///{folder}/mlflow.db"
     experiment = store.create_experiment("toy", (folder / "artifacts").as_uri())
     torch.manual_seed(0)
@@ -160,15 +123,20 @@ def test_publishing_twice_registers_once_and_a_worse_one_stays_behind(folder: Pa
 
     def put(run: str, score: float) -> Any:
         run_id = store.create_run(experiment).info.run_id
-        tags = {"search.run": run, "validation": repr(score)}
-        return publish(uri, run_id=run_id, name="toy", model=model, example=example, metadata=metadata, tags=tags)
+        tags = {"search.run": run, "validation": repr(score), "protocol.epochs": "4"}
+        return publish(
+            uri, run_id=run_id, name="toy", model=model, example=example, metadata=metadata, tags=tags,
+            card=lambda version: f"# toy {version}",
+        )  # fmt: skip
 
     first = put("uid/trial-1", 0.9)
-    assert (first.version, first.is_champion, first.uri) == ("1", True, "models:/toy/1")
+    assert (first.version, first.alias, first.why, first.uri) == ("1", "champion", None, "models:/toy/1")
     assert put("uid/trial-1", 0.9) == first
     worse = put("uid/trial-2", 0.8)
-    assert (worse.version, worse.is_champion, worse.champion, worse.uri) == ("2", False, "1", "models:/toy/2")
-    assert put("uid/trial-3", 0.95).is_champion
+    assert (worse.version, worse.alias, worse.champion, worse.uri) == ("2", "challenger", "1", "models:/toy/2")
+    assert worse.why == "version 1 of toy stays champion: validation 0.8000 is behind its 0.9000"
+    assert put("uid/trial-3", 0.95).alias == "champion"
+    assert [version.description for version in versions(store, "toy")] == ["# toy 1", "# toy 2", "# toy 3"]
     expected = model(torch.from_numpy(example)).detach().numpy()
     for n in (1, 2, 4):
         assert np.abs(load(uri, "models:/toy/2").probabilities(example[:n]) - expected[:n]).max() < 1e-5

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
 from search import report, report_base, report_charts, report_tables
-from search.records import StudyRecord, Summary
+from search.records import Candidate, Confirmation, Gain, StudyRecord, Summary
 from search.report_optuna import OptunaCharts
 
 BEGIN = datetime(2025, 11, 20, 9)
@@ -76,8 +76,16 @@ def a_study(states: Sequence[TrialState], *, storage: str | None = None, name: s
 def finished(study: optuna.Study) -> optuna.Study:
     """With everything that a search leaves behind at its end."""
     best = study.best_trial
+    ranked = StudyRecord.of(study).ranked()[:3]
+    fresh = [(0.985, 0.987), (0.975, 0.977), (0.965,)]
+    tried = tuple(
+        Candidate(trial.number, trial.label, trial.value or 0.0, 10_000, values, half=0.0042)
+        for trial, values in zip(ranked, fresh, strict=False)
+    )
     summary = Summary(
         number=best.number, label=best.user_attrs["label"], value=best.value or 0.0, params=best.params,
+        run=f"refit-{best.number}", confirmation=Confirmation(tried, 2, 0.0014, 10_000),
+        refit={"epochs": 16, "seconds": 20.0, "images": 60_000},
         test={"accuracy": 0.9951, "low": 0.9935, "high": 0.9963, "loss": 0.02, "n": 10_000},
         model={"name": "mnist", "version": 3, "alias": "champion", "uri": "models:/mnist@champion"},
     )  # fmt: skip
@@ -149,9 +157,30 @@ def test_first_screen_says_winner_accuracy_interval_gain_and_cost(tmp_path):
     assert "95% interval 99.35% – 99.63% on 10,000 test images" in page
     assert f"<b>#{best.number}</b> {best.user_attrs['label']}" in page
     assert "two-conv CNN" in page
-    assert re.search(r"\+\d\.\d\d points", page)
+    assert re.search(r"[+-]\d\.\d\d points", page)
     assert "40 s" in page
     assert "models:/mnist@champion" in page
+
+
+def test_confirmation_says_who_was_tried_how_and_what_became_of_them(tmp_path):
+    study = finished(a_study(mixed(12)))
+    stored = study.user_attrs["summary"]
+    baseline = next(trial for trial in study.trials if trial.number != stored["number"])
+    page = text_of(written(study, tmp_path))
+    section = re.search(r'<section id="confirmation">.*?</section>', page, re.S)
+    assert section
+    words = re.sub(r"<[^>]+>", " ", section[0])
+    assert "each on 2 fresh seeds" in words
+    assert "trained anew on all 60,000 images that are not for testing, for 16 epochs" in words
+    assert words.count("± 0.42 points") == 3
+    assert "98.50%, 98.70%" in words
+    assert "clearly behind, spared the rest" in words
+    assert re.search(r"10 k\s+winner", words)
+    dots = {dot.label: dot for dot in report_tables.dots(StudyRecord.of(study))}
+    assert dots["Winner, confirmed"].text == "98.60%"
+    assert dots["Winner, confirmed"].low is not None
+    gain = Gain("two-conv CNN", baseline.number, 0.97, 0.016, 0.004)
+    assert report_base.Unit("validation accuracy", percent=True).gain(gain.gain, gain.half) == "+1.60 ± 0.40 points"
 
 
 def test_running_study_shows_the_best_so_far(tmp_path):

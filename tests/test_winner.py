@@ -6,36 +6,14 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
-from scipy.stats import binomtest
+from scipy.stats import t
 
 from search import records
 from search.errors import SearchError
-from search.records import StudyRecord
-from search.winner import best_trial, gains, wilson
-
-
-@given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_is_scipys(case: tuple[int, int]):
-    successes, n = case
-    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    found = wilson(successes, n)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
-    assert 0 <= found.low <= successes / n + 1e-12
-    assert successes / n - 1e-12 <= found.high <= 1
-
-
-def test_the_interval_of_a_known_case():
-    found = wilson(9950, 10_000)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.9934, 0.9962)
-
-
-@pytest.mark.parametrize("n", [0, -1])
-def test_nothing_observed_has_no_interval(n: int):
-    with pytest.raises(ValueError, match=rf"at least one observation, not {n}"):
-        wilson(0, n)
+from search.intervals import Noise
+from search.records import Candidate, Confirmation, StudyRecord
+from search.winner import best_trial, gains
 
 
 def a_record(direction: str, *trials: tuple[TrialState, float | None, dict[str, Any]]) -> StudyRecord:
@@ -57,17 +35,37 @@ def test_the_best_completed_trial_wins_whatever_a_pruned_one_reached():
     assert best_trial(a_record("minimize", *trials)).number == 0
 
 
-def test_gains_are_positive_when_the_winner_is_better():
+def test_gains_over_other_trials_are_positive_when_the_winner_is_better():
     trials = [
         (COMPLETE, 0.5, {records.BASELINE: "plain"}),
         (COMPLETE, 0.7, {}),
         (PRUNED, 0.1, {records.BASELINE: "pruned"}),
         (COMPLETE, 0.2, {records.BASELINE: "small"}),
     ]
-    for direction, expected in (("maximize", {"plain": 0.2, "small": 0.5}), ("minimize", {"plain": 0.3, "small": 0.0})):
+    for direction, expected in (("maximize", {"plain": 0.2, "small": 0.5}), ("minimize", {"plain": 0.3})):
         study = a_record(direction, *trials)
         found = {gain.baseline: gain.gain for gain in gains(study, best_trial(study))}
         assert found == pytest.approx(expected), direction
+
+
+def test_gains_are_of_confirmed_means_where_there_are_some():
+    plain, good = {records.BASELINE: "plain"}, {records.BASELINE: "good"}
+    study = a_record("maximize", (COMPLETE, 0.5, plain), (COMPLETE, 0.9, {}), (COMPLETE, 0.8, good))
+    confirmed = (Candidate(1, "", 0.9, 5, (0.84, 0.86)), Candidate(2, "", 0.8, 5, (0.77, 0.79)))
+    found = gains(study, study.trials[1], Confirmation(confirmed, 2, 0.0141))
+    assert [(gain.baseline, gain.value) for gain in found] == [("plain", 0.5), ("good", pytest.approx(0.78))]
+    assert [gain.gain for gain in found] == pytest.approx([0.35, 0.07])
+    noise = Noise.of(confirmed, None)
+    assert (noise.seed, noise.freedom) == (pytest.approx(0.01414, abs=1e-5), 2)
+    level = (1 + 0.95**0.5) / 2
+    halves = [t.ppf(level, 2) * noise.seed * (1 / 2 + 1 / n) ** 0.5 for n in (1, 2)]
+    assert [gain.half for gain in found] == pytest.approx(halves)
+
+
+def test_a_confirmed_mean_of_zero_is_one():
+    study = a_record("minimize", (COMPLETE, 0.4, {records.BASELINE: "plain"}), (COMPLETE, 0.1, {}))
+    zero = Confirmation((Candidate(1, "", 0.1, None, (0.0, 0.0)),), 2, 0.0)
+    assert [gain.gain for gain in gains(study, study.trials[1], zero)] == [0.4]
 
 
 def test_without_a_completed_trial_the_reason_is_said():

@@ -21,7 +21,8 @@ from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Tas
 class ToyTraining:
     """A noisy climb towards `1 - (x - 0.3)**2`; its noise is state that a checkpoint must carry."""
 
-    def __init__(self, task: Task, steps: int, mode: str) -> None:
+    def __init__(self, task: Task, steps: int, mode: str, direction: str = "maximize") -> None:
+        self.direction = direction
         self.task, self.steps, self.mode = task, steps, str(task.params.get("mode", mode))
         self.random, self.step, self.value = random.Random(task.seed), 0, 0.0
         self.more: dict[str, float] = {}
@@ -36,7 +37,10 @@ class ToyTraining:
         self._misbehave()
         self.step += 1
         top = 1 - (float(self.task.params.get("x") or 0.0) - 0.3) ** 2
-        self.value = top * (1 - math.exp(-self.step)) + self.random.gauss(0, 0.01)
+        noise = 0.0 if self.mode == "still" else self.random.gauss(0, 0.01)
+        self.value = top * (1 - math.exp(-self.step)) + noise
+        if self.direction == "minimize":
+            self.value = -self.value
         value, metrics = self.value, {"val/score": self.value, **self.more}
         if self.mode == "numpy":
             import numpy as np
@@ -102,7 +106,7 @@ class Toy:
         return params
 
     def start(self, task: Task, device: str) -> ToyTraining:
-        return ToyTraining(task, self.steps, self.mode)
+        return ToyTraining(task, self.steps, self.mode, self.direction)
 
     def baselines(self) -> Mapping[str, Params]:
         return self.known

@@ -46,8 +46,8 @@ def data_dir() -> Path:
 
 
 def search_command(*words: object) -> list[str]:
-    """This project's own command; what it registers is no part of a comparison."""
-    return [sys.executable, "-m", "search", *map(str, words), "--no-register"]
+    """This project's own command, without what none of the alternatives does after its trials."""
+    return [sys.executable, "-m", "search", *map(str, words), "--confirm", "0", "--no-refit", "--no-register"]
 
 
 def script(name: str, *words: object) -> list[str]:

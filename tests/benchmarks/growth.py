@@ -28,6 +28,7 @@ from search.executors.base import EpochDone, Event, Finished
 from search.sampling import make_pruner
 from search.storage import open_storage
 from search.study import Study, open_study
+from search.trials import Trials
 from tests.benchmarks.growth_stores import (
     NAME,
     POINT,
@@ -110,12 +111,13 @@ def ours(folder: Path, trials: int, *, tracked: bool) -> tuple[list[float], dict
     executor = Instant(TRAINING_S if tracked else 0.0)
     tracking: Any = open_tracking(folder) if tracked else Untracked()
     opening_s = tracking.busy_s if tracked else 0.0
+    work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
-        study, executor, tracking, Plan(study.finished + trials + 1, STEPS // 4, STEPS, seed=0),
+        objective, executor, tracking, Plan(STEPS),
         checkpoint_path=lambda run: folder / "checkpoints" / run, weights_path=lambda run: folder / "weights" / run,
         tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
     )  # fmt: skip
-    coordinator.run()
+    coordinator.run(work)
     if tracked:
         assert tracking.flush(60.0) == 0
         time.sleep(0.5)
@@ -126,7 +128,7 @@ def ours(folder: Path, trials: int, *, tracked: bool) -> tuple[list[float], dict
     storage.engine.dispose()
     parts = {
         "coordinator ms": statistics.median(executor.worked_s) * 1000, "courier ms": courier_ms,
-        "of it ask, start, report, tell ms": coordinator.search_s / (trials + 1) * 1000,
+        "of it ask, start, report, tell ms": work.search_s / (trials + 1) * 1000,
     }  # fmt: skip
     return [worked_s * 1000 + courier_ms for worked_s in executor.worked_s], parts
 

@@ -16,10 +16,10 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.base import Params, Suggest, Task, Training
 from search import records
-from search.coordinator import PARENT
 from search.storage import open_storage, quiet_optuna
 from search.study import open_study
 from search.tracking import Destination, Tracking
+from search.work import PARENT
 
 NAME, SCOPE = "growth", "benchmark"
 STEPS = 16

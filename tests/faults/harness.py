@@ -18,13 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shell import environment, rows
+from shell import CHECKOUT, environment, rows
 
 HERE = Path(__file__).parent
 MARK = "FAULTS_MARK"
 """In the environment of every process of one place: what carries it is a descendant, whoever adopted it."""
 
-BOWL = ("--objective", "bowl:Bowl", "--checkpoint-interval", 0)
+PLAIN = ("--confirm", 0, "--no-refit")
+"""For searches that are hurt in their trials: what comes after those is trained by the same loop."""
+
+BOWL = ("--objective", "bowl:Bowl", "--checkpoint-interval", 0, *PLAIN)
 
 
 def say(text: str) -> None:
@@ -86,7 +89,7 @@ class Place:
     # ---- processes
 
     def environment(self) -> dict[str, str]:
-        return environment({MARK: self.mark, "BOWL_LOG": str(self.log), "PYTHONPATH": "", **self.env})
+        return environment({MARK: self.mark, "BOWL_LOG": str(self.log), "PYTHONPATH": CHECKOUT, **self.env})
 
     def begin(self, *words: object) -> subprocess.Popen[bytes]:
         """Start `python -m search` without a terminal; what it prints goes to a file."""
@@ -154,6 +157,15 @@ class Place:
     def finished(self) -> int:
         """Trials that ended so far."""
         return self._count("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')")
+
+    def begun(self, kind: str) -> int:
+        """Runs of a kind that the journal knows: `trial`, `confirm` or `refit`."""
+        journals = list(self.folder.glob("mlruns/journal/*.db"))
+        query = "SELECT count(*) FROM runs WHERE run LIKE ? || '-%'"
+        try:
+            return sum(rows(journal, query, kind)[0][0] for journal in journals)
+        except sqlite3.Error:
+            return 0
 
     def _count(self, query: str) -> int:
         try:
@@ -246,6 +258,7 @@ class Place:
             "SELECT CAST(t.value AS INTEGER), m.value FROM metrics m JOIN tags t USING (run_uuid)"
             f" JOIN runs r USING (run_uuid) {self._experiment}"
             # MLflow keeps infinity as the largest float.
+            " JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'kind' AND k.value = 'trial'"
             " WHERE t.key = 'optuna.trial.number' AND m.key = ? AND NOT m.is_nan AND abs(m.value) < 1e300"
             " ORDER BY 1, m.step",
             self.curve,
@@ -255,14 +268,17 @@ class Place:
             points[trial].append(value)
         return points
 
-    def assert_whole(self, trials: int) -> dict[str, Any]:
-        """Exactly so many trials, all finished, each with one run and each point once, in undamaged stores."""
+    def assert_whole(self, trials: int, **more: int) -> dict[str, Any]:
+        """Exactly so many trials, all finished, each with one run and each point once, in undamaged stores.
+
+        `more` are the runs of other kinds.
+        """
         counts = self.counts()
         say(", ".join(f"{name} {value}" for name, value in counts.items()))
         assert (counts["trials"], counts["finished"], counts["running"]) == (trials, trials, 0)
         assert [number for number, *_ in self.story()] == list(range(trials))
-        assert counts["runs"] == {"study": 1, "trial": trials}
-        assert counts["nested"] == trials
+        assert counts["runs"] == {"study": 1, "trial": trials, **more}
+        assert counts["nested"] == trials + sum(more.values())
         assert set(counts["statuses"]) <= {"FINISHED", "FAILED"}
         assert counts["duplicates"] == []
         assert counts["trials with other points than reports"] == []

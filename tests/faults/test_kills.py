@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from harness import BOWL, Place, say, wait_until
+from harness import BOWL, PLAIN, Place, say, wait_until
 from shell import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ def test_coordinator_killed_20_times(empty: Place):
 def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Place):
     empty.study, empty.curve = "digits", "val/accuracy"
     moments = random.Random(6)
-    search = ("--dataset", "digits", "--epochs", 2, "--trials", 12, "--jobs", 2, "--checkpoint-interval", 0)
+    search = ("--dataset", "digits", "--epochs", 2, "--trials", 12, "--jobs", 2, "--checkpoint-interval", 0, *PLAIN)
     done = []
     for kill in range(4):
         process = empty.begin(*search)

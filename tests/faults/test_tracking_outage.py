@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import BOWL, Place, say, wait_until
+from harness import BOWL, PLAIN, Place, say, wait_until
 from shell import environment, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -76,7 +76,7 @@ def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: S
     place = make_place(folder, mlflow=server.database)
     pictures = make_place(folder.with_name("digits"), study="digits", curve="val/accuracy", mlflow=server.database)
     search = (*BOWL, "--trials", 30, "--jobs", 2, "--tracking-uri", server.url)
-    classify = ("--dataset", "digits", "--epochs", 1, "--trials", 4, "--jobs", 2, "--tracking-uri", server.url)
+    classify = ("--dataset", "digits", "--epochs", 1, "--trials", 4, "--jobs", 2, "--tracking-uri", server.url, *PLAIN)
     said = place.finish(*search)
     assert "tracking is out of reach" in said
     assert "tracking writes wait in" in said

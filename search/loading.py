@@ -1,0 +1,154 @@
+"""From Python: the registered winner, or the network of any trial, ready to use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from search import records
+from search.config import Config
+from search.errors import ModelNotFoundError, TrackingError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from search.registry import Loaded
+
+
+class Predictions(NamedTuple):
+    """What a classifier says of n images."""
+
+    labels: NDArray[np.str_]
+    """Names of the most probable classes, shape (n,)."""
+    probabilities: NDArray[np.float32]
+    """Shape (n, k), in the order of `Predictor.classes`."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A registered classifier. `uri` says which version it is in MLflow."""
+
+    uri: str
+    classes: tuple[str, ...]
+    """Names of the k classes."""
+    shape: tuple[int, int, int]
+    """(c, h, w) of the images that it knows."""
+    loaded: Loaded
+    """MLflow's model behind it, and what that says of itself."""
+
+    def predict(self, images: ArrayLike) -> Predictions:
+        """Classify images.
+
+        images: (n, h, w) where the network knows one channel, else (n, c, h, w); uint8, or floats in [0, 1]. Bright on
+        dark or the reverse as the network was trained: nothing is inverted, scaled or centred here.
+        Raises ValueError when they are something else, and says what to do.
+        """
+        pixels = as_input(images, self.shape)
+        n = len(pixels)
+        probabilities = self.loaded.probabilities(pixels) if n else np.empty((0, len(self.classes)), np.float32)
+        return Predictions(np.array(self.classes)[probabilities.argmax(1)], probabilities)
+
+
+def as_input(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Images of a known `shape` (c, h, w) as float32 (n, c, h, w) in [0, 1]. Raises ValueError in plain words."""
+    try:
+        given = np.asarray(images)
+    except ValueError:
+        raise ValueError(f"images differ in shape; each must be {_wanted(shape)}") from None
+    c, h, w = shape
+    if given.ndim == 3 and c == 1 and given.shape[1:] == (h, w):
+        given = given[:, None]
+    if given.ndim != 4 or given.shape[1:] != shape:
+        raise ValueError(f"images have shape {given.shape}, this network wants {_wanted(shape)}{_hint(given, shape)}")
+    if given.dtype == np.uint8:
+        return (given / 255).astype(np.float32)
+    if not np.issubdtype(given.dtype, np.floating):
+        raise ValueError(
+            f"images are {given.dtype}; give uint8 (0 to 255), or floats in [0, 1]. Whole numbers from 0 to 255 become "
+            "the former with .astype('uint8')"
+        )
+    if not np.isfinite(given).all():
+        raise ValueError("images hold values that are not finite (NaN or infinity)")
+    if given.size and not (given.min() >= 0 and given.max() <= 1):
+        raise ValueError(
+            f"images are floats from {given.min():g} to {given.max():g}; give floats in [0, 1] (divide by 255 what "
+            "goes to 255), not normalised: the network does that itself"
+        )
+    return given.astype(np.float32)
+
+
+def _wanted(shape: tuple[int, int, int]) -> str:
+    c, h, w = shape
+    return f"(n, {c}, {h}, {w})" + (f" or (n, {h}, {w})" if c == 1 else "")
+
+
+def _hint(given: NDArray[np.generic], shape: tuple[int, int, int]) -> str:
+    c, h, w = shape
+    if given.shape in (shape, (h, w)):
+        return "; a single image goes in as images[None]"
+    if given.shape[1:] == (h, w, c):
+        return "; channels come first: images.transpose(0, 3, 1, 2)"
+    if given.ndim == 2 and given.shape[1] == c * h * w:
+        return f"; rows of pixels become images with images.reshape(-1, {c}, {h}, {w})"
+    return ""
+
+
+def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri: str | None = None) -> Predictor:
+    """Load a registered winner: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
+
+    Without a name, the newest champion. `workspace` is the folder where the search ran. Raises ModelNotFoundError when
+    there is no such model, TrackingError when MLflow does not answer.
+    """
+    from search import registry
+    from search.promotion import CHAMPION
+
+    config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
+    registry.require_store(config)
+    if model is not None and not model.startswith("models:/"):
+        model = f"models:/{model if '/' in model or '@' in model else f'{model}@{CHAMPION}'}"
+    loaded = registry.load(config.mlflow_uri, model)
+    framing = loaded.metadata["framing"]
+    h, w = framing["size"]
+    return Predictor(loaded.uri, loaded.classes, (int(framing["channels"]), int(h), int(w)), loaded)
+
+
+def load_trial(
+    study: str, number: int, *, workspace: str | Path = ".", storage: str | None = None, tracking_uri: str | None = None
+) -> torch.nn.Module:
+    """The network of any trial with its weights, on the CPU, in evaluation mode: the study's objective builds it.
+
+    It takes float32 (n, c, h, w) in [0, 1] and gives logits (n, k). Raises UsageError when there is no such study or
+    trial, ModelNotFoundError when it left no weights, ObjectiveError when the objective cannot be made here.
+    """
+    from optuna.trial import FixedTrial
+
+    from objectives.base import ObjectiveSpec
+    from search.browse import open_studies
+    from search.registry import download
+
+    config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
+    record = records.StudyRecord.of(open_studies(config, [study])[0])
+    trial = next((trial for trial in record.trials if trial.number == number), None)
+    if trial is None:
+        raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")
+    if records.OBJECTIVE not in record.attrs:
+        raise UsageError(f"study {study!r} was not made by a search, so nothing is known of its networks")
+    objective = ObjectiveSpec(**record.attrs[records.OBJECTIVE]).load()
+    if not hasattr(objective, "load_weights"):
+        raise UsageError(
+            f"the objective of study {study!r} makes no network of weights; give it a method "
+            "load_weights(params, weights)"
+        )
+    left_none = f"trial {number} of {study!r} ({trial.state.name.lower()}) left no weights"
+    if trial.run_id is None:
+        raise ModelNotFoundError(f"{left_none}: it has no MLflow run")
+    try:
+        weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
+    except TrackingError as error:
+        raise ModelNotFoundError(f"{left_none}: {error}") from None
+    network: torch.nn.Module = objective.load_weights(dict(objective.suggest(FixedTrial(dict(trial.params)))), weights)
+    return network

@@ -1,0 +1,107 @@
+"""A folder in which the loop runs on a tiny objective, as `run` uses it, without the ending."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+from toy import Toy
+
+from objectives.base import ObjectiveSpec
+from search.confirmation import Confirming
+from search.coordinator import Coordinator, Plan
+from search.display import PlainDisplay
+from search.executors.inline import InlineExecutor
+from search.records import Candidate, Confirmation, StudyRecord
+from search.sampling import make_pruner
+from search.storage import open_storage
+from search.study import Study, open_study
+from search.tracking import Destination, Tracking, connect_mlflow
+from search.trials import Trials
+
+STEPS = 4
+
+
+class Place:
+    """A folder in which a search may be started as often as one likes."""
+
+    def __init__(self, folder: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self.lines = folder, io.StringIO()
+
+    def search(
+        self, trials: int, *, mode: str = "fine", interrupted: Callable[[], bool] = lambda: False, pruner: str = "none",
+        objective: Toy | None = None,
+    ) -> StudyRecord:  # fmt: skip
+        """The trials."""
+        objective = objective or Toy(mode=mode, steps=STEPS)
+        with self._opened(objective, pruner) as (study, tracking, coordinator):
+            coordinator.interrupted = interrupted
+            work = Trials(study, tracking, target=trials, epochs=STEPS, seed=0)
+            work.resume()
+            coordinator.run(work)
+            return study.record()
+
+    def confirm(
+        self, top: int, seeds: int, *, mode: str = "fine", interrupted: Callable[[], bool] = lambda: False,
+        objective: Toy | None = None,
+    ) -> tuple[Confirmation, Candidate | None]:  # fmt: skip
+        """The confirmation of the best of them: what was found, and the winner."""
+        objective = objective or Toy(mode=mode, steps=STEPS)
+        with self._opened(objective, "none") as (study, tracking, coordinator):
+            coordinator.interrupted = interrupted
+            confirming = Confirming(study, tracking, top=top, seeds=seeds, epochs=STEPS, seed=0)
+            coordinator.run(confirming.work)
+            return confirming.found(), confirming.chosen()
+
+    @contextmanager
+    def _opened(self, objective: Toy, pruner: str) -> Iterator[tuple[Study, Tracking, Coordinator]]:
+        storage = open_storage(f"sqlite:///{self.folder}/optuna.db")
+        study_id = open_study(storage, "toy", objective, "toy:Toy", STEPS)
+        study = Study(storage, study_id, objective, pruner=make_pruner(pruner, STEPS), sampler="random", seed=0)
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        tracking = Tracking(self.folder / "journal.db", Destination(uri, "toy", "uid", self.folder / "artifacts"))
+        tracking.ready()
+        options = {"mode": objective.mode, "steps": STEPS, "direction": objective.direction}
+        executor = InlineExecutor(ObjectiveSpec("toy:Toy", options), "cpu")
+        executor.ready()
+        coordinator = Coordinator(
+            objective, executor, tracking, Plan(STEPS),
+            checkpoint_path=lambda run: self.folder / "checkpoints" / run,
+            weights_path=lambda run: self.folder / "weights" / run,
+            tags={}, display=PlainDisplay(Console(file=self.lines)),
+        )  # fmt: skip
+        try:
+            tracking.open_run("study", "search toy", tags={"kind": "study"})
+            yield study, tracking, coordinator
+        finally:
+            assert tracking.close(30.0) == 0
+            storage.engine.dispose()
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """By run, the steps and values that MLflow has."""
+        client = connect_mlflow(f"sqlite:///{self.folder}/mlflow.db")
+        experiment = client.get_experiment_by_name("toy")
+        assert experiment is not None
+        return {
+            run.info.run_name: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "val/score")]
+            for run in client.search_runs([experiment.experiment_id])
+        }
+
+    def runs(self, kind: str) -> list[tuple[str, str, str]]:
+        """Name, status and seed of the runs of a kind, by name."""
+        client = connect_mlflow(f"sqlite:///{self.folder}/mlflow.db")
+        experiment = client.get_experiment_by_name("toy")
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
+        return sorted((run.info.run_name, run.info.status, run.data.params["seed"]) for run in found)
+
+
+def after(rounds: int) -> Callable[[], bool]:
+    """True from the given question on."""
+    asked = iter(range(10**9))
+    return lambda: next(asked) >= rounds
