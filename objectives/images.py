@@ -176,8 +176,8 @@ class ImageClassification:
     def epochs(self, device: str) -> int:
         """Few epochs where they are long, more on a GPU where they are not."""
         if not self.is_large:
-            return 16
-        return 16 if device.startswith("cuda") else 4
+            return 12
+        return 16 if device.startswith("cuda") else 3
 
     def steps_per_epoch(self) -> int:
         """Long epochs are pulled in quarters, so a hopeless setting costs a quarter."""

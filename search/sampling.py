@@ -131,8 +131,8 @@ def _rank(trial: FrozenTrial, maximize: bool) -> tuple[float, ...]:
 def make_pruner(name: str, steps: int) -> BasePruner:
     """The pruner for trainings of `steps` steps.
 
-    Rungs lie at 1/16, 1/4 and all of the budget (1, 4 and 16 quarter epochs of 4 epochs), so that what a rung costs
-    grows as its trials get fewer.
+    Rungs lie at a quarter of a quarter, at a quarter and at all of the budget, or as near as whole steps come (1, 4 and
+    12 quarter epochs of 3 epochs), so that what a rung costs grows as its trials get fewer.
     """
     first = max(1, steps // REDUCTION**2)
     match name:
