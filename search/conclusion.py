@@ -75,12 +75,13 @@ class Conclusion:
         study = self.study.record()
         winner, before = best_trial(study), study.summary
         summary = Summary(winner.number, winner.label, winner.value or 0.0, winner.params, gains(study, winner))
+        self._uncrown(before, winner.number)
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, before, self.objective)
             self._keep(summary)
             summary = self._published(summary, winner, self.objective)
         self._keep(summary)
-        self._crown(summary, before)
+        self._crown(summary)
         registers = isinstance(self.objective, ImageClassifier) and self.register is not None
         if summary.model is not None or not registers:  # nobody needs them now: each run has its own in MLflow
             shutil.rmtree(self._weights(winner.number).parent, ignore_errors=True)
@@ -102,11 +103,14 @@ class Conclusion:
         self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
         return replace(summary, test=figures)
 
-    def _crown(self, summary: Summary, before: Summary | None) -> None:
-        """Mark the winner's run, and unmark the winner of a shorter search of this study."""
-        if before is not None and before.number != summary.number:
+    def _uncrown(self, before: Summary | None, winner: int) -> None:
+        """Unmark the winner of a shorter search of this study, as long as it is still known who that was."""
+        if before is not None and before.number != winner:
             plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
             self.tracking.tag(f"trial-{before.number}", plain)
+
+    def _crown(self, summary: Summary) -> None:
+        """Mark the winner's run."""
         name, note = run_name(summary.number, summary.label, WINNER), winner_note(self.study.record(), summary)
         self.tracking.tag(f"trial-{summary.number}", {RUN_NAME: name, NOTE: note, "winner": "true"})
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import heapq
 import json
-import math
 import warnings
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -106,26 +105,27 @@ class SamplingCopy(InMemoryStorage):
             self._narrow = False
 
     def _choose(self, study_id: int) -> None:
-        """Of the ended trials, go on showing the good and the recent ones."""
+        """Go on showing the good and the recent trials of those that TPE learns from, and all that have not ended."""
         maximize = self.get_study_directions(study_id)[0] == StudyDirection.MAXIMIZE
         candidates = self._candidates(study_id)
-        ended = [trial for trial in candidates if trial.state.is_finished()]
-        good = heapq.nsmallest(GOOD, ended, key=lambda trial: _rank(trial, maximize))
-        hidden = {trial.number for trial in ended[:-RECENT]} - {trial.number for trial in good}
+        learnt_from = [trial for trial in candidates if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        hidden: set[int] = set()
+        if len(learnt_from) > RECENT:
+            good = heapq.nsmallest(GOOD, learnt_from, key=lambda trial: _rank(trial, maximize))
+            ended = {trial.number for trial in candidates if trial.state.is_finished()}
+            hidden = ended - {trial.number for trial in (*good, *learnt_from[-RECENT:])}
         self._shown = [trial.number for trial in candidates if trial.number not in hidden]
         self._seen = candidates[-1].number + 1 if candidates else 0
 
 
 def _rank(trial: FrozenTrial, maximize: bool) -> tuple[float, ...]:
-    """TPE's order: completed trials by value, pruned ones by how far they came, then the infeasible and the failed."""
+    """TPE's order: completed trials by value, pruned ones by how far they came; infeasible ones last."""
     infeasible = sum(excess for excess in trial.constraints.values() if excess > 0)
     sign = -1.0 if maximize else 1.0
     if trial.state == TrialState.COMPLETE:
         return infeasible, 0, 0, sign * (trial.value or 0.0)
-    if trial.state == TrialState.PRUNED and trial.intermediate_values:
-        step, value = max(trial.intermediate_values.items())
-        return infeasible, 1, -step, sign * value
-    return math.inf, 2, 0, 0
+    step, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
+    return infeasible, 1, -step, sign * value
 
 
 def make_pruner(name: str, steps: int) -> BasePruner:
