@@ -176,8 +176,8 @@ class ImageClassification:
     def epochs(self, device: str) -> int:
         """Few epochs where they are long, more on a GPU where they are not."""
         if not self.is_large:
-            return 16
-        return 16 if device.startswith("cuda") else 4
+            return 12
+        return 16 if device.startswith("cuda") else 3
 
     def refit_epochs(self, epochs: int) -> int:
         """Twice as long: what is too dear for every trial pays for the one that is kept."""

@@ -104,6 +104,8 @@ class Probed:
     """How fast a trial was trained for a moment."""
 
     pulls_per_s: float
+    notices: tuple[str, ...] = ()
+    """What the training had to say; it says so once, and this was it."""
 
 
 Reply = Hello | EpochDone | Checkpointed | Finished | Failed | Refused | Probed
@@ -220,16 +222,17 @@ class Trainer:
         """Train `task` for about so long and forget it. The first pull, which sets things up, is not counted."""
         try:
             self.training = self.objective.start(task, self.device)
-            next(self.training)
+            notices = [next(self.training).notice]
             started, pulls = time.perf_counter(), 0
             while (elapsed := time.perf_counter() - started) < seconds:
                 try:
-                    next(self.training)
+                    notices.append(next(self._current()).notice)
                     pulls += 1
                 except StopIteration:
+                    self.training = None  # first, so that what it recorded is free to be used again
                     self.training = self.objective.start(task, self.device)
             self.training = None
-            return Probed(pulls / max(elapsed, 1e-9))
+            return Probed(pulls / max(elapsed, 1e-9), tuple(filter(None, notices)))
         except Exception as error:
             return self._fail(error)
 

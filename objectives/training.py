@@ -172,6 +172,7 @@ class ImageTraining:
             "optimizer": self.update.optimizer.state_dict(),
             "augment_rng": self.update.generator.get_state(),
             "rng": torch.get_rng_state(),
+            "device": self.device.type,
             "epoch_sums": self.update.sums,
             "probabilities": self.probabilities,
             "metrics": self.metrics,
@@ -188,10 +189,11 @@ class ImageTraining:
         state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.update.load_optimizer(state["optimizer"])
-        self.update.generator.set_state(state["augment_rng"])
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        if state["device"] == self.device.type:  # generators of one kind of device know nothing of another's state
+            self.update.generator.set_state(state["augment_rng"])
+            if "cuda_rng" in state:
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.update.sums.copy_(state["epoch_sums"])
         self.probabilities = state["probabilities"]
         self.metrics, self.step = state["metrics"], state["step"]

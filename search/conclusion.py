@@ -85,12 +85,13 @@ class Conclusion:
             summary = replace(summary, test=before.test, confusion=before.confusion)
             summary = replace(summary, model=before.model, standing=before.standing)
         self.study.set_attr(records.WINNER, {"number": summary.number, "run": summary.run})
+        self._uncrown(before, summary.number)
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
             self._keep(summary)
             summary = self._published(summary, self.objective)
         self._keep(summary)
-        self._crown(summary, before)
+        self._crown(summary)
         registers = isinstance(self.objective, ImageClassifier) and self.register is not None
         if summary.model is not None or not registers:  # nobody needs them now: each run has its own in MLflow
             shutil.rmtree(self._weights(summary.run).parent, ignore_errors=True)
@@ -112,9 +113,9 @@ class Conclusion:
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
         return replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
 
-    def _crown(self, summary: Summary, before: Summary | None) -> None:
-        """Mark the winner's run, and unmark the winner of a shorter search of this study."""
-        if before is not None and before.number != summary.number:
+    def _uncrown(self, before: Summary | None, winner: int) -> None:
+        """Unmark the winner of a shorter search of this study, as long as it is still known who that was."""
+        if before is not None and before.number != winner:
             plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
             self.tracking.tag(run_of(before.number), plain)
         name, text = run_name(summary.number, summary.label, WINNER), note(self.study.record(), summary)

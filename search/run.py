@@ -153,7 +153,8 @@ class Job:
             study = self._study(devices[0])
             complete = self._is_complete(study, tracking)
             if not complete:
-                self._settle()
+                if study.finished < self.config.trials or study.unfinished:
+                    self._settle()
                 self._work(study, tracking, devices[: self.executor.slots])
             return Result(study.record(), tracking.flush(60.0), complete)
         finally:

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import heapq
 import json
-import math
 import warnings
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -108,33 +107,34 @@ class SamplingCopy(InMemoryStorage):
             self._narrow = False
 
     def _choose(self, study_id: int) -> None:
-        """Of the ended trials, go on showing the good and the recent ones."""
+        """Go on showing the good and the recent trials of those that TPE learns from, and all that have not ended."""
         maximize = self.get_study_directions(study_id)[0] == StudyDirection.MAXIMIZE
         candidates = self._candidates(study_id)
-        ended = [trial for trial in candidates if trial.state.is_finished()]
-        good = heapq.nsmallest(GOOD, ended, key=lambda trial: _rank(trial, maximize))
-        hidden = {trial.number for trial in ended[:-RECENT]} - {trial.number for trial in good}
+        learnt_from = [trial for trial in candidates if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        hidden: set[int] = set()
+        if len(learnt_from) > RECENT:
+            good = heapq.nsmallest(GOOD, learnt_from, key=lambda trial: _rank(trial, maximize))
+            ended = {trial.number for trial in candidates if trial.state.is_finished()}
+            hidden = ended - {trial.number for trial in (*good, *learnt_from[-RECENT:])}
         self._shown = [trial.number for trial in candidates if trial.number not in hidden]
         self._seen = candidates[-1].number + 1 if candidates else 0
 
 
 def _rank(trial: FrozenTrial, maximize: bool) -> tuple[float, ...]:
-    """TPE's order: completed trials by value, pruned ones by how far they came, then the infeasible and the failed."""
+    """TPE's order: completed trials by value, pruned ones by how far they came; infeasible ones last."""
     infeasible = sum(excess for excess in trial.constraints.values() if excess > 0)
     sign = -1.0 if maximize else 1.0
     if trial.state == TrialState.COMPLETE:
         return infeasible, 0, 0, sign * (trial.value or 0.0)
-    if trial.state == TrialState.PRUNED and trial.intermediate_values:
-        step, value = max(trial.intermediate_values.items())
-        return infeasible, 1, -step, sign * value
-    return math.inf, 2, 0, 0
+    step, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
+    return infeasible, 1, -step, sign * value
 
 
 def make_pruner(name: str, steps: int) -> BasePruner:
     """The pruner for trainings of `steps` steps.
 
-    Rungs lie at 1/16, 1/4 and all of the budget (1, 4 and 16 quarter epochs of 4 epochs), so that what a rung costs
-    grows as its trials get fewer.
+    Rungs lie at a quarter of a quarter, at a quarter and at all of the budget, or as near as whole steps come (1, 4 and
+    12 quarter epochs of 3 epochs), so that what a rung costs grows as its trials get fewer.
     """
     first = max(1, steps // REDUCTION**2)
     match name:

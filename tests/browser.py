@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import begin
+from shell import alive, begin, children
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -80,16 +80,22 @@ class Served:
 
 @contextmanager
 def served(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """`python -m search ui` in `folder`, ended by Ctrl-C."""
+    """`python -m search ui` in `folder`, ended by Ctrl-C, which leaves no process."""
     started = time.monotonic()
     process = begin("ui", *words, cwd=folder, env=env)
     assert process.stdout
     try:
         links = [process.stdout.readline().strip().partition(": ")[2] for _ in range(2)]
+        if not all(links):
+            raise RuntimeError(f"ui did not start: {process.communicate(timeout=30)}")
+        servers = children(process.pid)
         yield Served(links[0], links[1], time.monotonic() - started)
-    finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert not [pid for pid in servers if alive(pid)]
+    finally:
+        process.kill()  # its servers end with it
 
 
 # The report ---------------------------------------------------------------------------------------------------------

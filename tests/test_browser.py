@@ -5,6 +5,7 @@ Servers are started by `python -m search ui`; every page is of a search that `py
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ class Study:
             "AND s.key = 'optuna.state'"
         )
         return dict(rows(self.folder / "mlflow.db", query, self.name))
+
+    @property
+    def drawable(self) -> dict[str, str]:
+        """Those that came to a value: one may diverge before that."""
+        return {name: state for name, state in self.trials.items() if state != "FAIL"}
 
     @property
     def winner(self) -> str:
@@ -131,7 +137,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def test_ui_is_ready_soon_and_opens_both_links(ui: Served, opened: Path) -> None:
     print(f"\nui: both servers ready in {ui.ready_s:.1f} s (15 s promised on two idle cores)")
-    assert ui.ready_s < 30  # cores may be busy with other tests
+    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 30)  # the searches before have left some load
     deadline = time.monotonic() + 10
     while not (opened.exists() and len(opened.read_text().split()) == 2) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -141,7 +147,7 @@ def test_ui_is_ready_soon_and_opens_both_links(ui: Served, opened: Path) -> None
 def test_the_deep_link_shows_every_trials_curves(ui: Served, page: Any, study: Study) -> None:
     latest = Study(study.folder, "digits").experiment
     page.goto(ui.mlflow_link.replace(f"experiments/{latest}/", f"experiments/{study.experiment}/"))
-    trials = study.trials
+    trials = study.drawable
     page.wait_for_function(f"({CHART})().length >= {len(trials)}")
     lines = dict(page.evaluate(CHART))
     assert lines.keys() == trials.keys()
@@ -150,6 +156,7 @@ def test_the_deep_link_shows_every_trials_curves(ui: Served, page: Any, study: S
     listed = page.locator(".ag-center-cols-container, .ag-pinned-left-cols-container").all_inner_texts()
     assert "".join(listed).count("★") == 1
     assert "".join(listed).count("✂") == sum(state == "PRUNED" for state in trials.values())
+    assert "".join(listed).count("✕") == len(study.trials) - len(trials)
 
 
 def test_the_winners_run_shows_its_pictures_and_note(ui: Served, page: Any, study: Study) -> None:
@@ -162,8 +169,8 @@ def test_the_winners_run_shows_its_pictures_and_note(ui: Served, page: Any, stud
         shown.add(page.wait_for_function(f"{loaded}?.src").json_value())
     page.get_by_role("tab", name="Overview").click()
     page.get_by_text(f"Winner of {study.name}").wait_for()
-    assert page.get_by_text(f"{study.name} (").count() == 1  # the dataset with its digest
-    assert page.get_by_role("link", name=study.name).count() >= 1  # the registered model
+    page.get_by_text(f"{study.name} (").wait_for()  # the dataset with its digest
+    page.locator(f"a[href*='/models/{study.name}/versions/1']").first.wait_for()
 
 
 def test_the_registry_shows_the_champion(ui: Served, page: Any, study: Study) -> None:
@@ -178,7 +185,7 @@ def test_the_registry_shows_the_champion(ui: Served, page: Any, study: Study) ->
 def test_the_dashboard_shows_history_importances_and_timeline(ui: Served, page: Any, study: Study) -> None:
     page.goto(f"{ui.dashboard_link.rpartition('/')[0]}/{study.study_id}")
     n = len(study.trials)
-    page.wait_for_function(f"({COUNT})('plot-history') >= {n}")
+    page.wait_for_function(f"({COUNT})('plot-history') >= {len(study.drawable)}")
     page.wait_for_function(f"({COUNT})('graph-timeline') >= {n}")
     page.wait_for_function(f"({COUNT})('graph-hyperparameter-importances') >= 3")
 

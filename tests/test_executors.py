@@ -252,6 +252,7 @@ def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalE
         ({1: 10, 2: 0}, 8, 1, 1, "2 were 0.00 times as fast"),
         ({1: 0, 2: 0}, 8, 1, 1, "the measurement failed"),
         ({1: 5}, 1, 1, 1, "as many as cores and memory bear"),
+        ({2: 1.8}, 8, 2, 2, "more were not tried: a step takes longer than a second"),
     ],
 )
 def test_a_crowd_grows_as_long_as_that_pays(rates: dict[int, float], most: int, step: int, chosen: int, why: str):
@@ -300,6 +301,17 @@ def test_a_probe_leaves_no_trace(local: LocalExecutor):
     expected = train(local, task(3))
     assert local.probe(2, task(8), 0.05) > 0
     assert train(local, task(3)) == expected
+
+
+def test_what_a_trainer_says_while_it_is_probed_is_kept(local: LocalExecutor):
+    assert local.probe(2, task(mode="notice"), 0.05) > 0
+    assert local._notices == {"a trainer has something to say"}
+
+
+def test_a_trainer_that_dies_beside_a_probe_is_no_part_of_it(local: LocalExecutor):
+    os.kill(local._trainers[1].process.pid, signal.SIGKILL)
+    assert local.probe(1, task(), 0.3) > 0
+    assert len(train(local, task())[0]) == 4
 
 
 @pytest.mark.parametrize("mode", ["error@1", "memory@0", "kill@1"])

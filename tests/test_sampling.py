@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import optuna
 import pytest
 from optuna.samplers import TPESampler
-from optuna.samplers._tpe.sampler import _split_trials
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import TrialState, create_trial
 
 from search.sampling import GOOD, RECENT, SamplingCopy, make_sampler
 
-ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL)
 
 
 def a_long_study(direction: str, trials: int, ends: Sequence[TrialState] = ENDS) -> tuple[optuna.Study, SamplingCopy]:
@@ -47,13 +47,15 @@ def test_every_trial_that_tpe_calls_good_is_shown_and_the_latest_of_the_others(
     everything = study.get_trials(deepcopy=False)
     ended = [trial for trial in everything if trial.state.is_finished()]
     learnt_from = [trial for trial in ended if trial.state != TrialState.FAIL]
-    good, _ = _split_trials(study, learnt_from, GOOD)
+    good, _ = _split_trials(study, learnt_from, default_gamma(len(learnt_from)))
 
     with memory.as_shown_to(TPESampler(), study._study_id):
-        shown = {trial.number for trial in study.get_trials(deepcopy=False)}
+        visible = study.get_trials(deepcopy=False)
+    shown = {trial.number for trial in visible}
+    seen = [trial for trial in visible if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
 
-    assert {trial.number for trial in good} <= shown
-    assert {trial.number for trial in ended[-RECENT:]} <= shown
+    assert _split_trials(study, seen, default_gamma(len(seen)))[0] == good
+    assert {trial.number for trial in learnt_from[-RECENT:]} <= shown
     assert len(shown) <= GOOD + RECENT + 2
     assert {trial.number for trial in everything if not trial.state.is_finished()} <= shown
     assert study.get_trials(deepcopy=False) == everything

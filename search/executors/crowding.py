@@ -12,6 +12,9 @@ TRAINER_BYTES = 2**30
 """Room that a trainer finds when it starts: a small network, its optimizer and some recordings need a part of it."""
 
 PROBE_S = 0.4
+SLOW = 1.0
+"""Pulls a second of one trainer. Where a pull takes longer, trying crowds would cost more than the best one gains."""
+
 GAIN = 0.1
 """A larger crowd must train this much faster, as a share, to be worth its memory and its cores."""
 
@@ -41,6 +44,8 @@ def grow(rate: Callable[[int], float], most: int, *, step: int = 1) -> Crowd:
     crowd, one trainer on every GPU.
     """
     chosen, found = step, rate(step)
+    if 0 < found < SLOW * step and chosen < most:
+        return Crowd(chosen, "more were not tried: a step takes longer than a second")
     while chosen < most:
         larger = min(2 * chosen, most)
         then = rate(larger)

@@ -107,6 +107,8 @@ class LocalExecutor:
         self._settings: list[Settings] = []
         self._trainers: list[TrainerProcess] = []
         self._dismissed: list[TrainerProcess] = []
+        self._notices: set[str] = set()
+        """What trainers had to say while they were measured; several of them say the same."""
         # What `auto` is, the first trainer says: on a large machine with one GPU, one per core would be too many.
         self._hire(jobs or (usable_cores() if device == "cpu" else most_trainers(usable_cores(), gpus=1)))
 
@@ -142,7 +144,7 @@ class LocalExecutor:
         each = affordable(self.slots // gpus, min(hello.free_bytes for hello in hellos))
         crowd = self.try_crowds(task, each * gpus, step=gpus)
         where = ", ".join(sorted({hello.device for hello in hellos[: self.slots]}))
-        return f"{self.slots} trainers on {where} ({crowd.why})"
+        return "\n".join([f"{self.slots} trainers on {where} ({crowd.why})", *sorted(self._notices)])
 
     def try_crowds(self, task: Task, most: int, *, step: int = 1) -> Crowd:
         """Measure `step` trainers, then twice as many and so on up to `most`; keep those that pay."""
@@ -155,11 +157,12 @@ class LocalExecutor:
         """Pulls a second of the first `trainers` together, all training `task`; 0 where one of them fails."""
         for trainer in self._trainers[:trainers]:
             trainer.send(("probe", task, seconds))
-        heard: list[Event] = []
-        while len(heard) < trainers:
-            heard += [event for _, event in self.wait(1.0)]
-        rates = [event.pulls_per_s for event in heard if isinstance(event, Probed)]
-        return sum(rates) if len(rates) == trainers else 0.0
+        answers: dict[int, Event] = {}
+        while len(answers) < trainers:
+            answers |= {slot: event for slot, event in self.wait(1.0) if slot < trainers}  # an idle one may die, too
+        probed = [answer for answer in answers.values() if isinstance(answer, Probed)]
+        self._notices |= {notice for answer in probed for notice in answer.notices}
+        return sum(answer.pulls_per_s for answer in probed) if len(probed) == trainers else 0.0
 
     def dismiss(self, keep: int) -> None:
         """End all trainers but the first `keep`; none of them may be at work."""

@@ -49,11 +49,10 @@ def _start(options: Options) -> Line:
         with started(search_command(*words, "--trials", 1), extra) as (process, folder):
             assert process.wait() == 0
             begun = time.time()
-            again = subprocess.Popen(
+            subprocess.run(
                 search_command(*words, "--trials", 2), cwd=folder, env=clean_environment(extra),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=300,
             )  # fmt: skip
-            assert again.wait() == 0
             trial = only_study(folder).trials[-1]
             return float(trial.user_attrs[METRICS]["first_pull_at"]) - begun
 

@@ -160,7 +160,7 @@ def efficiency(options: Options) -> list[Line]:
     Training is what trainers spend inside pulls: batches and evaluation. Load that the search itself puts on the cores
     makes pulls longer, which would hide it: the share by the trainers' processor time, which it does not, is noted.
     """
-    trials, epochs = options.size(20, 3), options.size(4, 1)
+    trials, epochs = options.size(20, 3), options.size(3, 1)
     train, validation = images(options)
 
     def measure(jobs: int, repeat: int) -> dict[str, float]:
