@@ -118,6 +118,9 @@ class Conclusion:
         if before is not None and before.number != winner:
             plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
             self.tracking.tag(run_of(before.number), plain)
+
+    def _crown(self, summary: Summary) -> None:
+        """Mark the winner's run."""
         name, text = run_name(summary.number, summary.label, WINNER), note(self.study.record(), summary)
         self.tracking.tag(run_of(summary.number), {RUN_NAME: name, NOTE: text, "winner": "true"})
         if summary.run != run_of(summary.number):
