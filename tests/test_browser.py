@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), needs_chromium]
 CHART = """() => {
   for (const plot of document.querySelectorAll('.js-plotly-plot')) {
     let card = plot;
-    while (card.parentElement.querySelectorAll('.js-plotly-plot').length === 1) card = card.parentElement;
-    if (!card.textContent.includes('val/accuracy') || !plot._fullData) continue;
+    while (card.parentElement?.querySelectorAll('.js-plotly-plot').length === 1) card = card.parentElement;
+    if (!card.parentElement || !card.textContent.includes('val/accuracy') || !plot._fullData) continue;
     const drawn = [...plot._fullData].filter(trace => trace.visible === true && trace.type === 'scatter');
     return drawn.map(trace => [trace.name, trace.y.length]);
   }

@@ -39,11 +39,11 @@ def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
         pass
 
     def killed(*_: object) -> None:
-        raise Killed
+        raise Killed("between verdict and end")
 
     with monkeypatch.context() as patched:
         patched.setattr(Study, "tell", killed)
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match="between verdict and end"):
             place.search(1, mode=mode)
     curves = place.curves()
     (trial,) = place.search(1, mode="hang").trials  # it would not come back from another training
