@@ -176,8 +176,7 @@ class Job:
         if tracking.verdict(PARENT) != {"finished": study.finished}:
             return False
         summary = study.record().summary
-        registers = isinstance(self.objective, ImageClassifier) and not self.config.no_register
-        return summary is not None and (summary.model is not None or not registers)
+        return summary is not None and (summary.model is not None or self._register_as() is None)
 
     def _work(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
         self._note_origin(study)
@@ -200,7 +199,10 @@ class Job:
             raise
 
     def _register_as(self) -> str | None:
-        return None if self.config.no_register else self.config.register or self.objective.name
+        """The name that the winner is to have in the registry."""
+        if self.config.no_register or not isinstance(self.objective, ImageClassifier):
+            return None
+        return self.config.register or self.objective.name
 
     def _search(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
         started, clock = datetime.now(), time.monotonic()
@@ -214,7 +216,7 @@ class Job:
             tags=self._tags(devices), display=self.display,
         )  # fmt: skip
         coordinator.interrupted = lambda: self.interruption.number is not None
-        preparation = Preparation(self.objective)
+        preparation = Preparation(publishes=self._register_as() is not None)
         coordinator.idle = preparation.begin
         self.display.begin(f"study {self.name}", self.config.trials, study.finished)
         try:
