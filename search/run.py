@@ -135,7 +135,7 @@ class Job:
             self.storage, name, objective, spec.target, config.epochs, scope.space, scope.limits
         )  # fmt: skip
         self.uid = str(self.attrs()[records.UID])
-        self._preparation = Preparation(objective)
+        self._preparation = Preparation(publishes=self._register_as() is not None)
         self._refits = not config.no_refit and isinstance(objective, ImageClassifier)
 
     def attrs(self) -> dict[str, Any]:
@@ -197,8 +197,7 @@ class Job:
         if tracking.verdict(PARENT) != {"finished": study.finished, **self._goal()}:
             return False
         summary = study.record().summary
-        registers = isinstance(self.objective, ImageClassifier) and not self.config.no_register
-        return summary is not None and (summary.model is not None or not registers)
+        return summary is not None and (summary.model is not None or self._register_as() is None)
 
     def _is_over(self, study: Study) -> bool:
         """Whether no trial would be begun, though some are missing."""
@@ -226,7 +225,10 @@ class Job:
             raise
 
     def _register_as(self) -> str | None:
-        return None if self.config.no_register else self.config.register or self.objective.name
+        """The name that the winner is to have in the registry."""
+        if self.config.no_register or not isinstance(self.objective, ImageClassifier):
+            return None
+        return self.config.register or self.objective.name
 
     # ---- everything that trains
 

@@ -130,6 +130,19 @@ def _rank(trial: FrozenTrial, maximize: bool) -> tuple[float, ...]:
     return infeasible, 1, -step, sign * value
 
 
+class Hyperband(HyperbandPruner):
+    """Optuna's, which hashes a trial's number to its bracket once, and not again at every report of every later one."""
+
+    def __init__(self, *, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+        super().__init__(min_resource, max_resource, reduction_factor)
+        self._brackets: dict[int, int] = {}
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if (known := self._brackets.get(trial.number)) is not None:
+            return known
+        return self._brackets.setdefault(trial.number, super()._get_bracket_id(study, trial))
+
+
 def make_pruner(name: str, steps: int) -> BasePruner:
     """The pruner for trainings of `steps` steps.
 
@@ -139,7 +152,7 @@ def make_pruner(name: str, steps: int) -> BasePruner:
     first = max(1, steps // REDUCTION**2)
     match name:
         case "hyperband":
-            return HyperbandPruner(min_resource=first, max_resource=steps, reduction_factor=REDUCTION)
+            return Hyperband(min_resource=first, max_resource=steps, reduction_factor=REDUCTION)
         case "halving":
             return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
         case "median":

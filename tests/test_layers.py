@@ -129,9 +129,9 @@ def test_help_loads_nothing_heavy(words: str):
     code = f"""
 import sys
 sys.argv = ["search", *{words.split()!r}]
-from search.cli import main
+from search.cli import answer
 try:
-    main()
+    answer()
 except SystemExit as end:
     assert end.code == 0
 """

@@ -155,12 +155,12 @@ def example(options: Options) -> list[Line]:
 
 
 def efficiency(options: Options) -> list[Line]:
-    """Row 6: how much of the trainers' time is training, in a whole command of the default search of MNIST.
+    """Row 6: how much of the trainers' time is training, in a whole command: the main job, 50 trials of MNIST.
 
     Training is what trainers spend inside pulls: batches and evaluation. Load that the search itself puts on the cores
     makes pulls longer, which would hide it: the share by the trainers' processor time, which it does not, is noted.
     """
-    trials, epochs = options.size(20, 3), options.size(3, 1)
+    trials, epochs = options.size(50, 3), options.size(3, 1)
     train, validation = images(options)
 
     def measure(jobs: int, repeat: int) -> dict[str, float]:
