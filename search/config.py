@@ -96,6 +96,10 @@ class Config:
         click.Path(path_type=Path, file_okay=False), name="DIR",
     )  # fmt: skip
     storage: str | None = setting(None, "Optuna's database.  [default: sqlite, optuna.db]", str, name="URL")
+    storage_wait: float = setting(
+        600.0, "How long a search waits for a PostgreSQL server that does not answer.", click.FloatRange(min=0),
+        name="SECONDS",
+    )  # fmt: skip
     tracking_uri: str | None = setting(None, "MLflow's store.  [default: sqlite, mlflow.db]", str, name="URL")
     register: str | None = setting(None, "Name of the registered model.  [default: the dataset's]", str, name="NAME")
     no_register: bool = setting(False, "Do not register the winner.", bool)
@@ -142,7 +146,8 @@ class Config:
 
 def mask(text: str) -> str:
     """`text` without the passwords of URLs in it."""
-    return re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", text)
+    text = re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 NAMES = tuple(spec.name for spec in fields(Config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -54,6 +55,14 @@ class Interruption:
             yield
         finally:
             self._graceful = False
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; raises Interrupted as soon as a signal has come, also inside `graceful`."""
+        deadline = time.monotonic() + seconds
+        while self.number is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+        if self.number is not None:
+            raise Interrupted(self.number)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

@@ -27,6 +27,7 @@ PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, data
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
+HOLDER = "holder"  # signed by each search that writes: a mark of its own
 WINNER = "winner"  # {"number", "run"}: kept before the test split is read, which must not choose
 EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
 SUMMARY = "summary"  # Summary.as_dict()

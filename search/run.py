@@ -26,7 +26,9 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
+from search.ownership import Hold
 from search.pages import experiment_tags
+from search.postgres import Outage
 from search.provenance import provenance
 from search.records import Confirmation, Summary, TrialRecord
 from search.sampling import make_pruner, some_params
@@ -81,8 +83,12 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     name = config.study or objective.name
     scope = Scope.of(config, objective, name)
     workspace.root.mkdir(parents=True, exist_ok=True)
-    with Interruption() as interruption, hold_study(config.storage_url, name), _executor(config, spec) as executor:
-        return Job(config, spec, objective, name, scope, executor, display, interruption).run()
+    with (
+        Interruption() as interruption,
+        hold_study(config.storage_url, name) as hold,
+        _executor(config, spec) as executor,
+    ):
+        return Job(config, spec, objective, name, scope, executor, display, interruption, hold).run()
 
 
 def check_stores(config: Config) -> None:
@@ -126,14 +132,17 @@ class Job:
         executor: Executor,
         display: Display,
         interruption: Interruption,
+        hold: Hold,
     ) -> None:
         self.config, self.spec, self.objective, self.name, self.scope = config, spec, objective, name, scope
         self.executor, self.display, self.interruption = executor, display, interruption
         self.workspace = Workspace(config.workspace)
-        self.storage = open_storage(config.storage_url)
+        outage = Outage(hold, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
+        self.storage = open_storage(config.storage_url, outage=outage)
         self.study_id = open_study(
             self.storage, name, objective, spec.target, config.epochs, scope.space, scope.limits
         )  # fmt: skip
+        hold.sign(self.storage, self.study_id)
         self.uid = str(self.attrs()[records.UID])
         self._preparation = Preparation(publishes=self._register_as() is not None)
         self._refits = not config.no_refit and isinstance(objective, ImageClassifier)

@@ -6,18 +6,13 @@ or made by a newer Optuna is recognised before anything is written to it.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 import logging
 import os
-import socket
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 import optuna
@@ -25,16 +20,14 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
-from search.errors import StorageError, StudyHeldError, UsageError
-from search.workspace import slug
+from search.config import mask
+from search.errors import StorageError, UsageError
+from search.ownership import Hold, hold_in_file, hold_in_server, key
+from search.postgres import DRIVERS, LastingStorage, Outage, arguments, connect_alone, explained, shown
 
 WAIT_S = 30.0
 """How long a write waits for another process, such as a dashboard that reads."""
-
-SIGNING_S = 2.0
-"""How long a start waits to read who holds the lock that it did not get."""
 
 OPTUNA_TABLE = "studies"
 MLFLOW_TABLE = "experiments"
@@ -46,9 +39,9 @@ def parse_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
-        raise UsageError(f"--storage {text!r} is no database URL; {allowed}") from None
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise UsageError(f"--storage {url.render_as_string()!r} is not supported; {allowed}")
+        raise UsageError(f"--storage {mask(text)!r} is no database URL; {allowed}") from None
+    if url.drivername not in ("sqlite", *DRIVERS):
+        raise UsageError(f"--storage {shown(url)!r} is not supported; {allowed}")
     if url.get_backend_name() == "sqlite" and not url.database:
         raise UsageError(f"--storage {text!r} names no file; {allowed}")
     return url
@@ -64,23 +57,39 @@ def sqlite_path(url: URL) -> Path | None:
     return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def open_storage(text: str, *, create: bool = True) -> RDBStorage:
+def open_storage(text: str, *, create: bool = True, outage: Outage | None = None) -> RDBStorage:
     """Open Optuna's storage, making it when it is not there and `create` is set.
 
-    Raises StorageError when it is absent, damaged, foreign, newer than this Optuna, or not writable.
+    `outage` is how a search waits for a server that is away; without it, a call fails then. Raises StorageError when
+    the storage is absent, damaged, foreign, newer than this Optuna, or not writable.
     """
     url = parse_url(text)
     path = sqlite_path(url)
     if path is None:
-        with _server_session(url) as session:  # starts that make the tables together would trip over each other
-            session.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _key("search")})
-            return _optuna(lambda: RDBStorage(text), url.render_as_string())
+        return _open_in_server(url, create=create, outage=outage)
     if not path.exists():
         if not create:
             raise StorageError(f"there is no study database at {path}; run a search first: python -m search")
         create_whole(path, lambda temporary: _close(_sqlite_storage(temporary)))
     check_sqlite(path, OPTUNA_TABLE)
     return _optuna(lambda: _sqlite_storage(path), str(path))
+
+
+def _open_in_server(url: URL, *, create: bool, outage: Outage | None) -> RDBStorage:
+    with explained(url), connect_alone(url) as session:
+        # Starts that make the tables together would trip over each other; the lock ends with the session.
+        session.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key("search")})
+        tables = sqlalchemy.inspect(session).get_table_names()
+        if OPTUNA_TABLE not in tables and "alembic_version" in tables:
+            raise StorageError(
+                f"{shown(url)} is a database of something else (it has no table {OPTUNA_TABLE!r}), and was left as it "
+                "is: studies need one of their own. Type: createdb optuna, and end --storage with /optuna"
+            )
+        if OPTUNA_TABLE not in tables and not create:
+            raise StorageError(f"there are no studies in {shown(url)}; run a search first: python -m search")
+        whole, how = url.render_as_string(hide_password=False), {"connect_args": arguments(url)}
+        make = RDBStorage if outage is None else functools.partial(LastingStorage, outage=outage)
+        return _optuna(lambda: make(whole, engine_kwargs=how), shown(url))
 
 
 def _sqlite_storage(path: Path) -> RDBStorage:
@@ -174,117 +183,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-# ---- one coordinator per study
-
-
 @contextmanager
-def hold_study(storage: str, study: str) -> Iterator[None]:
+def hold_study(storage: str, study: str) -> Iterator[Hold]:
     """Own a study until the block ends or this process dies. Raises StudyHeldError when another one owns it."""
     url = parse_url(storage)
     path = sqlite_path(url)
-    if path is None:
-        with _hold_in_server(url, study):
-            yield
-        return
-    lock_path = _locks(path) / f"{slug(study)}.lock"
-    lock = filelock.FileLock(lock_path, blocking=False, on_acquired=_write_holder)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise _held(study, _read_holder(lock_path)) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _hold_in_server(url: URL, study: str) -> Iterator[None]:
-    """A session advisory lock of PostgreSQL, on a connection of its own: the server frees it when we vanish."""
-    key = _key(f"search/{study}")
-    with _server_session(url) as session:
-        if not session.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
-            raise _held(study, _holder_in_server(session, key))
-        yield
-
-
-@contextmanager
-def _server_session(url: URL) -> Iterator[sqlalchemy.Connection]:
-    """A connection that is nobody else's and says whose it is; its locks end with it."""
-    signature = f"search {os.getpid()} {socket.gethostname()}"[:63]
-    try:
-        engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"application_name": signature})
-        session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    except ImportError:
-        raise StorageError(f'{url.render_as_string()} needs a driver; type: pip install -e ".[postgres]"') from None
-    except SQLAlchemyError as error:
-        raise StorageError(f"{url.render_as_string()} cannot be opened: {first_line(error)}") from None
-    with session:
-        yield session
-
-
-def _key(name: str) -> int:
-    """The number of an advisory lock."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-
-
-def _holder_in_server(connection: sqlalchemy.Connection, key: int) -> str:
-    holder = connection.execute(
-        sqlalchemy.text(
-            "SELECT application_name, date_trunc('second', backend_start)"
-            " FROM pg_stat_activity JOIN pg_locks USING (pid)"
-            " WHERE locktype = 'advisory' AND granted AND classid::bigint = :high AND objid::bigint = :low"
-        ),
-        {"high": key >> 32 & 0xFFFFFFFF, "low": key & 0xFFFFFFFF},
-    ).first()
-    if holder is None:
-        return "another process"
-    _, pid, host = holder[0].split(" ", 2)
-    return f"process {pid} on {host} since {holder[1]}"
-
-
-def _held(study: str, holder: str) -> StudyHeldError:
-    return StudyHeldError(
-        f"study {study!r} is being searched by {holder}.\n"
-        "Wait for it or stop it, or search beside it under another name: "
-        f"python -m search --study {slug(study)}-2"
-    )
+    with hold_in_server(url, study) if path is None else hold_in_file(_locks(path), study) as hold:
+        yield hold
 
 
 def _locks(database: Path) -> Path:
     folder = database.with_name(f"{database.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _write_holder(descriptor: int) -> None:
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-
-
-def _read_holder(path: Path) -> str:
-    """Who signed the lock. Whoever took it this instant signs in the next one; till then the one before is named."""
-    named = "another process"
-    deadline = time.monotonic() + SIGNING_S
-    while time.monotonic() < deadline:
-        with suppress(OSError, ValueError, KeyError):
-            holder: dict[str, Any] = json.loads(path.read_text())
-            named = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-            if holder["host"] != socket.gethostname() or _runs(holder["pid"]):
-                break
-        time.sleep(0.02)
-    return named
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
 
 
 def quiet_optuna() -> None:
