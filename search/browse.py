@@ -12,10 +12,10 @@ import optuna
 from optuna.trial import TrialState
 
 from search import records
-from search.config import Config
-from search.display import Display, RunningTrial, Snapshot
+from search.config import Config, mask
+from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import UsageError
-from search.records import StudyRecord
+from search.records import StudyRecord, TrialRecord
 from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
 from search.workspace import Workspace
 
@@ -32,7 +32,7 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
     storage = open_storage(config.storage_url, create=False)
     known = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
     if not known:
-        raise UsageError(f"{config.storage_url} has no studies yet; run a search first: python -m search")
+        raise UsageError(f"{mask(config.storage_url)} has no studies yet; run a search first: python -m search")
     existing = [study.study_name for study in known]
     for name in names:
         if name not in existing:
@@ -53,23 +53,31 @@ def all_studies(config: Config) -> list[StudyRecord]:
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
     """Show a search that another process runs, until it has come to its end. Raises as `open_studies` does."""
     study = open_studies(config, [name] if name else [])[0]
-    snapshot = _snapshot(StudyRecord.of(study))
-    shown = {trial.number for trial in snapshot.ended}
-    display.begin(f"study {study.study_name}", snapshot.target, snapshot.finished)
+    record = StudyRecord.of(study)
+    shown = {trial.number for trial in record.trials if trial.state.is_finished()}
+    snapshot = _snapshot(record)
+    display.begin(f"study {study.study_name}", snapshot.standing.target, snapshot.standing.finished)
     try:
         while True:
             record = StudyRecord.of(study)
             snapshot = _snapshot(record)
-            for trial in snapshot.ended:
+            standing = snapshot.standing
+            for trial in _ended(record):
                 if trial.number not in shown:
                     shown.add(trial.number)
-                    display.trial_ended(trial, snapshot)
-            display.refresh(lambda: snapshot)  # noqa: B023  # it is drawn at once
-            if record.summary is not None and not snapshot.running and snapshot.finished >= snapshot.target:
+                    display.trial_ended(trial, standing)
+            display.refresh(snapshot)
+            if record.summary is not None and not snapshot.running and standing.finished >= standing.target:
                 return record
             time.sleep(POLL_S)
     finally:
         display.end()
+
+
+def _ended(study: StudyRecord) -> list[TrialRecord]:
+    """In the order in which they did."""
+    ended = (trial for trial in study.trials if trial.state.is_finished())
+    return sorted(ended, key=lambda trial: (trial.ended or datetime.max, trial.number))
 
 
 def _snapshot(study: StudyRecord) -> Snapshot:
@@ -88,11 +96,8 @@ def _snapshot(study: StudyRecord) -> Snapshot:
         for trial in study.trials
         if trial.state == TrialState.RUNNING
     ]
-    ended = sorted(
-        (t for t in study.trials if t.state.is_finished()), key=lambda t: (t.ended or datetime.max, t.number)
-    )
     target = int(study.attrs.get(records.TARGET, len(study.trials)))
-    return Snapshot(target, ended, running, study.metric, study.maximize)
+    return Snapshot(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)
 
 
 def export_study(study: StudyRecord, format_: str) -> bytes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from optuna.trial import TrialState
 
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from search import records
-from search.display import Display, RunningTrial, Snapshot
+from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost, Refused
 from search.limits import describe
@@ -29,6 +30,9 @@ from search.workspace import write_whole
 
 TICK_S = 0.2
 """How long an idle coordinator sleeps; signals and the display wait no longer."""
+
+REFRESH_S = 0.25
+"""How often what people see is drawn anew."""
 
 MAX_RETRIES = 2
 """A trial whose trainer died is tried this often again."""
@@ -84,7 +88,7 @@ class Coordinator:
         self._checkpoint_path, self._weights_path, self._tags = checkpoint_path, weights_path, tags
         self._display = display
         self._running: dict[int, Running] = {}
-        self._ended: list[records.TrialRecord] = []
+        self._shown = -math.inf
         self.interrupted: Callable[[], bool] = lambda: False
         self.idle: Callable[[], None] = lambda: None
         """Called when a trainer has nothing left to do while others still train."""
@@ -97,8 +101,9 @@ class Coordinator:
         Raises SearchStoppedError when the first trainings all fail for the same reason.
         """
         self.work = work
-        self._ended = work.ended()
-        ended_before = len(self._ended)
+        self._ends: Counter[str | None] = Counter()  # of this start: what failed before may have been mended since
+        maximize = self.objective.direction == "maximize"
+        self._standing = Standing(work.target, work.ended(), maximize=maximize, unit=work.unit)
         try:
             while not self.interrupted():
                 self._fill()
@@ -109,7 +114,7 @@ class Coordinator:
                 if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
                     work.prepare()
                 self._hear(TICK_S)
-                self._stop_if_hopeless(self._ended[ended_before:])  # what failed before may have been mended since
+                self._stop_if_hopeless()
         except SearchStoppedError:
             self._leave()
             raise
@@ -260,8 +265,11 @@ class Coordinator:
         record = self.work.end(job, state, value, attrs)
         self._checkpoint_path(job.run).unlink(missing_ok=True)
         del self._running[slot]
-        self._ended.append(record)
-        self._display.trial_ended(record, self._snapshot())
+        self._standing.add(record)
+        self._standing.target = self.work.target
+        self._display.trial_ended(record, self._standing)
+        self._ends[record.failure if state == TrialState.FAIL else None] += 1
+        self._last = record
 
     def _retry(self, slot: int, running: Running, reason: str) -> None:
         if running.ends_as == TrialState.PRUNED:  # it was decided; only what the trainer would have left is lost
@@ -275,12 +283,11 @@ class Coordinator:
         self.executor.start(slot, job.task)
         self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
 
-    def _stop_if_hopeless(self, ended: Sequence[records.TrialRecord]) -> None:
-        kinds = {trial.failure if trial.state == TrialState.FAIL else None for trial in ended}
-        if len(ended) >= ALIKE and len(kinds) == 1 and None not in kinds:
+    def _stop_if_hopeless(self) -> None:
+        if self._ends.total() >= ALIKE and len(self._ends) == 1 and None not in self._ends:
             raise SearchStoppedError(
-                f"all {len(ended)} trials failed for the same reason ({ended[-1].failure}), so the search stops. "
-                f"The last one said: {ended[-1].failure_message}"
+                f"all {self._ends.total()} trials failed for the same reason ({self._last.failure}), so the search "
+                f"stops. The last one said: {self._last.failure_message}"
             )
 
     # ---- interruption
@@ -305,9 +312,10 @@ class Coordinator:
     # ---- what people see
 
     def _show(self) -> None:
-        self._display.refresh(self._snapshot)
-
-    def _snapshot(self) -> Snapshot:
+        if time.monotonic() - self._shown < REFRESH_S:
+            return
+        self._shown = time.monotonic()
+        self._standing.target = self.work.target
         running = [
             RunningTrial(
                 slot,
@@ -320,10 +328,7 @@ class Coordinator:
             )
             for slot, training in sorted(self._running.items())
         ]
-        return Snapshot(
-            self.work.target, tuple(self._ended), tuple(running), self.objective.metric,
-            self.objective.direction == "maximize", self.tracking.trouble, self.work.unit,
-        )  # fmt: skip
+        self._display.refresh(Snapshot(self._standing, running, self.objective.metric, self.tracking.trouble))
 
 
 def _at(result: EpochResult) -> str:

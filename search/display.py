@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -21,7 +22,6 @@ from search.limits import describe
 from search.records import TrialRecord
 
 SPARKS = "▁▂▃▄▅▆▇█"
-REFRESH_S = 0.25
 TRIALS = "trials"
 """What the trainings of a search are called; those that confirm its winner and make it are not trials."""
 
@@ -39,40 +39,47 @@ class RunningTrial:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Where the search stands."""
+class Standing:
+    """What became of the trials that ended. Each is looked at once: a long study must not slow its search down."""
 
-    target: int
-    ended: Sequence[TrialRecord]
-    running: Sequence[RunningTrial]
-    metric: str
-    maximize: bool
-    trouble: str | None = None
-    """Why tracking cannot deliver at the moment."""
-    unit: str = TRIALS
-    at: float = field(default_factory=time.monotonic)
+    def __init__(self, target: int, ended: Iterable[TrialRecord] = (), *, maximize: bool, unit: str = TRIALS) -> None:
+        self.target, self.maximize, self.unit = target, maximize, unit
+        self.counts: Counter[TrialState] = Counter()
+        self._best: TrialRecord | None = None
+        for trial in ended:
+            self.add(trial)
 
-    def count(self, state: TrialState) -> int:
-        """Trials that ended in `state`."""
-        return sum(trial.state == state for trial in self.ended)
+    def add(self, trial: TrialRecord) -> None:
+        """One more."""
+        self.counts[trial.state] += 1
+        if trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
+            sign = 1.0 if self.maximize else -1.0
+            if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
+                self._best = trial
 
     @property
     def finished(self) -> int:
-        """Trials that ended."""
-        return sum(trial.state.is_finished() for trial in self.ended)
+        """How many ended."""
+        return sum(n for state, n in self.counts.items() if state.is_finished())
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best completed trial within the limits.
+        """The best completed trial within the limits, the first of several alike.
 
         Of trainings that confirm something, none is the best: their means count.
         """
-        if self.unit != TRIALS:
-            return None
-        done = [t for t in self.ended if t.state == TrialState.COMPLETE and t.value is not None and t.feasible]
-        key = (lambda trial: trial.value or 0.0) if self.maximize else (lambda trial: -(trial.value or 0.0))
-        return max(done, key=key, default=None)
+        return self._best if self.unit == TRIALS else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the search is."""
+
+    standing: Standing
+    running: Sequence[RunningTrial]
+    metric: str
+    trouble: str | None = None
+    """Why tracking cannot deliver at the moment."""
 
 
 class Display(Protocol):
@@ -86,12 +93,12 @@ class Display(Protocol):
         """Trainings begin, or go on with `done` of them; `unit` says what they are."""
         ...
 
-    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Called often; takes a snapshot when it is time to draw."""
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Called a few times a second."""
         ...
 
-    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
-        """A trial ended."""
+    def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
+        """A trial ended, and is counted."""
         ...
 
     def notice(self, text: str) -> None:
@@ -118,9 +125,9 @@ class PlainDisplay:
         """Say what begins."""
         self.notice(f"{title}: {done} of {target} {unit} done" if target > 1 else title)
 
-    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
+    def refresh(self, snapshot: Snapshot) -> None:
         """Say when tracking fails or recovers."""
-        trouble = snapshot().trouble
+        trouble = snapshot.trouble
         if (trouble is None) != (self._trouble is None):
             self.tracking(trouble)
         self._trouble = trouble
@@ -129,10 +136,10 @@ class PlainDisplay:
         """Say that tracking fails, and why, or that it has recovered."""
         self.notice(f"tracking is out of reach ({trouble}); the search goes on" if trouble else "tracking is back")
 
-    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+    def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         """One line."""
-        best = snapshot.best
-        parts = [f"[{snapshot.finished}/{snapshot.target}]", f"trial {trial.number}", f"{trial.label or '-'}"]
+        best = standing.best
+        parts = [f"[{standing.finished}/{standing.target}]", f"trial {trial.number}", f"{trial.label or '-'}"]
         parts.append(describe_end(trial))
         if best is not None and best.value is not None:
             parts.append(f"best {best.value:.4f} (trial {best.number})")
@@ -162,11 +169,11 @@ class JsonDisplay(PlainDisplay):
         """Say why tracking fails; null when it has recovered."""
         self.event("tracking", trouble=trouble)
 
-    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+    def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         """Everything about the trial, and where the search stands."""
-        best = snapshot.best and {"number": snapshot.best.number, "value": snapshot.best.value}
-        event = "trial" if snapshot.unit == TRIALS else "training"
-        self.event(event, trial=trial.as_dict(), finished=snapshot.finished, target=snapshot.target, best=best)
+        best = standing.best and {"number": standing.best.number, "value": standing.best.value}
+        event = "trial" if standing.unit == TRIALS else "training"
+        self.event(event, trial=trial.as_dict(), finished=standing.finished, target=standing.target, best=best)
 
     def notice(self, text: str) -> None:
         """Something worth a line."""
@@ -180,7 +187,6 @@ class LiveDisplay:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._title, self._started, self._done_before = "", time.monotonic(), 0
-        self._drawn = 0.0
 
     def busy(self, text: str) -> AbstractContextManager[object]:
         """A spinner."""
@@ -191,16 +197,14 @@ class LiveDisplay:
         self._title, self._started, self._done_before = title, time.monotonic(), done
         self._live.start()
 
-    def refresh(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Draw, a few times a second."""
-        if time.monotonic() - self._drawn >= REFRESH_S:
-            self._drawn = time.monotonic()
-            self._live.update(self._render(snapshot()), refresh=True)
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Draw."""
+        self._live.update(self._render(snapshot), refresh=True)
 
-    def trial_ended(self, trial: TrialRecord, snapshot: Snapshot) -> None:
+    def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         """Leave one line above the table for a new best, and for each training that is no trial."""
-        is_best = snapshot.best is not None and snapshot.best.number == trial.number
-        if is_best or snapshot.unit != TRIALS:
+        is_best = standing.best is not None and standing.best.number == trial.number
+        if is_best or standing.unit != TRIALS:
             mark = ("★ ", "yellow") if is_best else ("· ", "dim")
             line = Text.assemble(mark, f"#{trial.number:03d} {trial.label}  ", describe_end(trial))
             self._live.console.print(line)
@@ -215,7 +219,7 @@ class LiveDisplay:
 
     def _render(self, snapshot: Snapshot) -> Group:
         bar = Table.grid(expand=True)  # a bar of its own does not end its line
-        bar.add_row(ProgressBar(total=snapshot.target, completed=snapshot.finished))
+        bar.add_row(ProgressBar(total=snapshot.standing.target, completed=snapshot.standing.finished))
         parts: list[Table | Text] = [self._headline(snapshot), bar]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("trial", "setting", "epoch", snapshot.metric, "curve"):
@@ -230,24 +234,24 @@ class LiveDisplay:
         return Group(*parts)
 
     def _headline(self, snapshot: Snapshot) -> Text:
-        counts = []
-        if snapshot.target > 1:
-            counts = [f"{snapshot.finished}/{snapshot.target} {snapshot.unit}", f"{len(snapshot.running)} running"]
+        counts, standing = [], snapshot.standing
+        if standing.target > 1:
+            counts = [f"{standing.finished}/{standing.target} {standing.unit}", f"{len(snapshot.running)} running"]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
-            if n := snapshot.count(state):
+            if n := standing.counts[state]:
                 counts.append(f"{n} {word}")
-        best = snapshot.best
+        best = standing.best
         if best is not None and best.value is not None:
             counts.append(f"best {best.value:.4f} (#{best.number:03d})")
-        counts.append(self._time_left(snapshot))
+        counts.append(self._time_left(standing))
         return Text.assemble((self._title, "bold"), "  ", " · ".join(counts))
 
-    def _time_left(self, snapshot: Snapshot) -> str:
+    def _time_left(self, standing: Standing) -> str:
         elapsed = time.monotonic() - self._started
-        done = snapshot.finished - self._done_before
+        done = standing.finished - self._done_before
         if done < 3:
             return f"{duration(elapsed)} so far"
-        return f"about {duration(elapsed / done * (snapshot.target - snapshot.finished))} left"
+        return f"about {duration(elapsed / done * (standing.target - standing.finished))} left"
 
 
 def describe_end(trial: TrialRecord) -> str:

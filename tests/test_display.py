@@ -22,7 +22,17 @@ from optuna.trial import TrialState
 from rich.console import Console
 from shell import environment
 
-from search.display import SPARKS, LiveDisplay, PlainDisplay, RunningTrial, Snapshot, describe_end, duration, sparkline
+from search.display import (
+    SPARKS,
+    LiveDisplay,
+    PlainDisplay,
+    RunningTrial,
+    Snapshot,
+    Standing,
+    describe_end,
+    duration,
+    sparkline,
+)
 from search.records import TrialRecord
 
 BEGIN = datetime(2026, 1, 1)
@@ -43,10 +53,12 @@ PRUNED = a_trial(2, TrialState.PRUNED, 0.5)
 FAILED = a_trial(3, TrialState.FAIL, None, failure="diverged", failure_message="the loss became nan\nat epoch 2")
 
 
-def a_snapshot(
-    *ended: TrialRecord, running: Sequence[RunningTrial] = (), maximize: bool = True, **other: Any
-) -> Snapshot:
-    return Snapshot(10, ended, running, "val_accuracy", maximize, **other)
+def standing(*ended: TrialRecord, maximize: bool = True, **other: Any) -> Standing:
+    return Standing(10, ended, maximize=maximize, **other)
+
+
+def a_snapshot(*ended: TrialRecord, running: Sequence[RunningTrial] = (), trouble: str | None = None) -> Snapshot:
+    return Snapshot(standing(*ended), running, "val_accuracy", trouble)
 
 
 RUNNING = RunningTrial(0, 7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8), 2.0)
@@ -66,7 +78,7 @@ def test_each_trial_is_one_line_however_narrow_the_pipe():
     ended: list[TrialRecord] = []
     for trial in (COMPLETE, BETTER, PRUNED, FAILED):
         ended.append(trial)
-        display.trial_ended(trial, a_snapshot(*ended))
+        display.trial_ended(trial, standing(*ended))
     display.end()
     assert written.getvalue().splitlines() == [
         "study mnist: 0 of 10 trials done",
@@ -80,9 +92,9 @@ def test_each_trial_is_one_line_however_narrow_the_pipe():
 def test_trainings_that_are_no_trials_are_called_what_they_are():
     display, written = plain()
     display.begin("confirming the best on fresh seeds", 2, 0, "trainings")
-    display.trial_ended(COMPLETE, a_snapshot(COMPLETE, unit="trainings"))
+    display.trial_ended(COMPLETE, standing(COMPLETE, unit="trainings"))
     display.begin("training the winner", 1, 0, "trainings")
-    display.trial_ended(a_trial(0, TrialState.COMPLETE, None), a_snapshot(unit="trainings"))
+    display.trial_ended(a_trial(0, TrialState.COMPLETE, None), standing(unit="trainings"))
     assert written.getvalue().splitlines() == [
         "confirming the best on fresh seeds: 0 of 2 trainings done",
         "[1/10]  trial 0  mlp-64 adam 1.0e-3  0.9100 in 4.2 s [tutorial]",
@@ -94,7 +106,7 @@ def test_trainings_that_are_no_trials_are_called_what_they_are():
 def test_trouble_with_tracking_is_said_once_and_so_is_its_end():
     display, written = plain()
     for trouble in (None, "refused", "refused", "timed out", None, None):
-        display.refresh(lambda trouble=trouble: a_snapshot(trouble=trouble))
+        display.refresh(a_snapshot(trouble=trouble))
     lines = written.getvalue().splitlines()
     assert [line.split(";")[0] for line in lines] == ["tracking is out of reach (refused)", "tracking is back"]
 
@@ -106,11 +118,13 @@ def test_a_name_with_brackets_is_printed_as_it_is():
 
 
 def test_the_best_follows_the_direction_and_counts_completed_trials_only():
-    assert a_snapshot(COMPLETE, BETTER, PRUNED).best == BETTER
-    assert a_snapshot(COMPLETE, BETTER, PRUNED, maximize=False).best == COMPLETE
-    assert a_snapshot(PRUNED, FAILED).best is None
-    snapshot = a_snapshot(COMPLETE, PRUNED, FAILED, a_trial(4, TrialState.RUNNING, None))
-    assert (snapshot.finished, snapshot.count(TrialState.PRUNED)) == (3, 1)
+    assert standing(COMPLETE, BETTER, PRUNED).best == BETTER
+    assert standing(COMPLETE, BETTER, PRUNED, maximize=False).best == COMPLETE
+    assert standing(PRUNED, FAILED).best is None
+    assert standing(BETTER, a_trial(5, TrialState.COMPLETE, 0.95)).best == BETTER
+    assert standing(COMPLETE, a_trial(5, TrialState.COMPLETE, 0.99, constraints={"parameters": 0.1})).best == COMPLETE
+    found = standing(COMPLETE, PRUNED, FAILED, a_trial(4, TrialState.RUNNING, None))
+    assert (found.finished, found.counts[TrialState.PRUNED]) == (3, 1)
 
 
 def test_a_trial_without_times_has_none():
@@ -156,8 +170,8 @@ def test_the_table_says_how_far_the_search_is():
     console = Console(file=written, width=110, force_terminal=True, color_system=None)
     display = LiveDisplay(console)
     display.begin("study mnist", 10, 0)
-    display.refresh(lambda: a_snapshot(COMPLETE, PRUNED, FAILED, running=[RUNNING], trouble="refused"))
-    display.trial_ended(BETTER, a_snapshot(COMPLETE, BETTER))
+    display.refresh(a_snapshot(COMPLETE, PRUNED, FAILED, running=[RUNNING], trouble="refused"))
+    display.trial_ended(BETTER, standing(COMPLETE, BETTER))
     display.end()
     text = written.getvalue()
     for part in (
@@ -193,13 +207,13 @@ def through_a_terminal(program: str) -> str:
 def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
     program = """
         from search import terminal
-        from search.display import LiveDisplay, RunningTrial, Snapshot
+        from search.display import LiveDisplay, RunningTrial, Snapshot, Standing
 
         display = terminal.display()
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
         trial = RunningTrial(0, 7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8), 2.0)
-        display.refresh(lambda: Snapshot(10, (), (trial,), "val_accuracy", True))
+        display.refresh(Snapshot(Standing(10, maximize=True), (trial,), "val_accuracy"))
         display.notice("something worth a line")
         display.end()
     """
