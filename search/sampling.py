@@ -76,6 +76,17 @@ class SamplingCopy(InMemoryStorage):
         """Numbers of the trials to show, of those before `_seen`. One that is hidden will never be wanted again."""
         self._seen = 0
 
+    def adopt(self, study_id: int, trial: FrozenTrial) -> None:
+        """Take the next trial as it was stored. What has ended is not copied in depth: nothing changes it any more."""
+        if not trial.state.is_finished():
+            self.create_new_trial(study_id, trial)
+            return
+        trial_id = self.create_new_trial(study_id)
+        taken = copy.copy(trial)
+        taken._trial_id, taken.number = trial_id, self.get_trial_number_from_id(trial_id)
+        self._set_trial(trial_id, taken)
+        self._update_cache(trial_id, study_id)
+
     def blank(self, trial_id: int) -> None:
         """Take back what was sampled for a running trial, so that it can be sampled anew under the same number."""
         trial = copy.copy(self.get_trial(trial_id))

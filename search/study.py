@@ -146,10 +146,12 @@ class Study:
         )  # fmt: skip
         self._stored_ids: list[int] = []
         self._notes: dict[int, dict[str, Any]] = {}
-        self._left = [self._load(trial) for trial in storage.get_all_trials(study_id)]
+        self._view = optuna.load_study(study_name=self.name, storage=storage)
+        loaded = [self._load(trial) for trial in self._view.get_trials(deepcopy=False)]
+        self._left = [trial for trial in loaded if not trial.state.is_finished()]
 
     def _load(self, trial: FrozenTrial) -> FrozenTrial:
-        self._memory.create_new_trial(self._memory_id, template_trial=self._as_sampler_sees(trial))
+        self._memory.adopt(self._memory_id, self._as_sampler_sees(trial))
         self._stored_ids.append(trial._trial_id)
         self._notes[trial.number] = dict(trial.system_attrs)
         self.proposals.note(trial)
@@ -176,13 +178,12 @@ class Study:
     @property
     def unfinished(self) -> int:
         """Trials that `resume` will give."""
-        return sum(not trial.state.is_finished() for trial in self._left)
+        return len(self._left)
 
     def resume(self) -> list[Sampled]:
         """The trials that a dead coordinator left running, or that somebody enqueued, with their sampling finished."""
-        unfinished = [trial for trial in self._left if not trial.state.is_finished()]
-        self._left = []
-        return [self._adopt(trial) for trial in unfinished]
+        left, self._left = self._left, []
+        return [self._adopt(trial) for trial in left]
 
     def _adopt(self, trial: FrozenTrial) -> Sampled:
         memory_trial = self._id(trial.number)
@@ -275,8 +276,8 @@ class Study:
         return records.StudyRecord.of(self.view())
 
     def view(self) -> optuna.Study:
-        """The stored study as Optuna shows it."""
-        return optuna.load_study(study_name=self.name, storage=self.storage)
+        """The stored study as Optuna shows it, which reads a trial that has ended once."""
+        return self._view
 
     def _id(self, number: int) -> int:
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
