@@ -70,11 +70,7 @@ def main(only: list[int], repeats: int | None, quick: bool, output: Path | None)
 def show(where: Mapping[str, Any], lines: Iterable[Line], skipped: Iterable[Mapping[str, Any]]) -> None:
     """Print header and table."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    load = " ".join(f"{average:.2f}" for average in where["load_average"])
-    console.print(f"{where['processor']}, {where['cores']} cores, load {load}, GPU: {where['gpu'] or 'none'}")
-    console.print(", ".join(f"{name} {version}" for name, version in where["versions"].items()))
-    quick = "; QUICK: sizes so small that the figures mean nothing" if where["quick"] else ""
-    console.print(f"commit {where['git_commit']}, {where['started']}, repeats {where['repeats']}{quick}")
+    show_header(console, where)
     table = Table(*("row", "what", "unit", "ours (min-max)", "theirs (min-max)", "n", "ratio", "target", "met"))
     for line in lines:
         table.add_row(
@@ -85,6 +81,15 @@ def show(where: Mapping[str, Any], lines: Iterable[Line], skipped: Iterable[Mapp
     console.print(table)
     for row in skipped:
         console.print(f"row {row['row']} skipped: {row['why']}")
+
+
+def show_header(console: Console, where: Mapping[str, Any]) -> None:
+    """Print where and with what it was measured."""
+    load = " ".join(f"{average:.2f}" for average in where["load_average"])
+    console.print(f"{where['processor']}, {where['cores']} cores, load {load}, GPU: {where['gpu'] or 'none'}")
+    console.print(", ".join(f"{name} {version}" for name, version in where["versions"].items()))
+    quick = "; QUICK: sizes so small that the figures mean nothing" if where["quick"] else ""
+    console.print(f"commit {where['git_commit']}, {where['started']}, repeats {where['repeats']}{quick}")
 
 
 def figure(measured: Sample | None) -> str:
