@@ -65,7 +65,7 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (n, c, h, w). Returns the same shape."""
-        return (images - self.mean) / self.std
+        return (images - self.mean).mul_(1 / self.std)
 
 
 class Dropout(nn.Dropout):

@@ -36,8 +36,10 @@ from search.workspace import Workspace, write_whole
 class Preparation:
     """Imports what the ending needs, seconds of work, in a thread: while the last trainings run, cores stand idle."""
 
-    def __init__(self, *, publishes: bool) -> None:
+    def __init__(self, objective: Objective, *, publishes: bool) -> None:
         names = ["optuna.importance", "optuna.visualization", "search.report"]
+        if isinstance(objective, ImageClassifier):
+            names += ["torch", "search.figures"]
         if publishes:
             names += ["torch._dynamo", "mlflow.pytorch"]
         self._thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True)

@@ -114,7 +114,8 @@ class Coordinator:
     def run(self) -> bool:
         """Run; returns whether the study reached its number of trials.
 
-        Raises SearchStoppedError when the first trials all fail for the same reason.
+        Raises SearchStoppedError when the first trials all fail for the same reason, StorageError or TrackingError when
+        there is no keeping track of them.
         """
         self._resume()
         self._ended = list(self.study.record().trials)
@@ -122,6 +123,7 @@ class Coordinator:
         try:
             while not self.interrupted():
                 self._fill()
+                self.tracking.ready()  # trainers are at work while a new store is made; later this costs nothing
                 if not self._running:
                     break
                 if len(self._running) < self.executor.slots:

@@ -129,12 +129,14 @@ class Job:
 
     def run(self) -> Result:
         """Do what is missing."""
-        maximize = self.objective.direction == "maximize"
+        maximize, database = self.objective.direction == "maximize", sqlite_file(self.config.mlflow_uri)
+        is_new = database is not None and not database.exists()
         tracking = open_tracking(self.config, self.name, self.attrs(), maximize=maximize)
         try:
             with self.display.busy("starting the trainers, opening MLflow"):
                 devices = self.executor.ready()
-                tracking.ready()
+                if not is_new:  # a store that was there can turn out to be of no use before anything is written
+                    tracking.ready()
             study = self._study(devices[0])
             complete = self._is_complete(study, tracking)
             if not complete:
@@ -216,7 +218,7 @@ class Job:
             tags=self._tags(devices), display=self.display,
         )  # fmt: skip
         coordinator.interrupted = lambda: self.interruption.number is not None
-        preparation = Preparation(publishes=self._register_as() is not None)
+        preparation = Preparation(self.objective, publishes=self._register_as() is not None)
         coordinator.idle = preparation.begin
         self.display.begin(f"study {self.name}", self.config.trials, study.finished)
         try:
