@@ -68,7 +68,7 @@ class Snapshot:
 
 def to_unit(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]; same shape."""
-    return images.to(torch.float32).mul_(1 / 255)
+    return images * (1 / 255)
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -108,7 +108,8 @@ class Update:
         self.batches = len(data.train) // self.batch_size
         self.augmented, self.label_smoothing = recipe.augmentation > 0, recipe.label_smoothing
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(recipe, list(self.model.parameters()))
+        self._parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(recipe, self._parameters)
         self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
         # Without hooks for profilers and schedulers, and without importing torch's compiler to keep it away.
         self._step = inspect.unwrap(type(self.optimizer).step)
@@ -127,12 +128,13 @@ class Update:
         """Train the batch at `position` and move on. Reads nothing back from the device."""
         index = self.order.index_select(0, self.position)[0]
         torch.index_select(self.rates, 0, self.position, out=self.lr.view(1))
-        images, labels = to_unit(self.images[index]), self.labels[index]
+        images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
         if self.augmented:
             images = random_affine(images, self.strength, self.generator)
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:  # as zero_grad does, without its record for profilers
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self._step(self.optimizer)
