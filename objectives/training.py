@@ -144,7 +144,8 @@ class ImageTraining:
         )
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss became {loss} after {self.step / self.steps_per_epoch:g} epochs")
-        total, correct, seen = self.update.sums.tolist()
+        total, correct = self.update.sums.tolist()
+        seen = self.update.position.item() * self.update.batch_size
         return {
             "train/loss": total / seen,
             "train/accuracy": correct / seen,
