@@ -139,7 +139,8 @@ class ImageTraining:
 
     def _measure(self) -> dict[str, float]:
         """Evaluate and give the curve points of this step. Raises Diverged when the loss is not finite."""
-        total, correct, seen = self.update.sums.tolist()
+        total, correct = self.update.sums.tolist()
+        seen = self.update.position.item() * self.update.batch_size
         training = {
             "train/loss": total / seen,
             "train/accuracy": correct / seen,
