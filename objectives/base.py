@@ -56,7 +56,10 @@ class Task:
     checkpoint: bytes | None = None
     """What `Training.checkpoint` gave earlier; the training goes on from there."""
     refit: bool = False
-    """Train on the training and validation splits together; nothing is measured but the training itself."""
+    """Train on the training and validation splits together; nothing is measured but the training itself.
+
+    No other training runs beside it.
+    """
     max_latency_ms: float | None = None
     """Measure how long one prediction takes, and do not begin to train what takes longer. None: do not measure."""
 

@@ -45,7 +45,9 @@ class Settings:
     index: int
     """Which of the trainers this is; spreads them over several GPUs."""
     threads: int
-    """CPU threads to use."""
+    """CPU threads of a training that has others beside it."""
+    threads_alone: int
+    """CPU threads of one that has the machine to itself."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,10 @@ class Trainer:
 
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""
+        import torch
+
         self.training = None  # the one before was left: what it holds is free for this one
+        torch.set_num_threads(self.settings.threads_alone if task.refit else self.settings.threads)
         try:
             self.measured = self._measure(task)
             # One that has begun goes on: what it took so far is paid, and the figure would decide by chance.

@@ -180,7 +180,7 @@ def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, 
 
 def test_out_of_memory_is_said_and_the_next_trial_trains():
     """Nearly everything is taken; a trial has no room; given back, the same trainer goes on."""
-    trainer = Trainer(Settings(DIGITS, DEVICE, 0, 1))
+    trainer = Trainer(Settings(DIGITS, DEVICE, 0, 1, 1))
     task = Task(0, dict(MLP), seed=1, epochs=1)
     assert isinstance(trainer.start(task), EpochDone)
     trainer.stop()

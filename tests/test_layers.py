@@ -115,7 +115,7 @@ import {", ".join(LEAN)}
 from objectives.base import ObjectiveSpec, Task
 from objectives.trainer import Settings, Trainer
 spec = ObjectiveSpec("objectives.images:ImageClassification", {{"dataset": "digits"}})
-trainer = Trainer(Settings(spec, "cpu", 0, 1))
+trainer = Trainer(Settings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(trainer.objective.baselines().values())))
 print(trainer.start(Task(0, params, 1, 1)))
 """

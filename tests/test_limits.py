@@ -25,7 +25,7 @@ PARAMS = {"units": 8, "lr": 1e-3}
 @pytest.fixture
 def trainer() -> Iterator[Trainer]:
     before = torch.get_num_threads()
-    yield Trainer(Settings(CURVE, "cpu", 0, 1))
+    yield Trainer(Settings(CURVE, "cpu", 0, 1, 1))
     torch.set_num_threads(before)
 
 

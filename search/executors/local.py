@@ -119,7 +119,7 @@ class LocalExecutor:
     def _hire(self, trainers: int) -> None:
         """Start trainers until there are so many."""
         for index in range(self.slots, trainers):
-            self._settings.append(Settings(self._objective, self._device, index, self._threads))
+            self._settings.append(Settings(self._objective, self._device, index, self._threads, usable_cores()))
             self._trainers.append(TrainerProcess(self._settings[index]))
 
     def ready(self) -> list[str]:
