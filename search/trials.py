@@ -146,8 +146,11 @@ class Trials:
         self._enough = self._patience(self._records)
 
     def _link(self, run: str) -> dict[str, str]:
-        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""
-        run_id = self.tracking.mlflow_id(run, wait_s=0.2)
+        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once.
+
+        Trainers would wait with whoever waits for it here. The end of the search links what is not linked yet.
+        """
+        run_id = self.tracking.mlflow_id(run)
         if run_id is None:
             return {}
         if not self._linked:
