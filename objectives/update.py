@@ -185,10 +185,8 @@ class Update:
         index = self.order.index_select(0, positions).view(-1)
         images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
         rates = self.rates.index_select(0, positions)
-        logits = [
-            self._train(*batch)
-            for batch in zip(images.split(self.batch_size), labels.split(self.batch_size), rates.unbind(), strict=True)
-        ]
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        logits = [self._train(*batch) for batch in zip(*parts, rates.unbind(), strict=True)]
         self._correct.add_(((torch.cat(logits) if batches > 1 else logits[0]).argmax(1) == labels).sum())
         self.position.add_(batches)
 
