@@ -61,7 +61,7 @@ def _compare(
     def us(repeat: int) -> tuple[float, Any]:
         command = search_command(*ours, "--trials", trials, "--jobs", 2, "--seed", repeat)
         with finished(command, extra) as ended:
-            epochs = sum(each["epochs"] for each in ended.metrics())
+            epochs = sum(each.get("epochs", 0) for each in ended.metrics())
             return ended.wall_s, {"best": max(ended.values().values()), "epochs": epochs, **states(ended.folder)}
 
     def them(repeat: int) -> tuple[float, Any]:
