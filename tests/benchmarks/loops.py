@@ -71,7 +71,7 @@ def plain_network(
     """The same network without its normalisation, and its optimizer."""
     built: Any = objective.build_model(params)
     network = built[1:].to(device).to(memory_format=torch.channels_last).train()
-    lr, decay = params["adam_lr"], params["weight_decay"]
+    lr, decay = params.get("adam_lr", 1e-3), params["weight_decay"]
     return network, torch.optim.AdamW(network.parameters(), lr, weight_decay=decay, fused=True)  # type: ignore
 
 
