@@ -147,11 +147,11 @@ def command(options: Options, family: str, device: str) -> Line:
             "--trials", trials, "--seed", repeat, "--device", device,
         )  # fmt: skip
         with Utilisation() as used, finished(words, sizes(train, validation)) as ended:
-            session = only_study(ended.folder).user_attrs[SESSIONS][-1]
+            slots = only_study(ended.folder).user_attrs[SESSIONS][-1]["slots"]
+            pulls_s = sum(each.get("pull_seconds", 0.0) for each in ended.metrics())
             return {
                 "trials_s": ended.trials_s(), "wall_s": ended.wall_s, "GPU utilisation, %": used.mean,
-                "trainers": session["slots"],
-                "training": sum(each.get("pull_seconds", 0.0) for each in ended.metrics()) / session["slots"] / ended.trials_s(),
+                "trainers": slots, "training": pulls_s / slots / ended.trials_s(),
             }  # fmt: skip
 
     (runs,) = alternate(options.repeats, search)
