@@ -7,21 +7,17 @@ it again. The eager loops train the same networks in the same batches, with Adam
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import statistics
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 import torch
 from torch.utils.data import DataLoader
 
-from objectives import training
-from objectives.base import Params, Task
+from objectives.base import Diverged, Params, Task
 from objectives.images import ImageClassification
 from search.records import SESSIONS
 from search.storage import quiet_optuna
@@ -40,15 +36,13 @@ from tests.benchmarks.measure import Line, Options, Skipped, Target, alternate, 
 from tests.benchmarks.whole_searches import OBJECTIVES, images, per_minute, sizes
 
 SAME_SHAPE = dict(zip(("mlp", "cnn"), FAMILIES.values(), strict=True))
-WAYS: dict[str, dict[str, Any]] = {
+LOADER = "eager, DataLoader"
+VARIANTS: dict[str, dict[str, Any]] = {
     "TF32 off": {"precision": "float32"},
     "bfloat16": {"precision": "bfloat16"},
-    "channels_last off": {"memory_format": torch.contiguous_format},
+    "channels_last off": {"channels_last": False},
 }
-VARIANTS = {
-    name: how for name, how in WAYS.items() if how.keys() <= inspect.signature(training.Update).parameters.keys()
-}
-"""Arguments of `Update`, each beside its defaults, as far as it takes them."""
+"""What a training's numerics may be instead of the defaults."""
 
 Settings = Sequence[Params]
 
@@ -62,15 +56,11 @@ def gpu(options: Options) -> list[Line]:
     return [*lines, *(command(options, family, device) for family in SAME_SHAPE), whole_search(options, device)]
 
 
-@contextmanager
-def computing(**how: Any) -> Iterator[None]:
-    """Let trainings that start in here compute in another way than by default. Only for an objective of its own."""
-    usual: Any = training.Update
-    training.Update = functools.partial(usual, **how)  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        training.Update = usual  # type: ignore[misc]
+def computing(options: Options, numerics: dict[str, Any]) -> ImageClassification:
+    """An objective of its own, with recordings of its own, that computes in this way."""
+    objective = load_objective(options)
+    objective.numerics = numerics
+    return objective
 
 
 def sampled(objective: ImageClassification, family: str, n: int, seed: int) -> list[Params]:
@@ -85,29 +75,29 @@ def sampled(objective: ImageClassification, family: str, n: int, seed: int) -> l
 def loops(options: Options, family: str, device: str) -> list[Line]:
     """Trials a minute in this process, one after the other."""
     trials, epochs = options.size(8, 1), options.size(5, 1)
-    objective = load_objective(options)
-    called, *varied = (load_objective(options) for _ in range(1 + len(VARIANTS)))
+    objective, called = load_objective(options), load_objective(options)
     called.capture = False
     data = plain_data(objective, device)
-    accuracies: dict[str, list[float]] = {}
-
-    def in_variant(name: str, varied: ImageClassification, settings: Settings) -> list[float]:
-        with computing(**VARIANTS[name]):
-            return own(varied, settings, device, epochs)
-
+    accuracies: dict[tuple[str, bool], list[float]] = {}
     sides: dict[str, Callable[[Settings], list[float]]] = {
         "CUDA graphs": lambda settings: own(objective, settings, device, epochs),
         "the same called": lambda settings: own(called, settings, device, epochs),
-        "eager, DataLoader": lambda settings: with_loader(objective, settings[:1], device, epochs),
+        LOADER: lambda settings: with_loader(objective, settings[:1], device, epochs),
         "eager, data on the device": lambda settings: resident(objective, settings, data, device, epochs),
-        **{name: functools.partial(in_variant, name, each) for name, each in zip(VARIANTS, varied, strict=True)},
     }
+    for variant, numerics in VARIANTS.items():
+        varied = computing(options, numerics)
+        sides[variant] = lambda settings, varied=varied: own(varied, settings, device, epochs)  # type: ignore[misc]
 
     def measure(name: str, settings: Settings) -> tuple[float, float | None]:
+        if device.startswith("cuda"):  # the side before may have left it otherwise; tutorials have torch's default
+            torch.set_float32_matmul_precision("highest" if name == LOADER else "high")
+            torch.backends.cudnn.allow_tf32 = True
         with Utilisation() as used:
-            seconds = timed(lambda: accuracies.setdefault(name, []).extend(sides[name](settings)))
-        trained = 1 if name == "eager, DataLoader" else len(settings)
-        return trained / (seconds / 60), used.mean
+            seconds = timed(
+                lambda: accuracies.setdefault((name, settings is one_shape), []).extend(sides[name](settings))
+            )
+        return (1 if name == LOADER else len(settings)) / (seconds / 60), used.mean
 
     one_shape = [SAME_SHAPE[family]] * trials
     for name in sides:  # libraries are loaded and caches filled; these settings come never again
@@ -131,7 +121,7 @@ def loops(options: Options, family: str, device: str) -> list[Line]:
         told: dict[str, Any] = {"GPU utilisation, %": [[used for _, used in side] for side in pair]}
         told |= {"trials a repeat": trials, "epochs": epochs}
         if (variant := label.removeprefix("CUDA graphs / ")) in VARIANTS:
-            told["mean val accuracy"] = [statistics.mean(accuracies[name]) for name in ("CUDA graphs", variant)]
+            told["mean val accuracy"] = [statistics.mean(accuracies[name, False]) for name in ("CUDA graphs", variant)]
         lines.append(Line(8, f"{family}: {label}", "trials/min", mine, their, notes=told))
     return lines
 
@@ -231,9 +221,10 @@ def own(objective: ImageClassification, settings: Settings, device: str, epochs:
     accuracies = []
     for number, params in enumerate(settings):
         started = objective.start(Task(number, params, seed=number, epochs=epochs), device)
-        for _ in range(epochs * objective.steps_per_epoch()):
-            next(started)
-        accuracies.append(started.outcome().metrics["val/accuracy"])
+        with contextlib.suppress(Diverged):  # what came before counts: a search, too, has such trials
+            for _ in range(epochs * objective.steps_per_epoch()):
+                next(started)
+        accuracies.append(started.outcome().metrics.get("val/accuracy", 0.0))
         del started  # as trainers do: its recording is free for the next
     return accuracies
 
