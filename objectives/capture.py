@@ -2,7 +2,8 @@
 
 A recording is believed only after it was tried. Its first replays must do what the same calls do unrecorded, from the
 same weights with the same random numbers; then everything is put back, bit by bit, and the training begins. Where
-recording fails, or the two differ, the trainer goes on with unrecorded calls and says so once.
+recording fails, or the two differ, the trainer goes on with unrecorded calls and says so once; where memory runs out,
+one training does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from objectives.memory import is_out_of_memory
+from objectives.memory import free_device_memory, is_out_of_memory
 from objectives.update import Recipe, Snapshot, TrainingData, Update
 
 TRIED = 3
@@ -100,25 +101,39 @@ class Captures:
     def capture(self, update: Update) -> None:
         """Record `update`, whose tables are filled, if that is still to be done; its state stays as it is.
 
-        Raises what says that memory ran out; any other failure leaves the update unrecorded.
+        Where memory runs out, all recordings are dropped and this training goes on by calls, which need less: the next
+        one is recorded again. After any other failure none is.
         """
-        if self._recorder is None or update.replay is not None:
+        if self._recorder is None or update.replay is not None or not update.recordable:
             return
-        before = update.snapshot()
         try:
-            update.replay = self._recorded(self._recorder, update, before)
+            self._try(self._recorder, update)
+            return
         except Exception as error:
-            update.renew_generators()
-            if is_out_of_memory(error):
-                raise
-            self._give_up(f"{type(error).__name__}: {error}")
-        finally:
-            update.restore(before)
+            reason = None if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+        if reason is not None:
+            self._give_up(reason)
+            return
+        update.recordable = False
+        self._kept.clear()
+        free_device_memory()  # only here, where the error and its frames are gone, which held what was recorded so far
+        self._news = "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
 
     def news(self) -> str | None:
         """What a person should know, once."""
         news, self._news = self._news, None
         return news
+
+    def _try(self, recorder: Recorder, update: Update) -> None:
+        """Record, and put everything back as it was."""
+        before = update.snapshot()
+        try:
+            update.replay = self._recorded(recorder, update, before)
+        except Exception:
+            update.renew_generators()
+            raise
+        finally:
+            update.restore(before)
 
     def _recorded(self, recorder: Recorder, update: Update, before: Snapshot) -> Callable[[], None] | None:
         """A replay that agrees with calls. None when there is none, or nothing to compare: the calls diverged."""

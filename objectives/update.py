@@ -177,6 +177,8 @@ class Update:
         self._loss, self._correct = self.sums.unbind()
         self.generator = torch.Generator(device)
         self.replay: Callable[[], None] | None = None
+        self.recordable = True
+        """Until memory ran out for it."""
         self._make_state()
 
     def __call__(self, batches: int = 1) -> None:
@@ -185,10 +187,8 @@ class Update:
         index = self.order.index_select(0, positions).view(-1)
         images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
         rates = self.rates.index_select(0, positions)
-        logits = [
-            self._train(*batch)
-            for batch in zip(images.split(self.batch_size), labels.split(self.batch_size), rates.unbind(), strict=True)
-        ]
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        logits = [self._train(*batch) for batch in zip(*parts, rates.unbind(), strict=True)]
         self._correct.add_(((torch.cat(logits) if batches > 1 else logits[0]).argmax(1) == labels).sum())
         self.position.add_(batches)
 

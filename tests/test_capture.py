@@ -217,13 +217,46 @@ def test_the_notice_says_what_was_wrong(data: TrainingData):
     )
 
 
-def test_no_memory_for_a_recording_is_no_memory_for_the_trial(data: TrainingData):
-    late = RuntimeError("operation failed due to a previous error during capture")
-    late.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
-    for error in (late, late.__context__):
-        assert isinstance(error, Exception)
-        with pytest.raises(type(error), match="memory|previous error"):
-            next(a_training(data, recipe(), captures=Captures(Recorder(error=error))))
+LATE = RuntimeError("operation failed due to a previous error during capture")
+LATE.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+@pytest.mark.parametrize("error", [LATE, LATE.__context__], ids=["in the end", "at once"])
+def test_without_memory_for_a_recording_one_training_goes_on_by_calls(data: TrainingData, error: Exception):
+    """The recordings of others make room, and the next training is recorded again."""
+    recorder = Recorder()
+    captures = Captures(recorder)
+    other = a_training(data, recipe(), captures=captures, width=16)
+    next(other)
+    kept = weakref.ref(other.update)
+    del other
+    plain = a_training(data, recipe(**LIVELY), dropout=0.3)
+    expected = told(finish(plain))
+
+    recorder.error = error
+    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    results = finish(training)
+    assert told(results) == expected
+    assert equal(weights(training), weights(plain))
+    assert [result.notice for result in results if result.notice] == [
+        "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
+    ]
+    assert kept() is None
+    assert recorder.recorded == 2
+
+    recorder.error = None
+    later = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    assert not [result for result in finish(later) if result.notice]
+    assert later.update.replay is not None
+
+
+def test_without_memory_for_calls_the_trial_fails(data: TrainingData, monkeypatch: pytest.MonkeyPatch):
+    def no_room(update: Update, *batches: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    monkeypatch.setattr(Update, "__call__", no_room)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        next(a_training(data, recipe(), captures=Captures(Recorder())))
 
 
 def test_a_training_that_diverges_says_nothing_of_recordings(data: TrainingData):
