@@ -13,7 +13,6 @@ every new shape may take longer than a trial.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.augment import check_strength, random_affine
+from objectives.optimizers import make_optimizer, prepare
 
 FETCHED_BYTES = 2**20
 """Images that the CPU fetches at once, as float32: what its second cache keeps until they are used."""
@@ -76,76 +76,6 @@ def to_unit(images: Tensor) -> Tensor:
     return images * (1 / 255)
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimizer; `fused` where it exists, since one kernel per update beats one per tensor by far.
-
-    Its learning rate is a tensor on the parameters' device: the schedule writes there, and a recorded update reads it.
-    """
-    device = parameters[0].device
-    lr, decay = torch.tensor(recipe.lr, dtype=torch.float32, device=device), recipe.weight_decay
-    capturable = device.type == "cuda"  # torch refuses it elsewhere
-    match recipe.optimizer:
-        case "sgd":
-            nesterov = recipe.momentum > 0
-            return torch.optim.SGD(
-                parameters, lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=decay, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr, weight_decay=decay, foreach=True, capturable=capturable)
-
-
-def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """`optimizer.step` without hooks for profilers, and without importing torch's compiler to keep it away."""
-    step = inspect.unwrap(type(optimizer).step)
-    return lambda: step(optimizer)
-
-
-def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """The same kernel on the same tensors, found once: for a small network the search for them takes longer (0.13 ms).
-
-    Every parameter must have a gradient, and a state, whose tensors stay where they are.
-    Source: torch/optim/adam.py, `_fused_adam`, and torch/optim/sgd.py, `_fused_sgd`.
-    """
-    group = optimizer.param_groups[0]
-    parameters, lr, decay = group["params"], group["lr"], group["weight_decay"]
-    states = [optimizer.state[parameter] for parameter in parameters]
-
-    def gradients() -> list[Tensor]:
-        return [parameter.grad for parameter in parameters]
-
-    match optimizer:
-        case torch.optim.Adam() | torch.optim.AdamW():
-            kernel: Any = torch._fused_adamw_ if isinstance(optimizer, torch.optim.AdamW) else torch._fused_adam_
-            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            (beta1, beta2), eps = group["betas"], group["eps"]
-
-            def adam() -> None:
-                torch._foreach_add_(steps, 1)
-                kernel(
-                    parameters, gradients(), averages, squares, [], steps,
-                    lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
-                )  # fmt: skip
-
-            return adam
-        case torch.optim.SGD():
-            sgd_kernel: Any = torch._fused_sgd_
-            momentum, nesterov = group["momentum"], group["nesterov"]
-            buffers = [state["momentum_buffer"] for state in states] if momentum else []
-
-            def sgd() -> None:
-                sgd_kernel(
-                    parameters, gradients(), buffers, weight_decay=decay, momentum=momentum, lr=lr, dampening=0.0,
-                    nesterov=nesterov, maximize=False, is_first_step=False,
-                )  # fmt: skip
-
-            return sgd
-    return plain_step(optimizer)
-
-
 class Update:
     """A network, its optimizer and what they are fed. A call trains one batch or some, `replay` one.
 
@@ -179,7 +109,7 @@ class Update:
         self.replay: Callable[[], None] | None = None
         self.recordable = True
         """Until memory ran out for it."""
-        self._make_state()
+        self._step = prepare(self.optimizer)
 
     def __call__(self, batches: int = 1) -> None:
         """Train so many batches from `position` on, at most `stretch`. Reads nothing back from the device."""
@@ -270,17 +200,3 @@ class Update:
             [tensor for state in self.optimizer.state.values() for tensor in state.values()],
             [self.sums], [self.lr, self.position], [generator.get_state() for generator in self.generators],
         )  # fmt: skip
-
-    def _make_state(self) -> None:
-        """Have the optimizer make its tensors now: one made while recording would be part of the recording.
-
-        A step with a learning rate of zero leaves the weights alone. All four optimizers start from zeros: SGD's first
-        momentum is the gradient, and momentum times zero plus the gradient is that, too.
-        """
-        self.lr.zero_()
-        for parameter in self.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        with torch.no_grad():
-            plain_step(self.optimizer)()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._step = direct_step(self.optimizer)

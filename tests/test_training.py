@@ -20,8 +20,9 @@ from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, st
 from objectives.base import Diverged, Task
 from objectives.images import ImageClassification
 from objectives.models import CnnSpec, InputSpec, build_cnn
+from objectives.optimizers import make_optimizer, prepare
 from objectives.training import evaluate, lr_factor
-from objectives.update import TrainingData, make_optimizer, to_unit
+from objectives.update import TrainingData, to_unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -155,6 +156,32 @@ def test_optimizers_are_what_they_are_called():
     assert names == {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
     assert make_optimizer(recipe("sgd"), parameters).defaults["nesterov"]
     assert not make_optimizer(recipe("sgd", momentum=0.0), parameters).defaults["nesterov"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, RuntimeError])
+def test_where_torch_has_other_private_kernels_its_own_step_is_taken(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch, optimizer: str, error: type[Exception]
+):
+    expected = a_training(data, recipe(optimizer, weight_decay=1e-3), epochs=1)
+    finish(expected)
+
+    def changed() -> None:
+        raise error("this is no more")
+
+    monkeypatch.setattr("objectives.optimizers.direct_step", lambda optimizer: changed)
+    training = a_training(data, recipe(optimizer, weight_decay=1e-3), epochs=1)
+    finish(training)
+    assert equal(weights(training), weights(expected))
+
+
+def test_no_memory_to_try_a_step_is_said(monkeypatch: pytest.MonkeyPatch):
+    def no_room() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("objectives.optimizers.direct_step", lambda optimizer: no_room)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        prepare(make_optimizer(recipe(), [nn.Parameter(torch.zeros(2))]))
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
