@@ -153,8 +153,10 @@ class Update:
 
     def begin_epoch(self, order: Tensor, rates: Sequence[float]) -> None:
         """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and one learning rate a batch."""
-        self.order.copy_(order[: self.batches * self.batch_size].view(self.batches, self.batch_size))
-        self.rates.copy_(torch.tensor(rates))
+        order = order[: self.batches * self.batch_size].view(self.batches, self.batch_size)
+        # These tensors may go at once: what is copied from memory that can be swapped was read when the call returns.
+        self.order.copy_(order, non_blocking=True)
+        self.rates.copy_(torch.tensor(rates), non_blocking=True)
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy the state of an optimizer's `state_dict` into this one's tensors, which stay where they are."""

@@ -128,6 +128,31 @@ def test_parts_of_an_epoch_are_pulled_one_by_one_and_add_up(data: TrainingData):
         assert late.metrics["train/loss"] == pytest.approx(early.metrics["train/loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("at", [2, 4])
+def test_steps_that_are_left_to_the_device_are_read_with_the_next_that_is_measured(data: TrainingData, at: int):
+    """As on a GPU; a checkpoint in between counts what was trained."""
+    expected = finish(a_training(data, recipe(), steps=4, epochs=2, dropout=0.3))
+    left = a_training(data, recipe(), steps=4, epochs=2, dropout=0.3)
+    left.ahead = True
+    results = [next(left) for _ in range(at)]
+    checkpoint = left.checkpoint()
+    assert left.seconds > 0
+    results += finish(left)
+    assert told(results) == told(expected)
+    assert [result.train_seconds > 0 for result in results] == [result.value is not None for result in results]
+    assert left.seconds >= sum(result.train_seconds for result in results)
+    resumed = a_training(data, recipe(), steps=4, epochs=2, dropout=0.3, checkpoint=checkpoint)
+    assert told(finish(resumed)) == told(expected[at:])
+
+
+def test_a_loss_that_is_not_finite_is_found_when_it_is_read(data: TrainingData):
+    training = a_training(data, recipe("sgd", lr=1e30, schedule="constant"), steps=4, epochs=1)
+    training.ahead, training.step = True, 1
+    assert [next(training).value for _ in range(2)] == [None, None]
+    with pytest.raises(Diverged, match="the training loss became (nan|inf) in epoch 1"):
+        next(training)
+
+
 def test_one_cycle_rises_for_a_quarter_and_falls_to_nothing():
     factors = [lr_factor("one_cycle", i / 1000) for i in range(1001)]
     assert factors[0] == pytest.approx(0.04)
