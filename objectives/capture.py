@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.memory import free_device_memory, is_out_of_memory
+from objectives.sampled import structure
 from objectives.update import Recipe, Snapshot, TrainingData, Update
 
 TRIED = 3
@@ -32,9 +33,10 @@ are about 1e-6 apart. What may go wrong is as large as the way itself: a mask of
 batch again, a learning rate that was frozen.
 """
 
-KEPT = 4
-"""Recordings that a trainer keeps. Fresh seeds of a winner and repeated baselines use them again; a sampler's trials
-rarely do, since widths, dropout and weight decay are part of the shape."""
+KEPT = 8
+"""Recordings that a trainer keeps, for trials with networks of the same structure. Of convolution
+networks the default space has 24, with 4 optimizers and 3 batch sizes, which a sampler soon narrows down; widths of an
+MLP it draws from hundreds, so only favourites repeat."""
 
 
 class Recorder(Protocol):
@@ -80,8 +82,9 @@ class CudaGraphs:
 class Captures:
     """The recordings of one trainer on one pool of images."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder: Recorder | None = recorder
+    def __init__(self, recorder: Recorder | None) -> None:
+        """Without a `recorder` nothing is recorded, and updates are the same as if they were to be."""
+        self._recorder = recorder
         self._news: str | None = None
         self._kept: OrderedDict[Hashable, tuple[Update, weakref.ref[object]]] = OrderedDict()
 
@@ -157,13 +160,12 @@ class Captures:
 
 
 def shape_key(data: TrainingData, model: nn.Module, recipe: Recipe, device: torch.device) -> Hashable:
-    """Everything that a recording freezes: the structure of the network, sizes, and the optimizer's plain numbers.
+    """Everything that a recording freezes: the structure of the network, sizes, and the kind of optimizer.
 
-    Learning rates, weights, the strength of the augmentation and all seeds are read from memory, so they may differ.
+    Every other number is read from memory, so it may differ: see `objectives.sampled`.
     """
-    numbers = (recipe.optimizer, recipe.weight_decay, recipe.momentum, recipe.label_smoothing)
     pool = (str(device), data.images.data_ptr(), len(data.train))
-    return *pool, str(model), recipe.batch_size, recipe.augmentation > 0, *numbers
+    return *pool, structure(model), recipe.batch_size, recipe.augmentation > 0, recipe.optimizer
 
 
 def after(update: Update, run: Callable[[], None], batches: int) -> Snapshot:

@@ -307,6 +307,7 @@ class ImageClassification:
                 torch.from_numpy(data.labels).to(device),
                 torch.from_numpy(data.train),
                 torch.from_numpy(data.validation).to(device),
+                len(data.classes),
             )
         return self._on_device[device]
 

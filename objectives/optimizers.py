@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,16 +13,22 @@ from torch import Tensor, nn
 from objectives.memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from objectives.sampled import Sampled
     from objectives.update import Recipe
 
 Step = Callable[[], None]
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(
+    recipe: Recipe, parameters: list[nn.Parameter], *, recordable: bool = False
+) -> torch.optim.Optimizer:
     """Build the optimizer; `fused` where it exists, since one kernel per update beats one per tensor by far.
 
     Its learning rate is a tensor on the parameters' device: the schedule writes there, and a recorded update reads it.
+    A recordable one knows neither weight decay nor momentum: `from_memory` sees to them.
     """
+    if recordable:  # any momentum, so that it has the tensors
+        recipe = replace(recipe, weight_decay=0.0, momentum=0.5)
     device = parameters[0].device
     lr, decay = torch.tensor(recipe.lr, dtype=torch.float32, device=device), recipe.weight_decay
     capturable = device.type == "cuda"  # torch refuses it elsewhere
@@ -39,8 +46,8 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.opti
             return torch.optim.RMSprop(parameters, lr, weight_decay=decay, foreach=True, capturable=capturable)
 
 
-def prepare(optimizer: torch.optim.Optimizer) -> Step:
-    """Have the optimizer make its tensors now, and find the cheapest call that steps it.
+def prepare(optimizer: torch.optim.Optimizer, sampled: Sampled | None = None) -> Step:
+    """Have the optimizer make its tensors now, and find the cheapest call that steps it, with `sampled` numbers if any.
 
     A tensor made while recording would be part of the recording. Leaves a learning rate of zero, no gradients, and
     states that are to be zeroed: a step that is tried with them leaves the weights alone. All four optimizers start
@@ -53,6 +60,8 @@ def prepare(optimizer: torch.optim.Optimizer) -> Step:
     with torch.no_grad():
         plain_step(optimizer)()
         step = working_step(optimizer)
+        if sampled is not None:
+            step = from_memory(optimizer, step, sampled)
     optimizer.zero_grad(set_to_none=True)
     return step
 
@@ -70,6 +79,45 @@ def working_step(optimizer: torch.optim.Optimizer) -> Step:
             raise
         return plain_step(optimizer)
     return step
+
+
+def from_memory(optimizer: torch.optim.Optimizer, step: Step, sampled: Sampled) -> Step:
+    """The same with weight decay and momentum from memory, around the `step` of an optimizer that knows of neither.
+
+    One kernel for all tensors, as `step` has one, and it is Nesterov's momentum: 0 is none.
+    """
+    group = optimizer.param_groups[0]
+    parameters, lr, decay, momentum = group["params"], group["lr"], sampled.decay, sampled.momentum
+    states = [optimizer.state[parameter] for parameter in parameters]
+
+    def gradients() -> list[Tensor]:
+        """With the decay that all but AdamW add to them."""
+        found = [parameter.grad for parameter in parameters]
+        torch._foreach_add_(found, torch._foreach_mul(parameters, decay))
+        return found
+
+    def decoupled() -> None:
+        torch._foreach_mul_(parameters, 1 - lr * decay)
+        step()
+
+    def coupled() -> None:
+        gradients()
+        step()
+
+    def sgd() -> None:
+        found = gradients()
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, found)
+        torch._foreach_add_(found, torch._foreach_mul(buffers, momentum))
+        torch._foreach_sub_(parameters, torch._foreach_mul(found, lr))
+
+    match optimizer:
+        case torch.optim.AdamW():
+            return decoupled
+        case torch.optim.SGD():
+            buffers = [state["momentum_buffer"] for state in states]
+            return sgd
+    return coupled
 
 
 def plain_step(optimizer: torch.optim.Optimizer) -> Step:

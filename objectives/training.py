@@ -97,7 +97,8 @@ class ImageTraining:
         """One that an earlier training of the same shape has left, or a new one."""
 
         def make() -> Update:
-            return Update(self.data, model, self.recipe, device=self.device)
+            recordable = self.captures is not None
+            return Update(self.data, model, self.recipe, device=self.device, recordable=recordable)
 
         if self.captures is None:
             return make()

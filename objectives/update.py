@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from objectives.augment import check_strength, random_affine
 from objectives.optimizers import make_optimizer, prepare
+from objectives.sampled import Sampled
 
 FETCHED_BYTES = 2**20
 """Images that the CPU fetches at once, as float32: what its second cache keeps until they are used."""
@@ -57,6 +58,8 @@ class TrainingData:
     """Indices into the pool, int64, on the CPU."""
     validation: Tensor
     """Likewise, on the device. Empty where all images are trained on, and nothing is to be measured."""
+    classes: int
+    """How many, k."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class Update:
     number of the next batch in the epoch. `replay` is there once a call was recorded. Used by one training at a time.
     """
 
-    def __init__(self, data: TrainingData, model: nn.Module, recipe: Recipe, *, device: torch.device) -> None:
+    def __init__(
+        self, data: TrainingData, model: nn.Module, recipe: Recipe, *, device: torch.device, recordable: bool = False
+    ) -> None:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         self.images, self.labels, self.device = data.images, data.labels, device
@@ -92,10 +97,13 @@ class Update:
         image_bytes = 4 * math.prod(data.images.shape[1:])
         self.stretch = max(1, FETCHED_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
         """Batches that a call had best train."""
-        self.augmented, self.label_smoothing = recipe.augmentation > 0, recipe.label_smoothing
+        self.recordable = recordable
+        """Until memory ran out for a recording."""
+        self.sampled = Sampled(model, data.classes, device) if recordable else None
+        self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if recordable else recipe.label_smoothing
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self._parameters = list(self.model.parameters())
-        self.optimizer = make_optimizer(recipe, self._parameters)
+        self.optimizer = make_optimizer(recipe, self._parameters, recordable=recordable)
         self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
         self.order = torch.zeros(self.batches, self.batch_size, dtype=torch.int64, device=device)
         self.rates = torch.zeros(self.batches, device=device)
@@ -107,9 +115,7 @@ class Update:
         self._loss, self._correct = self.sums.unbind()
         self.generator = torch.Generator(device)
         self.replay: Callable[[], None] | None = None
-        self.recordable = True
-        """Until memory ran out for it."""
-        self._step = prepare(self.optimizer)
+        self._step = prepare(self.optimizer, self.sampled)
 
     def __call__(self, batches: int = 1) -> None:
         """Train so many batches from `position` on, at most `stretch`. Reads nothing back from the device."""
@@ -128,7 +134,8 @@ class Update:
         if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
             images = random_affine(images, self.strength, self.generator)
         logits: Tensor = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        truth = labels if self.sampled is None else self.sampled.targets.index_select(0, labels)
+        loss = F.cross_entropy(logits, truth, label_smoothing=self.label_smoothing)
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
@@ -147,6 +154,8 @@ class Update:
             self.model.load_state_dict(model.state_dict())
         for tensor in self._live().optimizer:
             tensor.zero_()
+        if self.sampled is not None:
+            self.sampled.fill(recipe, model)
         self.strength.fill_(recipe.augmentation)
         self.generator.manual_seed(seed)
         self.sums.zero_()
@@ -161,8 +170,10 @@ class Update:
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy the state of an optimizer's `state_dict` into this one's tensors, which stay where they are."""
         for number, state in enumerate(self.optimizer.state.values()):
-            for name, tensor in state.items():
-                tensor.copy_(saved["state"][number][name])
+            # Of SGD without momentum nothing was saved where it was not recorded; its zeros will do.
+            for name, value in saved["state"].get(number, {}).items():
+                if name in state:
+                    state[name].copy_(value)
 
     @property
     def generators(self) -> tuple[torch.Generator, torch.Generator]:

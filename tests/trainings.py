@@ -30,7 +30,7 @@ def striped(device: str = "cpu") -> TrainingData:
     for label in range(4):
         images[labels == label, :, 2 * label, :] = 220
     validation = torch.arange(256, 320)
-    return TrainingData(images.to(device), labels.to(device), torch.arange(256), validation.to(device))
+    return TrainingData(images.to(device), labels.to(device), torch.arange(256), validation.to(device), 4)
 
 
 def network(dropout: float = 0.0, seed: int = 0, family: str = "cnn", width: int = 8) -> nn.Sequential:
