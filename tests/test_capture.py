@@ -13,17 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
+from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, told, weights
 
-from objectives.augment import random_affine
 from objectives.base import Diverged
 from objectives.capture import KEPT, Captures, distance, shape_key
 from objectives.sampled import dropouts
-from objectives.training import ImageTraining, lr_factor
-from objectives.update import Recipe, TrainingData, Update
+from objectives.training import ImageTraining
+from objectives.update import TrainingData, Update
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,27 +62,6 @@ def data() -> TrainingData:
     return striped()
 
 
-def plain_loop(data: TrainingData, how: Recipe, epochs: int, net: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The textbook's loop with torch's plain optimizers and numbers for learning rates."""
-    model, seed = network(seed=5, **net).train(), 5
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, nesterov=True, **k),
-        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop,
-    }  # fmt: skip
-    optimizer = kinds[how.optimizer](model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        order = torch.randperm(256, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        for batch, index in enumerate(order.split(32)):
-            optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
-            images = random_affine(data.images[index].float() / 255, how.augmentation, generator)
-            loss = F.cross_entropy(model(images), data.labels[index], label_smoothing=how.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.state_dict()
-
-
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -99,7 +76,7 @@ def test_a_recorded_training_computes_what_a_plain_loop_computes(
     training = a_training(data, how, captures=Captures(Recorder()), **net)
     finish(training)
     assert training.update.replay is not None
-    expected = plain_loop(data, how, 3, net)
+    expected = plain_loop(data, how, 3, **net).state_dict()
     for name, tensor in weights(training).items():
         torch.testing.assert_close(
             tensor, expected[name], rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
