@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.capture import Captures, shape_key
 from objectives.clock import Clock
-from objectives.update import Recipe, TrainingData, Update, to_unit
+from objectives.update import DEFAULT, Numerics, Recipe, TrainingData, Update, to_unit
 
 EVAL_BATCH, EVAL_BATCH_CUDA = 500, 2000
 """Images evaluated at once: what stays in a core's cache; on a GPU, enough to have more to do than to start."""
@@ -69,9 +69,9 @@ class ImageTraining:
 
     def __init__(
         self, data: TrainingData, model: nn.Module, recipe: Recipe, task: Task, *, steps_per_epoch: int, device: str,
-        captures: Captures | None = None,
+        captures: Captures | None = None, numerics: Numerics = DEFAULT,
     ) -> None:  # fmt: skip
-        self.data, self.recipe, self.task, self.captures = data, recipe, task, captures
+        self.data, self.recipe, self.task, self.captures, self.numerics = data, recipe, task, captures, numerics
         self.device = torch.device(device)
         self.update = self._find_update(model)
         self.update.begin(model, recipe, task.seed)
@@ -97,12 +97,15 @@ class ImageTraining:
         """One that an earlier training of the same shape has left, or a new one."""
 
         def make() -> Update:
-            recordable = self.captures is not None
-            return Update(self.data, model, self.recipe, device=self.device, recordable=recordable)
+            return Update(
+                self.data, model, self.recipe, device=self.device, recordable=self.captures is not None,
+                numerics=self.numerics,
+            )  # fmt: skip
 
         if self.captures is None:
             return make()
-        return self.captures.find(shape_key(self.data, model, self.recipe, self.device), make, self)
+        key = shape_key(self.data, model, self.recipe, self.device), self.numerics
+        return self.captures.find(key, make, self)
 
     def __next__(self) -> EpochResult:
         if self.step >= self.steps:

@@ -22,7 +22,7 @@ from objectives.capture import KEPT, TOLERANCE, Captures, CudaGraphs, distance, 
 from objectives.images import STRONG, TUTORIAL, TUTORIAL_MLP, ImageClassification
 from objectives.trainer import EpochDone, Failed, Settings, Trainer
 from objectives.training import ImageTraining
-from objectives.update import Snapshot, TrainingData, Update
+from objectives.update import Numerics, Snapshot, TrainingData, Update
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
 
@@ -78,6 +78,16 @@ def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, captures: C
     how = recipe("sgd", momentum=0.0)
     start, called = ends(data, how, None)
     _, recorded = ends(data, how, captures)
+    assert_close(start, called, recorded)
+
+
+@pytest.mark.parametrize(
+    "numerics", [Numerics("float32"), Numerics("bfloat16"), Numerics(channels_last=False)], ids=str
+)
+def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, captures: Captures, numerics: Numerics):
+    how, other = recipe("sgd", **LIVELY), {"numerics": numerics, "dropout": 0.3}
+    start, called = ends(data, how, None, **other)
+    _, recorded = ends(data, how, captures, **other)
     assert_close(start, called, recorded)
 
 

@@ -18,11 +18,12 @@ from torch import nn
 from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
 
 from objectives.base import Diverged, Task
+from objectives.capture import Captures, distance
 from objectives.images import ImageClassification
 from objectives.models import CnnSpec, InputSpec, build_cnn
 from objectives.optimizers import make_optimizer, prepare
 from objectives.training import evaluate, lr_factor
-from objectives.update import TrainingData, to_unit
+from objectives.update import Numerics, TrainingData, to_unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,6 +78,36 @@ def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: s
         assert found == pytest.approx(expected, rel=2e-3, abs=2e-3), f"epoch {epoch + 1}"
     for name, tensor in weights(training).items():
         assert torch.allclose(tensor.float(), model.state_dict()[name].float(), rtol=1e-2, atol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("numerics", "tolerance"),
+    [
+        (Numerics(precision="float32"), 0.0),
+        (Numerics(channels_last=False), 1e-3),
+        (Numerics(precision="bfloat16"), 0.5),
+    ],
+)
+@pytest.mark.parametrize("captures", [None, Captures(None)], ids=["plain", "recordable"])
+def test_other_numerics_train_the_same_network(
+    data: TrainingData, numerics: Numerics, tolerance: float, captures: Captures | None
+):
+    usual, other = (
+        a_training(data, recipe("sgd"), epochs=2, captures=captures, numerics=given) for given in (Numerics(), numerics)
+    )
+    assert usual.update is not other.update
+    start = usual.update.snapshot()
+    for training in (usual, other):
+        assert finish(training)[-1].metrics["val/loss"] < 1.3
+        assert {parameter.dtype for parameter in training.model.parameters()} == {torch.float32}
+    assert distance(start, usual.update.snapshot(), other.update.snapshot()) <= tolerance
+
+
+def test_numerics_are_an_option_of_the_objective():
+    objective = ImageClassification("digits", numerics={"precision": "bfloat16", "channels_last": False})
+    training = objective.start(Task(0, dict(objective.baselines()["tutorial CNN, Adam"]), 1, 1), "cpu")
+    assert training.numerics == Numerics("bfloat16", channels_last=False)
+    assert training.model[1].weight.is_contiguous()
 
 
 def test_loss_falls_and_the_metric_is_validation_accuracy(data: TrainingData):

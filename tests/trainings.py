@@ -15,7 +15,7 @@ from objectives.base import EpochResult, Task
 from objectives.capture import Captures
 from objectives.models import CnnSpec, InputSpec, MlpSpec, build_cnn, build_mlp
 from objectives.training import ImageTraining, lr_factor
-from objectives.update import Recipe, TrainingData
+from objectives.update import DEFAULT, Numerics, Recipe, TrainingData
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.05, "momentum": 0.9},
@@ -50,12 +50,14 @@ def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
 
 def a_training(
     data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
-    captures: Captures | None = None, **net: Any,
+    captures: Captures | None = None, numerics: Numerics = DEFAULT, **net: Any,
 ) -> ImageTraining:  # fmt: skip
     task = Task(0, {}, seed, epochs, checkpoint)
     model = network(seed=seed, **net)
     device = str(data.images.device)
-    return ImageTraining(data, model, how, task, steps_per_epoch=steps, device=device, captures=captures)
+    return ImageTraining(
+        data, model, how, task, steps_per_epoch=steps, device=device, captures=captures, numerics=numerics
+    )
 
 
 def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, **net: Any) -> nn.Module:
