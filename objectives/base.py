@@ -79,7 +79,10 @@ class EpochResult:
     value: float | None
     metrics: Mapping[str, float]
     train_seconds: float
-    """Seconds of pure training in this pull, evaluation excluded."""
+    """Seconds of pure training in this pull, evaluation excluded.
+
+    A device that works ahead may say 0 until it is waited for, and then the seconds of all pulls since.
+    """
     notice: str | None = None
     """Something a person should know of how this trainer trains, said once."""
 

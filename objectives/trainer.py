@@ -117,17 +117,24 @@ def resolve_device(wanted: str, index: int) -> str:
     """The device that trainer number `index` uses. Raises DeviceError when it is not there."""
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
+    return place(wanted, index, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def place(wanted: str, index: int, gpus: int) -> str:
+    """Spread trainers over a machine's `gpus`: one on each, then a second, and so on.
+
+    Raises DeviceError when `wanted` is a GPU that is not there.
+    """
     if wanted == "auto":
         return f"cuda:{index % gpus}" if gpus else "cpu"
     kind, _, number = wanted.partition(":")
-    if kind == "cuda" and not (gpus if not number else int(number) < gpus):
+    if kind != "cuda":
+        return wanted
+    if not (gpus if not number else int(number) < gpus):
         raise DeviceError(f"--device {wanted}: this machine offers {gpus} CUDA devices; type --device auto or cpu")
-    if kind == "cuda" and not number:
-        return f"cuda:{index % gpus}"
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
-    return wanted
+    return wanted if number else f"cuda:{index % gpus}"
 
 
 def leave_compiler_out() -> None:

@@ -28,8 +28,8 @@ class Crowd:
 
 
 def most_trainers(cores: int, gpus: int) -> int:
-    """How many to start: one per core, on GPUs no more than are tried."""
-    return min(cores, PER_GPU * gpus) if gpus else cores
+    """How many to start: one per core; on GPUs no more than are tried, and at least one for each."""
+    return max(gpus, min(cores, PER_GPU * gpus)) if gpus else cores
 
 
 def affordable(trainers: int, free_bytes: int) -> int:

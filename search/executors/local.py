@@ -140,7 +140,7 @@ class LocalExecutor:
         hellos = self._hellos()
         if self._jobs is not None or not hellos[0].gpus:
             return None
-        gpus = min(hellos[0].gpus, self.slots)
+        gpus = hellos[0].gpus
         each = affordable(self.slots // gpus, min(hello.free_bytes for hello in hellos))
         crowd = self.try_crowds(task, each * gpus, step=gpus)
         where = ", ".join(sorted({hello.device for hello in hellos[: self.slots]}))
