@@ -171,7 +171,15 @@ class Confirmation:
     noise: float | None
     """Standard deviation of one value around its setting's mean, pooled; None when no setting has two values."""
     n_images: int | None = None
-    """How many validation images the values are accuracies on; None where they are something else."""
+    """How many validation images the values are shares of; None where they are something else."""
+
+    def trust(self, trials: int) -> str:
+        """What the intervals of a winner out of so many trials stand for, in words."""
+        if all(each.half is None for each in self.candidates):
+            return "no intervals: they take seeds that differ"
+        if self.n_images is None:
+            return "95% intervals of the seeds alone"
+        return f"95% intervals, allowing for the best of {counted(trials, 'trial')}"
 
 
 @dataclass(frozen=True)
