@@ -13,9 +13,9 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective, Task
+from objectives.base import Objective, Task
 from search import records
-from search.intervals import Noise
+from search.intervals import Noise, images_of
 from search.records import Candidate, Confirmation, TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
@@ -98,11 +98,10 @@ class Confirming:
 
     def __init__(self, study: Study, tracking: Tracking, *, top: int, seeds: int, epochs: int, seed: int) -> None:
         self._study, self._tracking, self._seeds = study, tracking, seeds
-        self._best = [t for t in study.record().ranked() if t.state == TrialState.COMPLETE and t.feasible][:top]
-        objective = study.objective
-        self._n_images: int | None = None
-        if isinstance(objective, ImageClassifier) and study.maximize and "accuracy" in objective.metric:
-            self._n_images = int(objective.dataset_info()["n_validation"])
+        record, objective = study.record(), study.objective
+        done = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+        self._best, self._trials = done[:top], record.considered
+        self._n_images = images_of(objective, (trial.value for trial in done if trial.value is not None))
         self._jobs = [
             _job(
                 objective, trial, f"confirm-{trial.number}-{repeat}", f"fresh seed {repeat}", "confirm",
@@ -122,16 +121,15 @@ class Confirming:
             return True
         candidates = self._candidates()
         candidate = next(each for each in candidates if each.number == job.task.number)
-        noise = Noise.of(candidates, self._n_images)
-        return not is_behind(candidate, candidates, noise, maximize=self._study.maximize)
+        return not is_behind(candidate, candidates, self._noise(candidates), maximize=self._study.maximize)
 
     def found(self) -> Confirmation:
         """What is known so far."""
         candidates = self._candidates()
-        noise, n = Noise.of(candidates, self._n_images), len(candidates)
+        noise = self._noise(candidates)
         known = [
             each if each.mean is None
-            else replace(each, half=noise.half_interval((each.mean, len(each.values)), at_once=n))
+            else replace(each, half=noise.half_interval((each.mean, len(each.values))))
             for each in candidates
         ]  # fmt: skip
         return Confirmation(tuple(known), self._seeds, noise.seed, self._n_images)
@@ -139,7 +137,7 @@ class Confirming:
     def chosen(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
         candidates = self._candidates()
-        return choose(candidates, Noise.of(candidates, self._n_images), maximize=self._study.maximize)
+        return choose(candidates, self._noise(candidates), maximize=self._study.maximize)
 
     def run_of(self, number: int) -> str | None:
         """The first run of a candidate that came to its end: its network was not chosen for its value."""
@@ -150,6 +148,9 @@ class Confirming:
         """The ended trainings of a candidate."""
         jobs = [job for job in self._jobs if job.task.number == number]
         return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
+
+    def _noise(self, candidates: Sequence[Candidate]) -> Noise:
+        return Noise.of(candidates, self._n_images, self._trials)
 
     def _candidates(self) -> list[Candidate]:
         return [self._candidate(trial) for trial in self._best]

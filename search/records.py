@@ -128,6 +128,8 @@ class Gain:
     """Positive when the winner is better, whatever the direction."""
     half: float | None = None
     """Half of the gain's 95% interval; None where the winner was not confirmed or nothing is known of the noise."""
+    seeds: int = 0
+    """Fresh seeds whose mean `value` is; 0 where it is the search's one training."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Candidate:
     failed: int = 0
     """Fresh seeds that came to nothing."""
     half: float | None = None
-    """Half of the mean's interval, which holds for all candidates together with 95%; None when no noise is known."""
+    """Half of the mean's 95% interval, wide enough for the one that is chosen; None when no setting has two seeds."""
 
     @property
     def spread(self) -> float | None:
@@ -169,7 +171,15 @@ class Confirmation:
     noise: float | None
     """Standard deviation of one value around its setting's mean, pooled; None when no setting has two values."""
     n_images: int | None = None
-    """How many validation images the values are accuracies on; None where they are something else."""
+    """How many validation images the values are shares of; None where they are something else."""
+
+    def trust(self, trials: int) -> str:
+        """What the intervals of a winner out of so many trials stand for, in words."""
+        if all(each.half is None for each in self.candidates):
+            return "no intervals: they take seeds that differ"
+        if self.n_images is None:
+            return "95% intervals of the seeds alone"
+        return f"95% intervals, allowing for the best of {counted(trials, 'trial')}"
 
 
 @dataclass(frozen=True)
@@ -285,6 +295,11 @@ class StudyRecord:
             chosen,
             key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
         )
+
+    @property
+    def considered(self) -> int:
+        """Among how many trials the best was looked for: those within the limits that brought a value."""
+        return sum(trial.value is not None and trial.feasible for trial in self.trials)
 
     def fate(self, candidate: Candidate) -> str:
         """What confirmation made of one of its candidates, in a few words."""

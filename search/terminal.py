@@ -92,8 +92,12 @@ def print_summary(study: StudyRecord) -> None:
     if summary.confirmation is not None:
         _print_confirmation(study, summary.confirmation)
     _print_test(summary)
+    if summary.gains:
+        each = ", each with its own 95% interval" if any(gain.half is not None for gain in summary.gains) else ""
+        say(f"ahead on the validation images{each}:")
     for gain in summary.gains:
-        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({gain.value:.4f})")
+        trained = f"mean of {counted(gain.seeds, 'fresh seed')}" if gain.seeds else "one training, not confirmed"
+        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({gain.value:.4f}, {trained})")
     if summary.model:
         alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
         say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")
@@ -103,7 +107,7 @@ def print_summary(study: StudyRecord) -> None:
 
 
 def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
-    say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; the intervals hold together with 95%:")
+    say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; {found.trust(study.considered)}:")
     table = _table("", "mean", "", "seeds", "search saw", "weights", "")
     for each in found.candidates:
         table.add_row(

@@ -137,7 +137,9 @@ def test_it_says_who_won_and_where_to_look(finished: Finished):
     assert re.search(r"^test accuracy: 9\d\.\d\d% \(95% interval .* n = 3\d\d, measured once\)$", out, re.M)
     assert re.search(r"^registered: digits version 1, alias champion \(models:/digits/1\)$", out, re.M)
     assert len(re.findall(r"^  python -m search (ui|report|predict)", out, re.M)) == 3
-    gains = re.findall(r"^  [+-]0\.\d{4} ± 0\.\d{4} over tutorial ", out, re.M)
+    assert re.search(r"^confirmed on 2 fresh seeds each; 95% intervals, allowing for the best of 3 trials:$", out, re.M)
+    gain = r"^  [+-]0\.\d{4} ± 0\.\d{4} over tutorial .* \(0\.\d{4}, mean of [12] fresh seeds?\)$"
+    gains = re.findall(gain, out, re.M)
     assert len(gains) == 2  # the winner is the third of the tutorials' networks
     assert finished.result.stderr == ""
 

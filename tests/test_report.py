@@ -171,6 +171,8 @@ def test_confirmation_says_who_was_tried_how_and_what_became_of_them(tmp_path):
     assert section
     words = re.sub(r"<[^>]+>", " ", section[0])
     assert "each on 2 fresh seeds" in words
+    assert re.search(r"95% intervals, allowing for the best of \d+ trials\.", words)
+    assert "Only the test figure is unbiased." in words
     assert "trained anew on all 60,000 images that are not for testing, for 16 epochs" in words
     assert words.count("± 0.42 points") == 3
     assert "98.50%, 98.70%" in words
