@@ -15,6 +15,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ class Conclusion:
         if before is not None and before.run == summary.run:
             summary = replace(summary, test=before.test, confusion=before.confusion)
             summary = replace(summary, model=before.model, standing=before.standing)
-        self.study.set_attr(records.WINNER, {"number": summary.number, "run": summary.run})
         self._uncrown(before, summary.number)
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
@@ -103,10 +103,12 @@ class Conclusion:
         self.study.set_attr(records.SUMMARY, summary.as_dict())
 
     def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
-        """With the figures on the test split, which is read once per winner."""
+        """With the figures on the test split, which is read for this network alone; that it is read is kept first."""
         if summary.test is not None:
             return summary
         params = self.study.params_of(summary.params)
+        read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
+        self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
         result, figures = score(objective, params, self._read_weights(summary.run), self.device)
         write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
         for run in {summary.run, run_of(summary.number)}:

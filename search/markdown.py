@@ -16,7 +16,7 @@ def note(study: StudyRecord, summary: Summary) -> str:
     """The summary, shown at the top of the parent run and of the winner's."""
     who = f"{WINNER} **Winner of `{study.name}`: trial {summary.number}**"
     parts = [f"{who}, `{summary.label}`, {study.metric} {summary.score:.4f}"]
-    parts += _test(summary)
+    parts += _test(study, summary)
     if summary.refit:
         parts.append(f"That network was trained anew on all but the test split: {_refit(summary.refit)}.")
     if summary.confirmation is not None:
@@ -56,11 +56,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _test(summary: Summary) -> list[str]:
+def _test(study: StudyRecord, summary: Summary) -> list[str]:
     if not (test := summary.test):
         return []
     interval = f"95% interval {test['low']:.2%} to {test['high']:.2%}"
-    return [f"Test accuracy **{test['accuracy']:.2%}** ({interval}, n = {int(test['n']):,}), measured once."]
+    return [f"Test accuracy **{test['accuracy']:.2%}** ({interval}, n = {int(test['n']):,}), {study.tested}."]
 
 
 def _refit(refit: Mapping[str, Any]) -> str:
@@ -90,7 +90,8 @@ def _figures(study: StudyRecord, summary: Summary) -> str:
     rows = []
     if test := summary.test:
         interval = f"{test['low']:.2%} to {test['high']:.2%}"
-        rows.append(["test accuracy", f"{test['accuracy']:.2%}", interval, f"{int(test['n']):,} images, measured once"])
+        n = f"{int(test['n']):,} images, {study.tested}"
+        rows.append(["test accuracy", f"{test['accuracy']:.2%}", interval, n])
     if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
         what = f"mean of {counted(len(confirmed.values), 'fresh seed')}"
         rows.append([study.metric, f"{confirmed.mean:.4f}", plus_minus(confirmed.half).strip(), what])

@@ -1,4 +1,4 @@
-"""The main job, in order: open, search, choose, test once, register, report."""
+"""The main job, in order: open, search, choose, test, register, report."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def print_summary(study: StudyRecord) -> None:
     say(f"  {params}")
     if summary.confirmation is not None:
         _print_confirmation(study, summary.confirmation)
-    _print_test(summary)
+    _print_test(study, summary)
     for gain in summary.gains:
         say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({gain.value:.4f})")
     if summary.model:
@@ -118,7 +118,7 @@ def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
     console.print(table)
 
 
-def _print_test(summary: Summary) -> None:
+def _print_test(study: StudyRecord, summary: Summary) -> None:
     if summary.refit:
         refit = summary.refit
         say(f"trained anew on all {refit['images']:,} images that are not for testing: {refit['epochs']} epochs")
@@ -126,7 +126,7 @@ def _print_test(summary: Summary) -> None:
         test = summary.test
         say(
             f"test accuracy: {test['accuracy']:.2%} (95% interval {test['low']:.2%} to {test['high']:.2%}, "
-            f"n = {int(test['n'])}, measured once)"
+            f"n = {int(test['n'])}, {study.tested})"
         )
 
 

@@ -531,9 +531,9 @@ def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
     assert {kind: len(runs) for kind, runs in runs_by_kind(folder).items()} == {
         "study": 1, "trial": 2, "confirm": 2, "refit": 1,
     }  # fmt: skip
-    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'winner'")
-    winner = json.loads(stored)
-    assert winner["run"] == f"confirm-{winner['number']}-1"
+    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'")
+    (read,) = json.loads(stored)
+    assert read["run"] == f"confirm-{read['number']}-1"
     assert "nothing was left to do" in search(*words, cwd=folder).stdout
 
 

@@ -22,7 +22,7 @@ SUMMARY = Summary(
     confirmation=Confirmation(CANDIDATES, 2, 0.0003, 10_000), refit={"epochs": 6, "seconds": 61.0, "images": 60_000},
 )  # fmt: skip
 ORIGIN = {"command": "python -m search", "seed": 0, "versions": {"torch": "2.15.0"}}
-STUDY = StudyRecord("mnist", 1, "val_accuracy", True, (), SUMMARY, ORIGIN, (), {})
+STUDY = StudyRecord("mnist", 1, "val_accuracy", True, (), SUMMARY, ORIGIN, (), {"test_reads": [{}]})
 DATA = {
     "dataset": "mnist", "dataset_digest": "6bbc9ace", "shape": (1, 28, 28), "classes": ["cat", "dog"],
     "n_train": 50_000, "n_validation": 10_000,

@@ -1,0 +1,89 @@
+"""The ending of a search, in this process: what is read and kept, in which order, whatever cuts it short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from shell import rows
+
+from objectives.base import TestScore
+from objectives.images import ImageClassification
+from search.config import Config
+from search.display import PlainDisplay
+from search.records import StudyRecord
+from search.run import objective_spec, run
+
+
+class Killed(BaseException):
+    """Instead of a signal that nothing can catch."""
+
+
+class Counted(ImageClassification):
+    """Digits; counts how often the test split is read, and can be killed right after."""
+
+    reads = 0
+    killed = False
+
+    def __init__(self) -> None:
+        super().__init__("digits")
+
+    def refit_epochs(self, epochs: int) -> int:
+        return epochs
+
+    def score_test(self, model: Any, device: str) -> TestScore:
+        Counted.reads += 1
+        score = super().score_test(model, device)
+        if Counted.killed:
+            raise Killed
+        return score
+
+
+@pytest.fixture(autouse=True)
+def unread() -> Iterator[None]:
+    yield
+    Counted.reads, Counted.killed = 0, False
+
+
+def searched(folder: Path, objective: str = "Counted", **settings: Any) -> StudyRecord:
+    """One start of a small search."""
+    settings = {"trials": 1, "epochs": 1, "confirm": 0, "no_refit": True, "no_register": True} | settings
+    config = Config(objective=f"test_conclusion:{objective}", engine="inline", workspace=folder, **settings)
+    spec = objective_spec(config)
+    return run(config, spec, spec.load(), PlainDisplay(Console(quiet=True))).study
+
+
+def read_by(folder: Path) -> list[str]:
+    """The runs for which the study says that the test split was read."""
+    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'")
+    return [read["run"] for read in json.loads(stored)]
+
+
+def test_flags_that_make_another_network_the_winner_read_it_again_and_that_is_said(folder: Path):
+    study = searched(folder)
+    assert (Counted.reads, read_by(folder), study.tested) == (1, ["trial-0"], "measured once")
+    assert searched(folder).summary == study.summary
+    assert Counted.reads == 1
+    study = searched(folder, no_refit=False)
+    assert (Counted.reads, read_by(folder)) == (2, ["trial-0", "refit-0"])
+    assert study.tested == "the test split was read 2 times in this study"
+    notes = rows(folder / "mlflow.db", "SELECT value FROM tags WHERE key = 'mlflow.note.content'")
+    told = [note for (note,) in notes if "Test accuracy" in note]
+    assert told
+    assert all(f"n = 359), {study.tested}." in note for note in told)
+    assert study.tested in (folder / "mlruns/reports/digits.html").read_text()
+
+
+def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
+    Counted.killed = True
+    with pytest.raises(Killed):
+        searched(folder)
+    assert read_by(folder) == ["trial-0"]
+    Counted.killed = False
+    study = searched(folder)
+    assert (Counted.reads, read_by(folder)) == (2, ["trial-0"] * 2)
+    assert study.tested == "the test split was read 2 times in this study"
