@@ -11,6 +11,13 @@ from search.records import Confirmation, StudyRecord, Summary, counted, plus_min
 MAX_CLASSES = 30
 """A larger confusion matrix is no table for people."""
 
+NETWORKS = {
+    "trial": "the search's own training of this setting, which was chosen for its validation figure",
+    "confirm": "one of the trainings on fresh seeds, not chosen for its own figure",
+    "refit": "a fresh seed, trained on the training and validation splits together, so without a validation figure",
+}
+"""By `Summary.network`, what was registered."""
+
 
 def note(study: StudyRecord, summary: Summary) -> str:
     """The summary, shown at the top of the parent run and of the winner's."""
@@ -93,9 +100,11 @@ def _figures(study: StudyRecord, summary: Summary) -> str:
         n = f"{int(test['n']):,} images, {study.tested}"
         rows.append(["test accuracy", f"{test['accuracy']:.2%}", interval, n])
     if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
-        what = f"mean of {counted(len(confirmed.values), 'fresh seed')}"
+        what = f"mean of {counted(len(confirmed.values), 'training')} of this setting on fresh seeds, "
+        what += "one of them this network" if summary.network == "confirm" else "not of this network"
         rows.append([study.metric, f"{confirmed.mean:.4f}", plus_minus(confirmed.half).strip(), what])
-    seen = "one training; too good on average, because it was chosen for it"
+    own = "this network" if summary.network == "trial" else "another training of this setting"
+    seen = f"{own}; too good on average, because it was chosen for it"
     rows.append([f"{study.metric}, as the search saw it", f"{summary.value:.4f}", "", seen])
     for gain in summary.gains:
         rows.append([f"gain over {gain.baseline}", f"{gain.gain:+.4f}", plus_minus(gain.half).strip(), study.metric])
@@ -106,9 +115,7 @@ def _training(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any])
     params = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                        for name, value in summary.params.items())  # fmt: skip
     origin = study.provenance
-    how = "a fresh seed, without early stopping"
-    if summary.refit:
-        how += f"; trained on the training and validation splits together: {_refit(summary.refit)}"
+    how = NETWORKS[summary.network] + (f": {_refit(summary.refit)}" if summary.refit else "")
     lines = [
         f"- Data: `{metadata['dataset']}`, digest `{metadata['dataset_digest']}`; "
         f"{metadata['n_train']:,} images for training, {metadata['n_validation']:,} for validation.",

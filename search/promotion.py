@@ -107,6 +107,14 @@ def settle(client: MlflowClient, name: str, own: str) -> str:
     raise TrackingError(f"the alias {CHAMPION} of {name} did not settle; type the same command again")
 
 
+def keep_base(client: MlflowClient, name: str, version: str) -> None:
+    """Before a version changes its protocol: another champion must not lose the alias to it without being compared."""
+    model = client.get_registered_model(name)
+    if (present := alias(model, CHAMPION)) not in (None, version):
+        _, newest = _by_hand(model) or (None, 0)
+        _pin(client, name, str(present), newest=newest)
+
+
 def challenge(client: MlflowClient, name: str, version: str) -> None:
     """Point the other alias at a version that did not become champion, unless a newer one has it."""
     import mlflow

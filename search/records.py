@@ -230,6 +230,18 @@ class Summary:
         confirmed = self.confirmed
         return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
 
+    @property
+    def network(self) -> str:
+        """Which training made the published network: the `trial`'s own, one to `confirm` it, or the `refit`."""
+        return self.run.partition("-")[0]
+
+    def figures(self, metric: str) -> dict[str, float]:
+        """The figures of the winning setting by name; `test_accuracy` is the published network's own."""
+        found = {f"best_{metric}": self.value}
+        if self.confirmed is not None and self.confirmed.mean is not None:
+            found[f"confirmed_{metric}"] = self.confirmed.mean
+        return found | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
+
 
 @dataclass(frozen=True)
 class StudyRecord:

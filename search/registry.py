@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from search.config import Config, mask
 from search.errors import ModelNotFoundError, TrackingError
-from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
+from search.promotion import CHALLENGER, CHAMPION, PROTOCOL_TAG, challenge, keep_base, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
 
@@ -61,7 +61,7 @@ def publish(
     *,
     run_id: str,
     name: str,
-    model: torch.nn.Module,
+    model: Callable[[], torch.nn.Module],
     example: NDArray[np.float32],
     metadata: Mapping[str, Any],
     tags: Mapping[str, str],
@@ -69,9 +69,10 @@ def publish(
 ) -> Published:
     """Log a trained network as a model of a run, register it, and make it champion if it is the best of its protocol.
 
-    model: float32 (n, c, h, w) in [0, 1] to probabilities (n, k), on the CPU. example: (n >= 2, c, h, w).
+    model: makes it; float32 (n, c, h, w) in [0, 1] to probabilities (n, k), on the CPU. example: (n >= 2, c, h, w).
     `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
-    an interrupted search already registered is found again. `card` gives the description of a version, in Markdown.
+    was registered before is found again: its tags and description are then brought up to date. `card` gives the
+    description of a version, in Markdown.
     Raises TrackingError when MLflow does not do it.
     """
     import mlflow
@@ -81,10 +82,11 @@ def publish(
         found = _registered(client, name, tags["search.run"])
         if found is None:
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
-                model_uri, model_id = _log(run_id, model, example, metadata)
+                model_uri, model_id = _log(run_id, model(), example, metadata)
                 _create_name(client, name)
                 found = _create_version(client, name, model_uri, run_id, model_id, tags)
         version = str(found.version)
+        _retag(client, found, tags)
         if found.description != (text := card(version)):
             client.update_model_version(name, version, description=text)
         champion = settle(client, name, version)
@@ -112,6 +114,15 @@ def _create_version(
             if (made := _registered(client, name, tags["search.run"])) is not None:
                 return made
     raise AssertionError("the last attempt raises")
+
+
+def _retag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Give a version the tags that it lacks."""
+    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    if any(key.startswith(PROTOCOL_TAG) for key in changed):
+        keep_base(client, version.name, str(version.version))
+    for key, value in changed.items():
+        client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
 def _log(

@@ -13,10 +13,13 @@ from shell import rows
 
 from objectives.base import TestScore
 from objectives.images import ImageClassification
+from search import registry
 from search.config import Config
 from search.display import PlainDisplay
-from search.records import StudyRecord
+from search.promotion import versions
+from search.records import StudyRecord, counted
 from search.run import objective_spec, run
+from search.tracking import connect_mlflow
 
 
 class Killed(BaseException):
@@ -87,3 +90,24 @@ def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
     study = searched(folder)
     assert (Counted.reads, read_by(folder)) == (2, ["trial-0"] * 2)
     assert study.tested == "the test split was read 2 times in this study"
+
+
+@pytest.fixture
+def unexported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions without a model behind them, which takes seconds to export."""
+    monkeypatch.setattr(registry, "_log", lambda *_: ("file:///nowhere", None))
+
+
+@pytest.mark.usefixtures("unexported")
+def test_more_fresh_seeds_bring_the_version_up_to_date(folder: Path):
+    """The same network, so the same version, and no second export; what it says of itself is what is known now."""
+    for seeds in (1, 2):
+        study = searched(folder, confirm=1, confirm_seeds=seeds, no_refit=False, no_register=False)
+        (version,) = versions(connect_mlflow(f"sqlite:///{folder}/mlflow.db"), "digits")
+        assert study.summary is not None
+        assert version.tags["validation"] == repr(study.summary.score)
+        assert version.tags["confirmed_val_accuracy"] == f"{study.summary.score:.4f}"
+        assert version.tags["protocol.fresh_seeds"] == str(seeds)
+        assert version.tags["network"] == "refit"
+        assert f"mean of {counted(seeds, 'training')} of this setting on fresh seeds, not of" in version.description
+    assert Counted.reads == 1

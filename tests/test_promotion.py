@@ -26,6 +26,7 @@ from search.promotion import (
     appoint,
     challenge,
     elect,
+    keep_base,
     reigns,
     rollback,
     settle,
@@ -156,6 +157,16 @@ def test_an_alias_that_was_set_elsewhere_is_a_persons_choice(store: mlflow.Mlflo
     assert register(store, 0.7) != ""
     assert aliases(store) == ("3", "4")
     assert register(store, 0.81) == ""
+
+
+def test_a_version_that_is_measured_otherwise_takes_no_alias_uncompared(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    keep_base(store, "toy", "1")
+    store.set_model_version_tag("toy", "1", "protocol.epochs", "16")
+    assert settle(store, "toy", "1") == "2"
+    assert register(store, 0.96) == ""
+    assert settle(store, "toy", "3") == "3"
 
 
 def test_what_is_not_there_cannot_be_promoted(store: mlflow.MlflowClient):
