@@ -83,19 +83,19 @@ def promote(config: Config, name: str) -> StudyRecord:
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     study_id = find_study(storage, name)
-    attrs = {} if study_id is None else storage.get_study_user_attrs(study_id)
-    if study_id is None or records.OBJECTIVE not in attrs:
+    if study_id is None or records.OBJECTIVE not in storage.get_study_user_attrs(study_id):
         known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
         raise UsageError(
             f"there is no study {name!r} made by a search; there are: {known}. A version of a model is typed "
             "as NAME/VERSION, for instance mnist/3"
         )
-    if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
-        raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
-    if (elsewhere := _elsewhere(config, attrs)) is not None:
-        raise UsageError(f"study {name!r}: {elsewhere}")
-    summary = Summary.from_dict(stored)
-    with hold_study(config.storage_url, name):
+    with hold_study(config.storage_url, name):  # what a search keeps of its winner is final from here on
+        attrs = storage.get_study_user_attrs(study_id)
+        if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
+            raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
+        if (elsewhere := _elsewhere(config, attrs)) is not None:
+            raise UsageError(f"study {name!r}: {elsewhere}")
+        summary = Summary.from_dict(stored)
         if summary.model is not None:
             appoint(connect_mlflow(config.mlflow_uri), summary.model["name"], str(summary.model["version"]))
             champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
