@@ -18,7 +18,7 @@ from objectives.trainer import resolve_device
 from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import DEFAULT_OBJECTIVE, Config, mask
-from search.confirmation import Confirming, Extra, refit_job
+from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator, Plan
 from search.display import Display
 from search.errors import SearchError
@@ -199,7 +199,9 @@ class Job:
         if tracking.verdict(PARENT) != {"finished": study.finished, **self._goal()}:
             return False
         summary = study.record().summary
-        return summary is not None and (summary.model is not None or self._register_as() is None)
+        if summary is None or may_improve(study.attrs().get(records.EXTRA, {}), summary, refits=self._refits):
+            return False
+        return summary.model is not None or self._register_as() is None
 
     def _is_over(self, study: Study) -> bool:
         """Whether no trial would be begun, though some are missing."""

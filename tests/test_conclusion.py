@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from shell import rows
 
-from objectives.base import TestScore
+from objectives.base import Task, TestScore, Training
 from objectives.images import ImageClassification
 from search import registry
 from search.config import Config
@@ -44,6 +44,17 @@ class Counted(ImageClassification):
         if Counted.killed:
             raise Killed
         return score
+
+
+class Weak(Counted):
+    """Has no memory for the refit, as long as it is `full`."""
+
+    full = True
+
+    def start(self, task: Task, device: str) -> Training:
+        if task.refit and Weak.full:
+            raise MemoryError("no room for 12 GiB")
+        return super().start(task, device)
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +101,17 @@ def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
     study = searched(folder)
     assert (Counted.reads, read_by(folder)) == (2, ["trial-0"] * 2)
     assert study.tested == "the test split was read 2 times in this study"
+
+
+def test_a_refit_that_failed_for_want_of_memory_is_tried_again_by_the_same_command(folder: Path):
+    study = searched(folder, "Weak", no_refit=False)
+    assert study.summary is not None
+    assert "(no room for 12 GiB); trial-0 is kept" in str(study.summary.note)
+    Weak.full = False
+    study = searched(folder, "Weak", no_refit=False)
+    assert study.summary is not None
+    assert (study.summary.run, study.summary.note) == ("refit-0", None)
+    assert read_by(folder) == ["trial-0", "refit-0"]
 
 
 @pytest.fixture
