@@ -246,6 +246,19 @@ class ImageClassifier(Protocol):
         ...
 
 
+@runtime_checkable
+class Exportable(Protocol):
+    """What an objective that is no `ImageClassifier` offers beyond `Objective` when its winner can be registered."""
+
+    def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
+        """A trained network on the CPU, in evaluation mode: one tensor to one tensor, both with n in front."""
+        ...
+
+    def example_input(self) -> NDArray[np.float32]:
+        """A few inputs as the network takes them, shape (n, ...), n >= 2."""
+        ...
+
+
 @dataclass(frozen=True)
 class ObjectiveSpec:
     """How to make the same objective in any process: an import path and keyword arguments."""

@@ -89,7 +89,7 @@ class Conclusion:
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
             self._keep(summary)
-            summary = self._published(summary, self.objective)
+        summary = self._published(summary)
         self._keep(summary)
         self._crown(summary)
         if summary.model is not None or self.register is None:  # nobody needs them now: each run has its own in MLflow
@@ -127,29 +127,27 @@ class Conclusion:
         if summary.run != run_of(summary.number):
             self.tracking.tag(summary.run, {NOTE: text})
 
-    def _published(self, summary: Summary, objective: ImageClassifier) -> Summary:
+    def _published(self, summary: Summary) -> Summary:
         """Registered; what a version that is there says of itself is brought up to date."""
         if (name := self.register) is None:
             return summary
-        from objectives.models import Probabilities
         from search.registry import publish
 
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(summary.run)
         if run_id is None:
             return self._unregistered(summary, self.tracking.trouble or "MLflow has not answered yet")
-        images, _ = objective.validation_images()
         study, params = self.study.record(), self.study.params_of(summary.params)
-        metadata = version.metadata(study, summary, objective)
+        metadata = version.metadata(study, summary, self.objective)
         try:
             published = publish(
                 self.tracking_uri,
                 run_id=run_id,
                 name=name,
-                model=lambda: Probabilities(objective.load_weights(params, self._read_weights(summary.run))).eval(),
-                example=(images[:4] / 255).astype(np.float32),
+                model=lambda: version.network(self.objective, params, self._read_weights(summary.run)),
+                example=version.example(self.objective),
                 metadata=metadata,
-                tags=version.tags(study, summary, objective, f"{self.uid}/{summary.run}"),
+                tags=version.tags(study, summary, self.objective, f"{self.uid}/{summary.run}"),
                 card=lambda number: model_card(study, summary, metadata, f"models:/{name}/{number}"),
             )
         except TrackingError as error:

@@ -43,14 +43,17 @@ def note(study: StudyRecord, summary: Summary) -> str:
 def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any], uri: str) -> str:
     """What a registered version is, how it came about, how good it is, what it is not, how to load it."""
     shape = ", ".join(map(str, metadata["shape"]))
-    classes = metadata["classes"]
+    classes = metadata.get("classes")
+    what = f"Takes inputs of shape ({shape})." if classes is None else (
+        f"Classifies images of shape ({shape}), pixels in [0, 1], into {len(classes)} classes: {_listed(classes)}."
+    )  # fmt: skip
+    mistakes = () if classes is None else ("## Mistakes on the test split", _confusion(summary.confusion, classes))
     parts = [
         f"# `{summary.label}`",
-        f"Classifies images of shape ({shape}), pixels in [0, 1], into {len(classes)} classes: {_listed(classes)}. "
-        f"Winner of study `{study.name}` (trial {summary.number} of {len(study.trials)}).",
+        f"{what} Winner of study `{study.name}` (trial {summary.number} of {len(study.trials)}).",
         "## Figures", _figures(study, summary),
         "## Training", _training(study, summary, metadata),
-        "## Mistakes on the test split", _confusion(summary.confusion, classes),
+        *mistakes,
         "## Limits", _limits(study, summary, metadata),
         "## Loading", _loading(metadata, uri),
     ]  # fmt: skip
@@ -116,12 +119,18 @@ def _training(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any])
                        for name, value in summary.params.items())  # fmt: skip
     origin = study.provenance
     how = NETWORKS[summary.network] + (f": {_refit(summary.refit)}" if summary.refit else "")
+    data = (
+        "; ".join(f"{name} `{found}`" for name, found in metadata.get("data", {}).items()) or "known to its objective"
+    )
+    if "classes" in metadata:
+        data = f"`{metadata['dataset']}`, digest `{metadata['dataset_digest']}`; "
+        data += f"{metadata['n_train']:,} images for training, {metadata['n_validation']:,} for validation"
+    tested = "the test split had no part in it" if summary.test else "there is no test split"
     lines = [
-        f"- Data: `{metadata['dataset']}`, digest `{metadata['dataset_digest']}`; "
-        f"{metadata['n_train']:,} images for training, {metadata['n_validation']:,} for validation.",
+        f"- Data: {data}.",
         f"- Setting: {params}.",
         f"- Network: {how}.",
-        f"- Chosen among {len(study.trials)} trials by `{study.metric}`; the test split had no part in it.",
+        f"- Chosen among {len(study.trials)} trials by `{study.metric}`; {tested}.",
         f"- Command: `{origin.get('command', '')}`, seed {origin.get('seed', '')}; "
         + ", ".join(f"{name} {found}" for name, found in origin.get("versions", {}).items()) + ".",
     ]  # fmt: skip
@@ -139,11 +148,14 @@ def _confusion(confusion: Sequence[Sequence[int]] | None, classes: Sequence[str]
 
 
 def _limits(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]) -> str:
-    lines = [
-        f"- Its figures hold for images like those of `{metadata['dataset']}`, framed alike; elsewhere it is untested.",
-        "- It knows no class but these: whatever it is shown, it names one of them.",
-        "- Its probabilities were not calibrated.",
-    ]
+    if "classes" in metadata:
+        lines = [
+            f"- Its figures hold for images like those of `{metadata['dataset']}`, framed alike; else it is untested.",
+            "- It knows no class but these: whatever it is shown, it names one of them.",
+            "- Its probabilities were not calibrated.",
+        ]
+    else:
+        lines = ["- Its figures hold for inputs like those it was measured on; elsewhere it is untested."]
     if summary.confirmed is None:
         lines.append(f"- Its {study.metric} was not confirmed on fresh seeds.")
     lines += [f"- {text}." for text in (summary.note,) if text]
@@ -152,6 +164,12 @@ def _limits(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]) -
 
 def _loading(metadata: Mapping[str, Any], uri: str) -> str:
     shape = ", ".join(map(str, metadata["shape"]))
+    if "classes" not in metadata:
+        return (
+            "```python\nimport mlflow, numpy as np\n\n"
+            f'model = mlflow.pyfunc.load_model("{uri}")\n'
+            f"outputs = model.predict(np.zeros((2, {shape}), dtype=np.float32))\n```"
+        )
     return (
         "```python\nimport mlflow, numpy as np\n\n"
         f'model = mlflow.pyfunc.load_model("{uri}")\n'

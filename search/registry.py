@@ -69,7 +69,8 @@ def publish(
 ) -> Published:
     """Log a trained network as a model of a run, register it, and make it champion if it is the best of its protocol.
 
-    model: makes it; float32 (n, c, h, w) in [0, 1] to probabilities (n, k), on the CPU. example: (n >= 2, c, h, w).
+    model: makes it, on the CPU; of a classifier float32 (n, c, h, w) in [0, 1] to probabilities (n, k).
+    example: what it takes, n >= 2.
     `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
     was registered before is found again: its tags and description are then brought up to date. `card` gives the
     description of a version, in Markdown.
@@ -132,10 +133,10 @@ def _log(
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    n_classes = len(metadata["classes"])
+    given = _output(model, example)
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, n_classes))]),
+        Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
+        Schema([TensorSpec(given.dtype, (-1, *given.shape[1:]))]),
     )
     requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")]
     with _reopened(run_id), warnings.catch_warnings():
@@ -150,6 +151,14 @@ def _log(
             metadata=dict(metadata),
         )
     return info.model_uri, info.model_id
+
+
+def _output(model: torch.nn.Module, example: NDArray[np.float32]) -> NDArray[Any]:
+    import torch
+
+    with torch.no_grad():
+        found: NDArray[Any] = model(torch.from_numpy(example)).numpy()
+    return found
 
 
 @contextmanager
@@ -256,7 +265,10 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
         ) from None
     metadata = model.metadata.metadata or {}
     if "classes" not in metadata or "framing" not in metadata:
-        raise ModelNotFoundError(f"{model_uri} was not registered by a search; it says nothing of its classes")
+        raise ModelNotFoundError(
+            f"{model_uri} is no classifier of images that a search registered; name one with --model, or load this one "
+            f"with mlflow.pyfunc.load_model({model_uri!r})"
+        )
     return Loaded(model_uri, model, metadata)
 
 

@@ -19,7 +19,7 @@ from search.journal import Journal
 from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord, Summary
 from search.registry import newest_champion
-from search.run import load_objective, open_tracking
+from search.run import load_objective, open_tracking, registered_name
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
@@ -102,13 +102,15 @@ def promote(config: Config, name: str) -> StudyRecord:
             storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
             return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
         objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
+        if (register := registered_name(config, objective)) is None:
+            raise UsageError(f"study {name!r}: its objective makes no network that can be registered")
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
         tracking = open_tracking(config, name, attrs, maximize=study.maximize)
         try:
             tracking.ready()
             Conclusion(
                 study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
-                device="cpu", tracking_uri=config.mlflow_uri, register=config.register or objective.name,
+                device="cpu", tracking_uri=config.mlflow_uri, register=register,
                 where=config.where, chosen=summary, goal=tracking.verdict(PARENT) or {},
             ).run()  # fmt: skip
             return study.record()

@@ -65,8 +65,8 @@ def print_result(result: Result, config: Config) -> None:
     say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
     say(f"    {_curves(study, config)}")
     say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
-    if study.summary and study.summary.model:
-        dataset = (study.provenance.get("dataset") or {}).get("name", "")
+    dataset = (study.provenance.get("dataset") or {}).get("name", "")
+    if dataset and study.summary and study.summary.model:
         example = f"{shlex.quote(f'{dataset}:0-24')} --show out.png"
         say(f"  python -m search predict{where} {example}")
 

@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,7 +19,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
-from shell import Finished, begin, contents, end, rows, search
+from shell import Finished, begin, contents, end, environment, rows, search
 
 from objectives.idx import TEST_FILES, TRAIN_FILES
 from search.cli import cli
@@ -427,9 +429,17 @@ def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):
 # An own objective, whose error is minimised -------------------------------------------------------------------------
 
 
+BARE_CURVE = """
+import mlflow, numpy
+x = numpy.linspace(-3, 3, 64, dtype=numpy.float32)[1::2, None]
+error = numpy.square(mlflow.pyfunc.load_model("models:/curve@champion").predict(x) - numpy.sin(x)).mean()
+print(error)
+"""
+
+
 @pytest.mark.slow
 def test_a_regression_works_through_every_part(folder: Path):
-    """Pruned, limited, confirmed, ended by patience, gone on with, shown, watched, reported and exported."""
+    """Pruned, limited, confirmed, registered, ended by patience, gone on with, shown, watched, reported, exported."""
     curve = ("--objective", "regression:Curve", "--jobs", 1, "--seed", 1, "--max-latency-ms", 100)
     result = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -451,14 +461,21 @@ def test_a_regression_works_through_every_part(folder: Path):
     table = pd.read_csv(io.BytesIO(in_process("export", "curve", *place).stdout_bytes))
     assert table["constraints.latency_ms"].max() <= 0
     assert "Against latency" in (folder / "mlruns/reports/curve.html").read_text()
+    assert "registered: curve version 1, alias champion" in result.stdout
+    command = [sys.executable, "-c", BARE_CURVE]
+    alone = environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""})
+    bare = subprocess.run(command, cwd=folder, env=alone, check=True, capture_output=True, text=True)
+    winner = next(each for each in summary["confirmation"]["candidates"] if each["number"] == summary["number"])
+    assert float(bare.stdout) == pytest.approx(winner["values"][0], rel=1e-3)
     before = contents(folder)
     again = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert "nothing was left to do; why it ended is said above" in again.stdout, again.stderr
     assert contents(folder) == before
-    further = search(*curve, "--trials", len(trials) + 2, "--confirm", 0, cwd=folder)
+    further = search(*curve, "--trials", len(trials) + 2, "--confirm", 0, "--no-register", cwd=folder)
     assert f"study curve: {len(trials) + 2} trials" in further.stdout, further.stderr
     assert "ended early" not in further.stdout
-    warm = search(*curve, "--study", "next", "--warm-start", "curve", "--trials", 3, "--confirm", 0, cwd=folder)
+    words = ("--study", "next", "--warm-start", "curve", "--trials", 3, "--confirm", 0, "--no-register")
+    warm = search(*curve, *words, cwd=folder)
     assert "warm start: the best 5 of study curve are tried first" in warm.stdout, warm.stderr
     earlier, started = (
         json.loads(in_process("show", name, "--json", *place).stdout)["trials"] for name in ("curve", "next")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from rich.console import Console
 from shell import rows
 
-from objectives.base import Task, TestScore, Training
+from objectives.base import EpochResult, Task, TestScore, Training
 from objectives.images import ImageClassification
 from search import registry
 from search.config import Config
 from search.display import PlainDisplay
-from search.promotion import versions
+from search.errors import UsageError
+from search.promotion import CHAMPION, alias, versions
 from search.records import StudyRecord, counted
 from search.run import objective_spec, run
 from search.tracking import connect_mlflow
@@ -46,6 +48,24 @@ class Counted(ImageClassification):
         return score
 
 
+class Wrong(Counted):
+    """Counts mistakes, of which fewer are better."""
+
+    metric, direction = "val_error", "minimize"
+
+    def start(self, task: Task, device: str) -> Training:
+        return Mistakes(super().start(task, device))
+
+
+class Mistakes:
+    def __init__(self, training: Training) -> None:
+        self.checkpoint, self.outcome, self._training = training.checkpoint, training.outcome, training
+
+    def __next__(self) -> EpochResult:
+        result = next(self._training)
+        return replace(result, value=None if result.value is None else 1 - result.value)
+
+
 class Weak(Counted):
     """Has no memory for the refit, as long as it is `full`."""
 
@@ -66,7 +86,8 @@ def unread() -> Iterator[None]:
 def searched(folder: Path, objective: str = "Counted", **settings: Any) -> StudyRecord:
     """One start of a small search."""
     settings = {"trials": 1, "epochs": 1, "confirm": 0, "no_refit": True, "no_register": True} | settings
-    config = Config(objective=f"test_conclusion:{objective}", engine="inline", workspace=folder, **settings)
+    target = objective if ":" in objective else f"test_conclusion:{objective}"
+    config = Config(objective=target, engine="inline", workspace=folder, **settings)
     spec = objective_spec(config)
     return run(config, spec, spec.load(), PlainDisplay(Console(quiet=True))).study
 
@@ -133,3 +154,29 @@ def test_more_fresh_seeds_bring_the_version_up_to_date(folder: Path):
         assert version.tags["network"] == "refit"
         assert f"mean of {counted(seeds, 'training')} of this setting on fresh seeds, not of" in version.description
     assert Counted.reads == 1
+
+
+@pytest.mark.usefixtures("unexported")
+@pytest.mark.parametrize(("objective", "metric"), [("Wrong", "val_error"), ("regression:Curve", "mse")])
+def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, objective: str, metric: str):
+    """A classifier, and what is none: two studies, whose winners meet in the registry."""
+    scores = []
+    for seed in (1, 2):
+        wanted = {"study": f"seed-{seed}", "seed": seed, "trials": 2, "confirm": 1, "confirm_seeds": 1}
+        summary = searched(folder, objective, no_register=False, register="low", **wanted).summary
+        assert summary is not None
+        scores.append(summary.score)
+    client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")
+    found = versions(client, "low")
+    assert [version.tags["validation"] for version in found] == [repr(score) for score in scores]
+    assert [version.tags[f"confirmed_{metric}"] for version in found] == [f"{score:.4f}" for score in scores]
+    assert not any("accuracy" in name for version in found for name in version.tags if name != "test_accuracy")
+    assert found[0].tags["protocol.direction"] == "minimize"
+    assert alias(client.get_registered_model("low"), CHAMPION) == str(1 + scores.index(min(scores)))
+    assert all(f"| {metric} |" in version.description for version in found)
+    assert all(("on the test split" in version.description) == (objective == "Wrong") for version in found)
+
+
+def test_a_name_for_what_cannot_be_registered_is_refused_at_once(folder: Path):
+    with pytest.raises(UsageError, match="--register x: the winner of objective 'toy' cannot be registered; give it"):
+        searched(folder, "toy:Toy", no_register=False, register="x")
