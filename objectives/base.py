@@ -259,6 +259,21 @@ class Exportable(Protocol):
         ...
 
 
+def unfinished(objective: object) -> str | None:
+    """What is missing of a part beyond `Objective` that an objective has begun, for people; None when nothing is."""
+    tells = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
+    for part, telling in tells:
+        methods = [name for name in vars(part) if not name.startswith("_")]
+        there = [name for name in methods if callable(getattr(objective, name, None))]
+        if telling & set(there) and len(there) < len(methods):
+            missing = ", ".join(name for name in methods if name not in there)
+            return (
+                f"the objective has {', '.join(there)} and lacks {missing}, so it is not taken for an {part.__name__} "
+                "of objectives.base"
+            )
+    return None
+
+
 @dataclass(frozen=True)
 class ObjectiveSpec:
     """How to make the same objective in any process: an import path and keyword arguments."""

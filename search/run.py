@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task
+from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task, unfinished
 from objectives.trainer import resolve_device
 from search import records, version
 from search.conclusion import Conclusion, Preparation
@@ -79,6 +79,8 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     if config.device not in ("auto", "cpu"):
         resolve_device(config.device, 0)  # a device that is not there is said before anything is written
     registered_name(config, objective)
+    if (missing := unfinished(objective)) is not None:
+        display.notice(missing)
     name = config.study or objective.name
     scope = Scope.of(config, objective, name)
     workspace.root.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 from shell import rows
+from test_contract import Unfitted
 
-from objectives.base import EpochResult, Task, TestScore, Training
+from objectives.base import EpochResult, ObjectiveSpec, Task, TestScore, Training
 from objectives.images import ImageClassification
 from search import registry
 from search.config import Config
@@ -175,6 +176,22 @@ def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, object
     assert alias(client.get_registered_model("low"), CHAMPION) == str(1 + scores.index(min(scores)))
     assert all(f"| {metric} |" in version.description for version in found)
     assert all(("on the test split" in version.description) == (objective == "Wrong") for version in found)
+
+
+def test_an_objective_that_is_a_classifier_but_for_one_method_is_told_so(folder: Path):
+    with pytest.raises(Killed) as told:
+        run(
+            Config(objective="test_contract:Unfitted", engine="inline", workspace=folder), ObjectiveSpec("x:y"),
+            Unfitted(), Hearing(Console(quiet=True)),
+        )  # fmt: skip
+    assert "lacks refit_epochs, so it is not taken for an ImageClassifier" in str(told.value)
+
+
+class Hearing(PlainDisplay):
+    """Ends the search with the first notice."""
+
+    def notice(self, text: str) -> None:
+        raise Killed(text)
 
 
 def test_a_name_for_what_cannot_be_registered_is_refused_at_once(folder: Path):
