@@ -478,7 +478,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     warm = search(*curve, *words, cwd=folder)
     assert "warm start: the best 5 of study curve are tried first" in warm.stdout, warm.stderr
     earlier, started = (
-        json.loads(in_process("show", name, "--json", *place).stdout)["trials"] for name in ("curve", "next")
+        json.loads(search("show", name, "--json", cwd=folder).stdout)["trials"] for name in ("curve", "next")
     )
     done = sorted((t for t in earlier if t["state"] == "COMPLETE" and not t["baseline"]), key=lambda t: t["value"])
     assert [trial["params"] for trial in started[1:]] == [trial["params"] for trial in done[:2]]
