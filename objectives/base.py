@@ -249,6 +249,34 @@ class ImageClassifier(Protocol):
         ...
 
 
+@runtime_checkable
+class Exportable(Protocol):
+    """What an objective that is no `ImageClassifier` offers beyond `Objective` when its winner can be registered."""
+
+    def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
+        """A trained network on the CPU, in evaluation mode: one tensor to one tensor, both with n in front."""
+        ...
+
+    def example_input(self) -> NDArray[np.float32]:
+        """A few inputs as the network takes them, shape (n, ...), n >= 2."""
+        ...
+
+
+def unfinished(objective: object) -> str | None:
+    """What is missing of a part beyond `Objective` that an objective has begun, for people; None when nothing is."""
+    tells = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
+    for part, telling in tells:
+        methods = [name for name in vars(part) if not name.startswith("_")]
+        there = [name for name in methods if callable(getattr(objective, name, None))]
+        if telling & set(there) and len(there) < len(methods):
+            missing = ", ".join(name for name in methods if name not in there)
+            return (
+                f"the objective has {', '.join(there)} and lacks {missing}, so it is not taken for an {part.__name__} "
+                "of objectives.base"
+            )
+    return None
+
+
 @dataclass(frozen=True)
 class ObjectiveSpec:
     """How to make the same objective in any process: an import path and keyword arguments."""

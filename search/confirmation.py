@@ -16,16 +16,19 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.intervals import Noise, images_of
-from search.records import Candidate, Confirmation, TrialRecord
+from search.records import Candidate, Confirmation, Summary, TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
 from search.tracking import Tracking
 from search.winner import choose, is_behind
 from search.work import Job
 
+PASSING = ("out_of_memory", "crashed")
+"""Why a training may fail and, at another start, on a machine that does less else, not."""
+
 
 class Extra:
-    """Given trainings, each of them once, whatever ended earlier starts."""
+    """Given trainings, each of them once, whatever ended earlier starts; what failed in `PASSING` is tried again."""
 
     unit = "trainings"
 
@@ -34,10 +37,12 @@ class Extra:
     ) -> None:
         self._study, self._tracking, self._jobs, self._wanted = study, tracking, jobs, wanted
         self._began: dict[str, tuple[int, datetime]] = {}
-        self._results: dict[str, Mapping[str, Any]] = dict(study.attrs().get(records.EXTRA, {}))
+        self._kept: dict[str, Mapping[str, Any]] = dict(study.attrs().get(records.EXTRA, {}))
+        self._results: dict[str, Mapping[str, Any]] = {}
         for job in jobs:  # a search that was killed before it could store an end has it in the journal
-            if job.run not in self._results and (verdict := tracking.verdict(job.run)) is not None:
-                self._store(job.run, verdict)
+            result = self._kept.get(job.run) or tracking.verdict(job.run)
+            if result is not None and not _may_pass(result):
+                self._store(job.run, result)
 
     @property
     def target(self) -> int:
@@ -75,7 +80,9 @@ class Extra:
 
     def _store(self, run: str, result: Mapping[str, Any]) -> None:
         self._results[run] = result
-        self._study.set_attr(records.EXTRA, self._results)
+        if self._kept.get(run) != result:
+            self._kept[run] = result
+            self._study.set_attr(records.EXTRA, self._kept)
 
     def _record(self, job: Job) -> TrialRecord:
         result = self._results[job.run]
@@ -88,6 +95,22 @@ class Extra:
             started=started, ended=datetime.now() if started else None, run_id=self._tracking.mlflow_id(job.run),
             intermediate={},
         )  # fmt: skip
+
+
+def _may_pass(result: Mapping[str, Any]) -> bool:
+    return result["attrs"].get(records.FAILURE) in PASSING
+
+
+def may_improve(results: Mapping[str, Mapping[str, Any]], summary: Summary, *, refits: bool) -> bool:
+    """Whether one of the trainings that a winner rests on failed in a way that another start may not meet."""
+    found = summary.confirmation
+    runs = {
+        f"confirm-{each.number}-{repeat}"
+        for each in (found.candidates if found else ())
+        for repeat in range(1, (found.seeds if found else 0) + 1)
+    }
+    runs |= {f"refit-{summary.number}"} if refits else set()
+    return any(_may_pass(results[run]) for run in runs & results.keys())
 
 
 class Confirming:

@@ -27,7 +27,7 @@ PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, data
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
-WINNER = "winner"  # {"number", "run"}: kept before the test split is read, which must not choose
+TEST_READS = "test_reads"  # one each time that the test split was read: {"number", "run", "time"}, kept before
 EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
 SUMMARY = "summary"  # Summary.as_dict()
 OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
@@ -240,6 +240,18 @@ class Summary:
         confirmed = self.confirmed
         return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
 
+    @property
+    def network(self) -> str:
+        """Which training made the published network: the `trial`'s own, one to `confirm` it, or the `refit`."""
+        return self.run.partition("-")[0]
+
+    def figures(self, metric: str) -> dict[str, float]:
+        """The figures of the winning setting by name; `test_accuracy` is the published network's own."""
+        found = {f"best_{metric}": self.value}
+        if self.confirmed is not None and self.confirmed.mean is not None:
+            found[f"confirmed_{metric}"] = self.confirmed.mean
+        return found | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
+
 
 @dataclass(frozen=True)
 class StudyRecord:
@@ -280,6 +292,7 @@ class StudyRecord:
                 "metric": self.metric,
                 "direction": "maximize" if self.maximize else "minimize",
                 "summary": self.summary and self.summary.as_dict(),
+                "test_reads": self.attrs.get(TEST_READS, ()),
                 "trials": [trial.as_dict() for trial in self.trials],
                 "sessions": self.sessions,
                 "provenance": self.provenance,
@@ -312,6 +325,12 @@ class StudyRecord:
         if candidate.failed:
             return f"{counted(candidate.failed, 'seed')} failed"
         return "clearly behind, spared the rest" if len(candidate.values) < found.seeds else ""
+
+    @property
+    def tested(self) -> str:
+        """How often this study has read the test split, for behind a figure that was measured there."""
+        n = len(self.attrs.get(TEST_READS, ()))
+        return "measured once" if n == 1 else f"the test split was read {n} times in this study"
 
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""

@@ -65,8 +65,8 @@ def print_result(result: Result, config: Config) -> None:
     say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
     say(f"    {_curves(study, config)}")
     say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
-    if study.summary and study.summary.model:
-        dataset = (study.provenance.get("dataset") or {}).get("name", "")
+    dataset = (study.provenance.get("dataset") or {}).get("name", "")
+    if dataset and study.summary and study.summary.model:
         example = f"{shlex.quote(f'{dataset}:0-24')} --show out.png"
         say(f"  python -m search predict{where} {example}")
 
@@ -91,7 +91,7 @@ def print_summary(study: StudyRecord) -> None:
     say(f"  {params}")
     if summary.confirmation is not None:
         _print_confirmation(study, summary.confirmation)
-    _print_test(summary)
+    _print_test(study, summary)
     if summary.gains:
         each = ", each with its own 95% interval" if any(gain.half is not None for gain in summary.gains) else ""
         say(f"ahead on the validation images{each}:")
@@ -122,7 +122,7 @@ def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
     console.print(table)
 
 
-def _print_test(summary: Summary) -> None:
+def _print_test(study: StudyRecord, summary: Summary) -> None:
     if summary.refit:
         refit = summary.refit
         say(f"trained anew on all {refit['images']:,} images that are not for testing: {refit['epochs']} epochs")
@@ -130,7 +130,7 @@ def _print_test(summary: Summary) -> None:
         test = summary.test
         say(
             f"test accuracy: {test['accuracy']:.2%} (95% interval {test['low']:.2%} to {test['high']:.2%}, "
-            f"n = {int(test['n'])}, measured once)"
+            f"n = {int(test['n'])}, {study.tested})"
         )
 
 

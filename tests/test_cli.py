@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,7 +19,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
-from shell import Finished, begin, contents, end, rows, search
+from shell import Finished, begin, contents, end, environment, rows, search
 
 from objectives.idx import TEST_FILES, TRAIN_FILES
 from search.cli import cli
@@ -429,9 +431,17 @@ def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):
 # An own objective, whose error is minimised -------------------------------------------------------------------------
 
 
+BARE_CURVE = """
+import mlflow, numpy
+x = numpy.linspace(-3, 3, 64, dtype=numpy.float32)[1::2, None]
+error = numpy.square(mlflow.pyfunc.load_model("models:/curve@champion").predict(x) - numpy.sin(x)).mean()
+print(error)
+"""
+
+
 @pytest.mark.slow
 def test_a_regression_works_through_every_part(folder: Path):
-    """Pruned, limited, confirmed, ended by patience, gone on with, shown, watched, reported and exported."""
+    """Pruned, limited, confirmed, registered, ended by patience, gone on with, shown, watched, reported, exported."""
     curve = ("--objective", "regression:Curve", "--jobs", 1, "--seed", 1, "--max-latency-ms", 100)
     result = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -453,17 +463,24 @@ def test_a_regression_works_through_every_part(folder: Path):
     table = pd.read_csv(io.BytesIO(in_process("export", "curve", *place).stdout_bytes))
     assert table["constraints.latency_ms"].max() <= 0
     assert "Against latency" in (folder / "mlruns/reports/curve.html").read_text()
+    assert "registered: curve version 1, alias champion" in result.stdout
+    command = [sys.executable, "-c", BARE_CURVE]
+    alone = environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""})
+    bare = subprocess.run(command, cwd=folder, env=alone, check=True, capture_output=True, text=True)
+    winner = next(each for each in summary["confirmation"]["candidates"] if each["number"] == summary["number"])
+    assert float(bare.stdout) == pytest.approx(winner["values"][0], rel=1e-3)
     before = contents(folder)
     again = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert "nothing was left to do; why it ended is said above" in again.stdout, again.stderr
     assert contents(folder) == before
-    further = search(*curve, "--trials", len(trials) + 2, "--confirm", 0, cwd=folder)
+    further = search(*curve, "--trials", len(trials) + 2, "--confirm", 0, "--no-register", cwd=folder)
     assert f"study curve: {len(trials) + 2} trials" in further.stdout, further.stderr
     assert "ended early" not in further.stdout
-    warm = search(*curve, "--study", "next", "--warm-start", "curve", "--trials", 3, "--confirm", 0, cwd=folder)
+    words = ("--study", "next", "--warm-start", "curve", "--trials", 3, "--confirm", 0, "--no-register")
+    warm = search(*curve, *words, cwd=folder)
     assert "warm start: the best 5 of study curve are tried first" in warm.stdout, warm.stderr
     earlier, started = (
-        json.loads(in_process("show", name, "--json", *place).stdout)["trials"] for name in ("curve", "next")
+        json.loads(search("show", name, "--json", cwd=folder).stdout)["trials"] for name in ("curve", "next")
     )
     done = sorted((t for t in earlier if t["state"] == "COMPLETE" and not t["baseline"]), key=lambda t: t["value"])
     assert [trial["params"] for trial in started[1:]] == [trial["params"] for trial in done[:2]]
@@ -533,9 +550,9 @@ def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
     assert {kind: len(runs) for kind, runs in runs_by_kind(folder).items()} == {
         "study": 1, "trial": 2, "confirm": 2, "refit": 1,
     }  # fmt: skip
-    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'winner'")
-    winner = json.loads(stored)
-    assert winner["run"] == f"confirm-{winner['number']}-1"
+    ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'")
+    (read,) = json.loads(stored)
+    assert read["run"] == f"confirm-{read['number']}-1"
     assert "nothing was left to do" in search(*words, cwd=folder).stdout
 
 

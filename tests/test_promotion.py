@@ -6,26 +6,31 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 from shell import Finished, environment
 
 from search.cli import cli
-from search.errors import ModelNotFoundError, SearchError
+from search.errors import ModelNotFoundError, SearchError, TrackingError
 from search.promotion import (
     CHALLENGER,
     CHAMPION,
+    HISTORY_TAG,
     Entry,
     alias,
     appoint,
     challenge,
     elect,
+    keep_base,
     reigns,
     rollback,
     settle,
@@ -54,7 +59,7 @@ def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[Entry]
         ((0.9, 0.8, 0.95, 0.8), DOWN, None, 2),
         ((0.9, 0.8, 0.95), UP, (2, 3), 2),
         ((0.9, 0.8, 0.95, 0.79, 0.81), UP, (2, 3), 5),
-        ((0.9, 0.8), UP, (7, 1), 1),
+        ((0.9, 0.95), UP, (7, 3), 2),
         ((None, 0.8), UP, (1, 1), 1),
     ],
     ids=["nothing", "of others", "first of ours", "best, the older on a tie", "loss", "a person's", "beats a person's",
@@ -156,6 +161,80 @@ def test_an_alias_that_was_set_elsewhere_is_a_persons_choice(store: mlflow.Mlflo
     assert register(store, 0.7) != ""
     assert aliases(store) == ("3", "4")
     assert register(store, 0.81) == ""
+
+
+def test_a_champion_that_a_person_brought_back_elsewhere_stays(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    store.set_registered_model_alias("toy", CHAMPION, "1")  # it was champion before, by our own doing
+    assert register(store, 0.8) != ""
+    assert aliases(store) == ("1", "3")
+    assert register(store, 0.92) == ""
+    store.set_registered_model_alias("toy", CHAMPION, "1")  # once more
+    assert register(store, 0.85) != ""
+    assert aliases(store) == ("1", "5")
+    assert rollback(store, "toy") == ("1", "4")
+
+
+def test_a_persons_choice_that_was_deleted_is_forgotten(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95, 0.8):
+        register(store, score)
+    appoint(store, "toy", "3")
+    store.delete_model_version("toy", "3")
+    assert aliases(store) == (None, None)
+    assert register(store, 0.7) != ""
+    assert aliases(store) == ("2", "4")
+
+
+@pytest.mark.parametrize("kept", ["note", "alias"])
+def test_a_move_that_was_cut_short_is_nobodys_choice(store: mlflow.MlflowClient, kept: str):
+    """Killed between the note and the alias, or between the alias and the second note."""
+    register(store, 0.9)
+    better = add(store, 0.95)
+    key = f"{HISTORY_TAG}000003.{better}"
+    store.set_registered_model_tag("toy", key, f"{better} best")
+    if kept == "alias":
+        store.set_registered_model_alias("toy", CHAMPION, better)
+    best = add(store, 0.96)
+    assert settle(store, "toy", best) == best
+    assert reigns(store.get_registered_model("toy")) == ["1", better, best]
+
+
+class Refusing:
+    """A client whose aliases cannot be set, `times` or for ever."""
+
+    def __init__(self, client: mlflow.MlflowClient, code: int, times: int) -> None:
+        self._client, self._code, self.left = client, code, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        if self.left:
+            self.left -= 1
+            raise MlflowException("the store says no", error_code=self._code)
+        self._client.set_registered_model_alias(name, alias, version)
+
+
+@pytest.mark.parametrize("act", [settle, challenge, appoint])
+def test_a_busy_store_is_asked_again_and_a_refusal_is_said(store: mlflow.MlflowClient, act: Callable[..., object]):
+    own = add(store, 0.9)
+    refusing: Any = Refusing(store, PERMISSION_DENIED, 99)
+    with pytest.raises(TrackingError, match=r"the alias \w+ of toy cannot be set: .*the store says no"):
+        act(refusing, "toy", own)
+    assert refusing.left == 98
+    act(Refusing(store, TEMPORARILY_UNAVAILABLE, 2), "toy", own)
+    assert own in aliases(store)
+
+
+def test_a_version_that_is_measured_otherwise_takes_no_alias_uncompared(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    keep_base(store, "toy", "1")
+    store.set_model_version_tag("toy", "1", "protocol.epochs", "16")
+    assert settle(store, "toy", "1") == "2"
+    assert register(store, 0.96) == ""
+    assert settle(store, "toy", "3") == "3"
 
 
 def test_what_is_not_there_cannot_be_promoted(store: mlflow.MlflowClient):
