@@ -87,8 +87,8 @@ def _confirmation(study: StudyRecord, found: Confirmation) -> str:
         for each in found.candidates
     ]  # fmt: skip
     header = ["trial", "setting", "mean", "95%", "spread", "values", "the search saw", ""]
-    lead = f"The best trials were trained again on {counted(found.seeds, 'fresh seed')}; {found.trust(study.considered)}."
-    return f"{lead}\n\n{table(header, rows)}"
+    seeds, trust = counted(found.seeds, "fresh seed"), found.trust(study.considered)
+    return f"The best trials were trained again on {seeds}; {trust}.\n\n{table(header, rows)}"
 
 
 def _gains(summary: Summary) -> str:
