@@ -16,6 +16,7 @@ one that registers a version, or the same search started again, moves it on.
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,8 +101,10 @@ def settle(client: MlflowClient, name: str, own: str) -> str:
         model = client.get_registered_model(name)
         present, by_hand = alias(model, CHAMPION), _by_hand(model)
         if present is not None and not _is_ours(model, present):
-            _pin(client, name, present, newest=int(own) - 1)
-            _note(client, name, present, "found", moved=True)
+            again = client.get_registered_model(name)  # MLflow does not read aliases and tags at one moment
+            if alias(again, CHAMPION) == present and not _is_ours(again, present):
+                _pin(client, name, present, newest=int(own) - 1)
+                _note(client, name, present, "found", moved=True)
             return None
         elected = elect([Entry.of(version) for version in versions(client, name)], by_hand)
         assert elected is not None, "the version that asks has a score"
@@ -302,7 +305,7 @@ def _by_hand(model: RegisteredModel) -> tuple[int, int] | None:
 def _note(client: MlflowClient, name: str, version: str, how: str, *, moved: bool = False) -> str:
     """Write down a move that begins, or that was `moved` by somebody else; returns the tag's name."""
     now = _next(client, name)
-    key = f"{HISTORY_TAG}{now:06}.{version}"
+    key = f"{HISTORY_TAG}{now:06}.{secrets.token_hex(4)}"  # two that move the alias to one version are two moves
     client.set_registered_model_tag(name, key, f"{version} {how}" + (f" {now}" if moved else ""))
     return key
 

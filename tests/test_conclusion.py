@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from test_contract import Unfitted
 
 from objectives.base import EpochResult, ObjectiveSpec, Task, TestScore, Training
 from objectives.images import ImageClassification
-from search import registry
+from search import promotion, registry
+from search.conclusion import Conclusion
 from search.config import Config
 from search.display import PlainDisplay
 from search.errors import UsageError
 from search.promotion import CHAMPION, alias, versions
-from search.records import StudyRecord, counted
+from search.records import StudyRecord, Summary, counted
 from search.run import objective_spec, run
-from search.tracking import connect_mlflow
+from search.study import Study
+from search.tracking import Tracking, connect_mlflow
 
 
 class Killed(BaseException):
@@ -197,3 +200,53 @@ class Hearing(PlainDisplay):
 def test_a_name_for_what_cannot_be_registered_is_refused_at_once(folder: Path):
     with pytest.raises(UsageError, match="--register x: the winner of objective 'toy' cannot be registered; give it"):
         searched(folder, "toy:Toy", no_register=False, register="x")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unexported")
+def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each start is killed one step later than the one before: scored, kept, registered, promoted, marked, reported."""
+    steps: list[str] = []
+    limit = 0
+
+    def stepping(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any, **named: Any) -> Any:
+            found = function(*given, **named)
+            if steps:
+                steps.append(name)
+                if len(steps) == limit + 1:
+                    raise Killed
+            return found
+
+        return step
+
+    def ending(conclusion: Conclusion) -> Summary:
+        steps.append("begun")
+        return whole(conclusion)
+
+    whole = Conclusion.run
+    monkeypatch.setattr(Conclusion, "run", ending)
+    places = (Study, "set_attr"), (Tracking, "_append"), (registry, "_create_version"), (promotion, "_move")
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, stepping(name, getattr(owner, name)))
+    wanted = {"confirm": 1, "confirm_seeds": 1, "no_refit": False, "no_register": False}
+    study = None
+    while study is None:
+        limit += 1
+        steps.clear()
+        with suppress(Killed):
+            study = searched(folder, **wanted)
+    assert limit > 10
+    assert study.summary is not None
+    client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")
+    (version,) = versions(client, "digits")
+    assert study.summary.model == {"name": "digits", "version": "1", "uri": "models:/digits/1", "alias": "champion"}
+    assert (study.summary.run, study.summary.standing) == ("refit-0", None)
+    assert version.tags["validation"] == repr(study.summary.score)
+    assert alias(client.get_registered_model("digits"), CHAMPION) == "1"
+    assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first was killed when it had noted that it would read
+    assert f"read {len(read_by(folder))} times in this study" in version.description
+    summary = study.summary
+    steps.clear()
+    assert searched(folder, **wanted).summary == summary
+    assert not steps  # there was no ending left to do

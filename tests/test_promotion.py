@@ -22,6 +22,7 @@ from shell import Finished, environment
 from search.cli import cli
 from search.errors import ModelNotFoundError, SearchError, TrackingError
 from search.promotion import (
+    BASE_TAG,
     CHALLENGER,
     CHAMPION,
     HISTORY_TAG,
@@ -191,7 +192,7 @@ def test_a_move_that_was_cut_short_is_nobodys_choice(store: mlflow.MlflowClient,
     """Killed between the note and the alias, or between the alias and the second note."""
     register(store, 0.9)
     better = add(store, 0.95)
-    key = f"{HISTORY_TAG}000003.{better}"
+    key = f"{HISTORY_TAG}000003.other"
     store.set_registered_model_tag("toy", key, f"{better} best")
     if kept == "alias":
         store.set_registered_model_alias("toy", CHAMPION, better)
@@ -258,48 +259,67 @@ def test_the_newest_champion_is_the_one_that_is_loaded(store: mlflow.MlflowClien
 
 
 PROMOTERS = 16
-PROMOTE = """
-    import os, sys
-    import mlflow
-    from search.registry import _create_version
-    from search.promotion import challenge, settle
-    from search.tracking import connect_mlflow
+PUBLISH = """
+    import os, signal, sys
+    import mlflow, numpy
+    from search import promotion, registry
 
+    registry._log = lambda *_: ("file:///nowhere", None)  # an export takes seconds, and they are to meet
+
+    def publish(number):
+        protocol = {"protocol.epochs": str(number % 2), "protocol.direction": "maximize"}
+        tags = {"search.run": str(number), "validation": str(0.5 + number / 100), **protocol}
+        registry.publish(
+            f"sqlite:///{sys.argv[1]}", run_id=None, name="toy", model=lambda: None, example=numpy.zeros(2),
+            metadata={}, tags=tags, card=lambda version: f"# {version}",
+        )
+
+    first, last, killed = map(int, sys.argv[2:])
     gate, go = os.pipe()
-    children = []
-    for number in range(int(sys.argv[2])):
+    children = {}
+    for number in range(first, last):
         if (pid := os.fork()) == 0:
             os.close(go)
             os.read(gate, 1)
-            client = connect_mlflow(f"sqlite:///{sys.argv[1]}")
-            tags = {"search.run": str(number), "validation": str(0.5 + (number * 7 % 16) / 100)}
-            own = str(_create_version(client, "toy", "file:///nowhere", None, None, tags).version)
-            if settle(client, "toy", own) != own:
-                challenge(client, "toy", own)
+            if number == killed:
+                note = promotion._note
+                promotion._note = lambda *words, **more: (note(*words, **more), os.kill(os.getpid(), signal.SIGKILL))
+            publish(number)
             os._exit(0)
-        children.append(pid)
+        children[pid] = number
     os.close(go)
-    sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+    ends = {number: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, number in children.items()}
+    print({number: status for number, status in ends.items() if status})
 """
 
 
-@pytest.mark.slow
-def test_16_promote_at_once(folder: Path):
-    """Real processes, forked after the imports so that they meet; the best of them is champion, whoever comes last."""
-    database = folder / "mlflow.db"
-    connect_mlflow(f"sqlite:///{database}").create_registered_model("toy")
-    command = [sys.executable, "-c", textwrap.dedent(PROMOTE), database, str(PROMOTERS)]
+def publish(database: Path, first: int, last: int, *, killed: int = -1) -> str:
+    """Register winners of these numbers at once, the better the higher; returns who did not end well."""
+    command = [sys.executable, "-c", textwrap.dedent(PUBLISH), database, *map(str, (first, last, killed))]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_16_publish_at_once(folder: Path):
+    """Real processes, forked after the imports so that they meet: two protocols, and the best is killed as it moves.
+
+    Of the first one's protocol the best is champion, whoever comes last; the killed one once it is started again.
+    """
+    database, best = folder / "mlflow.db", PROMOTERS - 2
+    assert publish(database, 0, 1) == "{}"
+    assert publish(database, 1, PROMOTERS, killed=best) == f"{{{best}: -9}}"
+    assert publish(database, best, best + 1) == "{}"
     client = connect_mlflow(f"sqlite:///{database}")
-    found = {str(version.version): float(version.tags["validation"]) for version in versions(client, "toy")}
+    found = {version.tags["search.run"]: str(version.version) for version in versions(client, "toy")}
+    assert len(found) == len(versions(client, "toy")) == PROMOTERS
     champion, challenger = aliases(client)
-    assert len(found) == PROMOTERS
-    assert len(set(found.values())) == PROMOTERS
-    assert champion == max(found, key=lambda version: found[version])
-    assert challenger is not None
-    assert challenger != champion
-    assert reigns(client.get_registered_model("toy"))[-1] == champion
+    assert champion == found[str(best)]
+    assert challenger not in (None, champion)
+    model = client.get_registered_model("toy")
+    assert reigns(model)[-1] == champion
+    assert BASE_TAG not in model.tags  # nobody took another's move for a person's
 
 
 # The command --------------------------------------------------------------------------------------------------------
