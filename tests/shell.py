@@ -49,7 +49,7 @@ def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> su
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def end(process: subprocess.Popen[str], timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
     """Wait for it."""
     try:
         out, err = process.communicate(timeout=timeout_s)
