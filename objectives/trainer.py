@@ -103,9 +103,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Probed:
-    """How fast a trial was trained for a moment."""
+    """How a trial was trained for a moment."""
 
-    pulls_per_s: float
+    began: float
+    pulled: tuple[float, ...]
+    """When each pull came. Like `began` in seconds of the machine's monotonic clock, which its processes share."""
     notices: tuple[str, ...] = ()
     """What the training had to say; it says so once, and this was it."""
 
@@ -238,16 +240,16 @@ class Trainer:
         try:
             self.training = self.objective.start(task, self.device)
             notices = [next(self.training).notice]
-            started, pulls = time.perf_counter(), 0
-            while (elapsed := time.perf_counter() - started) < seconds:
+            began, pulled = time.monotonic(), []
+            while time.monotonic() - began < seconds:
                 try:
                     notices.append(next(self._current()).notice)
-                    pulls += 1
+                    pulled.append(time.monotonic())
                 except StopIteration:
                     self.training = None  # first, so that what it recorded is free to be used again
                     self.training = self.objective.start(task, self.device)
             self.training = None
-            return Probed(pulls / max(elapsed, 1e-9), tuple(filter(None, notices)))
+            return Probed(began, tuple(pulled), tuple(filter(None, notices)))
         except Exception as error:
             return self._fail(error)
 

@@ -11,7 +11,7 @@ import pytest
 from objectives.base import DeviceError, ObjectiveSpec, Task
 from objectives.trainer import Hello, Probed, Settings, place
 from search.executors import local
-from search.executors.crowding import Crowd, affordable, grow, most_trainers
+from search.executors.crowding import Crowd, affordable, grow, most_trainers, together
 from search.executors.local import LocalExecutor
 
 GIB = 2**30
@@ -154,3 +154,16 @@ def test_trainers_of_which_somebody_said_how_many_are_not_measured(monkeypatch: 
 
 def test_trainers_to_keep_are_bounded_by_memory():
     assert [affordable(8, free) for free in (0, GIB, 3 * GIB, 70 * GIB)] == [1, 1, 3, 8]
+
+
+def test_a_crowd_is_measured_while_all_of_it_is_at_work():
+    early = (0.0, [1.0, 2.0, 3.0, 4.0, 5.0])
+    late = (2.5, [4.0, 5.5, 7.0])
+    assert together([early]) == 1.0
+    assert together([early, late]) == (3 + 1) / 2.5
+    assert together([late, early]) == (3 + 1) / 2.5
+
+
+def test_trainers_that_were_never_at_work_together_have_no_rate():
+    assert together([(0.0, [1.0]), (2.0, [3.0])]) == 0
+    assert together([(0.0, [])]) == 0
