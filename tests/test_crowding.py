@@ -103,7 +103,8 @@ class FakeTrainer:
         assert message[0] == "probe"
         gpus = 1 if ":" in self.settings.device else self.machine.gpus
         useful = self.settings.index < self.machine.useful * gpus
-        self._theirs.send(Probed(10.0 if useful else 0.0, ("it is noted",)))
+        pulls = 20 if useful else 1
+        self._theirs.send(Probed(0.0, tuple((pull + 1) / pulls for pull in range(pulls)), ("it is noted",)))
 
     def end(self) -> None:
         self.machine.ended += 1
