@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ TESTS = Path(__file__).parent
 CHECKOUT = str(TESTS.parent)
 """What is tested, also where another checkout is the one that is installed."""
 IMPORTABLE = os.pathsep.join((str(TESTS), CHECKOUT))
-FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI")
+FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI", "OMP_")
 
 
 def mnist_folder() -> Path | None:
@@ -36,8 +37,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "127.0.0.1,localhost",
     }
-    patient = {"OMP_WAIT_POLICY": "passive"}  # threads that spin while others work make busy cores busier
-    return {**clean, **offline, **patient, "PYTHONPATH": IMPORTABLE, **(extra or {})}
+    return {**clean, **offline, "PYTHONPATH": IMPORTABLE, **(extra or {})}
 
 
 def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -61,6 +61,16 @@ def end(process: subprocess.Popen[str], timeout_s: float = 240) -> subprocess.Co
 def search(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m search` to its end."""
     return end(begin(*words, cwd=cwd, env=env))
+
+
+def store(path: Path, result: subprocess.CompletedProcess[str]) -> None:
+    """Keep what a command said for other processes."""
+    path.write_text(json.dumps([result.args, result.returncode, result.stdout, result.stderr]))
+
+
+def stored(path: Path) -> subprocess.CompletedProcess[str]:
+    """What `store` kept."""
+    return subprocess.CompletedProcess(*json.loads(path.read_text()))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,6 @@ from objectives.sampled import dropouts
 from objectives.training import ImageTraining
 from objectives.update import TrainingData, Update
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
 CPU = torch.device("cpu")
 

@@ -73,11 +73,12 @@ def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
     assert sorted(trial["run_id"] for trial in shown["trials"]) == runs_by_kind(finished.folder)["trial"]
 
 
-def test_names_of_runs_say_what_became_of_them(folder: Path):
+def test_names_of_runs_say_what_became_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOY_MODE", "error_right")
     database, marked, winners = folder / "mlflow.db", {}, []
     for n in (2, 6):  # the longer search has a better winner
-        words = (*TOY, "--engine", "inline", "--pruner", "none", "--trials", n)
-        assert search(*words, cwd=folder, env={"TOY_MODE": "error_right"}).returncode == 0
+        words = (*TOY, "--engine", "inline", "--pruner", "none", "--trials", n, "--workspace", folder)
+        assert in_process(*words).exit_code == 0
         (shown,) = json.loads(in_process("studies", "--json", "--workspace", folder).stdout)
         winners.append(shown["summary"]["number"])
         names = [str(tag(database, run, "mlflow.runName")) for run, *_ in rows(database, RUNS)]

@@ -50,7 +50,7 @@ def test_the_objectives_here_can_be_limited():
     assert not isinstance(Curve(), ImageClassifier)
 
 
-def test_a_larger_network_takes_longer(one_thread: None):
+def test_a_larger_network_takes_longer():
     small, large = (torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(n))) for n in (1, 24))
     assert 0 < latency_ms(small, (512,), "cpu") < latency_ms(large, (512,), "cpu")
 

@@ -9,8 +9,6 @@ from trainings import OPTIMIZERS, a_training, finish, recipe, striped, weights
 from objectives.capture import Captures, distance
 from objectives.update import TrainingData
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STRONG = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
 NONE = {"weight_decay": 0.0, "momentum": 0.0, "label_smoothing": 0.0, "augmentation": 0.5}
 

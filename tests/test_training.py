@@ -25,8 +25,6 @@ from objectives.optimizers import make_optimizer, prepare
 from objectives.training import evaluate, lr_factor
 from objectives.update import Numerics, TrainingData, to_unit
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
@@ -278,7 +276,7 @@ def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, op
     dropout=st.sampled_from([0.0, 0.4]),
     stops=st.sets(st.integers(1, 5)),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_stopped_anywhere_and_gone_on_elsewhere_it_is_the_same_training(
     data: TrainingData, how: dict[str, Any], seed: int, dropout: float, stops: set[int]
 ):
