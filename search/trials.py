@@ -129,8 +129,8 @@ class Trials:
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value and ask the pruner. A baseline is compared with, so it trains on."""
         number = job.task.number
-        prune = self._timed(lambda: self.study.report(number, step, value))
-        return bool(prune) and self._at_work[number].baseline is None
+        spared = self._at_work[number].baseline is not None
+        return bool(self._timed(lambda: self.study.report(number, step, value, spared=spared)))
 
     def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
         """Tell the study."""

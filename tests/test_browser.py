@@ -91,7 +91,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, mnist = tmp_path_factory.mktemp("searched"), mnist_folder()
     quick = ("--trials", 3, "--epochs", 1, "--fix", "family=mlp", "--confirm", 1)
     searches = [("mnist", *quick)] if mnist else []
-    for words in [*searches, ("digits", "--trials", 12, "--epochs", 8)]:
+    for words in [*searches, ("digits", "--trials", 12, "--epochs", 4, "--confirm", 2)]:
         result = search("--dataset", *words, cwd=folder, env={"SEARCH_DATA_DIR": str(mnist)})
         assert result.returncode == 0, result.stderr
     return folder
