@@ -92,8 +92,11 @@ def _confirmation(study: StudyRecord, found: Confirmation) -> str:
 
 
 def _gains(summary: Summary) -> str:
-    rows = [[gain.baseline, f"{gain.value:.4f}", f"{gain.gain:+.4f}{plus_minus(gain.half)}"] for gain in summary.gains]
-    return table(["baseline", "value", "gain of the winner"], rows)
+    rows = [
+        [gain.baseline, f"{gain.value:.4f}", gain.known_from, f"{gain.gain:+.4f}{plus_minus(gain.half)}"]
+        for gain in summary.gains
+    ]
+    return table(["baseline", "value", "known from", "gain of the winner"], rows)
 
 
 def _figures(study: StudyRecord, summary: Summary) -> str:
@@ -110,7 +113,8 @@ def _figures(study: StudyRecord, summary: Summary) -> str:
     seen = f"{own}; too good on average, because it was chosen for it"
     rows.append([f"{study.metric}, as the search saw it", f"{summary.value:.4f}", "", seen])
     for gain in summary.gains:
-        rows.append([f"gain over {gain.baseline}", f"{gain.gain:+.4f}", plus_minus(gain.half).strip(), study.metric])
+        over = f"{study.metric}; the baseline's is {gain.known_from}"
+        rows.append([f"gain over {gain.baseline}", f"{gain.gain:+.4f}", plus_minus(gain.half).strip(), over])
     return table(["figure", "value", "95% interval", "measured on"], rows)
 
 

@@ -131,6 +131,11 @@ class Gain:
     seeds: int = 0
     """Fresh seeds whose mean `value` is; 0 where it is the search's one training."""
 
+    @property
+    def known_from(self) -> str:
+        """What `value` rests on, for people."""
+        return f"mean of {counted(self.seeds, 'fresh seed')}" if self.seeds else "one training, not confirmed"
+
 
 @dataclass(frozen=True)
 class Candidate:

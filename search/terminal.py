@@ -96,8 +96,8 @@ def print_summary(study: StudyRecord) -> None:
         each = ", each with its own 95% interval" if any(gain.half is not None for gain in summary.gains) else ""
         say(f"ahead on the validation images{each}:")
     for gain in summary.gains:
-        trained = f"mean of {counted(gain.seeds, 'fresh seed')}" if gain.seeds else "one training, not confirmed"
-        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({gain.value:.4f}, {trained})")
+        known = f"{gain.value:.4f}, {gain.known_from}"
+        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({known})")
     if summary.model:
         alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
         say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")

@@ -17,7 +17,9 @@ CANDIDATES = (
 )
 SUMMARY = Summary(
     number=7, label="cnn-3x24 adamw 2.0e-2", value=0.9956, params={"family": "cnn", "adam_lr": 0.0196123},
-    run="refit-7", gains=(Gain("tutorial MLP", 0, 0.9707, 0.0235, 0.0021),),
+    run="refit-7", gains=(
+        Gain("tutorial MLP", 0, 0.9707, 0.0235, 0.0021), Gain("strong CNN", 3, 0.994, 0.0002, 0.0019, 2),
+    ),
     test={"accuracy": 0.9952, "low": 0.9936, "high": 0.9964, "loss": 0.02, "n": 10_000},
     confusion=((5, 1), (0, 4)), model={"name": "mnist", "version": "1", "alias": "champion", "uri": "models:/mnist/1"},
     confirmation=Confirmation(CANDIDATES, 2, 0.0003, 10_000), refit={"epochs": 6, "seconds": 61.0, "images": 60_000},
@@ -39,7 +41,8 @@ def test_the_note_says_who_won_how_surely_and_by_how_much():
     assert "★ **Winner of `mnist`: trial 7**, `cnn-3x24 adamw 2.0e-2`, val_accuracy 0.9942" in text
     assert "Test accuracy **99.52%** (95% interval 99.36% to 99.64%, n = 10,000), measured once." in text
     assert "trained anew on all but the test split: 60,000 images, 6 epochs" in text
-    assert "| tutorial MLP | 0.9707 | +0.0235 ± 0.0021 |" in text
+    assert "| tutorial MLP | 0.9707 | one training, not confirmed | +0.0235 ± 0.0021 |" in text
+    assert "| strong CNN | 0.9940 | mean of 2 fresh seeds | +0.0002 ± 0.0019 |" in text
     assert "Registered as [`models:/mnist/1`](#/models/mnist/versions/1), alias `champion`." in text
     rows = [line for line in text.splitlines() if line.startswith("| #")]
     assert "| 0.9942 | ± 0.0015 |" in rows[0]
@@ -58,6 +61,7 @@ def test_the_note_says_what_went_another_way():
 def test_the_card_tells_a_confirmed_figure_from_a_chosen_one():
     text = model_card(STUDY, SUMMARY, DATA, "models:/mnist/1")
     assert "| val_accuracy | 0.9942 | ± 0.0015 |" in text
+    assert "| gain over strong CNN | +0.0002 | ± 0.0019 | val_accuracy; the baseline's is mean of 2 fresh" in text
     assert "| **cat** | 5 | 1 |" in text
     assert "| **dog** |  | 4 |" in text
     assert "digest `6bbc9ace`; 50,000 images for training, 10,000 for validation" in text
