@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -139,10 +139,12 @@ except SystemExit as end:
 
 
 def test_help_answers_at_once():
+    """In the processor's own seconds: on a busy machine, those of a clock tell what else is going on."""
     command = [sys.executable, "-m", "search", "--help"]
     took = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, env=environment(), capture_output=True, check=True)
-        took.append(time.perf_counter() - started)
-    assert statistics.median(took) < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert 0 < statistics.median(took) < 0.5
