@@ -138,7 +138,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def test_ui_is_ready_soon_and_opens_both_links(ui: Served, opened: Path) -> None:
     print(f"\nui: both servers ready in {ui.ready_s:.1f} s (15 s promised on two idle cores)")
-    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 30)  # the searches before have left some load
+    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 60)  # beside other work the figure is that work's
     deadline = time.monotonic() + 10
     while not (opened.exists() and len(opened.read_text().split()) == 2) and time.monotonic() < deadline:
         time.sleep(0.1)
