@@ -85,7 +85,8 @@ def print_summary(study: StudyRecord) -> None:
         say(f"ended early: {why}")
     if summary is None:
         return
-    confirmed = "" if summary.confirmed is None else f" confirmed, {summary.value:.4f} as the search saw it"
+    seen = f"{summary.value:.4f} as the search saw it"
+    confirmed = ", not confirmed" if summary.confirmed is None else f" confirmed, {seen}"
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
     params = ", ".join(f"{name}={_short(value)}" for name, value in summary.params.items())
     say(f"  {params}")
@@ -94,7 +95,7 @@ def print_summary(study: StudyRecord) -> None:
     _print_test(study, summary)
     if summary.gains:
         each = ", each with its own 95% interval" if any(gain.half is not None for gain in summary.gains) else ""
-        say(f"ahead on the validation images{each}:")
+        say(f"compared with the baselines{each}:")
     for gain in summary.gains:
         known = f"{gain.value:.4f}, {gain.known_from}"
         say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({known})")
@@ -153,7 +154,7 @@ def print_json(values: Any) -> None:
 
 def print_studies(studies: Sequence[StudyRecord]) -> None:
     """One row a study."""
-    table = _table("study", "trials", "best", "test accuracy", "model")
+    table = _table("study", "trials", "search saw", "test accuracy", "model")
     for study in studies:
         summary = study.summary
         best = study.ranked()[:1]

@@ -172,7 +172,7 @@ def test_a_baseline_of_another_kind_is_left_out():
 def test_a_baseline_above_a_limit_is_left_out():
     known, said = baselines(DIGITS, Space(), Limits(parameters=60_000))
     assert [each.name for each in known] == ["strong CNN, one cycle"]
-    assert said[0] == "baseline tutorial MLP, Adam is left out: it has 167,178 parameters"
+    assert said[0] == "baseline tutorial MLP, Adam is left out: it has 167,178 parameters, too many"
 
 
 def test_the_narrowed_space_is_another_space():
