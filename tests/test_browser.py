@@ -89,7 +89,7 @@ class Study:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 3 trials of MNIST, where its files are, in a part of the space that is quick, and 12 of digits."""
     folder, mnist = tmp_path_factory.mktemp("searched"), mnist_folder()
-    quick = ("--trials", 3, "--epochs", 1, "--fix", "family=mlp", "--confirm", 1)
+    quick = ("--trials", 3, "--epochs", 1, "--fix", "family=mlp", "--confirm", 1, "--confirm-seeds", 1)
     searches = [("mnist", *quick)] if mnist else []
     for words in [*searches, ("digits", "--trials", 12, "--epochs", 4, "--confirm", 2)]:
         result = search("--dataset", *words, cwd=folder, env={"SEARCH_DATA_DIR": str(mnist)})
