@@ -14,11 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from search.cli import cli
+
 TESTS = Path(__file__).parent
 CHECKOUT = str(TESTS.parent)
 """What is tested, also where another checkout is the one that is installed."""
 IMPORTABLE = os.pathsep.join((str(TESTS), CHECKOUT))
 FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI", "OMP_")
+
+
+RUNS = "SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r"
+TOY = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 0)
+"""A search of the tiny objective, without its ending."""
 
 
 def mnist_folder() -> Path | None:
@@ -73,6 +82,11 @@ def stored(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(*json.loads(path.read_text()))
 
 
+def in_process(*words: object) -> Result:
+    """Run `python -m search` in this process, where all that it imports is there already."""
+    return CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A finished search in a folder that no test may change."""
@@ -85,6 +99,12 @@ def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """What SQL says, read-only."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return connection.execute(query, values).fetchall()
+
+
+def runs_by_kind(folder: Path) -> dict[str, list[str]]:
+    """MLflow's runs, by what they are for."""
+    found = rows(folder / "mlflow.db", "SELECT value, run_uuid FROM tags WHERE key = 'kind' ORDER BY 1, 2")
+    return {kind: [run for other, run in found if other == kind] for kind, _ in found}
 
 
 def contents(folder: Path) -> dict[str, str]:

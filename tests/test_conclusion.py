@@ -48,7 +48,7 @@ class Counted(ImageClassification):
         Counted.reads += 1
         score = super().score_test(model, device)
         if Counted.killed:
-            raise Killed
+            raise Killed("right after the reading")
         return score
 
 
@@ -119,7 +119,7 @@ def test_flags_that_make_another_network_the_winner_read_it_again_and_that_is_sa
 
 def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
     Counted.killed = True
-    with pytest.raises(Killed):
+    with pytest.raises(Killed, match="right after the reading"):
         searched(folder)
     assert read_by(folder) == ["trial-0"]
     Counted.killed = False
@@ -182,12 +182,12 @@ def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, object
 
 
 def test_an_objective_that_is_a_classifier_but_for_one_method_is_told_so(folder: Path):
-    with pytest.raises(Killed) as told:
+    lacking = "lacks refit_epochs, so it is not taken for an ImageClassifier"
+    with pytest.raises(Killed, match=lacking):
         run(
             Config(objective="test_contract:Unfitted", engine="inline", workspace=folder), ObjectiveSpec("x:y"),
             Unfitted(), Hearing(Console(quiet=True)),
         )  # fmt: skip
-    assert "lacks refit_epochs, so it is not taken for an ImageClassifier" in str(told.value)
 
 
 class Hearing(PlainDisplay):
