@@ -56,7 +56,10 @@ class Task:
     checkpoint: bytes | None = None
     """What `Training.checkpoint` gave earlier; the training goes on from there."""
     refit: bool = False
-    """Train on the training and validation splits together; nothing is measured but the training itself."""
+    """Train on the training and validation splits together; nothing is measured but the training itself.
+
+    No other training runs beside it.
+    """
     max_latency_ms: float | None = None
     """Measure how long one prediction takes, and do not begin to train what takes longer. None: do not measure."""
 
@@ -76,7 +79,10 @@ class EpochResult:
     value: float | None
     metrics: Mapping[str, float]
     train_seconds: float
-    """Seconds of pure training in this pull, evaluation excluded."""
+    """Seconds of pure training in this pull, evaluation excluded.
+
+    A device that works ahead may say 0 until it is waited for, and then the seconds of all pulls since.
+    """
     notice: str | None = None
     """Something a person should know of how this trainer trains, said once."""
 
@@ -241,6 +247,34 @@ class ImageClassifier(Protocol):
     def framing(self) -> Mapping[str, Any]:
         """The fields of `objectives.pictures.Framing`: how a picture must be framed for the network."""
         ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """What an objective that is no `ImageClassifier` offers beyond `Objective` when its winner can be registered."""
+
+    def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
+        """A trained network on the CPU, in evaluation mode: one tensor to one tensor, both with n in front."""
+        ...
+
+    def example_input(self) -> NDArray[np.float32]:
+        """A few inputs as the network takes them, shape (n, ...), n >= 2."""
+        ...
+
+
+def unfinished(objective: object) -> str | None:
+    """What is missing of a part beyond `Objective` that an objective has begun, for people; None when nothing is."""
+    tells = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
+    for part, telling in tells:
+        methods = [name for name in vars(part) if not name.startswith("_")]
+        there = [name for name in methods if callable(getattr(objective, name, None))]
+        if telling & set(there) and len(there) < len(methods):
+            missing = ", ".join(name for name in methods if name not in there)
+            return (
+                f"the objective has {', '.join(there)} and lacks {missing}, so it is not taken for an {part.__name__} "
+                "of objectives.base"
+            )
+    return None
 
 
 @dataclass(frozen=True)

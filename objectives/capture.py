@@ -2,7 +2,8 @@
 
 A recording is believed only after it was tried. Its first replays must do what the same calls do unrecorded, from the
 same weights with the same random numbers; then everything is put back, bit by bit, and the training begins. Where
-recording fails, or the two differ, the trainer goes on with unrecorded calls and says so once.
+recording fails, or the two differ, the trainer goes on with unrecorded calls and says so once; where memory runs out,
+one training does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from objectives.memory import is_out_of_memory
+from objectives.memory import free_device_memory, is_out_of_memory
+from objectives.sampled import structure
 from objectives.update import Recipe, Snapshot, TrainingData, Update
 
 TRIED = 3
@@ -31,9 +33,10 @@ are about 1e-6 apart. What may go wrong is as large as the way itself: a mask of
 batch again, a learning rate that was frozen.
 """
 
-KEPT = 4
-"""Recordings that a trainer keeps. Fresh seeds of a winner and repeated baselines use them again; a sampler's trials
-rarely do, since widths, dropout and weight decay are part of the shape."""
+KEPT = 8
+"""Recordings that a trainer keeps, for trials with networks of the same structure. Of convolution
+networks the default space has 24, with 4 optimizers and 3 batch sizes, which a sampler soon narrows down; widths of an
+MLP it draws from hundreds, so only favourites repeat."""
 
 
 class Recorder(Protocol):
@@ -79,8 +82,9 @@ class CudaGraphs:
 class Captures:
     """The recordings of one trainer on one pool of images."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder: Recorder | None = recorder
+    def __init__(self, recorder: Recorder | None) -> None:
+        """Without a `recorder` nothing is recorded, and updates are the same as if they were to be."""
+        self._recorder = recorder
         self._news: str | None = None
         self._kept: OrderedDict[Hashable, tuple[Update, weakref.ref[object]]] = OrderedDict()
 
@@ -100,25 +104,39 @@ class Captures:
     def capture(self, update: Update) -> None:
         """Record `update`, whose tables are filled, if that is still to be done; its state stays as it is.
 
-        Raises what says that memory ran out; any other failure leaves the update unrecorded.
+        Where memory runs out, all recordings are dropped and this training goes on by calls, which need less: the next
+        one is recorded again. After any other failure none is.
         """
-        if self._recorder is None or update.replay is not None:
+        if self._recorder is None or update.replay is not None or not update.recordable:
             return
-        before = update.snapshot()
         try:
-            update.replay = self._recorded(self._recorder, update, before)
+            self._try(self._recorder, update)
+            return
         except Exception as error:
-            update.renew_generators()
-            if is_out_of_memory(error):
-                raise
-            self._give_up(f"{type(error).__name__}: {error}")
-        finally:
-            update.restore(before)
+            reason = None if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+        if reason is not None:
+            self._give_up(reason)
+            return
+        update.recordable = False
+        self._kept.clear()
+        free_device_memory()  # only here, where the error and its frames are gone, which held what was recorded so far
+        self._news = "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
 
     def news(self) -> str | None:
         """What a person should know, once."""
         news, self._news = self._news, None
         return news
+
+    def _try(self, recorder: Recorder, update: Update) -> None:
+        """Record, and put everything back as it was."""
+        before = update.snapshot()
+        try:
+            update.replay = self._recorded(recorder, update, before)
+        except Exception:
+            update.renew_generators()
+            raise
+        finally:
+            update.restore(before)
 
     def _recorded(self, recorder: Recorder, update: Update, before: Snapshot) -> Callable[[], None] | None:
         """A replay that agrees with calls. None when there is none, or nothing to compare: the calls diverged."""
@@ -142,13 +160,12 @@ class Captures:
 
 
 def shape_key(data: TrainingData, model: nn.Module, recipe: Recipe, device: torch.device) -> Hashable:
-    """Everything that a recording freezes: the structure of the network, sizes, and the optimizer's plain numbers.
+    """Everything that a recording freezes: the structure of the network, sizes, and the kind of optimizer.
 
-    Learning rates, weights, the strength of the augmentation and all seeds are read from memory, so they may differ.
+    Every other number is read from memory, so it may differ: see `objectives.sampled`.
     """
-    numbers = (recipe.optimizer, recipe.weight_decay, recipe.momentum, recipe.label_smoothing)
     pool = (str(device), data.images.data_ptr(), len(data.train))
-    return *pool, str(model), recipe.batch_size, recipe.augmentation > 0, *numbers
+    return *pool, structure(model), recipe.batch_size, recipe.augmentation > 0, recipe.optimizer
 
 
 def after(update: Update, run: Callable[[], None], batches: int) -> Snapshot:

@@ -69,20 +69,29 @@ class Normalise(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout by one random byte a value on the CPU, so the share that is dropped is rounded to 256ths.
+    """Dropout by one random byte a value, so the share that is dropped is rounded to 256ths.
 
-    Torch draws a number for each value, one after the other: 0.87 ms for (128, 512), as long as the matrix product
-    before it takes; this takes 0.16 ms (Xeon 2.5 GHz, one thread, torch 2.15).
+    On the CPU, torch draws a number for each value, one after the other: 0.87 ms for (128, 512), as long as the matrix
+    product before it takes; this takes 0.16 ms (Xeon 2.5 GHz, one thread, torch 2.15). On a GPU the share may be read
+    from memory.
     """
+
+    numbers: tuple[Tensor, ...] | None = None
+    """What `plain_numbers` gives, in the device's memory, where a recording reads them (`objectives.sampled`)."""
+
+    def plain_numbers(self) -> tuple[int, float]:
+        """Bytes below the first are dropped, what is kept is multiplied by the second."""
+        dropped = round(256 * self.p)
+        return min(dropped, 255), 256 / (256 - dropped) if dropped < 256 else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape, contiguous. Returns the same shape."""
-        dropped = round(256 * self.p)
-        if not self.training or x.device.type != "cpu" or not 0 < dropped < 256:
+        if not self.training or x.device.type not in ("cpu", "cuda"):
             return super().forward(x)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        dropped, scale = self.numbers or self.plain_numbers()
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        return x * kept.to(x.dtype).mul_(scale)
 
 
 def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:

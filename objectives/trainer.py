@@ -45,7 +45,9 @@ class Settings:
     index: int
     """Which of the trainers this is; spreads them over several GPUs."""
     threads: int
-    """CPU threads to use."""
+    """CPU threads of a training that has others beside it."""
+    threads_alone: int
+    """CPU threads of one that has the machine to itself."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Probed:
-    """How fast a trial was trained for a moment."""
+    """How a trial was trained for a moment."""
 
-    pulls_per_s: float
+    began: float
+    pulled: tuple[float, ...]
+    """When each pull came. Like `began` in seconds of the machine's monotonic clock, which its processes share."""
     notices: tuple[str, ...] = ()
     """What the training had to say; it says so once, and this was it."""
 
@@ -115,17 +119,24 @@ def resolve_device(wanted: str, index: int) -> str:
     """The device that trainer number `index` uses. Raises DeviceError when it is not there."""
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
+    return place(wanted, index, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def place(wanted: str, index: int, gpus: int) -> str:
+    """Spread trainers over a machine's `gpus`: one on each, then a second, and so on.
+
+    Raises DeviceError when `wanted` is a GPU that is not there.
+    """
     if wanted == "auto":
         return f"cuda:{index % gpus}" if gpus else "cpu"
     kind, _, number = wanted.partition(":")
-    if kind == "cuda" and not (gpus if not number else int(number) < gpus):
+    if kind != "cuda":
+        return wanted
+    if not (gpus if not number else int(number) < gpus):
         raise DeviceError(f"--device {wanted}: this machine offers {gpus} CUDA devices; type --device auto or cpu")
-    if kind == "cuda" and not number:
-        return f"cuda:{index % gpus}"
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
-    return wanted
+    return wanted if number else f"cuda:{index % gpus}"
 
 
 def leave_compiler_out() -> None:
@@ -176,7 +187,10 @@ class Trainer:
 
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""
+        import torch
+
         self.training = None  # the one before was left: what it holds is free for this one
+        torch.set_num_threads(self.settings.threads_alone if task.refit else self.settings.threads)
         try:
             self.measured = self._measure(task)
             # One that has begun goes on: what it took so far is paid, and the figure would decide by chance.
@@ -226,16 +240,16 @@ class Trainer:
         try:
             self.training = self.objective.start(task, self.device)
             notices = [next(self.training).notice]
-            started, pulls = time.perf_counter(), 0
-            while (elapsed := time.perf_counter() - started) < seconds:
+            began, pulled = time.monotonic(), []
+            while time.monotonic() - began < seconds:
                 try:
                     notices.append(next(self._current()).notice)
-                    pulls += 1
+                    pulled.append(time.monotonic())
                 except StopIteration:
                     self.training = None  # first, so that what it recorded is free to be used again
                     self.training = self.objective.start(task, self.device)
             self.training = None
-            return Probed(pulls / max(elapsed, 1e-9), tuple(filter(None, notices)))
+            return Probed(began, tuple(pulled), tuple(filter(None, notices)))
         except Exception as error:
             return self._fail(error)
 

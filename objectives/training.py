@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.capture import Captures, shape_key
-from objectives.update import Recipe, TrainingData, Update, to_unit
+from objectives.clock import Clock
+from objectives.update import DEFAULT, Numerics, Recipe, TrainingData, Update, to_unit
 
 EVAL_BATCH, EVAL_BATCH_CUDA = 500, 2000
 """Images evaluated at once: what stays in a core's cache; on a GPU, enough to have more to do than to start."""
@@ -40,15 +40,24 @@ def lr_factor(schedule: str, progress: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float, Tensor]:
-    """Mean cross-entropy, accuracy and class probabilities (n, k) of the pool's images at `index`."""
+def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Class probabilities (n, k) of the pool's images at `index`; and (2,), their mean loss and how many are right.
+
+    Both are left on the device, and nothing waits for them.
+    """
     model.eval()
     size = EVAL_BATCH_CUDA if index.is_cuda else EVAL_BATCH
     logits = torch.cat([model(to_unit(images[part])) for part in torch.split(index, size)])
     truth = labels[index]
-    loss = F.cross_entropy(logits, truth).item()
-    accuracy = (logits.argmax(1) == truth).sum().item() / len(truth)
-    return loss, accuracy, logits.softmax(1)
+    scores = torch.stack((F.cross_entropy(logits, truth), (logits.argmax(1) == truth).sum().float()))
+    return logits.softmax(1), scores
+
+
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float, Tensor]:
+    """Mean cross-entropy, accuracy and class probabilities (n, k) of the pool's images at `index`."""
+    probabilities, scores = predict(model, images, labels, index)
+    loss, correct = scores.tolist()
+    return loss, correct / len(index), probabilities
 
 
 class ImageTraining:
@@ -60,9 +69,9 @@ class ImageTraining:
 
     def __init__(
         self, data: TrainingData, model: nn.Module, recipe: Recipe, task: Task, *, steps_per_epoch: int, device: str,
-        captures: Captures | None = None,
+        captures: Captures | None = None, numerics: Numerics = DEFAULT,
     ) -> None:  # fmt: skip
-        self.data, self.recipe, self.task, self.captures = data, recipe, task, captures
+        self.data, self.recipe, self.task, self.captures, self.numerics = data, recipe, task, captures, numerics
         self.device = torch.device(device)
         self.update = self._find_update(model)
         self.update.begin(model, recipe, task.seed)
@@ -73,6 +82,11 @@ class ImageTraining:
         """The one whose tables the update has."""
         self.rates: list[float] = []
         self.lr = recipe.lr
+        self.seen = 0
+        """Images trained in this epoch."""
+        self.clock = Clock(self.device)
+        self.ahead = self.device.type == "cuda"
+        """Whether steps that are not measured are left to the device: to read what became of them would be to wait."""
         self.seconds = self.epoch_seconds = 0.0
         self.probabilities: Tensor | None = None
         self.metrics: dict[str, float] = {}
@@ -83,31 +97,33 @@ class ImageTraining:
         """One that an earlier training of the same shape has left, or a new one."""
 
         def make() -> Update:
-            return Update(self.data, model, self.recipe, device=self.device)
+            return Update(
+                self.data, model, self.recipe, device=self.device, recordable=self.captures is not None,
+                numerics=self.numerics,
+            )  # fmt: skip
 
         if self.captures is None:
             return make()
-        return self.captures.find(shape_key(self.data, model, self.recipe, self.device), make, self)
+        key = shape_key(self.data, model, self.recipe, self.device), self.numerics
+        return self.captures.find(key, make, self)
 
     def __next__(self) -> EpochResult:
         if self.step >= self.steps:
             raise StopIteration
         epoch, part = divmod(self.step, self.steps_per_epoch)
-        started = time.perf_counter()
-        self._train(epoch, part)
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
-        self.epoch_seconds += seconds
+        with self.clock.span():
+            self._train(epoch, part)
         self.step += 1
         position = self.step / self.steps_per_epoch
         notice = None if self.captures is None else self.captures.news()
-        if self.step > 1 and not position.is_integer():
-            return EpochResult(self.step, position, None, {}, seconds, notice)
-        self.metrics = self._measure()
-        return EpochResult(self.step, position, self.metrics.get("val/accuracy"), self.metrics, seconds, notice)
+        measured = self.step == 1 or position.is_integer()
+        if not measured and self.ahead:
+            return EpochResult(self.step, position, None, {}, 0.0, notice)
+        metrics, seconds = self._read(position, measured=measured)
+        return EpochResult(self.step, position, metrics.get("val/accuracy"), metrics, seconds, notice)
 
     def _train(self, epoch: int, part: int) -> None:
-        """Train the batches of one step. Raises Diverged when a loss was not finite."""
+        """Train the batches of one step. Waits for nothing."""
         self.model.train()
         if part == 0:
             self.update.sums.zero_()
@@ -125,10 +141,7 @@ class ImageTraining:
         else:
             for batch in range(first, last, self.update.stretch):
                 self.update(min(self.update.stretch, last - batch))
-        self.lr = self.rates[last - 1]
-        loss = self.update.sums[0].item()  # on a GPU, the only time in a step that anything waits for it
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss became {loss} in epoch {epoch + 1}")
+        self.lr, self.seen = self.rates[last - 1], last * self.update.batch_size
 
     def _begin_epoch(self, epoch: int) -> None:
         """Give the update this epoch's order of images and its learning rates."""
@@ -140,37 +153,55 @@ class ImageTraining:
         self.update.begin_epoch(order, self.rates)
         self.epoch = epoch
 
-    def _measure(self) -> dict[str, float]:
-        """Evaluate and give the curve points of this step. Raises Diverged when the loss is not finite."""
-        total, correct = self.update.sums.tolist()
-        seen = self.update.position.item() * self.update.batch_size
-        training = {
-            "train/loss": total / seen,
-            "train/accuracy": correct / seen,
+    def _read(self, epoch: float, *, measured: bool) -> tuple[dict[str, float], float]:
+        """The curve points of this step, where it is one that is measured, and the seconds of training since the last.
+
+        `epoch` is the position. Raises Diverged when a loss is not finite.
+        """
+        figures, data = self.update.sums, self.data
+        if measured and len(data.validation):
+            self.probabilities, scores = predict(self.model, data.images, data.labels, data.validation)
+            figures = torch.cat((figures, scores))
+        total, correct, *validation = figures.tolist()  # on a GPU, the only time in an epoch that anything waits for it
+        seconds = self._count()
+        if not math.isfinite(total):
+            raise Diverged(f"the training loss became {total} in epoch {math.ceil(epoch)}")
+        if not measured:
+            return {}, seconds
+        self.metrics = {
+            "train/loss": total / self.seen,
+            "train/accuracy": correct / self.seen,
             "lr": self.lr,
             "seconds": self.epoch_seconds,
-            "images_per_s": seen / max(self.epoch_seconds, 1e-9),
+            "images_per_s": self.seen / max(self.epoch_seconds, 1e-9),
         }
-        if not len(self.data.validation):
-            return training
-        loss, accuracy, self.probabilities = evaluate(
-            self.model, self.data.images, self.data.labels, self.data.validation
-        )
-        if not math.isfinite(loss):
-            raise Diverged(f"the validation loss became {loss} after {self.step / self.steps_per_epoch:g} epochs")
-        return {**training, "val/loss": loss, "val/accuracy": accuracy}
+        if validation:
+            loss, right = validation
+            if not math.isfinite(loss):
+                raise Diverged(f"the validation loss became {loss} after {epoch:g} epochs")
+            self.metrics |= {"val/loss": loss, "val/accuracy": right / len(data.validation)}
+        return self.metrics, seconds
+
+    def _count(self) -> float:
+        """Add what the clock has seen since it was last read, and give it."""
+        seconds = self.clock.read()
+        self.seconds += seconds
+        self.epoch_seconds += seconds
+        return seconds
 
     def outcome(self) -> Outcome:
         """Weights, validation probabilities (n, k) and last figures."""
         buffer = io.BytesIO()
         torch.save({name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}, buffer)
         predictions = None if self.probabilities is None else self.probabilities.cpu().numpy().astype(np.float32)
+        self._count()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         figures = {"train_seconds": self.seconds, "parameters": float(parameters)}
         return Outcome(self.metrics | figures, buffer.getvalue(), predictions)
 
     def checkpoint(self) -> bytes:
         """Everything needed to go on exactly here, without pickled code."""
+        self._count()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.update.optimizer.state_dict(),

@@ -5,15 +5,14 @@ strength of the augmentation. Nothing is read back, so calling an update twice t
 call in a CUDA graph and replaying it twice does the same. There is no second form of the loop for the GPU. On the CPU,
 where starting an operation costs as much as a small batch is worth, a call may fetch several batches at once.
 
-How numbers are computed is decided here: float32 storage, channels_last, and on a GPU TF32 in matrix products, as torch
-has it for convolutions anyway. No bfloat16: these networks are so small that starting kernels and moving memory takes
-the time, casts add to both, and nobody has measured that it pays. No `cudnn.benchmark`: trying every algorithm on
-every new shape may take longer than a trial.
+How numbers are computed is `Numerics`, whose defaults a GPU has still to confirm: TF32 in matrix products and
+convolutions, and channels_last. bfloat16 is there to be compared: these networks are so small that starting kernels and
+moving memory takes the time, and casts add to both. No `cudnn.benchmark`: trying every algorithm on every new shape may
+take longer than a trial.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.augment import check_strength, random_affine
+from objectives.optimizers import make_optimizer, prepare
+from objectives.sampled import Sampled
 
 FETCHED_BYTES = 2**20
 """Images that the CPU fetches at once, as float32: what its second cache keeps until they are used."""
@@ -46,6 +47,20 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """How an update computes. Weights, optimizer and loss are float32 in any case."""
+
+    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
+    """Of matrix products and convolutions: `tf32` is float32 where the device has nothing else, `bfloat16` autocast."""
+    channels_last: bool = True
+    """Memory format of convolutions. On the CPU, the strong CNN is 1.38 times as fast with it: 79, not 109 ms a batch.
+
+    (Medians of 15 alternating pairs of 4 batches of 128 MNIST images, one thread's own time beside other work, Xeon 2.5
+    GHz, torch 2.15.)
+    """
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Two splits on the training device."""
 
@@ -57,6 +72,8 @@ class TrainingData:
     """Indices into the pool, int64, on the CPU."""
     validation: Tensor
     """Likewise, on the device. Empty where all images are trained on, and nothing is to be measured."""
+    classes: int
+    """How many, k."""
 
 
 @dataclass(frozen=True)
@@ -76,74 +93,7 @@ def to_unit(images: Tensor) -> Tensor:
     return images * (1 / 255)
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimizer; `fused` where it exists, since one kernel per update beats one per tensor by far.
-
-    Its learning rate is a tensor on the parameters' device: the schedule writes there, and a recorded update reads it.
-    """
-    device = parameters[0].device
-    lr, decay = torch.tensor(recipe.lr, dtype=torch.float32, device=device), recipe.weight_decay
-    capturable = device.type == "cuda"  # torch refuses it elsewhere
-    match recipe.optimizer:
-        case "sgd":
-            nesterov = recipe.momentum > 0
-            return torch.optim.SGD(
-                parameters, lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=decay, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr, weight_decay=decay, foreach=True, capturable=capturable)
-
-
-def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """`optimizer.step` without hooks for profilers, and without importing torch's compiler to keep it away."""
-    step = inspect.unwrap(type(optimizer).step)
-    return lambda: step(optimizer)
-
-
-def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """The same kernel on the same tensors, found once: for a small network the search for them takes longer (0.13 ms).
-
-    Every parameter must have a gradient, and a state, whose tensors stay where they are.
-    Source: torch/optim/adam.py, `_fused_adam`, and torch/optim/sgd.py, `_fused_sgd`.
-    """
-    group = optimizer.param_groups[0]
-    parameters, lr, decay = group["params"], group["lr"], group["weight_decay"]
-    states = [optimizer.state[parameter] for parameter in parameters]
-
-    def gradients() -> list[Tensor]:
-        return [parameter.grad for parameter in parameters]
-
-    match optimizer:
-        case torch.optim.Adam() | torch.optim.AdamW():
-            kernel: Any = torch._fused_adamw_ if isinstance(optimizer, torch.optim.AdamW) else torch._fused_adam_
-            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            (beta1, beta2), eps = group["betas"], group["eps"]
-
-            def adam() -> None:
-                torch._foreach_add_(steps, 1)
-                kernel(
-                    parameters, gradients(), averages, squares, [], steps,
-                    lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
-                )  # fmt: skip
-
-            return adam
-        case torch.optim.SGD():
-            sgd_kernel: Any = torch._fused_sgd_
-            momentum, nesterov = group["momentum"], group["nesterov"]
-            buffers = [state["momentum_buffer"] for state in states] if momentum else []
-
-            def sgd() -> None:
-                sgd_kernel(
-                    parameters, gradients(), buffers, weight_decay=decay, momentum=momentum, lr=lr, dampening=0.0,
-                    nesterov=nesterov, maximize=False, is_first_step=False,
-                )  # fmt: skip
-
-            return sgd
-    return plain_step(optimizer)
+DEFAULT = Numerics()
 
 
 class Update:
@@ -153,19 +103,28 @@ class Update:
     number of the next batch in the epoch. `replay` is there once a call was recorded. Used by one training at a time.
     """
 
-    def __init__(self, data: TrainingData, model: nn.Module, recipe: Recipe, *, device: torch.device) -> None:
+    def __init__(
+        self, data: TrainingData, model: nn.Module, recipe: Recipe, *, device: torch.device, recordable: bool = False,
+        numerics: Numerics = DEFAULT,
+    ) -> None:  # fmt: skip
         if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
+            torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
+            torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
+        self._bfloat16 = numerics.precision == "bfloat16"
         self.images, self.labels, self.device = data.images, data.labels, device
         self.batch_size = min(recipe.batch_size, len(data.train))
         self.batches = len(data.train) // self.batch_size
         image_bytes = 4 * math.prod(data.images.shape[1:])
         self.stretch = max(1, FETCHED_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
         """Batches that a call had best train."""
-        self.augmented, self.label_smoothing = recipe.augmentation > 0, recipe.label_smoothing
-        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.recordable = recordable
+        """Until memory ran out for a recording."""
+        self.sampled = Sampled(model, data.classes, device) if recordable else None
+        self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if recordable else recipe.label_smoothing
+        memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=memory_format)
         self._parameters = list(self.model.parameters())
-        self.optimizer = make_optimizer(recipe, self._parameters)
+        self.optimizer = make_optimizer(recipe, self._parameters, recordable=recordable)
         self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
         self.order = torch.zeros(self.batches, self.batch_size, dtype=torch.int64, device=device)
         self.rates = torch.zeros(self.batches, device=device)
@@ -177,7 +136,7 @@ class Update:
         self._loss, self._correct = self.sums.unbind()
         self.generator = torch.Generator(device)
         self.replay: Callable[[], None] | None = None
-        self._make_state()
+        self._step = prepare(self.optimizer, self.sampled)
 
     def __call__(self, batches: int = 1) -> None:
         """Train so many batches from `position` on, at most `stretch`. Reads nothing back from the device."""
@@ -185,10 +144,8 @@ class Update:
         index = self.order.index_select(0, positions).view(-1)
         images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
         rates = self.rates.index_select(0, positions)
-        logits = [
-            self._train(*batch)
-            for batch in zip(images.split(self.batch_size), labels.split(self.batch_size), rates.unbind(), strict=True)
-        ]
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        logits = [self._train(*batch) for batch in zip(*parts, rates.unbind(), strict=True)]
         self._correct.add_(((torch.cat(logits) if batches > 1 else logits[0]).argmax(1) == labels).sum())
         self.position.add_(batches)
 
@@ -197,8 +154,9 @@ class Update:
         self.lr.copy_(rate)
         if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
             images = random_affine(images, self.strength, self.generator)
-        logits: Tensor = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        logits = self._forward(images)
+        truth = labels if self.sampled is None else self.sampled.targets.index_select(0, labels)
+        loss = F.cross_entropy(logits, truth, label_smoothing=self.label_smoothing)
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
@@ -206,6 +164,16 @@ class Update:
             self._step()
             self._loss.add_(loss, alpha=self.batch_size)
         return logits.detach()
+
+    def _forward(self, images: Tensor) -> Tensor:
+        """float32 logits (n, k)."""
+        if not self._bfloat16:
+            logits: Tensor = self.model(images)
+            return logits
+        # Casts of weights are not kept: each is used once, and in a recording they have to be made anew.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
+            logits = self.model(images)
+        return logits.float()
 
     def begin(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
         """Start a training of `model`, which has the structure of the network here, from its first batch.
@@ -217,20 +185,26 @@ class Update:
             self.model.load_state_dict(model.state_dict())
         for tensor in self._live().optimizer:
             tensor.zero_()
+        if self.sampled is not None:
+            self.sampled.fill(recipe, model)
         self.strength.fill_(recipe.augmentation)
         self.generator.manual_seed(seed)
         self.sums.zero_()
 
     def begin_epoch(self, order: Tensor, rates: Sequence[float]) -> None:
         """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and one learning rate a batch."""
-        self.order.copy_(order[: self.batches * self.batch_size].view(self.batches, self.batch_size))
-        self.rates.copy_(torch.tensor(rates))
+        order = order[: self.batches * self.batch_size].view(self.batches, self.batch_size)
+        # These tensors may go at once: what is copied from memory that can be swapped was read when the call returns.
+        self.order.copy_(order, non_blocking=True)
+        self.rates.copy_(torch.tensor(rates), non_blocking=True)
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy the state of an optimizer's `state_dict` into this one's tensors, which stay where they are."""
         for number, state in enumerate(self.optimizer.state.values()):
-            for name, tensor in state.items():
-                tensor.copy_(saved["state"][number][name])
+            # Of SGD without momentum nothing was saved where it was not recorded; its zeros will do.
+            for name, value in saved["state"].get(number, {}).items():
+                if name in state:
+                    state[name].copy_(value)
 
     @property
     def generators(self) -> tuple[torch.Generator, torch.Generator]:
@@ -270,17 +244,3 @@ class Update:
             [tensor for state in self.optimizer.state.values() for tensor in state.values()],
             [self.sums], [self.lr, self.position], [generator.get_state() for generator in self.generators],
         )  # fmt: skip
-
-    def _make_state(self) -> None:
-        """Have the optimizer make its tensors now: one made while recording would be part of the recording.
-
-        A step with a learning rate of zero leaves the weights alone. All four optimizers start from zeros: SGD's first
-        momentum is the gradient, and momentum times zero plus the gradient is that, too.
-        """
-        self.lr.zero_()
-        for parameter in self.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        with torch.no_grad():
-            plain_step(self.optimizer)()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._step = direct_step(self.optimizer)

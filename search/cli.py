@@ -309,6 +309,9 @@ def main() -> NoReturn:
 
     Python would take every module apart at the end: seconds, once torch and MLflow are loaded, that nobody needs.
     """
+    # A thread that spins while it waits for another keeps that one off a busy core: with one of two cores busy, what
+    # takes 9.6 s with threads that sleep took 38. Trainers inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         answer()
     except SystemExit as end:

@@ -7,7 +7,6 @@ was not.
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib
 import io
 import shlex
@@ -15,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ import numpy as np
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
-from search import records
+from search import records, version
 from search.errors import TrackingError
 from search.markdown import MAX_CLASSES, model_card, note
 from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
-from search.promotion import PROTOCOL_TAG, SCORE_TAG
 from search.records import StudyRecord, Summary
 from search.study import Study
 from search.tracking import EXPERIMENT, Tracking
@@ -86,12 +85,11 @@ class Conclusion:
         if before is not None and before.run == summary.run:
             summary = replace(summary, test=before.test, confusion=before.confusion)
             summary = replace(summary, model=before.model, standing=before.standing)
-        self.study.set_attr(records.WINNER, {"number": summary.number, "run": summary.run})
         self._uncrown(before, summary.number)
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
             self._keep(summary)
-            summary = self._published(summary, self.objective)
+        summary = self._published(summary)
         self._keep(summary)
         self._crown(summary)
         if summary.model is not None or self.register is None:  # nobody needs them now: each run has its own in MLflow
@@ -103,10 +101,12 @@ class Conclusion:
         self.study.set_attr(records.SUMMARY, summary.as_dict())
 
     def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
-        """With the figures on the test split, which is read once per winner."""
+        """With the figures on the test split, which is read for this network alone; that it is read is kept first."""
         if summary.test is not None:
             return summary
         params = self.study.params_of(summary.params)
+        read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
+        self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
         result, figures = score(objective, params, self._read_weights(summary.run), self.device)
         write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
         for run in {summary.run, run_of(summary.number)}:
@@ -127,83 +127,40 @@ class Conclusion:
         if summary.run != run_of(summary.number):
             self.tracking.tag(summary.run, {NOTE: text})
 
-    def _published(self, summary: Summary, objective: ImageClassifier) -> Summary:
-        name = self.register
-        if name is None or summary.model is not None:
+    def _published(self, summary: Summary) -> Summary:
+        """Registered; what a version that is there says of itself is brought up to date."""
+        if (name := self.register) is None:
             return summary
-        from objectives.models import Probabilities
         from search.registry import publish
 
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(summary.run)
         if run_id is None:
-            why = self.tracking.trouble or "MLflow has not answered yet"
-            return replace(summary, standing=self._not_registered(why))
-        network = objective.load_weights(self.study.params_of(summary.params), self._read_weights(summary.run))
-        images, _ = objective.validation_images()
-        study, metadata = self.study.record(), self._metadata(objective, summary)
+            return self._unregistered(summary, self.tracking.trouble or "MLflow has not answered yet")
+        study, params = self.study.record(), self.study.params_of(summary.params)
+        metadata = version.metadata(study, summary, self.objective)
         try:
             published = publish(
                 self.tracking_uri,
                 run_id=run_id,
                 name=name,
-                model=Probabilities(network).eval(),
-                example=(images[:4] / 255).astype(np.float32),
+                model=lambda: version.network(self.objective, params, self._read_weights(summary.run)),
+                example=version.example(self.objective),
                 metadata=metadata,
-                tags={**self._tags(summary), **self._protocol(objective, summary)},
-                card=lambda version: model_card(study, summary, metadata, f"models:/{name}/{version}"),
+                tags=version.tags(study, summary, self.objective, f"{self.uid}/{summary.run}"),
+                card=lambda number: model_card(study, summary, metadata, f"models:/{name}/{number}"),
             )
         except TrackingError as error:
-            return replace(summary, standing=self._not_registered(str(error)))
+            return self._unregistered(summary, str(error))
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
         return replace(summary, model=model, standing=published.why)
 
-    def _tags(self, summary: Summary) -> dict[str, str]:
-        return {
-            "search.run": f"{self.uid}/{summary.run}",
-            "study": self.study.name,
-            "trial": str(summary.number),
-            SCORE_TAG: repr(summary.score),
-            "validation_accuracy": f"{summary.score:.4f}",
-            "test_accuracy": f"{(summary.test or {})['accuracy']:.4f}",
-        }
-
-    def _protocol(self, objective: ImageClassifier, summary: Summary) -> dict[str, str]:
-        """How the score was measured: what must be equal for two versions to be compared."""
-        info, (images, labels) = objective.dataset_info(), objective.validation_images()
-        held_back = hashlib.sha256(np.ascontiguousarray(images).data)
-        held_back.update(np.ascontiguousarray(labels).data)
-        protocol = {
-            "dataset": info["digest"],
-            "split": f"{info['n_train']} and {info['n_validation']}, {held_back.hexdigest()[:12]}",
-            "metric": self.objective.metric,
-            "direction": self.objective.direction,
-            "epochs": self.study.attrs()[records.FINGERPRINT]["epochs"],
-            "fresh_seeds": summary.confirmation.seeds if summary.confirmation and summary.confirmed else 0,
-            "refit": "yes" if summary.refit else "no",
-        }
-        return {f"{PROTOCOL_TAG}{key}": str(value) for key, value in protocol.items()}
-
-    def _not_registered(self, why: str) -> str:
+    def _unregistered(self, summary: Summary, why: str) -> Summary:
+        """Without a model, so that the next start tries it again."""
+        what = "the winner is not registered yet" if summary.model is None else "the registry has older figures"
         command = f"python -m search promote {shlex.quote(self.study.name)}{self.where}"
-        return f"the winner is not registered yet ({why}); when MLflow answers again, type: {command}"
-
-    def _metadata(self, objective: ImageClassifier, summary: Summary) -> dict[str, Any]:
-        data = dict(objective.dataset_info())
-        return {
-            "classes": list(objective.class_names()),
-            "framing": dict(objective.framing()),
-            "dataset": data["name"],
-            "dataset_digest": data["digest"],
-            "shape": list(data["shape"]),
-            "n_train": data["n_train"],
-            "n_validation": data["n_validation"],
-            "study": self.study.name,
-            "trial": summary.number,
-            "architecture": summary.label,
-            "validation_accuracy": summary.score,
-            "test_accuracy": (summary.test or {}).get("accuracy"),
-        }
+        standing = f"{what} ({why}); when MLflow answers again, type: {command}"
+        return replace(summary, model=None, standing=standing)
 
     # ---- weights
 
@@ -264,13 +221,11 @@ def leaderboard(study: StudyRecord) -> bytes:
 
 
 def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
-    figures = {f"best_{study.metric}": summary.value}
-    if summary.confirmed is not None:
-        figures[f"confirmed_{study.metric}"] = summary.score
+    figures = summary.figures(study.metric)
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         figures[f"trials_{state.name.lower()}"] = float(study.count(state))
     if summary.test:
-        figures |= {"test_accuracy": summary.test["accuracy"], "test_loss": summary.test["loss"]}
+        figures["test_loss"] = summary.test["loss"]
     return figures
 
 

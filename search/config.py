@@ -76,7 +76,7 @@ class Config:
         click.FloatRange(min=0, min_open=True), name="MS",
     )  # fmt: skip
     fix: tuple[str, ...] = setting(
-        (), "Fix a parameter, or narrow it as lr=[0.001,0.01]; repeatable, see 'A smaller space'.", str,
+        (), "Fix a parameter, or narrow it as adam_lr=[0.001,0.01]; repeatable, see 'A smaller space'.", str,
         name="NAME=VALUE",
     )  # fmt: skip
     warm_start: str | None = setting(None, "Try the best settings of this earlier study first.", str, name="STUDY")

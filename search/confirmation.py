@@ -13,19 +13,22 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective, Task
+from objectives.base import Objective, Task
 from search import records
-from search.intervals import Noise
-from search.records import Candidate, Confirmation, TrialRecord
+from search.intervals import Noise, images_of
+from search.records import Candidate, Confirmation, Summary, TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
 from search.tracking import Tracking
 from search.winner import choose, is_behind
 from search.work import Job
 
+PASSING = ("out_of_memory", "crashed")
+"""Why a training may fail and, at another start, on a machine that does less else, not."""
+
 
 class Extra:
-    """Given trainings, each of them once, whatever ended earlier starts."""
+    """Given trainings, each of them once, whatever ended earlier starts; what failed in `PASSING` is tried again."""
 
     unit = "trainings"
 
@@ -34,10 +37,12 @@ class Extra:
     ) -> None:
         self._study, self._tracking, self._jobs, self._wanted = study, tracking, jobs, wanted
         self._began: dict[str, tuple[int, datetime]] = {}
-        self._results: dict[str, Mapping[str, Any]] = dict(study.attrs().get(records.EXTRA, {}))
+        self._kept: dict[str, Mapping[str, Any]] = dict(study.attrs().get(records.EXTRA, {}))
+        self._results: dict[str, Mapping[str, Any]] = {}
         for job in jobs:  # a search that was killed before it could store an end has it in the journal
-            if job.run not in self._results and (verdict := tracking.verdict(job.run)) is not None:
-                self._store(job.run, verdict)
+            result = self._kept.get(job.run) or tracking.verdict(job.run)
+            if result is not None and not _may_pass(result):
+                self._store(job.run, result)
 
     @property
     def target(self) -> int:
@@ -75,7 +80,9 @@ class Extra:
 
     def _store(self, run: str, result: Mapping[str, Any]) -> None:
         self._results[run] = result
-        self._study.set_attr(records.EXTRA, self._results)
+        if self._kept.get(run) != result:
+            self._kept[run] = result
+            self._study.set_attr(records.EXTRA, self._kept)
 
     def _record(self, job: Job) -> TrialRecord:
         result = self._results[job.run]
@@ -90,6 +97,22 @@ class Extra:
         )  # fmt: skip
 
 
+def _may_pass(result: Mapping[str, Any]) -> bool:
+    return result["attrs"].get(records.FAILURE) in PASSING
+
+
+def may_improve(results: Mapping[str, Mapping[str, Any]], summary: Summary, *, refits: bool) -> bool:
+    """Whether one of the trainings that a winner rests on failed in a way that another start may not meet."""
+    found = summary.confirmation
+    runs = {
+        f"confirm-{each.number}-{repeat}"
+        for each in (found.candidates if found else ())
+        for repeat in range(1, (found.seeds if found else 0) + 1)
+    }
+    runs |= {f"refit-{summary.number}"} if refits else set()
+    return any(_may_pass(results[run]) for run in runs & results.keys())
+
+
 class Confirming:
     """The best completed trials, each on so many fresh seeds; one that is clearly behind is spared the rest of them.
 
@@ -98,11 +121,10 @@ class Confirming:
 
     def __init__(self, study: Study, tracking: Tracking, *, top: int, seeds: int, epochs: int, seed: int) -> None:
         self._study, self._tracking, self._seeds = study, tracking, seeds
-        self._best = [t for t in study.record().ranked() if t.state == TrialState.COMPLETE and t.feasible][:top]
-        objective = study.objective
-        self._n_images: int | None = None
-        if isinstance(objective, ImageClassifier) and study.maximize and "accuracy" in objective.metric:
-            self._n_images = int(objective.dataset_info()["n_validation"])
+        record, objective = study.record(), study.objective
+        done = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+        self._best, self._trials = done[:top], record.considered
+        self._n_images = images_of(objective, (trial.value for trial in done if trial.value is not None))
         self._jobs = [
             _job(
                 objective, trial, f"confirm-{trial.number}-{repeat}", f"fresh seed {repeat}", "confirm",
@@ -122,16 +144,15 @@ class Confirming:
             return True
         candidates = self._candidates()
         candidate = next(each for each in candidates if each.number == job.task.number)
-        noise = Noise.of(candidates, self._n_images)
-        return not is_behind(candidate, candidates, noise, maximize=self._study.maximize)
+        return not is_behind(candidate, candidates, self._noise(candidates), maximize=self._study.maximize)
 
     def found(self) -> Confirmation:
         """What is known so far."""
         candidates = self._candidates()
-        noise, n = Noise.of(candidates, self._n_images), len(candidates)
+        noise = self._noise(candidates)
         known = [
             each if each.mean is None
-            else replace(each, half=noise.half_interval((each.mean, len(each.values)), at_once=n))
+            else replace(each, half=noise.half_interval((each.mean, len(each.values))))
             for each in candidates
         ]  # fmt: skip
         return Confirmation(tuple(known), self._seeds, noise.seed, self._n_images)
@@ -139,7 +160,7 @@ class Confirming:
     def chosen(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
         candidates = self._candidates()
-        return choose(candidates, Noise.of(candidates, self._n_images), maximize=self._study.maximize)
+        return choose(candidates, self._noise(candidates), maximize=self._study.maximize)
 
     def run_of(self, number: int) -> str | None:
         """The first run of a candidate that came to its end: its network was not chosen for its value."""
@@ -150,6 +171,9 @@ class Confirming:
         """The ended trainings of a candidate."""
         jobs = [job for job in self._jobs if job.task.number == number]
         return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
+
+    def _noise(self, candidates: Sequence[Candidate]) -> Noise:
+        return Noise.of(candidates, self._n_images, self._trials)
 
     def _candidates(self) -> list[Candidate]:
         return [self._candidate(trial) for trial in self._best]

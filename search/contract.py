@@ -21,11 +21,12 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FixedTrial
 
-from objectives.base import ImageClassifier, Outcome, Sized, Timed
+from objectives.base import Exportable, ImageClassifier, Outcome, Sized, Timed, unfinished
+from objectives.pictures import Framing
 from search.space import contains, search_space
 from search.specimen import ContractError, NotTried, Specimen, call, pull, start
 
@@ -220,6 +221,69 @@ def check_plain_data(specimen: Specimen) -> None:
             raise ContractError(f"a {type(what).__name__} cannot be sent to another process: {error}") from error
 
 
+def check_whole(specimen: Specimen) -> None:
+    """What it offers beyond the contract, it offers whole."""
+    missing = unfinished(specimen.objective)
+    _require(missing is None, f"{missing}; add what it lacks, or take the others away")
+
+
+def check_images(specimen: Specimen) -> None:
+    """A classifier's classes, images and framing fit each other, and it can be refitted."""
+    objective = specimen.objective
+    if not isinstance(objective, ImageClassifier):
+        return
+    classes = call("class_names", objective.class_names)
+    sound = isinstance(classes, tuple) and all(isinstance(name, str) and name for name in classes)
+    _require(sound and len(set(classes)) == len(classes) > 1, f"class_names gave {classes!r}; give different texts")
+    images, labels = call("validation_images", objective.validation_images)
+    _require(
+        images.ndim == 4 and images.dtype == "uint8" and labels.shape == images.shape[:1],
+        f"validation_images gave {images.dtype} {images.shape}, labels {labels.shape}; give uint8 (n, c, h, w), (n,)",
+    )
+    _require(
+        labels.min() >= 0 and labels.max() < len(classes),
+        f"labels go from {labels.min()} to {labels.max()}; there are {len(classes)} classes, the first is 0",
+    )
+    framing = call("framing", lambda: Framing(**objective.framing()))
+    _require(
+        (framing.channels, *framing.size) == images.shape[1:],
+        f"framing says {framing.channels} channels of {tuple(framing.size)}, and images are {images.shape[1:]}",
+    )
+    epochs = call("refit_epochs", objective.refit_epochs, specimen.epochs)
+    _require(isinstance(epochs, int) and epochs > 0, f"refit_epochs gave {epochs!r}; give a whole number above 0")
+    first = pull(start(specimen, replace(specimen.sample().task, refit=True, epochs=epochs)))
+    _require(first is not None and first.step == 1, "a training with task.refit ended before its first result")
+
+
+def check_network(specimen: Specimen) -> None:
+    """A network that can be registered takes its example, and gives as many outputs."""
+    objective = specimen.objective
+    if not isinstance(objective, ImageClassifier | Exportable):
+        return
+    import torch
+
+    sample = specimen.sample()
+    weights = sample.outcomes[-1].weights
+    _require(weights is not None, "the outcome has no weights, without which the winner cannot be registered")
+    network = call("load_weights", objective.load_weights, sample.task.params, weights)
+    if isinstance(objective, ImageClassifier):
+        given = (objective.validation_images()[0][:4] / 255).astype("float32")
+    else:
+        given = call("example_input", objective.example_input)
+    _require(
+        len(given) >= 2, f"example_input gave {len(given)}; give 2 inputs or more, so that any number can be taken"
+    )
+    with torch.no_grad():
+        found = call("the network", network, torch.from_numpy(given))
+    expected = [len(given)]
+    if isinstance(objective, ImageClassifier):
+        expected.append(len(objective.class_names()))
+    _require(
+        list(found.shape[: len(expected)]) == expected,
+        f"of inputs {given.shape} the network made {tuple(found.shape)}, not {tuple(expected)}",
+    )
+
+
 def check_cost(specimen: Specimen) -> None:
     """What it says of size and latency, if it does, is so."""
     params = specimen.sample().task.params
@@ -235,7 +299,7 @@ def check_cost(specimen: Specimen) -> None:
 
 CHECKS: tuple[Callable[[Specimen], None], ...] = (
     check_names, check_suggest, check_baselines, check_words, check_schedule, check_training, check_repeats,
-    check_resume, check_outcome, check_plain_data, check_cost,
+    check_resume, check_outcome, check_plain_data, check_whole, check_images, check_network, check_cost,
 )  # fmt: skip
 
 

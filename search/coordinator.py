@@ -179,6 +179,9 @@ class Coordinator:
                 self._retry(slot, running, reason)
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
+        if (wrong := self._miscounted(running, result.step)) is not None:
+            self._fail(slot, running, "error", wrong)
+            return
         running.result = result
         if result.notice is not None and result.notice not in self._told:
             self._told.add(result.notice)
@@ -202,6 +205,16 @@ class Coordinator:
             self.executor.stop(slot)
         else:
             self._go_on(slot, running)
+
+    def _miscounted(self, running: Running, step: int) -> str | None:
+        """Why a result cannot be the next one of its training: pruners count in steps, and a search is to end."""
+        last = running.job.task.epochs * self.objective.steps_per_epoch()
+        advice = "python -m search check-objective MODULE:ATTR says more"
+        if step > last:
+            return f"the training went on to step {step}, after its last, {last}; {advice}"
+        if running.result is not None and step != running.result.step + 1:
+            return f"after step {running.result.step} the training called itself {step}; count one a pull. {advice}"
+        return None
 
     def _go_on(self, slot: int, running: Running) -> None:
         if time.monotonic() - running.checkpointed >= self.plan.checkpoint_interval_s:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from objectives.base import ImageClassifier, Objective
 from search.records import Candidate
 
 CONFIDENCE = 0.95
@@ -34,6 +35,18 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
+def images_of(objective: Objective, values: Iterable[float]) -> int | None:
+    """How many validation images values are shares of; None where they are no shares, so no binomial noise is theirs.
+
+    The values tell, not the metric's name: a share of n images is a whole number of them, right ones or wrong ones. A
+    loss or a percentage is not.
+    """
+    if not isinstance(objective, ImageClassifier):
+        return None
+    n = int(objective.dataset_info()["n_validation"])
+    return n if all(0 <= value <= 1 and abs(value * n - round(value * n)) < 0.01 for value in values) else None
+
+
 @dataclass(frozen=True)
 class Noise:
     """Why a value is not exactly what its setting is worth: the seed, and which images happened to measure it.
@@ -46,15 +59,20 @@ class Noise:
     freedom: int
     """Degrees of freedom of `seed`."""
     n_images: int | None
-    """How many images a value is an accuracy on; None where values are something else."""
+    """How many images a value is a share of; None where values are something else."""
+    candidates: int = 1
+    """Among how many the winner is chosen by its fresh seeds."""
+    trials: int = 1
+    """Among how many settings it is chosen by these images: by the search, long before the fresh seeds."""
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate], n_images: int | None) -> Noise:
+    def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Noise:
         """What fresh seeds show of it."""
         tried = [candidate for candidate in candidates if candidate.values]
         freedom = sum(len(candidate.values) - 1 for candidate in tried)
         squares = sum((value - (each.mean or 0.0)) ** 2 for each in tried for value in each.values)
-        return cls(math.sqrt(squares / freedom) if freedom else None, freedom, n_images)
+        seed = math.sqrt(squares / freedom) if freedom else None
+        return cls(seed, freedom, n_images, max(1, len(candidates)), max(1, trials))
 
     def of_images(self, value: float) -> float:
         """Variance of an accuracy over draws of its images: at most the binomial one.
@@ -78,20 +96,38 @@ class Noise:
             return None
         return math.sqrt(max((self.seed or 0.0) ** 2, images) * (1 / len(a.values) + 1 / len(b.values)))
 
-    def half_interval(self, *means: tuple[float, int], at_once: int = 1) -> float | None:
-        """Half of the 95% interval of a mean, or of the difference of two; None when nothing is known of the noise.
+    def clear(self, a: Candidate, b: Candidate) -> float | None:
+        """The difference of two confirmed means that chance does not make; None before any setting has two seeds.
 
-        means: each with the number of seeds behind it. With `at_once`, that many intervals hold together with 95%: the
-        one that a choice among them picks then holds, too, although it was picked for a good value.
-        Sources: Student's t with the degrees of freedom of F. E. Satterthwaite, Biometrics Bulletin 2 (1946), 110-114;
-        Z. Sidak, JASA 62 (1967), 626-633, for several at once.
+        Three standard errors where the seeds' part is well known, and as unlikely a difference, by Student's t, where
+        it is known from few: 19 of them with two degrees of freedom.
         """
-        seeds = (self.seed or 0.0) ** 2 * sum(1 / n for _, n in means)
-        variance = seeds + sum(self.of_images(value) for value, _ in means)
-        if not variance:
+        error = self.error(a, b)
+        if self.seed is None or error is None:
             return None
-        from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped, unused-ignore]
+        from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped, unused-ignore]
 
-        level = (1 + CONFIDENCE ** (1 / at_once)) / 2
-        t = stdtrit(self.freedom * (variance / seeds) ** 2, level) if seeds else ndtri(level)
-        return float(t) * math.sqrt(variance)
+        return float(stdtrit(self.freedom, ndtr(3.0))) * error
+
+    def half_interval(self, *means: tuple[float, int]) -> float | None:
+        """Half of the 95% interval of the winner's mean, or of its distance from another; None without a second seed.
+
+        means: each with the number of seeds behind it. The two parts are added as squares: t times the standard error
+        of the seeds, which were fresh, so the winner is the luckiest of the `candidates` in them at most; and z times
+        that of the images, in which it may be the luckiest of all `trials`.
+        Sources: Z. Sidak, https://doi.org/10.1080/01621459.1967.10482935, for the luckiest of several;
+        G. Y. Zou, A. Donner, https://doi.org/10.1002/sim.3095, for the sum of the squares.
+        """
+        if self.seed is None:
+            return None
+        from scipy.special import ndtri, stdtrit
+
+        seeds = self.seed * math.sqrt(sum(1 / n for _, n in means))
+        images = math.sqrt(sum(self.of_images(value) for value, _ in means))
+        t, z = stdtrit(self.freedom, _level(self.candidates)), ndtri(_level(self.trials))
+        return math.hypot(float(t) * seeds, float(z) * images) or None
+
+
+def _level(at_once: int) -> float:
+    """The quantile that bounds, on both sides, so many independent draws together with 95%."""
+    return float(1 + CONFIDENCE ** (1 / at_once)) / 2

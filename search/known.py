@@ -49,7 +49,7 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
         if (lost := unknown(objective, space, adapted) - unknown(objective, Space(), params)) and changed:
             said.append(f"baseline {name} is left out: it says nothing of {', '.join(sorted(lost))}")
         elif (too_large := _above(objective, space, limits, adapted)) is not None:
-            said.append(f"baseline {name} is left out: it has {too_large}")
+            said.append(f"baseline {name} is left out: it has {too_large}, too many")
         else:
             if changed:
                 said.append(f"baseline {name} is tried as it stands there, with what is fixed")
@@ -122,9 +122,7 @@ def warm_start(
     outside: list[str] = []
     said: list[str] = []
     for trial in done:
-        fitting = {
-            name: value for name, value in trial.params.items() if name in space and contains(space[name], value)
-        }
+        fitting = _fitting(trial.params, space)
         if key(fitting) in found or not fitting:
             continue
         if len(found) == BEST:
@@ -135,13 +133,13 @@ def warm_start(
             for name, value in trial.params.items() if name in space and name not in fitting
         ]  # fmt: skip
         if (too_large := _above(objective, Space(), limits, fitting)) is not None:
-            said.append(f"warm start: trial {trial.number} of {earlier.name} is left out: it has {too_large}")
+            said.append(f"warm start: trial {trial.number} of {earlier.name} is left out: it has {too_large}, too many")
             continue
         found[key(fitting)] = Known(f"{earlier.name} #{trial.number}", fitting, records.WARM_START)
     if not found:
         raise UsageError(
-            f"--warm-start {earlier.name}: nothing of its best trials fits the space of this search, whose parameters "
-            f"are {', '.join(space)}; leave the flag out"
+            f"--warm-start {earlier.name}: nothing of its best trials fits the limits and the space of this search, "
+            f"whose parameters are {', '.join(space)}; leave the flag out"
         )
     said.append(f"warm start: the best {len(found)} of study {earlier.name} are tried first")
     if gone:
@@ -149,6 +147,19 @@ def warm_start(
     if outside:
         said.append(f"warm start: out of range, and sampled anew: {'; '.join(outside)}")
     return list(found.values()), said
+
+
+def _fitting(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> Params:
+    """What `space` has room for; where it leaves one value only, that one."""
+    fitting: Params = {}
+    for name, value in params.items():
+        if (left := space.get(name)) is None:
+            continue
+        if contains(left, value):
+            fitting[name] = value
+        elif left.single():
+            fitting[name] = _only(left)
+    return fitting
 
 
 def _short(value: ParamValue) -> str:

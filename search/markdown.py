@@ -11,12 +11,19 @@ from search.records import Confirmation, StudyRecord, Summary, counted, plus_min
 MAX_CLASSES = 30
 """A larger confusion matrix is no table for people."""
 
+NETWORKS = {
+    "trial": "the search's own training of this setting, which was chosen for its validation figure",
+    "confirm": "one of the trainings on fresh seeds, not chosen for its own figure",
+    "refit": "a fresh seed, trained on the training and validation splits together, so without a validation figure",
+}
+"""By `Summary.network`, what was registered."""
+
 
 def note(study: StudyRecord, summary: Summary) -> str:
     """The summary, shown at the top of the parent run and of the winner's."""
     who = f"{WINNER} **Winner of `{study.name}`: trial {summary.number}**"
     parts = [f"{who}, `{summary.label}`, {study.metric} {summary.score:.4f}"]
-    parts += _test(summary)
+    parts += _test(study, summary)
     if summary.refit:
         parts.append(f"That network was trained anew on all but the test split: {_refit(summary.refit)}.")
     if summary.confirmation is not None:
@@ -36,14 +43,17 @@ def note(study: StudyRecord, summary: Summary) -> str:
 def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any], uri: str) -> str:
     """What a registered version is, how it came about, how good it is, what it is not, how to load it."""
     shape = ", ".join(map(str, metadata["shape"]))
-    classes = metadata["classes"]
+    classes = metadata.get("classes")
+    what = f"Takes inputs of shape ({shape})." if classes is None else (
+        f"Classifies images of shape ({shape}), pixels in [0, 1], into {len(classes)} classes: {_listed(classes)}."
+    )  # fmt: skip
+    mistakes = () if classes is None else ("## Mistakes on the test split", _confusion(summary.confusion, classes))
     parts = [
         f"# `{summary.label}`",
-        f"Classifies images of shape ({shape}), pixels in [0, 1], into {len(classes)} classes: {_listed(classes)}. "
-        f"Winner of study `{study.name}` (trial {summary.number} of {len(study.trials)}).",
+        f"{what} Winner of study `{study.name}` (trial {summary.number} of {len(study.trials)}).",
         "## Figures", _figures(study, summary),
         "## Training", _training(study, summary, metadata),
-        "## Mistakes on the test split", _confusion(summary.confusion, classes),
+        *mistakes,
         "## Limits", _limits(study, summary, metadata),
         "## Loading", _loading(metadata, uri),
     ]  # fmt: skip
@@ -56,11 +66,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _test(summary: Summary) -> list[str]:
+def _test(study: StudyRecord, summary: Summary) -> list[str]:
     if not (test := summary.test):
         return []
     interval = f"95% interval {test['low']:.2%} to {test['high']:.2%}"
-    return [f"Test accuracy **{test['accuracy']:.2%}** ({interval}, n = {int(test['n']):,}), measured once."]
+    return [f"Test accuracy **{test['accuracy']:.2%}** ({interval}, n = {int(test['n']):,}), {study.tested}."]
 
 
 def _refit(refit: Mapping[str, Any]) -> str:
@@ -77,27 +87,34 @@ def _confirmation(study: StudyRecord, found: Confirmation) -> str:
         for each in found.candidates
     ]  # fmt: skip
     header = ["trial", "setting", "mean", "95%", "spread", "values", "the search saw", ""]
-    lead = f"The best trials were trained again on {counted(found.seeds, 'fresh seed')}; the intervals hold together."
-    return f"{lead}\n\n{table(header, rows)}"
+    seeds, trust = counted(found.seeds, "fresh seed"), found.trust(study.considered)
+    return f"The best trials were trained again on {seeds}; {trust}.\n\n{table(header, rows)}"
 
 
 def _gains(summary: Summary) -> str:
-    rows = [[gain.baseline, f"{gain.value:.4f}", f"{gain.gain:+.4f}{plus_minus(gain.half)}"] for gain in summary.gains]
-    return table(["baseline", "value", "gain of the winner"], rows)
+    rows = [
+        [gain.baseline, f"{gain.value:.4f}", gain.known_from, f"{gain.gain:+.4f}{plus_minus(gain.half)}"]
+        for gain in summary.gains
+    ]
+    return table(["baseline", "value", "known from", "gain of the winner"], rows)
 
 
 def _figures(study: StudyRecord, summary: Summary) -> str:
     rows = []
     if test := summary.test:
         interval = f"{test['low']:.2%} to {test['high']:.2%}"
-        rows.append(["test accuracy", f"{test['accuracy']:.2%}", interval, f"{int(test['n']):,} images, measured once"])
+        n = f"{int(test['n']):,} images, {study.tested}"
+        rows.append(["test accuracy", f"{test['accuracy']:.2%}", interval, n])
     if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
-        what = f"mean of {counted(len(confirmed.values), 'fresh seed')}"
+        what = f"mean of {counted(len(confirmed.values), 'training')} of this setting on fresh seeds, "
+        what += "one of them this network" if summary.network == "confirm" else "not of this network"
         rows.append([study.metric, f"{confirmed.mean:.4f}", plus_minus(confirmed.half).strip(), what])
-    seen = "one training; too good on average, because it was chosen for it"
+    own = "this network" if summary.network == "trial" else "another training of this setting"
+    seen = f"{own}; too good on average, because it was chosen for it"
     rows.append([f"{study.metric}, as the search saw it", f"{summary.value:.4f}", "", seen])
     for gain in summary.gains:
-        rows.append([f"gain over {gain.baseline}", f"{gain.gain:+.4f}", plus_minus(gain.half).strip(), study.metric])
+        over = f"{study.metric}; the baseline's is {gain.known_from}"
+        rows.append([f"gain over {gain.baseline}", f"{gain.gain:+.4f}", plus_minus(gain.half).strip(), over])
     return table(["figure", "value", "95% interval", "measured on"], rows)
 
 
@@ -105,15 +122,19 @@ def _training(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any])
     params = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                        for name, value in summary.params.items())  # fmt: skip
     origin = study.provenance
-    how = "a fresh seed, without early stopping"
-    if summary.refit:
-        how += f"; trained on the training and validation splits together: {_refit(summary.refit)}"
+    how = NETWORKS[summary.network] + (f": {_refit(summary.refit)}" if summary.refit else "")
+    data = (
+        "; ".join(f"{name} `{found}`" for name, found in metadata.get("data", {}).items()) or "known to its objective"
+    )
+    if "classes" in metadata:
+        data = f"`{metadata['dataset']}`, digest `{metadata['dataset_digest']}`; "
+        data += f"{metadata['n_train']:,} images for training, {metadata['n_validation']:,} for validation"
+    tested = "the test split had no part in it" if summary.test else "there is no test split"
     lines = [
-        f"- Data: `{metadata['dataset']}`, digest `{metadata['dataset_digest']}`; "
-        f"{metadata['n_train']:,} images for training, {metadata['n_validation']:,} for validation.",
+        f"- Data: {data}.",
         f"- Setting: {params}.",
         f"- Network: {how}.",
-        f"- Chosen among {len(study.trials)} trials by `{study.metric}`; the test split had no part in it.",
+        f"- Chosen among {len(study.trials)} trials by `{study.metric}`; {tested}.",
         f"- Command: `{origin.get('command', '')}`, seed {origin.get('seed', '')}; "
         + ", ".join(f"{name} {found}" for name, found in origin.get("versions", {}).items()) + ".",
     ]  # fmt: skip
@@ -131,11 +152,14 @@ def _confusion(confusion: Sequence[Sequence[int]] | None, classes: Sequence[str]
 
 
 def _limits(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]) -> str:
-    lines = [
-        f"- Its figures hold for images like those of `{metadata['dataset']}`, framed alike; elsewhere it is untested.",
-        "- It knows no class but these: whatever it is shown, it names one of them.",
-        "- Its probabilities were not calibrated.",
-    ]
+    if "classes" in metadata:
+        lines = [
+            f"- Its figures hold for images like those of `{metadata['dataset']}`, framed alike; else it is untested.",
+            "- It knows no class but these: whatever it is shown, it names one of them.",
+            "- Its probabilities were not calibrated.",
+        ]
+    else:
+        lines = ["- Its figures hold for inputs like those it was measured on; elsewhere it is untested."]
     if summary.confirmed is None:
         lines.append(f"- Its {study.metric} was not confirmed on fresh seeds.")
     lines += [f"- {text}." for text in (summary.note,) if text]
@@ -144,6 +168,12 @@ def _limits(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]) -
 
 def _loading(metadata: Mapping[str, Any], uri: str) -> str:
     shape = ", ".join(map(str, metadata["shape"]))
+    if "classes" not in metadata:
+        return (
+            "```python\nimport mlflow, numpy as np\n\n"
+            f'model = mlflow.pyfunc.load_model("{uri}")\n'
+            f"outputs = model.predict(np.zeros((2, {shape}), dtype=np.float32))\n```"
+        )
     return (
         "```python\nimport mlflow, numpy as np\n\n"
         f'model = mlflow.pyfunc.load_model("{uri}")\n'

@@ -73,7 +73,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     known = {name.replace("-", "_"): value for name, value in values.items()}
     for name in known:
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
+            near = difflib.get_close_matches(name, [*NAMES, "space"], 1)
             hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
             raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
         if isinstance(known[name], list | dict) and not (name in REPEATABLE and isinstance(known[name], list)):

@@ -18,6 +18,10 @@ LAST_SHARE = 3
 """The last third of a curve, at least three values, is taken to show noise more than progress."""
 
 
+BEYOND = 2 * math.sqrt(2)
+"""Standard deviations of one value that an improvement has at least: two standard errors of a difference of two."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """How far a value may lie from what its setting is worth."""
@@ -28,18 +32,17 @@ class Noise:
     """What it was estimated from, in words."""
 
 
-def noise(done: Sequence[TrialRecord], best: TrialRecord, n_validation: int | None) -> Noise:
+def noise(done: Sequence[TrialRecord], best: TrialRecord, n_images: int | None) -> Noise:
     """The larger of two estimates, which both leave something out.
 
-    Of an accuracy, what `n_validation` images can resolve: the binomial standard deviation. Of any curve, how much a
-    value lies off the middle of its neighbours, in the median over the completed trials. Source of the latter: Gasser,
+    Of a share of `n_images`, what they can resolve: the binomial standard deviation. Of any curve, how much a value
+    lies off the middle of its neighbours, in the median over the completed trials. Source of the latter: Gasser,
     Sroka, Jennen-Steinmetz, Biometrika 73 (1986), 625-633.
     """
     parts = [Noise(0.0, "nothing tells the noise of a value, so any improvement counts")]
-    if n_validation:
-        share = min(max(best.value or 0.0, 0.0), 1.0)
-        resolved = math.sqrt(share * (1 - share) / n_validation)
-        parts.append(Noise(resolved, f"what {n_validation:,} validation images resolve"))
+    if n_images and best.value is not None:
+        resolved = math.sqrt(best.value * (1 - best.value) / n_images)
+        parts.append(Noise(resolved, f"what {n_images:,} validation images resolve"))
     if scatters := [scatter for trial in done if (scatter := _scatter(trial)) is not None]:
         parts.append(Noise(statistics.median(scatters), f"how values scatter at the end of {len(scatters)} trainings"))
     return max(parts, key=lambda part: part.deviation)
@@ -55,11 +58,11 @@ def _scatter(trial: TrialRecord) -> float | None:
     return math.sqrt(statistics.mean(value**2 for value in off) / 1.5)  # a residual has 1 + 1/4 + 1/4 of the variance
 
 
-def run_out(trials: Sequence[TrialRecord], patience: int, *, maximize: bool, n_validation: int | None) -> str | None:
+def run_out(trials: Sequence[TrialRecord], patience: int, *, maximize: bool, n_images: int | None) -> str | None:
     """Why the search ends here, in words; None while it goes on.
 
     Trials count in the order in which they ended, whatever became of them; only a completed one within the limits can
-    be an improvement, and it is one when it is better than the last improvement by more than one standard deviation.
+    be an improvement, and it is one when it is `BEYOND` the last improvement. `n_images`: of which values are shares.
     Baselines are not counted: they are tried whatever they bring.
     """
     ended = sorted((t for t in trials if t.state.is_finished() and t.ended), key=lambda t: (t.ended, t.number))
@@ -67,17 +70,18 @@ def run_out(trials: Sequence[TrialRecord], patience: int, *, maximize: bool, n_v
     if not done:
         return None
     sign = 1.0 if maximize else -1.0
-    spread = noise(done, max(done, key=lambda t: sign * (t.value or 0.0)), n_validation)
+    spread = noise(done, max(done, key=lambda t: sign * (t.value or 0.0)), n_images)
+    least = BEYOND * spread.deviation
     mark, since, improving = done[0], 0, {trial.number for trial in done}
     for trial in ended:
-        better = trial.number in improving and sign * ((trial.value or 0.0) - (mark.value or 0.0)) > spread.deviation
+        better = trial.number in improving and sign * ((trial.value or 0.0) - (mark.value or 0.0)) > least
         if better:
             mark, since = trial, 0
         elif trial.baseline is None and trial is not mark:
             since += 1
     if since < patience:
         return None
-    beyond = f" by more than {spread.deviation:.2g}, a standard deviation" if spread.deviation else ""
+    beyond = f" by more than {least:.2g}, two standard errors of a difference" if least else ""
     return (
         f"--patience {patience}: the last {since} trials were no better than trial {mark.number} ({mark.value:.4f})"
         f"{beyond} ({spread.source})"

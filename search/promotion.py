@@ -5,20 +5,25 @@ alike: of the versions measured as the base was, the best. The base is the versi
 first one. Whoever registers a version looks again after setting the alias, and the last one to look sees all versions:
 so the alias ends at the best of them, however many promote at once.
 
-Every champion is written into a tag of the registered model before the alias moves. An alias at a version that has no
-such tag was set by a person, elsewhere, and counts as such.
+Every champion is written into a tag of the registered model before the alias moves, and again when it has moved; the
+tags are numbered so that each is above all that its writer had seen. An alias at a version that no tag explains was set
+by a person, elsewhere, and counts as such.
+
+A process that is killed between the two, or before its second look, can leave the alias at an earlier version. The next
+one that registers a version, or the same search started again, moves it on.
 """
 
 from __future__ import annotations
 
 import random
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from search.errors import ModelNotFoundError, TrackingError
+from search.storage import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,10 +35,13 @@ SCORE_TAG = "validation"
 PROTOCOL_TAG = "protocol."
 """Begins a version's tags that say how its score was measured: only scores of one protocol are compared."""
 HISTORY_TAG = "champion."
-"""Begins a model's tags that keep who was champion; the rest of the name is the time, so that they sort."""
+"""Begins a model's tags that keep who was champion; the rest of the name sorts them."""
 BASE_TAG = "champion_by_hand"
 """A model's tag, `VERSION/NEWEST`: what a person chose, and the newest version then. Later ones compete with it."""
 TRIES = 60
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""What MLflow will say again; its BAD_REQUEST is a collision with another writer here."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,13 @@ def elect(entries: Sequence[Entry], by_hand: tuple[int, int] | None) -> Entry | 
     """The champion among versions, oldest first; None when none has a score.
 
     by_hand: the version that a person chose and the newest version then. A newer one of the same protocol must beat it;
-    on equal scores the older one stays.
+    on equal scores the older one stays. It means nothing any more when that version was deleted.
     """
     scored = [entry for entry in entries if entry.score is not None]
     chosen, newest = by_hand or (None, 0)
-    base = next((entry for entry in entries if entry.version == chosen), scored[0] if scored else None)
+    base = next((entry for entry in entries if entry.version == chosen), None)
+    if base is None:
+        base, newest = (scored[0] if scored else None), 0
     if base is None or base.score is None:
         return base
     rivals = [entry for entry in scored if entry.version > newest and entry.protocol == base.protocol]
@@ -84,42 +94,71 @@ def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 def settle(client: MlflowClient, name: str, own: str) -> str:
     """Point the alias at the champion, now that version `own` has been registered; returns the champion's version.
 
-    Raises TrackingError when others keep moving the alias.
+    Raises TrackingError when MLflow refuses, or others keep moving the alias.
     """
-    import mlflow
 
-    for _ in range(TRIES):
-        try:
-            model = client.get_registered_model(name)
-            present, by_hand = alias(model, CHAMPION), _by_hand(model)
-            if present is not None and present not in {version for version, _ in _events(model)}:
-                if by_hand is None or by_hand[0] != int(present):
-                    _pin(client, name, present, newest=int(own) - 1)
-                _note(client, name, present, "found")
-                continue
-            elected = elect([Entry.of(version) for version in versions(client, name)], by_hand)
-            assert elected is not None, "the version that asks has a score"
-            if present == str(elected.version):
-                return present
-            _move(client, name, str(elected.version), "best")
-        except mlflow.exceptions.MlflowException:  # two first settings of an alias can collide, and SQLite can be busy
-            time.sleep(random.uniform(0.0, 0.2))
-    raise TrackingError(f"the alias {CHAMPION} of {name} did not settle; type the same command again")
+    def look() -> str | None:
+        model = client.get_registered_model(name)
+        present, by_hand = alias(model, CHAMPION), _by_hand(model)
+        if present is not None and not _is_ours(model, present):
+            again = client.get_registered_model(name)  # MLflow does not read aliases and tags at one moment
+            if alias(again, CHAMPION) == present and not _is_ours(again, present):
+                _pin(client, name, present, newest=int(own) - 1)
+                _note(client, name, present, "found", moved=True)
+            return None
+        elected = elect([Entry.of(version) for version in versions(client, name)], by_hand)
+        assert elected is not None, "the version that asks has a score"
+        if present == str(elected.version):
+            return present
+        _move(client, name, str(elected.version), "best")
+        return None
+
+    return _until_done(look, f"the alias {CHAMPION} of {name}")
 
 
 def challenge(client: MlflowClient, name: str, version: str) -> None:
-    """Point the other alias at a version that did not become champion, unless a newer one has it."""
+    """Point the other alias at a version that did not become champion, unless a newer one has it.
+
+    Raises TrackingError as `settle` does.
+    """
+
+    def look() -> bool:
+        present = alias(client.get_registered_model(name), CHALLENGER)
+        if present is None or int(present) < int(version):
+            client.set_registered_model_alias(name, CHALLENGER, version)
+            return False
+        return True
+
+    _until_done(look, f"the alias {CHALLENGER} of {name}")
+
+
+def _until_done(step: Callable[[], T | None], what: str) -> T:
+    """Repeat a step until it gives something. Two first settings of an alias can collide, and SQLite can be busy.
+
+    Raises TrackingError, which says why, at once when MLflow refuses it.
+    """
     import mlflow
 
+    why: Exception | None = None
     for _ in range(TRIES):
         try:
-            present = alias(client.get_registered_model(name), CHALLENGER)
-            if present is not None and int(present) >= int(version):
-                return
-            client.set_registered_model_alias(name, CHALLENGER, version)
-        except mlflow.exceptions.MlflowException:
+            if done := step():
+                return done
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code in REFUSALS:
+                raise TrackingError(f"{what} cannot be set: {first_line(error)}") from error
+            why = error
             time.sleep(random.uniform(0.0, 0.2))
-    raise TrackingError(f"the alias {CHALLENGER} of {name} did not settle; type the same command again")
+    said = f" ({first_line(why)})" if why else ""
+    raise TrackingError(f"{what} did not settle{said}; type the same command again") from why
+
+
+def keep_base(client: MlflowClient, name: str, version: str) -> None:
+    """Before a version changes its protocol: another champion must not lose the alias to it without being compared."""
+    model = client.get_registered_model(name)
+    if (present := alias(model, CHAMPION)) not in (None, version):
+        _, newest = _by_hand(model) or (None, 0)
+        _pin(client, name, str(present), newest=newest)
 
 
 def why_behind(client: MlflowClient, name: str, version: str, champion: str) -> str:
@@ -150,48 +189,71 @@ def why_behind(client: MlflowClient, name: str, version: str, champion: str) -> 
 
 
 def appoint(client: MlflowClient, name: str, version: str) -> None:
-    """Make a version the champion because a person says so. Raises ModelNotFoundError when there is no such version."""
-    known = [str(found.version) for found in versions(client, name)]
+    """Make a version the champion because a person says so.
+
+    Raises ModelNotFoundError when there is no such version, TrackingError as `settle` does.
+    """
+    known = _numbers(client, name)
     if version not in known:
         models = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise ModelNotFoundError(
             f"there is no version {version} of {name!r}; it has {', '.join(known)}" if known
             else f"there is no model {name!r} with versions; registered here: {models}"
         )  # fmt: skip
-    _pin(client, name, version, newest=max(map(int, known)))
-    _move(client, name, version, "by-hand")
+    _hand_over(client, name, version, "by-hand", newest=max(map(int, known)))
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[str, str]:
     """Give the alias back to the champion before the present one; returns both versions, the present one first.
 
-    Raises ModelNotFoundError when there is no champion, or none before it.
+    Raises ModelNotFoundError when there is no champion, or none before it, TrackingError as `settle` does.
     """
     import mlflow
 
-    try:
-        model = client.get_registered_model(name)
-    except mlflow.exceptions.MlflowException:
+    def read() -> RegisteredModel:
+        try:
+            return client.get_registered_model(name)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
         names = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise ModelNotFoundError(f"there is no model {name!r}; registered here: {names}") from None
+        raise ModelNotFoundError(f"there is no model {name!r}; registered here: {names}")
+
+    model = _until_done(read, f"the alias {CHAMPION} of {name}")
     present = alias(model, CHAMPION)
     if present is None:
         raise ModelNotFoundError(f"{name} has no champion to take the alias from")
-    known = {str(version.version) for version in versions(client, name)}
+    known = _numbers(client, name)
     earlier = [version for version in reigns(model) if version != present and version in known]
     if not earlier:
         raise ModelNotFoundError(f"version {present} is the first champion of {name}; there is none to go back to")
-    _pin(client, name, earlier[-1], newest=max(map(int, known)))
-    _move(client, name, earlier[-1], f"after-{present}")
+    _hand_over(client, name, earlier[-1], f"after-{present}", newest=max(map(int, known)))
     return present, earlier[-1]
+
+
+def _numbers(client: MlflowClient, name: str) -> list[str]:
+    """All versions by their numbers, oldest first; asked until the store answers."""
+    read = lambda: [[str(found.version) for found in versions(client, name)]]  # noqa: E731  # one list, empty or not
+    return _until_done(read, f"the alias {CHAMPION} of {name}")[0]
+
+
+def _hand_over(client: MlflowClient, name: str, version: str, how: str, *, newest: int) -> None:
+    """Let a person's choice stand against the versions up to `newest`, and move the alias."""
+
+    def step() -> bool:
+        _pin(client, name, version, newest=newest)
+        _move(client, name, version, how)
+        return True
+
+    _until_done(step, f"the alias {CHAMPION} of {name}")
 
 
 def reigns(model: RegisteredModel) -> list[str]:
     """The champions of a model in order, without those that a person took the alias from."""
     stack: list[str] = []
-    for version, how in _events(model):
-        taken = how.removeprefix("after-") if how.startswith("after-") else None
-        stack = [other for other in stack if other not in (taken, version)] + [version]
+    for event in _events(model):
+        taken = event.how.removeprefix("after-") if event.how.startswith("after-") else None
+        stack = [other for other in stack if other not in (taken, event.version)] + [event.version]
     return stack
 
 
@@ -200,10 +262,37 @@ def alias(model: RegisteredModel, name: str) -> str | None:
     return str(model.aliases[name]) if name in model.aliases else None
 
 
-def _events(model: RegisteredModel) -> list[tuple[str, str]]:
-    """(version, how) of every time that the alias moved, oldest first."""
-    keys = sorted(key for key in model.tags if key.startswith(HISTORY_TAG))
-    return [(version, how) for version, _, how in (model.tags[key].partition(" ") for key in keys)]
+@dataclass(frozen=True)
+class Event:
+    """One move of the alias: what was noted before it, and when it was done."""
+
+    began: int
+    version: str
+    how: str
+    done: int | None
+    """None: it is under way, or whoever moved it was killed."""
+
+
+def _events(model: RegisteredModel) -> list[Event]:
+    """Every move, in the order in which they began."""
+    found = []
+    for key in sorted(key for key in model.tags if key.startswith(HISTORY_TAG)):
+        version, how, done = f"{model.tags[key]} ".split(" ")[:3]
+        found.append(Event(int(key.split(".")[1]), version, how, int(done) if done else None))
+    return found
+
+
+def _is_ours(model: RegisteredModel, present: str) -> bool:
+    """Whether a move that was noted explains where the alias is: the latest there, or one that others overlapped.
+
+    Where a later move elsewhere was done, and began after all moves there were done, a person has brought it back.
+    """
+    events = _events(model)
+    there = [event for event in events if event.version == present]
+    if not there or any(event.done is None for event in there):
+        return bool(there)
+    last = max(event.done or 0 for event in there)
+    return not any(event.began > last and event.done is not None for event in events)
 
 
 def _by_hand(model: RegisteredModel) -> tuple[int, int] | None:
@@ -213,9 +302,18 @@ def _by_hand(model: RegisteredModel) -> tuple[int, int] | None:
     return int(version), int(newest)
 
 
-def _note(client: MlflowClient, name: str, version: str, how: str) -> None:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    client.set_registered_model_tag(name, f"{HISTORY_TAG}{stamp}.{version}", f"{version} {how}")
+def _note(client: MlflowClient, name: str, version: str, how: str, *, moved: bool = False) -> str:
+    """Write down a move that begins, or that was `moved` by somebody else; returns the tag's name."""
+    now = _next(client, name)
+    key = f"{HISTORY_TAG}{now:06}.{secrets.token_hex(4)}"  # two that move the alias to one version are two moves
+    client.set_registered_model_tag(name, key, f"{version} {how}" + (f" {now}" if moved else ""))
+    return key
+
+
+def _next(client: MlflowClient, name: str) -> int:
+    """A number above all that are there: no clock, since machines disagree."""
+    events = _events(client.get_registered_model(name))
+    return 1 + max((max(event.began, event.done or 0) for event in events), default=0)
 
 
 def _pin(client: MlflowClient, name: str, version: str, *, newest: int) -> None:
@@ -224,8 +322,9 @@ def _pin(client: MlflowClient, name: str, version: str, *, newest: int) -> None:
 
 
 def _move(client: MlflowClient, name: str, version: str, how: str) -> None:
-    """Note the champion, then set the alias; it is no challenger any more."""
-    _note(client, name, version, how)
+    """Note the champion, set the alias, note that it is set; it is no challenger any more."""
+    key = _note(client, name, version, how)
     client.set_registered_model_alias(name, CHAMPION, version)
+    client.set_registered_model_tag(name, key, f"{version} {how} {_next(client, name)}")
     if alias(client.get_registered_model(name), CHALLENGER) == version:
         client.delete_registered_model_alias(name, CHALLENGER)

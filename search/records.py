@@ -28,7 +28,7 @@ SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "sea
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
 HOLDER = "holder"  # signed by each search that writes: a mark of its own
-WINNER = "winner"  # {"number", "run"}: kept before the test split is read, which must not choose
+TEST_READS = "test_reads"  # one each time that the test split was read: {"number", "run", "time"}, kept before
 EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
 SUMMARY = "summary"  # Summary.as_dict()
 OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
@@ -129,6 +129,13 @@ class Gain:
     """Positive when the winner is better, whatever the direction."""
     half: float | None = None
     """Half of the gain's 95% interval; None where the winner was not confirmed or nothing is known of the noise."""
+    seeds: int = 0
+    """Fresh seeds whose mean `value` is; 0 where it is the search's one training."""
+
+    @property
+    def known_from(self) -> str:
+        """What `value` rests on, for people."""
+        return f"mean of {counted(self.seeds, 'fresh seed')}" if self.seeds else "one training, not confirmed"
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ class Candidate:
     failed: int = 0
     """Fresh seeds that came to nothing."""
     half: float | None = None
-    """Half of the mean's interval, which holds for all candidates together with 95%; None when no noise is known."""
+    """Half of the mean's 95% interval, wide enough for the one that is chosen; None when no setting has two seeds."""
 
     @property
     def spread(self) -> float | None:
@@ -170,7 +177,15 @@ class Confirmation:
     noise: float | None
     """Standard deviation of one value around its setting's mean, pooled; None when no setting has two values."""
     n_images: int | None = None
-    """How many validation images the values are accuracies on; None where they are something else."""
+    """How many validation images the values are shares of; None where they are something else."""
+
+    def trust(self, trials: int) -> str:
+        """What the intervals of a winner out of so many trials stand for, in words."""
+        if all(each.half is None for each in self.candidates):
+            return "no intervals: they take seeds that differ"
+        if self.n_images is None:
+            return "95% intervals of the seeds alone"
+        return f"95% intervals, allowing for the best of {counted(trials, 'trial')}"
 
 
 @dataclass(frozen=True)
@@ -231,6 +246,18 @@ class Summary:
         confirmed = self.confirmed
         return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
 
+    @property
+    def network(self) -> str:
+        """Which training made the published network: the `trial`'s own, one to `confirm` it, or the `refit`."""
+        return self.run.partition("-")[0]
+
+    def figures(self, metric: str) -> dict[str, float]:
+        """The figures of the winning setting by name; `test_accuracy` is the published network's own."""
+        found = {f"best_{metric}": self.value}
+        if self.confirmed is not None and self.confirmed.mean is not None:
+            found[f"confirmed_{metric}"] = self.confirmed.mean
+        return found | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
+
 
 @dataclass(frozen=True)
 class StudyRecord:
@@ -271,6 +298,7 @@ class StudyRecord:
                 "metric": self.metric,
                 "direction": "maximize" if self.maximize else "minimize",
                 "summary": self.summary and self.summary.as_dict(),
+                "test_reads": self.attrs.get(TEST_READS, ()),
                 "trials": [trial.as_dict() for trial in self.trials],
                 "sessions": self.sessions,
                 "provenance": self.provenance,
@@ -287,6 +315,11 @@ class StudyRecord:
             key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
         )
 
+    @property
+    def considered(self) -> int:
+        """Among how many trials the best was looked for: those within the limits that brought a value."""
+        return sum(trial.value is not None and trial.feasible for trial in self.trials)
+
     def fate(self, candidate: Candidate) -> str:
         """What confirmation made of one of its candidates, in a few words."""
         assert self.summary is not None, "candidates are a summary's"
@@ -298,6 +331,12 @@ class StudyRecord:
         if candidate.failed:
             return f"{counted(candidate.failed, 'seed')} failed"
         return "clearly behind, spared the rest" if len(candidate.values) < found.seeds else ""
+
+    @property
+    def tested(self) -> str:
+        """How often this study has read the test split, for behind a figure that was measured there."""
+        n = len(self.attrs.get(TEST_READS, ()))
+        return "measured once" if n == 1 else f"the test split was read {n} times in this study"
 
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from search.config import Config, mask
 from search.errors import ModelNotFoundError, TrackingError
-from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
+from search.promotion import CHALLENGER, CHAMPION, PROTOCOL_TAG, challenge, keep_base, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
 
@@ -61,7 +61,7 @@ def publish(
     *,
     run_id: str,
     name: str,
-    model: torch.nn.Module,
+    model: Callable[[], torch.nn.Module],
     example: NDArray[np.float32],
     metadata: Mapping[str, Any],
     tags: Mapping[str, str],
@@ -69,9 +69,11 @@ def publish(
 ) -> Published:
     """Log a trained network as a model of a run, register it, and make it champion if it is the best of its protocol.
 
-    model: float32 (n, c, h, w) in [0, 1] to probabilities (n, k), on the CPU. example: (n >= 2, c, h, w).
+    model: makes it, on the CPU; of a classifier float32 (n, c, h, w) in [0, 1] to probabilities (n, k).
+    example: what it takes, n >= 2.
     `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
-    an interrupted search already registered is found again. `card` gives the description of a version, in Markdown.
+    was registered before is found again: its tags and description are then brought up to date. `card` gives the
+    description of a version, in Markdown.
     Raises TrackingError when MLflow does not do it.
     """
     import mlflow
@@ -81,10 +83,11 @@ def publish(
         found = _registered(client, name, tags["search.run"])
         if found is None:
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
-                model_uri, model_id = _log(run_id, model, example, metadata)
+                model_uri, model_id = _log(run_id, model(), example, metadata)
                 _create_name(client, name)
                 found = _create_version(client, name, model_uri, run_id, model_id, tags)
         version = str(found.version)
+        _retag(client, found, tags)
         if found.description != (text := card(version)):
             client.update_model_version(name, version, description=text)
         champion = settle(client, name, version)
@@ -114,6 +117,15 @@ def _create_version(
     raise AssertionError("the last attempt raises")
 
 
+def _retag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Give a version the tags that it lacks."""
+    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    if any(key.startswith(PROTOCOL_TAG) for key in changed):
+        keep_base(client, version.name, str(version.version))
+    for key, value in changed.items():
+        client.set_model_version_tag(version.name, str(version.version), key, value)
+
+
 def _log(
     run_id: str, model: torch.nn.Module, example: NDArray[np.float32], metadata: Mapping[str, Any]
 ) -> tuple[str, str]:
@@ -121,10 +133,10 @@ def _log(
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    n_classes = len(metadata["classes"])
+    given = _output(model, example)
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, n_classes))]),
+        Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
+        Schema([TensorSpec(given.dtype, (-1, *given.shape[1:]))]),
     )
     requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")]
     with _reopened(run_id), warnings.catch_warnings():
@@ -139,6 +151,14 @@ def _log(
             metadata=dict(metadata),
         )
     return info.model_uri, info.model_id
+
+
+def _output(model: torch.nn.Module, example: NDArray[np.float32]) -> NDArray[Any]:
+    import torch
+
+    with torch.no_grad():
+        found: NDArray[Any] = model(torch.from_numpy(example)).numpy()
+    return found
 
 
 @contextmanager
@@ -245,7 +265,10 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
         ) from None
     metadata = model.metadata.metadata or {}
     if "classes" not in metadata or "framing" not in metadata:
-        raise ModelNotFoundError(f"{model_uri} was not registered by a search; it says nothing of its classes")
+        raise ModelNotFoundError(
+            f"{model_uri} is no classifier of images that a search registered; name one with --model, or load this one "
+            f"with mlflow.pyfunc.load_model({model_uri!r})"
+        )
     return Loaded(model_uri, model, metadata)
 
 

@@ -19,7 +19,7 @@ from search.journal import Journal
 from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord, Summary
 from search.registry import newest_champion
-from search.run import load_objective, open_tracking
+from search.run import load_objective, open_tracking, registered_name
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
@@ -83,32 +83,34 @@ def promote(config: Config, name: str) -> StudyRecord:
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     study_id = find_study(storage, name)
-    attrs = {} if study_id is None else storage.get_study_user_attrs(study_id)
-    if study_id is None or records.OBJECTIVE not in attrs:
+    if study_id is None or records.OBJECTIVE not in storage.get_study_user_attrs(study_id):
         known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
         raise UsageError(
             f"there is no study {name!r} made by a search; there are: {known}. A version of a model is typed "
             "as NAME/VERSION, for instance mnist/3"
         )
-    if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
-        raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
-    if (elsewhere := _elsewhere(config, attrs)) is not None:
-        raise UsageError(f"study {name!r}: {elsewhere}")
-    summary = Summary.from_dict(stored)
-    with hold_study(config.storage_url, name):
+    with hold_study(config.storage_url, name):  # what a search keeps of its winner is final from here on
+        attrs = storage.get_study_user_attrs(study_id)
+        if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
+            raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
+        if (elsewhere := _elsewhere(config, attrs)) is not None:
+            raise UsageError(f"study {name!r}: {elsewhere}")
+        summary = Summary.from_dict(stored)
         if summary.model is not None:
             appoint(connect_mlflow(config.mlflow_uri), summary.model["name"], str(summary.model["version"]))
             champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
             return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
         objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
+        if (register := registered_name(config, objective)) is None:
+            raise UsageError(f"study {name!r}: its objective makes no network that can be registered")
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
         tracking = open_tracking(config, name, attrs, maximize=study.maximize)
         try:
             tracking.ready()
             Conclusion(
                 study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
-                device="cpu", tracking_uri=config.mlflow_uri, register=config.register or objective.name,
+                device="cpu", tracking_uri=config.mlflow_uri, register=register,
                 where=config.where, chosen=summary, goal=tracking.verdict(PARENT) or {},
             ).run()  # fmt: skip
             return study.record()

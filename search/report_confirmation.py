@@ -33,9 +33,12 @@ def confirmation(record: StudyRecord) -> tuple[str, list[str], list[list[Cell]]]
     ]
     text = (
         f"The best trials were trained again, each on {counted(found.seeds, 'fresh seed')}: a value that was chosen "
-        "for being good is too good on average, a fresh one is not. The intervals hold together with 95%, so the "
-        "winner's does, whichever won. Means that noise cannot tell apart go to the smaller network."
+        "for being good is too good on average, a fresh one is not. What stays is the luck of the validation split, "
+        f"which all trials share. {found.trust(record.considered).capitalize()}. Means that noise cannot tell apart go "
+        "to the smaller network."
     )
+    if record.summary.test:
+        text += " Only the test figure is unbiased."
     if refit := record.summary.refit:
         text += (
             f" The winner was then trained anew on all {refit['images']:,} images that are not for testing, for "

@@ -121,7 +121,7 @@ def headline(record: StudyRecord) -> Mapping[str, str]:
     """The big number of the page: `value`, what it is (`name`), and what it rests on (`detail`)."""
     first, unit, test = winner(record), Unit.of(record), _test(record)
     if "accuracy" in test:
-        n = f" on {int(test['n']):,} test images" if test.get("n") else ""
+        n = f" on {int(test['n']):,} test images, {record.tested}" if test.get("n") else ""
         interval = f"95% interval {test['low']:.2%} – {test['high']:.2%}" if "low" in test and "high" in test else ""
         return {"value": f"{test['accuracy']:.2%}", "name": "test accuracy", "detail": f"{interval}{n}".strip()}
     if first is None:

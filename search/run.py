@@ -1,4 +1,4 @@
-"""The main job, in order: open, search, choose, test once, register, report."""
+"""The main job, in order: open, search, choose, test, register, report."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task
+from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task, unfinished
 from objectives.trainer import resolve_device
-from search import records
+from search import records, version
 from search.conclusion import Conclusion, Preparation
 from search.config import DEFAULT_OBJECTIVE, Config, mask
-from search.confirmation import Confirming, Extra, refit_job
+from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator, Plan
 from search.display import Display
-from search.errors import SearchError
+from search.errors import SearchError, UsageError
 from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
@@ -80,6 +80,9 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     check_stores(config)
     if config.device not in ("auto", "cpu"):
         resolve_device(config.device, 0)  # a device that is not there is said before anything is written
+    registered_name(config, objective)
+    if (missing := unfinished(objective)) is not None:
+        display.notice(missing)
     name = config.study or objective.name
     scope = Scope.of(config, objective, name)
     workspace.root.mkdir(parents=True, exist_ok=True)
@@ -89,6 +92,21 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
         _executor(config, spec) as executor,
     ):
         return Job(config, spec, objective, name, scope, executor, display, interruption, hold).run()
+
+
+def registered_name(config: Config, objective: Objective) -> str | None:
+    """The name that the winner is to have in the registry; None when it is not to be there.
+
+    Raises UsageError for a name that was given where nothing can be registered.
+    """
+    if not version.can_be_made(objective):
+        if config.register is None or config.no_register:
+            return None
+        raise UsageError(
+            f"--register {config.register}: the winner of objective {objective.name!r} cannot be registered; give it "
+            "load_weights(params, weights) and example_input(), or leave the flag out"
+        )
+    return None if config.no_register else config.register or objective.name
 
 
 def check_stores(config: Config) -> None:
@@ -144,7 +162,8 @@ class Job:
         )  # fmt: skip
         hold.sign(self.storage, self.study_id)
         self.uid = str(self.attrs()[records.UID])
-        self._preparation = Preparation(objective, publishes=self._register_as() is not None)
+        self._register_as = registered_name(config, objective)
+        self._preparation = Preparation(objective, publishes=self._register_as is not None)
         self._refits = not config.no_refit and isinstance(objective, ImageClassifier)
 
     def attrs(self) -> dict[str, Any]:
@@ -208,7 +227,9 @@ class Job:
         if tracking.verdict(PARENT) != {"finished": study.finished, **self._goal()}:
             return False
         summary = study.record().summary
-        return summary is not None and (summary.model is not None or self._register_as() is None)
+        if summary is None or may_improve(study.attrs().get(records.EXTRA, {}), summary, refits=self._refits):
+            return False
+        return summary.model is not None or self._register_as is None
 
     def _is_over(self, study: Study) -> bool:
         """Whether no trial would be begun, though some are missing."""
@@ -223,7 +244,7 @@ class Job:
             chosen = self._trained(study, tracking, devices)
             conclusion = Conclusion(
                 study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
-                tracking_uri=self.config.mlflow_uri, register=self._register_as(), where=self.config.where,
+                tracking_uri=self.config.mlflow_uri, register=self._register_as, where=self.config.where,
                 chosen=chosen, goal={"finished": study.finished, **self._goal()},
             )  # fmt: skip
             with self.display.busy("scoring and registering the winner, writing the report"):
@@ -234,12 +255,6 @@ class Job:
         except (SearchError, ObjectiveError):
             tracking.end_run(PARENT, "FAILED")
             raise
-
-    def _register_as(self) -> str | None:
-        """The name that the winner is to have in the registry."""
-        if self.config.no_register or not isinstance(self.objective, ImageClassifier):
-            return None
-        return self.config.register or self.objective.name
 
     # ---- everything that trains
 

@@ -20,7 +20,15 @@ from optuna.trial import FrozenTrial, TrialState
 from objectives.base import Objective, Params
 
 REDUCTION = 4
-"""Of a rung's trials, one in four goes on. With the first rung at a sixteenth of the budget, three rungs span it."""
+"""Of a rung's trials, one in four goes on. With the first rung at a sixteenth of the budget, three rungs span it.
+
+What rungs say of the end: of 40 random settings of the default space, trained unpruned for 3 epochs on 6,000 images of
+MNIST, ranks of validation accuracy correlate with the last ones by 0.65 at the first rung (step 1 of 12) and by 0.86 at
+the second (step 4). Of the 5 best, 4 were in the first quarter at both, and so was the best. One-cycle trainings, still
+warming up at the first, stood 3.2 +- 1.6 ranks below their end there. A warm-up of a sixteenth instead of a quarter
+made it 0.7 +- 1.9, with correlations of 0.62 and 0.87 and no better ends (-0.1 +- 0.2 points, 13 pairs), so it was not
+shortened. (One seed; 13 one-cycle, 27 constant; validated on 3,000 images; torch 2.15, Xeon 2.5 GHz.)
+"""
 
 GOOD, RECENT = 25, 275
 """Ended trials that TPE is shown of a long study: all that it would call good, and the latest of the others."""

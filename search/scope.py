@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective
+from objectives.base import Objective
 from search import records
 from search.browse import open_studies
 from search.config import Config
 from search.errors import UsageError
+from search.intervals import images_of
 from search.known import Known, as_stored, baselines, from_stored, warm_start
 from search.limits import Limits, describe
 from search.patience import run_out
@@ -66,8 +68,9 @@ class Scope:
         """Why the trials that ended are enough, in words; None while they are not."""
         if self.patience is None:
             return None
-        n_validation = int(objective.dataset_info()["n_validation"]) if isinstance(objective, ImageClassifier) else None
-        return run_out(ended, self.patience, maximize=objective.direction == "maximize", n_validation=n_validation)
+        done = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
+        n_images = images_of(objective, done)
+        return run_out(ended, self.patience, maximize=objective.direction == "maximize", n_images=n_images)
 
 
 def _earlier(config: Config, name: str) -> StudyRecord | None:

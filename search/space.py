@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,9 @@ from search.errors import UsageError
 
 PROBES = 48
 """Settings sampled to see the search space; two spaces that agree on all of them are taken as the same."""
+
+MORE_PROBES = 500
+"""Settings sampled beyond those to see a parameter that a person names, which only rare settings may have."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,18 @@ class Narrowed:
         return max(low, left.low), min(high, left.high)
 
 
-def search_space(objective: Objective, space: Space = Space()) -> dict[str, BaseDistribution]:  # noqa: B008  # frozen
-    """Every parameter that the objective was seen to sample, by name.
+def search_space(
+    objective: Objective, space: Space = Space(), named: Set[str] = frozenset()  # noqa: B008  # both are frozen
+) -> dict[str, BaseDistribution]:  # fmt: skip
+    """Every parameter that the objective was seen to sample, by name; looks longer for those that are `named`.
 
     Raises ObjectiveError when it cannot be asked: that makes a search impossible, not a trial.
     """
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     found: dict[str, BaseDistribution] = {}
-    for _ in range(PROBES):
+    for probe in range(PROBES + MORE_PROBES):
+        if probe >= PROBES and named <= found.keys():
+            break
         trial = study.ask()
         try:
             space.suggest(objective, trial)
@@ -131,14 +138,19 @@ def narrow(objective: Objective, given: Sequence[str]) -> Space:
     """
     if not given:
         return Space()
-    known, wanted = search_space(objective), dict(map(parse, given))
-    for name in wanted:
-        if name not in known:
+    wanted = dict(map(parse, given))
+    known = search_space(objective)
+    while missing := wanted.keys() - known.keys():  # one that is fixed may be what another is sampled with
+        space = Space({name: _left(name, known[name], wanted[name]) for name in wanted.keys() & known.keys()})
+        found = search_space(objective, space, missing)
+        if missing.isdisjoint(found):
+            name = next(name for name in wanted if name in missing)
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
             raise UsageError(f"--fix or [space]: there is no parameter {name!r}; {hint}")
+        known = found | known
     space = Space({name: _left(name, known[name], value) for name, value in wanted.items()})
-    unasked = sorted(space.narrowed.keys() - search_space(objective, space).keys())
+    unasked = sorted(space.narrowed.keys() - search_space(objective, space, wanted.keys()).keys())
     if unasked:
         fixed = ", ".join(f"{name}={words(left)}" for name, left in space.narrowed.items() if left.single())
         raise UsageError(

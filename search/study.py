@@ -220,18 +220,18 @@ class Study:
         self._stored_ids.append(trial_id)
         self._store_notes(sampled.number)
 
-    def report(self, number: int, step: int, value: float) -> bool:
-        """Store a metric; returns whether the pruner would end the trial here.
+    def report(self, number: int, step: int, value: float, *, spared: bool = False) -> bool:
+        """Store a metric; returns whether the trial ends here: the pruner says so, and it is not `spared`.
 
         What the pruner notes of a trial that goes on is stored last: a search that is killed in between reports the
         same step again and comes to the same decision.
         """
         self._memory.set_trial_intermediate_value(self._id(number), step, value)
         self.storage.set_trial_intermediate_value(self._stored_ids[number], step, value)
-        prune = self.pruner.prune(self._copy, self._memory.get_trial(self._id(number)))
-        if not prune:
-            self._store_notes(number)
-        return prune
+        if self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) and not spared:
+            return True
+        self._store_notes(number)
+        return False
 
     def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> FrozenTrial:
         """End a trial and give it as stored. `value` is for a completed one; a pruned one has its last report's."""

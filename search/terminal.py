@@ -65,8 +65,8 @@ def print_result(result: Result, config: Config) -> None:
     say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
     say(f"    {_curves(study, config)}")
     say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
-    if study.summary and study.summary.model:
-        dataset = (study.provenance.get("dataset") or {}).get("name", "")
+    dataset = (study.provenance.get("dataset") or {}).get("name", "")
+    if dataset and study.summary and study.summary.model:
         example = f"{shlex.quote(f'{dataset}:0-24')} --show out.png"
         say(f"  python -m search predict{where} {example}")
 
@@ -85,15 +85,20 @@ def print_summary(study: StudyRecord) -> None:
         say(f"ended early: {why}")
     if summary is None:
         return
-    confirmed = "" if summary.confirmed is None else f" confirmed, {summary.value:.4f} as the search saw it"
+    seen = f"{summary.value:.4f} as the search saw it"
+    confirmed = ", not confirmed" if summary.confirmed is None else f" confirmed, {seen}"
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
     params = ", ".join(f"{name}={_short(value)}" for name, value in summary.params.items())
     say(f"  {params}")
     if summary.confirmation is not None:
         _print_confirmation(study, summary.confirmation)
-    _print_test(summary)
+    _print_test(study, summary)
+    if summary.gains:
+        each = ", each with its own 95% interval" if any(gain.half is not None for gain in summary.gains) else ""
+        say(f"compared with the baselines{each}:")
     for gain in summary.gains:
-        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({gain.value:.4f})")
+        known = f"{gain.value:.4f}, {gain.known_from}"
+        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({known})")
     if summary.model:
         alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
         say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")
@@ -103,7 +108,7 @@ def print_summary(study: StudyRecord) -> None:
 
 
 def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
-    say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; the intervals hold together with 95%:")
+    say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; {found.trust(study.considered)}:")
     table = _table("", "mean", "", "seeds", "search saw", "weights", "")
     for each in found.candidates:
         table.add_row(
@@ -118,7 +123,7 @@ def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
     console.print(table)
 
 
-def _print_test(summary: Summary) -> None:
+def _print_test(study: StudyRecord, summary: Summary) -> None:
     if summary.refit:
         refit = summary.refit
         say(f"trained anew on all {refit['images']:,} images that are not for testing: {refit['epochs']} epochs")
@@ -126,7 +131,7 @@ def _print_test(summary: Summary) -> None:
         test = summary.test
         say(
             f"test accuracy: {test['accuracy']:.2%} (95% interval {test['low']:.2%} to {test['high']:.2%}, "
-            f"n = {int(test['n'])}, measured once)"
+            f"n = {int(test['n'])}, {study.tested})"
         )
 
 
@@ -149,7 +154,7 @@ def print_json(values: Any) -> None:
 
 def print_studies(studies: Sequence[StudyRecord]) -> None:
     """One row a study."""
-    table = _table("study", "trials", "best", "test accuracy", "model")
+    table = _table("study", "trials", "search saw", "test accuracy", "model")
     for study in studies:
         summary = study.summary
         best = study.ranked()[:1]

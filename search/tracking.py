@@ -204,12 +204,9 @@ class Tracking:
         """Whether the run was begun, now or by an earlier start of the search."""
         return self._journal.knows(run)
 
-    def mlflow_id(self, run: str, *, wait_s: float = 0.0) -> str | None:
-        """MLflow's id of a run; None when it has not arrived there within `wait_s`."""
-        deadline = time.monotonic() + (wait_s if self._courier.trouble is None else 0.0)
-        while (found := self._journal.mlflow_id(run)) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return found
+    def mlflow_id(self, run: str) -> str | None:
+        """MLflow's id of a run; None when it has not arrived there."""
+        return self._journal.mlflow_id(run)
 
     @property
     def trouble(self) -> str | None:

@@ -129,8 +129,8 @@ class Trials:
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value and ask the pruner. A baseline is compared with, so it trains on."""
         number = job.task.number
-        prune = self._timed(lambda: self.study.report(number, step, value))
-        return bool(prune) and self._at_work[number].baseline is None
+        spared = self._at_work[number].baseline is not None
+        return bool(self._timed(lambda: self.study.report(number, step, value, spared=spared)))
 
     def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
         """Tell the study."""
@@ -146,8 +146,11 @@ class Trials:
         self._enough = self._patience(self._records)
 
     def _link(self, run: str) -> dict[str, str]:
-        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once."""
-        run_id = self.tracking.mlflow_id(run, wait_s=0.2)
+        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once.
+
+        Trainers would wait with whoever waits for it here. The end of the search links what is not linked yet.
+        """
+        run_id = self.tracking.mlflow_id(run)
         if run_id is None:
             return {}
         if not self._linked:

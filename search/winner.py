@@ -32,7 +32,7 @@ def best_trial(study: StudyRecord) -> TrialRecord:
 
 
 def is_behind(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, *, maximize: bool) -> bool:
-    """Whether fresh seeds show a candidate clearly behind the best: by three standard errors of the difference.
+    """Whether fresh seeds show a candidate clearly behind the best: by more than chance does.
 
     One of which a fresh seed came to nothing is out of the race as well, unless it is alone.
     """
@@ -42,8 +42,8 @@ def is_behind(candidate: Candidate, candidates: Sequence[Candidate], noise: Nois
     if not candidate.values or not rivals:
         return False
     best = max(rivals, key=lambda rival: _worth(rival, maximize))
-    error = noise.error(candidate, best)
-    return error is not None and _worth(best, maximize) - _worth(candidate, maximize) > 3 * error
+    clear = noise.clear(candidate, best)
+    return clear is not None and _worth(best, maximize) - _worth(candidate, maximize) > clear
 
 
 def choose(candidates: Sequence[Candidate], noise: Noise, *, maximize: bool) -> Candidate | None:
@@ -78,23 +78,24 @@ def _size(candidate: Candidate) -> float:
 def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | None = None) -> tuple[Gain, ...]:
     """How far the winner is ahead of each baseline, by the validation metric.
 
-    Each is taken at its confirmed mean where it has one. A baseline that was trained once was not chosen for its
-    value, so that value stands for it as it is.
+    Each is taken at its confirmed mean where it has one. One that was trained once is not among the candidates, because
+    others looked better: by its bad luck in part, so its gain is too large on average. Each interval is wide enough for
+    that by itself; they do not hold together.
     """
     candidates = confirmation.candidates if confirmation else ()
-    noise = Noise.of(candidates, confirmation.n_images if confirmation else None)
+    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.considered)
     confirmed = {each.number: (each.mean, len(each.values)) for each in candidates if each.mean is not None}
     ahead, seeds = confirmed.get(winner.number, (winner.value, 0))
     found = []
     for trial in study.trials:
         if trial.baseline is None or trial.number == winner.number or trial.state != TrialState.COMPLETE:
             continue
-        value, n = confirmed.get(trial.number, (trial.value, 1))
+        value, n = confirmed.get(trial.number, (trial.value, 0))
         assert ahead is not None
         assert value is not None, "a completed trial has a value"
-        half = noise.half_interval((ahead, seeds), (value, n), at_once=len(candidates)) if seeds else None
+        half = noise.half_interval((ahead, seeds), (value, n or 1)) if seeds else None
         gain = (ahead - value if study.maximize else value - ahead) + 0.0  # no minus before a zero
-        found.append(Gain(trial.baseline, trial.number, value, gain, half))
+        found.append(Gain(trial.baseline, trial.number, value, gain, half, n))
     return tuple(found)
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from place import Place
-from shell import IMPORTABLE, Finished, search
+from shell import IMPORTABLE, Finished, search, store, stored
+
+# Small tensors on busy cores: threads that wait for each other take ten times as long as one alone.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes says more of the machine than of what is tested.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
@@ -27,51 +36,67 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def all_numbers() -> Iterator[None]:
-    """A trainer in the tests' own process leaves it without denormal numbers, which other tests draw."""
+def untouched_torch() -> Iterator[None]:
+    """A trainer in the tests' own process leaves it without denormal numbers, and with as many threads as it had."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small tensors on busy cores: threads that wait for each other take ten times as long as one alone."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all of pytest's processes see."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@contextmanager
+def made_once(path: Path) -> Iterator[bool]:
+    """Whether this process is the one to make `path`; the others wait until it is made."""
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Path) -> Finished:
     """`python -m search --dataset digits --trials 3`, in an empty folder, with short trainings."""
-    folder = tmp_path_factory.mktemp("finished")
-    result = search("--dataset", "digits", "--trials", 3, "--epochs", 6, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return Finished(folder, result)
+    folder, said = shared / "finished", shared / "finished.json"
+    with made_once(said) as ours:
+        if ours:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            result = search("--dataset", "digits", "--trials", 3, "--epochs", 6, cwd=folder)
+            assert result.returncode == 0, result.stderr
+            store(said, result)
+    return Finished(folder, stored(said))
 
 
 @pytest.fixture(scope="session")
-def fresh_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh_mlflow(shared: Path) -> Path:
     """An MLflow database with nothing in it: making one takes seconds, copying it does not."""
-    from search.tracking import connect_mlflow
+    path = shared / "fresh_mlflow.db"
+    with made_once(path) as ours:
+        if ours:
+            from search.tracking import connect_mlflow
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect_mlflow(f"sqlite:///{path}")
-    return one_file(path, path.with_name("copy.db"))  # MLflow keeps connections open, so there is a log beside it
+            connect_mlflow(f"sqlite:///{shared}/mlflow.db")
+            one_file(shared / "mlflow.db", path)  # MLflow keeps connections open, so there is a log beside it
+    return path
 
 
 @pytest.fixture(scope="session")
-def fresh_optuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh_optuna(shared: Path) -> Path:
     """An Optuna database with nothing in it."""
-    from search.storage import open_storage
+    path = shared / "fresh_optuna.db"
+    with made_once(path) as ours:
+        if ours:
+            from search.storage import open_storage
 
-    path = tmp_path_factory.mktemp("optuna") / "optuna.db"
-    open_storage(f"sqlite:///{path}")
-    return one_file(path, path.with_name("copy.db"))
+            open_storage(f"sqlite:///{shared}/optuna.db")
+            one_file(shared / "optuna.db", path)
+    return path
 
 
 @pytest.fixture
@@ -80,12 +105,11 @@ def database(tmp_path: Path, fresh_optuna: Path) -> str:
     return f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'optuna.db')}"
 
 
-def one_file(path: Path, copy: Path) -> Path:
+def one_file(path: Path, copy: Path) -> None:
     """A copy of a SQLite database that has no files beside it."""
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
         target.execute("PRAGMA journal_mode=DELETE")
-    return copy
 
 
 @pytest.fixture

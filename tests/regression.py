@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Task
@@ -104,6 +106,14 @@ class Curve:
 
     def n_parameters(self, params: Params) -> int:
         return 3 * int(params["units"] or 0) + 1
+
+    def load_weights(self, params: Params, weights: bytes) -> nn.Module:
+        network = model(params)
+        network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
+        return network.eval()
+
+    def example_input(self) -> NDArray[np.float32]:
+        return np.linspace(-3, 3, 4, dtype=np.float32)[:, None]
 
     def latency_ms(self, params: Params, device: str) -> float:
         return latency_ms(model(params), (1,), device)

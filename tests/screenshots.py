@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,18 @@ def main(folder: Path, study: str) -> None:
         report_on_a_desk(browser.new_page(), report)
     with chromium(width_px=390, color_scheme="dark") as phone:
         report_on_a_phone(phone.new_page(), report)
+    predictions(folder, shown["summary"]["model"]["name"])
+
+
+def predictions(folder: Path, model: str) -> None:
+    """The first test pictures with what the registered winner says of them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "predictions.png"
+        data = {"SEARCH_DATA_DIR": os.environ["SEARCH_DATA_DIR"]} if "SEARCH_DATA_DIR" in os.environ else {}
+        done = search("predict", f"{model}:0-24", "--show", out, cwd=folder, env=data)
+        if done.returncode:
+            sys.exit(done.stderr)
+        keep(out.read_bytes(), "predictions.png")
 
 
 def mlflow_pages(page: Any, ui: Served, run: str, model: str) -> None:
@@ -66,8 +80,10 @@ def dashboard(page: Any, ui: Served) -> None:
 
 
 def report_on_a_desk(page: Any, report: Path) -> None:
-    """What the search cost: the Pareto fronts and the trainers over time."""
+    """The summary; what the search cost: the Pareto fronts and the trainers over time."""
     page.set_viewport_size({"width": 1_400, "height": 1_000})
+    see_report(page, report, "top")
+    keep(page.screenshot(), "report.png")
     see_report(page, report, "cost")
     keep(page.screenshot(), "report-cost.png")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -13,11 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from search.cli import cli
+
 TESTS = Path(__file__).parent
 CHECKOUT = str(TESTS.parent)
 """What is tested, also where another checkout is the one that is installed."""
 IMPORTABLE = os.pathsep.join((str(TESTS), CHECKOUT))
-FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI")
+FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI", "OMP_")
+
+
+RUNS = "SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r"
+TOY = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 0)
+"""A search of the tiny objective, without its ending."""
 
 
 def mnist_folder() -> Path | None:
@@ -36,8 +46,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "127.0.0.1,localhost",
     }
-    patient = {"OMP_WAIT_POLICY": "passive"}  # threads that spin while others work make busy cores busier
-    return {**clean, **offline, **patient, "PYTHONPATH": IMPORTABLE, **(extra or {})}
+    return {**clean, **offline, "PYTHONPATH": IMPORTABLE, **(extra or {})}
 
 
 def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -49,7 +58,7 @@ def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> su
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def end(process: subprocess.Popen[str], timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
     """Wait for it."""
     try:
         out, err = process.communicate(timeout=timeout_s)
@@ -61,6 +70,21 @@ def end(process: subprocess.Popen[str], timeout_s: float = 120) -> subprocess.Co
 def search(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m search` to its end."""
     return end(begin(*words, cwd=cwd, env=env))
+
+
+def store(path: Path, result: subprocess.CompletedProcess[str]) -> None:
+    """Keep what a command said for other processes."""
+    path.write_text(json.dumps([result.args, result.returncode, result.stdout, result.stderr]))
+
+
+def stored(path: Path) -> subprocess.CompletedProcess[str]:
+    """What `store` kept."""
+    return subprocess.CompletedProcess(*json.loads(path.read_text()))
+
+
+def in_process(*words: object) -> Result:
+    """Run `python -m search` in this process, where all that it imports is there already."""
+    return CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,12 @@ def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """What SQL says, read-only."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return connection.execute(query, values).fetchall()
+
+
+def runs_by_kind(folder: Path) -> dict[str, list[str]]:
+    """MLflow's runs, by what they are for."""
+    found = rows(folder / "mlflow.db", "SELECT value, run_uuid FROM tags WHERE key = 'kind' ORDER BY 1, 2")
+    return {kind: [run for other, run in found if other == kind] for kind, _ in found}
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -56,7 +56,7 @@ def train(study: Study, sampled: Sampled) -> int:
             result = next(training)
             step, value = result.step, result.value
             assert value is not None
-            if study.report(sampled.number, step, value) and sampled.baseline is None:
+            if study.report(sampled.number, step, value, spared=sampled.baseline is not None):
                 study.tell(sampled.number, TrialState.PRUNED, None, {})
                 return step
         study.tell(sampled.number, TrialState.COMPLETE, value, {})

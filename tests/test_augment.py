@@ -12,8 +12,6 @@ from torch import Tensor
 
 from objectives.augment import MAX_ROTATION_RAD, MAX_SHIFT, MAX_ZOOM, random_affine
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -40,7 +38,7 @@ def test_every_image_moves_by_its_own_amount():
 
 
 @given(st.floats(0.01, 1.0), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_pixels_stay_in_range_and_shapes_stay(strength: float, seed: int):
     images = torch.rand(6, 3, 9, 14, generator=generator(seed))
     moved = random_affine(images, strength, generator(seed))

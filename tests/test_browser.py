@@ -87,10 +87,11 @@ class Study:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 3 trials of MNIST, where its files are, and then 12 of digits."""
+    """A folder with 3 trials of MNIST, where its files are, in a part of the space that is quick, and 12 of digits."""
     folder, mnist = tmp_path_factory.mktemp("searched"), mnist_folder()
-    searches = [("mnist", "--trials", 3, "--epochs", 1)] if mnist else []
-    for words in [*searches, ("digits", "--trials", 12, "--epochs", 8)]:
+    quick = ("--trials", 3, "--epochs", 1, "--fix", "family=mlp", "--confirm", 1, "--confirm-seeds", 1)
+    searches = [("mnist", *quick)] if mnist else []
+    for words in [*searches, ("digits", "--trials", 12, "--epochs", 4, "--confirm", 2)]:
         result = search("--dataset", *words, cwd=folder, env={"SEARCH_DATA_DIR": str(mnist)})
         assert result.returncode == 0, result.stderr
     return folder
@@ -137,7 +138,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def test_ui_is_ready_soon_and_opens_both_links(ui: Served, opened: Path) -> None:
     print(f"\nui: both servers ready in {ui.ready_s:.1f} s (15 s promised on two idle cores)")
-    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 30)  # the searches before have left some load
+    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 60)  # beside other work the figure is that work's
     deadline = time.monotonic() + 10
     while not (opened.exists() and len(opened.read_text().split()) == 2) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -163,7 +163,7 @@ def toml(value: Any) -> str:
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES), st.booleans())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, Any], dashes: bool):
     assert set(VALUES) == set(NAMES)
     file = tmp_path / "any.toml"

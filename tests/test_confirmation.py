@@ -86,6 +86,18 @@ def test_seeds_that_fail_put_a_candidate_out_and_all_failing_leaves_no_winner(pl
     assert {status for _, status, _ in place.runs("confirm")} == {"FAILED"}
 
 
+def test_a_seed_that_failed_for_want_of_memory_is_tried_again_at_the_next_start(place: Place):
+    place.search(3)
+    found, winner = place.confirm(2, 2, mode="memory@2")
+    assert ([each.failed for each in found.candidates], winner) == ([2, 2], None)
+    found, winner = place.confirm(2, 2)
+    assert [each.failed for each in found.candidates] == [0, 0]
+    assert winner is not None
+    runs = place.runs("confirm")
+    assert {status for _, status, _ in runs} == {"FINISHED"}
+    assert all([step for step, _ in place.curves()[name]] == [1, 2, 3, 4] for name, *_ in runs)
+
+
 @pytest.mark.parametrize("rounds", [2, 5, 6, 9])
 def test_an_interruption_costs_nothing(place: Place, rounds: int):
     place.search(3)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from regression import Curve, Fit
+from torch import nn
 from toy import Toy, ToyTraining
 
-from objectives.base import Diverged, EpochResult, ObjectiveSpec, Outcome, Params, Suggest, Task
+from objectives.base import Diverged, EpochResult, ObjectiveSpec, Outcome, Params, Suggest, Task, Training
+from objectives.images import ImageClassification
 from search.cli import cli
 from search.contract import CHECKS, examine
 from search.space import search_space
@@ -94,6 +96,26 @@ class Changed(Toy):
             setattr(self, name, change)
 
 
+class Unfitted(ImageClassification):
+    """A classifier without `refit_epochs`: it was, for one method, none."""
+
+    refit_epochs = None  # type: ignore[assignment]
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__("digits")
+        for name, change in changes.items():
+            setattr(self, name, change)
+
+    def start(self, task: Task, device: str) -> Training:
+        if task.refit:
+            raise ValueError("a refit was not thought of")
+        return super().start(task, device)
+
+
+def classifier(**changes: Any) -> Unfitted:
+    return Unfitted(refit_epochs=lambda epochs: epochs, **changes)
+
+
 class Heavy(Curve):
     def n_parameters(self, params: Params) -> int:
         return 7
@@ -139,6 +161,13 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(lambda task: Left(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
     (of_training(lambda task: Left(task, Outcome({}, b"x"))), "check_outcome", r"weights cannot be read with torch"),
     (of_training(lambda task: Left(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
+    (Unfitted(), "check_whole", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
+    (Changed(example_input=list), "check_whole", r"has example_input and lacks load_weights, .* an Exportable"),
+    (classifier(), "check_images", r"start failed: ValueError: a refit was not thought of"),
+    (classifier(class_names=lambda: ("a", "a")), "check_images", r"class_names gave \('a', 'a'\); give different"),
+    (classifier(class_names=lambda: ("a", "b")), "check_images", r"labels go from 0 to 9; there are 2 classes"),
+    (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),
+    (classifier(load_weights=lambda *_: nn.Flatten()), "check_network", r"network made \(4, 64\), not \(4, 10\)"),
     (Heavy(), "check_cost", r"n_parameters says 7, and the trained network has \d+"),
 ]  # fmt: skip
 

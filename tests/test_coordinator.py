@@ -74,6 +74,19 @@ def test_a_failed_trial_counts_and_the_search_goes_on(place: Place, mode: str, k
     assert len(place.curves()) == 4
 
 
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("endless", "the training went on to step 5, after its last, 4"),
+        ("miscount@1", "after step 1 the training called itself 3; count one a pull"),
+    ],
+)
+def test_a_training_that_counts_wrongly_fails_instead_of_going_on_for_ever(place: Place, mode: str, message: str):
+    (trial,) = place.search(1, mode=mode).trials
+    assert (trial.state, trial.failure) == (TrialState.FAIL, "error")
+    assert message in (trial.failure_message or "")
+
+
 def test_what_a_trainer_has_to_say_is_said_once(place: Place):
     place.search(2, mode="notice")
     assert place.lines.getvalue().count("a trainer has something to say") == 1

@@ -18,7 +18,6 @@ from shell import alive, children, environment
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
 from search.errors import SearchError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
-from search.executors.crowding import Crowd, affordable, grow, most_trainers
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 
@@ -238,40 +237,6 @@ def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalE
 
 
 # How many pay -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rates", "most", "step", "chosen", "why"),
-    [
-        ({1: 10, 2: 20, 4: 39, 8: 60}, 8, 1, 8, "as many as cores and memory bear"),
-        ({1: 10, 2: 19, 4: 20}, 8, 1, 2, "4 were 1.05 times as fast"),
-        ({1: 10, 2: 8}, 8, 1, 1, "2 were 0.80 times as fast"),
-        ({1: 10, 2: 20, 4: 30, 6: 40}, 6, 1, 6, "as many as cores and memory bear"),
-        ({1: 10, 2: 20, 4: 30, 6: 31}, 6, 1, 4, "6 were 1.03 times as fast"),
-        ({2: 20, 4: 38, 8: 39}, 16, 2, 4, "8 were 1.03 times as fast"),
-        ({1: 10, 2: 0}, 8, 1, 1, "2 were 0.00 times as fast"),
-        ({1: 0, 2: 0}, 8, 1, 1, "the measurement failed"),
-        ({1: 5}, 1, 1, 1, "as many as cores and memory bear"),
-        ({2: 1.8}, 8, 2, 2, "more were not tried: a step takes longer than a second"),
-    ],
-)
-def test_a_crowd_grows_as_long_as_that_pays(rates: dict[int, float], most: int, step: int, chosen: int, why: str):
-    assert grow(rates.__getitem__, most, step=step) == Crowd(chosen, why)
-
-
-def test_trainers_to_start_are_bounded_by_cores_and_by_gpus():
-    assert [most_trainers(cores, gpus) for cores, gpus in ((2, 0), (64, 0), (64, 1), (4, 1), (64, 4))] == [
-        2,
-        64,
-        8,
-        4,
-        32,
-    ]
-
-
-def test_trainers_to_keep_are_bounded_by_memory():
-    gib = 2**30
-    assert [affordable(8, free) for free in (0, gib, 3 * gib, 70 * gib)] == [1, 1, 3, 8]
 
 
 @pytest.fixture

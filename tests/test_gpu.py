@@ -2,11 +2,12 @@
 
 Tolerance between recorded and called updates, of whole trainings: weights within 1% of their way, as at the start of
 each training. The two run the same kernels on the same random numbers, but sums in no fixed order differ by rounding.
+Against torch's plain loop, whose kernels are others, it is 5% of an epoch's way; what may go wrong is far larger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -14,14 +15,14 @@ import pytest
 import torch
 from test_executors import hear
 from torch import nn
-from trainings import OPTIMIZERS, a_training, finish, network, recipe, striped
+from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
 
 from objectives.base import Diverged, ObjectiveSpec, Task
-from objectives.capture import KEPT, TOLERANCE, Captures, CudaGraphs, distance
+from objectives.capture import KEPT, TOLERANCE, Captures, CudaGraphs, distance, length
 from objectives.images import STRONG, TUTORIAL, TUTORIAL_MLP, ImageClassification
 from objectives.trainer import EpochDone, Failed, Settings, Trainer
 from objectives.training import ImageTraining
-from objectives.update import Snapshot, TrainingData
+from objectives.update import Numerics, Snapshot, TrainingData, Update
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
 
@@ -47,8 +48,8 @@ def captures() -> Captures:
 
 
 def ends(data: TrainingData, how: Any, captures: Captures | None, **other: Any) -> tuple[Snapshot, Snapshot]:
-    """A training's state at its start and at its end; recorded, if it may be."""
-    training = a_training(data, how, captures=captures, **other)
+    """A training's state at its start and at its end; recorded, or called where there are no captures."""
+    training = a_training(data, how, captures=Captures(None) if captures is None else captures, **other)
     start = training.update.snapshot()
     results = finish(training)
     assert [result.notice for result in results if result.notice] == []
@@ -80,20 +81,48 @@ def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, captures: C
     assert_close(start, called, recorded)
 
 
+@pytest.mark.parametrize(
+    "numerics", [Numerics("float32"), Numerics("bfloat16"), Numerics(channels_last=False)], ids=str
+)
+def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, captures: Captures, numerics: Numerics):
+    how, other = recipe("sgd", **LIVELY), {"numerics": numerics, "dropout": 0.3}
+    start, called = ends(data, how, None, **other)
+    _, recorded = ends(data, how, captures, **other)
+    assert_close(start, called, recorded)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "called"])
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_epoch_computes_what_torchs_plain_loop_computes(
+    data: TrainingData, captures: Captures, optimizer: str, family: str, recorded: bool
+):
+    """With unfused optimizers, plain numbers, cross_entropy's own smoothing, and no channels_last."""
+    how, net = recipe(optimizer, **LIVELY), {"family": family, "dropout": 0.3}
+    training = a_training(data, how, captures=captures if recorded else None, epochs=1, **net)
+    start = training.update.snapshot().weights
+    finish(training)
+    expected = list(plain_loop(data, how, 1, **net).parameters())
+    apart = length(list(training.model.parameters()), expected)
+    assert apart <= 0.05 * length(expected, start)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_graph_used_again_trains_as_a_fresh_one(data: TrainingData, captures: Captures, optimizer: str):
     how = recipe(optimizer, **LIVELY)
-    other = recipe(optimizer, **{**LIVELY, "augmentation": 0.9, "lr": 3e-4})
+    other = recipe(
+        optimizer, lr=3e-4, momentum=0.5, augmentation=0.9, label_smoothing=0.1, weight_decay=1e-2, schedule="constant"
+    )
     first = a_training(data, how, captures=captures, dropout=0.3)
     finish(first)
     update, replay = first.update, first.update.replay
     del first
-    again = a_training(data, other, captures=captures, dropout=0.3, seed=6)
+    again = a_training(data, other, captures=captures, dropout=0.1, seed=6)
     assert again.update is update
     start = update.snapshot()
     finish(again)
     assert update.replay is replay
-    _, fresh = ends(data, other, Captures(CudaGraphs(DEVICE)), dropout=0.3, seed=6)
+    _, fresh = ends(data, other, Captures(CudaGraphs(DEVICE)), dropout=0.1, seed=6)
     assert_close(start, fresh, update.snapshot())
 
 
@@ -104,7 +133,8 @@ def test_a_checkpoint_goes_on_in_either_form_and_on_the_cpu(
 ):
     how, net = recipe(optimizer, **LIVELY), {"dropout": 0.3, "steps": 2}
     start, whole = ends(data, how, None, **net)
-    for before, behind in ((None, captures), (captures, None), (captures, captures)):
+    never = Captures(None)
+    for before, behind in ((never, captures), (captures, never), (captures, captures)):
         first = a_training(data, how, captures=before, **net)
         for _ in range(at):
             next(first)
@@ -126,13 +156,13 @@ class Waits(nn.Module):
 def test_a_network_that_cannot_be_recorded_trains_by_calls(data: TrainingData, captures: Captures):
     """Dropout and augmentation draw from generators that the failed recording had in its hands."""
     how, seen, starts = recipe(**LIVELY), [], []
-    for given in (None, captures):
+    for given in (Captures(None), captures):
         model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
         task = Task(0, {}, 5, 2)
         training = ImageTraining(data, model, how, task, steps_per_epoch=1, device=DEVICE, captures=given)
         starts.append(training.update.snapshot())
         notices = [result.notice for result in finish(training) if result.notice]
-        assert len(notices) == (given is not None)
+        assert len(notices) == (given is captures)
         seen.append(training.update.snapshot())
     assert_close(starts[0], *seen)
     start, called = ends(data, how, None, dropout=0.3)
@@ -147,18 +177,45 @@ def test_a_training_that_diverges_leaves_the_device_in_order(data: TrainingData,
     ends(data, recipe(), captures)
 
 
-def test_an_epoch_waits_for_the_device_only_between_its_steps(data: TrainingData, captures: Captures):
-    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
-    next(training)
-    replay = training.update.replay
-    assert replay is not None
-    training.update.position.zero_()
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_epoch_waits_for_the_device_only_where_it_is_read(
+    data: TrainingData, captures: Captures, monkeypatch: pytest.MonkeyPatch, steps: int
+):
+    """Its tables, its replays and its validation; of four quarters, the last is read."""
+    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3, steps=steps)
+    for _ in range(steps):
+        next(training)
+    reads, read = [], torch.Tensor.tolist
+
+    def reading(figures: torch.Tensor) -> object:
+        torch.cuda.set_sync_debug_mode("default")
+        reads.append(figures.shape)
+        return read(figures)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", reading)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(8):
-            replay()
+        for _ in range(steps):
+            next(training)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert reads == [(4,)]
+
+
+def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingData):
+    """The error is torch's, the recording is not."""
+
+    class Full(CudaGraphs):
+        def record(self, update: Update) -> Callable[[], None]:
+            super().record(update)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    captures = Captures(Full(DEVICE))
+    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    start = training.update.snapshot()
+    assert [result.notice is None for result in finish(training)] == [False, True, True]
+    _, called = ends(data, recipe(**LIVELY), None, dropout=0.3)
+    assert_close(start, called, training.update.snapshot())
 
 
 def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, captures: Captures):
@@ -180,7 +237,7 @@ def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, 
 
 def test_out_of_memory_is_said_and_the_next_trial_trains():
     """Nearly everything is taken; a trial has no room; given back, the same trainer goes on."""
-    trainer = Trainer(Settings(DIGITS, DEVICE, 0, 1))
+    trainer = Trainer(Settings(DIGITS, DEVICE, 0, 1, 1))
     task = Task(0, dict(MLP), seed=1, epochs=1)
     assert isinstance(trainer.start(task), EpochDone)
     trainer.stop()

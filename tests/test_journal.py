@@ -93,7 +93,7 @@ BODIES = st.dictionaries(
 
 
 @given(st.lists(st.tuples(st.text(), BODIES, st.one_of(st.none(), st.binary())), max_size=8))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_comes_back_as_it_was(tmp_path: Path, writes: list[tuple[str, dict[str, object], bytes | None]]):
     path = tmp_path / "any.db"
     path.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class JournalModel(RuleBasedStateMachine):
             assert self.journal.knows(run) == (run in self.steps or run in self.ids)
 
 
-JournalModel.TestCase.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
+JournalModel.TestCase.settings = settings(max_examples=20, stateful_step_count=12)
 TestJournal = JournalModel.TestCase
 
 
@@ -86,7 +86,7 @@ WRITES = st.lists(
 
 
 @given(WRITES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batches_keep_each_runs_order_and_fit_into_one_request(drawn: list[tuple[str, Any, dict[str, Any]]]):
     writes = [Write(number, run, kind, body, None) for number, (run, kind, body) in enumerate(drawn)]
     made = list(batches(writes))

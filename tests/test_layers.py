@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ LAYERS = [
     ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
     ("search.report_view", "search.report_plotly"),
     ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
-    ("search.registry", "search.report", "search.report_confirmation"),
+    ("search.registry", "search.report", "search.report_confirmation", "search.version"),
     ("search.coordinator", "search.predict", "search.browse"),
     ("search.trials", "search.confirmation", "search.scope", "search.loading", "search"),
     ("search.conclusion",),
@@ -116,7 +116,7 @@ import {", ".join(LEAN)}
 from objectives.base import ObjectiveSpec, Task
 from objectives.trainer import Settings, Trainer
 spec = ObjectiveSpec("objectives.images:ImageClassification", {{"dataset": "digits"}})
-trainer = Trainer(Settings(spec, "cpu", 0, 1))
+trainer = Trainer(Settings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(trainer.objective.baselines().values())))
 print(trainer.start(Task(0, params, 1, 1)))
 """
@@ -140,10 +140,12 @@ except SystemExit as end:
 
 
 def test_help_answers_at_once():
+    """In the processor's own seconds: on a busy machine, those of a clock tell what else is going on."""
     command = [sys.executable, "-m", "search", "--help"]
     took = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, env=environment(), capture_output=True, check=True)
-        took.append(time.perf_counter() - started)
-    assert statistics.median(took) < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert 0 < statistics.median(took) < 0.5

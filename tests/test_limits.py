@@ -25,7 +25,7 @@ PARAMS = {"units": 8, "lr": 1e-3}
 @pytest.fixture
 def trainer() -> Iterator[Trainer]:
     before = torch.get_num_threads()
-    yield Trainer(Settings(CURVE, "cpu", 0, 1))
+    yield Trainer(Settings(CURVE, "cpu", 0, 1, 1))
     torch.set_num_threads(before)
 
 
@@ -50,7 +50,7 @@ def test_the_objectives_here_can_be_limited():
     assert not isinstance(Curve(), ImageClassifier)
 
 
-def test_a_larger_network_takes_longer(one_thread: None):
+def test_a_larger_network_takes_longer():
     small, large = (torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(n))) for n in (1, 24))
     assert 0 < latency_ms(small, (512,), "cpu") < latency_ms(large, (512,), "cpu")
 

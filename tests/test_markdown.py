@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -16,13 +17,15 @@ CANDIDATES = (
 )
 SUMMARY = Summary(
     number=7, label="cnn-3x24 adamw 2.0e-2", value=0.9956, params={"family": "cnn", "adam_lr": 0.0196123},
-    run="refit-7", gains=(Gain("tutorial MLP", 0, 0.9707, 0.0235, 0.0021),),
+    run="refit-7", gains=(
+        Gain("tutorial MLP", 0, 0.9707, 0.0235, 0.0021), Gain("strong CNN", 3, 0.994, 0.0002, 0.0019, 2),
+    ),
     test={"accuracy": 0.9952, "low": 0.9936, "high": 0.9964, "loss": 0.02, "n": 10_000},
     confusion=((5, 1), (0, 4)), model={"name": "mnist", "version": "1", "alias": "champion", "uri": "models:/mnist/1"},
     confirmation=Confirmation(CANDIDATES, 2, 0.0003, 10_000), refit={"epochs": 6, "seconds": 61.0, "images": 60_000},
 )  # fmt: skip
 ORIGIN = {"command": "python -m search", "seed": 0, "versions": {"torch": "2.15.0"}}
-STUDY = StudyRecord("mnist", 1, "val_accuracy", True, (), SUMMARY, ORIGIN, (), {})
+STUDY = StudyRecord("mnist", 1, "val_accuracy", True, (), SUMMARY, ORIGIN, (), {"test_reads": [{}]})
 DATA = {
     "dataset": "mnist", "dataset_digest": "6bbc9ace", "shape": (1, 28, 28), "classes": ["cat", "dog"],
     "n_train": 50_000, "n_validation": 10_000,
@@ -38,7 +41,8 @@ def test_the_note_says_who_won_how_surely_and_by_how_much():
     assert "★ **Winner of `mnist`: trial 7**, `cnn-3x24 adamw 2.0e-2`, val_accuracy 0.9942" in text
     assert "Test accuracy **99.52%** (95% interval 99.36% to 99.64%, n = 10,000), measured once." in text
     assert "trained anew on all but the test split: 60,000 images, 6 epochs" in text
-    assert "| tutorial MLP | 0.9707 | +0.0235 ± 0.0021 |" in text
+    assert "| tutorial MLP | 0.9707 | one training, not confirmed | +0.0235 ± 0.0021 |" in text
+    assert "| strong CNN | 0.9940 | mean of 2 fresh seeds | +0.0002 ± 0.0019 |" in text
     assert "Registered as [`models:/mnist/1`](#/models/mnist/versions/1), alias `champion`." in text
     rows = [line for line in text.splitlines() if line.startswith("| #")]
     assert "| 0.9942 | ± 0.0015 |" in rows[0]
@@ -57,12 +61,30 @@ def test_the_note_says_what_went_another_way():
 def test_the_card_tells_a_confirmed_figure_from_a_chosen_one():
     text = model_card(STUDY, SUMMARY, DATA, "models:/mnist/1")
     assert "| val_accuracy | 0.9942 | ± 0.0015 |" in text
-    assert "| val_accuracy, as the search saw it | 0.9956 |  | one training; too good on average" in text
+    assert "| gain over strong CNN | +0.0002 | ± 0.0019 | val_accuracy; the baseline's is mean of 2 fresh" in text
     assert "| **cat** | 5 | 1 |" in text
     assert "| **dog** |  | 4 |" in text
     assert "digest `6bbc9ace`; 50,000 images for training, 10,000 for validation" in text
     assert "was not confirmed" not in text
     assert "was not confirmed on fresh seeds" in model_card(STUDY, replace(SUMMARY, confirmation=None), DATA, "x")
+
+
+@pytest.mark.parametrize(
+    ("run", "network", "mean", "seen"),
+    [
+        ("trial-7", "the search's own training of this setting, which was chosen for its", None, "this network"),
+        ("confirm-7-1", "one of the trainings on fresh seeds, not chosen", "one of them this network", "another"),
+        ("refit-7", "a fresh seed, .* so without a validation figure: 60,000", "not of this network", "another"),
+    ],
+)
+def test_the_card_credits_no_figure_to_another_network(run: str, network: str, mean: str | None, seen: str):
+    other = replace(SUMMARY, run=run, refit=SUMMARY.refit if run == "refit-7" else None)
+    text = model_card(STUDY, other if mean else replace(other, confirmation=None), DATA, "models:/mnist/1")
+    assert re.search(rf"^- Network: {network}", text, re.M)
+    row = rf"^\| val_accuracy, as the search saw it \| 0.9956 \|  \| {seen}.*; too good on average"
+    assert re.search(row, text, re.M)
+    if mean:
+        assert f"mean of 2 trainings of this setting on fresh seeds, {mean} |" in text
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 8)])

@@ -21,8 +21,6 @@ from objectives.models import (
     max_blocks,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def inputs(side: int = 28, channels: int = 1) -> InputSpec:
     return InputSpec(channels, (side, side), 10, (0.13,) * channels, (0.3,) * channels)

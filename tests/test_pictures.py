@@ -177,7 +177,7 @@ def harmed(draw: st.DrawFn) -> bytes:
     return bytes(content[: draw(st.integers(0, len(content)))])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | harmed())
 def test_any_bytes_are_a_picture_or_a_picture_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any.png"

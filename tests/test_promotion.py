@@ -6,26 +6,32 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 from shell import Finished, environment
 
 from search.cli import cli
-from search.errors import ModelNotFoundError, SearchError
+from search.errors import ModelNotFoundError, SearchError, TrackingError
 from search.promotion import (
+    BASE_TAG,
     CHALLENGER,
     CHAMPION,
+    HISTORY_TAG,
     Entry,
     alias,
     appoint,
     challenge,
     elect,
+    keep_base,
     reigns,
     rollback,
     settle,
@@ -54,7 +60,7 @@ def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[Entry]
         ((0.9, 0.8, 0.95, 0.8), DOWN, None, 2),
         ((0.9, 0.8, 0.95), UP, (2, 3), 2),
         ((0.9, 0.8, 0.95, 0.79, 0.81), UP, (2, 3), 5),
-        ((0.9, 0.8), UP, (7, 1), 1),
+        ((0.9, 0.95), UP, (7, 3), 2),
         ((None, 0.8), UP, (1, 1), 1),
     ],
     ids=["nothing", "of others", "first of ours", "best, the older on a tie", "loss", "a person's", "beats a person's",
@@ -158,6 +164,80 @@ def test_an_alias_that_was_set_elsewhere_is_a_persons_choice(store: mlflow.Mlflo
     assert register(store, 0.81) == ""
 
 
+def test_a_champion_that_a_person_brought_back_elsewhere_stays(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    store.set_registered_model_alias("toy", CHAMPION, "1")  # it was champion before, by our own doing
+    assert register(store, 0.8) != ""
+    assert aliases(store) == ("1", "3")
+    assert register(store, 0.92) == ""
+    store.set_registered_model_alias("toy", CHAMPION, "1")  # once more
+    assert register(store, 0.85) != ""
+    assert aliases(store) == ("1", "5")
+    assert rollback(store, "toy") == ("1", "4")
+
+
+def test_a_persons_choice_that_was_deleted_is_forgotten(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95, 0.8):
+        register(store, score)
+    appoint(store, "toy", "3")
+    store.delete_model_version("toy", "3")
+    assert aliases(store) == (None, None)
+    assert register(store, 0.7) != ""
+    assert aliases(store) == ("2", "4")
+
+
+@pytest.mark.parametrize("kept", ["note", "alias"])
+def test_a_move_that_was_cut_short_is_nobodys_choice(store: mlflow.MlflowClient, kept: str):
+    """Killed between the note and the alias, or between the alias and the second note."""
+    register(store, 0.9)
+    better = add(store, 0.95)
+    key = f"{HISTORY_TAG}000003.other"
+    store.set_registered_model_tag("toy", key, f"{better} best")
+    if kept == "alias":
+        store.set_registered_model_alias("toy", CHAMPION, better)
+    best = add(store, 0.96)
+    assert settle(store, "toy", best) == best
+    assert reigns(store.get_registered_model("toy")) == ["1", better, best]
+
+
+class Refusing:
+    """A client whose aliases cannot be set, `times` or for ever."""
+
+    def __init__(self, client: mlflow.MlflowClient, code: int, times: int) -> None:
+        self._client, self._code, self.left = client, code, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        if self.left:
+            self.left -= 1
+            raise MlflowException("the store says no", error_code=self._code)
+        self._client.set_registered_model_alias(name, alias, version)
+
+
+@pytest.mark.parametrize("act", [settle, challenge, appoint])
+def test_a_busy_store_is_asked_again_and_a_refusal_is_said(store: mlflow.MlflowClient, act: Callable[..., object]):
+    own = add(store, 0.9)
+    refusing: Any = Refusing(store, PERMISSION_DENIED, 99)
+    with pytest.raises(TrackingError, match=r"the alias \w+ of toy cannot be set: .*the store says no"):
+        act(refusing, "toy", own)
+    assert refusing.left == 98
+    act(Refusing(store, TEMPORARILY_UNAVAILABLE, 2), "toy", own)
+    assert own in aliases(store)
+
+
+def test_a_version_that_is_measured_otherwise_takes_no_alias_uncompared(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    keep_base(store, "toy", "1")
+    store.set_model_version_tag("toy", "1", "protocol.epochs", "16")
+    assert settle(store, "toy", "1") == "2"
+    assert register(store, 0.96) == ""
+    assert settle(store, "toy", "3") == "3"
+
+
 def test_what_is_not_there_cannot_be_promoted(store: mlflow.MlflowClient):
     with pytest.raises(ModelNotFoundError, match="no champion is registered here yet. Run a search first"):
         newest_champion(store)
@@ -179,48 +259,67 @@ def test_the_newest_champion_is_the_one_that_is_loaded(store: mlflow.MlflowClien
 
 
 PROMOTERS = 16
-PROMOTE = """
-    import os, sys
-    import mlflow
-    from search.registry import _create_version
-    from search.promotion import challenge, settle
-    from search.tracking import connect_mlflow
+PUBLISH = """
+    import os, signal, sys
+    import mlflow, numpy
+    from search import promotion, registry
 
+    registry._log = lambda *_: ("file:///nowhere", None)  # an export takes seconds, and they are to meet
+
+    def publish(number):
+        protocol = {"protocol.epochs": str(number % 2), "protocol.direction": "maximize"}
+        tags = {"search.run": str(number), "validation": str(0.5 + number / 100), **protocol}
+        registry.publish(
+            f"sqlite:///{sys.argv[1]}", run_id=None, name="toy", model=lambda: None, example=numpy.zeros(2),
+            metadata={}, tags=tags, card=lambda version: f"# {version}",
+        )
+
+    first, last, killed = map(int, sys.argv[2:])
     gate, go = os.pipe()
-    children = []
-    for number in range(int(sys.argv[2])):
+    children = {}
+    for number in range(first, last):
         if (pid := os.fork()) == 0:
             os.close(go)
             os.read(gate, 1)
-            client = connect_mlflow(f"sqlite:///{sys.argv[1]}")
-            tags = {"search.run": str(number), "validation": str(0.5 + (number * 7 % 16) / 100)}
-            own = str(_create_version(client, "toy", "file:///nowhere", None, None, tags).version)
-            if settle(client, "toy", own) != own:
-                challenge(client, "toy", own)
+            if number == killed:
+                note = promotion._note
+                promotion._note = lambda *words, **more: (note(*words, **more), os.kill(os.getpid(), signal.SIGKILL))
+            publish(number)
             os._exit(0)
-        children.append(pid)
+        children[pid] = number
     os.close(go)
-    sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+    ends = {number: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, number in children.items()}
+    print({number: status for number, status in ends.items() if status})
 """
 
 
-@pytest.mark.slow
-def test_16_promote_at_once(folder: Path):
-    """Real processes, forked after the imports so that they meet; the best of them is champion, whoever comes last."""
-    database = folder / "mlflow.db"
-    connect_mlflow(f"sqlite:///{database}").create_registered_model("toy")
-    command = [sys.executable, "-c", textwrap.dedent(PROMOTE), database, str(PROMOTERS)]
+def publish(database: Path, first: int, last: int, *, killed: int = -1) -> str:
+    """Register winners of these numbers at once, the better the higher; returns who did not end well."""
+    command = [sys.executable, "-c", textwrap.dedent(PUBLISH), database, *map(str, (first, last, killed))]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_16_publish_at_once(folder: Path):
+    """Real processes, forked after the imports so that they meet: two protocols, and the best is killed as it moves.
+
+    Of the first one's protocol the best is champion, whoever comes last; the killed one once it is started again.
+    """
+    database, best = folder / "mlflow.db", PROMOTERS - 2
+    assert publish(database, 0, 1) == "{}"
+    assert publish(database, 1, PROMOTERS, killed=best) == f"{{{best}: -9}}"
+    assert publish(database, best, best + 1) == "{}"
     client = connect_mlflow(f"sqlite:///{database}")
-    found = {str(version.version): float(version.tags["validation"]) for version in versions(client, "toy")}
+    found = {version.tags["search.run"]: str(version.version) for version in versions(client, "toy")}
+    assert len(found) == len(versions(client, "toy")) == PROMOTERS
     champion, challenger = aliases(client)
-    assert len(found) == PROMOTERS
-    assert len(set(found.values())) == PROMOTERS
-    assert champion == max(found, key=lambda version: found[version])
-    assert challenger is not None
-    assert challenger != champion
-    assert reigns(client.get_registered_model("toy"))[-1] == champion
+    assert champion == found[str(best)]
+    assert challenger not in (None, champion)
+    model = client.get_registered_model("toy")
+    assert reigns(model)[-1] == champion
+    assert BASE_TAG not in model.tags  # nobody took another's move for a person's
 
 
 # The command --------------------------------------------------------------------------------------------------------

@@ -206,6 +206,13 @@ def test_what_does_not_fit_the_new_space_is_said_and_sampled_anew(database: str)
     assert any(text.startswith("warm start: out of range, and sampled anew: x = ") for text in said)
 
 
+def test_what_is_fixed_is_fixed_in_a_warm_start_too(database: str):
+    earlier = search(a_study(database, name="old"), 8)
+    settings, said = warmed(earlier, Toy(), narrow(Toy(), ["x=0.5"]))
+    assert [params["x"] for params in settings if "x" in params] == [0.5] * len(settings)
+    assert not any("out of range" in text for text in said)
+
+
 def test_a_study_without_a_best_cannot_be_started_from(database: str):
     with pytest.raises(UsageError, match="--warm-start old: none of its trials was completed"):
         warmed(a_study(database, name="old"), Toy(), Space())

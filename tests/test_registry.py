@@ -80,7 +80,7 @@ def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished)
     (given,), (taken,) = info.signature.outputs.inputs, info.signature.inputs.inputs
     assert (taken.shape, taken.type, given.shape) == ((-1, 1, 8, 8), np.dtype("float32"), (-1, 10))
     (version,) = versions(connect_mlflow(uri), "digits")
-    assert {"study", "trial", "validation_accuracy", "test_accuracy"} <= version.tags.keys()
+    assert {"network", "best_val_accuracy", "confirmed_val_accuracy", "test_accuracy"} <= version.tags.keys()
     protocol = {key.partition(".")[2]: text for key, text in version.tags.items() if key.startswith("protocol.")}
     assert protocol.pop("split").startswith("1150 and 288, ")
     assert protocol.pop("dataset") == version.tags["protocol.dataset"] != ""
@@ -125,7 +125,7 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
         run_id = store.create_run(experiment).info.run_id
         tags = {"search.run": run, "validation": repr(score), "protocol.epochs": "4"}
         return publish(
-            uri, run_id=run_id, name="toy", model=model, example=example, metadata=metadata, tags=tags,
+            uri, run_id=run_id, name="toy", model=lambda: model, example=example, metadata=metadata, tags=tags,
             card=lambda version: f"# toy {version}",
         )  # fmt: skip
 

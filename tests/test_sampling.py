@@ -1,17 +1,20 @@
-"""A sampler is shown a part of a long study: enough to choose as it would choose from the whole."""
+"""A sampler is shown a part of a long study: enough to choose as from the whole. Rungs suit the default objective."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import optuna
 import pytest
+from optuna.pruners import NopPruner
 from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import TrialState, create_trial
 
-from search.sampling import GOOD, RECENT, SamplingCopy, make_sampler
+from objectives.images import ImageClassification
+from search.sampling import GOOD, RECENT, SamplingCopy, make_pruner, make_sampler
 
 ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL)
 
@@ -59,6 +62,41 @@ def test_every_trial_that_tpe_calls_good_is_shown_and_the_latest_of_the_others(
     assert len(shown) <= GOOD + RECENT + 2
     assert {trial.number for trial in everything if not trial.state.is_finished()} <= shown
     assert study.get_trials(deepcopy=False) == everything
+
+
+class Large(ImageClassification):
+    """As MNIST is, without it."""
+
+    is_large = True
+
+
+@pytest.mark.parametrize(
+    ("objective", "device", "steps", "rungs"),
+    [
+        (Large(), "cpu", 12, {1, 4}),
+        (Large(), "cuda:0", 64, {4, 16}),
+        (ImageClassification("digits"), "cpu", 12, {1, 4}),
+    ],
+)
+def test_the_default_objectives_rungs_are_where_it_is_measured_a_sixteenth_and_a_quarter_of_the_way(
+    objective: ImageClassification, device: str, steps: int, rungs: set[int]
+):
+    per_epoch = objective.steps_per_epoch()
+    assert objective.epochs(device) * per_epoch == steps
+    pruner = make_pruner("hyperband", steps)
+    study, draw, ended = optuna.create_study(pruner=NopPruner(), direction="maximize"), random.Random(0), Counter[int]()
+    for _ in range(200):
+        trial, quality = study.ask(), draw.random()
+        for step in sorted({1, *range(per_epoch, steps + 1, per_epoch)}):
+            trial.report(quality, step)
+            if pruner.prune(study, study._storage.get_trial(trial._trial_id)) and step < steps:
+                ended[step] += 1
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, quality)
+    assert set(ended) == rungs
+    assert ended[min(rungs)] == max(ended.values())
 
 
 def test_a_short_study_and_other_samplers_are_shown_everything():

@@ -94,6 +94,33 @@ def test_what_another_fix_makes_pointless_is_refused():
         narrow(DIGITS, ["family=mlp", "cnn_width=8"])
 
 
+class Branches(Toy):
+    """A parameter for each of sixty kinds, and one below a parameter that few kinds have."""
+
+    def suggest(self, trial: Suggest) -> Params:
+        kind = trial.suggest_categorical("kind", [str(number) for number in range(60)])
+        params: Params = {"kind": kind, f"size_{kind}": trial.suggest_int(f"size_{kind}", 1, 9)}
+        if params[f"size_{kind}"] == 9:
+            params["rare"] = trial.suggest_float("rare", 0.0, 1.0)
+        if kind == "7" and params["size_7"] == 3:
+            params["rarest"] = trial.suggest_float("rarest", 0.0, 1.0)
+        return params
+
+
+@pytest.mark.parametrize("number", range(0, 60, 7))
+def test_a_parameter_that_few_settings_have_can_be_fixed(number: int):
+    fixes = [f"size_{number}=5", f"kind={number}"]
+    assert {params[f"size_{number}"] for params in drawn(Branches(), narrow(Branches(), fixes), 5)} == {5}
+    assert narrow(Branches(), [f"size_{number}=5"]).narrowed.keys() == {f"size_{number}"}
+
+
+def test_fixes_that_lead_to_a_parameter_are_followed_to_it():
+    assert narrow(Branches(), ["rare=0.5"]).narrowed.keys() == {"rare"}
+    assert narrow(Branches(), ["rarest=0.5", "size_7=3", "kind=7"]).narrowed.keys() == {"rarest", "size_7", "kind"}
+    with pytest.raises(UsageError, match="there is no parameter 'rarer'; did you mean rare"):
+        narrow(Branches(), ["rarer=0.5", "kind=7"])
+
+
 def test_choices_are_meant_however_they_are_written():
     space = search_space(Choices())
     assert words(space["flag"]) == "True, False or None"
@@ -145,7 +172,7 @@ def test_a_baseline_of_another_kind_is_left_out():
 def test_a_baseline_above_a_limit_is_left_out():
     known, said = baselines(DIGITS, Space(), Limits(parameters=60_000))
     assert [each.name for each in known] == ["strong CNN, one cycle"]
-    assert said[0] == "baseline tutorial MLP, Adam is left out: it has 167,178 parameters"
+    assert said[0] == "baseline tutorial MLP, Adam is left out: it has 167,178 parameters, too many"
 
 
 def test_the_narrowed_space_is_another_space():

@@ -124,6 +124,21 @@ def test_a_trial_left_running_is_resumed_as_itself(database: str):
     assert (study.finished, len(study.view().trials), study.resume()) == (2, 2, [])
 
 
+@pytest.mark.parametrize("pruner", ["hyperband", "halving"])
+def test_what_the_pruner_noted_of_a_spared_trial_is_stored_at_once(database: str, pruner: str):
+    """Later trials are compared with it, also after a kill."""
+    study = a_study(database, pruner=pruner)
+    for value in (0.9, 0.1):
+        sampled = ask(study)
+        study.start(sampled, {})
+        assert not study.report(sampled.number, STEPS, value, spared=True)
+    for trial in study.view().trials:
+        assert any("completed_rung" in note for note in trial.system_attrs)
+    other = ask(study)
+    study.start(other, {})
+    assert study.report(other.number, STEPS, 0.05)
+
+
 def test_an_enqueued_trial_is_adopted(database: str):
     a_study(database)
     optuna.load_study(study_name="toy", storage=database).enqueue_trial({"x": 0.5}, user_attrs={"by": "hand"})

@@ -31,7 +31,7 @@ class ToyTraining:
             self.random.setstate((version, tuple(numbers), gauss))
 
     def __next__(self) -> EpochResult:
-        if self.step >= self.steps:
+        if self.step >= self.steps and self.mode != "endless":
             raise StopIteration
         time.sleep(float(os.environ.get("TOY_PAUSE_S", "0")))
         self._misbehave()
@@ -71,6 +71,8 @@ class ToyTraining:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(600)
+            case "miscount":
+                self.step += 1
             case "turns":  # as on a GPU that one trainer fills
                 with open(__file__) as alone:
                     fcntl.flock(alone, fcntl.LOCK_EX)

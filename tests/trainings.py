@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from objectives.augment import random_affine
 from objectives.base import EpochResult, Task
 from objectives.capture import Captures
 from objectives.models import CnnSpec, InputSpec, MlpSpec, build_cnn, build_mlp
-from objectives.training import ImageTraining
-from objectives.update import Recipe, TrainingData
+from objectives.training import ImageTraining, lr_factor
+from objectives.update import DEFAULT, Numerics, Recipe, TrainingData
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.05, "momentum": 0.9},
@@ -30,7 +33,7 @@ def striped(device: str = "cpu") -> TrainingData:
     for label in range(4):
         images[labels == label, :, 2 * label, :] = 220
     validation = torch.arange(256, 320)
-    return TrainingData(images.to(device), labels.to(device), torch.arange(256), validation.to(device))
+    return TrainingData(images.to(device), labels.to(device), torch.arange(256), validation.to(device), 4)
 
 
 def network(dropout: float = 0.0, seed: int = 0, family: str = "cnn", width: int = 8) -> nn.Sequential:
@@ -47,12 +50,36 @@ def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
 
 def a_training(
     data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
-    captures: Captures | None = None, **net: Any,
+    captures: Captures | None = None, numerics: Numerics = DEFAULT, **net: Any,
 ) -> ImageTraining:  # fmt: skip
     task = Task(0, {}, seed, epochs, checkpoint)
     model = network(seed=seed, **net)
     device = str(data.images.device)
-    return ImageTraining(data, model, how, task, steps_per_epoch=steps, device=device, captures=captures)
+    return ImageTraining(
+        data, model, how, task, steps_per_epoch=steps, device=device, captures=captures, numerics=numerics
+    )
+
+
+def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, **net: Any) -> nn.Module:
+    """The textbook's loop on the data's device, with torch's plain optimizers and numbers for learning rates."""
+    device = data.images.device
+    model = network(seed=seed, **net).to(device).train()
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, nesterov=True, **k),
+        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop,
+    }  # fmt: skip
+    optimizer = kinds[how.optimizer](model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+    generator = torch.Generator(device).manual_seed(seed)
+    for epoch in range(epochs):
+        order = torch.randperm(256, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        for batch, index in enumerate(order.to(device).split(32)):
+            optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
+            images = random_affine(data.images[index].float() / 255, how.augmentation, generator)
+            loss = F.cross_entropy(model(images), data.labels[index], label_smoothing=how.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model
 
 
 def finish(training: ImageTraining) -> list[EpochResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 PER_GPU = 8
@@ -28,13 +28,25 @@ class Crowd:
 
 
 def most_trainers(cores: int, gpus: int) -> int:
-    """How many to start: one per core, on GPUs no more than are tried."""
-    return min(cores, PER_GPU * gpus) if gpus else cores
+    """How many to start: one per core; on GPUs no more than are tried, and at least one for each."""
+    return max(gpus, min(cores, PER_GPU * gpus)) if gpus else cores
 
 
 def affordable(trainers: int, free_bytes: int) -> int:
     """How many of a GPU's `trainers`, all set up, `free_bytes` of its memory bear; at least one."""
     return max(1, min(trainers, free_bytes // TRAINER_BYTES))
+
+
+def together(trainers: Sequence[tuple[float, Sequence[float]]]) -> float:
+    """Pulls a second of all `trainers`, counted while every one of them was at work; 0 where there was no such time.
+
+    Each is given by when it began and when its pulls came, in seconds. One that is alone before the others begin, or
+    after they end, would make any crowd look fast.
+    """
+    start = max(began for began, _ in trainers)
+    end = min(max(pulled, default=began) for began, pulled in trainers)
+    pulls = sum(start < at <= end for _, pulled in trainers for at in pulled)
+    return pulls / (end - start) if end > start else 0.0
 
 
 def grow(rate: Callable[[int], float], most: int, *, step: int = 1) -> Crowd:

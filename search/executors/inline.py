@@ -17,7 +17,7 @@ class InlineExecutor:
     slots = 1
 
     def __init__(self, objective: ObjectiveSpec, device: str) -> None:
-        self._settings = Settings(objective, device, index=0, threads=usable_cores())
+        self._settings = Settings(objective, device, index=0, threads=usable_cores(), threads_alone=usable_cores())
         self._trainer: Trainer | None = None
         self._due: Callable[[], Any] | None = None
 

@@ -22,7 +22,7 @@ from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.trainer import Hello, Probed, Settings
 from search.errors import SearchError
 from search.executors.base import Event, Lost
-from search.executors.crowding import PROBE_S, Crowd, affordable, grow, most_trainers
+from search.executors.crowding import PROBE_S, Crowd, affordable, grow, most_trainers, together
 from search.provenance import usable_cores
 
 LAST_LINES = 15
@@ -119,7 +119,7 @@ class LocalExecutor:
     def _hire(self, trainers: int) -> None:
         """Start trainers until there are so many."""
         for index in range(self.slots, trainers):
-            self._settings.append(Settings(self._objective, self._device, index, self._threads))
+            self._settings.append(Settings(self._objective, self._device, index, self._threads, usable_cores()))
             self._trainers.append(TrainerProcess(self._settings[index]))
 
     def ready(self) -> list[str]:
@@ -140,7 +140,7 @@ class LocalExecutor:
         hellos = self._hellos()
         if self._jobs is not None or not hellos[0].gpus:
             return None
-        gpus = min(hellos[0].gpus, self.slots)
+        gpus = hellos[0].gpus
         each = affordable(self.slots // gpus, min(hello.free_bytes for hello in hellos))
         crowd = self.try_crowds(task, each * gpus, step=gpus)
         where = ", ".join(sorted({hello.device for hello in hellos[: self.slots]}))
@@ -162,7 +162,7 @@ class LocalExecutor:
             answers |= {slot: event for slot, event in self.wait(1.0) if slot < trainers}  # an idle one may die, too
         probed = [answer for answer in answers.values() if isinstance(answer, Probed)]
         self._notices |= {notice for answer in probed for notice in answer.notices}
-        return sum(answer.pulls_per_s for answer in probed) if len(probed) == trainers else 0.0
+        return together([(answer.began, answer.pulled) for answer in probed]) if len(probed) == trainers else 0.0
 
     def dismiss(self, keep: int) -> None:
         """End all trainers but the first `keep`; none of them may be at work."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +45,21 @@ def read_rows(ctx: click.Context, param: click.Parameter, text: str) -> list[int
 @click.option("--only", default=",".join(map(str, ROWS)), callback=read_rows, metavar="1,3,7", help="Rows to measure.")
 @click.option("--repeats", type=click.IntRange(min=1), help="How often each side is measured.  [default: 3; quick: 1]")
 @click.option("--quick", is_flag=True, help="Only show that every row works: a minute or two instead of hours.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write all of it.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json",
+    help="Where all of it is written.  [default: benchmark-TIME.json]",
+)  # fmt: skip
 def main(only: list[int], repeats: int | None, quick: bool, output: Path | None) -> None:
     """Measure this project beside its alternatives, alternating, and show medians and spread."""
     options = Options(repeats or (1 if quick else 3), quick)
+    output = output or Path(f"benchmark-{datetime.now():%Y%m%d-%H%M%S}.json")
     progress = Console(stderr=True)
-    found: dict[str, Any] = {"header": header(options), "rows": [], "skipped": []}
+    found: dict[str, Any] = {"header": header(options), "rows": [], "skipped": [], "seconds": {}}
     lines: list[Line] = []
     for row in only:
         module, _, name = ROWS[row].partition(":")
         progress.print(f"row {row}: {name}", highlight=False)
+        begun = time.perf_counter()
         try:
             measured = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)(options)
         except Skipped as skipped:
@@ -60,15 +67,15 @@ def main(only: list[int], repeats: int | None, quick: bool, output: Path | None)
             continue
         lines += measured
         found["rows"] += [line.as_dict() for line in measured]
-        if output is not None:  # hours may follow in which something can go wrong
-            write_whole(output, json.dumps(found, indent=2).encode())
-    if output is not None:
-        write_whole(output, json.dumps(found, indent=2).encode())
+        found["seconds"][row] = time.perf_counter() - begun
+        write_whole(output, json.dumps(found, indent=2).encode())  # hours may follow in which something can go wrong
+    write_whole(output, json.dumps(found, indent=2).encode())
     show(found["header"], lines, found["skipped"])
+    print(f"written to {output}")
 
 
-def show(where: Mapping[str, Any], lines: Iterable[Line], skipped: Iterable[Mapping[str, Any]]) -> None:
-    """Print header and table."""
+def show(where: Mapping[str, Any], lines: Sequence[Line], skipped: Iterable[Mapping[str, Any]]) -> None:
+    """Print header, table and notes."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     show_header(console, where)
     table = Table(*("row", "what", "unit", "ours (min-max)", "theirs (min-max)", "n", "ratio", "target", "met"))
@@ -79,6 +86,9 @@ def show(where: Mapping[str, Any], lines: Iterable[Line], skipped: Iterable[Mapp
             {True: "yes", False: "NO", None: ""}[line.met],
         )  # fmt: skip
     console.print(table)
+    for line in lines:
+        if line.notes:
+            console.print(f"row {line.row}, {line.name}: {words(line.notes)}", markup=False)
     for row in skipped:
         console.print(f"row {row['row']} skipped: {row['why']}")
 
@@ -97,6 +107,21 @@ def figure(measured: Sample | None) -> str:
     if measured is None:
         return ""
     return f"{measured.median:.4g} ({min(measured.values):.4g}-{max(measured.values):.4g})"
+
+
+def words(value: Any) -> str:
+    """A note as people read it: nested figures on one line, four digits of each."""
+    match value:
+        case float():
+            return f"{value:.4g}"
+        case dict():
+            return "; ".join(
+                f"{name}: {{{words(inner)}}}" if isinstance(inner, dict) else f"{name}: {words(inner)}"
+                for name, inner in value.items()
+            )
+        case list() | tuple():
+            return ", ".join(f"{{{words(each)}}}" if isinstance(each, dict) else words(each) for each in value)
+    return str(value)
 
 
 if __name__ == "__main__":

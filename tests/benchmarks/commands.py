@@ -13,10 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+
+import optuna
 
 from objectives.datasets import default_data_dir
 from objectives.idx import raw_folder
+from search.records import METRICS
+from search.storage import quiet_optuna
 from tests.benchmarks.measure import Skipped
 from tests.shell import environment, rows
 
@@ -28,11 +33,26 @@ ACCURACIES = ("val_accuracy", "val/accuracy")
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that ended well."""
+    """A command that ended well. Both sides keep their studies in `optuna.db`, except where nothing is kept."""
 
     folder: Path
     wall_s: float
     out: str
+
+    def values(self) -> dict[int, float]:
+        """Values of the completed trials by number."""
+        query = "SELECT number, value FROM trials JOIN trial_values USING (trial_id) WHERE state = 'COMPLETE'"
+        return dict(rows(self.folder / "optuna.db", query))
+
+    def trials_s(self) -> float:
+        """Seconds from the start of the first trial to the end of the last one."""
+        query = "SELECT min(datetime_start), max(datetime_complete) FROM trials"
+        begun, ended = map(datetime.fromisoformat, rows(self.folder / "optuna.db", query)[0])
+        return (ended - begun).total_seconds()
+
+    def metrics(self) -> list[dict[str, float]]:
+        """What this project's trainers said of each trial at its end."""
+        return [trial.user_attrs.get(METRICS, {}) for trial in only_study(self.folder).get_trials(deepcopy=False)]
 
 
 def data_dir() -> Path:
@@ -45,9 +65,10 @@ def data_dir() -> Path:
     return folder
 
 
-def search_command(*words: object) -> list[str]:
+def search_command(*words: object, register: bool = False) -> list[str]:
     """This project's own command, without what none of the alternatives does after its trials."""
-    return [sys.executable, "-m", "search", *map(str, words), "--confirm", "0", "--no-refit", "--no-register"]
+    bare = ["--confirm", "0", "--no-refit", *([] if register else ["--no-register"])]
+    return [sys.executable, "-m", "search", *map(str, words), *bare]
 
 
 def script(name: str, *words: object) -> list[str]:
@@ -96,14 +117,20 @@ def finished(command: Sequence[str], extra: Mapping[str, str] | None = None) -> 
         yield Ended(folder, wall_s, out)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """How far a search came until it logged an accuracy to MLflow."""
+
+    seconds: float | None
+    """MLflow's own time of that point, which both sides set when they measured it; None where it never came."""
+    states: dict[str, int]
+    """How many trials had ended how, or were at work."""
+
+
 def time_to_accuracy(
     command: Sequence[str], accuracy: float, *, limit_s: float, extra: Mapping[str, str] | None = None
-) -> float | None:
-    """Seconds from the command to the first validation accuracy that it logged to MLflow; it is ended then.
-
-    The time is MLflow's own for that point, which both sides set when they measured it. None when the command ended,
-    or the limit was reached, before that.
-    """
+) -> Reached:
+    """Run the command until a validation accuracy is reached, it ends, or the limit is over."""
     begun_s = time.time()
     query = f"SELECT min(timestamp) FROM metrics WHERE value >= ? AND key IN {ACCURACIES}"
     with started(command, extra) as (process, folder):
@@ -111,21 +138,23 @@ def time_to_accuracy(
             ended = process.poll() is not None
             with contextlib.suppress(sqlite3.Error):  # not there yet, or being made
                 if (at_ms := rows(folder / "mlflow.db", query, accuracy)[0][0]) is not None:
-                    return float(at_ms) / 1000 - begun_s
+                    return Reached(float(at_ms) / 1000 - begun_s, states(folder))
             if ended and process.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{(folder / 'output.txt').read_text()[-4000:]}")
             if ended:
-                return None
+                break
             time.sleep(1.0)
-    return None
-
-
-def stored_values(folder: Path) -> dict[int, float]:
-    """Values of the completed trials by number, in whichever study `optuna.db` holds."""
-    query = "SELECT number, value FROM trials JOIN trial_values USING (trial_id) WHERE state = 'COMPLETE'"
-    return dict(rows(folder / "optuna.db", query))
+        return Reached(None, states(folder))
 
 
 def states(folder: Path) -> dict[str, int]:
     """How many trials ended how."""
-    return {state: n for state, n in rows(folder / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY state")}
+    return dict(rows(folder / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY state"))
+
+
+def only_study(folder: Path) -> optuna.Study:
+    """The study of a folder in which one search ran."""
+    quiet_optuna()
+    storage = f"sqlite:///{folder / 'optuna.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)

@@ -1,7 +1,8 @@
 """Row 7: what a search itself costs per trial as its study grows, beside plain Optuna with fluent MLflow calls.
 
 This project's side is the real coordinator on a real study and journal, with an executor that trains in no time. Past
-trials and runs are really in the stores.
+trials and runs are really in the stores. A figure is the median over the trials of one repeat: the coordinator's time,
+which trainers may wait for, and the courier's, which only takes processor time from them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import random
 import statistics
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 from rich.console import Console
@@ -32,7 +35,9 @@ from search.trials import Trials
 from tests.benchmarks.growth_stores import (
     NAME,
     POINT,
+    REPORTS,
     STEPS,
+    Pictured,
     SixParameters,
     clone_runs,
     copy,
@@ -47,14 +52,39 @@ TRAINING_S = 0.1
 WEIGHTS = bytes(400_000)
 """Of a network with 100,000 parameters."""
 TARGETS_MS = {"untracked": (50.0, 100.0), "tracked": (120.0, 240.0)}
-"""At the fewest past trials, and at the most."""
+"""At the fewest past trials, and twice that at the most."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What trials bring with them."""
+
+    name: str
+    tracked: bool = True
+    reports: tuple[int, ...] = REPORTS[:1]
+    pictures: bool = False
+
+    def objective(self) -> SixParameters:
+        return Pictured() if self.pictures else SixParameters()
+
+    def outcome(self) -> Outcome:
+        predictions = np.random.default_rng(0).dirichlet(np.ones(10), 10_000).astype(np.float32)
+        weights = WEIGHTS if self.tracked else None
+        return Outcome({"train_seconds": 0.0}, weights, predictions if self.pictures else None)
+
+
+KINDS = (
+    Kind("untracked", tracked=False),
+    Kind("tracked"),
+    Kind("tracked, 4 reports, pictures", reports=REPORTS, pictures=True),
+)
 
 
 @dataclass
 class Instant:
-    """An executor whose trainings give one result and end; it notes when the search was at work."""
+    """An executor whose trainings take no time; it notes when the search was at work."""
 
-    pause_s: float
+    kind: Kind
     slots: int = 1
     worked_s: list[float] = field(default_factory=list)
     """Seconds between two starts, without the pauses."""
@@ -63,6 +93,9 @@ class Instant:
     _due: Event | None = None
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
+    def __post_init__(self) -> None:
+        self._outcome = self.kind.outcome()
+
     def ready(self) -> list[str]:
         return ["cpu"]
 
@@ -70,20 +103,25 @@ class Instant:
         if self._resumed:  # what comes before the first start is no cost of a trial
             self.worked_s.append(self._busy_s + time.perf_counter() - self._resumed)
         self._busy_s, self._resumed = 0.0, time.perf_counter()
-        value = self._random.uniform(0.5, 1.0)
-        self._due = EpochDone(EpochResult(1, 0.25, value, {**POINT, "val/accuracy": value}, 0.0))
+        self._steps = iter(self.kind.reports)
+        self.advance(slot)
 
     def advance(self, slot: int) -> None:
-        self._due = Finished(Outcome({"train_seconds": 0.0}, WEIGHTS if self.pause_s else None))
+        if (step := next(self._steps, None)) is None:
+            self.stop(slot)
+            return
+        value = self._random.uniform(0.5, 1.0)
+        self._due = EpochDone(EpochResult(step, step / 4, value, {**POINT, "val/accuracy": value}, 0.0))
 
-    stop = advance
+    def stop(self, slot: int) -> None:
+        self._due = Finished(self._outcome)
 
     def checkpoint(self, slot: int) -> None:
         raise AssertionError("no training is long enough for a checkpoint")
 
     def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
         self._busy_s += time.perf_counter() - self._resumed
-        time.sleep(self.pause_s)
+        time.sleep(TRAINING_S if self.kind.tracked else 0.0)
         self._resumed = time.perf_counter()
         due, self._due = self._due, None
         return [(0, due)] if due else []
@@ -101,16 +139,22 @@ class Untracked:
         return lambda *words, **named: None
 
 
-def ours(folder: Path, trials: int, *, tracked: bool) -> tuple[list[float], dict[str, float]]:
-    """Milliseconds per trial of the coordinator and, where it tracks, of the courier behind it; and of the parts."""
-    objective = SixParameters()
+def courier_cpu_s() -> float:
+    """Processor time that the courier's thread has taken."""
+    (courier,) = (thread for thread in threading.enumerate() if thread.name == "courier")
+    assert courier.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(courier.ident))
+
+
+def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
+    """Milliseconds per trial: of the coordinator, of the courier behind it where runs are tracked, and of parts."""
+    objective = kind.objective()
     storage = open_storage(f"sqlite:///{folder / 'optuna.db'}")
     study_id = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
-    pruner = make_pruner("hyperband", STEPS)
-    study = Study(storage, study_id, objective, pruner=pruner, sampler="tpe", seed=0)
-    executor = Instant(TRAINING_S if tracked else 0.0)
-    tracking: Any = open_tracking(folder) if tracked else Untracked()
-    opening_s = tracking.busy_s if tracked else 0.0
+    study = Study(storage, study_id, objective, pruner=make_pruner("hyperband", STEPS), sampler="tpe", seed=0)
+    executor = Instant(kind)
+    tracking: Any = open_tracking(folder) if kind.tracked else Untracked()
+    before = (tracking.busy_s, courier_cpu_s()) if kind.tracked else (0.0, 0.0)
     work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
         objective, executor, tracking, Plan(STEPS),
@@ -118,49 +162,54 @@ def ours(folder: Path, trials: int, *, tracked: bool) -> tuple[list[float], dict
         tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
     )  # fmt: skip
     coordinator.run(work)
-    if tracked:
+    after = before
+    if kind.tracked:
         assert tracking.flush(60.0) == 0
         time.sleep(0.5)
-    courier_ms = (tracking.busy_s - opening_s) / (trials + 1) * 1000 if tracked else 0.0
-    if tracked:
+        after = tracking.busy_s, courier_cpu_s()
         tracking.close()
     storage.remove_session()
     storage.engine.dispose()
-    parts = {
-        "coordinator ms": statistics.median(executor.worked_s) * 1000, "courier ms": courier_ms,
-        "of it ask, start, report, tell ms": work.search_s / (trials + 1) * 1000,
+    courier_ms, cpu_ms = ((then - now) / (trials + 1) * 1000 for now, then in zip(before, after, strict=True))
+    coordinator_ms = statistics.median(executor.worked_s) * 1000
+    return {
+        "all": coordinator_ms + courier_ms, "coordinator": coordinator_ms, "courier": courier_ms,
+        "courier's processor time": cpu_ms, "ask, start, report, tell": work.search_s / (trials + 1) * 1000,
     }  # fmt: skip
-    return [worked_s * 1000 + courier_ms for worked_s in executor.worked_s], parts
 
 
-def theirs(folder: Path, trials: int, *, tracked: bool) -> list[float]:
+def theirs(folder: Path, trials: int, kind: Kind) -> float:
     """Milliseconds per trial of Optuna's own ask and tell on SQLite and, where it tracks, of fluent MLflow calls."""
     import mlflow
 
     objective, draw = SixParameters(), random.Random(0)
     study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{folder / 'optuna.db'}")
-    if tracked:
+    if kind.tracked:
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         mlflow.set_experiment(NAME)
         (folder / "weights.pt").write_bytes(WEIGHTS)
     costs = []
     for _ in range(trials + 1):
         begun = time.perf_counter()
-        trial, value = study.ask(), draw.uniform(0.5, 1.0)
+        trial = study.ask()
         params = objective.suggest(trial)
-        if tracked:
+        if kind.tracked:
             mlflow.start_run(run_name=f"trial-{trial.number}")
             mlflow.log_params(params)
-            for name, figure in POINT.items():
-                mlflow.log_metric(name, figure, step=1)
-        trial.report(value, 1)
-        pruned = trial.should_prune()
-        if tracked:
+        for step in kind.reports:
+            value = draw.uniform(0.5, 1.0)
+            if kind.tracked:
+                for name, figure in POINT.items():
+                    mlflow.log_metric(name, figure, step=step)
+            trial.report(value, step)
+            if pruned := trial.should_prune():
+                break
+        if kind.tracked:
             mlflow.log_artifact(str(folder / "weights.pt"))
             mlflow.end_run()
         study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
         costs.append((time.perf_counter() - begun) * 1000)
-    return costs[1:]  # the first one fills caches
+    return statistics.median(costs[1:])  # the first one fills caches
 
 
 def growth(options: Options) -> list[Line]:
@@ -173,10 +222,9 @@ def growth(options: Options) -> list[Line]:
         lines = []
         for count in counts:
             grow(base / "optuna.db", count)
-            for kind in ("untracked", "tracked"):
-                target = dict(zip((counts[0], counts[-1]), TARGETS_MS[kind], strict=True)).get(count)
-                places = _places(base, runs, count)
-                lines.append(_line(options, places, count, trials, kind, target))
+            for kind in KINDS:
+                limits = dict(zip((counts[0], counts[-1]), TARGETS_MS.get(kind.name, (None, None)), strict=True))
+                lines.append(_line(options, _places(base, runs, count), count, trials, kind, limits.get(count)))
         return lines
 
 
@@ -190,16 +238,20 @@ def _places(base: Path, runs: Path, count: int) -> Iterator[Path]:
         yield place
 
 
-def _line(options: Options, places: Iterator[Path], count: int, trials: int, kind: str, target: float | None) -> Line:
-    tracked = kind == "tracked"
+def _line(options: Options, places: Iterator[Path], count: int, trials: int, kind: Kind, limit: float | None) -> Line:
     us, them = alternate(
         options.repeats,
-        lambda _: ours(next(places), trials, tracked=tracked),
-        lambda _: (theirs(next(places), trials, tracked=tracked), {}),
+        lambda _: ours(next(places), trials, kind),
+        lambda _: theirs(next(places), trials, kind),
     )
-    ours_ms, theirs_ms = (sample(list(itertools.chain.from_iterable(ms for ms, _ in side))) for side in (us, them))
+    notes: dict[str, Any] = {f"{part}, ms": statistics.median(run[part] for run in us) for part in us[0]}
+    notes |= {"reports": len(kind.reports), "trials a repeat": trials}
+    if limit is not None:
+        notes["limit"] = f"{TARGETS_MS[kind.name][0]:g} ms at the fewest past trials, twice that at the most"
+    if kind.pictures:
+        notes["pictures"] = "theirs draws none, and nothing is demanded of ours"
     return Line(
-        7, f"search per trial, {count} past, {kind}", "ms", ours_ms, theirs_ms, higher_is_better=False,
-        target=Target(target, "at most", of="ours") if target else None,
-        notes={"parts of ours": [parts for _, parts in us], "reports per trial": 1, "parameters": 6},
+        7, f"search per trial, {count} past, {kind.name}", "ms", sample([run["all"] for run in us]), sample(them),
+        higher_is_better=False, target=Target(limit, "at most", of="ours") if limit else None, notes=notes,
+        details={"parts of ours": us},
     )  # fmt: skip

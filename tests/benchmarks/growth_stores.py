@@ -15,14 +15,18 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from objectives.base import Params, Suggest, Task, Training
+from objectives.images import ImageClassification
 from search import records
 from search.storage import open_storage, quiet_optuna
 from search.study import open_study
 from search.tracking import Destination, Tracking
 from search.work import PARENT
+from tests.benchmarks.commands import data_dir
 
 NAME, SCOPE = "growth", "benchmark"
-STEPS = 16
+REPORTS = (1, 4, 8, 12)
+"""Steps at which the default objective reports on MNIST: three epochs in quarters."""
+STEPS = REPORTS[-1]
 POINT = {"train/loss": 0.3, "train/accuracy": 0.9, "val/loss": 0.3, "val/accuracy": 0.9}
 
 
@@ -59,6 +63,14 @@ class SixParameters:
 
     def describe(self, params: Params) -> str:
         return f"mlp-{params['hidden']} {params['optimizer']}"
+
+
+class Pictured(SixParameters, ImageClassification):
+    """The same, with MNIST's validation images behind it: its trials leave predictions, which are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__("mnist", str(data_dir()))
+        self.name = NAME
 
 
 def grow(database: Path, trials: int) -> None:

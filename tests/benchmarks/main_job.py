@@ -7,9 +7,9 @@ import sys
 import time
 
 from search.records import METRICS
-from tests.benchmarks.commands import clean_environment, finished, search_command, started
+from tests.benchmarks.commands import clean_environment, finished, only_study, search_command, started
 from tests.benchmarks.measure import Line, Options, Target, alternate, sample
-from tests.benchmarks.whole_searches import OBJECTIVES, images, only_study, sizes
+from tests.benchmarks.whole_searches import OBJECTIVES, images, sizes
 
 
 def main_job(options: Options) -> list[Line]:

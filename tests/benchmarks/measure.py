@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
+
+from scipy.special import stdtrit
 
 from search.provenance import git_commit, processor, usable_cores, versions
 
@@ -41,6 +44,19 @@ class Sample:
     def median(self) -> float:
         return statistics.median(self.values)
 
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean; None of a single value."""
+        n = len(self.values)
+        return statistics.stdev(self.values) / math.sqrt(n) if n > 1 else None
+
+    @property
+    def highest_mean(self) -> float | None:
+        """Upper end of the mean's 95% interval, by Student's t; None of a single value."""
+        if self.error is None:
+            return None
+        return statistics.mean(self.values) + float(stdtrit(len(self.values) - 1, 0.975)) * self.error
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         low, high = min(self.values), max(self.values)
@@ -49,11 +65,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Target:
-    """What the ratio, or our own figure where nothing is compared, must come to."""
+    """What the ratio, or our own figure where nothing is compared, must come to.
+
+    Of differences, the upper end of their mean's 95% interval: "at least 0" is "not significantly below".
+    """
 
     value: float
     better: Literal["at least", "at most"]
-    of: Literal["ratio", "ours"] = "ratio"
+    of: Literal["ratio", "ours", "mean + 95%"] = "ratio"
 
     def __str__(self) -> str:
         return f"{self.of} {self.better} {self.value:g}"
@@ -68,25 +87,29 @@ class Line:
     unit: str
     ours: Sample
     theirs: Sample | None = None
+    """As many as of ours, each measured right after it."""
     higher_is_better: bool = True
     target: Target | None = None
     notes: dict[str, Any] = field(default_factory=dict)
-    """How it was measured, and what else was seen."""
+    """How it was measured and what else was seen, printed under the table."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What only the file has."""
 
     @property
     def ratio(self) -> float | None:
+        """The median of the ratios of neighbours: load that drifts is in both."""
         if self.theirs is None:
             return None
-        ours, theirs = self.ours.median, self.theirs.median
-        above, below = (ours, theirs) if self.higher_is_better else (theirs, ours)
-        return above / below if below else None
+        pairs = zip(self.ours.values, self.theirs.values, strict=True)
+        ratios = [mine / their if self.higher_is_better else their / mine for mine, their in pairs if mine and their]
+        return statistics.median(ratios) if ratios else None
 
     @property
     def met(self) -> bool | None:
         """Whether the target was reached; None where there is none."""
         if self.target is None:
             return None
-        found = self.ours.median if self.target.of == "ours" else self.ratio
+        found = {"ours": self.ours.median, "ratio": self.ratio, "mean + 95%": self.ours.highest_mean}[self.target.of]
         if found is None:
             return None
         return found >= self.target.value if self.target.better == "at least" else found <= self.target.value
@@ -97,7 +120,7 @@ class Line:
             "row": self.row, "name": self.name, "unit": self.unit,
             "ours": self.ours.as_dict(), "theirs": self.theirs and self.theirs.as_dict(),
             "ratio": self.ratio, "target": self.target and {**asdict(self.target), "text": str(self.target)},
-            "met": self.met, "notes": self.notes,
+            "met": self.met, "notes": self.notes, "details": self.details,
         }  # fmt: skip
 
 

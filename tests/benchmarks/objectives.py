@@ -44,7 +44,7 @@ def wanted() -> dict[str, int]:
 
 
 class Cut(ImageClassification):
-    """MNIST, or a part of it; no fixed networks are tried first."""
+    """MNIST, or a part of it. `BENCHMARK_SETTINGS`, a JSON list, is trained first, and never pruned."""
 
     def prepare(self) -> None:
         self.dataset = cut(load_dataset(self.dataset_name, self.data_dir), wanted())
@@ -55,24 +55,25 @@ class Cut(ImageClassification):
         return cut(whole, wanted())
 
     def baselines(self) -> Mapping[str, Params]:
-        return {}
+        fixed = json.loads(os.environ.get("BENCHMARK_SETTINGS", "[]"))
+        return {f"setting {number}": setting for number, setting in enumerate(fixed)}
 
 
 class Usual(Cut):
-    """The usual script's space. `BENCHMARK_SETTINGS`, a JSON list, is trained first, and never pruned."""
+    """The usual script's space, and its network: on pixels as they are, which a learning rate is sampled for."""
 
     def suggest(self, trial: Suggest) -> Params:
         found = settings.suggest(trial)
         network: Params = {"mlp_depth": 1, "mlp_width_1": found["hidden"], "mlp_dropout": found["dropout"]}
         return {**COMMON, **network, "optimizer": "adam", "adam_lr": found["lr"], "batch_size": found["batch_size"]}
 
-    def baselines(self) -> Mapping[str, Params]:
-        fixed = json.loads(os.environ.get("BENCHMARK_SETTINGS", "[]"))
-        return {f"setting {number}": setting for number, setting in enumerate(fixed)}
+    def build_model(self, params: Params) -> Any:
+        normalised: Any = super().build_model(params)
+        return normalised[1:]
 
 
 class Example(Cut):
-    """The space of Optuna's small PyTorch example; each layer has a dropout of its own."""
+    """The space of Optuna's small PyTorch example, on pixels as they are; each layer has a dropout of its own."""
 
     def suggest(self, trial: Suggest) -> Params:
         depth = trial.suggest_int("n_layers", 1, 3)
@@ -87,16 +88,23 @@ class Example(Cut):
     def build_model(self, params: Params) -> Any:
         from torch import nn
 
-        from objectives.models import Dropout, Normalise
+        from objectives.models import Dropout
 
         p: Any = params
         size = self.dataset.images[0].size
-        layers: list[nn.Module] = [Normalise(self._inputs.mean, self._inputs.std), nn.Flatten()]
+        layers: list[nn.Module] = [nn.Flatten()]
         for layer in range(1, p["mlp_depth"] + 1):
             width = p[f"mlp_width_{layer}"]
             layers += [nn.Linear(size, width), nn.ReLU(), Dropout(p[f"mlp_dropout_{layer}"])]
             size = width
         return nn.Sequential(*layers, nn.Linear(size, len(self.class_names())))
+
+
+class Digits(Cut):
+    """The default space on the digits that need no download."""
+
+    def __init__(self) -> None:
+        super().__init__("digits")
 
 
 class Timed(Cut):

@@ -1,7 +1,7 @@
-"""Ray Tune as its guides have it: OptunaSearch, ASHA, one CPU per trial.
+"""Ray Tune as its guides have it: OptunaSearch, one CPU per trial.
 
-python -m tests.benchmarks.ray_script usual --trials 8     the usual script's DataLoader on full MNIST
-python -m tests.benchmarks.ray_script trainer --trials 20  this project's own trainer on `digits`
+python -m tests.benchmarks.ray_script usual --trials 8     ASHA; the usual script's DataLoader on full MNIST
+python -m tests.benchmarks.ray_script trainer --trials 20  this project's own trainer on `digits`, nothing pruned
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from ray import init, tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from objectives.base import Task
-from objectives.images import ImageClassification
+from objectives.base import ObjectiveSpec, Task
+from objectives.trainer import EpochDone, Finished, Settings, Trainer
+from tests.benchmarks.objectives import Digits
 from tests.benchmarks.settings import suggest
 
 arguments = argparse.ArgumentParser()
@@ -26,6 +27,7 @@ arguments.add_argument("form", choices=("usual", "trainer"))
 arguments.add_argument("--trials", type=int, required=True)
 arguments.add_argument("--epochs", type=int, required=True)
 arguments.add_argument("--seed", type=int, default=0)
+arguments.add_argument("--settings", help="JSON list of settings to try first")
 arguments.add_argument("--train-images", type=int, default=50_000)
 arguments.add_argument("--validation-images", type=int, default=10_000)
 
@@ -48,13 +50,15 @@ def usual(config: dict[str, Any]) -> None:
 
 
 def trainer(config: dict[str, Any]) -> None:
-    """Pull this project's own training of one setting."""
-    objective = ImageClassification("digits")
+    """Train one setting as a trainer process of this project does, in the process that Ray keeps for it."""
     epochs = config.pop("epochs")
-    training = objective.start(Task(0, objective.suggest(FixedTrial(config)), seed=0, epochs=epochs), "cpu")
-    for _ in range(epochs * objective.steps_per_epoch()):
-        metrics = next(training).metrics
-        tune.report({**metrics, "val_accuracy": metrics["val/accuracy"]})
+    spec = ObjectiveSpec("tests.benchmarks.objectives:Digits")
+    own = Trainer(Settings(spec, "cpu", index=0, threads=1, threads_alone=1))
+    reply = own.start(Task(0, own.objective.suggest(FixedTrial(config)), seed=0, epochs=epochs))
+    while isinstance(reply, EpochDone):
+        tune.report({**reply.result.metrics, "val_accuracy": reply.result.value})
+        reply = own.advance()
+    assert isinstance(reply, Finished), reply
 
 
 def space(trial: Any, form: str, fixed: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def space(trial: Any, form: str, fixed: dict[str, Any]) -> dict[str, Any]:
     if form == "usual":
         suggest(trial)
     else:
-        ImageClassification("digits").suggest(trial)
+        Digits().suggest(trial)
     return dict(fixed)
 
 
@@ -81,14 +85,18 @@ def main() -> None:
             mode="max",
             num_samples=given.trials,
             search_alg=OptunaSearch(
-                space=partial(space, form=given.form, fixed=fixed), metric="val_accuracy", mode="max", seed=given.seed
-            ),
-            scheduler=ASHAScheduler(max_t=given.epochs),
+                space=partial(space, form=given.form, fixed=fixed),
+                metric="val_accuracy",
+                mode="max",
+                seed=given.seed,
+                points_to_evaluate=json.loads(given.settings) if given.settings else None,
+            ),  # fmt: skip
+            scheduler=ASHAScheduler(max_t=given.epochs) if given.form == "usual" else None,
         ),
         run_config=tune.RunConfig(storage_path=os.path.abspath("results")),
     )
     results = tuner.fit()
-    epochs = [result.metrics["training_iteration"] for result in results]
+    epochs = sum(result.metrics["training_iteration"] for result in results)
     best = results.get_best_result().metrics["val_accuracy"]
     print(json.dumps({"best": best, "errors": results.num_errors, "epochs": epochs}))
 

@@ -1,4 +1,4 @@
-"""Row 4: Ray Tune with OptunaSearch and ASHA on two CPUs, in its usual form and around this project's own trainer."""
+"""Row 4: Ray Tune with OptunaSearch on two CPUs, in its usual form with ASHA, and around this project's own trainer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from tests.benchmarks.commands import finished, script, search_command, states, stored_values
+import optuna
+
+from tests.benchmarks.commands import finished, script, search_command, states
 from tests.benchmarks.measure import Line, Options, Skipped, Target, alternate
+from tests.benchmarks.objectives import Digits
 from tests.benchmarks.whole_searches import OBJECTIVES, images, per_minute, sizes
 
 
 def ray_tune(options: Options) -> list[Line]:
-    """Both forms. Raises Skipped where Ray is not installed."""
+    """Both forms. Raises Skipped where Ray is not installed.
+
+    Around this project's trainer only overhead differs: both sides train the same settings in the same trainer for the
+    same epochs, without pruning. This side tracks its trials beside that, Ray Tune writes its own results.
+    """
     if importlib.util.find_spec("ray") is None:
         raise Skipped('Ray is not installed; type: pip install -c constraints.txt -e ".[benchmark]"')
     train, validation = images(options)
@@ -26,11 +33,23 @@ def ray_tune(options: Options) -> list[Line]:
         sizes(train, validation),
     )  # fmt: skip
     trials, epochs = options.size(20, 3), options.size(16, 2)
+    given = json.dumps(some_settings(trials))
     own = _compare(
         options, "Ray Tune, this trainer, digits", 2, trials,
-        ["--dataset", "digits", "--epochs", epochs], ["trainer", "--epochs", epochs], {},
+        ["--objective", f"{OBJECTIVES}:Digits", "--epochs", epochs, "--pruner", "none"],
+        ["trainer", "--epochs", epochs, "--settings", given], {"BENCHMARK_SETTINGS": given},
     )  # fmt: skip
     return [usual, own]
+
+
+def some_settings(n: int) -> list[dict[str, Any]]:
+    """As many settings of the space that `Digits` has, drawn at random, always the same."""
+    objective, found = Digits(), []
+    for seed in range(n):
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+        objective.suggest(trial)
+        found.append(trial.params)
+    return found
 
 
 def _compare(
@@ -42,7 +61,8 @@ def _compare(
     def us(repeat: int) -> tuple[float, Any]:
         command = search_command(*ours, "--trials", trials, "--jobs", 2, "--seed", repeat)
         with finished(command, extra) as ended:
-            return ended.wall_s, {"best": max(stored_values(ended.folder).values()), **states(ended.folder)}
+            epochs = sum(each.get("epochs", 0) for each in ended.metrics())
+            return ended.wall_s, {"best": max(ended.values().values()), "epochs": epochs, **states(ended.folder)}
 
     def them(repeat: int) -> tuple[float, Any]:
         with finished(script("ray_script", *theirs, "--trials", trials, "--seed", repeat)) as ended:
@@ -54,5 +74,5 @@ def _compare(
     sides = alternate(options.repeats, us, them)
     mine, their = (per_minute(trials, [wall_s for wall_s, _ in side]) for side in sides)
     seen = {name: [what for _, what in side] for name, side in zip(("ours", "theirs"), sides, strict=True)}
-    notes = {"trials": trials, "ray": version("ray"), "seen": seen}
+    notes = {"trials": trials, "ray": version("ray"), **seen}
     return Line(4, name, "trials/min", mine, their, target=Target(ratio, "at least"), notes=notes)

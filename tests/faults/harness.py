@@ -179,6 +179,11 @@ class Place:
         moved = lambda: self.reports() > before or process.poll() is not None  # noqa: E731
         return wait_until(moved, timeout_s, f"a report ({self.said()})")
 
+    def until_pulling(self) -> float:
+        """Wait for a pull that is new: a step is under way."""
+        before = len(self.pulls())
+        return wait_until(lambda: len(self.pulls()) > before, 60, f"a pull ({self.said()})")
+
     def random_moment(self, process: subprocess.Popen[bytes], moments: random.Random, reports: int) -> None:
         """Wait for at most so many new reports, and a moment more: on a fast machine as far as on a slow one."""
         target = self.reports() + moments.randint(1, reports)
@@ -189,7 +194,8 @@ class Place:
     # ---- what is left
 
     def pulls(self) -> list[Pull]:
-        lines = (line.split() for line in self.log.read_text().splitlines())
+        text = self.log.read_text() if self.log.exists() else ""
+        lines = (line.split() for line in text.splitlines())
         return [Pull(float(at), word, int(pid), int(trial), int(step)) for at, word, pid, trial, step in lines]
 
     def longest_wait_s(self) -> float:

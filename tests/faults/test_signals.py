@@ -101,7 +101,7 @@ def test_interrupted_in_a_terminal(place: Place):
         assert b"Traceback" not in terminal.shown
     place.env = {"BOWL_STEP_S": "30"}  # so long that the first Ctrl-C has to wait for a checkpoint
     terminal = Terminal(place, *SEARCH)
-    time.sleep(8)
+    place.until_pulling()
     terminal.press_ctrl_c()
     time.sleep(0.5)
     assert terminal.process.poll() is None
@@ -110,7 +110,7 @@ def test_interrupted_in_a_terminal(place: Place):
         status = place.ended(terminal.process, 20)
     say(f"Ctrl-C twice: status {status} after {seconds[-1]:.2f} s")
     assert status == 130
-    assert seconds[-1] < 1
+    assert seconds[-1] < 2  # the first one waits for 3 s
     place.env = {}
     place.finish(*SEARCH)
     place.assert_whole(40)
@@ -120,7 +120,7 @@ def test_interrupted_in_a_terminal(place: Place):
 def test_a_step_that_takes_longer_than_an_interruption_may(place: Place):
     place.env = {"BOWL_STEP_S": "60"}
     process = place.begin(*SEARCH)
-    time.sleep(8)
+    place.until_pulling()
     seconds: list[float] = []
     with stopwatch(seconds):
         process.terminate()

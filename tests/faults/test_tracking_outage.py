@@ -18,6 +18,9 @@ from shell import environment, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+WITHOUT_A_SERVER_S = 5.0
+"""What a training may stand still where cores are shared (1.9 s were seen); one that waits for its server takes 12."""
+
 
 class Server:
     """A real `mlflow server` that can be stopped and started again at the same address."""
@@ -84,7 +87,7 @@ def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: S
     waited = place.longest_wait_s()
     say(f"30 trials without a server; no step waited longer than {waited:.2f} s; registered nothing")
     assert place.finished() == 30
-    assert waited < 1.0
+    assert waited < WITHOUT_A_SERVER_S
 
     server.start()
     say(place.finish("sync", "--tracking-uri", server.url).strip())
@@ -120,4 +123,4 @@ def test_stopped_for_a_part_of_the_search(make_place: Callable[..., Place], serv
     assert frozen_at < dead_at < back_at
     assert "tracking writes wait in" not in place.said()
     place.assert_whole(80)
-    assert waited < 1.0
+    assert waited < WITHOUT_A_SERVER_S
