@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from search.errors import ModelNotFoundError, TrackingError
+from search.trouble import is_denied
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,8 +103,8 @@ def settle(client: MlflowClient, name: str, own: str) -> str:
             if present == str(elected.version):
                 return present
             _move(client, name, str(elected.version), "best")
-        except mlflow.exceptions.MlflowException:  # two first settings of an alias can collide, and SQLite can be busy
-            time.sleep(random.uniform(0.0, 0.2))
+        except mlflow.exceptions.MlflowException as error:
+            _pause_unless_denied(error)  # two first settings of an alias can collide, and SQLite can be busy
     raise TrackingError(f"the alias {CHAMPION} of {name} did not settle; type the same command again")
 
 
@@ -117,9 +118,16 @@ def challenge(client: MlflowClient, name: str, version: str) -> None:
             if present is not None and int(present) >= int(version):
                 return
             client.set_registered_model_alias(name, CHALLENGER, version)
-        except mlflow.exceptions.MlflowException:
-            time.sleep(random.uniform(0.0, 0.2))
+        except mlflow.exceptions.MlflowException as error:
+            _pause_unless_denied(error)
     raise TrackingError(f"the alias {CHALLENGER} of {name} did not settle; type the same command again")
+
+
+def _pause_unless_denied(error: Exception) -> None:
+    """Wait a moment before the next try, which would be denied like this one where a permission is missing."""
+    if is_denied(error):
+        raise error
+    time.sleep(random.uniform(0.0, 0.2))
 
 
 def why_behind(client: MlflowClient, name: str, version: str, champion: str) -> str:

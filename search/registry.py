@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import Config, mask
-from search.errors import ModelNotFoundError, TrackingError
+from search.config import Config
+from search.errors import ModelNotFoundError
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
+from search.trouble import told
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +75,8 @@ def publish(
     an interrupted search already registered is found again. `card` gives the description of a version, in Markdown.
     Raises TrackingError when MLflow does not do it.
     """
-    import mlflow
-
     client = connect_mlflow(uri)
-    try:
+    with told(uri, "the model could not be registered"):
         found = _registered(client, name, tags["search.run"])
         if found is None:
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
@@ -92,8 +91,6 @@ def publish(
             return Published(name, version, champion, None)
         challenge(client, name, version)
         return Published(name, version, champion, why_behind(client, name, version, champion))
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"the model could not be registered: {first_line(error)}") from error
 
 
 def _create_version(
@@ -229,10 +226,8 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    try:
+    with told(tracking_uri):
         model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow at {mask(tracking_uri)} does not answer: {first_line(error)}") from None
     try:
         with _fluent(tracking_uri), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -252,10 +247,5 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """An artifact of a run. Raises TrackingError when it cannot be had."""
     client = connect_mlflow(tracking_uri)
-    import mlflow
-
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"{path} of run {run_id} cannot be read: {first_line(error)}") from None
+    with told(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

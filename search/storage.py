@@ -28,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search.errors import StorageError, StudyHeldError, UsageError
+from search.masking import mask
 from search.workspace import slug
 
 WAIT_S = 30.0
@@ -170,8 +171,8 @@ def check_sqlite(path: Path, table: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, which is the part for people."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, which is the part for people; without passwords."""
+    return mask((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 # ---- one coordinator per study
