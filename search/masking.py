@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 
+PASSWORD = re.compile(
+    r"(//[^/@:\s]*:)"  # the user; `//` alone, since a mistyped address is quoted to whoever typed it
+    r"(?:\S+@"  # up to the last @ of the word: a raw @ or / in a password belongs to it
+    r"|(?!\d+(?:[/?#\s'\",;)]|$))[^@\n]+@)"  # SQLAlchemy leaves spaces raw; what is no more than a port is no password
+)
+IN_QUERY = re.compile(r"([?&]\w*passw(?:or)?d=)[^&#\s'\"]+")
+
 
 def mask(text: str) -> str:
-    """`text` without the passwords of URLs in it, whether before the host or in the query.
-
-    A raw `@` or `/` in a password belongs to it: up to the last `@` of the word, everything may be secret.
-    """
-    text = re.sub(r"(://[^/@:\s]*:)\S+@", r"\1***@", text)
-    return re.sub(r"([?&]\w*passw(?:or)?d=)[^&#\s'\"]+", r"\1***", text)
+    """`text` without the passwords of URLs in it, whether before the host or in the query."""
+    return IN_QUERY.sub(r"\1***", PASSWORD.sub(r"\1***@", text))
 
 
 def bare(url: str) -> str:

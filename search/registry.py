@@ -5,6 +5,7 @@ A published model is a `torch.export` program (MLflow's `pt2` format): it loads 
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import Model
 
 TRIES = 10
 BATCH = 500
@@ -229,19 +231,43 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     with told(tracking_uri):
         model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
     try:
-        with _fluent(tracking_uri), warnings.catch_warnings():
+        with _fluent(tracking_uri), _without_pickle(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = mlflow.pyfunc.load_model(model_uri)
+            local = mlflow.artifacts.download_artifacts(model_uri)
+            described = mlflow.models.Model.load(local)
+            _require_ours(described, model_uri)
+            model = mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         names = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise ModelNotFoundError(
             f"--model {model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
             f"Type for example --model models:/mnist@{CHAMPION} or models:/mnist/1"
         ) from None
-    metadata = model.metadata.metadata or {}
-    if "classes" not in metadata or "framing" not in metadata:
-        raise ModelNotFoundError(f"{model_uri} was not registered by a search; it says nothing of its classes")
+    metadata = described.metadata or {}
     return Loaded(model_uri, model, metadata)
+
+
+@contextmanager
+def _without_pickle() -> Iterator[None]:
+    """A registry may be somebody else's: MLflow is to unpickle nothing that comes from there."""
+    name = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _require_ours(model: Model, uri: str) -> None:
+    """Raise ModelNotFoundError unless it says what a search says, and brings no code to be run on this machine."""
+    metadata, function = model.metadata or {}, model.flavors.get("python_function", {})
+    if "classes" not in metadata or "framing" not in metadata:
+        raise ModelNotFoundError(f"{uri} was not registered by a search; it says nothing of its classes")
+    if function.get("loader_module") != "mlflow.pytorch" or function.get("code"):
+        raise ModelNotFoundError(f"{uri} was not registered by a search; it brings code of its own")
 
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:

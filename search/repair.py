@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 
-from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
 from search.config import Config
@@ -103,7 +102,7 @@ def promote(config: Config, name: str) -> StudyRecord:
             champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
             return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
-        objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
+        objective = load_objective(records.stored_objective(attrs))
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
         tracking = open_tracking(config, name, attrs, maximize=study.maximize)
         try:
