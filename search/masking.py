@@ -7,7 +7,7 @@ import re
 PASSWORD = re.compile(
     r"(//[^/@:\s]*:)"  # the user; `//` alone, since a mistyped address is quoted to whoever typed it
     r"(?:\S+@"  # up to the last @ of the word: a raw @ or / in a password belongs to it
-    r"|(?!\d+(?:[/?#\s'\",;)]|$))[^@\n]+@)"  # SQLAlchemy leaves spaces raw; what is no more than a port is no password
+    r"|(?!\d{1,5}(?:[/?#\s'\",;)]|$))[^@\n]+@)"  # raw spaces, too; but a port is no password
 )
 IN_QUERY = re.compile(r"([?&]\w*passw(?:or)?d=)[^&#\s'\"]+")
 

@@ -61,7 +61,9 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     """
     spec = ObjectiveSpec(**attrs[OBJECTIVE])
     if spec.options and spec.target != DEFAULT_OBJECTIVE:
-        raise StorageError(f"the study names an objective with arguments, {spec.target}, which no search does; not made")
+        raise StorageError(
+            f"the study names an objective with arguments, {spec.target}, which no search does; not made"
+        )
     return spec
 
 

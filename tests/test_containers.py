@@ -1,4 +1,4 @@
-"""docker/: the files that images, compose, Kubernetes and Slurm are made from agree with each other and with the code."""
+"""docker/: what images, compose, Kubernetes and Slurm are made from agrees with itself and with the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import yaml
 
 from search.cli import cli
 from search.config import ENGINES
-
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
@@ -76,7 +75,9 @@ def test_the_entrypoint_hands_secrets_over_in_private(tmp_path: Path):
     (tmp_path / "pgpass").write_text("*:*:*:search:word\n")
     (tmp_path / "pgpass").chmod(0o644)
     (tmp_path / "key").write_text("flask-key")
-    program = 'stat -c %a "$PGPASSFILE"; cat "$PGPASSFILE"; echo "$MLFLOW_FLASK_SERVER_SECRET_KEY"; cat /proc/$$/cmdline'
+    program = (
+        'stat -c %a "$PGPASSFILE"; cat "$PGPASSFILE"; echo "$MLFLOW_FLASK_SERVER_SECRET_KEY"; cat /proc/$$/cmdline'
+    )
     variables = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "PGPASSFILE": str(tmp_path / "pgpass")}
     variables["MLFLOW_FLASK_SERVER_SECRET_KEY_FILE"] = str(tmp_path / "key")
     done = subprocess.run([DOCKER / "entrypoint", "sh", "-c", program], env=variables, capture_output=True, text=True)
@@ -167,8 +168,6 @@ def test_images_are_named_by_version_and_targets_exist():
 
 
 # Kubernetes and Slurm -----------------------------------------------------------------------------------------------
-
-
 
 
 def test_the_rayjob_is_one():

@@ -125,7 +125,9 @@ def test_a_model_that_could_run_code_here_is_not_loaded(folder: Path, store: mlf
             metadata={"classes": ["a", "b", "c"], "framing": {"size": [8, 8]}}, **options,
         )  # fmt: skip
     before, path = dict(os.environ), list(sys.path)
-    with pytest.raises(ModelNotFoundError, match="pickle is disallowed" if kind == "pickle" else "brings code of its own"):
+    with pytest.raises(
+        ModelNotFoundError, match="pickle is disallowed" if kind == "pickle" else "brings code of its own"
+    ):
         load(uri, "models:/toy/1")
     assert dict(os.environ) == before
     assert sys.path == path

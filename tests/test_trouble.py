@@ -61,8 +61,12 @@ def test_a_name_that_the_server_does_not_know_is_told_with_the_flag_that_mends_i
 
 
 def test_other_failures_keep_their_own_words():
-    assert message(mlflow.exceptions.MlflowException("down\nmore")) == "MLflow at http://mlflow:5000 does not answer: down"
-    assert message(OSError("no space"), "sqlite:///mlflow.db") == "MLflow at sqlite:///mlflow.db cannot be used: no space"
+    assert (
+        message(mlflow.exceptions.MlflowException("down\nmore")) == "MLflow at http://mlflow:5000 does not answer: down"
+    )
+    assert (
+        message(OSError("no space"), "sqlite:///mlflow.db") == "MLflow at sqlite:///mlflow.db cannot be used: no space"
+    )
     mine = StorageError("the database is damaged")
     assert tracking_error(mine, URI) is mine
 
@@ -80,10 +84,16 @@ def test_kinds_of_errors():
 
 
 def test_a_block_is_told_with_what_was_to_be_done():
-    with pytest.raises(TrackingRefusedError, match=r"^version 3 stays: MLflow at http://mlflow:5000 does not let user"):
-        with told(URI, "version 3 stays"):
-            raise answer(403)
-    with pytest.raises(TrackingError, match="^the picture cannot be read: gone$"), told(URI, "the picture cannot be read"):
+    denied = answer(403)
+    with (
+        pytest.raises(TrackingRefusedError, match=r"^version 3 stays: MLflow at http://mlflow:5000 does not let user"),
+        told(URI, "version 3 stays"),
+    ):
+        raise denied
+    with (
+        pytest.raises(TrackingError, match="^the picture cannot be read: gone$"),
+        told(URI, "the picture cannot be read"),
+    ):
         raise OSError("gone")
     with pytest.raises(SearchError, match="^mine$"), told(URI, "it stays"):
         raise SearchError("mine")
