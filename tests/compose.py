@@ -174,6 +174,7 @@ def running(folder: Path) -> Iterator[Stack]:
 def main(folder: Path) -> int:
     """A small search through the servers, and its champion loaded through them."""
     began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
     with running(folder) as stack:
         print(f"servers ready after {time.monotonic() - began:.0f} s")
         small = ("--dataset", "digits", "--trials", 3, "--epochs", 1, "--jobs", 2, "--confirm", 0, "--no-refit")
