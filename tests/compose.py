@@ -105,7 +105,7 @@ class Stack:
     def search(self, *words: object, env: Mapping[str, str] = {}) -> subprocess.Popen[str]:
         """`docker compose run search-cpu WORDS`."""
         return subprocess.Popen(
-            [*entrypoint("search"), *map(str, words)], env={**self.variables("search-cpu"), **env},
+            [*entrypoint("cpu"), *map(str, words)], env={**self.variables("search-cpu"), **env},
             cwd=self.volume("search-cpu"), text=True, stdin=subprocess.DEVNULL, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -36,8 +36,8 @@ def stages() -> dict[str, str]:
 
 
 def test_what_runs_is_not_root_and_what_is_installed_is_pinned():
-    assert list(stages())[-1] == "search", "a bare `docker build` makes the last stage"
-    for final in ("servers", "search"):
+    assert list(stages())[-1] == "gpu", "a bare `docker build` makes the last stage"
+    for final in ("servers", "cpu", "gpu"):
         assert "\nUSER search\n" in stages()[final]
     installs = re.findall(r"pip install (.*)", DOCKERFILE)
     assert installs
@@ -139,7 +139,7 @@ def test_a_search_is_run_by_name_with_a_gpu_or_without():
     (device,) = SERVICES["search"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert SERVICES["search-cpu"]["deploy"] == {}
-    assert SERVICES["search-cpu"]["build"]["args"] == {"DEVICE": "cpu"}
+    assert [SERVICES[name]["build"]["target"] for name in ("search", "search-cpu")] == ["gpu", "cpu"]
     same = ("environment", "secrets", "volumes", "networks", "depends_on", "profiles")
     assert all(SERVICES["search-cpu"][key] == SERVICES["search"][key] for key in same)
     assert SERVICES["search"]["profiles"], "`docker compose up` starts the servers only"
