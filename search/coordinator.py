@@ -94,7 +94,8 @@ class Coordinator:
     def run(self, work: Work) -> None:
         """Do all of it, or what can be done before an interruption.
 
-        Raises SearchStoppedError when the first trainings all fail for the same reason.
+        Raises SearchStoppedError when the first trainings all fail for the same reason, StorageError or TrackingError
+        when there is no keeping track of them.
         """
         self.work = work
         self._ended = work.ended()
@@ -102,6 +103,7 @@ class Coordinator:
         try:
             while not self.interrupted():
                 self._fill()
+                self.tracking.ready()  # trainers are at work while a new store is made; later this costs nothing
                 if not self._running:
                     break
                 if len(self._running) < self.executor.slots:
