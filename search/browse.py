@@ -12,9 +12,10 @@ import optuna
 from optuna.trial import TrialState
 
 from search import records
-from search.config import Config, mask
+from search.config import Config
 from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import UsageError
+from search.masking import mask
 from search.records import StudyRecord, TrialRecord
 from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
 from search.workspace import Workspace

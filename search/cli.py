@@ -9,9 +9,11 @@ import atexit
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
@@ -21,10 +23,15 @@ from objectives.base import ObjectiveError
 from search.config import DEFAULT_OBJECTIVE, NAMES, Config
 from search.errors import SearchError, UsageError
 from search.interruption import Interrupted, Interruption
+from search.masking import mask
 from search.options import options
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
+SEEN = (
+    "whoever lists the processes of this machine (ps) sees the password in {flag}; put the address into {variable}, "
+    "or leave the password to ~/.pgpass, ~/.mlflow/credentials or MLFLOW_TRACKING_PASSWORD"
+)
 
 
 def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -78,6 +85,10 @@ def _run(ctx: click.Context, config: Config) -> None:
     from search.run import load_objective, objective_spec, run
 
     display = terminal.display(quiet=config.quiet, log_format=config.log_format)
+    for name in ("storage", "tracking_uri"):
+        given = getattr(config, name) or ""
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(given) != given:
+            display.notice(SEEN.format(flag=f"--{name.replace('_', '-')}", variable=f"SEARCH_{name.upper()}"))
     try:
         objective = load_objective(objective_spec(config))
     except ObjectiveError as error:
@@ -312,6 +323,7 @@ def main() -> NoReturn:
     # A thread that spins while it waits for another keeps that one off a busy core: with one of two cores busy, what
     # takes 9.6 s with threads that sleep took 38. Trainers inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.excepthook = _crashed
     try:
         answer()
     except SystemExit as end:
@@ -320,6 +332,11 @@ def main() -> NoReturn:
             with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, less the passwords of URLs in its messages."""
+    sys.stderr.write(mask("".join(traceback.format_exception(kind, error, trace))))
 
 
 def answer() -> NoReturn:
@@ -347,7 +364,7 @@ def answer() -> NoReturn:
 
 def fail(message: str, status: int) -> NoReturn:
     """One message on standard error."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {mask(message)}", err=True)
     raise SystemExit(status)
 
 

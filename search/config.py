@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from search.errors import UsageError
+from search.masking import mask
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 PRUNERS = ("hyperband", "median", "halving", "none")
@@ -142,12 +143,6 @@ class Config:
             "--tracking-uri": self.tracking_uri and mask(self.tracking_uri),
         }
         return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags.items() if value)
-
-
-def mask(text: str) -> str:
-    """`text` without the passwords of URLs in it."""
-    text = re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", text)
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 NAMES = tuple(spec.name for spec in fields(Config))

@@ -8,22 +8,28 @@
     ├── StorageError            a database is damaged, foreign, newer, unwritable or full
     ├── StudyMismatchError      the study was made with another objective, dataset or space
     ├── TrackingError           MLflow cannot do what is needed now
+    │   └── TrackingRefusedError    it answers, and does not let this user in
     ├── ModelNotFoundError      no such registered model, version or alias
     └── SearchStoppedError      the search cannot go on (every trial fails alike)
 
 `objectives` has its own small tree in `objectives.base` (it imports nothing from here): `ObjectiveError`, whose
 subclasses `DatasetError`, `PictureError` and `DeviceError` reach people the same way.
 
-A message says what was given, what is allowed, and what to type next.
+A message says what was given, what is allowed, and what to type next. It never has the password of a URL in it.
 """
 
 from __future__ import annotations
+
+from search.masking import mask
 
 
 class SearchError(Exception):
     """Base of all errors that are shown to a person as one message."""
 
     exit_status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
 
 
 class UsageError(SearchError):
@@ -48,6 +54,10 @@ class StudyMismatchError(SearchError):
 
 class TrackingError(SearchError):
     """MLflow refused or did not answer."""
+
+
+class TrackingRefusedError(TrackingError):
+    """MLflow answers, and does not take this user, this password or this name of its machine."""
 
 
 class ModelNotFoundError(SearchError):

@@ -126,7 +126,6 @@ def load_trial(
     """
     from optuna.trial import FixedTrial
 
-    from objectives.base import ObjectiveSpec
     from search.browse import open_studies
     from search.registry import download
 
@@ -137,7 +136,7 @@ def load_trial(
         raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")
     if records.OBJECTIVE not in record.attrs:
         raise UsageError(f"study {study!r} was not made by a search, so nothing is known of its networks")
-    objective = ObjectiveSpec(**record.attrs[records.OBJECTIVE]).load()
+    objective = records.stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
         raise UsageError(
             f"the objective of study {study!r} makes no network of weights; give it a method "

@@ -27,8 +27,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from search.config import mask
 from search.errors import StorageError
+from search.masking import mask
 
 T = TypeVar("T")
 

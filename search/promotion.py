@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from search.errors import ModelNotFoundError, TrackingError
 from search.storage import first_line
+from search.trouble import is_denied
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,6 +146,8 @@ def _until_done(step: Callable[[], T | None], what: str) -> T:
             if done := step():
                 return done
         except mlflow.exceptions.MlflowException as error:
+            if is_denied(error):
+                raise  # whoever called says by whom
             if error.error_code in REFUSALS:
                 raise TrackingError(f"{what} cannot be set: {first_line(error)}") from error
             why = error

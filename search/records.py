@@ -17,6 +17,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from objectives.base import ObjectiveSpec
+from search.config import DEFAULT_OBJECTIVE
+from search.errors import StorageError
+
 # Attributes of a study.
 UID = "uid"  # tells this study from an earlier one of the same name in the same folder
 OBJECTIVE = "objective"  # {"target": ..., "options": {...}}: how to make the objective again
@@ -26,7 +30,7 @@ FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
 PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
 SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
 TARGET = "trials"  # the --trials of the latest start
-TRACKING = "tracking"  # the --tracking-uri of the latest start, without its password; "" for the folder's own store
+TRACKING = "tracking"  # the --tracking-uri of the latest start, without its user; "" for the folder's own store
 HOLDER = "holder"  # signed by each search that writes: a mark of its own
 TEST_READS = "test_reads"  # one each time that the test split was read: {"number", "run", "time"}, kept before
 EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
@@ -48,6 +52,20 @@ METRICS = "metrics"
 SLOT = "slot"
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
+    """How to make a study's objective again. Raises StorageError for what no search has stored.
+
+    Whoever may write to the storage is not to choose what is called here, and with which arguments: objectives other
+    than this project's take none.
+    """
+    spec = ObjectiveSpec(**attrs[OBJECTIVE])
+    if spec.options and spec.target != DEFAULT_OBJECTIVE:
+        raise StorageError(
+            f"the study names an objective with arguments, {spec.target}, which no search does; not made"
+        )
+    return spec
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A published model is a `torch.export` program (MLflow's `pt2` format): it loads 
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -19,16 +20,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import Config, mask
-from search.errors import ModelNotFoundError, TrackingError
+from search.config import Config
+from search.errors import ModelNotFoundError
 from search.promotion import CHALLENGER, CHAMPION, PROTOCOL_TAG, challenge, keep_base, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
+from search.trouble import told
 
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import Model
 
 TRIES = 10
 BATCH = 500
@@ -76,10 +79,8 @@ def publish(
     description of a version, in Markdown.
     Raises TrackingError when MLflow does not do it.
     """
-    import mlflow
-
     client = connect_mlflow(uri)
-    try:
+    with told(uri, "the model could not be registered"):
         found = _registered(client, name, tags["search.run"])
         if found is None:
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
@@ -95,8 +96,6 @@ def publish(
             return Published(name, version, champion, None)
         challenge(client, name, version)
         return Published(name, version, champion, why_behind(client, name, version, champion))
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"the model could not be registered: {first_line(error)}") from error
 
 
 def _create_version(
@@ -249,36 +248,53 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    try:
+    with told(tracking_uri):
         model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow at {mask(tracking_uri)} does not answer: {first_line(error)}") from None
     try:
-        with _fluent(tracking_uri), warnings.catch_warnings():
+        with _fluent(tracking_uri), _without_pickle(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = mlflow.pyfunc.load_model(model_uri)
+            local = mlflow.artifacts.download_artifacts(model_uri)
+            described = mlflow.models.Model.load(local)
+            _require_ours(described, model_uri)
+            model = mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         names = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise ModelNotFoundError(
             f"--model {model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
             f"Type for example --model models:/mnist@{CHAMPION} or models:/mnist/1"
         ) from None
-    metadata = model.metadata.metadata or {}
+    metadata = described.metadata or {}
+    return Loaded(model_uri, model, metadata)
+
+
+@contextmanager
+def _without_pickle() -> Iterator[None]:
+    """A registry may be somebody else's: MLflow is to unpickle nothing that comes from there."""
+    name = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _require_ours(model: Model, uri: str) -> None:
+    """Raise ModelNotFoundError unless it says what a search says, and brings no code to be run on this machine."""
+    metadata, function = model.metadata or {}, model.flavors.get("python_function", {})
     if "classes" not in metadata or "framing" not in metadata:
         raise ModelNotFoundError(
-            f"{model_uri} is no classifier of images that a search registered; name one with --model, or load this one "
-            f"with mlflow.pyfunc.load_model({model_uri!r})"
+            f"{uri} is no classifier of images that a search registered; name one with --model, or load this one "
+            f"with mlflow.pyfunc.load_model({uri!r})"
         )
-    return Loaded(model_uri, model, metadata)
+    if function.get("loader_module") != "mlflow.pytorch" or function.get("code"):
+        raise ModelNotFoundError(f"{uri} brings code of its own, which no model of a search does, and is not run here")
 
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """An artifact of a run. Raises TrackingError when it cannot be had."""
     client = connect_mlflow(tracking_uri)
-    import mlflow
-
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"{path} of run {run_id} cannot be read: {first_line(error)}") from None
+    with told(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

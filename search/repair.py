@@ -10,12 +10,12 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 
-from objectives.base import ObjectiveSpec
 from search import records
 from search.conclusion import Conclusion
-from search.config import Config, mask
+from search.config import Config
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
+from search.masking import bare
 from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord, Summary
 from search.registry import newest_champion
@@ -24,6 +24,7 @@ from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
 from search.tracking import connect_mlflow
+from search.trouble import told
 from search.work import PARENT
 from search.workspace import Workspace
 
@@ -68,7 +69,7 @@ def _deliver(
 def _elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
     """What to say when a study is tracked in another store than this command names: its writes must not go here."""
     uri = attrs.get(records.TRACKING)
-    if uri is None or uri == mask(config.tracking_uri or ""):
+    if uri is None or uri == bare(config.tracking_uri or ""):
         return None
     return (
         f"it is tracked at {uri}; add --tracking-uri {uri}" if uri else "it is tracked here; leave out --tracking-uri"
@@ -97,11 +98,11 @@ def promote(config: Config, name: str) -> StudyRecord:
             raise UsageError(f"study {name!r}: {elsewhere}")
         summary = Summary.from_dict(stored)
         if summary.model is not None:
-            appoint(connect_mlflow(config.mlflow_uri), summary.model["name"], str(summary.model["version"]))
+            _appoint(config, summary.model["name"], str(summary.model["version"]))
             champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
             return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
-        objective = load_objective(ObjectiveSpec(**attrs[records.OBJECTIVE]))
+        objective = load_objective(records.stored_objective(attrs))
         if (register := registered_name(config, objective)) is None:
             raise UsageError(f"study {name!r}: its objective makes no network that can be registered")
         study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
@@ -125,8 +126,14 @@ def promote_version(config: Config, version: str) -> tuple[str, str] | None:
     """
     if (found := re.fullmatch(r"(?:models:/)?([^/:]+)/(\d+)", version)) is None:
         return None
-    appoint(connect_mlflow(config.mlflow_uri), found[1], found[2])
+    _appoint(config, found[1], found[2])
     return found[1], found[2]
+
+
+def _appoint(config: Config, name: str, version: str) -> None:
+    client = connect_mlflow(config.mlflow_uri)
+    with told(config.mlflow_uri, f"version {version} of {name} did not become champion"):
+        appoint(client, name, version)
 
 
 def take_back(config: Config, name: str | None) -> tuple[str, str, str]:
@@ -135,5 +142,6 @@ def take_back(config: Config, name: str | None) -> tuple[str, str, str]:
     Raises ModelNotFoundError when there is nothing to go back to.
     """
     client = connect_mlflow(config.mlflow_uri)
-    name = name or newest_champion(client)
-    return name, *rollback(client, name)
+    with told(config.mlflow_uri, "the alias stays where it is"):
+        name = name or newest_champion(client)
+        return name, *rollback(client, name)

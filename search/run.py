@@ -17,7 +17,7 @@ from objectives.base import ImageClassifier, Objective, ObjectiveError, Objectiv
 from objectives.trainer import resolve_device
 from search import records, version
 from search.conclusion import Conclusion, Preparation
-from search.config import DEFAULT_OBJECTIVE, Config, mask
+from search.config import DEFAULT_OBJECTIVE, Config
 from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator, Plan
 from search.display import Display
@@ -26,6 +26,7 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.interruption import Interrupted, Interruption
+from search.masking import bare
 from search.ownership import Hold
 from search.pages import experiment_tags
 from search.postgres import Outage
@@ -365,7 +366,7 @@ class Job:
     def _note_origin(self, study: Study) -> None:
         study.set_attr(records.OBJECTIVE, {"target": self.spec.target, "options": dict(self.spec.options)})
         study.set_attr(records.TARGET, self.config.trials)
-        study.set_attr(records.TRACKING, mask(self.config.tracking_uri or ""))
+        study.set_attr(records.TRACKING, bare(self.config.tracking_uri or ""))
         if records.PROVENANCE not in self.attrs():
             study.set_attr(records.PROVENANCE, provenance(self.config.seed, self._dataset()))
 

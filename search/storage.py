@@ -21,8 +21,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.config import mask
 from search.errors import StorageError, UsageError
+from search.masking import mask
 from search.ownership import Hold, hold_in_file, hold_in_server, key
 from search.postgres import DRIVERS, LastingStorage, Outage, arguments, connect_alone, explained, shown
 
@@ -179,8 +179,8 @@ def check_sqlite(path: Path, table: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, which is the part for people."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, which is the part for people; without passwords."""
+    return mask((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 @contextmanager

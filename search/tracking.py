@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import StorageError, TrackingError
+from search.errors import StorageError, TrackingRefusedError
 from search.journal import Journal, Write
 from search.predictions import pack
 from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, first_line, sqlite_file
+from search.trouble import is_denied, tracking_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +82,8 @@ def quiet_mlflow() -> None:
 def connect_mlflow(uri: str) -> MlflowClient:
     """A client for a tracking store that is made, whole, when it is a SQLite file that does not exist.
 
-    Raises StorageError when the file is damaged or foreign, TrackingError when MLflow refuses it.
+    A server is asked once, so that it says now whom it does not let in. Raises StorageError when the file is damaged or
+    foreign, TrackingRefusedError when a server refuses this user, TrackingError when it does not answer.
     """
     quiet_mlflow()
     path = sqlite_file(uri)
@@ -96,14 +98,13 @@ def connect_mlflow(uri: str) -> MlflowClient:
             create_whole(path, lambda temporary: mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments())
             connect(path).close()  # leaves the file in WAL mode, in which readers do not hold up writers
         client = mlflow.MlflowClient(uri)
-        if path is not None:
-            client.search_experiments(max_results=1)
+        client.search_experiments(max_results=1)
     except mlflow.exceptions.MlflowException as error:
         if "database schema" in str(error):
             raise StorageError(
                 f"{path or uri} was made by another version of MLflow; type: mlflow db upgrade {uri}"
             ) from None
-        raise TrackingError(f"MLflow cannot use {uri}: {first_line(error)}") from None
+        raise tracking_error(error, uri) from None
     return client
 
 
@@ -119,7 +120,11 @@ class Tracking:
         self._courier.start()
 
     def ready(self) -> None:
-        """Wait until a local store is open. Raises StorageError or TrackingError when it cannot be."""
+        """Wait until a local store is open, or a server has answered or failed to, which holds up nobody for long.
+
+        Raises StorageError or TrackingError when a store cannot be opened, or a server does not let this user in: what
+        no waiting would mend is to be known before anything trains.
+        """
         self._courier.opened.wait()
         if self._courier.refused is not None:
             raise self._courier.refused
@@ -277,8 +282,6 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         """Open the store, then deliver for ever."""
-        if self._destination.database is None:
-            self.opened.set()  # a server may be away for now; nobody waits for it
         failures = 0
         delivery: Delivery | None = None
         try:
@@ -296,15 +299,22 @@ class Courier(threading.Thread):
                 delivery.round(self._stopping.is_set)
                 failures, self.trouble = 0, None
             except Exception as error:
-                if delivery is None and not self.opened.is_set():
+                if not self.opened.is_set() and self._is_final(error):
                     self.refused = error
                     self.opened.set()
                     return
-                self.trouble, failures = first_line(error), failures + 1
+                denied = is_denied(error)
+                self.trouble = first_line(tracking_error(error, self._destination.uri) if denied else error)
+                failures += 1
+                self.opened.set()  # a server may be away for now; nobody waits for it
             self.busy_s += time.perf_counter() - started
             self.rounds += 1
             self._pause(failures)
         journal.close()
+
+    def _is_final(self, error: Exception) -> bool:
+        """Whether a first failure will not pass by itself."""
+        return self._destination.database is not None or isinstance(error, StorageError | TrackingRefusedError)
 
     def _pause(self, failures: int) -> None:
         if failures:
@@ -344,7 +354,8 @@ class Delivery:
             if not is_refusal(error):
                 raise
             # Delivering it again would be refused again, for ever: the run was deleted by hand, for instance.
-            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, error)
+            said = first_line(error)
+            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, said)
 
     def _open(self, write: Write) -> None:
         from mlflow.entities import RunTag
@@ -467,7 +478,8 @@ class Delivery:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, error)
+            said = first_line(error)
+            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, said)
         self._client.set_terminated(run_id, body["status"], body["time"])
 
 

@@ -26,6 +26,7 @@ from typing import IO
 from urllib.parse import quote
 
 from search.errors import SearchError
+from search.masking import bare, mask
 from search.pages import VIEW
 
 READY_S = 60.0
@@ -84,7 +85,7 @@ def serve(
     with _stopped_by_signals() as stop, tempfile.TemporaryDirectory(prefix="search-ui-") as folder:
         servers: list[Server] = []
         try:
-            mlflow_url = tracking_uri.rstrip("/")
+            mlflow_url = tracking_uri
             if not tracking_uri.startswith(("http://", "https://")):
                 mlflow_url = _start_mlflow(servers, Path(folder), tracking_uri, artifact_root, mlflow_port)
             dashboard_url = _start_dashboard(servers, Path(folder), storage_url, dashboard_port)
@@ -104,8 +105,9 @@ def mlflow_deep_link(base_url: str, experiment_id: str | None) -> str:
     """Address of the page that shows every trial's curves, best first; the home page without an experiment.
 
     Filter, order and columns are in the view that the experiment carries (`pages.experiment_tags`); MLflow ignores the
-    view when the address names any of them.
+    view when the address names any of them. A user and password in the address are left out: browsers ask for them.
     """
+    base_url = bare(base_url).rstrip("/")
     if experiment_id is None:
         return f"{base_url}/"
     query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
@@ -143,7 +145,7 @@ class Server:
     def last_lines(self, count: int = 12) -> str:
         """The end of what it wrote, indented."""
         self.log.seek(0)
-        lines = self.log.read().decode(errors="replace").splitlines()[-count:]
+        lines = mask(self.log.read().decode(errors="replace")).splitlines()[-count:]
         return "\n".join(f"    {line}" for line in lines) or "    (it wrote nothing)"
 
     def answers(self) -> bool:

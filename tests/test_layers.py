@@ -17,12 +17,14 @@ ROOT = Path(__file__).parent.parent
 # Layers from the bottom up. A module imports, when it is imported, only from layers below its own or from its own.
 # Imports inside functions are for what is heavy; they too may not reach further up than the row says.
 LAYERS = [
+    ("search.masking",),
     ("search.errors", "search.config"),
     ("search.workspace", "search.provenance", "search.records", "search.interruption", "search.options"),
     ("search.pages", "search.predictions", "search.canvas"),
     ("search.postgres", "search.ownership", "search.storage"),
     ("search.sampling", "search.figures", "search.intervals", "search.ui"),
     ("search.space", "search.settings", "search.limits", "search.patience"),
+    ("search.trouble",),
     ("search.promotion", "search.markdown", "search.work"),
     ("search.known", "search.winner", "search.specimen", "search.contract"),
     ("search.proposals",),

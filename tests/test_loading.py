@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +18,8 @@ from shell import Finished, environment, rows
 
 import search
 from objectives.images import ImageClassification
-from search.errors import ModelNotFoundError, UsageError
+from search import records
+from search.errors import ModelNotFoundError, StorageError, UsageError
 from search.loading import as_input
 from search.registry import download
 
@@ -130,3 +132,12 @@ def test_bytes_and_floats_are_the_same_images(n: int, shape: tuple[int, int, int
         found = as_input(same, shape)
         assert (found.dtype, found.shape) == (np.float32, (n, *shape))
         assert np.array_equal(found, expected)
+
+
+def test_the_storage_does_not_choose_what_is_called_here(database: str):
+    """Whoever may write to it could name any function with any arguments."""
+    study = optuna.create_study(storage=database, study_name="theirs")
+    study.set_user_attr(records.OBJECTIVE, {"target": "pathlib:Path.touch", "options": {"self": "x"}})
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(StorageError, match="names an objective with arguments, pathlib:Path.touch, which"):
+        search.load_trial("theirs", 0, storage=database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -102,6 +103,34 @@ def test_a_model_that_is_not_there_is_said(finished: Finished):
         load(uri, "models:/mnits@champion")
     with pytest.raises(ModelNotFoundError, match=r"--model models:/digits/9 cannot be loaded"):
         load(uri, "models:/digits/9")
+
+
+# Models from somebody else's registry --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pickle", "code"])
+def test_a_model_that_could_run_code_here_is_not_loaded(folder: Path, store: mlflow.MlflowClient, kind: str):
+    """Registered by hand under our name, with everything that a search says of its models."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    experiment = store.create_experiment("toy", (folder / "artifacts").as_uri())
+    (folder / "brought.py").write_text("")
+    options: dict[str, Any] = {"serialization_format": "pickle"} if kind == "pickle" else {
+        "serialization_format": "pt2", "code_paths": [str(folder / "brought.py")],
+    }  # fmt: skip
+    with registry._fluent(uri), mlflow.start_run(experiment_id=experiment):
+        mlflow.pytorch.log_model(
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval(), name="model", pip_requirements=[],
+            input_example=np.zeros((2, 1, 8, 8), np.float32), registered_model_name="toy",
+            metadata={"classes": ["a", "b", "c"], "framing": {"size": [8, 8]}}, **options,
+        )  # fmt: skip
+    before, path = dict(os.environ), list(sys.path)
+    with pytest.raises(
+        ModelNotFoundError, match="pickle is disallowed" if kind == "pickle" else "brings code of its own"
+    ):
+        load(uri, "models:/toy/1")
+    assert dict(os.environ) == before
+    assert sys.path == path
 
 
 # Publishing ---------------------------------------------------------------------------------------------------------
