@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -23,8 +22,7 @@ from search.coordinator import Coordinator, Plan
 from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
-from search.executors.inline import InlineExecutor
-from search.executors.local import LocalExecutor
+from search.executors.choice import check_engine, open_executor
 from search.interruption import Interrupted, Interruption
 from search.pages import experiment_tags
 from search.provenance import provenance
@@ -76,12 +74,15 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     workspace = Workspace(config.workspace)
     workspace.check_writable()
     check_stores(config)
-    if config.device not in ("auto", "cpu"):
-        resolve_device(config.device, 0)  # a device that is not there is said before anything is written
+    check_engine(config)  # what is not possible is said before anything is written
     name = config.study or objective.name
     scope = Scope.of(config, objective, name)
     workspace.root.mkdir(parents=True, exist_ok=True)
-    with Interruption() as interruption, hold_study(config.storage_url, name), _executor(config, spec) as executor:
+    with (
+        Interruption() as interruption,
+        hold_study(config.storage_url, name),
+        open_executor(config, spec, objective, display) as executor,
+    ):
         return Job(config, spec, objective, name, scope, executor, display, interruption).run()
 
 
@@ -90,19 +91,6 @@ def check_stores(config: Config) -> None:
     for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
         if (path := sqlite_file(url)) is not None and path.exists():
             check_sqlite(path, table)
-
-
-@contextmanager
-def _executor(config: Config, spec: ObjectiveSpec) -> Iterator[Executor]:
-    executor: Executor
-    if config.engine == "inline":
-        executor = InlineExecutor(spec, config.device)
-    else:
-        executor = LocalExecutor(spec, config.device, config.jobs)
-    try:
-        yield executor
-    finally:
-        executor.close()
 
 
 def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> Tracking:
@@ -211,9 +199,10 @@ class Job:
         try:
             chosen = self._trained(study, tracking, devices)
             conclusion = Conclusion(
-                study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
-                tracking_uri=self.config.mlflow_uri, register=self._register_as(), where=self.config.where,
-                chosen=chosen, goal={"finished": study.finished, **self._goal()},
+                study, self.objective, tracking, workspace=self.workspace, uid=self.uid,
+                device=self._own_device(devices[0]), tracking_uri=self.config.mlflow_uri,
+                register=self._register_as(), where=self.config.where, chosen=chosen,
+                goal={"finished": study.finished, **self._goal()},
             )  # fmt: skip
             with self.display.busy("scoring and registering the winner, writing the report"):
                 conclusion.run()
@@ -229,6 +218,10 @@ class Job:
         if self.config.no_register or not isinstance(self.objective, ImageClassifier):
             return None
         return self.config.register or self.objective.name
+
+    def _own_device(self, trainers: str) -> str:
+        """Where this process scores the winner: a cluster's trainers may have a GPU that it has not."""
+        return resolve_device("auto", 0) if self.config.engine == "ray" and trainers != "cpu" else trainers
 
     # ---- everything that trains
 
