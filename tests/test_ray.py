@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -113,8 +115,10 @@ def test_a_training_from_arrays_alone_is_the_same():
     assert lean.fingerprint() == whole.fingerprint()
     one = Task(0, whole.baselines()["tutorial MLP, Adam"], seed=3, epochs=1)
     results = [next(objective.start(one, "cpu")) for objective in (whole, lean)]
-    figures = [{name: value for name, value in result.metrics.items() if "s" != name[-1]} for result in results]
-    assert figures[0] == figures[1]
+    whole_figures, lean_figures = (dict(result.metrics) for result in results)
+    for timing in ("seconds", "images_per_s"):
+        del whole_figures[timing], lean_figures[timing]
+    assert lean_figures == whole_figures
 
 
 # A real Ray, on this machine ----------------------------------------------------------------------------------------
@@ -123,16 +127,19 @@ def test_a_training_from_arrays_alone_is_the_same():
 @pytest.mark.slow
 def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(actors, "IDLE_S", 1.0)
-    monkeypatch.setattr(actors, "PATIENCE_S", 2.0)
     said: list[str] = []
-    with closing(started(3, said)) as executor:
+    with closing(started(3, said, tasks=9)) as executor:
         executor.ready()
+        monkeypatch.setattr(actors, "PATIENCE_S", 2.0)
         wait_for(executor, lambda: said)  # the third has no room
         assert executor.available() == [0, 1]
         assert said == [
             f"2 of 3 trainers are set up; the others start or wait for room: each needs {CORES / 2:g} CPU, and the "
             f"cluster has {CORES} CPU in all"
         ]
+        executor.expect(2)
+        wait_for(executor, lambda: len(executor._actors) == 2)
+        assert executor.available() == [0, 1]  # the one without room went
         executor.start(0, task(mode="kill@1"))
         assert isinstance(hear(executor), EpochDone)
         executor.advance(0)
@@ -140,7 +147,6 @@ def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
         assert isinstance(lost, Lost)
         assert not lost.blameless
         assert lost.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
-        assert "SIGKILL" in lost.reason
         wait_for(executor, lambda: executor.available() == [0, 1])
         os.kill(executor._actors[0].arrival.pid, signal.SIGKILL)  # type: ignore[union-attr]
         time.sleep(1)
@@ -220,7 +226,8 @@ def test_no_process_outlives_the_search(coordinator: subprocess.Popen[str], how:
     processes = children(coordinator.pid)
     assert len(processes) > 3
     listening = {address for pid in processes for address in listening_addresses(pid)}
-    assert listening == {"127.0.0.1"}
+    assert listening
+    assert all(address.is_loopback for address in listening), listening
     started = time.monotonic()
     if how == "killed":
         coordinator.kill()
@@ -233,20 +240,19 @@ def test_no_process_outlives_the_search(coordinator: subprocess.Popen[str], how:
     print(f"{how}: {len(processes)} processes ended within {time.monotonic() - started:.1f} s")
 
 
-def listening_addresses(pid: int) -> set[str]:
-    """Where a process listens for TCP; IPv6 as hexadecimal digits."""
-    sockets = set()
+def listening_addresses(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Where a process listens for TCP."""
+    sockets, found = set(), set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             sockets.add(os.readlink(descriptor))
-    found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == "0A" and f"socket:[{inode}]" in sockets:
-                address = local.partition(":")[0]
-                packed = bytes.fromhex(address)[::-1]
-                found.add(socket.inet_ntoa(packed) if len(packed) == 4 else address)
+                words = struct.unpack("<%dI" % (len(local) // 8), bytes.fromhex(local.partition(":")[0]))
+                address = ipaddress.ip_address(b"".join(word.to_bytes(4, "big") for word in words))
+                found.add(getattr(address, "ipv4_mapped", None) or address)
     return found
 
 

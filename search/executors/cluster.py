@@ -5,6 +5,7 @@ Nothing of Ray reaches the terminal: what people should know comes through here,
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -32,10 +33,16 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # errors of a cluster's processes are printed even where logs are not
     "RAY_NUM_REDIS_GET_RETRIES": "3",  # seconds to wait for the head, which then answers or is none
 }
-OF_ITS_OWN = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: everything listens on loopback only
-    "RAY_AUTH_MODE": "token",  # and only to this search: other users of the machine reach loopback, too
-}
+
+
+@functools.cache  # Ray reads it once in a process
+def own_settings() -> dict[str, str]:
+    """For a Ray of the search's own."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: everything listens on loopback only
+        "RAY_AUTH_MODE": "token",  # and only to this search: other users of the machine reach loopback, too
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
 
 
 class Cluster:
@@ -49,8 +56,7 @@ class Cluster:
         self._is_own = address is None
         self._logs: Path | None = None
         """Where the processes of this machine print to; None where nobody knows."""
-        given = {**QUIET, **({**OF_ITS_OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)} if address is None else {})}
-        with _environment(given):
+        with _environment(QUIET if address is not None else QUIET | own_settings()):
             self.ray = _import()
             context = self._start() if address is None else self._reach(address, target)
         if (session := getattr(context, "address_info", {}).get("session_dir")) is not None:
@@ -167,8 +173,8 @@ def _check_address(address: str) -> None:
         socket.create_connection((parsed[2].strip("[]"), int(parsed[3])), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise UsageError(
-            f"--address {address}: nothing answers there ({error}). A cluster's head listens on port 6379, and on 10001 "
-            "for ray://, unless it was started otherwise; one of your own is started with: ray start --head"
+            f"--address {address}: nothing answers there ({error}). A cluster's head listens on port 6379, and for "
+            "ray:// on 10001, unless it was started otherwise; one of your own is started with: ray start --head"
         ) from None
 
 
@@ -181,20 +187,23 @@ def modules_to_ship(target: str) -> list[str]:
     found = []
     for name in dict.fromkeys(("objectives", target.partition(":")[0].partition(".")[0])):
         spec = importlib.util.find_spec(name)
-        places = [] if spec is None else [*(spec.submodule_search_locations or [spec.origin])]
-        path = Path(places[0] or "").resolve() if places else None
-        if path is not None and path.exists() and installed.isdisjoint(path.parents):
+        if spec is None or not (places := [*(spec.submodule_search_locations or ()), spec.origin]):
+            continue
+        path = Path(str(places[0])).resolve()
+        if path.exists() and installed.isdisjoint(path.parents):
             found.append(str(path))
     return found
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: object) -> str:
     return " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
 
 
 def _cause(error: Exception) -> str:
-    """What Ray says of a death, without the names it has for everything."""
-    return _in_one_line(error)
+    """What Ray says of a death, without the names it has for everything and without guesses."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
+    said = re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", " ".join(" ".join(lines).split()))
+    return _in_one_line(said)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Trains in actors of a Ray cluster, on as many machines as that has.
 
-An actor holds its share of CPUs and GPUs from the moment Ray finds room for it. Until then it is pending: its slot is not
-available, so no task waits with it. Pending actors are also how demand is declared, because Ray's autoscaler adds
+An actor holds its share of CPUs and GPUs from the moment Ray finds room for it. Until then it is pending: its slot is
+not available, so no task waits with it. Pending actors are also how demand is declared, because Ray's autoscaler adds
 nodes for them by itself. `request_resources` would, too, but is one order for the whole cluster: any program's call
 replaces it, and it keeps nodes up until somebody takes it back, even when whoever gave it was killed.
 
@@ -150,8 +150,8 @@ class RayExecutor:
             events = [(self._owed[answer], self._receive(answer)) for answer in came]
         except ConnectionError as error:
             raise SearchError(
-                f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the same "
-                "command again"
+                f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
+                "same command again"
             ) from None
         return [(slot, event) for slot, event in events if event is not None]
 
@@ -242,8 +242,8 @@ class RayExecutor:
             each = self._cluster.describe(self._share)
             have = self._cluster.describe(self._cluster.resources())
             self._say(
-                f"{here} of {wanted} trainers are set up; the others start or wait for room: each needs {each}, and the "
-                f"cluster has {have} in all"
+                f"{here} of {wanted} trainers are set up; the others start or wait for room: each needs {each}, and "
+                f"the cluster has {have} in all"
             )
         elif before is not None and here > before[0]:
             self._say(f"all {wanted} trainers are set up")
