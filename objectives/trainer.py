@@ -155,6 +155,9 @@ class Trainer:
 
         leave_compiler_out()
         torch.set_num_threads(settings.threads)
+        # What an optimizer remembers of units that no longer learn fades into denormal numbers, with which a processor
+        # is ten times slower: an Adam step of 150,000 weights took 1.8 ms instead of 0.16.
+        torch.set_flush_denormal(True)
         self.settings = settings
         self.device = resolve_device(settings.device, settings.index)
         self.objective = settings.objective.load()

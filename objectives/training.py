@@ -119,9 +119,12 @@ class ImageTraining:
         self.update.position.fill_(first)
         if self.captures is not None:
             self.captures.capture(self.update)
-        train = self.update.replay or self.update
-        for _ in range(first, last):
-            train()
+        if (replay := self.update.replay) is not None:
+            for _ in range(first, last):
+                replay()
+        else:
+            for batch in range(first, last, self.update.stretch):
+                self.update(min(self.update.stretch, last - batch))
         self.lr = self.rates[last - 1]
         loss = self.update.sums[0].item()  # on a GPU, the only time in a step that anything waits for it
         if not math.isfinite(loss):
@@ -139,7 +142,8 @@ class ImageTraining:
 
     def _measure(self) -> dict[str, float]:
         """Evaluate and give the curve points of this step. Raises Diverged when the loss is not finite."""
-        total, correct, seen = self.update.sums.tolist()
+        total, correct = self.update.sums.tolist()
+        seen = self.update.position.item() * self.update.batch_size
         training = {
             "train/loss": total / seen,
             "train/accuracy": correct / seen,

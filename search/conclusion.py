@@ -40,8 +40,10 @@ from search.workspace import Workspace, write_whole
 class Preparation:
     """Imports what the ending needs, seconds of work, in a thread: while the last trainings run, cores stand idle."""
 
-    def __init__(self, *, publishes: bool) -> None:
+    def __init__(self, objective: Objective, *, publishes: bool) -> None:
         names = ["optuna.importance", "optuna.visualization", "search.report"]
+        if isinstance(objective, ImageClassifier):
+            names += ["torch", "search.figures"]
         if publishes:
             names += ["torch._dynamo", "mlflow.pytorch"]
         self._thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True)
@@ -92,8 +94,7 @@ class Conclusion:
             summary = self._published(summary, self.objective)
         self._keep(summary)
         self._crown(summary)
-        registers = isinstance(self.objective, ImageClassifier) and self.register is not None
-        if summary.model is not None or not registers:  # nobody needs them now: each run has its own in MLflow
+        if summary.model is not None or self.register is None:  # nobody needs them now: each run has its own in MLflow
             shutil.rmtree(self._weights(summary.run).parent, ignore_errors=True)
         self._report()
         return summary

@@ -97,7 +97,8 @@ class Coordinator:
     def run(self, work: Work) -> None:
         """Do all of it, or what can be done before an interruption.
 
-        Raises SearchStoppedError when the first trainings all fail for the same reason.
+        Raises SearchStoppedError when the first trainings all fail for the same reason, StorageError or TrackingError
+        when there is no keeping track of them.
         """
         self.work = work
         self._ended = work.ended()
@@ -105,6 +106,7 @@ class Coordinator:
         try:
             while not self.interrupted():
                 self._fill()
+                self.tracking.ready()  # trainers are at work while a new store is made; later this costs nothing
                 if not self._running and not self._again and not work.left:
                     break
                 if len(self._running) < len(self.executor.available()):

@@ -25,7 +25,8 @@ def note(study: StudyRecord, summary: Summary) -> str:
         parts.append(_gains(summary))
     if summary.model:
         alias = f", alias `{summary.model['alias']}`" if summary.model["alias"] else ""
-        parts.append(f"Registered as `{summary.model['uri']}`{alias}.")
+        page = f"#/models/{summary.model['name']}/versions/{summary.model['version']}"
+        parts.append(f"Registered as [`{summary.model['uri']}`]({page}){alias}.")
     parts += [text for text in (summary.note, summary.standing) if text]
     best = ([f"#{t.number:03d}", t.label, f"{t.value:.4f}"] for t in study.ranked()[:10])
     parts.append(table(["trial", "setting", study.metric], best))

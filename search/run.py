@@ -123,7 +123,7 @@ class Job:
             self.storage, name, objective, spec.target, config.epochs, scope.space, scope.limits
         )  # fmt: skip
         self.uid = str(self.attrs()[records.UID])
-        self._preparation = Preparation(publishes=self._register_as() is not None)
+        self._preparation = Preparation(objective, publishes=self._register_as() is not None)
         self._refits = not config.no_refit and isinstance(objective, ImageClassifier)
 
     def attrs(self) -> dict[str, Any]:
@@ -132,12 +132,14 @@ class Job:
 
     def run(self) -> Result:
         """Do what is missing."""
-        maximize = self.objective.direction == "maximize"
+        maximize, database = self.objective.direction == "maximize", sqlite_file(self.config.mlflow_uri)
+        is_new = database is not None and not database.exists()
         tracking = open_tracking(self.config, self.name, self.attrs(), maximize=maximize)
         try:
             with self.display.busy("starting the trainers, opening MLflow"):
                 devices = self.executor.ready()
-                tracking.ready()
+                if not is_new:  # a store that was there can turn out to be of no use before anything is written
+                    tracking.ready()
             study = self._study(devices[0])
             complete = self._is_complete(study, tracking)
             if not complete:

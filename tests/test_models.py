@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from objectives.models import CnnSpec, InputSpec, MlpSpec, Normalise, Probabilities, build_cnn, build_mlp, max_blocks
+from objectives.models import (
+    CnnSpec,
+    Dropout,
+    InputSpec,
+    MlpSpec,
+    Normalise,
+    Probabilities,
+    build_cnn,
+    build_mlp,
+    max_blocks,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,6 +43,31 @@ def test_the_tutorials_network_has_the_size_of_the_tutorials():
     network = build_mlp(MlpSpec((512, 256)), inputs())
     assert sum(p.numel() for p in network.parameters()) == 784 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10
     assert not [layer for layer in network if isinstance(layer, nn.Dropout)]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_dropout_drops_its_share_everywhere_and_keeps_the_mean(p: float):
+    torch.manual_seed(0)
+    x = torch.ones(8001, 9, requires_grad=True)
+    y = Dropout(p)(x)
+    share, error = round(256 * p) / 256, 5 * math.sqrt(p * (1 - p) / 8001)
+    assert (y == 0).float().mean(0).tolist() == pytest.approx([share] * 9, abs=error)  # whichever byte decides
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_repeats_with_its_seed_and_is_nothing_in_use():
+    x, layer = torch.rand(40, 7), Dropout(0.3)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(layer(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert torch.equal(layer.eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
 
 
 @pytest.mark.parametrize("widths", [(16,), (16, 8), (32, 16, 8)])

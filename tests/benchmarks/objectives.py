@@ -87,14 +87,14 @@ class Example(Cut):
     def build_model(self, params: Params) -> Any:
         from torch import nn
 
-        from objectives.models import Normalise
+        from objectives.models import Dropout, Normalise
 
         p: Any = params
         size = self.dataset.images[0].size
         layers: list[nn.Module] = [Normalise(self._inputs.mean, self._inputs.std), nn.Flatten()]
         for layer in range(1, p["mlp_depth"] + 1):
             width = p[f"mlp_width_{layer}"]
-            layers += [nn.Linear(size, width), nn.ReLU(), nn.Dropout(p[f"mlp_dropout_{layer}"])]
+            layers += [nn.Linear(size, width), nn.ReLU(), Dropout(p[f"mlp_dropout_{layer}"])]
             size = width
         return nn.Sequential(*layers, nn.Linear(size, len(self.class_names())))
 

@@ -1,0 +1,73 @@
+"""The winner in Markdown, as MLflow's pages show it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from search.markdown import model_card, note, table
+from search.records import Candidate, Confirmation, Gain, StudyRecord, Summary
+
+CANDIDATES = (
+    Candidate(7, "cnn-3x24 adamw 2.0e-2", 0.9956, 53_000, (0.9940, 0.9944), half=0.0015),
+    Candidate(4, "cnn-3x16 sgd 1.0e-1", 0.9950, 24_000, (0.9900,), half=0.0019),
+    Candidate(2, "mlp-512 adam 1.0e-3", 0.9948, 400_000, (), failed=1),
+)
+SUMMARY = Summary(
+    number=7, label="cnn-3x24 adamw 2.0e-2", value=0.9956, params={"family": "cnn", "adam_lr": 0.0196123},
+    run="refit-7", gains=(Gain("tutorial MLP", 0, 0.9707, 0.0235, 0.0021),),
+    test={"accuracy": 0.9952, "low": 0.9936, "high": 0.9964, "loss": 0.02, "n": 10_000},
+    confusion=((5, 1), (0, 4)), model={"name": "mnist", "version": "1", "alias": "champion", "uri": "models:/mnist/1"},
+    confirmation=Confirmation(CANDIDATES, 2, 0.0003, 10_000), refit={"epochs": 6, "seconds": 61.0, "images": 60_000},
+)  # fmt: skip
+ORIGIN = {"command": "python -m search", "seed": 0, "versions": {"torch": "2.15.0"}}
+STUDY = StudyRecord("mnist", 1, "val_accuracy", True, (), SUMMARY, ORIGIN, (), {})
+DATA = {
+    "dataset": "mnist", "dataset_digest": "6bbc9ace", "shape": (1, 28, 28), "classes": ["cat", "dog"],
+    "n_train": 50_000, "n_validation": 10_000,
+}  # fmt: skip
+
+
+def test_a_table_survives_bars_inside_its_cells():
+    assert table(["a"], [["x|y"]]).splitlines() == ["| a |", "| --- |", "| x\\|y |"]
+
+
+def test_the_note_says_who_won_how_surely_and_by_how_much():
+    text = note(STUDY, SUMMARY)
+    assert "★ **Winner of `mnist`: trial 7**, `cnn-3x24 adamw 2.0e-2`, val_accuracy 0.9942" in text
+    assert "Test accuracy **99.52%** (95% interval 99.36% to 99.64%, n = 10,000), measured once." in text
+    assert "trained anew on all but the test split: 60,000 images, 6 epochs" in text
+    assert "| tutorial MLP | 0.9707 | +0.0235 ± 0.0021 |" in text
+    assert "Registered as [`models:/mnist/1`](#/models/mnist/versions/1), alias `champion`." in text
+    rows = [line for line in text.splitlines() if line.startswith("| #")]
+    assert "| 0.9942 | ± 0.0015 |" in rows[0]
+    assert rows[0].endswith("| winner |")
+    assert "clearly behind, spared the rest" in rows[1]
+    assert "1 seed failed" in rows[2]
+
+
+def test_the_note_says_what_went_another_way():
+    other = replace(SUMMARY, model=None, note="its refit failed", standing="not registered: MLflow has not answered")
+    assert "its refit failed" in note(STUDY, other)
+    assert "not registered: MLflow has not answered" in note(STUDY, other)
+    assert "Registered as" not in note(STUDY, other)
+
+
+def test_the_card_tells_a_confirmed_figure_from_a_chosen_one():
+    text = model_card(STUDY, SUMMARY, DATA, "models:/mnist/1")
+    assert "| val_accuracy | 0.9942 | ± 0.0015 |" in text
+    assert "| val_accuracy, as the search saw it | 0.9956 |  | one training; too good on average" in text
+    assert "| **cat** | 5 | 1 |" in text
+    assert "| **dog** |  | 4 |" in text
+    assert "digest `6bbc9ace`; 50,000 images for training, 10,000 for validation" in text
+    assert "was not confirmed" not in text
+    assert "was not confirmed on fresh seeds" in model_card(STUDY, replace(SUMMARY, confirmation=None), DATA, "x")
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 8)])
+def test_the_cards_lines_for_loading_fit_the_model(shape: tuple[int, int, int]):
+    text = model_card(STUDY, SUMMARY, {**DATA, "shape": shape}, "models:/mnist/1")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert f"np.zeros((2, {', '.join(map(str, shape))}), dtype=np.float32)" in code
+    compile(code, "card", "exec")
