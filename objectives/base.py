@@ -189,6 +189,18 @@ class Timed(Protocol):
         ...
 
 
+@runtime_checkable
+class Portable(Protocol):
+    """What an objective offers beyond `Objective` when its trainers may be on machines that have none of its files."""
+
+    def portable(self) -> Mapping[str, Any]:
+        """Keyword arguments that make the same objective there, its data among them. Called in the coordinator, once.
+
+        numpy arrays among them are copied once to each machine, where all its trainers share them, read-only.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class TestScore:
     """Figures of one model on the test split."""

@@ -67,20 +67,23 @@ STRONG: Params = {
 class ImageClassification:
     """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
 
-    `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go. `capture` decides
-    whether trainings on a CUDA device are recorded as CUDA graphs; `numerics`: fields of `objectives.update.Numerics`.
+    `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go, unless `data` is what
+    they hold. `capture` decides whether trainings on a CUDA device are recorded as CUDA graphs; `numerics`: fields of
+    `objectives.update.Numerics`.
     """
 
     metric = "val_accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
 
     def __init__(
-        self, dataset: str = "mnist", data_dir: str | None = None, *, capture: bool = True,
-        numerics: Mapping[str, Any] | None = None,
+        self, dataset: str = "mnist", data_dir: str | None = None, *, data: Dataset | None = None,
+        capture: bool = True, numerics: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
         self.data_dir = Path(data_dir) if data_dir else None
         self.name = dataset_slug(dataset)
+        if data is not None:
+            self.dataset = data
 
     # ---- the data
 
@@ -97,6 +100,12 @@ class ImageClassification:
     def is_large(self) -> bool:
         """Whether an epoch is long enough to be looked at in parts."""
         return len(self.dataset.train) >= LARGE_FROM_IMAGES
+
+    def portable(self) -> Mapping[str, Any]:
+        """The dataset's arrays, without the files that they are mapped from."""
+        data = self.dataset
+        data = replace(data, images=np.asarray(data.images), labels=np.asarray(data.labels))
+        return {"dataset": self.dataset_name, "data": data, "capture": self.capture}
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the k classes."""
@@ -299,17 +308,15 @@ class ImageClassification:
 
     def _data(self, device: str) -> TrainingData:
         """The splits on `device`, kept for the next training there."""
-        import torch
-
         from objectives.update import TrainingData
 
         if device not in self._on_device:
             data = self.dataset
             self._on_device[device] = TrainingData(
                 _tensor(data.images).to(device),
-                torch.from_numpy(data.labels).to(device),
-                torch.from_numpy(data.train),
-                torch.from_numpy(data.validation).to(device),
+                _tensor(data.labels).to(device),
+                _tensor(data.train),
+                _tensor(data.validation).to(device),
                 len(data.classes),
             )
         return self._on_device[device]
@@ -333,13 +340,13 @@ class ImageClassification:
         return {}
 
 
-def _tensor(images: NDArray[np.uint8]) -> Tensor:
-    """A tensor on the memory of a read-only map: nothing here writes to it, so torch's warning is beside the point."""
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor on memory that may be read-only: nothing here writes to it, so torch's warning is beside the point."""
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(images))
+        return torch.from_numpy(np.asarray(array))
 
 
 def learning_rate(params: Mapping[str, Any]) -> float:

@@ -19,7 +19,7 @@ from search.masking import mask
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 PRUNERS = ("hyperband", "median", "halving", "none")
-ENGINES = ("local", "inline")
+ENGINES = ("local", "inline", "ray")
 LOG_FORMATS = ("text", "json")
 DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
 
@@ -57,8 +57,9 @@ class Config:
         None, "Epochs of a whole training.  [default: the objective's]", click.IntRange(min=1), name="N"
     )
     jobs: int | None = setting(
-        None, "Trainers at work at once.  [default: one per core; on GPUs, what pays]", click.IntRange(min=1), name="N"
-    )
+        None, "Trainers at work at once.  [default: one per core; on GPUs, what pays; on Ray, what has room]",
+        click.IntRange(min=1), name="N",
+    )  # fmt: skip
     device: str = setting("auto", "Where trials train; auto takes a GPU where there is one.", Device())
     seed: int = setting(0, "Seed of everything random.", click.IntRange(min=0), name="N")
     sampler: str = setting("tpe", "How settings are chosen.", click.Choice(SAMPLERS))
@@ -88,7 +89,21 @@ class Config:
         None, "Begin no trial after this many seconds.", click.FloatRange(min=0, min_open=True), name="SECONDS"
     )
     objective: str = setting(DEFAULT_OBJECTIVE, "What is optimised; see 'Own objectives'.", str, name="MODULE:ATTR")
-    engine: str = setting("local", "Trainers in processes of their own, or in this one.", click.Choice(ENGINES))
+    engine: str = setting(
+        "local", "Trainers in processes of their own, in this one, or in a Ray cluster.", click.Choice(ENGINES)
+    )
+    address: str | None = setting(
+        None, "Ray cluster: auto, HOST:PORT or ray://HOST:PORT.  [default: a Ray of its own on this machine]", str,
+        name="ADDRESS",
+    )  # fmt: skip
+    cpus_per_trial: float = setting(
+        1.0, "CPUs that Ray keeps for each trainer, which uses as many threads.",
+        click.FloatRange(min=0, min_open=True), name="N",
+    )  # fmt: skip
+    gpus_per_trial: float | None = setting(
+        None, "GPUs that Ray keeps for each trainer; with 0.25 four share one.  [default: 0.25 where there are any]",
+        click.FloatRange(min=0), name="N",
+    )  # fmt: skip
     workspace: Path = setting(
         Path("."), "Folder of the stores and of mlruns/.", click.Path(path_type=Path, file_okay=False), name="DIR"
     )

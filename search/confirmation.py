@@ -6,7 +6,7 @@ kept in an attribute of the study, by run: more trials later, which may change t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -53,10 +53,18 @@ class Extra:
         """`state`, `value` and `attrs` of its end; None when it has not ended."""
         return self._results.get(job.run)
 
+    @property
+    def left(self) -> int:
+        """Those that are wanted, of those that have not begun."""
+        return sum(1 for _ in self._due())
+
     def next(self) -> Job | None:
         """The first that is wanted."""
+        return next(self._due(), None)
+
+    def _due(self) -> Iterator[Job]:
         due = (job for job in self._jobs if job.run not in self._results and job.run not in self._began)
-        return next((job for job in due if self._wanted(job)), None)
+        return (job for job in due if self._wanted(job))
 
     def prepare(self) -> None:
         """Nothing needs time."""

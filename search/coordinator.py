@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,6 +89,8 @@ class Coordinator:
         self._display = display
         self._running: dict[int, Running] = {}
         self._shown = -math.inf
+        self._again: deque[Running] = deque()
+        """Those that lost their trainer and wait for another."""
         self.interrupted: Callable[[], bool] = lambda: False
         self.idle: Callable[[], None] = lambda: None
         """Called when a trainer has nothing left to do while others still train."""
@@ -109,9 +111,9 @@ class Coordinator:
             while not self.interrupted():
                 self._fill()
                 self.tracking.ready()  # trainers are at work while a new store is made; later this costs nothing
-                if not self._running:
+                if not self._running and not self._again and not work.left:
                     break
-                if len(self._running) < self.executor.slots:
+                if len(self._running) < len(self.executor.available()):
                     self.idle()
                 if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
                     work.prepare()
@@ -126,9 +128,15 @@ class Coordinator:
     # ---- what to train
 
     def _fill(self) -> None:
-        for slot in range(self.executor.slots):
-            if slot not in self._running and (job := self.work.next()) is not None:
+        for slot in self.executor.available():
+            if slot in self._running:
+                continue
+            if self._again:
+                self._running[slot] = running = self._again.popleft()
+                self.executor.start(slot, running.job.task)
+            elif (job := self.work.next()) is not None:
                 self._start(slot, Running(self._resumed(job), value=job.value))
+        self.executor.expect(len(self._running) + len(self._again) + self.work.left)
 
     def _resumed(self, job: Job) -> Job:
         """With the checkpoint that was left of it, if one was."""
@@ -175,8 +183,8 @@ class Coordinator:
                 figures = {**metrics, "epochs": 0}
                 tags = {"optuna.state": TrialState.PRUNED.name, "refused": describe(metrics)}
                 self._end(slot, running, TrialState.PRUNED, {records.METRICS: figures}, tags=tags, metrics=metrics)
-            case Lost(reason):
-                self._retry(slot, running, reason)
+            case Lost(reason, blameless):
+                self._retry(slot, running, reason, counts=not blameless)
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         if (wrong := self._miscounted(running, result.step)) is not None:
@@ -286,16 +294,17 @@ class Coordinator:
         self._ends[record.failure if state == TrialState.FAIL else None] += 1
         self._last = record
 
-    def _retry(self, slot: int, running: Running, reason: str) -> None:
+    def _retry(self, slot: int, running: Running, reason: str, *, counts: bool = True) -> None:
+        """Have a training done again from its checkpoint, by whichever trainer is free first."""
         if running.ends_as == TrialState.PRUNED:  # it was decided; only what the trainer would have left is lost
             self._finish(slot, running, Outcome())
             return
-        if running.retries >= MAX_RETRIES:
+        if counts and running.retries >= MAX_RETRIES:
             self._fail(slot, running, "crashed", f"tried {running.retries + 1} times; {reason}")
             return
         job = self._resumed(running.job)
-        self._running[slot] = Running(job, running.retries + 1, running.started, value=running.value)
-        self.executor.start(slot, job.task)
+        self._again.append(Running(job, running.retries + counts, running.started, value=running.value))
+        del self._running[slot]
         self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
 
     def _stop_if_hopeless(self) -> None:
@@ -321,7 +330,7 @@ class Coordinator:
                     self._handle(slot, event)
                 if isinstance(event, Checkpointed | Lost) or slot not in self._running:
                     waiting.discard(slot)
-        for running in self._running.values():
+        for running in (*self._running.values(), *self._again):
             self.tracking.end_run(running.job.run, "KILLED", tags={"optuna.state": "RUNNING"})
 
     # ---- what people see

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -23,8 +22,7 @@ from search.coordinator import Coordinator, Plan
 from search.display import Display
 from search.errors import SearchError, UsageError
 from search.executors.base import Executor
-from search.executors.inline import InlineExecutor
-from search.executors.local import LocalExecutor
+from search.executors.choice import check_engine, open_executor
 from search.interruption import Interrupted, Interruption
 from search.masking import bare
 from search.ownership import Hold
@@ -79,8 +77,7 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     workspace = Workspace(config.workspace)
     workspace.check_writable()
     check_stores(config)
-    if config.device not in ("auto", "cpu"):
-        resolve_device(config.device, 0)  # a device that is not there is said before anything is written
+    check_engine(config)  # what is not possible is said before anything is written
     registered_name(config, objective)
     if (missing := unfinished(objective)) is not None:
         display.notice(missing)
@@ -90,7 +87,7 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
     with (
         Interruption() as interruption,
         hold_study(config.storage_url, name) as hold,
-        _executor(config, spec) as executor,
+        open_executor(config, spec, objective, display) as executor,
     ):
         return Job(config, spec, objective, name, scope, executor, display, interruption, hold).run()
 
@@ -115,19 +112,6 @@ def check_stores(config: Config) -> None:
     for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
         if (path := sqlite_file(url)) is not None and path.exists():
             check_sqlite(path, table)
-
-
-@contextmanager
-def _executor(config: Config, spec: ObjectiveSpec) -> Iterator[Executor]:
-    executor: Executor
-    if config.engine == "inline":
-        executor = InlineExecutor(spec, config.device)
-    else:
-        executor = LocalExecutor(spec, config.device, config.jobs)
-    try:
-        yield executor
-    finally:
-        executor.close()
 
 
 def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> Tracking:
@@ -244,9 +228,10 @@ class Job:
         try:
             chosen = self._trained(study, tracking, devices)
             conclusion = Conclusion(
-                study, self.objective, tracking, workspace=self.workspace, uid=self.uid, device=devices[0],
-                tracking_uri=self.config.mlflow_uri, register=self._register_as, where=self.config.where,
-                chosen=chosen, goal={"finished": study.finished, **self._goal()},
+                study, self.objective, tracking, workspace=self.workspace, uid=self.uid,
+                device=self._own_device(devices[0]), tracking_uri=self.config.mlflow_uri,
+                register=self._register_as, where=self.config.where, chosen=chosen,
+                goal={"finished": study.finished, **self._goal()},
             )  # fmt: skip
             with self.display.busy("scoring and registering the winner, writing the report"):
                 conclusion.run()
@@ -256,6 +241,10 @@ class Job:
         except (SearchError, ObjectiveError):
             tracking.end_run(PARENT, "FAILED")
             raise
+
+    def _own_device(self, trainers: str) -> str:
+        """Where this process scores the winner: a cluster's trainers may have a GPU that it has not."""
+        return resolve_device("auto", 0) if self.config.engine == "ray" and trainers != "cpu" else trainers
 
     # ---- everything that trains
 

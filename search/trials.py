@@ -73,6 +73,11 @@ class Trials:
 
     # ---- what to train
 
+    @property
+    def left(self) -> int:
+        """Those that an earlier search left, and those that are missing."""
+        return len(self._left) + max(0, self._missing())
+
     def next(self) -> Job | None:
         """The next trial."""
         if self._left:

@@ -49,6 +49,11 @@ class Work(Protocol):
         """Trainings in all, those of earlier starts included."""
         ...
 
+    @property
+    def left(self) -> int:
+        """How many are still to begin, as far as is known now."""
+        ...
+
     def next(self) -> Job | None:
         """What a trainer that is free is to do; None when nothing is left for it."""
         ...

@@ -218,7 +218,7 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
     ("trials in words", ["--trials", "ten"], None, 2, r"'--trials'.*'ten' is not a valid integer"),
     ("unknown sampler", ["--sampler", "tpee"], None, 2, r"'tpee' is not one of 'tpe', 'random', 'gp', 'cmaes', 'qmc'"),
     ("unknown pruner", ["--pruner", "axe"], None, 2, r"'axe' is not one of 'hyperband', 'median', 'halving', 'none'"),
-    ("unknown engine", ["--engine", "ray"], None, 2, r"'ray' is not one of 'local', 'inline'"),
+    ("unknown engine", ["--engine", "rya"], None, 2, r"'rya' is not one of 'local', 'inline', 'ray'"),
     ("unknown device", ["--device", "gpu"], None, 2, r"'gpu' is not one of auto, cpu, cuda, cuda:0"),
     ("no timeout", ["--timeout", "0"], None, 2, r"0.0 is not in the range x>0"),
     ("no file", ["--config", "none.toml"], None, 2, r"--config none.toml cannot be read: No such file"),

@@ -148,6 +148,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
     "max_parameters": st.integers(1, 10**9), "max_latency_ms": st.floats(1e-3, 1e9), "patience": st.integers(1, 1000),
     "fix": st.lists(TEXT, max_size=3), "warm_start": TEXT,
+    "address": TEXT, "cpus_per_trial": st.floats(1e-3, 1e3), "gpus_per_trial": st.floats(0, 8),
     "checkpoint_interval": st.floats(0, 1e6), "quiet": st.booleans(), "log_format": st.sampled_from(LOG_FORMATS),
 }  # fmt: skip
 

@@ -20,6 +20,8 @@ from search.errors import SearchError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
+from search.executors.ray import RayExecutor
+from search.provenance import usable_cores
 
 TOY = ObjectiveSpec("toy:Toy")
 
@@ -42,7 +44,16 @@ def inline() -> Iterator[InlineExecutor]:
     made.close()
 
 
-@pytest.fixture(params=["inline", "local"])
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayExecutor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        with closing(RayExecutor(TOY, "cpu", 2, cpus=usable_cores() / 2, tasks=2, say=print)) as made:
+            assert made.ready() == ["cpu", "cpu"]
+            yield made
+
+
+@pytest.fixture(params=["inline", "local", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     made: Executor = request.getfixturevalue(request.param)
     return made
@@ -191,7 +202,7 @@ def test_a_device_that_is_not_there_is_said(make: Callable[[], Executor]):
 def test_a_slot_that_is_all_there_is_is_kept(executor: Executor):
     slots = executor.slots
     assert executor.settle(task()) is None
-    assert executor.slots == slots
+    assert executor.slots == slots == len(executor.available())
 
 
 def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecutor):

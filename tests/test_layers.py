@@ -43,8 +43,8 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OF_OBJECTIVES = {  # what `search` may know of the objectives at import: contracts and plain helpers, never a training
-    "objectives.base", "objectives.trainer", "objectives.datasets", "objectives.pictures", "objectives.models",
-    "objectives.download",
+    "objectives.base", "objectives.trainer", "objectives.actor", "objectives.datasets", "objectives.pictures",
+    "objectives.models", "objectives.download",
 }  # fmt: skip
 LEAN = ["objectives.trainer", "objectives.images", "objectives.training"]
 HEAVY = ["torch", "mlflow", "optuna"]

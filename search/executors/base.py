@@ -9,11 +9,14 @@ free.
                        -> checkpoint -> Checkpointed -> advance | (leave it: the task is dropped by the next start)
                        -> stop -> Finished
 
-A slot whose trainer died gives `Lost`; the executor replaces the trainer by itself. Used by one thread.
+A slot whose trainer died gives `Lost`; the executor replaces the trainer by itself. A task is started only in a slot
+that is `available`: on a cluster a trainer may wait long for its place, and no task is to wait with it. Used by one
+thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +32,8 @@ class Lost:
 
     reason: str
     """How it died and the last lines it wrote."""
+    blameless: bool = False
+    """The task had no part in it: its machine went away, or its trainer was gone before the task reached it."""
 
 
 Event = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | Probed
@@ -40,11 +45,19 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many tasks train at once."""
+        """How many tasks train at once; on a cluster, how many did so far at most."""
+        ...
+
+    def available(self) -> Collection[int]:
+        """The slots, at work or not, whose trainer can begin a task at once, or within seconds."""
+        ...
+
+    def expect(self, tasks: int) -> None:
+        """So many tasks are under way or to come: trainers beyond that may go, and come back when there are more."""
         ...
 
     def ready(self) -> list[str]:
-        """Wait until the trainers are set up; returns the device of each slot.
+        """Wait until the trainers are set up, of which there may be fewer than asked for; returns their devices.
 
         Raises ObjectiveError when what a person asked for makes that impossible, SearchError when none starts.
         """

@@ -30,6 +30,13 @@ class InlineExecutor:
         """One slot is all there is."""
         return None
 
+    def available(self) -> range:
+        """Always the one."""
+        return range(1)
+
+    def expect(self, tasks: int) -> None:
+        """One slot is all there is."""
+
     def start(self, slot: int, task: Task) -> None:
         """Begin a task at the next `wait`."""
         self._due = lambda: self._used().start(task)

@@ -116,6 +116,13 @@ class LocalExecutor:
     def slots(self) -> int:
         return len(self._trainers)
 
+    def available(self) -> range:
+        """All: a trainer that died is replaced within seconds."""
+        return range(self.slots)
+
+    def expect(self, tasks: int) -> None:
+        """Keep them all: they cost nothing that anybody waits for."""
+
     def _hire(self, trainers: int) -> None:
         """Start trainers until there are so many."""
         for index in range(self.slots, trainers):

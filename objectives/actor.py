@@ -1,0 +1,50 @@
+"""The Ray actor in which trainings run: a `Trainer` whose caller is on another machine.
+
+The actor's machine needs Ray, torch and what the objective imports. Nothing here knows of the search.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from objectives.base import ObjectiveError, ObjectiveSpec
+from objectives.trainer import Hello, Reply, Settings, Trainer
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A trainer is set up: what it is, and where."""
+
+    hello: Hello
+    node: str
+    """Ray's name of the machine."""
+    worker: str
+    """Ray's name of the process, by which its log files are found."""
+    pid: int
+
+
+class TrainerActor:
+    """One trainer. Its only caller waits for each answer but that of `ping` before it asks again."""
+
+    def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> Arrival | ObjectiveError:
+        """Make the trainer; gives the error of a person's making, which Ray would wrap beyond recognition."""
+        import ray
+
+        try:
+            # Ray shows the actor no GPUs but its own, so it is the first of the trainers there; nor are other cores its own.
+            self._trainer = Trainer(Settings(objective, device, 0, threads, threads))
+            hello = self._trainer.hello()
+        except ObjectiveError as error:
+            return error
+        here = ray.get_runtime_context()
+        return Arrival(hello, here.get_node_id(), here.get_worker_id(), os.getpid())
+
+    def ping(self) -> None:
+        """Show that the actor can be reached."""
+
+    def do(self, command: str, *arguments: Any) -> Reply:
+        """What the trainer answers to a command."""
+        reply: Reply = getattr(self._trainer, command)(*arguments)
+        return reply
