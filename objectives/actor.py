@@ -33,7 +33,7 @@ class TrainerActor:
         import ray
 
         try:
-            # Ray shows the actor no GPUs but its own, so it is the first of the trainers there; nor are other cores its own.
+            # Ray shows the actor no GPUs but its own, so it is the first there; nor are more cores its own when alone.
             self._trainer = Trainer(Settings(objective, device, 0, threads, threads))
             hello = self._trainer.hello()
         except ObjectiveError as error:
