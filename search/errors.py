@@ -8,6 +8,7 @@
     ├── StorageError            a database is damaged, foreign, newer, unwritable or full
     ├── StudyMismatchError      the study was made with another objective, dataset or space
     ├── TrackingError           MLflow cannot do what is needed now
+    ├── UnpublishableError      a network cannot be kept as a program that loads without this project
     ├── ModelNotFoundError      no such registered model, version or alias
     └── SearchStoppedError      the search cannot go on (every trial fails alike)
 
@@ -48,6 +49,10 @@ class StudyMismatchError(SearchError):
 
 class TrackingError(SearchError):
     """MLflow refused or did not answer."""
+
+
+class UnpublishableError(SearchError):
+    """A network is not one that can be registered."""
 
 
 class ModelNotFoundError(SearchError):

@@ -9,7 +9,7 @@ import random
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config import Config, mask
-from search.errors import ModelNotFoundError, TrackingError
-from search.promotion import CHALLENGER, CHAMPION, PROTOCOL_TAG, challenge, keep_base, settle, versions, why_behind
+from search.errors import ModelNotFoundError, SearchError, TrackingError, UnpublishableError
+from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
 
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 TRIES = 10
 BATCH = 500
@@ -74,7 +74,7 @@ def publish(
     `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
     was registered before is found again: its tags and description are then brought up to date. `card` gives the
     description of a version, in Markdown.
-    Raises TrackingError when MLflow does not do it.
+    Raises TrackingError when MLflow does not do it, UnpublishableError when it never will.
     """
     import mlflow
 
@@ -95,8 +95,14 @@ def publish(
             return Published(name, version, champion, None)
         challenge(client, name, version)
         return Published(name, version, champion, why_behind(client, name, version, champion))
+    except SearchError:
+        raise
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(f"the model could not be registered: {first_line(error)}") from error
+    except Exception as error:  # torch.export has no one type for what it cannot follow
+        raise UnpublishableError(
+            f"torch.export cannot write its network down: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _create_version(
@@ -119,11 +125,9 @@ def _create_version(
 
 def _retag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
     """Give a version the tags that it lacks."""
-    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
-    if any(key.startswith(PROTOCOL_TAG) for key in changed):
-        keep_base(client, version.name, str(version.version))
-    for key, value in changed.items():
-        client.set_model_version_tag(version.name, str(version.version), key, value)
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
 def _log(
@@ -222,14 +226,26 @@ class Loaded:
 
 
 def newest_champion(client: MlflowClient) -> str:
-    """Name of the model whose champion was registered last. Raises ModelNotFoundError when there is none."""
-    models = [model for model in client.search_registered_models() if CHAMPION in model.aliases]
+    """Name of the model whose champion was registered last.
+
+    Raises ModelNotFoundError when there is none, TrackingError when MLflow does not answer.
+    """
+    models = [model for model in _models(client) if CHAMPION in model.aliases]
     if not models:
         raise ModelNotFoundError(
             "no champion is registered here yet. Run a search first (python -m search), or go to the folder where one "
             "ran, or name it with --workspace DIR"
         )
     return str(max(models, key=lambda model: model.last_updated_timestamp or 0).name)
+
+
+def _models(client: MlflowClient) -> Sequence[RegisteredModel]:
+    import mlflow
+
+    try:
+        return list(client.search_registered_models())
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {mask(client.tracking_uri)} does not answer: {first_line(error)}") from None
 
 
 def require_store(config: Config) -> None:
@@ -244,24 +260,22 @@ def require_store(config: Config) -> None:
 def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     """Load a registered model; without a URI, the newest champion.
 
-    Raises ModelNotFoundError when there is no such model, or it is not one that a search has registered.
+    Raises ModelNotFoundError when there is no such model, or it is not one that a search has registered, TrackingError
+    when MLflow does not answer.
     """
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    try:
-        model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow at {mask(tracking_uri)} does not answer: {first_line(error)}") from None
+    names = ", ".join(sorted(model.name for model in _models(client))) or "none"
+    model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
     try:
         with _fluent(tracking_uri), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = mlflow.pyfunc.load_model(model_uri)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        names = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise ModelNotFoundError(
-            f"--model {model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
-            f"Type for example --model models:/mnist@{CHAMPION} or models:/mnist/1"
+            f"{model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
+            f"Name for example models:/mnist@{CHAMPION} or models:/mnist/1"
         ) from None
     metadata = model.metadata.metadata or {}
     if "classes" not in metadata or "framing" not in metadata:

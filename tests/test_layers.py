@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 # Layers from the bottom up. A module imports, when it is imported, only from layers below its own or from its own.
 # Imports inside functions are for what is heavy; they too may not reach further up than the row says.
 LAYERS = [
-    ("search.errors", "search.config"),
+    ("search.errors", "search.config", "search.asking"),
     ("search.workspace", "search.provenance", "search.records", "search.interruption", "search.options"),
     ("search.pages", "search.predictions", "search.canvas"),
     ("search.storage", "search.sampling", "search.figures", "search.intervals", "search.ui"),
