@@ -9,6 +9,7 @@ that pipe, which the operating system brings about however the coordinator dies,
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -192,10 +193,13 @@ class Trainer:
         self.training = None  # the one before was left: what it holds is free for this one
         torch.set_num_threads(self.settings.threads_alone if task.refit else self.settings.threads)
         try:
-            self.measured = self._measure(task)
-            # One that has begun goes on: what it took so far is paid, and the figure would decide by chance.
-            if task.checkpoint is None and self.measured.get("latency_ms", 0.0) > (task.max_latency_ms or 0.0):
-                return Refused(self.measured)
+            if task.checkpoint is None:
+                self.measured = self._measure(task)
+                if self.measured.get("latency_ms", 0.0) > (task.max_latency_ms or 0.0):
+                    return Refused(self.measured)
+            else:  # measured anew, it would be judged by chance
+                self.measured, state = _unpacked(task.checkpoint)
+                task = replace(task, checkpoint=state)
             self.training = self.objective.start(task, self.device)
         except Exception as error:
             return self._fail(error)
@@ -221,7 +225,7 @@ class Trainer:
     def checkpoint(self) -> Reply:
         """The state of the current training."""
         try:
-            return Checkpointed(self._current().checkpoint())
+            return Checkpointed(_packed(self.measured, self._current().checkpoint()))
         except Exception as error:
             return self._fail(error)
 
@@ -269,6 +273,16 @@ class Trainer:
         if isinstance(error, Diverged):
             return Failed("diverged", str(error))
         return Failed("error", f"{type(error).__name__}: {error}", text)
+
+
+def _packed(measured: Mapping[str, float], state: bytes) -> bytes:
+    """A checkpoint: what was measured before the training, on one line, and its state."""
+    return json.dumps(measured).encode() + b"\n" + state
+
+
+def _unpacked(checkpoint: bytes) -> tuple[dict[str, float], bytes]:
+    line, _, state = checkpoint.partition(b"\n")
+    return json.loads(line), state
 
 
 def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -15,7 +16,7 @@ from search import records
 from search.config import Config
 from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import UsageError
-from search.masking import mask
+from search.masking import bare, mask
 from search.records import StudyRecord, TrialRecord
 from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
 from search.workspace import Workspace
@@ -41,6 +42,16 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(existing)}"
             raise UsageError(f"there is no study {name!r}; {hint}")
     return [optuna.load_study(study_name=name, storage=storage) for name in names or existing[-1:]]
+
+
+def elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
+    """What to say when a study is tracked in another store than this command names: its writes must not go here."""
+    uri = attrs.get(records.TRACKING)
+    if uri is None or uri == bare(config.tracking_uri or ""):
+        return None
+    return (
+        f"it is tracked at {uri}; add --tracking-uri {uri}" if uri else "it is tracked here; leave out --tracking-uri"
+    )
 
 
 def all_studies(config: Config) -> list[StudyRecord]:

@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from objectives.base import ObjectiveError
-from search.config import DEFAULT_OBJECTIVE, NAMES, Config
+from search.config import DEFAULT_OBJECTIVE, NAMES, Config, Device
 from search.errors import SearchError, UsageError
 from search.interruption import Interrupted, Interruption
 from search.masking import mask
@@ -302,16 +302,17 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
 
 @cli.command("check-objective")
 @click.argument("target", metavar="MODULE:ATTR")
-@click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="Where its trainings are tried.")
+@click.option("--device", default="cpu", show_default=True, type=Device(), help="Where its trainings are tried.")
 def check_objective(target: str, device: str) -> None:
     """Try an objective of your own for a few seconds, and say what is wrong with it."""
+    from objectives.trainer import resolve_device
     from search import terminal
     from search.contract import examine
     from search.specimen import Specimen
     from search.storage import quiet_optuna
 
     quiet_optuna()
-    specimen = Specimen.of(target, device)
+    specimen = Specimen.of(target, resolve_device(device, 0))
     raise SystemExit(terminal.print_findings(target, examine(specimen)))
 
 

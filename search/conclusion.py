@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
 from search import records, version
-from search.errors import TrackingError
+from search.errors import TrackingError, UnpublishableError
 from search.markdown import MAX_CLASSES, model_card, note
 from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
@@ -152,6 +152,8 @@ class Conclusion:
             )
         except TrackingError as error:
             return self._unregistered(summary, str(error))
+        except UnpublishableError as error:
+            return replace(summary, model=None, standing=f"the winner cannot be registered: {error}")
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
         return replace(summary, model=model, standing=published.why)
 

@@ -132,7 +132,7 @@ class Config:
                 f"--tracking-uri {self.tracking_uri!r} is no tracking store; give http://HOST:PORT of an MLflow "
                 "server, or sqlite:///FILE"
             )
-        if self.register is not None and not re.fullmatch(r"[\w. -]+", self.register):
+        if self.register is not None and not is_model_name(self.register):
             raise UsageError(f"--register {self.register!r} is no model name; use letters, digits, dots and dashes")
         if self.timeout is not None and not math.isfinite(self.timeout):
             raise UsageError(f"--timeout {self.timeout} is no number of seconds; leave it out for no limit")
@@ -158,6 +158,11 @@ class Config:
             "--tracking-uri": self.tracking_uri and mask(self.tracking_uri),
         }
         return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags.items() if value)
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a registered model may be called so."""
+    return re.fullmatch(r"[\w. -]+", name) is not None
 
 
 NAMES = tuple(spec.name for spec in fields(Config))

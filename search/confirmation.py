@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, Task
 from search import records
+from search.asking import asking
 from search.intervals import Noise, images_of
 from search.records import Candidate, Confirmation, Summary, TrialRecord
 from search.sampling import derive_seed
@@ -33,14 +34,19 @@ class Extra:
     unit = "trainings"
 
     def __init__(
-        self, study: Study, tracking: Tracking, jobs: Sequence[Job], wanted: Callable[[Job], bool] = lambda job: True
+        self,
+        study: Study,
+        tracking: Tracking,
+        jobs: Sequence[Job],
+        wanted: Callable[[Job], bool] = lambda job: True,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._study, self._tracking, self._jobs, self._wanted = study, tracking, jobs, wanted
+        self._study, self._tracking, self._jobs, self._wanted, self._say = study, tracking, jobs, wanted, say
         self._began: dict[str, tuple[int, datetime]] = {}
         self._kept: dict[str, Mapping[str, Any]] = dict(study.attrs().get(records.EXTRA, {}))
         self._results: dict[str, Mapping[str, Any]] = {}
         for job in jobs:  # a search that was killed before it could store an end has it in the journal
-            result = self._kept.get(job.run) or tracking.verdict(job.run)
+            result = tracking.verdict(job.run) or self._kept.get(job.run)
             if result is not None and not _may_pass(result):
                 self._store(job.run, result)
 
@@ -62,10 +68,6 @@ class Extra:
         """The first that is wanted."""
         return next(self._due(), None)
 
-    def _due(self) -> Iterator[Job]:
-        due = (job for job in self._jobs if job.run not in self._results and job.run not in self._began)
-        return (job for job in due if self._wanted(job))
-
     def prepare(self) -> None:
         """Nothing needs time."""
 
@@ -78,13 +80,22 @@ class Extra:
         return False
 
     def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> TrialRecord:
-        """Keep the end."""
+        """Keep the end, and say what nobody wants to know any more because of it."""
+        due = list(self._due())
         self._store(job.run, {"state": state.name, "value": value, "attrs": dict(attrs)})
+        due_now = {each.run for each in self._due()}
+        for spared in (each for each in due if each.run not in due_now):
+            self._say(f"{spared.name} is not needed any more: its setting cannot win")
         return self._record(job)
 
     def ended(self) -> list[TrialRecord]:
         """Those of them that have."""
         return [self._record(job) for job in self._jobs if job.run in self._results]
+
+    def _due(self) -> Iterator[Job]:
+        """What is wanted and not begun, in order."""
+        waiting = (job for job in self._jobs if job.run not in self._results and job.run not in self._began)
+        return (job for job in waiting if self._wanted(job))
 
     def _store(self, run: str, result: Mapping[str, Any]) -> None:
         self._results[run] = result
@@ -127,7 +138,17 @@ class Confirming:
     Every candidate's first seed comes before any second one, so that it shows early who is behind.
     """
 
-    def __init__(self, study: Study, tracking: Tracking, *, top: int, seeds: int, epochs: int, seed: int) -> None:
+    def __init__(
+        self,
+        study: Study,
+        tracking: Tracking,
+        *,
+        top: int,
+        seeds: int,
+        epochs: int,
+        seed: int,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._study, self._tracking, self._seeds = study, tracking, seeds
         record, objective = study.record(), study.objective
         done = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
@@ -144,7 +165,7 @@ class Confirming:
             for repeat in range(1, seeds + 1)
             for trial in self._best
         ]  # fmt: skip
-        self.work = Extra(study, tracking, self._jobs, self._is_wanted)
+        self.work = Extra(study, tracking, self._jobs, self._is_wanted, say)
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether its setting may still win. One that was begun before an interruption is brought to its end."""
@@ -160,7 +181,10 @@ class Confirming:
         noise = self._noise(candidates)
         known = [
             each if each.mean is None
-            else replace(each, half=noise.half_interval((each.mean, len(each.values))))
+            else replace(
+                each, half=noise.half_interval((each.mean, len(each.values))),
+                behind=is_behind(each, candidates, noise, maximize=self._study.maximize),
+            )
             for each in candidates
         ]  # fmt: skip
         return Confirmation(tuple(known), self._seeds, noise.seed, self._n_images)
@@ -203,6 +227,7 @@ def refit_job(study: Study, winner: TrialRecord, *, epochs: int, seed: int) -> J
 
 
 def _job(objective: Objective, trial: TrialRecord, run: str, what: str, kind: str, task: Task) -> Job:
-    label = f"{objective.describe(task.params)}, {what}"
+    with asking("describe"):
+        label = f"{objective.describe(task.params)}, {what}"
     tags = {"kind": kind, "optuna.trial.number": str(trial.number)}
     return Job(run, f"{kind} #{trial.number:03d} {label}", label, task, task.params, tags)

@@ -282,6 +282,7 @@ def check_network(specimen: Specimen) -> None:
         list(found.shape[: len(expected)]) == expected,
         f"of inputs {given.shape} the network made {tuple(found.shape)}, not {tuple(expected)}",
     )
+    call("torch.export of the network", torch.export.export, network.eval(), (torch.from_numpy(given),))
 
 
 def check_cost(specimen: Specimen) -> None:

@@ -9,6 +9,7 @@
     ├── StudyMismatchError      the study was made with another objective, dataset or space
     ├── TrackingError           MLflow cannot do what is needed now
     │   └── TrackingRefusedError    it answers, and does not let this user in
+    ├── UnpublishableError      a network cannot be kept as a program that loads without this project
     ├── ModelNotFoundError      no such registered model, version or alias
     └── SearchStoppedError      the search cannot go on (every trial fails alike)
 
@@ -58,6 +59,10 @@ class TrackingError(SearchError):
 
 class TrackingRefusedError(TrackingError):
     """MLflow answers, and does not take this user, this password or this name of its machine."""
+
+
+class UnpublishableError(SearchError):
+    """A network is not one that can be registered."""
 
 
 class ModelNotFoundError(SearchError):

@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, ObjectiveError, Params, ParamValue
 from search import records
+from search.asking import asking
 from search.errors import UsageError
 from search.limits import Limits, describe
 from search.records import StudyRecord
 from search.settings import Recorder, key
-from search.space import Space, contains, words
+from search.space import Space, contains, search_space, words
 
 BEST = 5
 """Settings that are taken over from an earlier study."""
@@ -37,8 +38,9 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
     A fixed parameter takes its value in a baseline, too, where that leaves it the same kind of setting; the name says
     so. What is outside of a narrowed range, or above a limit, is left out.
     """
-    found, said = [], []
+    found, said, whole = [], [], search_space(objective)
     for name, params in objective.baselines().items():
+        _check_choices(name, params, whole)
         changed = _changed(params, space)
         if isinstance(changed, str):
             said.append(f"baseline {name} is left out: {changed}")
@@ -47,7 +49,7 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
             name = f"{name} ({', '.join(f'{key}={value}' for key, value in changed.items())})"
         adapted = {**params, **changed}
         if (lost := unknown(objective, space, adapted) - unknown(objective, Space(), params)) and changed:
-            said.append(f"baseline {name} is left out: it says nothing of {', '.join(sorted(lost))}")
+            said.append(f"baseline {name} is left out: it does not set {', '.join(sorted(lost))}")
         elif (too_large := _above(objective, space, limits, adapted)) is not None:
             said.append(f"baseline {name} is left out: it has {too_large}, too many")
         else:
@@ -55,6 +57,14 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
                 said.append(f"baseline {name} is tried as it stands there, with what is fixed")
             found.append(Known(name, adapted))
     return found, said
+
+
+def _check_choices(name: str, params: Params, space: Mapping[str, BaseDistribution]) -> None:
+    """Raise ObjectiveError for a value that its parameter does not have, which Optuna could not take."""
+    for parameter, value in params.items():
+        allowed = space.get(parameter)
+        if isinstance(allowed, CategoricalDistribution) and not contains(allowed, value):
+            raise ObjectiveError(f"baseline {name!r}: {parameter} is {value!r}, and suggest offers {words(allowed)}")
 
 
 def _changed(params: Mapping[str, ParamValue], space: Space) -> Params | str:
@@ -81,12 +91,8 @@ def _only(distribution: BaseDistribution) -> Any:
 def unknown(objective: Objective, space: Space, params: Mapping[str, ParamValue]) -> set[str]:
     """Parameters that the objective asks for and a setting does not tell. Raises ObjectiveError when it cannot ask."""
     recorder = Recorder(params)
-    try:
+    with asking("suggest"):
         space.suggest(objective, recorder)
-    except Exception as error:
-        raise ObjectiveError(
-            f"the objective's suggest failed for a setting that it names itself: {type(error).__name__}: {error}"
-        ) from error
     return {name for name in recorder.unknown if not _is_fixed(space, name)}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.base import Objective, Params, Sized, Timed
+from search.asking import asking
 from search.errors import UsageError
 
 FLAGS = {"parameters": "--max-parameters", "latency_ms": "--max-latency-ms"}
@@ -54,7 +55,8 @@ class Limits:
         if self.parameters is None:
             return {}
         assert isinstance(objective, Sized)
-        return {"parameters": float(objective.n_parameters(params))}
+        with asking("n_parameters"):
+            return {"parameters": float(objective.n_parameters(params))}
 
     def excess(self, figures: Mapping[str, float]) -> dict[str, float]:
         """By how much of its limit each figure is above it; negative below it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +37,7 @@ class Predictor:
     """Names of the k classes."""
     shape: tuple[int, int, int]
     """(c, h, w) of the images that it knows."""
-    loaded: Loaded
+    loaded: Loaded = field(repr=False)
     """MLflow's model behind it, and what that says of itself."""
 
     def predict(self, images: ArrayLike) -> Predictions:
@@ -59,6 +59,11 @@ def as_input(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float
         given = np.asarray(images)
     except ValueError:
         raise ValueError(f"images differ in shape; each must be {_wanted(shape)}") from None
+    if given.dtype.kind in "OSU":
+        raise ValueError(
+            f"images hold no numbers; give an array of shape {_wanted(shape)}. Picture files are read by "
+            "python -m search predict FILE"
+        )
     c, h, w = shape
     if given.ndim == 3 and c == 1 and given.shape[1:] == (h, w):
         given = given[:, None]
@@ -109,7 +114,10 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     registry.require_store(config)
     if model is not None and not model.startswith("models:/"):
-        model = f"models:/{model if '/' in model or '@' in model else f'{model}@{CHAMPION}'}"
+        name, slash, number = model.partition("/")
+        if slash and not number.isdecimal():
+            raise ModelNotFoundError(f"{model!r}: a version is a number, as in {name}/1; an alias is {name}@{CHAMPION}")
+        model = f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
     loaded = registry.load(config.mlflow_uri, model)
     framing = loaded.metadata["framing"]
     h, w = framing["size"]
@@ -126,8 +134,8 @@ def load_trial(
     """
     from optuna.trial import FixedTrial
 
-    from search.browse import open_studies
-    from search.registry import download
+    from search.browse import elsewhere, open_studies
+    from search.registry import download, require_store
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
     record = records.StudyRecord.of(open_studies(config, [study])[0])
@@ -136,18 +144,21 @@ def load_trial(
         raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")
     if records.OBJECTIVE not in record.attrs:
         raise UsageError(f"study {study!r} was not made by a search, so nothing is known of its networks")
+    if (said := elsewhere(config, record.attrs)) is not None:
+        raise UsageError(f"study {study!r}: {said}")
+    require_store(config)
     objective = records.stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
         raise UsageError(
             f"the objective of study {study!r} makes no network of weights; give it a method "
             "load_weights(params, weights)"
         )
-    left_none = f"trial {number} of {study!r} ({trial.state.name.lower()}) left no weights"
+    not_there = f"trial {number} of {study!r} ({trial.state.name.lower()}) has no weights that can be read"
     if trial.run_id is None:
-        raise ModelNotFoundError(f"{left_none}: it has no MLflow run")
+        raise ModelNotFoundError(f"{not_there}: it has no MLflow run")
     try:
         weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
     except TrackingError as error:
-        raise ModelNotFoundError(f"{left_none}: {error}") from None
+        raise ModelNotFoundError(f"{not_there}: {error}") from None
     network: torch.nn.Module = objective.load_weights(dict(objective.suggest(FixedTrial(dict(trial.params)))), weights)
     return network

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search.pages import WINNER
-from search.records import Confirmation, StudyRecord, Summary, counted, plus_minus
+from search.records import Confirmation, StudyRecord, Summary, counted, plus_minus, span
 
 MAX_CLASSES = 30
 """A larger confusion matrix is no table for people."""
@@ -23,6 +23,8 @@ def note(study: StudyRecord, summary: Summary) -> str:
     """The summary, shown at the top of the parent run and of the winner's."""
     who = f"{WINNER} **Winner of `{study.name}`: trial {summary.number}**"
     parts = [f"{who}, `{summary.label}`, {study.metric} {summary.score:.4f}"]
+    if (baseline := study.baseline) is not None:
+        parts.append(f"It is the baseline {baseline}: nothing that was sampled is clearly better.")
     parts += _test(study, summary)
     if summary.refit:
         parts.append(f"That network was trained anew on all but the test split: {_refit(summary.refit)}.")
@@ -81,22 +83,22 @@ def _confirmation(study: StudyRecord, found: Confirmation) -> str:
     rows = [
         [
             f"#{each.number:03d}", each.label, "failed" if each.mean is None else f"{each.mean:.4f}",
-            plus_minus(each.half).strip(), "" if each.spread is None else f"{each.spread:.4f}",
+            span(found.interval(each)), "" if each.spread is None else f"{each.spread:.4f}",
             ", ".join(f"{value:.4f}" for value in each.values), f"{each.searched:.4f}", study.fate(each),
         ]
         for each in found.candidates
     ]  # fmt: skip
-    header = ["trial", "setting", "mean", "95%", "spread", "values", "the search saw", ""]
+    header = ["trial", "setting", "mean", "95% interval", "spread", "values", "the search saw", ""]
     seeds, trust = counted(found.seeds, "fresh seed"), found.trust(study.considered)
     return f"The best trials were trained again on {seeds}; {trust}.\n\n{table(header, rows)}"
 
 
 def _gains(summary: Summary) -> str:
     rows = [
-        [gain.baseline, f"{gain.value:.4f}", gain.known_from, f"{gain.gain:+.4f}{plus_minus(gain.half)}"]
+        [gain.baseline, f"{gain.value:.4f}", gain.known_from, f"{gain.gain:+.4f}{plus_minus(gain.half)}", gain.doubt]
         for gain in summary.gains
     ]
-    return table(["baseline", "value", "known from", "gain of the winner"], rows)
+    return table(["baseline", "value", "known from", "gain of the winner", ""], rows)
 
 
 def _figures(study: StudyRecord, summary: Summary) -> str:
@@ -108,12 +110,13 @@ def _figures(study: StudyRecord, summary: Summary) -> str:
     if (confirmed := summary.confirmed) is not None and confirmed.mean is not None:
         what = f"mean of {counted(len(confirmed.values), 'training')} of this setting on fresh seeds, "
         what += "one of them this network" if summary.network == "confirm" else "not of this network"
-        rows.append([study.metric, f"{confirmed.mean:.4f}", plus_minus(confirmed.half).strip(), what])
+        assert summary.confirmation is not None, "a confirmed winner has one"
+        rows.append([study.metric, f"{confirmed.mean:.4f}", span(summary.confirmation.interval(confirmed)), what])
     own = "this network" if summary.network == "trial" else "another training of this setting"
     seen = f"{own}; too good on average, because it was chosen for it"
     rows.append([f"{study.metric}, as the search saw it", f"{summary.value:.4f}", "", seen])
     for gain in summary.gains:
-        over = f"{study.metric}; the baseline's is {gain.known_from}"
+        over = f"{study.metric}; the baseline's is {gain.known_from}" + (f"; {gain.doubt}" if gain.doubt else "")
         rows.append([f"gain over {gain.baseline}", f"{gain.gain:+.4f}", plus_minus(gain.half).strip(), over])
     return table(["figure", "value", "95% interval", "measured on"], rows)
 

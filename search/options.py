@@ -76,9 +76,23 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
             near = difflib.get_close_matches(name, [*NAMES, "space"], 1)
             hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
             raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
-        if isinstance(known[name], list | dict) and not (name in REPEATABLE and isinstance(known[name], list)):
-            raise UsageError(f"--config {path}: {name} is {known[name]!r}; give one value, for instance {name} = 1")
+        _check(path, name, known[name])
     ctx.default_map = {**(ctx.default_map or {}), **known}
+
+
+def _check(path: Path, name: str, value: Any) -> None:
+    """Refuse a value of the wrong type here, where the file that holds it can be named. Raises UsageError."""
+    given = f"--config {path}: {name} = {json.dumps(value, default=str)}"
+    if isinstance(value, dict) or (isinstance(value, list) and name not in REPEATABLE):
+        raise UsageError(f"{given}; give one value, for instance {name} = 1")
+    if name in REPEATABLE and not isinstance(value, list):
+        raise UsageError(f"{given}; make it a list: {name} = [...]")
+    type_ = next(spec.metadata["type"] for spec in fields(Config) if spec.name == name)
+    try:
+        for each in value if isinstance(value, list) else [value]:
+            click.types.convert_type(type_)(each)
+    except click.BadParameter as error:
+        raise UsageError(f"{given}: {error.message}") from None
 
 
 config_option = click.option(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from search.records import TrialRecord
+from search.records import TrialRecord, counted
 
 LAST_SHARE = 3
 """The last third of a curve, at least three values, is taken to show noise more than progress."""
@@ -44,7 +44,9 @@ def noise(done: Sequence[TrialRecord], best: TrialRecord, n_images: int | None) 
         resolved = math.sqrt(best.value * (1 - best.value) / n_images)
         parts.append(Noise(resolved, f"what {n_images:,} validation images resolve"))
     if scatters := [scatter for trial in done if (scatter := _scatter(trial)) is not None]:
-        parts.append(Noise(statistics.median(scatters), f"how values scatter at the end of {len(scatters)} trainings"))
+        parts.append(
+            Noise(statistics.median(scatters), f"how values scatter at the end of {counted(len(scatters), 'training')}")
+        )
     return max(parts, key=lambda part: part.deviation)
 
 
@@ -73,16 +75,15 @@ def run_out(trials: Sequence[TrialRecord], patience: int, *, maximize: bool, n_i
     spread = noise(done, max(done, key=lambda t: sign * (t.value or 0.0)), n_images)
     least = BEYOND * spread.deviation
     mark, since, improving = done[0], 0, {trial.number for trial in done}
-    for trial in ended:
-        better = trial.number in improving and sign * ((trial.value or 0.0) - (mark.value or 0.0)) > least
-        if better:
+    for trial in ended[ended.index(mark) + 1 :]:  # before there is anything to improve on, nothing counts
+        if trial.number in improving and sign * ((trial.value or 0.0) - (mark.value or 0.0)) > least:
             mark, since = trial, 0
-        elif trial.baseline is None and trial is not mark:
+        elif trial.baseline is None:
             since += 1
     if since < patience:
         return None
-    beyond = f" by more than {least:.2g}, two standard errors of a difference" if least else ""
+    beyond = f"better than it by more than {least:.2g}, two standard errors of a difference" if least else "better"
     return (
-        f"--patience {patience}: the last {since} trials were no better than trial {mark.number} ({mark.value:.4f})"
-        f"{beyond} ({spread.source})"
+        f"--patience {patience}: of {counted(since, 'trial')} that ended after trial {mark.number} "
+        f"({mark.value:.4f}), none was {beyond} ({spread.source})"
     )

@@ -76,7 +76,10 @@ def read(name: str, framing: Framing, dataset: str, data_dir: Path | None) -> li
 def _from_dataset(dataset: str, first: int, last: int, data_dir: Path | None) -> list[Picture]:
     load_dataset(dataset, data_dir)  # fetches the files where needed
     images, labels = load_test_split(dataset, data_dir)
-    if not first <= last < len(labels):
+    if last < first:
+        error = f"{dataset}:{first}-{last} ends before it begins; type {dataset}:{last}-{first}"
+        return [Picture(f"{dataset}:{first}-{last}", None, error=error)]
+    if last >= len(labels):
         error = f"{dataset} has test pictures 0 to {len(labels) - 1}; type for example {dataset}:0-24"
         return [Picture(f"{dataset}:{first}", None, error=error)]
     chosen = range(first, last + 1)

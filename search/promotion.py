@@ -2,8 +2,8 @@
 
 The registry cannot compare and set, so the champion is a function of what it holds, which everybody who looks computes
 alike: of the versions measured as the base was, the best. The base is the version that a person made champion, else the
-first one. Whoever registers a version looks again after setting the alias, and the last one to look sees all versions:
-so the alias ends at the best of them, however many promote at once.
+present champion, else the first one. Whoever registers a version looks again after setting the alias, and the last one
+to look sees all versions: so the alias ends at the best of them, however many promote at once.
 
 Every champion is written into a tag of the registered model before the alias moves, and again when it has moved; the
 tags are numbered so that each is above all that its writer had seen. An alias at a version that no tag explains was set
@@ -69,17 +69,19 @@ class Entry:
         return -self.score if self.protocol.get("direction") == "minimize" else self.score
 
 
-def elect(entries: Sequence[Entry], by_hand: tuple[int, int] | None) -> Entry | None:
+def elect(entries: Sequence[Entry], by_hand: tuple[int, int] | None, present: int | None = None) -> Entry | None:
     """The champion among versions, oldest first; None when none has a score.
 
     by_hand: the version that a person chose and the newest version then. A newer one of the same protocol must beat it;
-    on equal scores the older one stays. It means nothing any more when that version was deleted.
+    on equal scores the older one stays. It means nothing any more when that version was deleted. `present` is where
+    the alias is: it goes only to a version of the same protocol.
     """
     scored = [entry for entry in entries if entry.score is not None]
     chosen, newest = by_hand or (None, 0)
     base = next((entry for entry in entries if entry.version == chosen), None)
     if base is None:
-        base, newest = (scored[0] if scored else None), 0
+        newest = 0
+        base = next((entry for entry in scored if entry.version == present), scored[0] if scored else None)
     if base is None or base.score is None:
         return base
     rivals = [entry for entry in scored if entry.version > newest and entry.protocol == base.protocol]
@@ -107,7 +109,8 @@ def settle(client: MlflowClient, name: str, own: str) -> str:
                 _pin(client, name, present, newest=int(own) - 1)
                 _note(client, name, present, "found", moved=True)
             return None
-        elected = elect([Entry.of(version) for version in versions(client, name)], by_hand)
+        entries = [Entry.of(version) for version in versions(client, name)]
+        elected = elect(entries, by_hand, None if present is None else int(present))
         assert elected is not None, "the version that asks has a score"
         if present == str(elected.version):
             return present
@@ -154,14 +157,6 @@ def _until_done(step: Callable[[], T | None], what: str) -> T:
             time.sleep(random.uniform(0.0, 0.2))
     said = f" ({first_line(why)})" if why else ""
     raise TrackingError(f"{what} did not settle{said}; type the same command again") from why
-
-
-def keep_base(client: MlflowClient, name: str, version: str) -> None:
-    """Before a version changes its protocol: another champion must not lose the alias to it without being compared."""
-    model = client.get_registered_model(name)
-    if (present := alias(model, CHAMPION)) not in (None, version):
-        _, newest = _by_hand(model) or (None, 0)
-        _pin(client, name, str(present), newest=newest)
 
 
 def why_behind(client: MlflowClient, name: str, version: str, champion: str) -> str:

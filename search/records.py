@@ -155,6 +155,11 @@ class Gain:
         """What `value` rests on, for people."""
         return f"mean of {counted(self.seeds, 'fresh seed')}" if self.seeds else "one training, not confirmed"
 
+    @property
+    def doubt(self) -> str:
+        """What else is to be said of the gain: its interval may hold zero."""
+        return "may be chance" if self.half is not None and abs(self.gain) <= self.half else ""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -172,6 +177,8 @@ class Candidate:
     """Fresh seeds that came to nothing."""
     half: float | None = None
     """Half of the mean's 95% interval, wide enough for the one that is chosen; None when no setting has two seeds."""
+    behind: bool = False
+    """Whether chance alone does not make it so much worse than the best."""
 
     @property
     def spread(self) -> float | None:
@@ -200,10 +207,17 @@ class Confirmation:
     def trust(self, trials: int) -> str:
         """What the intervals of a winner out of so many trials stand for, in words."""
         if all(each.half is None for each in self.candidates):
-            return "no intervals: they take seeds that differ"
+            return "no intervals: no setting has two seeds whose values differ"
         if self.n_images is None:
             return "95% intervals of the seeds alone"
         return f"95% intervals, allowing for the best of {counted(trials, 'trial')}"
+
+    def interval(self, candidate: Candidate) -> tuple[float, float] | None:
+        """The 95% interval of a candidate's mean, from low to high; a share of images ends at 0 and 1."""
+        if candidate.mean is None or candidate.half is None:
+            return None
+        low, high = candidate.mean - candidate.half, candidate.mean + candidate.half
+        return (low, high) if self.n_images is None else (max(low, 0.0), min(high, 1.0))
 
 
 @dataclass(frozen=True)
@@ -254,9 +268,9 @@ class Summary:
 
     @property
     def confirmed(self) -> Candidate | None:
-        """The winner's figures on fresh seeds."""
+        """The winner's figures on fresh seeds; None when none of them came to its end."""
         candidates = self.confirmation.candidates if self.confirmation else ()
-        return next((candidate for candidate in candidates if candidate.number == self.number), None)
+        return next((each for each in candidates if each.number == self.number and each.values), None)
 
     @property
     def score(self) -> float:
@@ -348,13 +362,21 @@ class StudyRecord:
             return "winner" if best in (None, candidate.mean) else "winner: level with the best, and smaller"
         if candidate.failed:
             return f"{counted(candidate.failed, 'seed')} failed"
-        return "clearly behind, spared the rest" if len(candidate.values) < found.seeds else ""
+        if len(candidate.values) < found.seeds:
+            return "clearly behind, spared the rest"
+        return "clearly behind" if candidate.behind else ""
 
     @property
     def tested(self) -> str:
         """How often this study has read the test split, for behind a figure that was measured there."""
         n = len(self.attrs.get(TEST_READS, ()))
         return "measured once" if n == 1 else f"the test split was read {n} times in this study"
+
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline that is the winner itself; None when it is none."""
+        number = self.summary and self.summary.number
+        return next((trial.baseline for trial in self.trials if trial.number == number), None)
 
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
@@ -383,6 +405,11 @@ def _plain(value: Any) -> Any:
 def plus_minus(half: float | None) -> str:
     """Half of an interval as a suffix; nothing when it is not known."""
     return "" if half is None else f" ± {half:.4f}"
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """An interval in words; nothing when it is not known."""
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def counted(n: int, thing: str) -> str:

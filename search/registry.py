@@ -10,7 +10,7 @@ import random
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config import Config
-from search.errors import ModelNotFoundError
-from search.promotion import CHALLENGER, CHAMPION, PROTOCOL_TAG, challenge, keep_base, settle, versions, why_behind
+from search.errors import ModelNotFoundError, UnpublishableError
+from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
 from search.trouble import told
@@ -30,7 +30,7 @@ from search.trouble import told
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.models import Model
 
 TRIES = 10
@@ -77,7 +77,7 @@ def publish(
     `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
     was registered before is found again: its tags and description are then brought up to date. `card` gives the
     description of a version, in Markdown.
-    Raises TrackingError when MLflow does not do it.
+    Raises TrackingError when MLflow does not do it, UnpublishableError when it never will.
     """
     client = connect_mlflow(uri)
     with told(uri, "the model could not be registered"):
@@ -118,11 +118,9 @@ def _create_version(
 
 def _retag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
     """Give a version the tags that it lacks."""
-    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
-    if any(key.startswith(PROTOCOL_TAG) for key in changed):
-        keep_base(client, version.name, str(version.version))
-    for key, value in changed.items():
-        client.set_model_version_tag(version.name, str(version.version), key, value)
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
 def _log(
@@ -140,15 +138,22 @@ def _log(
     requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")]
     with _reopened(run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        info = mlflow.pytorch.log_model(
-            model.eval(),
-            name="model",
-            serialization_format="pt2",
-            signature=signature,
-            input_example=example,
-            pip_requirements=requirements,
-            metadata=dict(metadata),
-        )
+        try:
+            info = mlflow.pytorch.log_model(
+                model.eval(),
+                name="model",
+                serialization_format="pt2",
+                signature=signature,
+                input_example=example,
+                pip_requirements=requirements,
+                metadata=dict(metadata),
+            )
+        except (mlflow.exceptions.MlflowException, OSError):
+            raise
+        except Exception as error:  # torch.export has no one type for what it cannot follow
+            raise UnpublishableError(
+                f"torch.export cannot write its network down: {type(error).__name__}: {first_line(error)}"
+            ) from error
     return info.model_uri, info.model_id
 
 
@@ -221,14 +226,22 @@ class Loaded:
 
 
 def newest_champion(client: MlflowClient) -> str:
-    """Name of the model whose champion was registered last. Raises ModelNotFoundError when there is none."""
-    models = [model for model in client.search_registered_models() if CHAMPION in model.aliases]
+    """Name of the model whose champion was registered last.
+
+    Raises ModelNotFoundError when there is none, TrackingError when MLflow does not answer.
+    """
+    models = [model for model in _models(client) if CHAMPION in model.aliases]
     if not models:
         raise ModelNotFoundError(
             "no champion is registered here yet. Run a search first (python -m search), or go to the folder where one "
             "ran, or name it with --workspace DIR"
         )
     return str(max(models, key=lambda model: model.last_updated_timestamp or 0).name)
+
+
+def _models(client: MlflowClient) -> Sequence[RegisteredModel]:
+    with told(client.tracking_uri):
+        return list(client.search_registered_models())
 
 
 def require_store(config: Config) -> None:
@@ -243,13 +256,14 @@ def require_store(config: Config) -> None:
 def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     """Load a registered model; without a URI, the newest champion.
 
-    Raises ModelNotFoundError when there is no such model, or it is not one that a search has registered.
+    Raises ModelNotFoundError when there is no such model, or it is not one that a search has registered, TrackingError
+    when MLflow does not answer.
     """
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    with told(tracking_uri):
-        model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
+    names = ", ".join(sorted(model.name for model in _models(client))) or "none"
+    model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
     try:
         with _fluent(tracking_uri), _without_pickle(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -258,10 +272,9 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
             _require_ours(described, model_uri)
             model = mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        names = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise ModelNotFoundError(
-            f"--model {model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
-            f"Type for example --model models:/mnist@{CHAMPION} or models:/mnist/1"
+            f"{model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
+            f"Name for example models:/mnist@{CHAMPION} or models:/mnist/1"
         ) from None
     metadata = described.metadata or {}
     return Loaded(model_uri, model, metadata)

@@ -11,11 +11,11 @@ import optuna
 from optuna.study import StudyDirection
 
 from search import records
+from search.browse import elsewhere
 from search.conclusion import Conclusion
 from search.config import Config
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
-from search.masking import bare
 from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord, Summary
 from search.registry import newest_champion
@@ -55,8 +55,8 @@ def _deliver(
     journal.close()
     if not before:
         return 0, 0, None
-    if (elsewhere := _elsewhere(config, attrs)) is not None:
-        return 0, before, elsewhere
+    if (said := elsewhere(config, attrs)) is not None:
+        return 0, before, said
     tracking = open_tracking(config, study, attrs, maximize=maximize)
     try:
         tracking.ready()
@@ -64,16 +64,6 @@ def _deliver(
         return before - left, left, tracking.trouble
     finally:
         tracking.close(1.0)
-
-
-def _elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
-    """What to say when a study is tracked in another store than this command names: its writes must not go here."""
-    uri = attrs.get(records.TRACKING)
-    if uri is None or uri == bare(config.tracking_uri or ""):
-        return None
-    return (
-        f"it is tracked at {uri}; add --tracking-uri {uri}" if uri else "it is tracked here; leave out --tracking-uri"
-    )
 
 
 def promote(config: Config, name: str) -> StudyRecord:
@@ -94,10 +84,10 @@ def promote(config: Config, name: str) -> StudyRecord:
         attrs = storage.get_study_user_attrs(study_id)
         if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
             raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
-        if (elsewhere := _elsewhere(config, attrs)) is not None:
-            raise UsageError(f"study {name!r}: {elsewhere}")
+        if (said := elsewhere(config, attrs)) is not None:
+            raise UsageError(f"study {name!r}: {said}")
         summary = Summary.from_dict(stored)
-        if summary.model is not None:
+        if summary.model is not None and config.register in (None, summary.model["name"]):
             _appoint(config, summary.model["name"], str(summary.model["version"]))
             champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())

@@ -22,7 +22,7 @@ def confirmation(record: StudyRecord) -> tuple[str, list[str], list[list[Cell]]]
             Cell(f"#{each.number}", each.number),
             Cell(each.label, each.label),
             Cell(unit.text(each.mean), each.mean),
-            Cell(f"± {unit.half(each.half)}" if each.half is not None else "", each.half),
+            Cell(" to ".join(map(unit.text, found.interval(each) or ())), each.half),
             Cell(unit.half(each.spread), each.spread),
             Cell(", ".join(unit.text(value) for value in each.values) or "none came to its end"),
             Cell(unit.text(each.searched), each.searched),

@@ -74,17 +74,19 @@ def dots(record: StudyRecord) -> list[Dot]:
         return []
     summary = record.summary
     confirmed = summary.confirmed if summary else None
-    value, half = (confirmed.mean, confirmed.half) if confirmed and confirmed.mean is not None else (first.value, None)
+    value, known = first.value, None
+    if summary and summary.confirmation and confirmed and confirmed.mean is not None:
+        value, known = confirmed.mean, summary.confirmation.interval(confirmed)
     compared = {gain.number: gain for gain in (summary.gains if summary else ())}
     others = [(b.baseline, compared[b.number].value if b.number in compared else b.value, compared.get(b.number))
               for b in _baselines(record) if b.value is not None and b.number != first.number]  # fmt: skip
-    at = _positions([value, *_around(value, half), *(other or 0.0 for _, other, _ in others), *_of_test(test)])
+    at = _positions([value, *(known or ()), *(other or 0.0 for _, other, _ in others), *_of_test(test)])
     rows = []
     if "accuracy" in test:
         low, high = (at(test["low"]), at(test["high"])) if "low" in test and "high" in test else (None, None)
         rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), low, high, "test"))
     name = "Winner, validation" if confirmed is None else "Winner, confirmed"
-    low, high = (at(value - half), at(value + half)) if half is not None else (None, None)
+    low, high = (at(known[0]), at(known[1])) if known else (None, None)
     rows.append(Dot(name, unit.text(value), "", at(value), low, high, "winner"))
     sign = 1 if record.maximize else -1
     for label, other, gain in sorted(others, key=lambda row: -sign * (row[1] or 0.0)):
@@ -99,10 +101,6 @@ def _positions(ends: Sequence[float]) -> Callable[[float], float]:
     low, high = min(ends), max(ends)
     low, span = low - 0.06 * (high - low), 1.12 * (high - low) or 1.0
     return lambda value: round(100 * (value - low) / span, 2)
-
-
-def _around(value: float, half: float | None) -> list[float]:
-    return [] if half is None else [value - half, value + half]
 
 
 def _of_test(test: Mapping[str, float]) -> list[float]:

@@ -16,7 +16,7 @@ from objectives.base import ImageClassifier, Objective, ObjectiveError, Objectiv
 from objectives.trainer import resolve_device
 from search import records, version
 from search.conclusion import Conclusion, Preparation
-from search.config import DEFAULT_OBJECTIVE, Config
+from search.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator, Plan
 from search.display import Display
@@ -104,7 +104,13 @@ def registered_name(config: Config, objective: Objective) -> str | None:
             f"--register {config.register}: the winner of objective {objective.name!r} cannot be registered; give it "
             "load_weights(params, weights) and example_input(), or leave the flag out"
         )
-    return None if config.no_register else config.register or objective.name
+    name = None if config.no_register else config.register or objective.name
+    if name is not None and not is_model_name(name):
+        raise UsageError(
+            f"objective {objective.name!r} cannot give its name to a model: MLflow takes letters, digits, dots, dashes "
+            "and spaces. Name the model with --register NAME, or give the objective another name"
+        )
+    return name
 
 
 def check_stores(config: Config) -> None:
@@ -214,7 +220,7 @@ class Job:
         summary = study.record().summary
         if summary is None or may_improve(study.attrs().get(records.EXTRA, {}), summary, refits=self._refits):
             return False
-        return summary.model is not None or self._register_as is None
+        return self._register_as is None or (summary.model is not None and summary.model["name"] == self._register_as)
 
     def _is_over(self, study: Study) -> bool:
         """Whether no trial would be begun, though some are missing."""
@@ -304,7 +310,7 @@ class Job:
             return self._summary(study, best, run_of(best.number), None)
         confirming = Confirming(
             study, tracking, top=self.config.confirm, seeds=self.config.confirm_seeds, epochs=self.epochs,
-            seed=self.config.seed,
+            seed=self.config.seed, say=self.display.notice,
         )  # fmt: skip
         title = "confirming the best on fresh seeds"
         self._do(coordinator, confirming.work, title, is_last=not self._refits)

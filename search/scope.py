@@ -22,6 +22,8 @@ from search.limits import Limits, describe
 from search.patience import run_out
 from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
+from search.storage import open_storage
+from search.study import find_study
 
 DRAWS = 1_000
 """Settings that are looked at before a limit is called impossible."""
@@ -78,7 +80,14 @@ def _earlier(config: Config, name: str) -> StudyRecord | None:
         return None
     if config.warm_start == name:
         raise UsageError(f"--warm-start {name}: a study cannot start from itself; add --study NAME to begin another")
-    return StudyRecord.of(open_studies(config, [config.warm_start])[0])
+    try:
+        return StudyRecord.of(open_studies(config, [config.warm_start])[0])
+    except UsageError:
+        storage = open_storage(config.storage_url)
+        study = find_study(storage, name)
+        if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
+            raise
+        return None  # its settings are kept with this one, whatever became of it
 
 
 def _check_that_something_fits(objective: Objective, space: Space, limits: Limits) -> None:

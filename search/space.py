@@ -21,7 +21,8 @@ from optuna.distributions import (
 )
 from optuna.samplers import RandomSampler
 
-from objectives.base import Objective, ObjectiveError, Params, ParamValue, Suggest
+from objectives.base import Objective, Params, ParamValue, Suggest
+from search.asking import asking
 from search.errors import UsageError
 
 PROBES = 48
@@ -88,10 +89,8 @@ def search_space(
         if probe >= PROBES and named <= found.keys():
             break
         trial = study.ask()
-        try:
+        with asking("suggest"):
             space.suggest(objective, trial)
-        except Exception as error:
-            raise ObjectiveError(f"the objective's suggest failed: {type(error).__name__}: {error}") from error
         for name, distribution in trial.distributions.items():
             found.setdefault(name, distribution)
     return dict(sorted(found.items()))

@@ -72,7 +72,8 @@ def open_study(
         return open_study(storage, name, objective, target, epochs, space, limits)
     if found is None:
         raise StudyMismatchError(f"study {name!r} was not made by this program; choose another name with --study NAME")
-    if epochs is None or found.get("epochs") is None:  # the latter was made by a search that never began
+    never_began = found.get("epochs") is None
+    if epochs is None or never_began:
         wanted["epochs"] = found.get("epochs")
     differences = list(_differences(found, wanted))
     if differences:
@@ -80,6 +81,8 @@ def open_study(
             f"study {name!r} was made with another setting: {'; '.join(differences)}.\n"
             f"Give what it was made with, or start another study: python -m search --study {slug(name)}-2"
         )
+    if never_began and epochs is not None:  # nothing was trained with another number
+        storage.set_study_user_attr(study, records.FINGERPRINT, {**found, "epochs": epochs})
     return study
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
-from search.records import EXPERIMENT, OVER, Confirmation, StudyRecord, Summary, counted, plus_minus, to_json
+from search.promotion import CHAMPION
+from search.records import EXPERIMENT, OVER, Confirmation, StudyRecord, Summary, counted, plus_minus, span, to_json
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
@@ -49,12 +50,12 @@ def print_result(result: Result, config: Config) -> None:
         figures = {"undelivered": result.undelivered, "was_complete": result.was_complete}
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
         return
-    print_summary(study)
     if result.was_complete:
         done = sum(trial.state.is_finished() for trial in study.trials)
         early = study.attrs.get(OVER) is not None
         further = f"to search on, type --trials {2 * done} or another number above {done}"
-        say(f"nothing was left to do; {'why it ended is said above' if early else further}")
+        say(f"nothing was left to do; {'why it ended is said below' if early else further}")
+    print_summary(study)
     if result.undelivered:
         say(
             f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
@@ -67,7 +68,9 @@ def print_result(result: Result, config: Config) -> None:
     say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
     dataset = (study.provenance.get("dataset") or {}).get("name", "")
     if dataset and study.summary and study.summary.model:
-        example = f"{shlex.quote(f'{dataset}:0-24')} --show out.png"
+        model = study.summary.model  # without a name, `predict` takes the newest champion
+        which = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
+        example = f"{shlex.quote(f'{dataset}:0-24')}{which} --show out.png"
         say(f"  python -m search predict{where} {example}")
 
 
@@ -88,6 +91,8 @@ def print_summary(study: StudyRecord) -> None:
     seen = f"{summary.value:.4f} as the search saw it"
     confirmed = ", not confirmed" if summary.confirmed is None else f" confirmed, {seen}"
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
+    if (baseline := study.baseline) is not None:
+        say(f"  which is the baseline {baseline}: nothing that was sampled is clearly better")
     params = ", ".join(f"{name}={_short(value)}" for name, value in summary.params.items())
     say(f"  {params}")
     if summary.confirmation is not None:
@@ -98,7 +103,8 @@ def print_summary(study: StudyRecord) -> None:
         say(f"compared with the baselines{each}:")
     for gain in summary.gains:
         known = f"{gain.value:.4f}, {gain.known_from}"
-        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({known})")
+        doubt = f": {gain.doubt}" if gain.doubt else ""
+        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({known}){doubt}")
     if summary.model:
         alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
         say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")
@@ -109,12 +115,12 @@ def print_summary(study: StudyRecord) -> None:
 
 def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
     say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; {found.trust(study.considered)}:")
-    table = _table("", "mean", "", "seeds", "search saw", "weights", "")
+    table = _table("", "mean", "95% interval", "seeds", "search saw", "weights", "")
     for each in found.candidates:
         table.add_row(
             f"  trial {each.number}",
             "-" if each.mean is None else f"{each.mean:.4f}",
-            plus_minus(each.half).strip(),
+            span(found.interval(each)),
             ", ".join(f"{value:.4f}" for value in each.values) or "all failed",
             f"{each.searched:.4f}",
             "-" if each.parameters is None else f"{each.parameters:,.0f}",

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, Task
 from search import records
+from search.asking import asking
 from search.display import TRIALS
 from search.pages import run_name
 from search.sampling import derive_seed
@@ -109,7 +110,8 @@ class Trials:
 
     def _job(self, sampled: Sampled) -> Job:
         self._at_work[sampled.number] = sampled
-        label = self.objective.describe(sampled.params)
+        with asking("describe"):
+            label = self.objective.describe(sampled.params)
         tags = {"kind": "trial", "optuna.trial.number": str(sampled.number)}
         if sampled.baseline:
             tags["baseline"] = sampled.baseline

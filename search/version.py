@@ -82,7 +82,7 @@ def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dic
         "metric": study.metric,
         "direction": "maximize" if study.maximize else "minimize",
         "epochs": study.attrs[records.FINGERPRINT]["epochs"],
-        "fresh_seeds": summary.confirmation.seeds if summary.confirmation and summary.confirmed else 0,
+        "fresh_seeds": len(summary.confirmed.values) if summary.confirmed else 0,
         "refit": "yes" if summary.refit else "no",
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from shell import IMPORTABLE, Finished, search, store, stored
 
 # Small tensors on busy cores: threads that wait for each other take ten times as long as one alone.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell gives it to what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else the searches that tests start would ignore it, too
 
 # How long an example takes says more of the machine than of what is tested.
 settings.register_profile("any machine", deadline=None)

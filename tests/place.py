@@ -54,7 +54,10 @@ class Place:
         objective = objective or Toy(mode=mode, steps=STEPS)
         with self._opened(objective, "none") as (study, tracking, coordinator):
             coordinator.interrupted = interrupted
-            confirming = Confirming(study, tracking, top=top, seeds=seeds, epochs=STEPS, seed=0)
+            confirming = Confirming(
+                study, tracking, top=top, seeds=seeds, epochs=STEPS, seed=0,
+                say=lambda text: print(text, file=self.lines),
+            )  # fmt: skip
             coordinator.run(confirming.work)
             return confirming.found(), confirming.chosen()
 

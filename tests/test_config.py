@@ -101,12 +101,15 @@ def test_every_flag_can_come_from_the_environment(name: str):
         ("xyzzy = 3", r"unknown setting 'xyzzy'. Known: trials, dataset"),
         ("[run]\ntrials = 3", r"unknown setting 'run'"),
         ("trials 3", r"is not TOML: "),
+        ("confirm = 'x'", r"""confirm = "x": 'x' is not a valid integer"""),
+        ("trials = 0", r"trials = 0: 0 is not in the range x>=1"),
+        ("fix = 'family=cnn'", r"fix = \"family=cnn\"; make it a list: fix = \[\.\.\.\]"),
     ],
 )
 def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str):
     file = tmp_path / "search.toml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=rf"--config .*search\.toml {message}|--config .*search.toml has an {message}"):
+    with pytest.raises(UsageError, match=rf"--config .*search\.toml(:| has an)? {message}"):
         configured("--config", str(file))
 
 
@@ -116,14 +119,6 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\0")
     with pytest.raises(UsageError, match=r"--config .*binary.toml is not TOML"):
         configured("--config", str(tmp_path / "binary.toml"))
-
-
-def test_a_value_of_the_file_is_checked_like_a_flag(tmp_path: Path):
-    file = tmp_path / "search.toml"
-    file.write_text("trials = 0")
-    result = CliRunner().invoke(cli, ["--config", str(file)])
-    assert result.exit_code == 2
-    assert "0 is not in the range x>=1" in result.output
 
 
 def test_stores_are_in_the_workspace_unless_they_are_named(tmp_path: Path):

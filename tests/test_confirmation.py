@@ -56,6 +56,19 @@ def test_clear_losers_are_spared_the_rest(place: Place):
     worst = max(each.mean for each in found.candidates if len(each.values) < 4 and each.mean is not None)
     assert winner.mean is not None
     assert worst < winner.mean - 3 * (found.noise or 0) * (1 / 4 + 1) ** 0.5
+    last = found.candidates[-1].number
+    assert f"confirm #{last:03d}" in place.lines.getvalue()
+    assert ", fresh seed 4 is not needed any more: its setting cannot win" in place.lines.getvalue()
+
+
+def test_who_is_clearly_behind_is_told_however_many_seeds_it_had(place: Place):
+    place.search(12)
+    found, winner = place.confirm(12, 2)
+    assert winner is not None
+    assert not next(each for each in found.candidates if each.number == winner.number).behind
+    for each in found.candidates:
+        assert each.behind or len(each.values) == 2
+    assert any(each.behind for each in found.candidates)
 
 
 def test_a_loss_is_confirmed_as_one(place: Place):

@@ -17,7 +17,7 @@ from scipy.stats import binomtest, t
 from toy import Toy
 
 from search.intervals import Noise, images_of, wilson
-from search.records import Candidate
+from search.records import Candidate, Confirmation
 from search.winner import choose, is_behind
 
 
@@ -71,6 +71,12 @@ def test_images_that_all_seeds_share_do_not_average_away():
     assert widest == pytest.approx(3.283 / 1.959964 * many, rel=1e-3)  # of 50 such draws, the luckiest
     assert noise.half_interval((1.0, 2)) > 1e-4  # nothing wrong among few is no certainty
     assert Noise(0.001, 3, None).half_interval((0.99, 1000)) == pytest.approx(3.182 * 0.001 / math.sqrt(1000), rel=1e-3)
+
+
+def test_the_interval_of_a_share_ends_at_one():
+    candidate = Candidate(0, "", 1.0, None, (0.99, 1.0), half=0.02)
+    assert Confirmation((candidate,), 2, 0.01, n_images=200).interval(candidate) == pytest.approx((0.975, 1.0))
+    assert Confirmation((candidate,), 2, 0.01).interval(candidate) == pytest.approx((0.975, 1.015))
 
 
 def test_nothing_known_is_no_interval():

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # Imports inside functions are for what is heavy; they too may not reach further up than the row says.
 LAYERS = [
     ("search.masking",),
-    ("search.errors", "search.config"),
+    ("search.errors", "search.config", "search.asking"),
     ("search.workspace", "search.provenance", "search.records", "search.interruption", "search.options"),
     ("search.pages", "search.predictions", "search.canvas"),
     ("search.postgres", "search.ownership", "search.storage"),

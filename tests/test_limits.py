@@ -83,6 +83,17 @@ def test_a_training_that_has_begun_is_not_refused_any_more(trainer: Trainer):
     assert reply.result.step == 2
 
 
+def test_a_training_that_goes_on_keeps_the_figure_it_was_let_in_with(trainer: Trainer):
+    trainer.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
+    first, left = dict(trainer.measured), trainer.checkpoint()
+    assert isinstance(left, Checkpointed)
+    trainer.start(Task(1, PARAMS, 1, 2))
+    trainer.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e6))
+    ended = trainer.stop()
+    assert isinstance(ended, Finished)
+    assert ended.outcome.metrics["latency_ms"] == first["latency_ms"]
+
+
 def test_an_excess_is_a_share_of_the_limit():
     limits = Limits(parameters=1000, latency_ms=2.0)
     assert limits.excess({"parameters": 1500, "latency_ms": 1.0, "loss": 3.0}) == {

@@ -81,14 +81,18 @@ def test_what_is_not_there_is_said(finished: Finished, tmp_path: Path):
         search.load("digits", workspace=tmp_path)
     with pytest.raises(ModelNotFoundError, match=r"models:/mnist@champion cannot be loaded: .*Registered here: digits"):
         search.load("mnist", workspace=finished.folder)
+    with pytest.raises(ModelNotFoundError, match="'digits/Production': a version is a number, as in digits/1"):
+        search.load("digits/Production", workspace=finished.folder)
     with pytest.raises(UsageError, match="there is no study 'digitz'; did you mean digits"):
         search.load_trial("digitz", 0, workspace=finished.folder)
     with pytest.raises(UsageError, match="study 'digits' has no trial 3; it has 0 to 2"):
         search.load_trial("digits", 3, workspace=finished.folder)
     assert not list(tmp_path.iterdir())
     shutil.copy(finished.folder / "optuna.db", tmp_path)
-    with pytest.raises(ModelNotFoundError, match=r"trial 0 of 'digits' \(complete\) left no weights: weights.pt"):
+    with pytest.raises(ModelNotFoundError, match=r"there is no mlflow.db in "):
         search.load_trial("digits", 0, workspace=tmp_path)
+    with pytest.raises(UsageError, match=r"study 'digits': it is tracked here; leave out --tracking-uri"):
+        search.load_trial("digits", 0, workspace=finished.folder, tracking_uri="http://127.0.0.1:9")
 
 
 # Images -------------------------------------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ ZEROS = np.zeros((2, 1, 4, 5), np.float32)
         (ZEROS + 255, GREY, r"floats from 255 to 255; give floats in \[0, 1\] \(divide by 255"),
         (ZEROS - 0.4, GREY, r"floats from -0.4 to -0.4; .*not normalised: the network does that itself"),
         (ZEROS + np.nan, GREY, r"values that are not finite"),
-        (np.full((2, 1, 4, 5), "a"), GREY, r"images are <U1; give uint8"),
+        ("digit.png", GREY, r"images hold no numbers; .*Picture files are read by python -m search predict FILE"),
     ],
     ids=["one", "one flat", "channels last", "rows", "no channels", "size", "number", "ragged", "int", "bool", "bytes",
          "normalised", "nan", "text"],

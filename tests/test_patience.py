@@ -38,7 +38,7 @@ def test_it_ends_when_nothing_better_came(sign: int):
     assert run_out(found, 4, maximize=sign > 0, n_images=None) is None
     why = run_out(found, 3, maximize=sign > 0, n_images=None)
     assert why is not None
-    assert why.startswith(f"--patience 3: the last 3 trials were no better than trial 1 ({sign * 0.9:.4f})")
+    assert why.startswith(f"--patience 3: of 3 trials that ended after trial 1 ({sign * 0.9:.4f}), none was better (")
     assert why.endswith("(nothing tells the noise of a value, so any improvement counts)")
 
 
@@ -47,7 +47,7 @@ def test_what_the_validation_images_cannot_resolve_is_no_improvement():
     creeping = trials(0.99, 0.9905, 0.9909)
     why = run_out(creeping, 2, maximize=True, n_images=10_000)
     assert why is not None
-    assert "by more than 0.0027, two standard errors of a difference (what 10,000 validation images resolve)" in why
+    assert "none was better than it by more than 0.0027, two standard errors of a difference (what 10,000 val" in why
     assert run_out(creeping, 2, maximize=True, n_images=10_000_000) is None
     assert run_out([*creeping, ended(3, 0.9924)], 2, maximize=True, n_images=10_000) is not None
     assert run_out([*creeping, ended(3, 0.9929)], 2, maximize=True, n_images=10_000) is None  # small steps add up
@@ -81,6 +81,13 @@ def test_only_a_completed_trial_within_the_limits_improves_and_baselines_do_not_
     assert run_out(found, 3, maximize=True, n_images=None) is not None
     assert run_out(found, 4, maximize=True, n_images=None) is None
     assert run_out(found[1:3], 1, maximize=True, n_images=None) is None
+
+
+def test_what_ended_before_anything_was_completed_does_not_count():
+    early = [ended(number, None, state=TrialState.FAIL) for number in range(5)]
+    first = ended(5, 0.5, baseline="plain")
+    assert run_out([*early, first], 3, maximize=True, n_images=None) is None
+    assert run_out([*early, first, *(ended(6 + n, 0.4) for n in range(3))], 3, maximize=True, n_images=None) is not None
 
 
 def test_noise_is_seen_in_curves_and_progress_is_not():

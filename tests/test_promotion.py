@@ -31,7 +31,6 @@ from search.promotion import (
     appoint,
     challenge,
     elect,
-    keep_base,
     reigns,
     rollback,
     settle,
@@ -77,6 +76,16 @@ def test_what_was_measured_otherwise_does_not_compete():
     mixed = [Entry(1, 0.9, {**UP, "epochs": "4"}), Entry(2, 0.99, {**UP, "epochs": "16"})]
     assert elect([*mixed, Entry(3, 0.91, mixed[0].protocol)], None) == Entry(3, 0.91, mixed[0].protocol)
     assert elect(mixed, (2, 2)) == mixed[1]
+
+
+def test_the_alias_stays_with_what_it_was_measured_by():
+    """The first version is gone, or measured anew: that hands the alias to nobody who was not compared."""
+    left = [Entry(2, 0.8, {**UP, "epochs": "16"}), Entry(3, 0.9, UP)]
+    assert elect(left, None, 3) == left[1]
+    assert elect(left, (1, 1), 3) == left[1]
+    anew = [Entry(1, 0.9, UP), Entry(2, 0.94, {**UP, "fresh_seeds": "4"})]
+    assert elect(anew, None, 2) == anew[1]
+    assert elect([*left, Entry(4, 0.95, UP)], None, 3) == Entry(4, 0.95, UP)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())
@@ -231,7 +240,6 @@ def test_a_busy_store_is_asked_again_and_a_refusal_is_said(store: mlflow.MlflowC
 def test_a_version_that_is_measured_otherwise_takes_no_alias_uncompared(store: mlflow.MlflowClient):
     for score in (0.9, 0.95):
         register(store, score)
-    keep_base(store, "toy", "1")
     store.set_model_version_tag("toy", "1", "protocol.epochs", "16")
     assert settle(store, "toy", "1") == "2"
     assert register(store, 0.96) == ""

@@ -19,7 +19,7 @@ from shell import Finished, environment, rows
 from objectives.images import ImageClassification
 from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp
 from search import registry
-from search.errors import ModelNotFoundError, TrackingError
+from search.errors import ModelNotFoundError, TrackingError, UnpublishableError
 from search.promotion import CHAMPION, versions
 from search.registry import load, publish
 from search.tracking import connect_mlflow
@@ -97,11 +97,9 @@ def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished)
 
 def test_a_model_that_is_not_there_is_said(finished: Finished):
     uri = f"sqlite:///{finished.folder}/mlflow.db"
-    with pytest.raises(
-        ModelNotFoundError, match=r"--model models:/mnits@champion cannot be loaded: .*Registered here: digits"
-    ):
+    with pytest.raises(ModelNotFoundError, match=r"models:/mnits@champion cannot be loaded: .*Registered here: digits"):
         load(uri, "models:/mnits@champion")
-    with pytest.raises(ModelNotFoundError, match=r"--model models:/digits/9 cannot be loaded"):
+    with pytest.raises(ModelNotFoundError, match=r"models:/digits/9 cannot be loaded"):
         load(uri, "models:/digits/9")
 
 
@@ -169,6 +167,29 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
     expected = model(torch.from_numpy(example)).detach().numpy()
     for n in (1, 2, 4):
         assert np.abs(load(uri, "models:/toy/2").probabilities(example[:n]) - expected[:n]).max() < 1e-5
+
+
+class Fickle(torch.nn.Module):
+    """What it computes depends on its input, so that there is no one program of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.slow
+def test_a_network_that_is_no_program_is_refused_in_words(folder: Path, store: mlflow.MlflowClient):
+    run_id = store.create_run(store.create_experiment("toy", (folder / "artifacts").as_uri())).info.run_id
+    with pytest.raises(UnpublishableError, match=r"torch.export cannot write its network down: \w+"):
+        publish(
+            f"sqlite:///{folder}/mlflow.db", run_id=run_id, name="toy", model=Fickle,
+            example=np.ones((2, 3), np.float32), metadata={}, tags={"search.run": "uid/trial-0"}, card=str,
+        )  # fmt: skip
+    assert versions(store, "toy") == []
+
+
+def test_a_store_that_does_not_answer_is_a_tracking_error():
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 does not answer"):
+        load("http://127.0.0.1:9", "models:/mnist@champion")
 
 
 def test_a_store_that_refuses_is_a_tracking_error(folder: Path, store: mlflow.MlflowClient):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import optuna
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 from toy import Toy
 
-from objectives.base import Params, Suggest
+from objectives.base import ObjectiveError, Params, Suggest
 from objectives.images import ImageClassification
 from search.errors import UsageError
 from search.known import baselines
@@ -166,7 +167,16 @@ def test_a_baseline_of_another_kind_is_left_out():
     known, said = baselines(DIGITS, narrow(DIGITS, ["family=cnn"]), Limits())
     assert [each.name for each in known] == ["tutorial CNN, Adam", "strong CNN, one cycle"]
     assert len(said) == 2
-    assert "it says nothing of cnn_blocks, cnn_dense" in said[0]
+    assert "it does not set cnn_blocks, cnn_dense" in said[0]
+
+
+def test_a_baseline_with_a_choice_that_is_not_offered_is_said():
+    class Wrong(Choices):
+        def baselines(self) -> Mapping[str, Params]:
+            return {"plain": {"flag": "yes"}}
+
+    with pytest.raises(ObjectiveError, match="baseline 'plain': flag is 'yes', and suggest offers True, False or None"):
+        baselines(Wrong(), Space(), Limits())
 
 
 def test_a_baseline_above_a_limit_is_left_out():

@@ -276,6 +276,15 @@ def test_epochs_that_nobody_names_are_those_of_the_study(database: str):
     assert open_study(storage, "toy", Toy(), "toy:Toy", None) == made
 
 
+def test_epochs_are_those_first_named_when_a_search_never_began(database: str):
+    storage = open_storage(database)
+    made = open_study(storage, "toy", Toy(), "toy:Toy", None)
+    assert open_study(storage, "toy", Toy(), "toy:Toy", 5) == made
+    assert storage.get_study_user_attrs(made)[records.FINGERPRINT]["epochs"] == 5
+    with pytest.raises(StudyMismatchError, match="epochs was 5, now 6"):
+        open_study(storage, "toy", Toy(), "toy:Toy", 6)
+
+
 def test_a_study_of_another_program_is_refused(database: str):
     optuna.create_study(study_name="toy", storage=database).add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(StudyMismatchError, match=r"study 'toy' was not made by this program; choose another name"):
