@@ -172,9 +172,11 @@ def _reopened(run_id: str) -> Iterator[None]:
 
     client = mlflow.MlflowClient()
     ended = client.get_run(run_id).info.end_time
-    with mlflow.start_run(run_id=run_id):
-        yield
-    client.set_terminated(run_id, "FINISHED", ended)
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        client.set_terminated(run_id, "FINISHED", ended)
 
 
 @contextmanager

@@ -36,6 +36,8 @@ class Dot:
     low: float | None = None
     high: float | None = None
     kind: str = "baseline"
+    is_doubtful: bool = False
+    """The winner is behind, or its gain may be chance."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def dots(record: StudyRecord) -> list[Dot]:
     for label, other, gain in sorted(others, key=lambda row: -sign * (row[1] or 0.0)):
         if other is not None:
             ahead = unit.gain(sign * (value - other), gain.half if gain else None)
-            rows.append(Dot(str(label), unit.text(other), ahead, at(other)))
+            doubtful = sign * (value - other) <= 0 or bool(gain and gain.doubt)
+            rows.append(Dot(str(label), unit.text(other), ahead, at(other), is_doubtful=doubtful))
     return rows
 
 
