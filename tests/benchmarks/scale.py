@@ -105,6 +105,12 @@ class Sleepers:
     def slots(self) -> int:
         return self.case.trainers
 
+    def available(self) -> range:
+        return range(self.slots)
+
+    def expect(self, tasks: int) -> None:
+        pass
+
     def ready(self) -> list[str]:
         return ["cpu"] * self.slots
 
