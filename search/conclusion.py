@@ -23,13 +23,14 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
 from search import records, version
+from search.delivery import EXPERIMENT
 from search.errors import TrackingError, UnpublishableError
 from search.markdown import MAX_CLASSES, model_card, note
 from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
 from search.records import StudyRecord, Summary
 from search.study import Study
-from search.tracking import EXPERIMENT, Tracking
+from search.tracking import Tracking
 from search.trials import run_of
 from search.winner import score
 from search.work import PARENT

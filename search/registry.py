@@ -24,7 +24,7 @@ from search.config import Config
 from search.errors import ModelNotFoundError, UnpublishableError
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
-from search.tracking import connect_mlflow, is_refusal
+from search.tracking_store import connect_mlflow, is_refusal
 from search.trouble import told
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from search.run import load_objective, open_tracking, registered_name
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
-from search.tracking import connect_mlflow
+from search.tracking_store import connect_mlflow
 from search.trouble import told
 from search.work import PARENT
 from search.workspace import Workspace

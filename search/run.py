@@ -34,7 +34,8 @@ from search.sampling import make_pruner, some_params
 from search.scope import Scope
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
-from search.tracking import Destination, Tracking
+from search.tracking import Tracking
+from search.tracking_store import Destination
 from search.trials import Trials, run_of, sweep
 from search.winner import best_trial, gains
 from search.work import PARENT, Work

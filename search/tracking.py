@@ -1,111 +1,35 @@
-"""The only door to MLflow's tracking API.
+"""The coordinator's side of tracking: what happened is written down at once, and on its way to MLflow.
 
 `Tracking` is called by the coordinator and returns at once: each write goes to the local journal, and a `Courier`, in a
 thread of its own, carries it to MLflow in order. A server that is down delays the courier and nobody else; a search
 that is killed leaves the journal, which the next one delivers.
-
-Every delivery may be repeated without harm: a run is looked up by its tag before it is made a second time, a metric
-point carries the time it was measured at, and MLflow keeps equal points once.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search.delivery import Delivery
 from search.errors import StorageError, TrackingRefusedError
-from search.journal import Journal, Write
+from search.journal import Journal
 from search.predictions import pack
-from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, first_line, sqlite_file
+from search.storage import first_line
+from search.tracking_store import Destination, connect_mlflow
 from search.trouble import is_denied, tracking_error
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-EXPERIMENT = "experiment"
-"""What the journal calls the experiment, whose id it keeps beside those of runs."""
-
-RUN_TAG = "search.run"
-"""Joins an MLflow run to the search's own name of it."""
 
 GATHER_S = 1.0
 """Writes wait this long for company: one request with forty points costs little more than one with one."""
 
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Pauses after failed deliveries; the last one repeats."""
-
-MAX_POINTS = 900
-"""MLflow takes 1,000 metrics in one request."""
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where runs go."""
-
-    uri: str
-    experiment: str
-    scope: str
-    """Tells this study's runs from those of another one of the same name."""
-    artifacts: Path
-    """Artifact root for a store without a server; a server has its own."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """What a new experiment is given; one that exists keeps what people made of it."""
-
-    @property
-    def database(self) -> Path | None:
-        """The file behind a SQLite store; None for a server."""
-        return sqlite_file(self.uri)
-
-
-def quiet_mlflow() -> None:
-    """Set MLflow up before its import: no telemetry, no banners, quick failures instead of minutes of retries."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-
-
-def connect_mlflow(uri: str) -> MlflowClient:
-    """A client for a tracking store that is made, whole, when it is a SQLite file that does not exist.
-
-    A server is asked once, so that it says now whom it does not let in. Raises StorageError when the file is damaged or
-    foreign, TrackingRefusedError when a server refuses this user, TrackingError when it does not answer.
-    """
-    quiet_mlflow()
-    path = sqlite_file(uri)
-    if path is not None and path.exists():
-        check_sqlite(path, MLFLOW_TABLE)
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised as well, and told in our own words
-    try:
-        if path is not None:
-            create_whole(path, lambda temporary: mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments())
-            connect(path).close()  # leaves the file in WAL mode, in which readers do not hold up writers
-        client = mlflow.MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except mlflow.exceptions.MlflowException as error:
-        if "database schema" in str(error):
-            raise StorageError(
-                f"{path or uri} was made by another version of MLflow; type: mlflow db upgrade {uri}"
-            ) from None
-        raise tracking_error(error, uri) from None
-    return client
 
 
 class Tracking:
@@ -323,187 +247,6 @@ class Courier(threading.Thread):
         else:
             self.hurry.wait(GATHER_S)
             self.hurry.clear()
-
-
-class Delivery:
-    """How each kind of write becomes calls of MLflow's client."""
-
-    def __init__(self, client: MlflowClient, journal: Journal, destination: Destination) -> None:
-        self._client, self._journal, self._destination = client, journal, destination
-        self._experiment: str | None = None
-
-    def round(self, stopped: Callable[[], bool]) -> None:
-        """Deliver what is in the journal. Raises what MLflow raises, with the undelivered rest still there."""
-        while (writes := self._journal.pending(limit=100)) and not stopped():
-            for batch in batches(writes):
-                self._deliver(batch)
-                self._journal.delivered(*(write.id for write in batch))
-
-    def _deliver(self, batch: Sequence[Write]) -> None:
-        first = batch[0]
-        try:
-            if first.kind == "run":
-                self._open(first)
-                return
-            run_id = self._journal.mlflow_id(first.run)
-            if run_id is None:  # MLflow refused to begin it
-                logging.getLogger(__name__).warning("%s of %s has no run to go to", first.kind, first.run)
-                return
-            getattr(self, f"_{first.kind}")(run_id, batch)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            # Delivering it again would be refused again, for ever: the run was deleted by hand, for instance.
-            said = first_line(error)
-            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, said)
-
-    def _open(self, write: Write) -> None:
-        from mlflow.entities import RunTag
-
-        run_id = self._find(write.run)
-        if run_id is None:
-            run_id = self._create(write)
-            self._journal.set_mlflow_id(write.run, run_id)
-        else:
-            self._journal.set_mlflow_id(write.run, run_id)
-            self._client.update_run(run_id, status="RUNNING")
-            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in write.body["tags"].items()])
-        self._describe(run_id, write.body)
-
-    def _create(self, write: Write) -> str:
-        body = write.body
-        tags = {**body["tags"], RUN_TAG: self._scoped(write.run)}
-        if body["parent"] is not None:
-            tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
-        try:
-            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            self._experiment = None  # somebody deleted it: looked up again, it is restored
-            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
-        return str(run.info.run_id)
-
-    def _describe(self, run_id: str, body: Mapping[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
-
-        if body["params"]:
-            self._client.log_batch(run_id, params=[Param(key, value) for key, value in body["params"].items()])
-        if data := body["dataset"]:
-            entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
-            self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
-
-    def _find(self, run: str) -> str | None:
-        """A run that was made before: by an interrupted search, or by a delivery that died before it could say so."""
-        same = f"tags.`{RUN_TAG}` = '{self._scoped(run)}'"
-        found = self._client.search_runs([self.experiment()], same, max_results=1)
-        return str(found[0].info.run_id) if found else None
-
-    def _scoped(self, run: str) -> str:
-        return f"{self._destination.scope}/{run}"
-
-    def experiment(self) -> str:
-        """The experiment's id; makes or restores the experiment when needed."""
-        if self._experiment is None:
-            found = self._client.get_experiment_by_name(self._destination.experiment)
-            if found is None:
-                local = self._destination.artifacts.as_uri() if self._destination.database else None
-                self._experiment = self._client.create_experiment(
-                    self._destination.experiment, local, tags=dict(self._destination.tags)
-                )
-            else:
-                if found.lifecycle_stage == "deleted":
-                    self._client.restore_experiment(found.experiment_id)
-                self._experiment = found.experiment_id
-                for key, value in self._destination.tags.items():
-                    if key not in found.tags:
-                        self._client.set_experiment_tag(found.experiment_id, key, value)
-            self._journal.set_mlflow_id(EXPERIMENT, self._experiment)
-        return self._experiment
-
-    def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
-        from mlflow.entities import Metric
-
-        points = [
-            Metric(name, value, write.body["time"], write.body["step"])
-            for write in batch
-            for name, value in write.body["values"].items()
-        ]
-        self._client.log_batch(run_id, metrics=points)
-
-    def _file(self, run_id: str, batch: Sequence[Write]) -> None:
-        for write in batch:
-            self._put(run_id, write.body["path"], write.content or b"")
-
-    def _put(self, run_id: str, path: str, content: bytes) -> None:
-        import tempfile
-
-        folder, _, name = path.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
-            local = Path(temporary) / name
-            local.write_bytes(content)
-            self._client.log_artifact(run_id, str(local), folder or None)
-
-    def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
-        from search import figures
-
-        for write in batch:
-            names = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
-            histories = {name: self._client.get_metric_history(run_id, name) for name in names}
-            points = {name: [(float(p.step), p.value) for p in history] for name, history in histories.items()}
-            try:
-                drawn = figures.of_trial(points, write.content or b"", write.body["classes"])
-            except Exception:  # a picture that cannot be drawn must not hold up everything behind it
-                logging.getLogger(__name__).warning("the pictures of %s cannot be drawn", write.run, exc_info=True)
-                continue
-            for name, picture in drawn.items():
-                self._put(run_id, name, picture)
-
-    def _tags(self, run_id: str, batch: Sequence[Write]) -> None:
-        from mlflow.entities import RunTag
-
-        tags = {key: value for write in batch for key, value in write.body["tags"].items()}
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-    def _end(self, run_id: str, batch: Sequence[Write]) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        body = batch[-1].body
-        step = body.get("step", 0)
-        metrics = [Metric(name, value, body["time"], step) for name, value in body["metrics"].items()]
-        tags = [RunTag(key, value) for key, value in body["tags"].items()]
-        try:
-            if metrics or tags:
-                self._client.log_batch(run_id, metrics=metrics, tags=tags)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            said = first_line(error)
-            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, said)
-        self._client.set_terminated(run_id, body["status"], body["time"])
-
-
-def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """Group neighbours that one request can carry; only the order within a run matters."""
-    order = {run: i for i, run in enumerate(dict.fromkeys(write.run for write in writes))}
-    by_run = sorted(writes, key=lambda write: (order[write.run], write.id))
-    for (_, kind), group in groupby(by_run, key=lambda write: (write.run, write.kind)):
-        batch: list[Write] = []
-        points = 0
-        for write in group:
-            n = len(write.body.get("values", ())) if kind == "metrics" else 0
-            if batch and (kind in ("run", "file", "pictures") or points + n > MAX_POINTS):
-                yield batch
-                batch, points = [], 0
-            batch.append(write)
-            points += n
-        yield batch
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether MLflow understood a request and will never accept it, as opposed to being out of reach."""
-    code = getattr(error, "error_code", None)
-    return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
 
 def _named(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -14,11 +14,12 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.asking import asking
+from search.delivery import EXPERIMENT
 from search.display import TRIALS
 from search.pages import run_name
 from search.sampling import derive_seed
 from search.study import Sampled, Study
-from search.tracking import EXPERIMENT, Tracking
+from search.tracking import Tracking
 from search.work import PARENT, Job
 
 

@@ -20,7 +20,8 @@ from search.records import Candidate, Confirmation, StudyRecord
 from search.sampling import make_pruner
 from search.storage import open_storage
 from search.study import Study, open_study
-from search.tracking import Destination, Tracking, connect_mlflow
+from search.tracking import Tracking
+from search.tracking_store import Destination, connect_mlflow
 from search.trials import Trials
 
 STEPS = 4

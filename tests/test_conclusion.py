@@ -25,7 +25,8 @@ from search.promotion import CHAMPION, alias, versions
 from search.records import StudyRecord, Summary, counted
 from search.run import objective_spec, run
 from search.study import Study
-from search.tracking import Tracking, connect_mlflow
+from search.tracking import Tracking
+from search.tracking_store import connect_mlflow
 
 
 class Killed(BaseException):

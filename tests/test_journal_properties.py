@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from search.delivery import MAX_POINTS, batches
 from search.journal import Journal, Write
-from search.tracking import MAX_POINTS, batches
 
 RUNS = st.sampled_from(["study", "trial-0", "trial-1", "trial-\n\u00e9"])
 KINDS = st.sampled_from(["run", "metrics", "file", "pictures", "tags", "end"])

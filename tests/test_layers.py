@@ -30,7 +30,7 @@ LAYERS = [
     ("search.proposals",),
     ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
     ("search.report_view", "search.report_plotly"),
-    ("search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
+    ("search.tracking_store", "search.delivery", "search.tracking", "search.report_charts", "search.report_tables", "search.report_optuna"),
     ("search.registry", "search.report", "search.report_confirmation", "search.version"),
     ("search.coordinator", "search.predict", "search.browse"),
     ("search.trials", "search.confirmation", "search.scope", "search.loading", "search"),

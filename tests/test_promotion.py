@@ -38,7 +38,7 @@ from search.promotion import (
     why_behind,
 )
 from search.registry import newest_champion
-from search.tracking import connect_mlflow
+from search.tracking_store import connect_mlflow
 
 # The choice ---------------------------------------------------------------------------------------------------------
 

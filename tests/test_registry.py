@@ -22,7 +22,7 @@ from search import registry
 from search.errors import ModelNotFoundError, TrackingError, UnpublishableError
 from search.promotion import CHAMPION, versions
 from search.registry import load, publish
-from search.tracking import connect_mlflow
+from search.tracking_store import connect_mlflow
 
 BARE = """
     import sys

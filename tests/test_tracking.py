@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.delivery import MAX_POINTS, Delivery, batches
 from search.errors import StorageError
 from search.journal import Journal, Kind, Write
-from search.tracking import MAX_POINTS, Delivery, Destination, Tracking, batches, connect_mlflow, is_refusal
+from search.tracking import Tracking
+from search.tracking_store import Destination, connect_mlflow, is_refusal
 
 
 @pytest.fixture

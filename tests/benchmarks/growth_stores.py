@@ -19,7 +19,8 @@ from objectives.images import ImageClassification
 from search import records
 from search.storage import open_storage, quiet_optuna
 from search.study import open_study
-from search.tracking import Destination, Tracking
+from search.tracking import Tracking
+from search.tracking_store import Destination
 from search.work import PARENT
 from tests.benchmarks.commands import data_dir
 

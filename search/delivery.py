@@ -1,0 +1,204 @@
+"""How what is in the journal becomes calls of MLflow's client.
+
+Every delivery may be repeated without harm: a run is looked up by its tag before it is made a second time, a metric
+point carries the time it was measured at, and MLflow keeps equal points once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.journal import Journal, Write
+from search.storage import first_line
+from search.tracking_store import Destination, is_refusal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "experiment"
+"""What the journal calls the experiment, whose id it keeps beside those of runs."""
+
+RUN_TAG = "search.run"
+"""Joins an MLflow run to the search's own name of it."""
+
+MAX_POINTS = 900
+"""MLflow takes 1,000 metrics in one request."""
+
+
+class Delivery:
+    """How each kind of write becomes calls of MLflow's client."""
+
+    def __init__(self, client: MlflowClient, journal: Journal, destination: Destination) -> None:
+        self._client, self._journal, self._destination = client, journal, destination
+        self._experiment: str | None = None
+
+    def round(self, stopped: Callable[[], bool]) -> None:
+        """Deliver what is in the journal. Raises what MLflow raises, with the undelivered rest still there."""
+        while (writes := self._journal.pending(limit=100)) and not stopped():
+            for batch in batches(writes):
+                self._deliver(batch)
+                self._journal.delivered(*(write.id for write in batch))
+
+    def _deliver(self, batch: Sequence[Write]) -> None:
+        first = batch[0]
+        try:
+            if first.kind == "run":
+                self._open(first)
+                return
+            run_id = self._journal.mlflow_id(first.run)
+            if run_id is None:  # MLflow refused to begin it
+                logging.getLogger(__name__).warning("%s of %s has no run to go to", first.kind, first.run)
+                return
+            getattr(self, f"_{first.kind}")(run_id, batch)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            # Delivering it again would be refused again, for ever: the run was deleted by hand, for instance.
+            said = first_line(error)
+            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, said)
+
+    def _open(self, write: Write) -> None:
+        from mlflow.entities import RunTag
+
+        run_id = self._find(write.run)
+        if run_id is None:
+            run_id = self._create(write)
+            self._journal.set_mlflow_id(write.run, run_id)
+        else:
+            self._journal.set_mlflow_id(write.run, run_id)
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in write.body["tags"].items()])
+        self._describe(run_id, write.body)
+
+    def _create(self, write: Write) -> str:
+        body = write.body
+        tags = {**body["tags"], RUN_TAG: self._scoped(write.run)}
+        if body["parent"] is not None:
+            tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
+        try:
+            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._experiment = None  # somebody deleted it: looked up again, it is restored
+            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
+        return str(run.info.run_id)
+
+    def _describe(self, run_id: str, body: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        if body["params"]:
+            self._client.log_batch(run_id, params=[Param(key, value) for key, value in body["params"].items()])
+        if data := body["dataset"]:
+            entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
+            self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+    def _find(self, run: str) -> str | None:
+        """A run that was made before: by an interrupted search, or by a delivery that died before it could say so."""
+        same = f"tags.`{RUN_TAG}` = '{self._scoped(run)}'"
+        found = self._client.search_runs([self.experiment()], same, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _scoped(self, run: str) -> str:
+        return f"{self._destination.scope}/{run}"
+
+    def experiment(self) -> str:
+        """The experiment's id; makes or restores the experiment when needed."""
+        if self._experiment is None:
+            found = self._client.get_experiment_by_name(self._destination.experiment)
+            if found is None:
+                local = self._destination.artifacts.as_uri() if self._destination.database else None
+                self._experiment = self._client.create_experiment(
+                    self._destination.experiment, local, tags=dict(self._destination.tags)
+                )
+            else:
+                if found.lifecycle_stage == "deleted":
+                    self._client.restore_experiment(found.experiment_id)
+                self._experiment = found.experiment_id
+                for key, value in self._destination.tags.items():
+                    if key not in found.tags:
+                        self._client.set_experiment_tag(found.experiment_id, key, value)
+            self._journal.set_mlflow_id(EXPERIMENT, self._experiment)
+        return self._experiment
+
+    def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(name, value, write.body["time"], write.body["step"])
+            for write in batch
+            for name, value in write.body["values"].items()
+        ]
+        self._client.log_batch(run_id, metrics=points)
+
+    def _file(self, run_id: str, batch: Sequence[Write]) -> None:
+        for write in batch:
+            self._put(run_id, write.body["path"], write.content or b"")
+
+    def _put(self, run_id: str, path: str, content: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            local = Path(temporary) / name
+            local.write_bytes(content)
+            self._client.log_artifact(run_id, str(local), folder or None)
+
+    def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
+        from search import figures
+
+        for write in batch:
+            names = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+            histories = {name: self._client.get_metric_history(run_id, name) for name in names}
+            points = {name: [(float(p.step), p.value) for p in history] for name, history in histories.items()}
+            try:
+                drawn = figures.of_trial(points, write.content or b"", write.body["classes"])
+            except Exception:  # a picture that cannot be drawn must not hold up everything behind it
+                logging.getLogger(__name__).warning("the pictures of %s cannot be drawn", write.run, exc_info=True)
+                continue
+            for name, picture in drawn.items():
+                self._put(run_id, name, picture)
+
+    def _tags(self, run_id: str, batch: Sequence[Write]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = {key: value for write in batch for key, value in write.body["tags"].items()}
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _end(self, run_id: str, batch: Sequence[Write]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        body = batch[-1].body
+        step = body.get("step", 0)
+        metrics = [Metric(name, value, body["time"], step) for name, value in body["metrics"].items()]
+        tags = [RunTag(key, value) for key, value in body["tags"].items()]
+        try:
+            if metrics or tags:
+                self._client.log_batch(run_id, metrics=metrics, tags=tags)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            said = first_line(error)
+            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, said)
+        self._client.set_terminated(run_id, body["status"], body["time"])
+
+
+def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
+    """Group neighbours that one request can carry; only the order within a run matters."""
+    order = {run: i for i, run in enumerate(dict.fromkeys(write.run for write in writes))}
+    by_run = sorted(writes, key=lambda write: (order[write.run], write.id))
+    for (_, kind), group in groupby(by_run, key=lambda write: (write.run, write.kind)):
+        batch: list[Write] = []
+        points = 0
+        for write in group:
+            n = len(write.body.get("values", ())) if kind == "metrics" else 0
+            if batch and (kind in ("run", "file", "pictures") or points + n > MAX_POINTS):
+                yield batch
+                batch, points = [], 0
+            batch.append(write)
+            points += n
+        yield batch
