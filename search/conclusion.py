@@ -28,8 +28,9 @@ from search.errors import TrackingError, UnpublishableError
 from search.markdown import MAX_CLASSES, model_card, note
 from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
-from search.records import StudyRecord, Summary
+from search.records import StudyRecord
 from search.study import Study
+from search.summary import Summary
 from search.tracking import Tracking
 from search.trials import run_of
 from search.winner import score

@@ -17,9 +17,10 @@ from objectives.base import Objective, Task
 from search import records
 from search.asking import asking
 from search.intervals import Noise, images_of
-from search.records import Candidate, Confirmation, Summary, TrialRecord
+from search.records import TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
+from search.summary import Candidate, Confirmation, Summary
 from search.tracking import Tracking
 from search.winner import choose, is_behind
 from search.work import Job

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from objectives.base import ImageClassifier, Objective
-from search.records import Candidate
+from search.summary import Candidate
 
 CONFIDENCE = 0.95
 Z_95 = 1.959963984540054

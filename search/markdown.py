@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search.pages import WINNER
-from search.records import Confirmation, StudyRecord, Summary, counted, plus_minus, span
+from search.records import StudyRecord
+from search.summary import Confirmation, Summary, counted, plus_minus, span
 
 MAX_CLASSES = 30
 """A larger confusion matrix is no table for people."""

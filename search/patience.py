@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from search.records import TrialRecord, counted
+from search.records import TrialRecord
+from search.summary import counted
 
 LAST_SHARE = 3
 """The last third of a curve, at least three values, is taken to show noise more than progress."""

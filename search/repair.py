@@ -17,12 +17,13 @@ from search.config import Config
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
 from search.promotion import CHAMPION, appoint, rollback
-from search.records import StudyRecord, Summary
+from search.records import StudyRecord
 from search.registry import newest_champion
 from search.run import load_objective, open_tracking, registered_name
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
+from search.summary import Summary
 from search.tracking_store import connect_mlflow
 from search.trouble import told
 from search.work import PARENT

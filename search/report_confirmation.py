@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from search.records import StudyRecord, counted
+from search.records import StudyRecord
 from search.report_base import Unit
 from search.report_tables import Cell, amount
+from search.summary import counted
 
 
 def confirmation(record: StudyRecord) -> tuple[str, list[str], list[list[Cell]]] | None:

@@ -29,11 +29,12 @@ from search.ownership import Hold
 from search.pages import experiment_tags
 from search.postgres import Outage
 from search.provenance import provenance
-from search.records import Confirmation, Summary, TrialRecord
+from search.records import TrialRecord
 from search.sampling import make_pruner, some_params
 from search.scope import Scope
 from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
+from search.summary import Confirmation, Summary
 from search.tracking import Tracking
 from search.tracking_store import Destination
 from search.trials import Trials, run_of, sweep

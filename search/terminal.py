@@ -14,7 +14,8 @@ from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
 from search.promotion import CHAMPION
-from search.records import EXPERIMENT, OVER, Confirmation, StudyRecord, Summary, counted, plus_minus, span, to_json
+from search.records import EXPERIMENT, OVER, StudyRecord, to_json
+from search.summary import Confirmation, Summary, counted, plus_minus, span
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from objectives.base import Exportable, ImageClassifier, Objective, Params
 from search import records
 from search.promotion import PROTOCOL_TAG, SCORE_TAG
-from search.records import StudyRecord, Summary
+from search.records import StudyRecord
+from search.summary import Summary
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,8 @@ from objectives.base import ImageClassifier, Params, TestScore
 from search import limits
 from search.errors import SearchError
 from search.intervals import Noise, wilson
-from search.records import Candidate, Confirmation, Gain, StudyRecord, TrialRecord
+from search.records import StudyRecord, TrialRecord
+from search.summary import Candidate, Confirmation, Gain
 
 
 def best_trial(study: StudyRecord) -> TrialRecord:

@@ -16,10 +16,11 @@ from search.confirmation import Confirming
 from search.coordinator import Coordinator, Plan
 from search.display import PlainDisplay
 from search.executors.inline import InlineExecutor
-from search.records import Candidate, Confirmation, StudyRecord
+from search.records import StudyRecord
 from search.sampling import make_pruner
 from search.storage import open_storage
 from search.study import Study, open_study
+from search.summary import Candidate, Confirmation
 from search.tracking import Tracking
 from search.tracking_store import Destination, connect_mlflow
 from search.trials import Trials

@@ -22,9 +22,10 @@ from search.config import Config
 from search.display import PlainDisplay
 from search.errors import UsageError
 from search.promotion import CHAMPION, alias, versions
-from search.records import StudyRecord, Summary, counted
+from search.records import StudyRecord
 from search.run import objective_spec, run
 from search.study import Study
+from search.summary import Summary, counted
 from search.tracking import Tracking
 from search.tracking_store import connect_mlflow
 

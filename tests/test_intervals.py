@@ -17,7 +17,7 @@ from scipy.stats import binomtest, t
 from toy import Toy
 
 from search.intervals import Noise, images_of, wilson
-from search.records import Candidate, Confirmation
+from search.summary import Candidate, Confirmation
 from search.winner import choose, is_behind
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from search.markdown import model_card, note, table
-from search.records import Candidate, Confirmation, Gain, StudyRecord, Summary
+from search.records import StudyRecord
+from search.summary import Candidate, Confirmation, Gain, Summary
 
 CANDIDATES = (
     Candidate(7, "cnn-3x24 adamw 2.0e-2", 0.9956, 53_000, (0.9940, 0.9944), half=0.0015),

@@ -20,8 +20,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
 from search import report, report_base, report_charts, report_tables
-from search.records import Candidate, Confirmation, Gain, StudyRecord, Summary
+from search.records import StudyRecord
 from search.report_optuna import OptunaCharts
+from search.summary import Candidate, Confirmation, Gain, Summary
 
 BEGIN = datetime(2025, 11, 20, 9)
 OPTUNA_FIGURES = {"history", "importances", "slice", "parallel", "contour", "rank", "intermediate", "edf", "timeline"}

@@ -12,7 +12,8 @@ from scipy.stats import t
 from search import records
 from search.errors import SearchError
 from search.intervals import Noise
-from search.records import Candidate, Confirmation, StudyRecord
+from search.records import StudyRecord
+from search.summary import Candidate, Confirmation
 from search.winner import best_trial, gains
 
 
