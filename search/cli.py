@@ -9,11 +9,9 @@ import atexit
 import contextlib
 import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import click
@@ -22,9 +20,10 @@ from click.core import ParameterSource
 from objectives.base import ObjectiveError
 from search.config import DEFAULT_OBJECTIVE, NAMES, Config, Device
 from search.errors import SearchError, UsageError
+from search.failures import crashed, fail, storage_failure
 from search.interruption import Interrupted, Interruption
 from search.masking import mask
-from search.options import options
+from search.options import options, output_option
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
@@ -32,16 +31,6 @@ SEEN = (
     "whoever lists the processes of this machine (ps) sees the password in {flag}; put the address into {variable}, "
     "or leave the password to ~/.pgpass, ~/.mlflow/credentials or MLFLOW_TRACKING_PASSWORD"
 )
-
-
-def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The flag that names a file to write; `default` is where it goes otherwise, in words."""
-    return click.option(
-        "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help=f"Where to.  [default: {default}]",
-    )
 
 
 class Commands(click.Group):
@@ -82,7 +71,8 @@ def run_command(ctx: click.Context, /, **values: Any) -> None:
 
 def _run(ctx: click.Context, config: Config) -> None:
     from search import terminal
-    from search.run import load_objective, objective_spec, run
+    from search.opening import load_objective, objective_spec
+    from search.run import run
 
     display = terminal.display(quiet=config.quiet, log_format=config.log_format)
     for name in ("storage", "tracking_uri"):
@@ -324,7 +314,7 @@ def main() -> NoReturn:
     # A thread that spins while it waits for another keeps that one off a busy core: with one of two cores busy, what
     # takes 9.6 s with threads that sleep took 38. Trainers inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.excepthook = _crashed
+    sys.excepthook = crashed
     try:
         answer()
     except SystemExit as end:
@@ -333,11 +323,6 @@ def main() -> NoReturn:
             with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
-
-
-def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback as Python does, less the passwords of URLs in its messages."""
-    sys.stderr.write(mask("".join(traceback.format_exception(kind, error, trace))))
 
 
 def answer() -> NoReturn:
@@ -361,31 +346,3 @@ def answer() -> NoReturn:
             raise
         fail(message, 1)
     raise SystemExit(0)
-
-
-def fail(message: str, status: int) -> NoReturn:
-    """One message on standard error."""
-    click.echo(f"Error: {mask(message)}", err=True)
-    raise SystemExit(status)
-
-
-def storage_failure(error: BaseException | None) -> str | None:
-    """What to say when a disk or a database stopped working under the search; None for another error."""
-    import errno
-    import sqlite3
-
-    from sqlalchemy.exc import SQLAlchemyError
-
-    of_database = None
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
-            return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
-        if isinstance(error, sqlite3.Error | OSError):
-            return f"a file could not be read or written: {error}. Mend that and type the same command again"
-        of_database = error if isinstance(error, SQLAlchemyError) else of_database
-        error = error.__cause__
-    if of_database is None:
-        return None
-    said = str(of_database).splitlines()[0]
-    return f"the database stopped answering: {said}. Nothing is lost: when it is back, type the same command again"

@@ -54,6 +54,16 @@ def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return add
 
 
+def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flag that names a file to write; `default` is where it goes otherwise, in words."""
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help=f"Where to.  [default: {default}]",
+    )
+
+
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Take defaults from a TOML file. Raises UsageError for what cannot be a setting."""
     if path is None:

@@ -16,10 +16,10 @@ from search.conclusion import Conclusion
 from search.config import Config
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
+from search.opening import load_objective, open_tracking, registered_name
 from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord
 from search.registry import newest_champion
-from search.run import load_objective, open_tracking, registered_name
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study

@@ -14,29 +14,28 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task, unfinished
 from objectives.trainer import resolve_device
-from search import records, version
+from search import records
 from search.conclusion import Conclusion, Preparation
-from search.config import DEFAULT_OBJECTIVE, Config, is_model_name
+from search.config import Config
 from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator, Plan
 from search.display import Display
-from search.errors import SearchError, UsageError
+from search.errors import SearchError
 from search.executors.base import Executor
 from search.executors.choice import check_engine, open_executor
 from search.interruption import Interrupted, Interruption
 from search.masking import bare
+from search.opening import check_stores, open_tracking, registered_name
 from search.ownership import Hold
-from search.pages import experiment_tags
 from search.postgres import Outage
 from search.provenance import provenance
 from search.records import TrialRecord
 from search.sampling import make_pruner, some_params
 from search.scope import Scope
-from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, hold_study, open_storage, quiet_optuna, sqlite_file
+from search.storage import hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
 from search.summary import Confirmation, Summary
 from search.tracking import Tracking
-from search.tracking_store import Destination
 from search.trials import Trials, run_of, sweep
 from search.winner import best_trial, gains
 from search.work import PARENT, Work
@@ -52,22 +51,6 @@ class Result:
     """Tracking writes that stay in the journal."""
     was_complete: bool
     """There was nothing left to do."""
-
-
-def objective_spec(config: Config) -> ObjectiveSpec:
-    """How trainers make the objective. A custom objective takes no arguments: it knows its own data."""
-    if config.objective != DEFAULT_OBJECTIVE:
-        return ObjectiveSpec(config.objective)
-    data_dir = str(config.data_dir.absolute()) if config.data_dir else None
-    return ObjectiveSpec(config.objective, {"dataset": config.dataset, "data_dir": data_dir})
-
-
-def load_objective(spec: ObjectiveSpec) -> Objective:
-    """Make the objective and see to its data. Raises ObjectiveError."""
-    objective = spec.load()
-    if isinstance(objective, ImageClassifier):
-        objective.prepare()
-    return objective
 
 
 def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Display) -> Result:
@@ -92,42 +75,6 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
         open_executor(config, spec, objective, display) as executor,
     ):
         return Job(config, spec, objective, name, scope, executor, display, interruption, hold).run()
-
-
-def registered_name(config: Config, objective: Objective) -> str | None:
-    """The name that the winner is to have in the registry; None when it is not to be there.
-
-    Raises UsageError for a name that was given where nothing can be registered.
-    """
-    if not version.can_be_made(objective):
-        if config.register is None or config.no_register:
-            return None
-        raise UsageError(
-            f"--register {config.register}: the winner of objective {objective.name!r} cannot be registered; give it "
-            "load_weights(params, weights) and example_input(), or leave the flag out"
-        )
-    name = None if config.no_register else config.register or objective.name
-    if name is not None and not is_model_name(name):
-        raise UsageError(
-            f"objective {objective.name!r} cannot give its name to a model: MLflow takes letters, digits, dots, dashes "
-            "and spaces. Name the model with --register NAME, or give the objective another name"
-        )
-    return name
-
-
-def check_stores(config: Config) -> None:
-    """Refuse damaged or foreign stores before anything is written. Raises StorageError."""
-    for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
-        if (path := sqlite_file(url)) is not None and path.exists():
-            check_sqlite(path, table)
-
-
-def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> Tracking:
-    """The way to MLflow for one study; `attrs` are those of the study."""
-    workspace, uid = Workspace(config.workspace), attrs[records.UID]
-    tags = experiment_tags(study, attrs[records.METRIC], maximize=maximize)
-    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
-    return Tracking(workspace.journal(study, uid), destination)
 
 
 class Job:

@@ -21,9 +21,10 @@ from search.conclusion import Conclusion
 from search.config import Config
 from search.display import PlainDisplay
 from search.errors import UsageError
+from search.opening import objective_spec
 from search.promotion import CHAMPION, alias, versions
 from search.records import StudyRecord
-from search.run import objective_spec, run
+from search.run import run
 from search.study import Study
 from search.summary import Summary, counted
 from search.tracking import Tracking

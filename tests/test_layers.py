@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("search.masking",),
     ("search.errors", "search.config", "search.asking"),
-    ("search.workspace", "search.provenance", "search.records", "search.summary", "search.interruption", "search.options"),
+    ("search.workspace", "search.provenance", "search.records", "search.summary", "search.interruption"),
+    ("search.options", "search.failures"),
     ("search.pages", "search.predictions", "search.canvas"),
     ("search.postgres", "search.ownership", "search.storage"),
     ("search.sampling", "search.figures", "search.intervals", "search.ui"),
@@ -41,7 +42,7 @@ LAYERS = [
     ("search.registry", "search.report", "search.report_confirmation", "search.version"),
     ("search.coordinator", "search.predict", "search.browse"),
     ("search.trials", "search.confirmation", "search.scope", "search.loading", "search"),
-    ("search.conclusion",),
+    ("search.conclusion", "search.opening"),
     ("search.run",),
     ("search.repair",),
     ("search.terminal",),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shell import environment
 from sqlalchemy.engine import URL, make_url
 
-from search import cli, ui
+from search import failures, ui
 from search.errors import SearchError, StorageError
 from search.masking import bare, mask
 from search.storage import first_line, parse_url
@@ -76,7 +76,7 @@ def test_errors_links_and_quoted_messages_hold_none():
 
 def test_the_end_of_a_command_and_a_crash_hold_none(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="2"):
-        cli.fail("no http://admin:secret@h", 2)
+        failures.fail("no http://admin:secret@h", 2)
     assert capsys.readouterr().err == "Error: no http://admin:***@h\n"
     program = """
 from search import cli
