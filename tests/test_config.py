@@ -139,6 +139,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
     "confirm": st.integers(0, 100), "confirm_seeds": st.integers(1, 100), "no_refit": st.booleans(),
     "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
+    "storage_wait": st.floats(0, 1e6),
     "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
     "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
     "max_parameters": st.integers(1, 10**9), "max_latency_ms": st.floats(1e-3, 1e9), "patience": st.integers(1, 1000),
