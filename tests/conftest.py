@@ -20,8 +20,10 @@ from shell import IMPORTABLE, Finished, search, store, stored
 # Small tensors on busy cores: threads that wait for each other take ten times as long as one alone.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell gives it to what runs in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # else the searches that tests start would ignore it, too
+# What a shell makes run in the background, or nohup, ignores signals, and so would the searches that tests start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # How long an example takes says more of the machine than of what is tested.
 settings.register_profile("any machine", deadline=None)

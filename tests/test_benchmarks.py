@@ -129,13 +129,16 @@ def needs_mnist() -> None:
         pytest.skip(f"MNIST is not here: {error}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", ["1", "2", "3", "5", "6", "7"])
+@pytest.mark.parametrize(
+    "rows",
+    [*(pytest.param(row, marks=pytest.mark.slow) for row in "17"),
+     *(pytest.param(row, marks=pytest.mark.benchmark) for row in "2356")],
+)  # fmt: skip
 def test_quick_benchmark_writes_its_table_as_json(rows: str, tmp_path: Path) -> None:
     quick(rows, tmp_path / "figures.json")
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_quick_benchmark_of_ray_tune(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     quick("4", tmp_path / "figures.json")
