@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config import Config, mask
-from search.errors import ModelNotFoundError, SearchError, TrackingError, UnpublishableError
+from search.errors import ModelNotFoundError, TrackingError, UnpublishableError
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
 from search.tracking import connect_mlflow, is_refusal
@@ -95,14 +95,8 @@ def publish(
             return Published(name, version, champion, None)
         challenge(client, name, version)
         return Published(name, version, champion, why_behind(client, name, version, champion))
-    except SearchError:
-        raise
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(f"the model could not be registered: {first_line(error)}") from error
-    except Exception as error:  # torch.export has no one type for what it cannot follow
-        raise UnpublishableError(
-            f"torch.export cannot write its network down: {type(error).__name__}: {first_line(error)}"
-        ) from error
 
 
 def _create_version(
@@ -145,15 +139,22 @@ def _log(
     requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")]
     with _reopened(run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        info = mlflow.pytorch.log_model(
-            model.eval(),
-            name="model",
-            serialization_format="pt2",
-            signature=signature,
-            input_example=example,
-            pip_requirements=requirements,
-            metadata=dict(metadata),
-        )
+        try:
+            info = mlflow.pytorch.log_model(
+                model.eval(),
+                name="model",
+                serialization_format="pt2",
+                signature=signature,
+                input_example=example,
+                pip_requirements=requirements,
+                metadata=dict(metadata),
+            )
+        except (mlflow.exceptions.MlflowException, OSError):
+            raise
+        except Exception as error:  # torch.export has no one type for what it cannot follow
+            raise UnpublishableError(
+                f"torch.export cannot write its network down: {type(error).__name__}: {first_line(error)}"
+            ) from error
     return info.model_uri, info.model_id
 
 
