@@ -83,7 +83,7 @@ def _earlier(config: Config, name: str) -> StudyRecord | None:
     try:
         return StudyRecord.of(open_studies(config, [config.warm_start])[0])
     except UsageError:
-        storage = open_storage(config.storage_url)
+        storage = open_storage(config.storage_url, create=False)
         study = find_study(storage, name)
         if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
             raise

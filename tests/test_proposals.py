@@ -14,13 +14,15 @@ from toy import Toy
 
 from objectives.base import Params, Suggest
 from search import records
-from search.config import SAMPLERS
+from search.config import SAMPLERS, Config
 from search.errors import StudyMismatchError, UsageError
 from search.known import from_stored, warm_start
 from search.limits import Limits
+from search.scope import Scope
 from search.settings import key
 from search.space import Space, narrow, search_space
-from search.study import Study
+from search.storage import open_storage
+from search.study import Study, open_study
 
 # Notes of Optuna on its own samplers. CMA-ES learns nothing from a constraint; it is only kept to it.
 pytestmark = [
@@ -216,3 +218,16 @@ def test_what_is_fixed_is_fixed_in_a_warm_start_too(database: str):
 def test_a_study_without_a_best_cannot_be_started_from(database: str):
     with pytest.raises(UsageError, match="--warm-start old: none of its trials was completed"):
         warmed(a_study(database, name="old"), Toy(), Space())
+
+
+def test_a_search_goes_on_when_the_study_it_started_from_is_gone(tmp_path: Path):
+    config = Config(workspace=tmp_path, warm_start="old")
+    storage = open_storage(config.storage_url)
+    made = open_study(storage, "next", Toy(), "toy:Toy", 4)
+    with pytest.raises(UsageError, match="there is no study 'old'"):
+        Scope.of(config, Toy(), "next")
+    storage.set_study_user_attr(made, records.WARM_STARTS, {"old": [["old #3", {"x": 0.25}]]})
+    scope = Scope.of(config, Toy(), "next")
+    assert scope.earlier is None
+    known, _ = scope.known(Toy(), storage, made)
+    assert known[-1].params == {"x": 0.25}
