@@ -56,6 +56,8 @@ class Cluster:
         self._is_own = address is None
         self._logs: Path | None = None
         """Where the processes of this machine print to; None where nobody knows."""
+        if address is not None:
+            _check_address(address)
         with _environment(QUIET if address is not None else QUIET | own_settings()):
             self.ray = _import()
             context = self._start() if address is None else self._reach(address, target)
@@ -71,7 +73,6 @@ class Cluster:
             ) from None
 
     def _reach(self, address: str, target: str) -> Any:
-        _check_address(address)
         try:
             return self._init(address, runtime_env={"py_modules": modules_to_ship(target)})
         except Exception as error:  # of many types, and always the address's or the cluster's fault
