@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import resource
 import statistics
 import subprocess
@@ -14,42 +16,20 @@ from shell import environment
 
 ROOT = Path(__file__).parent.parent
 
-# Layers from the bottom up. A module imports, when it is imported, only from layers below its own or from its own.
-# Imports inside functions are for what is heavy; they too may not reach further up than the row says.
-LAYERS = [
-    ("search.masking",),
-    ("search.errors", "search.config", "search.asking"),
-    ("search.workspace", "search.provenance", "search.records", "search.summary", "search.interruption"),
-    ("search.options", "search.failures"),
-    ("search.pages", "search.predictions", "search.canvas"),
-    ("search.postgres", "search.ownership", "search.storage"),
-    ("search.sampling", "search.figures", "search.intervals", "search.ui"),
-    ("search.space", "search.settings", "search.limits", "search.patience"),
-    ("search.trouble",),
-    ("search.promotion", "search.markdown", "search.work"),
-    ("search.known", "search.winner", "search.specimen", "search.contract"),
-    ("search.proposals",),
-    ("search.journal", "search.study", "search.executors", "search.display", "search.report_base"),
-    ("search.report_view", "search.report_plotly"),
-    (
-        "search.tracking_store",
-        "search.delivery",
-        "search.tracking",
-        "search.report_charts",
-        "search.report_tables",
-        "search.report_optuna",
-    ),
-    ("search.registry", "search.report", "search.report_confirmation", "search.version"),
-    ("search.coordinator", "search.predict", "search.browse"),
-    ("search.trials", "search.confirmation", "search.scope", "search.loading", "search"),
-    ("search.conclusion", "search.opening"),
-    ("search.run",),
-    ("search.repair",),
-    ("search.terminal",),
-    ("search.cli",),
-    ("search.__main__",),
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# A row of the table there imports, when it is imported, only from itself and from rows below. Imports inside functions
+# are for what is heavy; they too may not reach further up.
+PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+
+
+def rows(head: str) -> list[list[str]]:
+    """What is in backticks in each row of the table with that head."""
+    table = PAGE[PAGE.index(head) :].split("\n\n")[0]
+    return [re.findall(r"`([\w.]+)`", row) for row in table.splitlines()[2:]]
+
+
+LEVEL = {f"search.{name}": -row for row, names in enumerate(rows("| layer | modules")) for name in names}
+DOORS = {library: sorted(f"search.{name}" for name in names if name != "objectives")
+         for library, *names in rows("| library | known by")}  # fmt: skip
 OF_OBJECTIVES = {  # what `search` may know of the objectives at import: contracts and plain helpers, never a training
     "objectives.base", "objectives.trainer", "objectives.actor", "objectives.datasets", "objectives.pictures",
     "objectives.models", "objectives.download",
@@ -66,8 +46,8 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
-def imports(path: Path) -> set[str]:
-    """Every module of this project that a file imports, wherever in it, but for type checkers alone."""
+def imported(path: Path) -> set[str]:
+    """Whatever a file imports, wherever in it, but for type checkers alone."""
     found = set()
     tree = ast.parse(path.read_text())
     typing_only = {
@@ -84,6 +64,12 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Those of this project."""
+    found = imported(path)
     known = {**modules("search"), **modules("objectives")}
     named = {name if name in known else name.rpartition(".")[0] for name in found}
     return {name for name in named if name.split(".")[0] in ("search", "objectives")}
@@ -91,7 +77,7 @@ def imports(path: Path) -> set[str]:
 
 def level(name: str) -> int:
     while name not in LEVEL:
-        assert "." in name, f"{name} has no layer: give it one in LAYERS"
+        assert "." in name, f"{name} has no layer: give it one in docs/how-it-works.md"
         name = name.rpartition(".")[0]
     return LEVEL[name]
 
@@ -104,6 +90,23 @@ def test_search_imports_downwards(name: str):
             assert other in OF_OBJECTIVES, f"{name} imports {other}"
         elif other != "search":
             assert level(other) <= own, f"{name} imports {other}, which lies above it"
+
+
+def test_the_table_lists_what_there_is():
+    assert sorted(LEVEL) == sorted({".".join(name.split(".")[:2]) for name in modules("search") if name != "search"})
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_has_its_doors(library: str):
+    knowing = {name for name, path in modules("search").items()
+               if library in {other.partition(".")[0] for other in imported(path)}}  # fmt: skip
+    assert sorted(knowing) == DOORS[library]
+
+
+def test_nothing_imports_in_circles():
+    """What is imported inside functions counts, too."""
+    both = {**modules("search"), **modules("objectives")}
+    graphlib.TopologicalSorter({name: imports(path) - {name} for name, path in both.items()}).prepare()
 
 
 @pytest.mark.parametrize("name", modules("objectives"))
