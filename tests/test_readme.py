@@ -1,4 +1,4 @@
-"""The README: its flags exist, its commands parse, its example runs, its links resolve."""
+"""The README and the pages beside it: flags exist, commands are understood, the example runs, links resolve."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from search.space import narrow
 from search.space import words as describe
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+README = PAGES[ROOT / "README.md"]
 
 
 def flags_table() -> str:
@@ -40,11 +42,8 @@ def flags_table() -> str:
 
 
 def commands() -> list[str]:
-    lines = [
-        line.split("#")[0].strip()
-        for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-        for line in block.split("\n")
-    ]
+    blocks = [block for page in PAGES.values() for block in re.findall(r"```sh\n(.*?)```", page, re.S)]
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.split("\n")]
     return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("python -m search")]
 
 
@@ -61,9 +60,18 @@ def test_every_command_is_understood(command: str) -> None:
         cli.commands[verb].make_context(verb, rest, parent=parent)  # raises UsageError for what it does not know
 
 
-def test_links_and_pictures_are_there() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_each_dependency_has_its_line() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    direct = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}  # type: ignore[index]
+    table = README[README.index("| package | what for") :].split("\n\n")[0]
+    listed = [name for row in table.splitlines()[2:] for name in row.split("|")[1].strip().split(", ")]
+    assert sorted(listed) == sorted(direct)
 
 
 def test_the_example_settings_are_a_space(tmp_path: Path) -> None:

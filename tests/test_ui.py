@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import optuna
 import pytest
+from shell import alive, children
 
 from search import pages, ui
 from search.errors import SearchError
@@ -61,39 +62,11 @@ def test_a_server_that_cannot_start_is_quoted():
 # Real servers ------------------------------------------------------------------------------------------------------
 
 
-def children(pid: int) -> set[int]:
-    """Live processes below `pid`, from /proc."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-            except OSError:
-                continue
-            if state != "Z":
-                parents[int(entry.name)] = int(parent)
-    below: set[int] = set()
-    while grown := {child for child, parent in parents.items() if parent in below | {pid}} - below:
-        below |= grown
-    return below
-
-
-def alive(pids: set[int]) -> set[int]:
-    left = set()
-    for pid in pids:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
-                left.add(pid)
-        except OSError:
-            continue
-    return left
-
-
 def nothing_left(pids: set[int], within_s: float = 10) -> bool:
     deadline = time.monotonic() + within_s
-    while alive(pids) and time.monotonic() < deadline:
+    while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return not alive(pids)
+    return not any(map(alive, pids))
 
 
 class Started:

@@ -1,0 +1,97 @@
+"""What the README shows, typed line by line in an empty folder: on the small digits, with trainings of one epoch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+from shell import environment, mnist_folder
+from test_readme import README
+
+FIRST = "python -m search --trials 50"
+SETTINGS = {
+    "SEARCH_DATASET": "digits", "SEARCH_REGISTER": "mnist", "SEARCH_EPOCHS": "1", "SEARCH_CONFIRM_SEEDS": "1",
+    "SEARCH_DATA_DIR": str(mnist_folder()),
+}  # fmt: skip
+FOLLOWING = ("ui", "watch")
+"""What goes on until it is told to stop."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(mnist_folder() is None, reason="pictures of MNIST's test split are predicted"),
+]
+
+
+def run(command: str, folder: Path, study: str = "mnist") -> subprocess.CompletedProcess[str]:
+    """A line of the README, in that folder."""
+    words = [sys.executable, *shlex.split(command, comments=True)[1:]]
+    env = environment({**SETTINGS, "SEARCH_STUDY": study})
+    process = subprocess.Popen(
+        words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    if words[3:4] in ([name] for name in FOLLOWING):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=25)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def block(heading: str, language: str, number: int = 0) -> str:
+    """The lines that a part of the README shows."""
+    part = README[README.index(f"\n{heading}\n") :]
+    return re.findall(rf"```{language}\n(.*?)```", part, re.S)[number]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three registered versions, and a picture that a person drew."""
+    folder = tmp_path_factory.mktemp("first_minutes")
+    for study in ("mnist", "A", "B"):
+        done = run(FIRST if study == "mnist" else "python -m search --trials 3", folder, study)
+        assert done.returncode == 0, done.stderr
+    picture = Image.new("L", (90, 120), "white")
+    ImageDraw.Draw(picture).line([(25, 25), (65, 25), (40, 95)], fill="black", width=9)
+    for name in ("digit.png", "other.jpg"):
+        picture.save(folder / name)
+    return folder
+
+
+def test_the_first_command_is_the_readmes():
+    assert FIRST in README.split("```sh\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("command", block("## After a search", "sh").splitlines(), ids=lambda line: line[17:40].strip())
+def test_each_command_after_a_search(searched: Path, command: str):
+    done = run(command, searched)
+    assert done.returncode in ((0, 130) if command.split()[3] in FOLLOWING else (0,)), done.stdout + done.stderr
+    assert done.stdout.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_two_studies_are_compared(searched: Path):
+    assert run("python -m search report --study A --study B", searched).returncode == 0
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["with this package", "with MLflow alone"])
+def test_each_program(searched: Path, number: int):
+    """`images` stands for a person's own pictures; the model is one of 8x8 pixels."""
+    program = block("## After a search", "python", number).replace("28, 28", "8, 8")
+    images = "import numpy as np\nimages = np.zeros((3, 8, 8), dtype=np.uint8)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", images + program], cwd=searched, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_smaller_space(searched: Path):
+    done = run(f"{block('### A smaller space', 'sh').strip()} --trials 4", searched, "smaller")
+    assert done.returncode == 0, done.stderr
+    assert "batch_size" in done.stdout

@@ -1,0 +1,73 @@
+"""What programs may rely on: exported names, their types, and that they come without what is heavy."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from shell import environment
+
+import objectives
+import search
+
+NAMES = {
+    "search": ["Predictions", "Predictor", "load", "load_trial"],
+    "objectives": [
+        "Diverged", "EpochResult", "Exportable", "ImageClassifier", "Objective", "ObjectiveError", "Outcome", "Params",
+        "Portable", "Sized", "Suggest", "Task", "TestScore", "Timed", "Training",
+    ],
+}  # fmt: skip
+PACKAGES = {"search": search, "objectives": objectives}
+
+USER = """
+import numpy as np
+from objectives import EpochResult, Objective, Outcome, Task, Training
+import search
+predictor: search.Predictor = search.load("mnist")
+predictions: search.Predictions = predictor.predict(np.zeros((2, 28, 28), dtype=np.uint8))
+search.load_trial("mnist", 3).eval()
+task: int = Task(0, {}, 1, 1)
+predictor.predict()
+"""
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_these_names_are_exported_and_no_others(name: str):
+    package = PACKAGES[name]
+    assert sorted(package.__all__) == NAMES[name]
+    assert [each for each in dir(package) if each in NAMES[name]] == NAMES[name]
+
+
+@pytest.mark.parametrize(("package", "name"), [(PACKAGES[part], name) for part in NAMES for name in NAMES[part]])
+def test_each_is_documented_and_typed(package: ModuleType, name: str):
+    found = getattr(package, name)
+    if name == "Params":
+        return  # a type
+    assert inspect.getdoc(found)
+    if inspect.isfunction(found):
+        unknown = inspect.Parameter.empty
+        signature = inspect.signature(found)
+        assert signature.return_annotation is not unknown
+        assert all(parameter.annotation is not unknown for parameter in signature.parameters.values())
+
+
+def test_importing_them_loads_nothing_heavy():
+    program = "import search, objectives, sys; print({'torch', 'mlflow', 'optuna', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_them(tmp_path: Path):
+    """It finds the two mistakes of this program, and nothing else in it."""
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", str(tmp_path / "user.py")]  # what the check of the project cached is used
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    mistakes = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert len(mistakes) == 2, done.stdout
+    assert 'expression has type "Task", variable has type "int"' in mistakes[0]
+    assert "predict" in mistakes[1]
