@@ -57,7 +57,6 @@ class Hello:
 
     device: str
     """The one that `auto` became."""
-    device_name: str
     gpus: int = 0
     """Over how many GPUs trainers are spread; 0 on anything else."""
     free_bytes: int = 0
@@ -182,9 +181,9 @@ class Trainer:
         import torch
 
         if not self.device.startswith("cuda"):
-            return Hello(self.device, self.device)
+            return Hello(self.device)
         gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
-        return Hello(self.device, torch.cuda.get_device_name(self.device), gpus, claim(self.device))
+        return Hello(self.device, gpus, claim(self.device))
 
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""

@@ -51,8 +51,6 @@ FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
 SLOT = "slot"
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
 
 def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     """How to make a study's objective again. Raises StorageError for what no search has stored.

@@ -94,7 +94,7 @@ class FakeTrainer:
         self.connection, self._theirs = Pipe()
         device = place(settings.device, settings.index, machine.gpus)
         gpus = 1 if ":" in settings.device else machine.gpus
-        self._theirs.send(Hello(device, "a GPU", gpus, machine.free_bytes))
+        self._theirs.send(Hello(device, gpus, machine.free_bytes))
 
     def greeted(self, hello: Hello) -> None:
         self.hello = hello
