@@ -14,10 +14,9 @@ from objectives.trainer import Hello, Reply, Settings, Trainer
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A trainer is set up: what it is, and where."""
+class Whereabouts:
+    """Where an actor runs, which is known before its trainer is set up, and also when that fails."""
 
-    hello: Hello
     node: str
     """Ray's name of the machine."""
     worker: str
@@ -28,18 +27,21 @@ class Arrival:
 class TrainerActor:
     """One trainer. Its only caller waits for each answer but that of `ping` before it asks again."""
 
-    def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> Arrival | ObjectiveError:
-        """Make the trainer; gives the error of a person's making, which Ray would wrap beyond recognition."""
+    def where(self) -> Whereabouts:
+        """Where this process is."""
         import ray
 
+        here = ray.get_runtime_context()
+        return Whereabouts(here.get_node_id(), here.get_worker_id(), os.getpid())
+
+    def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> Hello | ObjectiveError:
+        """Make the trainer; gives the error of a person's making, which Ray would wrap beyond recognition."""
         try:
             # Ray shows the actor no GPUs but its own, so it is the first there; nor are more cores its own when alone.
             self._trainer = Trainer(Settings(objective, device, 0, threads, threads))
-            hello = self._trainer.hello()
+            return self._trainer.hello()
         except ObjectiveError as error:
             return error
-        here = ray.get_runtime_context()
-        return Arrival(hello, here.get_node_id(), here.get_worker_id(), os.getpid())
 
     def ping(self) -> None:
         """Show that the actor can be reached."""

@@ -13,13 +13,14 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from objectives.actor import Arrival
+from objectives.actor import Whereabouts
 from search.errors import SearchError, UsageError
 from search.provenance import usable_cores
 
@@ -31,7 +32,8 @@ GPU_SHARE = 0.25
 
 QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # errors of a cluster's processes are printed even where logs are not
-    "RAY_NUM_REDIS_GET_RETRIES": "3",  # seconds to wait for the head, which then answers or is none
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # the head of a cluster that is well answers at once
+    "RAY_py_gcs_connect_timeout_s": "5",
 }
 
 
@@ -82,7 +84,7 @@ class Cluster:
             ) from None
 
     def _init(self, address: str, **options: Any) -> Any:
-        with _undisturbed():
+        with _undisturbed(), _silent():
             return self.ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
     def close(self) -> None:
@@ -127,27 +129,27 @@ class Cluster:
 
     # ---- why an actor died
 
-    def has_lost(self, arrival: Arrival | None, error: Exception) -> bool:
+    def has_lost(self, where: Whereabouts | None, error: Exception) -> bool:
         """Whether it was the machine that went away, or cannot be reached, and not the actor that failed on it."""
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.ActorUnavailableError | exceptions.NodeDiedError):
             return True
-        return arrival is not None and not self._node(arrival).get("Alive", False)
+        return where is not None and not self._node(where).get("Alive", False)
 
-    def last_words(self, arrival: Arrival | None, error: Exception) -> str:
+    def last_words(self, where: Whereabouts | None, error: Exception) -> str:
         """How it died, and the last lines it printed where they can be read from here."""
         who = "its trainer"
-        if arrival is not None:
-            who += f" (pid {arrival.pid} on {self._node(arrival).get('NodeManagerAddress', 'a node that is gone')})"
-        return "\n".join([f"{who} died: {_cause(error)}", *self._last_lines(arrival)])
+        if where is not None:
+            who += f" (pid {where.pid} on {self._node(where).get('NodeManagerAddress', 'a node that is gone')})"
+        return "\n".join([f"{who} died: {_cause(error)}", *self._last_lines(where)])
 
-    def _node(self, arrival: Arrival) -> Mapping[str, Any]:
-        return next((node for node in self.ray.nodes() if node["NodeID"] == arrival.node), {})
+    def _node(self, where: Whereabouts) -> Mapping[str, Any]:
+        return next((node for node in self.ray.nodes() if node["NodeID"] == where.node), {})
 
-    def _last_lines(self, arrival: Arrival | None) -> list[str]:
-        if arrival is None or self._logs is None:
+    def _last_lines(self, where: Whereabouts | None) -> list[str]:
+        if where is None or self._logs is None:
             return []
-        files = sorted(self._logs.glob(f"worker-{arrival.worker}-*"), key=lambda path: path.suffix, reverse=True)
+        files = sorted(self._logs.glob(f"worker-{where.worker}-*"), key=lambda path: path.suffix, reverse=True)
         lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
         return [line for line in lines if not line.startswith(":")][-LAST_LINES:]  # Ray's own notes on whose it is
 
@@ -220,6 +222,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what Ray's own libraries write to the terminal before they know that they should not."""
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 @contextmanager

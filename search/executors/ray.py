@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from objectives.actor import Arrival, TrainerActor
+from objectives.actor import TrainerActor, Whereabouts
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
+from objectives.trainer import Hello
 from search.errors import SearchError, UsageError
 from search.executors.base import Event, Failed, Finished, Lost, Refused
 from search.executors.cluster import Cluster
@@ -45,8 +46,10 @@ class Actor:
     """One trainer, pending or set up."""
 
     handle: Any
-    arrival: Arrival | None = None
-    """None while it waits for room, or is being set up."""
+    where: Whereabouts | None = None
+    """None while it waits for room."""
+    hello: Hello | None = None
+    """None until it is set up."""
     idle_since: float | None = None
     """On `time.monotonic`'s clock; None while it has a task."""
     reached: Any = None
@@ -94,7 +97,7 @@ class RayExecutor:
 
     def available(self) -> list[int]:
         """Those whose actor is set up."""
-        return sorted(slot for slot, actor in self._actors.items() if actor.arrival)
+        return sorted(slot for slot, actor in self._actors.items() if actor.hello)
 
     def expect(self, tasks: int) -> None:
         """Let those go that have been idle for a while, or call for more, when it is looked at next."""
@@ -107,7 +110,7 @@ class RayExecutor:
             self.wait(0.2)
             if self.available() and until == math.inf:
                 until = time.monotonic() + GATHER_S
-        return [actor.arrival.hello.device for actor in self._actors.values() if actor.arrival]
+        return [actor.hello.device for actor in self._actors.values() if actor.hello]
 
     def settle(self, task: Task) -> str | None:
         """Ray was told what each trainer needs."""
@@ -147,7 +150,10 @@ class RayExecutor:
             came, _ = self._ray.wait(list(self._owed), num_returns=1, timeout=timeout_s)
             if came:
                 came, _ = self._ray.wait(list(self._owed), num_returns=len(self._owed), timeout=0)
-            events = [(self._owed[answer], self._receive(answer)) for answer in came]
+            events = [
+                (self._owed[answer], self._receive(answer)) for answer in came
+                if answer in self._owed  # one that died owes nothing any more
+            ]  # fmt: skip
         except ConnectionError as error:
             raise SearchError(
                 f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
@@ -164,8 +170,11 @@ class RayExecutor:
             return self._lose(slot, actor, error)
         if isinstance(reply, ObjectiveError):
             raise reply
-        if isinstance(reply, Arrival):
-            actor.arrival, actor.idle_since, self._failures = reply, time.monotonic(), 0
+        if isinstance(reply, Whereabouts):
+            actor.where = reply
+            return None
+        if isinstance(reply, Hello):
+            actor.hello, actor.idle_since, self._failures = reply, time.monotonic(), 0
             self._most = max(self._most, len(self.available()))
             return None
         if isinstance(reply, Finished | Failed | Refused):
@@ -189,19 +198,20 @@ class RayExecutor:
         long_ago = time.monotonic() - IDLE_S
         spare = [
             slot for slot, actor in sorted(self._actors.items(), reverse=True)
-            if actor.arrival is None or (actor.idle_since is not None and actor.idle_since < long_ago)
+            if actor.hello is None or (actor.idle_since is not None and actor.idle_since < long_ago)
         ]  # fmt: skip
-        spare.sort(key=lambda slot: self._actors[slot].arrival is not None)  # pending ones cost nobody anything
+        spare.sort(key=lambda slot: self._actors[slot].hello is not None)  # pending ones cost nobody anything
         for slot in spare[: max(0, len(self._actors) - wanted)]:
             self._release(slot)
 
     def _hire(self, slot: int) -> None:
         handle = self._class.remote()
         self._actors[slot] = Actor(handle)
+        self._owed[handle.where.remote()] = slot
         self._owed[handle.set_up.remote(self._objective, self._device, self._threads)] = slot
 
     def _release(self, slot: int) -> None:
-        """End an actor that owes nothing but its arrival."""
+        """End an actor that has no task."""
         actor = self._actors.pop(slot)
         self._owed = {answer: owing for answer, owing in self._owed.items() if owing != slot}
         with contextlib.suppress(self._ray.exceptions.RayError):
@@ -209,11 +219,11 @@ class RayExecutor:
 
     def _lose(self, slot: int, actor: Actor, error: Exception) -> Lost | None:
         """An actor gave an error instead of an answer: another one takes its slot."""
-        machine_gone = self._cluster.has_lost(actor.arrival, error)
-        reason = self._cluster.last_words(actor.arrival, error)
+        machine_gone = self._cluster.has_lost(actor.where, error)
+        reason = self._cluster.last_words(actor.where, error)
         self._release(slot)
         self._look_at = 0.0
-        if actor.arrival is not None:
+        if actor.hello is not None:
             return Lost(reason, blameless=machine_gone or not self._was_reached(actor))
         if not machine_gone:
             self._failures += 1
