@@ -122,7 +122,7 @@ def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
     workspace = Workspace(config.workspace)
     picture = workspace.pictures(chosen[0].study_name)
     pictures = {"Predictions on the test split": picture.read_bytes()} if picture.exists() else {}
-    target = output or workspace.report(chosen[0].study_name)
+    target = output or workspace.report("-vs-".join(each.study_name for each in chosen))
     try:
         write_report(chosen[0], target, others=chosen[1:], pictures=pictures)
     except OSError as error:
@@ -216,7 +216,7 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
 
 @cli.command()
 @click.argument("image", nargs=-1, required=True)
-@click.option("--model", metavar="URI", help="For instance models:/mnist@champion.  [default: the newest champion]")
+@click.option("--model", help="mnist, mnist/3 or mnist@challenger.  [default: the newest champion]")
 @click.option(
     "--show",
     "picture",
@@ -226,7 +226,7 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
 )
 @options(*STORES, "data_dir")
 def predict(image: Sequence[str], model: str | None, picture: Path | None, **values: Any) -> None:
-    """Classify pictures: files, or MNIST:7 and MNIST:0-24 style names (`mnist:7`) for test pictures of a dataset."""
+    """Classify pictures: files, or test pictures of a dataset by names such as mnist:7 and mnist:0-24."""
     from search import terminal
     from search.predict import predict as classify
     from search.registry import load, require_store
@@ -236,7 +236,7 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
     require_store(config)
     loaded = load(config.mlflow_uri, model)
     predictions, drawing = classify(loaded, image, config.data_dir)
-    terminal.print_predictions(loaded.uri, predictions)
+    terminal.print_predictions(loaded.words, predictions)
     if picture is not None and drawing is not None:
         try:
             write_whole(picture, drawing)
@@ -271,6 +271,7 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
     A winner that its search could not register is scored and registered first, and then is champion if it is better.
     """
     from search import repair, terminal
+    from search.promotion import CHAMPION
     from search.registry import require_store
 
     config = Config(**values)
@@ -287,7 +288,10 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
         return
     record = repair.promote(config, target)
     terminal.print_summary(record)
-    raise SystemExit(0 if record.summary and record.summary.model else 1)
+    model = record.summary.model if record.summary else None
+    if model is not None and model["alias"] == CHAMPION:
+        terminal.say(f"champion of {model['name']}: version {model['version']}")
+    raise SystemExit(0 if model is not None else 1)
 
 
 @cli.command("check-objective")

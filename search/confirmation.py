@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, Task
 from search import records
-from search.asking import asking
+from search.asking import described
 from search.intervals import Noise, images_of
 from search.records import TrialRecord
 from search.sampling import derive_seed
@@ -228,7 +228,6 @@ def refit_job(study: Study, winner: TrialRecord, *, epochs: int, seed: int) -> J
 
 
 def _job(objective: Objective, trial: TrialRecord, run: str, what: str, kind: str, task: Task) -> Job:
-    with asking("describe"):
-        label = f"{objective.describe(task.params)}, {what}"
+    label = f"{described(objective, task.params)}, {what}"
     tags = {"kind": kind, "optuna.trial.number": str(trial.number)}
     return Job(run, f"{kind} #{trial.number:03d} {label}", label, task, task.params, tags)

@@ -156,10 +156,15 @@ def check_repeats(specimen: Specimen) -> None:
     for first in sample.results[:2]:
         again = pull(training)
         _require(
-            again is not None and again.value == first.value,
+            again is not None and _same(again.value, first.value),
             f"step {first.step} gave {first.value} and, for the same task, {again and again.value}; draw "
             "all chance from task.seed",
         )
+
+
+def _same(value: float | None, other: float | None) -> bool:
+    """Equal, or both NaN, which is said elsewhere."""
+    return value == other or (value is not None and other is not None and math.isnan(value) and math.isnan(other))
 
 
 def check_resume(specimen: Specimen) -> None:
@@ -178,7 +183,7 @@ def check_resume(specimen: Specimen) -> None:
         f"resumed after step 1, the training gave step {resumed.step}; go on from task.checkpoint where it is not None",
     )
     _require(
-        resumed.value == expected.value,
+        _same(resumed.value, expected.value),
         f"resumed after step 1, step 2 gave {resumed.value}; uninterrupted, it gave {expected.value}. A checkpoint "
         "holds all that changes: weights, optimizer, schedule and random numbers",
     )

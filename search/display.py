@@ -268,10 +268,14 @@ def describe_end(trial: TrialRecord) -> str:
         case TrialState.PRUNED if trial.value is None:
             return f"refused{above}{name}"
         case TrialState.PRUNED:
-            return f"pruned at {value} after {trial.metrics.get('epochs', 0):g} epochs{seconds}{name}"
+            return f"pruned at {value} after {_epochs(trial.metrics.get('epochs', 0))}{seconds}{name}"
         case _:
             first = (trial.failure_message or "").splitlines()[:1]
             return f"failed ({trial.failure}): {''.join(first)}{name}"
+
+
+def _epochs(n: float) -> str:
+    return f"{n:g} epoch{'' if n == 1 else 's'}"
 
 
 def sparkline(curve: Sequence[float], width: int = 20) -> str:

@@ -41,6 +41,8 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
     found, said, whole = [], [], search_space(objective)
     for name, params in objective.baselines().items():
         _check_choices(name, params, whole)
+        if strange := sorted(set(params) - set(whole)):
+            said.append(f"baseline {name} has {', '.join(strange)}, which suggest does not ask for")
         changed = _changed(params, space)
         if isinstance(changed, str):
             said.append(f"baseline {name} is left out: {changed}")
@@ -54,7 +56,7 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
             said.append(f"baseline {name} is left out: it has {too_large}, too many")
         else:
             if changed:
-                said.append(f"baseline {name} is tried as it stands there, with what is fixed")
+                said.append(f"baseline {name} is tried with what is fixed")
             found.append(Known(name, adapted))
     return found, said
 
@@ -147,7 +149,7 @@ def warm_start(
             f"--warm-start {earlier.name}: nothing of its best trials fits the limits and the space of this search, "
             f"whose parameters are {', '.join(space)}; leave the flag out"
         )
-    said.append(f"warm start: the best {len(found)} of study {earlier.name} are tried first")
+    said.append(f"warm start: the best {len(found)} of study {earlier.name} come after the baselines")
     if gone:
         said.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(gone))}")
     if outside:

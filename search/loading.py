@@ -109,15 +109,9 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     there is no such model, TrackingError when MLflow does not answer.
     """
     from search import registry
-    from search.promotion import CHAMPION
 
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     registry.require_store(config)
-    if model is not None and not model.startswith("models:/"):
-        name, slash, number = model.partition("/")
-        if slash and not number.isdecimal():
-            raise ModelNotFoundError(f"{model!r}: a version is a number, as in {name}/1; an alias is {name}@{CHAMPION}")
-        model = f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
     loaded = registry.load(config.mlflow_uri, model)
     framing = loaded.metadata["framing"]
     h, w = framing["size"]
@@ -146,7 +140,6 @@ def load_trial(
         raise UsageError(f"study {study!r} was not made by a search, so nothing is known of its networks")
     if (said := elsewhere(config, record.attrs)) is not None:
         raise UsageError(f"study {study!r}: {said}")
-    require_store(config)
     objective = records.stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
         raise UsageError(
@@ -156,6 +149,7 @@ def load_trial(
     not_there = f"trial {number} of {study!r} ({trial.state.name.lower()}) has no weights that can be read"
     if trial.run_id is None:
         raise ModelNotFoundError(f"{not_there}: it has no MLflow run")
+    require_store(config)
     try:
         weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
     except TrackingError as error:

@@ -99,7 +99,8 @@ def _gains(summary: Summary) -> str:
         [gain.baseline, f"{gain.value:.4f}", gain.known_from, f"{gain.gain:+.4f}{plus_minus(gain.half)}", gain.doubt]
         for gain in summary.gains
     ]
-    return table(["baseline", "value", "known from", "gain of the winner", ""], rows)
+    found = table(["baseline", "value", "known from", "gain of the winner", ""], rows)
+    return f"Gains: {summary.gains_rest_on}.\n\n{found}" if summary.gains_rest_on else found
 
 
 def _figures(study: StudyRecord, summary: Summary) -> str:
@@ -166,6 +167,8 @@ def _limits(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]) -
         lines = ["- Its figures hold for inputs like those it was measured on; elsewhere it is untested."]
     if summary.confirmed is None:
         lines.append(f"- Its {study.metric} was not confirmed on fresh seeds.")
+    elif summary.gains and not any(gain.half is not None for gain in summary.gains) and summary.gains_rest_on:
+        lines.append(f"- Its gains over the baselines: {summary.gains_rest_on}.")
     lines += [f"- {text}." for text in (summary.note,) if text]
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from objectives.base import ImageClassifier, Objective, ObjectiveSpec
 from search import records, version
+from search.asking import check_answers
 from search.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.errors import UsageError
 from search.pages import experiment_tags
@@ -29,6 +30,7 @@ def load_objective(spec: ObjectiveSpec) -> Objective:
     objective = spec.load()
     if isinstance(objective, ImageClassifier):
         objective.prepare()
+    check_answers(objective)
     return objective
 
 

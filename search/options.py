@@ -100,9 +100,21 @@ def _check(path: Path, name: str, value: Any) -> None:
     type_ = next(spec.metadata["type"] for spec in fields(Config) if spec.name == name)
     try:
         for each in value if isinstance(value, list) else [value]:
+            _check_kind(given, type_, each)
             click.types.convert_type(type_)(each)
     except click.BadParameter as error:
         raise UsageError(f"{given}: {error.message}") from None
+
+
+def _check_kind(given: str, type_: Any, value: Any) -> None:
+    """Refuse what click would quietly make something else of. Raises UsageError."""
+    if type_ is bool or isinstance(type_, click.types.BoolParamType):
+        if not isinstance(value, bool):
+            raise UsageError(f"{given}; give true or false")
+    elif isinstance(value, bool):
+        raise UsageError(f"{given}; true and false are for settings that are on or off")
+    elif isinstance(click.types.convert_type(type_), click.types.IntParamType) and isinstance(value, float):
+        raise UsageError(f"{given}; give a whole number")
 
 
 config_option = click.option(

@@ -213,6 +213,13 @@ class Loaded:
     uri: str
     model: Any
     metadata: Mapping[str, Any]
+    version: str | None = None
+    """That an alias stood for; None where `uri` says which."""
+
+    @property
+    def words(self) -> str:
+        """Which it is, for people."""
+        return f"{self.uri}, version {self.version}" if self.version else self.uri
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -255,8 +262,21 @@ def require_store(config: Config) -> None:
         )
 
 
-def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
-    """Load a registered model; without a URI, the newest champion.
+def uri_of(model: str) -> str:
+    """MLflow's address: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
+
+    Raises ModelNotFoundError for what names none.
+    """
+    if ":/" in model:
+        return model
+    name, slash, number = model.partition("/")
+    if slash and not number.isdecimal():
+        raise ModelNotFoundError(f"{model!r}: a version is a number, as in {name}/1; an alias is {name}@{CHAMPION}")
+    return f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
+
+
+def load(tracking_uri: str, model: str | None = None) -> Loaded:
+    """Load a registered model, by what `uri_of` takes; by default the newest champion.
 
     Raises ModelNotFoundError when there is no such model, or it is not one that a search has registered, TrackingError
     when MLflow does not answer.
@@ -264,22 +284,25 @@ def load(tracking_uri: str, model_uri: str | None = None) -> Loaded:
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    names = ", ".join(sorted(model.name for model in _models(client))) or "none"
-    model_uri = model_uri or f"models:/{newest_champion(client)}@{CHAMPION}"
+    names = sorted(each.name for each in _models(client))
+    model_uri, version = uri_of(model or newest_champion(client)), None
     try:
         with _fluent(tracking_uri), _without_pickle(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             local = mlflow.artifacts.download_artifacts(model_uri)
             described = mlflow.models.Model.load(local)
             _require_ours(described, model_uri)
-            model = mlflow.pyfunc.load_model(local)
+            loaded = mlflow.pyfunc.load_model(local)
+        if "@" in model_uri:
+            version = client.get_model_version_by_alias(*model_uri.removeprefix("models:/").split("@", 1)).version
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise ModelNotFoundError(
-            f"{model_uri} cannot be loaded: {first_line(error)}. Registered here: {names}. "
-            f"Name for example models:/mnist@{CHAMPION} or models:/mnist/1"
+            f"{model_uri} cannot be loaded: {first_line(error).rstrip('.')}. Registered here: "
+            f"{', '.join(names) or 'none'}. Name for example {(names or ['mnist'])[0]}@{CHAMPION} or "
+            f"{(names or ['mnist'])[0]}/1"
         ) from None
     metadata = described.metadata or {}
-    return Loaded(model_uri, model, metadata)
+    return Loaded(model_uri, loaded, metadata, None if version is None else str(version))
 
 
 @contextmanager

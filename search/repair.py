@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from search import records
 from search.browse import elsewhere
 from search.conclusion import Conclusion
-from search.config import Config
+from search.config import Config, is_model_name
 from search.errors import StudyHeldError, UsageError
 from search.journal import Journal
 from search.opening import load_objective, open_tracking, registered_name
@@ -133,6 +133,8 @@ def take_back(config: Config, name: str | None) -> tuple[str, str, str]:
     Raises ModelNotFoundError when there is nothing to go back to.
     """
     client = connect_mlflow(config.mlflow_uri)
+    if name is not None and not is_model_name(name):
+        raise UsageError(f"--rollback takes the name of a model; type promote --rollback {name.partition('/')[0]}")
     with told(config.mlflow_uri, "the alias stays where it is"):
         name = name or newest_champion(client)
         return name, *rollback(client, name)

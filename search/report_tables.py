@@ -94,7 +94,7 @@ def dots(record: StudyRecord) -> list[Dot]:
     for label, other, gain in sorted(others, key=lambda row: -sign * (row[1] or 0.0)):
         if other is not None:
             ahead = unit.gain(sign * (value - other), gain.half if gain else None)
-            doubtful = sign * (value - other) <= 0 or bool(gain and gain.doubt)
+            doubtful = sign * (value - other) <= 0 or gain is None or bool(gain.doubt) or gain.half is None
             rows.append(Dot(str(label), unit.text(other), ahead, at(other), is_doubtful=doubtful))
     return rows
 

@@ -78,7 +78,7 @@ def open_study(
     differences = list(_differences(found, wanted))
     if differences:
         raise StudyMismatchError(
-            f"study {name!r} was made with another setting: {'; '.join(differences)}.\n"
+            f"study {name!r} was made with other settings: {'; '.join(differences)}.\n"
             f"Give what it was made with, or start another study: python -m search --study {slug(name)}-2"
         )
     if never_began and epochs is not None:  # nothing was trained with another number
@@ -110,13 +110,17 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     differences = []
     for key in sorted({*found, *wanted} - {"search space"}):
         if found.get(key) != wanted.get(key):
-            differences.append(f"{key} was {found.get(key)}, now {wanted.get(key)}")
+            differences.append(f"{key} was {_given(found.get(key))}, now {_given(wanted.get(key))}")
     old, new = found.get("search space", {}), wanted["search space"]
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     if changed:
         texts = [f"{name} was {_words(old.get(name))}, now {_words(new.get(name))}" for name in changed[:5]]
-        differences.append(f"search space differs in {', '.join(texts)}{' ...' if len(changed) > 5 else ''}")
+        differences.append(f"in its search space {', '.join(texts)}{' ...' if len(changed) > 5 else ''}")
     return differences
+
+
+def _given(value: object) -> str:
+    return "not given" if value is None else str(value)
 
 
 def _words(stored: str | None) -> str:

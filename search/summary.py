@@ -151,6 +151,17 @@ class Summary:
         return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
 
     @property
+    def gains_rest_on(self) -> str:
+        """What all gains have in common, for people: an interval each, or why there is none."""
+        if any(gain.half is not None for gain in self.gains):
+            return "each with its own 95% interval"
+        if self.confirmation is None:
+            return "not confirmed on fresh seeds, so without intervals: any of it may be chance"
+        if all(len(each.values) < 2 for each in self.confirmation.candidates):
+            return "no setting has two fresh seeds, so without intervals: any of it may be chance"
+        return ""  # the seeds' values are all the same
+
+    @property
     def network(self) -> str:
         """Which training made the published network: the `trial`'s own, one to `confirm` it, or the `refit`."""
         return self.run.partition("-")[0]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
+from search.markdown import NETWORKS
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, StudyRecord, to_json
 from search.summary import Confirmation, Summary, counted, plus_minus, span
@@ -100,8 +101,8 @@ def print_summary(study: StudyRecord) -> None:
         _print_confirmation(study, summary.confirmation)
     _print_test(study, summary)
     if summary.gains:
-        each = ", each with its own 95% interval" if any(gain.half is not None for gain in summary.gains) else ""
-        say(f"compared with the baselines{each}:")
+        rest = f", {summary.gains_rest_on}" if summary.gains_rest_on else ""
+        say(f"compared with the baselines{rest}:")
     for gain in summary.gains:
         known = f"{gain.value:.4f}, {gain.known_from}"
         doubt = f": {gain.doubt}" if gain.doubt else ""
@@ -115,7 +116,9 @@ def print_summary(study: StudyRecord) -> None:
 
 
 def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
-    say(f"confirmed on {counted(found.seeds, 'fresh seed')} each; {found.trust(study.considered)}:")
+    fewer = any(len(each.values) + each.failed < found.seeds for each in found.candidates)
+    each_ = "each, or until clearly behind" if fewer else "each"
+    say(f"confirmed on {counted(found.seeds, 'fresh seed')} {each_}; {found.trust(study.considered)}:")
     table = _table("", "mean", "95% interval", "seeds", "search saw", "weights", "")
     for each in found.candidates:
         table.add_row(
@@ -134,6 +137,8 @@ def _print_test(study: StudyRecord, summary: Summary) -> None:
     if summary.refit:
         refit = summary.refit
         say(f"trained anew on all {refit['images']:,} images that are not for testing: {refit['epochs']} epochs")
+    elif summary.network == "confirm":
+        say(f"the winner's network is {NETWORKS['confirm']}")
     if summary.test:
         test = summary.test
         say(
@@ -195,7 +200,7 @@ def print_study(study: StudyRecord) -> None:
 
 
 def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
-    """One row a picture, and why a picture has none."""
+    """One row a picture, and why a picture has none; `model` in words."""
     say(f"model: {model}")
     table = _table("picture", "label", "probability", "truth", "notes")
     for prediction in predictions:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective, Task
 from search import records
-from search.asking import asking
+from search.asking import described
 from search.delivery import EXPERIMENT
 from search.display import TRIALS
 from search.pages import run_name
@@ -111,8 +111,7 @@ class Trials:
 
     def _job(self, sampled: Sampled) -> Job:
         self._at_work[sampled.number] = sampled
-        with asking("describe"):
-            label = self.objective.describe(sampled.params)
+        label = described(self.objective, sampled.params)
         tags = {"kind": "trial", "optuna.trial.number": str(sampled.number)}
         if sampled.baseline:
             tags["baseline"] = sampled.baseline

@@ -355,7 +355,7 @@ def test_another_study_of_the_same_name(finished: Finished, folder: Path, words:
     result = search("--study", "digits", *words, cwd=folder)
     assert result.returncode == 1, result
     assert re.search(
-        rf"(?s)^Error: study 'digits' was made with another setting: .*{message}.*--study digits-2", result.stderr
+        rf"(?s)^Error: study 'digits' was made with other settings: .*{message}.*--study digits-2", result.stderr
     )
     assert "Traceback" not in result.stderr
     assert contents(folder) == before

@@ -103,6 +103,10 @@ def test_every_flag_can_come_from_the_environment(name: str):
         ("trials 3", r"is not TOML: "),
         ("confirm = 'x'", r"""confirm = "x": 'x' is not a valid integer"""),
         ("trials = 0", r"trials = 0: 0 is not in the range x>=1"),
+        ("trials = 2.5", r"trials = 2.5; give a whole number"),
+        ("trials = true", r"trials = true; true and false are for settings that are on or off"),
+        ("register = false", r"register = false; true and false are for settings"),
+        ("no-register = 1", r"no_register = 1; give true or false"),
         ("fix = 'family=cnn'", r"fix = \"family=cnn\"; make it a list: fix = \[\.\.\.\]"),
     ],
 )

@@ -33,6 +33,17 @@ DATA = {
 }  # fmt: skip
 
 
+def test_gains_without_intervals_are_said_to_be_perhaps_chance():
+    bare = replace(SUMMARY, gains=(Gain("tutorial MLP", 0, 0.9707, 0.0235),))
+    once = Confirmation(tuple(replace(each, values=each.values[:1]) for each in CANDIDATES), 1, None, 10_000)
+    for confirmation, why in ((None, "not confirmed on fresh seeds"), (once, "no setting has two fresh seeds")):
+        summary = replace(bare, confirmation=confirmation)
+        assert summary.gains_rest_on == f"{why}, so without intervals: any of it may be chance"
+        assert f"Gains: {summary.gains_rest_on}." in note(STUDY, summary)
+    assert bare.gains_rest_on == ""  # two fresh seeds with one value: there is no noise
+    assert SUMMARY.gains_rest_on == "each with its own 95% interval"
+
+
 def test_a_table_survives_bars_inside_its_cells():
     assert table(["a"], [["x|y"]]).splitlines() == ["| a |", "| --- |", "| x\\|y |"]
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from shell import Finished, environment
 
 from search.cli import cli
@@ -229,7 +229,7 @@ class Refusing:
 @pytest.mark.parametrize("act", [settle, challenge, appoint])
 def test_a_busy_store_is_asked_again_and_a_refusal_is_said(store: mlflow.MlflowClient, act: Callable[..., object]):
     own = add(store, 0.9)
-    refusing: Any = Refusing(store, PERMISSION_DENIED, 99)
+    refusing: Any = Refusing(store, INVALID_PARAMETER_VALUE, 99)
     with pytest.raises(TrackingError, match=r"the alias \w+ of toy cannot be set: .*the store says no"):
         act(refusing, "toy", own)
     assert refusing.left == 98

@@ -112,9 +112,9 @@ def test_every_sampler_keeps_to_what_is_fixed_and_narrowed(database: str, sample
 
 def test_a_study_is_not_gone_on_with_in_another_space_or_under_another_limit(database: str):
     search(a_study(database, space=narrow(Toy(), ["x=[0, 0.5]"])), 1)
-    with pytest.raises(StudyMismatchError, match=r"search space differs in x was 0 to 0.5, now -1 to 1\."):
+    with pytest.raises(StudyMismatchError, match=r"in its search space x was 0 to 0.5, now -1 to 1\."):
         a_study(database)
-    with pytest.raises(StudyMismatchError, match=r"max_parameters was None, now 500; search space differs in x"):
+    with pytest.raises(StudyMismatchError, match=r"max_parameters was not given, now 500; in its search space x"):
         a_study(database, Weighed(), limits=Limits(parameters=500))
 
 
@@ -188,7 +188,7 @@ def test_the_best_of_an_earlier_study_comes_first_and_once(database: str):
     earlier = search(a_study(database, name="old"), 12)
     settings, said = warmed(earlier, Toy(), Space())
     assert settings == [trial.params for trial in earlier.record().ranked()[:5]]
-    assert said == ["warm start: the best 5 of study old are tried first"]
+    assert said == ["warm start: the best 5 of study old come after the baselines"]
     known = from_stored([[f"old #{number}", params] for number, params in enumerate(settings)])
     search(a_study(database, known=known), 2)
     study = search(a_study(database, known=known), 7)

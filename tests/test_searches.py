@@ -83,7 +83,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     assert "ended early" not in further.stdout
     words = ("--study", "next", "--warm-start", "curve", "--trials", 3, "--confirm", 0, "--no-register")
     warm = search(*curve, *words, cwd=folder)
-    assert "warm start: the best 5 of study curve are tried first" in warm.stdout, warm.stderr
+    assert "warm start: the best 5 of study curve come after the baselines" in warm.stdout, warm.stderr
     earlier, started = (
         json.loads(search("show", name, "--json", cwd=folder).stdout)["trials"] for name in ("curve", "next")
     )

@@ -254,13 +254,13 @@ def test_another_setting_is_refused_by_name(database: str):
     cases = [
         (other, "toy:Toy", 4, r"data was digest-1, now digest-2"),
         (Toy("minimize"), "toy:Toy", 4, r"metric was maximize score, now minimize score"),
-        (Toy(low=-2.0), "toy:Toy", 4, r"search space differs in x was -1 to 1, now -2 to 1\."),
+        (Toy(low=-2.0), "toy:Toy", 4, r"in its search space x was -1 to 1, now -2 to 1\."),
         (Toy(), "mine:Other", 4, r"objective was toy:Toy, now mine:Other"),
         (Toy(), "toy:Toy", 8, r"epochs was 4, now 8"),
     ]
     for objective, target, epochs, message in cases:
         with pytest.raises(
-            StudyMismatchError, match=rf"(?s)study 'toy' was made with another setting: {message}.*--study toy-2"
+            StudyMismatchError, match=rf"(?s)study 'toy' was made with other settings: {message}.*--study toy-2"
         ):
             open_study(storage, "toy", objective, target, epochs)
     assert story_of(storage) == before
