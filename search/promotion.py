@@ -40,7 +40,7 @@ HISTORY_TAG = "champion."
 BASE_TAG = "champion_by_hand"
 """A model's tag, `VERSION/NEWEST`: what a person chose, and the newest version then. Later ones compete with it."""
 TRIES = 60
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED")
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 """What MLflow will say again; its BAD_REQUEST is a collision with another writer here."""
 T = TypeVar("T")
 

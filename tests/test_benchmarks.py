@@ -131,14 +131,13 @@ def needs_mnist() -> None:
 
 @pytest.mark.parametrize(
     "rows",
-    [*(pytest.param(row, marks=pytest.mark.slow) for row in "17"),
-     *(pytest.param(row, marks=pytest.mark.benchmark) for row in "2356")],
+    [pytest.param("1", marks=pytest.mark.slow), *(pytest.param(row, marks=pytest.mark.long) for row in "23567")],
 )  # fmt: skip
 def test_quick_benchmark_writes_its_table_as_json(rows: str, tmp_path: Path) -> None:
     quick(rows, tmp_path / "figures.json")
 
 
-@pytest.mark.benchmark
+@pytest.mark.long
 def test_quick_benchmark_of_ray_tune(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     quick("4", tmp_path / "figures.json")

@@ -87,11 +87,11 @@ class Study:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 3 trials of MNIST, where its files are, in a part of the space that is quick, and 12 of digits."""
+    """A folder with 3 trials of MNIST, where its files are, in a part of the space that is quick, and 9 of digits."""
     folder, mnist = tmp_path_factory.mktemp("searched"), mnist_folder()
     quick = ("--trials", 3, "--epochs", 1, "--fix", "family=mlp", "--confirm", 1, "--confirm-seeds", 1)
     searches = [("mnist", *quick)] if mnist else []
-    for words in [*searches, ("digits", "--trials", 12, "--epochs", 4, "--confirm", 2)]:
+    for words in [*searches, ("digits", "--trials", 9, "--epochs", 4, "--confirm", 2)]:
         result = search("--dataset", *words, cwd=folder, env={"SEARCH_DATA_DIR": str(mnist)})
         assert result.returncode == 0, result.stderr
     return folder

@@ -61,6 +61,7 @@ def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
     assert sorted(trial["run_id"] for trial in shown["trials"]) == runs_by_kind(finished.folder)["trial"]
 
 
+@pytest.mark.slow
 def test_names_of_runs_say_what_became_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TOY_MODE", "error_right")
     database, marked, winners = folder / "mlflow.db", {}, []
@@ -135,6 +136,7 @@ def test_it_says_who_won_and_where_to_look(finished: Finished):
     assert finished.result.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_and_says_so(finished: Finished, tmp_path: Path):
     """In the folder itself: a finished search may not change it."""
     before = contents(finished.folder)
@@ -144,6 +146,7 @@ def test_the_same_command_again_does_nothing_and_says_so(finished: Finished, tmp
     assert "nothing was left to do; to search on, type --trials 6 or another number above 3" in result.stdout
 
 
+@pytest.mark.slow
 def test_pictures_are_classified_and_drawn(finished: Finished, tmp_path: Path):
     seven = Image.new("RGB", (120, 160), "white")
     ImageDraw.Draw(seven).line([(25, 30), (95, 30), (50, 140)], fill="black", width=16)
@@ -170,6 +173,7 @@ def test_pictures_are_classified_and_drawn(finished: Finished, tmp_path: Path):
         assert min(drawn.size) > 100
 
 
+@pytest.mark.slow
 def test_a_study_is_listed_shown_and_reported(finished: Finished, tmp_path: Path):
     before = contents(finished.folder)
     listed = search("studies", "--workspace", finished.folder, cwd=tmp_path)

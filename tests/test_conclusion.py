@@ -105,6 +105,7 @@ def read_by(folder: Path) -> list[str]:
     return [read["run"] for read in json.loads(stored)]
 
 
+@pytest.mark.slow
 def test_flags_that_make_another_network_the_winner_read_it_again_and_that_is_said(folder: Path):
     study = searched(folder)
     assert (Counted.reads, read_by(folder), study.tested) == (1, ["trial-0"], "measured once")
@@ -131,6 +132,7 @@ def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
     assert study.tested == "the test split was read 2 times in this study"
 
 
+@pytest.mark.slow
 def test_a_refit_that_failed_for_want_of_memory_is_tried_again_by_the_same_command(folder: Path):
     study = searched(folder, "Weak", no_refit=False)
     assert study.summary is not None
@@ -148,6 +150,7 @@ def unexported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_log", lambda *_: ("file:///nowhere", None))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unexported")
 def test_more_fresh_seeds_bring_the_version_up_to_date(folder: Path):
     """The same network, so the same version, and no second export; what it says of itself is what is known now."""

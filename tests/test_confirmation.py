@@ -61,6 +61,7 @@ def test_clear_losers_are_spared_the_rest(place: Place):
     assert ", fresh seed 4 is not needed any more: its setting cannot win" in place.lines.getvalue()
 
 
+@pytest.mark.slow
 def test_who_is_clearly_behind_is_told_however_many_seeds_it_had(place: Place):
     place.search(12)
     found, winner = place.confirm(12, 2)
@@ -99,6 +100,7 @@ def test_seeds_that_fail_put_a_candidate_out_and_all_failing_leaves_no_winner(pl
     assert {status for _, status, _ in place.runs("confirm")} == {"FAILED"}
 
 
+@pytest.mark.slow
 def test_a_seed_that_failed_for_want_of_memory_is_tried_again_at_the_next_start(place: Place):
     place.search(3)
     found, winner = place.confirm(2, 2, mode="memory@2")

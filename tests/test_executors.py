@@ -257,6 +257,7 @@ def three() -> Iterator[LocalExecutor]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 1)])
 def test_trainers_that_get_in_each_others_way_are_sent_home(
     monkeypatch: pytest.MonkeyPatch, mode: str, chosen: int, request: pytest.FixtureRequest
@@ -290,7 +291,7 @@ def test_a_trainer_that_dies_beside_a_probe_is_no_part_of_it(local: LocalExecuto
     assert len(train(local, task())[0]) == 4
 
 
-@pytest.mark.parametrize("mode", ["error@1", "memory@0", "kill@1"])
+@pytest.mark.parametrize("mode", ["error@1", "memory@0", pytest.param("kill@1", marks=pytest.mark.slow)])
 def test_a_probe_that_fails_is_no_speed_at_all(local: LocalExecutor, mode: str):
     assert local.probe(1, task(mode=mode), 0.05) == 0
     assert len(train(local, task())[0]) == 4
@@ -336,6 +337,7 @@ def test_closing_leaves_no_process_even_one_that_hangs():
     assert not [pid for pid in trainers if alive(pid)]
 
 
+@pytest.mark.slow
 def test_a_trainer_ends_when_its_coordinator_is_killed():
     program = """
         import os

@@ -125,7 +125,7 @@ def test_a_training_from_arrays_alone_is_the_same():
 # A real Ray, on this machine ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(actors, "IDLE_S", 1.0)
     said: list[str] = []
@@ -171,7 +171,7 @@ def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: 
         assert time.monotonic() < deadline
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
@@ -221,7 +221,7 @@ def coordinator() -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_no_process_outlives_the_search(coordinator: subprocess.Popen[str], how: str):
     processes = children(coordinator.pid)
@@ -264,7 +264,7 @@ def listening_addresses(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6A
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_address_of_something_else_is_said_in_time(tmp_path: Path):
     """A server that listens and says nothing, one that is no Ray."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:

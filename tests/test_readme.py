@@ -87,6 +87,7 @@ def test_the_example_settings_are_a_space(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_example_objective_runs(tmp_path: Path) -> None:
     example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Bowl" in block)
     (tmp_path / "bowl.py").write_text(example, encoding="utf-8")

@@ -42,6 +42,7 @@ BARE = """
 """
 
 
+@pytest.mark.slow
 def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finished: Finished, tmp_path: Path):
     """In the search's folder, as anyone would; one picture and many, without pickle and without this project."""
     objective = ImageClassification("digits")

@@ -194,6 +194,7 @@ def test_mnist_that_cannot_be_had_is_digits_unless_it_was_asked_for(folder: Path
     assert rows(folder / "optuna.db", "SELECT study_name FROM studies") == [("digits",)]
 
 
+@pytest.mark.long
 def test_fifty_trials_on_digits(tmp_path: Path):
     result = search("--dataset", "digits", "--trials", 50, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -81,6 +81,7 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
         "SEARCH_DATA_DIR": str(data if dataset == "mnist" else tmp_path / "data"),
     }  # fmt: skip
     words = ("--dataset", name, "--trials", 2, "--epochs", 1, "--confirm", 1, "--jobs", 1, "--no-register")
+    words += ("--fix", "family=mlp") if dataset == "mnist" else ()
     result = search(*words, cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
     found = opened(log)

@@ -11,13 +11,14 @@ import pytest
 from harness import BOWL, PLAIN, Place, say, wait_until
 from shell import rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
-def test_coordinator_killed_20_times(empty: Place):
-    moments, search = random.Random(20), (*BOWL, "--trials", 50, "--jobs", 2)
+@pytest.mark.parametrize("kills", [pytest.param(7, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+def test_coordinator_killed_again_and_again(empty: Place, kills: int):
+    moments, search = random.Random(kills), (*BOWL, "--trials", 50, "--jobs", 2)
     outlived, done = [], []
-    for kill in range(20):
+    for kill in range(kills):
         process = empty.begin(*search)
         if kill < 4 or moments.random() < 0.2:  # the first ones hit stores that are being made
             time.sleep(moments.uniform(0, 5.0))
@@ -26,12 +27,13 @@ def test_coordinator_killed_20_times(empty: Place):
         assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
         outlived.append(empty.kill(process))
         done.append(empty.finished())
-    say(f"20 kills, with so many trials finished: {done}; trainers outlived them by at most {max(outlived):.2f} s")
+    say(f"{kills} kills, with so many trials finished: {done}; trainers outlived them by at most {max(outlived):.2f} s")
     assert done[-1] < 50
     empty.finish(*search)
     empty.assert_whole(50)
 
 
+@pytest.mark.slow
 def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Place):
     empty.study, empty.curve = "digits", "val/accuracy"
     moments = random.Random(6)
@@ -59,6 +61,7 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
     assert list((empty.folder / "mlruns" / "weights").glob("*/*")) == []
 
 
+@pytest.mark.slow
 def test_trainers_killed_20_times(place: Place):
     place.env = {"BOWL_STEP_S": "0.15"}
     moments, victims = random.Random(21), []

@@ -21,7 +21,7 @@ from test_signals import Terminal
 
 from search.provenance import usable_cores
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 RAY = ("--engine", "ray")
 

@@ -15,7 +15,7 @@ import pytest
 from harness import BOWL, PLAIN, Place, say, wait_until
 from shell import rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 DIGITS = ("--dataset", "digits", "--epochs", 3, "--trials", 6, "--checkpoint-interval", 0, "--no-register", *PLAIN)
 
@@ -38,10 +38,9 @@ def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, 
 @pytest.mark.parametrize(
     ("search", "trials", "reports"),
     [
-        ((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8),
-        ((*DIGITS, "--jobs", 1), 6, 4),
+        pytest.param((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8, id="inline", marks=pytest.mark.long),
+        pytest.param((*DIGITS, "--jobs", 1), 6, 4, id="local", marks=pytest.mark.slow),
     ],
-    ids=["inline", "local"],
 )
 def test_interrupted_and_not(
     make_place: Callable[..., Place], folder: Path, search: tuple[object, ...], trials: int, reports: int
@@ -75,6 +74,7 @@ def ending(place: Place) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
     return summary, points
 
 
+@pytest.mark.slow
 def test_killed_while_it_confirms_and_refits(make_place: Callable[..., Place], folder: Path):
     shutil.copytree(folder, folder.with_name("whole"))
     whole = make_place(folder.with_name("whole"), study="digits", curve="val/accuracy")
