@@ -66,6 +66,18 @@ def test_links_and_pictures_are_there(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_the_messages_are_the_programs_own() -> None:
+    table = README[README.index("| message | what it means") :].split("\n\n")[0]
+    said = [row.split("|")[1].split("`")[1] for row in table.splitlines()[2:]]
+    texts = [
+        path.read_text(encoding="utf-8") for part in ("search", "objectives") for path in (ROOT / part).rglob("*.py")
+    ]
+    code = re.sub(r'"\s+f?"', "", "\n".join(texts))  # literals that are one sentence
+    code = re.sub(r"\{gpus\}", "0", code)
+    for message in said:
+        assert message in code, f"{message!r} is said nowhere"
+
+
 def test_each_dependency_has_its_line() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}  # type: ignore[index]
