@@ -255,15 +255,10 @@ class ImageClassification:
 
         p: Any = task.params
         recipe = Recipe(
-            p["optimizer"],
-            learning_rate(p),
-            p["batch_size"],
-            weight_decay=p["weight_decay"],
-            momentum=p.get("sgd_momentum", 0.0),
-            schedule=p["schedule"],
-            augmentation=p["augmentation"],
+            p["optimizer"], learning_rate(p), p["batch_size"], weight_decay=p["weight_decay"],
+            momentum=p.get("sgd_momentum", 0.0), schedule=p["schedule"], augmentation=p["augmentation"],
             label_smoothing=p["label_smoothing"],
-        )
+        )  # fmt: skip
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
         data = self._data(device)

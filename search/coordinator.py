@@ -73,17 +73,10 @@ class Coordinator:
     """Runs some work until nothing is left of it, or until it is interrupted."""
 
     def __init__(
-        self,
-        objective: Objective,
-        executor: Executor,
-        tracking: Tracking,
-        plan: Plan,
-        *,
-        checkpoint_path: Callable[[str], Path],
-        weights_path: Callable[[str], Path],
-        tags: Mapping[str, str],
+        self, objective: Objective, executor: Executor, tracking: Tracking, plan: Plan, *,
+        checkpoint_path: Callable[[str], Path], weights_path: Callable[[str], Path], tags: Mapping[str, str],
         display: Display,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.objective, self.executor, self.tracking, self.plan = objective, executor, tracking, plan
         self._checkpoint_path, self._weights_path, self._tags = checkpoint_path, weights_path, tags
         self._display = display
@@ -265,15 +258,9 @@ class Coordinator:
         self._end(slot, running, TrialState.FAIL, attrs, tags=tags)
 
     def _end(
-        self,
-        slot: int,
-        running: Running,
-        state: TrialState,
-        attrs: Mapping[str, Any],
-        *,
-        tags: Mapping[str, str],
+        self, slot: int, running: Running, state: TrialState, attrs: Mapping[str, Any], *, tags: Mapping[str, str],
         metrics: Mapping[str, float] = {},
-    ) -> None:
+    ) -> None:  # fmt: skip
         """End a training: its run first, with the verdict, then its record.
 
         Once the journal has the verdict the training has ended: a search that is killed in between must not train it
@@ -342,16 +329,11 @@ class Coordinator:
         self._standing.target = self.work.target
         running = [
             RunningTrial(
-                slot,
-                training.job.task.number,
-                training.job.label,
-                training.result.epoch if training.result else 0.0,
-                training.job.task.epochs,
-                tuple(training.curve),
-                time.monotonic() - training.started,
+                slot, training.job.task.number, training.job.label, training.result.epoch if training.result else 0.0,
+                training.job.task.epochs, tuple(training.curve), time.monotonic() - training.started,
             )
             for slot, training in sorted(self._running.items())
-        ]
+        ]  # fmt: skip
         self._display.refresh(Snapshot(self._standing, running, self.objective.metric, self.tracking.trouble))
 
 
