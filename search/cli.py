@@ -97,11 +97,8 @@ def _may_fall_back(ctx: click.Context, config: Config, error: ObjectiveError) ->
 
     by_default = ctx.get_parameter_source("dataset") in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     named = "dataset" in (ctx.default_map or {})
-    return isinstance(error, DatasetUnavailableError) and by_default and not named and _is_default(config)
-
-
-def _is_default(config: Config) -> bool:
-    return config.objective == DEFAULT_OBJECTIVE
+    own = config.objective != DEFAULT_OBJECTIVE
+    return isinstance(error, DatasetUnavailableError) and by_default and not named and not own
 
 
 @cli.command()
