@@ -129,10 +129,8 @@ def needs_mnist() -> None:
         pytest.skip(f"MNIST is not here: {error}")
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [pytest.param("1", marks=pytest.mark.slow), *(pytest.param(row, marks=pytest.mark.long) for row in "23567")],
-)  # fmt: skip
+@pytest.mark.long
+@pytest.mark.parametrize("rows", "123567")
 def test_quick_benchmark_writes_its_table_as_json(rows: str, tmp_path: Path) -> None:
     quick(rows, tmp_path / "figures.json")
 

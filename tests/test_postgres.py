@@ -205,7 +205,7 @@ STARTER = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_starts_that_make_the_tables_together_all_succeed(url: str):
     names = [f"study-{number}" for number in range(8)]
     command = [sys.executable, "-c", textwrap.dedent(STARTER), url]
@@ -284,7 +284,7 @@ def test_a_search_is_held_killed_and_run_again(url: str, folder: Path):
     assert "6 complete" in search("show", "toy", "--storage", url, cwd=folder).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder: Path):
     process = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.2"})
     until(process, "[2/8]")
@@ -298,7 +298,7 @@ def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder:
     assert_whole(url, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(server: Any, url: str, folder: Path):
     slow = {"TOY_PAUSE_S": "0.3"}
     interrupted = begin(*toy(url, 8), cwd=folder, env=slow)
@@ -328,7 +328,7 @@ def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(s
     assert_whole(url, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_whose_study_somebody_else_has_by_then_ends(server: Any, url: str, folder: Path):
     first = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.3"})
     until(first, "[1/8]")

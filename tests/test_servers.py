@@ -21,7 +21,7 @@ pytest.importorskip("flask_wtf", reason='MLflow has no login without: pip instal
 from compose import Stack, running
 from shell import alive, children
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 SMALL = ("--dataset", "digits", "--epochs", 1, "--jobs", 2, "--confirm", 0, "--no-refit")
 HOLDER = """

@@ -52,6 +52,7 @@ def test_16_starts_at_once(empty: Place):
     check_round(empty, ended)
 
 
+@pytest.mark.long
 def test_16_starts_at_once_again_and_again(make_place: Callable[..., Place], tmp_path: Path):
     """Processes forked after the imports are done, so that they meet within milliseconds and rounds are cheap."""
     places = [make_place(tmp_path / str(number), mark="forked") for number in range(FORKED_ROUNDS)]
