@@ -6,16 +6,15 @@ import fcntl
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from place import Place
-from shell import IMPORTABLE, Finished, search, store, stored
+from shell import IMPORTABLE, Finished, one_file, search, store, stored
 
 # Small tensors on busy cores: threads that wait for each other take ten times as long as one alone.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -109,13 +108,6 @@ def fresh_optuna(shared: Path) -> Path:
 def database(tmp_path: Path, fresh_optuna: Path) -> str:
     """The URL of one that a test may fill."""
     return f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'optuna.db')}"
-
-
-def one_file(path: Path, copy: Path) -> None:
-    """A copy of a SQLite database that has no files beside it."""
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-        target.execute("PRAGMA journal_mode=DELETE")
 
 
 @pytest.fixture

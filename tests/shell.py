@@ -101,6 +101,13 @@ def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return connection.execute(query, values).fetchall()
 
 
+def one_file(path: Path, copy: Path) -> None:
+    """A copy of a SQLite database that has no files beside it, whoever may be writing to it."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode=DELETE")
+
+
 def runs_by_kind(folder: Path) -> dict[str, list[str]]:
     """MLflow's runs, by what they are for."""
     found = rows(folder / "mlflow.db", "SELECT value, run_uuid FROM tags WHERE key = 'kind' ORDER BY 1, 2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from shell import TOY, Finished, contents, search
+from shell import TOY, Finished, contents, one_file, search
 
 from objectives.idx import TEST_FILES, TRAIN_FILES
 
@@ -180,7 +179,7 @@ def test_another_study_of_the_same_name(finished: Finished, folder: Path, words:
             Image.effect_noise((28, 28), 50).save(folder / "pets" / name / f"{number}.png")
     if words[1] == "folder:pets":  # its pictures are decoded before anything is compared
         words = [*words, "--data-dir", str(folder.parent / "data")]
-    shutil.copy(finished.folder / "optuna.db", folder / "optuna.db")
+    one_file(finished.folder / "optuna.db", folder / "optuna.db")
     before = contents(folder)
     result = search("--study", "digits", *words, cwd=folder)
     assert result.returncode == 1, result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shell import Finished, environment, rows
+from shell import Finished, environment, one_file, rows
 
 import search
 from objectives.images import ImageClassification
@@ -88,7 +87,7 @@ def test_what_is_not_there_is_said(finished: Finished, tmp_path: Path):
     with pytest.raises(UsageError, match="study 'digits' has no trial 3; it has 0 to 2"):
         search.load_trial("digits", 3, workspace=finished.folder)
     assert not list(tmp_path.iterdir())
-    shutil.copy(finished.folder / "optuna.db", tmp_path)
+    one_file(finished.folder / "optuna.db", tmp_path / "optuna.db")
     with pytest.raises(ModelNotFoundError, match=r"there is no mlflow.db in "):
         search.load_trial("digits", 0, workspace=tmp_path)
     with pytest.raises(UsageError, match=r"study 'digits': it is tracked here; leave out --tracking-uri"):

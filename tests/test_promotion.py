@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
-from shell import Finished, environment
+from shell import Finished, environment, one_file
 
 from search.cli import cli
 from search.errors import ModelNotFoundError, SearchError, TrackingError
@@ -355,7 +354,7 @@ def test_what_cannot_be_promoted_is_said(finished: Finished, words: list[str], m
 
 def test_a_version_a_studys_winner_and_back(finished: Finished, folder: Path):
     for name in ("optuna.db", "mlflow.db"):
-        shutil.copy(finished.folder / name, folder)
+        one_file(finished.folder / name, folder / name)
     client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")
     add(client, 0.1, "digits")
     assert command(folder, "digits/2") == "champion of digits: version 2\n"

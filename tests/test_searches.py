@@ -47,6 +47,7 @@ print(error)
 """
 
 
+@pytest.mark.long
 def test_a_regression_works_through_every_part(folder: Path):
     """Pruned, limited, confirmed, registered, ended by patience, gone on with, shown, watched, reported, exported."""
     curve = ("--objective", "regression:Curve", "--jobs", 1, "--seed", 1, "--max-latency-ms", 100)

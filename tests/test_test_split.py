@@ -64,8 +64,9 @@ def opened(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dataset", ["folder", "mnist"])
+@pytest.mark.parametrize(
+    "dataset", [pytest.param("folder", marks=pytest.mark.slow), pytest.param("mnist", marks=pytest.mark.long)]
+)
 def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Path, dataset: str):
     data = Path(os.environ.get("SEARCH_DATA_DIR", f"{CHECKOUT}/../shared/data"))
     if dataset == "mnist" and not (data / "MNIST/raw" / TEST_FILES[0]).exists():

@@ -61,13 +61,13 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
     assert list((empty.folder / "mlruns" / "weights").glob("*/*")) == []
 
 
-@pytest.mark.slow
-def test_trainers_killed_20_times(place: Place):
+@pytest.mark.parametrize("kills", [pytest.param(7, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+def test_trainers_killed_again_and_again(place: Place, kills: int):
     place.env = {"BOWL_STEP_S": "0.15"}
     moments, victims = random.Random(21), []
-    process = place.begin(*BOWL, "--trials", 50, "--jobs", 2)
+    process = place.begin(*BOWL, "--trials", 5 * kills // 2, "--jobs", 2)
     place.until_training(process)
-    while len(victims) < 20:
+    while len(victims) < kills:
         time.sleep(moments.uniform(0.2, 2.2))
         assert process.poll() is None, f"it ended before all kills were done: {place.said()}"
         if trainers := place.trainers():
@@ -76,6 +76,6 @@ def test_trainers_killed_20_times(place: Place):
     say(f"{len(victims)} kills, the last one with {place.finished()} trials finished")
     assert place.ended(process) == 0, place.said()
     say(f"tried again: {place.said().count('is tried again')}")
-    counts = place.assert_whole(50)
+    counts = place.assert_whole(5 * kills // 2)
     failed = rows(place.optuna_db, "SELECT value_json FROM trial_user_attributes WHERE key = 'failure'")
     assert failed == [('"crashed"',)] * counts["states"].get("FAIL", 0)
