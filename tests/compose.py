@@ -127,14 +127,14 @@ class Stack:
         return environment({"PATH": path, "HOME": str(home), "TMPDIR": str(home), **given})
 
     def volume(self, name: str) -> Path:
-        """The folder that is /work in a service."""
+        """The folder that is /workspace in a service."""
         folder = self.folder / "volumes" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _here(self, name: str, text: str) -> str:
         """A command or a variable, with the addresses and the paths of a container as they are here."""
-        text = re.sub(r"(?<![\w.])/work\b", str(self.volume(name)), text)
+        text = re.sub(r"(?<![\w.])/workspace\b", str(self.volume(name)), text)
         text = text.replace("/run/secrets", str(self.secrets)).replace("0.0.0.0", "127.0.0.1")
         text = text.replace("@postgres/", f"@127.0.0.1:{self.postgres.port}/")
         text = text.replace("http://mlflow:5000", self.mlflow_url)
