@@ -31,8 +31,7 @@ def check_answers(objective: Objective) -> None:
     with asking("steps_per_epoch"):
         steps = objective.steps_per_epoch()
     for part, given in (("epochs", epochs), ("steps_per_epoch", steps)):
-        whole = isinstance(given, int) and not isinstance(given, bool) and given > 0
-        _require(whole, f"{part} gave {given!r}; give a whole number above 0")
+        _require(is_count(given), f"{part} gave {given!r}; give a whole number above 0")
     with asking("fingerprint"):
         _require(isinstance(found := objective.fingerprint(), Mapping), f"fingerprint gave {found!r}; give a dict")
         json.dumps(dict(found))
@@ -40,6 +39,11 @@ def check_answers(objective: Objective) -> None:
         known = objective.baselines()
     settings = isinstance(known, Mapping) and all(isinstance(params, Mapping) for params in known.values())
     _require(settings, f"baselines gave {known!r}; give a dict of settings by name, or an empty one")
+
+
+def is_count(given: object) -> bool:
+    """Whether an answer is a whole number above 0."""
+    return isinstance(given, int) and not isinstance(given, bool) and given > 0
 
 
 def described(objective: Objective, params: Params) -> str:

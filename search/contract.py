@@ -27,6 +27,7 @@ from optuna.trial import FixedTrial
 
 from objectives.base import Exportable, ImageClassifier, Outcome, Sized, Timed, unfinished
 from objectives.pictures import Framing
+from search.asking import is_count
 from search.space import contains, search_space
 from search.specimen import ContractError, NotTried, Specimen, call, pull, start
 
@@ -114,8 +115,7 @@ def check_schedule(specimen: Specimen) -> None:
     epochs = call("epochs", specimen.objective.epochs, specimen.device)
     steps = call("steps_per_epoch", specimen.objective.steps_per_epoch)
     for name, value in (("epochs", epochs), ("steps_per_epoch", steps)):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        _require(whole, f"{name} gave {value!r}; give a whole number above 0")
+        _require(is_count(value), f"{name} gave {value!r}; give a whole number above 0")
 
 
 def check_training(specimen: Specimen) -> None:
