@@ -136,6 +136,16 @@ def test_quick_benchmark_writes_its_table_as_json(rows: str, tmp_path: Path) -> 
 
 
 @pytest.mark.long
+def test_quick_benchmark_of_scale(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.benchmarks.scale", "--quick", "--store", "sqlite", "--output", str(output)]
+    done = subprocess.run(command, cwd=TESTS.parent, env=environment(), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = [row["notes"]["found"][0] for row in json.loads(output.read_text())["rows"]]
+    assert [0 < each["efficiency"] <= each["ideal"] for each in found] == [True, True]
+
+
+@pytest.mark.long
 def test_quick_benchmark_of_ray_tune(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     quick("4", tmp_path / "figures.json")

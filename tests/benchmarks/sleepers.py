@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from objectives.base import EpochResult, Outcome, Task
 from search.executors.base import EpochDone, Event, Finished
-from tests.benchmarks.growth_stores import POINT, STEPS
+from tests.benchmarks.growth_stores import POINT
 
 PULLS = 4
 """Results of a training: each of them waits for the coordinator."""
@@ -109,8 +109,7 @@ class Sleepers:
             weights = os.urandom(int(self.case.weights_mb * 1e6)) if self.case.weights_mb else None
             return Finished(Outcome({"train_seconds": self.case.seconds}, weights))
         self._pulled[slot] += 1
-        share, value = self._pulled[slot] / PULLS, 1 - 1 / next(self._values)
-        step = round(share * STEPS)
+        step, value = self._pulled[slot], 1 - 1 / next(self._values)
         return EpochDone(
             EpochResult(step, step / 4, value, {**POINT, "val/accuracy": value}, self.case.seconds / PULLS)
         )
