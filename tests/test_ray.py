@@ -7,11 +7,13 @@ import ipaddress
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import alive, children, environment, search
+from shell import alive, begin, children, end, environment, rows, search
 from test_executors import TOY, hear, task, train
 
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
@@ -35,6 +37,8 @@ from search.executors.ray import RayExecutor
 from search.provenance import usable_cores
 
 CORES = usable_cores()
+CLIENTS = 31001
+"""A port that no other test listens at."""
 
 
 def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) -> RayExecutor:
@@ -189,6 +193,93 @@ def test_what_makes_trainers_impossible_is_said(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
     with pytest.raises(error, match=message), closing(started(**more)) as executor:
         executor.ready()
+
+
+@pytest.mark.long
+def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As one without the objective's packages: its trainers fail at once, those of another node later start."""
+    monkeypatch.setattr(actors, "RETRY_S", 1.0)
+    monkeypatch.setattr(actors, "START_TRIES", 30)
+    flag = tmp_path / "works"
+    (tmp_path / "picky.py").write_text(
+        f"import os, toy\nif not os.path.exists({str(flag)!r}): raise ImportError('no such package here')\n"
+        "Picky = toy.Toy\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
+    said: list[str] = []
+    with closing(started(2, said, objective=ObjectiveSpec("picky:Picky"))) as executor:
+        wait_for(executor, lambda: said)
+        assert executor.available() == []
+        flag.touch()
+        wait_for(executor, lambda: len(executor.available()) == 2)
+        flag.unlink()
+        os.kill(executor._actors[1].where.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        executor.start(1, task())
+        assert isinstance(hear(executor), Lost)
+        until = time.monotonic() + 6  # several tries long
+        wait_for(executor, lambda: time.monotonic() > until)
+        assert executor.available() == [0]
+        assert len(train(executor, task())[0]) == 4
+    (text,) = said
+    assert re.match(r"a trainer did not start on \S+, and is tried again: --objective .*no such package here", text)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A cluster of two CPUs whose head answers Ray clients at the port that its environment names."""
+    said, folder = tmp_path / "head.txt", tempfile.mkdtemp(dir="/tmp")  # a socket's name has room for no more
+    words = ["--block", "--disable-usage-stats", "--include-dashboard=false", "--num-cpus=2", f"--temp-dir={folder}"]
+    words += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--ray-client-server-port={CLIENTS}"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *words]
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment(), cwd=tmp_path, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
+    deadline = time.monotonic() + 60
+    while "Ray runtime started" not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.2)
+    yield process
+    kill_all(process)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """As a machine goes."""
+    for pid in {process.pid, *children(process.pid)}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.long
+def test_from_another_machine_by_way_of_a_client(head: subprocess.Popen[bytes], folder: Path):
+    """A whole search; and one that loses the cluster, which says so and goes on elsewhere."""
+    toy = ("--objective", "toy:Toy", "--confirm", 0)
+    words = (*toy, "--engine", "ray", "--address", f"ray://127.0.0.1:{CLIENTS}")
+    done = search(*words, "--trials", 3, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 trials (" in done.stdout
+    process = begin(*words, "--trials", 400, cwd=folder)
+    deadline = time.monotonic() + 60
+    while n_finished(folder) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    kill_all(head)
+    lost = end(process)
+    assert lost.returncode == 1
+    assert re.fullmatch(
+        r"Error: the Ray cluster cannot be reached any more \(.*\)\. Nothing is lost: .*\n", lost.stderr
+    )
+    done = search(*toy, "--trials", (trials := n_finished(folder) + 1), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{trials} trials (" in done.stdout
+
+
+def n_finished(folder: Path) -> int:
+    query = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')"
+    return int(rows(folder / "optuna.db", query)[0][0])
 
 
 COORDINATOR = """

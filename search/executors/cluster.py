@@ -44,6 +44,7 @@ def own_settings() -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: everything listens on loopback only
         "RAY_AUTH_MODE": "token",  # and only to this search: other users of the machine reach loopback, too
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its makers about this machine
     }
 
 
@@ -138,10 +139,14 @@ class Cluster:
 
     def last_words(self, where: Whereabouts | None, error: Exception) -> str:
         """How it died, and the last lines it printed where they can be read from here."""
-        who = "its trainer"
-        if where is not None:
-            who += f" (pid {where.pid} on {self._node(where).get('NodeManagerAddress', 'a node that is gone')})"
+        who = "its trainer" if where is None else f"its trainer (pid {where.pid}{self.place(where)})"
         return "\n".join([f"{who} died: {_cause(error)}", *self._last_lines(where)])
+
+    def place(self, where: Whereabouts | None) -> str:
+        """For people: ` on 10.0.0.7`; nothing where the node is not known."""
+        if where is None:
+            return ""
+        return f" on {self._node(where).get('NodeManagerAddress', 'a node that is gone')}"
 
     def _node(self, where: Whereabouts) -> Mapping[str, Any]:
         return next((node for node in self.ray.nodes() if node["NodeID"] == where.node), {})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,10 @@ PATIENCE_S = 10.0
 """After so long it is said that trainers are missing."""
 
 START_TRIES = 3
+"""After so many in a row of which no trainer came the search ends: it is not one bad node of several."""
+
 RETRY_S = 5.0
-"""Before an actor is made in the place of one that did not start."""
+"""Before actors are made in the place of those that did not start; those that fail within it are one try."""
 
 
 @dataclass
@@ -86,7 +88,9 @@ class RayExecutor:
         self._owed: dict[Any, int] = {}
         """Answers that have not come, by the slot that owes them."""
         self._most = self._failures = 0
-        self._look_at = 0.0
+        self._look_at = self._try_until = 0.0
+        self._bad_nodes: set[str] = set()
+        """Where trainers did not start, which is said once of each."""
         self._counted, self._since = (0, 0), time.monotonic()
         """Trainers that are set up, and that there should be; and since when it is so."""
         self._said: tuple[int, int] | None = None
@@ -119,7 +123,8 @@ class RayExecutor:
     def start(self, slot: int, task: Task) -> None:
         """Begin a task."""
         actor = self._actors[slot]
-        actor.idle_since, actor.reached = None, actor.handle.ping.remote()
+        with _cluster_needed():
+            actor.idle_since, actor.reached = None, actor.handle.ping.remote()
         self._ask(slot, "start", task)
 
     def advance(self, slot: int) -> None:
@@ -135,11 +140,12 @@ class RayExecutor:
         self._ask(slot, "stop")
 
     def _ask(self, slot: int, command: str, *arguments: Any) -> None:
-        self._owed[self._actors[slot].handle.do.remote(command, *arguments)] = slot
+        with _cluster_needed():
+            self._owed[self._actors[slot].handle.do.remote(command, *arguments)] = slot
 
     def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
         """Events that came within the time. Raises SearchError when the cluster is lost."""
-        try:
+        with _cluster_needed():
             if time.monotonic() >= self._look_at:
                 self._look_at = time.monotonic() + LOOK_S
                 self._hire_and_release()
@@ -154,11 +160,6 @@ class RayExecutor:
                 (self._owed[answer], self._receive(answer)) for answer in came
                 if answer in self._owed  # one that died owes nothing any more
             ]  # fmt: skip
-        except ConnectionError as error:
-            raise SearchError(
-                f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
-                "same command again"
-            ) from None
         return [(slot, event) for slot, event in events if event is not None]
 
     def _receive(self, answer: Any) -> Event | None:
@@ -169,7 +170,9 @@ class RayExecutor:
         except self._ray.exceptions.RayError as error:
             return self._lose(slot, actor, error)
         if isinstance(reply, ObjectiveError):
-            raise reply
+            self._release(slot)
+            self._not_started(actor, reply, str(reply))
+            return None
         if isinstance(reply, Whereabouts):
             actor.where = reply
             return None
@@ -226,12 +229,21 @@ class RayExecutor:
         if actor.hello is not None:
             return Lost(reason, blameless=machine_gone or not self._was_reached(actor))
         if not machine_gone:
-            self._failures += 1
-            self._look_at = time.monotonic() + RETRY_S
-            if self._failures >= START_TRIES and not self.available():
-                raise SearchError(f"trainers do not start: {reason}")
-            self._say(f"a trainer did not start, and is tried again: {reason}")
+            self._not_started(actor, SearchError(f"trainers do not start: {reason}"), reason)
         return None
+
+    def _not_started(self, actor: Actor, error: Exception, reason: str) -> None:
+        """Leave it to the next try, or raise the error where there is none: a bad node must not end a good search."""
+        now = time.monotonic()
+        if now >= self._try_until:
+            self._failures, self._try_until = self._failures + 1, now + RETRY_S
+        self._look_at = self._try_until
+        if self._failures >= START_TRIES and not self.available():
+            raise error
+        node = actor.where.node if actor.where else ""
+        if node not in self._bad_nodes:
+            self._bad_nodes.add(node)
+            self._say(f"a trainer did not start{self._cluster.place(actor.where)}, and is tried again: {reason}")
 
     def _was_reached(self, actor: Actor) -> bool:
         try:
@@ -257,3 +269,15 @@ class RayExecutor:
             )
         elif before is not None and here > before[0]:
             self._say(f"all {wanted} trainers are set up")
+
+
+@contextlib.contextmanager
+def _cluster_needed() -> Iterator[None]:
+    """Raise SearchError where the cluster is lost."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise SearchError(
+            f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
+            "same command again"
+        ) from None

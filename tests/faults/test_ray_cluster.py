@@ -76,7 +76,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 def test_a_node_goes_and_another_comes(nodes: Nodes, place: Place):
     search = (*BOWL, *RAY, "--address", nodes.address, "--pruner", "none")
-    process = place.begin(*search, "--trials", 24, "--jobs", 3)
+    process = place.begin(*search, "--trials", 40, "--jobs", 3)
     place.until_training(process)
     wait_until(lambda: place.finished() >= 4, 60, "the fourth trial")
     nodes.remove(nodes.nodes.pop())
@@ -89,9 +89,9 @@ def test_a_node_goes_and_another_comes(nodes: Nodes, place: Place):
     pulls = nodes.pulls()
     say(f"a node went after {at} trials; {len({pull.pid for pull in pulls} - before)} new trainers after one came")
     assert {pull.pid for pull in pulls} - before, "nothing was trained on the new node"
-    counts = place.assert_whole(24)
-    assert counts["states"] == {"COMPLETE": 24}
-    again = sum(pull.word == "done" for pull in pulls) - 24 * 8
+    counts = place.assert_whole(40)
+    assert counts["states"] == {"COMPLETE": 40}
+    again = sum(pull.word == "done" for pull in pulls) - 40 * 8
     say(f"{again} steps were trained twice")
     assert again <= 2
     assert place.said().count("is tried again: its trainer") == 1
