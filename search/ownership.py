@@ -143,14 +143,16 @@ class ServerHold:
         """Raises StudyHeldError when another process has the study, StorageError when nobody answers."""
         self._url, self._study, self._key = url, study, key(f"search/{study}")
         self._mark: tuple[int, str] | None = None
+        self._was_ours = False
         with explained(url):
             self._session = connect_alone(url)
         self._take(self._session)
 
     def sign(self, storage: RDBStorage, study_id: int) -> None:
         """Leave a mark that no other search makes."""
-        self._mark = study_id, uuid.uuid4().hex
-        storage.set_study_user_attr(study_id, records.HOLDER, self._mark[1])
+        mark = uuid.uuid4().hex
+        storage.set_study_user_attr(study_id, records.HOLDER, mark)
+        self._mark = study_id, mark  # not before it is stored: a look in between, after an outage, would miss it
 
     def check(self) -> None:
         """Ask the session for a sign of life, which is a round trip; take the study again in a new one if need be."""
@@ -173,6 +175,7 @@ class ServerHold:
                     f"study {self._study!r} was searched by another process while the database was away.\n"
                     "What both have stored is kept: type the same command again to go on from there"
                 )
+            self._was_ours = True
         except BaseException:
             session.close()
             raise
@@ -181,7 +184,7 @@ class ServerHold:
         holder = session.execute(WHO, {"high": self._key >> 32 & 0xFFFFFFFF, "low": self._key & 0xFFFFFFFF}).first()
         if holder is None or (found := re.fullmatch(r"search (\d+) (.+)", holder[0] or "")) is None:
             return _held(self._study, "another process")
-        if holder[0] == signature() and self._mark is not None:
+        if holder[0] == signature() and self._was_ours:
             return ConnectionError("the server has not noticed yet that an earlier connection of this search broke")
         return _held(self._study, f"process {found[1]} on {found[2]} since {holder[1]}")
 
