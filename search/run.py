@@ -117,28 +117,38 @@ class Job:
         tracking = open_tracking(self.config, self.name, self.attrs(), maximize=maximize)
         try:
             with self.display.busy("starting the trainers, opening MLflow"):
-                devices = self.executor.ready()
                 if not is_new:  # a store that was there can turn out to be of no use before anything is written
                     tracking.ready()
-            study = self._study(devices[0])
-            complete = self._is_complete(study, tracking)
-            if not complete:
-                if study.finished < self.config.trials or study.unfinished:
-                    self._settle()
-                self._work(study, tracking, devices[: self.executor.slots])
-            return Result(study.record(), tracking.flush(60.0), complete)
+                study = self._study()
+                if study is not None and self._is_complete(study, tracking):  # no cluster need make room for that
+                    return Result(study.record(), tracking.flush(60.0), was_complete=True)
+                if study is not None:
+                    self.executor.expect(max(1, self.config.trials - study.finished))
+                devices = self.executor.ready()
+                study = study or self._new_study(devices[0])
+            if study.finished < self.config.trials or study.unfinished:
+                self._settle()
+            self._work(study, tracking, devices[: self.executor.slots])
+            return Result(study.record(), tracking.flush(60.0), was_complete=False)
         finally:
             tracking.close(timeout_s=1.0 if self.interruption.number else 60.0)
             if records.PROVENANCE not in self.attrs():
                 self.storage.delete_study(self.study_id)  # it failed before it began: leave no empty study behind
                 self.workspace.journal(self.name, self.uid).unlink(missing_ok=True)
 
-    def _study(self, device: str) -> Study:
-        fingerprint = dict(self.attrs()[records.FINGERPRINT])
-        if fingerprint["epochs"] is None:  # settled by the first start, which knows the device
-            fingerprint["epochs"] = self.objective.epochs(device)
-            self.storage.set_study_user_attr(self.study_id, records.FINGERPRINT, fingerprint)
-        self.epochs = int(fingerprint["epochs"])
+    def _new_study(self, device: str) -> Study:
+        """The study, once its epochs are settled by its first trainer's device."""
+        fingerprint = {**self.attrs()[records.FINGERPRINT], "epochs": self.objective.epochs(device)}
+        self.storage.set_study_user_attr(self.study_id, records.FINGERPRINT, fingerprint)
+        study = self._study()
+        assert study is not None
+        return study
+
+    def _study(self) -> Study | None:
+        """The study; None while its epochs are open."""
+        if (epochs := self.attrs()[records.FINGERPRINT]["epochs"]) is None:
+            return None
+        self.epochs = int(epochs)
         self.steps = self.epochs * self.objective.steps_per_epoch()
         pruner = make_pruner(self.config.pruner, self.steps)
         known, self.said = self.scope.known(self.objective, self.storage, self.study_id)
@@ -182,6 +192,7 @@ class Job:
             self.display.notice(text)
         try:
             chosen = self._trained(study, tracking, devices)
+            self.executor.close()  # what a cluster has is for others while the winner is scored and published
             conclusion = Conclusion(
                 study, self.objective, tracking, workspace=self.workspace, uid=self.uid,
                 device=self._own_device(devices[0]), tracking_uri=self.config.mlflow_uri,

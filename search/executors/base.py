@@ -91,5 +91,5 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """End all trainers."""
+        """End all trainers; once they have ended, do nothing."""
         ...
