@@ -145,7 +145,9 @@ class Coordinator:
         params = {name: readable(value) for name, value in job.params.items()}
         params |= {"seed": str(job.task.seed), "epochs": str(job.task.epochs)}
         dataset = self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None
-        self.tracking.open_run(job.run, job.name, tags=tags, params=params, parent=PARENT, dataset=dataset)
+        self.tracking.open_run(
+            job.run, job.name, tags=tags, params=params, parent=PARENT, dataset=dataset, step=job.step
+        )  # fmt: skip
 
     # ---- what came back
 

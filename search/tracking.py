@@ -62,8 +62,12 @@ class Tracking:
         params: Mapping[str, Any] = {},
         parent: str | None = None,
         dataset: Mapping[str, Any] | None = None,
+        step: int = 0,
     ) -> None:
-        """Begin a run, or go on with one that was begun by a search that was interrupted."""
+        """Begin a run, or go on with one that was begun by a search that was interrupted.
+
+        `step` is the last that was logged by then; this journal may not know, since that search had another workspace.
+        """
         body = {
             "name": name,
             "tags": dict(tags),
@@ -72,7 +76,7 @@ class Tracking:
             "dataset": dict(dataset) if dataset else None,
             "time": _now_ms(),
         }
-        self._append(run, "run", body, urgent=True)
+        self._append(run, "run", body, step=step, urgent=True)
 
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
         """Write curve points at `step`, unless an interrupted search already did.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from harness import BOWL, Place, say
+from harness import BOWL, Place, say, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -160,3 +161,22 @@ def test_stopped_and_continued(place: Place):
     say(f"{len(pids)} processes stopped for 60 s with {before} trials finished")
     assert place.ended(process) == 0, place.said()
     place.assert_whole(30)
+
+
+def test_interrupted_here_and_finished_elsewhere(place: Place):
+    """On another machine that sees the same databases, and nothing else: trials begin anew, no point is there twice."""
+    place.env = {"BOWL_STEP_S": "0.2"}
+    search = (*BOWL, "--trials", 6, "--jobs", 2)
+    process = place.begin(*search)
+    wait_until(lambda: place.finished() >= 2, 60, "the second trial")
+    place.until_training(process)
+    process.send_signal(signal.SIGINT)
+    assert place.ended(process) == 130, place.said()
+    begun_anew = [values for _, state, *_, values in place.story() if state == "RUNNING"]
+    say(f"steps that two trials had been told: {list(map(len, begun_anew))}")
+    assert any(begun_anew)
+    for what in ("journal", "checkpoints", "weights"):
+        shutil.rmtree(place.folder / "mlruns" / what)
+    place.env = {}
+    place.finish(*search)
+    place.assert_whole(6)
