@@ -66,7 +66,7 @@ class Stack:
 
     def passwords(self) -> list[str]:
         """Everything that must never be seen."""
-        names = ("postgres-password", "search-password", "mlflow-secret-key", "mlflow-credentials")
+        names = ("postgres-password", "search-password", "mlflow-password", "mlflow-secret-key", "mlflow-credentials")
         return [self.secret(name) for name in names]
 
     # ---- services

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,40 @@ def test_what_runs_is_not_root_and_what_is_installed_is_pinned():
     assert re.search(r"^ARG BASE_IMAGE=python:\d+\.\d+\.\d+-\S+$", DOCKERFILE, re.M)
 
 
+def pins() -> set[str]:
+    """Names in constraints.txt, as they are compared."""
+    return {plain(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_everything_that_is_installed_for_the_project_is_pinned():
+    wanted, needed = {"search"}, set[str]()
+    while wanted - needed:
+        needed |= (names := wanted - needed)
+        wanted = {requirement for name in names for requirement in required(name)}
+    assert {"ray", "grpcio", "torch", "psycopg", "setuptools"} <= needed, "the walk came nowhere"
+    assert needed - pins() == {"search"}
+
+
+def required(name: str) -> set[str]:
+    """What an installed distribution and its extras need, as far as that is installed."""
+    try:
+        lines = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return set()
+    names = {plain(re.match(r"[\w.-]+", line)[0]) for line in lines}  # type: ignore[index]
+    return {each for each in names if next(iter(metadata.distributions(name=each)), None) is not None}
+
+
 def test_what_the_servers_need_is_pinned():
-    pins = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     (named,) = re.findall(r"pip install -c \S+ (.*)", stages()["servers"])
-    wanted = {re.sub(r"\[.*\]", "", name).lower() for name in shlex.split(named)}
-    assert wanted <= pins
-    assert {"flask-wtf", "wtforms"} <= pins, "what mlflow[auth] brings"
+    wanted = {plain(re.sub(r"\[.*\]", "", name)) for name in shlex.split(named)}
+    assert wanted <= pins()
+    assert {"flask-wtf", "wtforms"} <= pins(), "what mlflow[auth] brings"
+    assert {"opencensus", "py-spy"} <= pins(), "what ray[default] brings"
 
 
 def test_no_secret_is_sent_to_whoever_builds():
@@ -98,10 +127,12 @@ def test_secrets_are_made_once_for_one_person(tmp_path: Path):
     assert {path.name for path in folder.iterdir()} == {
         Path(secret["file"]).name for secret in COMPOSE["secrets"].values()
     }
-    words = [(folder / name).read_text() for name in ("postgres-password", "search-password", "mlflow-secret-key")]
-    assert len(set(words)) == 3
+    names = ("postgres-password", "search-password", "mlflow-password", "mlflow-secret-key")
+    words = [(folder / name).read_text() for name in names]
+    assert len(set(words)) == 4
     assert all(re.fullmatch(r"[A-Za-z0-9]{32}", word) for word in words)
     assert (folder / "pgpass").read_text() == f"*:*:*:search:{words[1]}\n"
+    assert (folder / "mlflow-pgpass").read_text() == f"*:*:*:mlflow:{words[2]}\n"
     again = subprocess.run([DOCKER / "make-secrets", folder], capture_output=True, text=True)
     assert again.returncode == 1
     assert "is there already" in again.stderr
@@ -156,9 +187,10 @@ def test_passwords_come_from_files_and_only_to_who_needs_them():
             name = secret["source"] if isinstance(secret, dict) else secret
             assert name in COMPOSE["secrets"]
     assert SERVICES["dashboard"]["secrets"] == ["pgpass"]
-    for name in set(SERVICES) - {"postgres"}:
-        assert SERVICES[name]["cap_drop"] == ["ALL"]
-        assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
+    for name, service in SERVICES.items():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        if name != "postgres":  # its image begins as root, to give its volume to the user that it then becomes
+            assert service["cap_drop"] == ["ALL"]
 
 
 def test_images_are_named_by_version_and_targets_exist():

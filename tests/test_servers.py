@@ -109,6 +109,9 @@ def test_the_searchs_role_may_not_rule_the_server(stack: Stack):
     asked = ("psql", "--host", "127.0.0.1", "--username", "search", "optuna", "--command", "CREATE ROLE other")
     refused = stack.postgres.run(*asked, env={"PGPASSWORD": stack.secret("search-password")})
     assert "permission denied" in refused.stderr
+    elsewhere = ("psql", "--host", "127.0.0.1", "--username", "search", "mlflow_auth", "--command", "SELECT 1")
+    refused = stack.postgres.run(*elsewhere, env={"PGPASSWORD": stack.secret("search-password")})
+    assert "permission denied for database" in refused.stderr
 
 
 def test_the_dashboard_shows_the_study(stack: Stack, searched: Seen):
