@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy
 import tenacity
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from search.errors import StorageError
 from search.masking import mask
+from search.writer import WriterStorage
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ AT_MOST_S = 2.0
 """Between two tries to reach a server that is away."""
 
 TRIED_AGAIN = (
-    "_get_trials", "create_new_trial", "get_all_studies", "get_study_directions", "get_study_id_from_name",
+    "_get_trials", "create_new_trial", "end_trial", "get_all_studies", "get_study_directions", "get_study_id_from_name",
     "get_study_name_from_id", "get_study_system_attrs", "get_study_user_attrs", "get_trial",
     "get_trial_id_from_study_id_trial_number", "set_study_system_attr", "set_study_user_attr",
     "set_trial_intermediate_value", "set_trial_param", "set_trial_state_values", "set_trial_system_attr",
@@ -216,8 +216,8 @@ def _lasting(storage: type[LastingStorage]) -> type[LastingStorage]:
 
 
 @_lasting
-class LastingStorage(RDBStorage):
-    """Optuna's storage in a server that may be away for a while."""
+class LastingStorage(WriterStorage):
+    """A search's storage in a server that may be away for a while."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any] | None = None, *, outage: Outage) -> None:
         super().__init__(url, engine_kwargs)

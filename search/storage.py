@@ -25,6 +25,7 @@ from search.errors import StorageError, UsageError
 from search.masking import mask
 from search.ownership import Hold, hold_in_file, hold_in_server, key
 from search.postgres import DRIVERS, LastingStorage, Outage, arguments, connect_alone, explained, shown
+from search.writer import WriterStorage
 
 WAIT_S = 30.0
 """How long a write waits for another process, such as a dashboard that reads."""
@@ -57,7 +58,7 @@ def sqlite_path(url: URL) -> Path | None:
     return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def open_storage(text: str, *, create: bool = True, outage: Outage | None = None) -> RDBStorage:
+def open_storage(text: str, *, create: bool = True, outage: Outage | None = None) -> WriterStorage:
     """Open Optuna's storage, making it when it is not there and `create` is set.
 
     `outage` is how a search waits for a server that is away; without it, a call fails then. Raises StorageError when
@@ -75,7 +76,7 @@ def open_storage(text: str, *, create: bool = True, outage: Outage | None = None
     return _optuna(lambda: _sqlite_storage(path), str(path))
 
 
-def _open_in_server(url: URL, *, create: bool, outage: Outage | None) -> RDBStorage:
+def _open_in_server(url: URL, *, create: bool, outage: Outage | None) -> WriterStorage:
     with explained(url), connect_alone(url) as session:
         # Starts that make the tables together would trip over each other; the lock ends with the session.
         session.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key("search")})
@@ -88,12 +89,12 @@ def _open_in_server(url: URL, *, create: bool, outage: Outage | None) -> RDBStor
         if OPTUNA_TABLE not in tables and not create:
             raise StorageError(f"there are no studies in {shown(url)}; run a search first: python -m search")
         whole, how = url.render_as_string(hide_password=False), {"connect_args": arguments(url)}
-        make = RDBStorage if outage is None else functools.partial(LastingStorage, outage=outage)
+        make = WriterStorage if outage is None else functools.partial(LastingStorage, outage=outage)
         return _optuna(lambda: make(whole, engine_kwargs=how), shown(url))
 
 
-def _sqlite_storage(path: Path) -> RDBStorage:
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": lambda: connect(path)})
+def _sqlite_storage(path: Path) -> WriterStorage:
+    return WriterStorage(f"sqlite:///{path}", engine_kwargs={"creator": lambda: connect(path)})
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -110,7 +111,7 @@ def _close(storage: RDBStorage) -> None:
     storage.engine.dispose()
 
 
-def _optuna(make: Callable[[], RDBStorage], where: str) -> RDBStorage:
+def _optuna(make: Callable[[], WriterStorage], where: str) -> WriterStorage:
     try:
         return make()
     except RuntimeError as error:  # Optuna's word for another schema; its message says which command upgrades it

@@ -2,7 +2,7 @@
 
 The coordinator is the study's only writer, so the copy is exact. Sampling and pruning decisions read the copy alone;
 a trial enters the storage whole, in one transaction, when its training starts, and every report and outcome follows.
-Trial numbers are the order of creation in both, which `Study.start` asserts.
+Trial numbers are the order of creation in both, which the storage asserts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from search.proposals import Proposals, constrain
 from search.sampling import SamplingCopy
 from search.space import Space, search_space, words
 from search.workspace import slug
+from search.writer import WriterStorage
 
 WHOLE, NO_LIMITS = Space(), Limits()
 
@@ -131,8 +132,8 @@ class Study:
     """The coordinator's hold on one study. Used by one thread."""
 
     def __init__(
-        self, storage: RDBStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str, seed: int,
-        space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[Known] | None = None,
+        self, storage: WriterStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str,
+        seed: int, space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[Known] | None = None,
     ) -> None:  # fmt: skip
         """`known` settings are tried first; None: the objective's baselines."""
         self.storage, self.study_id, self.objective = storage, study_id, objective
@@ -221,10 +222,7 @@ class Study:
         template.datetime_start = datetime.now()
         template.user_attrs |= attrs
         self._notes[sampled.number] = dict(template.system_attrs)
-        trial_id = self.storage.create_new_trial(self.study_id, template_trial=template)
-        number = self.storage.get_trial_number_from_id(trial_id)
-        assert number == sampled.number, f"trial {sampled.number} was stored as {number}: the study has another writer"
-        self._stored_ids.append(trial_id)
+        self._stored_ids.append(self.storage.create_new_trial(self.study_id, template_trial=template))
         self._store_notes(sampled.number)
 
     def report(self, number: int, step: int, value: float, *, spared: bool = False) -> bool:
@@ -251,20 +249,14 @@ class Study:
             self._copy.tell(number, worst)
         if state == TrialState.PRUNED:  # without a report, it was refused before it was trained
             value = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
-        for key, attr in attrs.items():
-            self.set_trial_attr(number, key, attr)
-        self._store_notes(number)
-        self.storage.set_trial_state_values(self._stored_ids[number], state, None if value is None else [value])
+        self.storage.end_trial(self._stored_ids[number], state, value, attrs, self._new_notes(number))
+        self._store_study_notes()
         self.finished += 1
         return self.storage.get_trial(self._stored_ids[number])
 
     def holds(self, number: int) -> bool:
         """Whether a trial is in the storage."""
         return number < len(self._stored_ids)
-
-    def set_trial_attr(self, number: int, key: str, value: Any) -> None:
-        """Keep something about a trial that has not ended."""
-        self.storage.set_trial_user_attr(self._stored_ids[number], key, value)
 
     def set_attr(self, key: str, value: Any) -> None:
         """Keep something about the study."""
@@ -291,11 +283,18 @@ class Study:
 
     def _store_notes(self, number: int) -> None:
         """Store what sampler and pruner noted on the copy of a trial and of the study: a resumed search needs it."""
-        known = self._notes[number]
-        for key, value in self._memory.get_trial(self._id(number)).system_attrs.items():
-            if known.get(key) != value:
-                self.storage.set_trial_system_attr(self._stored_ids[number], key, value)
-                known[key] = value
+        for key, value in self._new_notes(number).items():
+            self.storage.set_trial_system_attr(self._stored_ids[number], key, value)
+        self._store_study_notes()
+
+    def _new_notes(self, number: int) -> dict[str, Any]:
+        """What was noted on the copy of a trial and is still to be stored."""
+        known, noted = self._notes[number], self._memory.get_trial(self._id(number)).system_attrs
+        new = {key: value for key, value in noted.items() if known.get(key) != value}
+        known |= new
+        return new
+
+    def _store_study_notes(self) -> None:
         for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
             if self._study_notes.get(key) != value:
                 self.storage.set_study_system_attr(self.study_id, key, value)

@@ -19,6 +19,7 @@ import sqlalchemy
 from proxy import Proxy
 from shell import begin, end, environment, search
 from studies import a_study, ask, story, train
+from test_writer import check_alike
 
 from search.errors import StorageError, StudyHeldError, UsageError
 from search.postgres import Outage
@@ -222,6 +223,10 @@ def test_starts_that_make_the_tables_together_all_succeed(url: str):
     ended = [start.communicate(timeout=60)[1] for start in starts]
     assert [start.returncode for start in starts] == [0] * 8, ended
     assert sorted(study.study_name for study in open_storage(url).get_all_studies()) == names
+
+
+def test_trials_are_stored_as_optuna_stores_them(url: str):
+    check_alike(url, times=2)
 
 
 # Away for a while ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""Optuna's storage for a study that has one writer: a trial begins, reports and ends in one short transaction each.
+
+Anybody may write to a study through Optuna's own calls, so they ask each time whether a trial may still be changed,
+look for what they are about to replace, and write parameters and attributes one after the other. A search holds its
+study alone (`search.ownership`): here each row is written once, unseen, and rows of one table together. The tables are
+Optuna's, by its own models; whether they are those of this Optuna is checked when a storage is opened.
+
+Every call may be made twice with the same outcome.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.distributions import distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class WriterStorage(RDBStorage):
+    """Optuna's storage, whose calls for one trial are short."""
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Session
+    ) -> models.TrialModel:
+        """Store a trial whole. Optuna calls this with the study's row locked."""
+        if template_trial is None:
+            return super()._get_prepared_new_trial(study_id, template_trial, session)
+        trial: Any = models.TrialModel(
+            study_id=study_id, number=None, state=template_trial.state, datetime_start=template_trial.datetime_start
+        )
+        session.add(trial)
+        session.flush()  # it has an id from here on
+        trial.number, number = trial.count_past_trials(session), template_trial.number
+        assert trial.number == number, f"trial {number} would be stored as {trial.number}: the study has another writer"
+        params = [
+            {"param_name": name, "param_value": each.to_internal_repr(template_trial.params[name]),
+             "distribution_json": distribution_to_json(each)} for name, each in template_trial.distributions.items()
+        ]  # fmt: skip
+        self._write(session, models.TrialParamModel, trial.trial_id, params, "param_name")
+        self._write_attrs(session, trial.trial_id, template_trial.user_attrs, template_trial.system_attrs)
+        return trial  # type: ignore[no-any-return]
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Store a report."""
+        model = models.TrialIntermediateValueModel
+        value, kind = model.intermediate_value_to_stored_repr(intermediate_value)
+        rows = [{"step": step, "intermediate_value": value, "intermediate_value_type": kind}]
+        with _create_scoped_session(self.scoped_session) as session:
+            self._write(session, model, trial_id, rows, "step")
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Store what a sampler or a pruner noted."""
+        with _create_scoped_session(self.scoped_session) as session:
+            self._write_attrs(session, trial_id, {}, {key: value})
+
+    def end_trial(
+        self, trial_id: int, state: TrialState, value: float | None, user_attrs: Mapping[str, Any],
+        system_attrs: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Store how a trial ended."""
+        trials: Any = models.TrialModel.__table__
+        with _create_scoped_session(self.scoped_session) as session:
+            self._write_attrs(session, trial_id, user_attrs, system_attrs)
+            if value is not None:
+                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+                rows = [{"objective": 0, "value": stored, "value_type": kind}]
+                self._write(session, models.TrialValueModel, trial_id, rows, "objective")
+            running = trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING  # the first end counts
+            now = datetime.now(UTC).replace(tzinfo=None)
+            session.execute(trials.update().where(*running).values(state=state, datetime_complete=now))
+
+    def _write_attrs(
+        self, session: Session, trial_id: int, user_attrs: Mapping[str, Any], system_attrs: Mapping[str, Any]
+    ) -> None:
+        for model, attrs in (
+            (models.TrialUserAttributeModel, user_attrs), (models.TrialSystemAttributeModel, system_attrs)
+        ):  # fmt: skip
+            rows = [{"key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
+            self._write(session, model, trial_id, rows, "key")
+
+    def _write(self, session: Session, model: Any, trial_id: int, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+        """Rows of a trial, told apart by `key`; one that is there takes the new values."""
+        if not rows:
+            return
+        insert = INSERTS[self.engine.name](model.__table__)
+        new = {name: insert.excluded[name] for name in rows[0] if name != key}
+        statement = insert.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
+        session.execute(statement, [{"trial_id": trial_id, **row} for row in rows])
