@@ -5,15 +5,19 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.pruners import NopPruner
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import TrialState, create_trial
 
 from objectives.images import ImageClassification
+from search import sampling
 from search.sampling import GOOD, RECENT, SamplingCopy, make_pruner, make_sampler
 
 ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL)
@@ -104,3 +108,26 @@ def test_a_short_study_and_other_samplers_are_shown_everything():
         study, memory = a_long_study("maximize", trials)
         with memory.as_shown_to(make_sampler(sampler, seed=0, number=trials), study._study_id):
             assert len(study.get_trials(deepcopy=False)) == trials + 2
+
+
+def test_tpe_computes_in_scipy_and_chooses_the_same(monkeypatch: pytest.MonkeyPatch):
+    """What is replaced is what is asked, and chooses what its replacement chooses."""
+    study, _ = a_long_study("maximize", 100, ENDS[:1])
+    trial, values = study.get_trials(deepcopy=False)[0], optuna.distributions.FloatDistribution(0.0, 1.0)
+    asked = []
+
+    def chosen() -> list[float]:
+        return [make_sampler("tpe", 0, n).sample_independent(study, trial, "x", values) for n in range(20)]
+
+    def in_python(x: Any) -> Any:
+        """As Optuna has it."""
+        asked.append(x)
+        return np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)(x).astype(float)
+
+    monkeypatch.setattr(_truncnorm, "_log_ndtr", in_python)
+    quick = chosen()
+    assert asked == []
+    monkeypatch.setattr(sampling, "_compute_in_scipy", lambda: None)
+    monkeypatch.setattr(_truncnorm, "_log_ndtr", in_python)
+    assert chosen() == pytest.approx(quick, rel=1e-6)
+    assert asked
