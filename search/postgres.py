@@ -48,9 +48,8 @@ AT_MOST_S = 2.0
 TRIED_AGAIN = (
     "_get_trials", "create_new_trial", "end_trial", "get_all_studies", "get_study_directions", "get_study_id_from_name",
     "get_study_name_from_id", "get_study_system_attrs", "get_study_user_attrs", "get_trial",
-    "get_trial_id_from_study_id_trial_number", "set_study_system_attr", "set_study_user_attr",
-    "set_trial_intermediate_value", "set_trial_param", "set_trial_state_values", "set_trial_system_attr",
-    "set_trial_user_attr",
+    "get_trial_id_from_study_id_trial_number", "report_trial", "set_study_system_attr", "set_study_user_attr",
+    "set_trial_param", "set_trial_state_values", "set_trial_user_attr",
 )  # fmt: skip
 """Calls of Optuna's storage, each of them one transaction. Optuna's own cache reads through the first."""
 

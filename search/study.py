@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -223,20 +224,20 @@ class Study:
         template.user_attrs |= attrs
         self._notes[sampled.number] = dict(template.system_attrs)
         self._stored_ids.append(self.storage.create_new_trial(self.study_id, template_trial=template))
-        self._store_notes(sampled.number)
+        self._store_study_notes()
 
     def report(self, number: int, step: int, value: float, *, spared: bool = False) -> bool:
         """Store a metric; returns whether the trial ends here: the pruner says so, and it is not `spared`.
 
-        What the pruner notes of a trial that goes on is stored last: a search that is killed in between reports the
-        same step again and comes to the same decision.
+        What the pruner notes is stored with it, but of a trial that ends not before its end: a search that is killed
+        in between reports the same step again and comes to the same decision.
         """
         self._memory.set_trial_intermediate_value(self._id(number), step, value)
-        self.storage.set_trial_intermediate_value(self._stored_ids[number], step, value)
-        if self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) and not spared:
-            return True
-        self._store_notes(number)
-        return False
+        ends = self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) and not spared
+        self.storage.report_trial(self._stored_ids[number], step, value, {} if ends else self._new_notes(number))
+        if not ends:
+            self._store_study_notes()
+        return ends
 
     def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> FrozenTrial:
         """End a trial and give it as stored. `value` is for a completed one; a pruned one has its last report's."""
@@ -252,7 +253,10 @@ class Study:
         self.storage.end_trial(self._stored_ids[number], state, value, attrs, self._new_notes(number))
         self._store_study_notes()
         self.finished += 1
-        return self.storage.get_trial(self._stored_ids[number])
+        ended = copy(self._memory.get_trial(self._id(number)))
+        ended.state, ended.values = state, None if value is None else [value]  # the sampler may be shown another end
+        ended.user_attrs = {**ended.user_attrs, **attrs}
+        return ended
 
     def holds(self, number: int) -> bool:
         """Whether a trial is in the storage."""
@@ -281,20 +285,15 @@ class Study:
     def _id(self, number: int) -> int:
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
-    def _store_notes(self, number: int) -> None:
-        """Store what sampler and pruner noted on the copy of a trial and of the study: a resumed search needs it."""
-        for key, value in self._new_notes(number).items():
-            self.storage.set_trial_system_attr(self._stored_ids[number], key, value)
-        self._store_study_notes()
-
     def _new_notes(self, number: int) -> dict[str, Any]:
-        """What was noted on the copy of a trial and is still to be stored."""
+        """What sampler and pruner noted on the copy of a trial and is still to be stored: a resumed search needs it."""
         known, noted = self._notes[number], self._memory.get_trial(self._id(number)).system_attrs
         new = {key: value for key, value in noted.items() if known.get(key) != value}
         known |= new
         return new
 
     def _store_study_notes(self) -> None:
+        """The same of the study."""
         for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
             if self._study_notes.get(key) != value:
                 self.storage.set_study_system_attr(self.study_id, key, value)

@@ -50,18 +50,14 @@ class WriterStorage(RDBStorage):
         self._write_attrs(session, trial.trial_id, template_trial.user_attrs, template_trial.system_attrs)
         return trial  # type: ignore[no-any-return]
 
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Store a report."""
+    def report_trial(self, trial_id: int, step: int, value: float, system_attrs: Mapping[str, Any]) -> None:
+        """Store a report, and what the pruner noted of it."""
         model = models.TrialIntermediateValueModel
-        value, kind = model.intermediate_value_to_stored_repr(intermediate_value)
-        rows = [{"step": step, "intermediate_value": value, "intermediate_value_type": kind}]
+        stored, kind = model.intermediate_value_to_stored_repr(value)
+        rows = [{"step": step, "intermediate_value": stored, "intermediate_value_type": kind}]
         with _create_scoped_session(self.scoped_session) as session:
             self._write(session, model, trial_id, rows, "step")
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Store what a sampler or a pruner noted."""
-        with _create_scoped_session(self.scoped_session) as session:
-            self._write_attrs(session, trial_id, {}, {key: value})
+            self._write_attrs(session, trial_id, {}, system_attrs)
 
     def end_trial(
         self, trial_id: int, state: TrialState, value: float | None, user_attrs: Mapping[str, Any],
@@ -95,4 +91,5 @@ class WriterStorage(RDBStorage):
         insert = INSERTS[self.engine.name](model.__table__)
         new = {name: insert.excluded[name] for name in rows[0] if name != key}
         statement = insert.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
-        session.execute(statement, [{"trial_id": trial_id, **row} for row in rows])
+        whole = [{"trial_id": trial_id, **row} for row in rows]
+        session.execute(statement, whole if len(whole) > 1 else whole[0])  # for one row drivers have a shorter way

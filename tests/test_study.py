@@ -89,6 +89,29 @@ def test_two_trials_may_be_sampled_ahead_and_end_in_any_order(database: str):
     assert study.finished == 2
 
 
+@pytest.mark.parametrize(
+    ("state", "value", "attrs"),
+    [
+        (TrialState.COMPLETE, 0.75, {records.METRICS: {"loss": 0.5}}),
+        (TrialState.PRUNED, None, {}),
+        (TrialState.FAIL, None, {records.FAILURE: "diverged", records.FAILURE_MESSAGE: "it became nan"}),
+    ],
+)
+def test_a_trial_is_told_as_it_is_stored(
+    database: str, state: TrialState, value: float | None, attrs: dict[str, object]
+):
+    study = a_study(database)
+    train(study, ask(study))  # the worst so far, which the sampler is shown for a diverged one
+    study.start(ask(study), {records.LABEL: "toy", records.SLOT: 1})
+    study.report(1, 1, 0.25)
+    told, stored = study.tell(1, state, value, attrs), study.view().trials[1]
+    assert told.datetime_complete is not None
+    assert stored.datetime_complete is not None
+    assert abs((told.datetime_complete - stored.datetime_complete).total_seconds()) < 1
+    told.datetime_complete, told._trial_id = stored.datetime_complete, stored._trial_id
+    assert told == stored
+
+
 def test_baselines_come_first_once_and_by_name(database: str):
     objective = Toy(steps=STEPS)
     objective.known = {

@@ -50,9 +50,8 @@ def in_short(storage: WriterStorage, study: int, ends: dict[TrialState, float | 
         trial = storage.create_new_trial(study, template_trial=begun(number))
         for step, reported in enumerate((0.5, math.inf, -math.inf, math.nan, 0.25)):
             for _ in range(times):
-                storage.set_trial_intermediate_value(trial, step, reported)
+                storage.report_trial(trial, step, reported, {"rung": {"0": 1}} if step == 2 else {})
         for _ in range(times):
-            storage.set_trial_system_attr(trial, "rung", {"0": 1})
             storage.end_trial(trial, state, value, {"metrics": {"loss": 0.5}, "label": "b"}, {})
 
 
