@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from objectives import folder, idx
 from objectives.base import DatasetError
-from objectives.download import DatasetUnavailableError as DatasetUnavailableError  # part of what this module raises
+from objectives.download import DatasetUnavailableError
 from objectives.pictures import Framing
 from objectives.splits import Labelled, split_off_test, stratified
 

@@ -70,6 +70,7 @@ def run_command(ctx: click.Context, /, **values: Any) -> None:
 
 
 def _run(ctx: click.Context, config: Config) -> None:
+    from objectives.download import DatasetUnavailableError
     from search import terminal
     from search.opening import load_objective, objective_spec
     from search.run import run
@@ -81,24 +82,14 @@ def _run(ctx: click.Context, config: Config) -> None:
             display.notice(SEEN.format(flag=f"--{name.replace('_', '-')}", variable=f"SEARCH_{name.upper()}"))
     try:
         objective = load_objective(objective_spec(config))
-    except ObjectiveError as error:
-        if not _may_fall_back(ctx, config, error):
-            raise
+    except DatasetUnavailableError as error:
+        if ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT or config.objective != DEFAULT_OBJECTIVE:
+            raise  # somebody asked for it by name
         display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
         config = replace(config, dataset="digits")
         objective = load_objective(objective_spec(config))
     result = run(config, objective_spec(config), objective, display)
     terminal.print_result(result, config)
-
-
-def _may_fall_back(ctx: click.Context, config: Config, error: ObjectiveError) -> bool:
-    """Whether nobody asked for MNIST by name and it cannot be had."""
-    from objectives.datasets import DatasetUnavailableError
-
-    by_default = ctx.get_parameter_source("dataset") in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    named = "dataset" in (ctx.default_map or {})
-    own = config.objective != DEFAULT_OBJECTIVE
-    return isinstance(error, DatasetUnavailableError) and by_default and not named and not own
 
 
 @cli.command()
