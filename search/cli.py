@@ -42,6 +42,13 @@ class Commands(click.Group):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """End as shells expect after Ctrl-C, which click would call a failure."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs, then the flags of `run`, which is what most people came for."""
         self.format_commands(ctx, formatter)
@@ -331,8 +338,6 @@ def answer() -> NoReturn:
         fail(str(error), 1)
     except Interrupted as interrupted:
         fail("stopped. Nothing is lost: the same command, typed again, goes on from here", 128 + interrupted.number)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except Exception as error:
         if (message := storage_failure(error)) is None:
             raise

@@ -13,6 +13,9 @@ import pytest
 from PIL import Image, ImageDraw
 from shell import RUNS, TOY, Finished, contents, in_process, rows, runs_by_kind, search
 
+from search.config import Config
+from search.records import StudyRecord
+
 TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
 
 
@@ -207,6 +210,14 @@ def test_a_finished_study_is_watched_to_its_end_at_once(finished: Finished):
     shown = in_process("watch", "--workspace", finished.folder).stdout
     assert shown.startswith("study digits: 3 of 3 trials done\n")
     assert "test accuracy: " in shown
+
+
+def test_ctrl_c_ends_any_command_with_the_status_that_is_promised(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(config: Config) -> list[StudyRecord]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.browse.all_studies", interrupted)
+    assert in_process("studies").exit_code == 130
 
 
 def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):
