@@ -31,7 +31,7 @@ def flags_table() -> str:
         kind, text = spec.metadata["type"], spec.metadata["help"]
         text, _, default = text.partition("  [default: ")
         default = default.removesuffix("]")
-        if spec.default not in (None, False, ()):
+        if not isinstance(spec.default, bool | tuple | None):
             default = f"`{spec.default}`"
         choices = " | ".join(kind.choices) if isinstance(kind, click.Choice) else spec.metadata["metavar"] or ""
         if isinstance(kind, Device):
