@@ -105,7 +105,7 @@ class ImageClassification:
         """The dataset's arrays, without the files that they are mapped from."""
         data = self.dataset
         data = replace(data, images=np.asarray(data.images), labels=np.asarray(data.labels))
-        return {"dataset": self.dataset_name, "data": data, "capture": self.capture}
+        return {"dataset": self.dataset_name, "data": data, "capture": self.capture, "numerics": self.numerics}
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the k classes."""

@@ -110,14 +110,14 @@ def test_what_is_not_installed_is_shipped(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_training_from_arrays_alone_is_the_same():
     """As an actor has them: unpickled on memory that it must not write to."""
-    whole = ImageClassification("digits")
+    whole = ImageClassification("digits", numerics={"channels_last": False})
     buffers: list[pickle.PickleBuffer] = []
     packed = pickle.dumps(dict(whole.portable()), protocol=5, buffer_callback=buffers.append)
     assert len(packed) < 5_000 < sum(buffer.raw().nbytes for buffer in buffers)  # no array is copied into the rest
     options = pickle.loads(packed, buffers=[bytes(buffer.raw()) for buffer in buffers])
     assert not options["data"].images.flags.writeable
     lean: Any = ObjectiveSpec("objectives.images:ImageClassification", options).load()
-    assert lean.fingerprint() == whole.fingerprint()
+    assert (lean.fingerprint(), lean.numerics) == (whole.fingerprint(), whole.numerics)
     one = Task(0, whole.baselines()["tutorial MLP, Adam"], seed=3, epochs=1)
     results = [next(objective.start(one, "cpu")) for objective in (whole, lean)]
     whole_figures, lean_figures = (dict(result.metrics) for result in results)
