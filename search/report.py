@@ -15,7 +15,6 @@ from typing import Any
 
 import jinja2
 import optuna
-from markupsafe import Markup
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
@@ -61,9 +60,9 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], pictures: Map
         charts=charts,
         figures={chart.key: _script(chart.figure) for section in charts.values() for chart in section if chart.figure},
         pictures=_pictures(pictures),
-        style=Markup((TEMPLATES / "report.css").read_text()),
-        script=Markup((TEMPLATES / "report.js").read_text()),
-        plotly=Markup(get_plotlyjs()),
+        style=(TEMPLATES / "report.css").read_text(),
+        script=(TEMPLATES / "report.js").read_text(),
+        plotly=get_plotlyjs(),
     )
 
 
@@ -132,10 +131,10 @@ def _costs(record: StudyRecord) -> list[tuple[str, str]]:
     return rows
 
 
-def _script(figure: dict[str, Any] | None) -> Markup:
+def _script(figure: dict[str, Any] | None) -> str:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(finite(figure), separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _pictures(pictures: Mapping[str, bytes]) -> list[tuple[str, str]]:
