@@ -105,7 +105,7 @@ class TrialRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values: dict[str, Any] = _plain({**asdict(self), "state": self.state.name, "seconds": self.seconds})
+        values: dict[str, Any] = json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds})
         return values
 
     @classmethod
@@ -167,7 +167,7 @@ class StudyRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: everything that the terminal and the report show."""
-        values: dict[str, Any] = _plain(
+        values: dict[str, Any] = json_values(
             {
                 "name": self.name,
                 "metric": self.metric,
@@ -231,7 +231,7 @@ def _linked(trial: FrozenTrial, runs: Mapping[str, str]) -> TrialRecord:
     return record if record.run_id else replace(record, run_id=runs.get(str(record.number)))
 
 
-def _plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """`value` as JSON knows it; it has no words for numbers that are not finite."""
     match value:
         case datetime():
@@ -239,9 +239,9 @@ def _plain(value: Any) -> Any:
         case float() if not math.isfinite(value):
             return None
         case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
+            return {str(key): json_values(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [json_values(item) for item in value]
     return value
 
 

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from search import report_charts, report_tables
-from search.records import StudyRecord
-from search.report_base import Chart, Unit, duration, finite, winner
+from search.records import StudyRecord, json_values
+from search.report_base import Chart, Unit, duration, winner
 from search.report_confirmation import confirmation
 from search.report_optuna import OptunaCharts
 from search.workspace import write_whole
@@ -133,7 +133,7 @@ def _costs(record: StudyRecord) -> list[tuple[str, str]]:
 
 def _script(figure: dict[str, Any] | None) -> str:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(finite(figure), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(json_values(figure), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -11,7 +11,6 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from optuna.trial import TrialState
@@ -168,17 +167,6 @@ def plain(text: object, limit: int = 80) -> str:
 def titled(trial: TrialRecord) -> str:
     """Number and label of a trial, safe in a plotly label."""
     return plain(f"#{trial.number} {trial.label}".strip(), 60)
-
-
-def finite(figure: Any) -> Any:
-    """The same JSON values with None for what JSON cannot hold."""
-    if isinstance(figure, dict):
-        return {key: finite(value) for key, value in figure.items()}
-    if isinstance(figure, list | tuple):
-        return [finite(value) for value in figure]
-    if isinstance(figure, datetime):
-        return figure.isoformat()
-    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 def duration(seconds: float | None) -> str:
