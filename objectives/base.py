@@ -157,7 +157,10 @@ class Objective(Protocol):
         ...
 
     def fingerprint(self) -> Mapping[str, str]:
-        """What must be equal for two values to be comparable: dataset digest, version of the space."""
+        """What must be equal for two values to be comparable, such as the dataset's digest.
+
+        A study keeps its space by itself. What else the code changes, a network for instance, it does not notice.
+        """
         ...
 
     def describe(self, params: Params) -> str:

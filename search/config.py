@@ -1,6 +1,6 @@
 """Every setting of a search: its default, its type and its help, each written once.
 
-The command line, the environment and the TOML file are all read from this table by `search.cli`.
+The command line, the environment and the TOML file are all read from this table by `search.options`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     SearchError                 one clear message for a person; exit status 1
     ├── UsageError              what was asked for is not possible as typed; status 2
     ├── StudyHeldError          another process runs this study; status 3
-    ├── StorageError            a database is damaged, foreign, newer, unwritable or full
+    ├── StorageError            a database is damaged, foreign, newer, unwritable or out of reach
     ├── StudyMismatchError      the study was made with another objective, dataset or space
     ├── TrackingError           MLflow cannot do what is needed now
     │   └── TrackingRefusedError    it answers, and does not let this user in

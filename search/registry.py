@@ -1,4 +1,4 @@
-"""The only door to MLflow's models: log, register, load. Which version is champion, `search.promotion` knows.
+"""MLflow's models: log, register, load. Which version is champion, `search.promotion` knows.
 
 A published model is a `torch.export` program (MLflow's `pt2` format): it loads without this project and without pickle.
 """

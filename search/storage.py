@@ -1,7 +1,7 @@
 """The databases: opened safely, created whole, locked by one coordinator at a time.
 
-Optuna's storage is reached through `open_storage`; nothing else makes an engine. A SQLite file that is damaged, foreign
-or made by a newer Optuna is recognised before anything is written to it.
+Optuna's storage is reached through `open_storage`. A SQLite file that is damaged, foreign or made by a newer Optuna is
+recognised before anything is written to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every path that a search writes, in one place."""
+"""Every path that a search writes under `mlruns/`, in one place."""
 
 from __future__ import annotations
 
