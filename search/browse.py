@@ -97,13 +97,11 @@ def _snapshot(study: StudyRecord) -> Snapshot:
     epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
     running = [
         RunningTrial(
-            trial.slot or 0,
             trial.number,
             trial.label,
             max(trial.intermediate, default=0) / steps,
             epochs,
             tuple(value for _, value in sorted(trial.intermediate.items())),
-            (datetime.now() - trial.started).total_seconds() if trial.started else 0.0,
         )
         for trial in study.trials
         if trial.state == TrialState.RUNNING

@@ -61,7 +61,6 @@ class Running:
 
     job: Job
     retries: int = 0
-    started: float = field(default_factory=time.monotonic)
     checkpointed: float = field(default_factory=time.monotonic)
     result: EpochResult | None = None
     value: float | None = None
@@ -292,7 +291,7 @@ class Coordinator:
             self._fail(slot, running, "crashed", f"tried {running.retries + 1} times; {reason}")
             return
         job = self._resumed(running.job)
-        self._again.append(Running(job, running.retries + counts, running.started, value=running.value))
+        self._again.append(Running(job, running.retries + counts, value=running.value))
         del self._running[slot]
         self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
 
@@ -331,10 +330,10 @@ class Coordinator:
         self._standing.target = self.work.target
         running = [
             RunningTrial(
-                slot, training.job.task.number, training.job.label, training.result.epoch if training.result else 0.0,
-                training.job.task.epochs, tuple(training.curve), time.monotonic() - training.started,
+                training.job.task.number, training.job.label, training.result.epoch if training.result else 0.0,
+                training.job.task.epochs, tuple(training.curve),
             )
-            for slot, training in sorted(self._running.items())
+            for _, training in sorted(self._running.items())
         ]  # fmt: skip
         self._display.refresh(Snapshot(self._standing, running, self.objective.metric, self.tracking.trouble))
 

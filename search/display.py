@@ -30,13 +30,11 @@ TRIALS = "trials"
 class RunningTrial:
     """One trial at work."""
 
-    slot: int
     number: int
     label: str
     epoch: float
     epochs: int
     curve: tuple[float, ...]
-    seconds: float
 
 
 class Standing:

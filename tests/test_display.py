@@ -61,7 +61,7 @@ def a_snapshot(*ended: TrialRecord, running: Sequence[RunningTrial] = (), troubl
     return Snapshot(standing(*ended), running, "val_accuracy", trouble)
 
 
-RUNNING = RunningTrial(0, 7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8), 2.0)
+RUNNING = RunningTrial(7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8))
 
 
 # Plain lines --------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
         display = terminal.display()
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
-        trial = RunningTrial(0, 7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8), 2.0)
+        trial = RunningTrial(7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8))
         display.refresh(Snapshot(Standing(10, maximize=True), (trial,), "val_accuracy"))
         display.notice("something worth a line")
         display.end()
