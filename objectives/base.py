@@ -235,12 +235,11 @@ class ImageClassifier(Protocol):
         """Names of the k classes, in the order of the network's outputs."""
         ...
 
-    def build_model(self, params: Params) -> torch.nn.Module:
-        """The untrained network: float32 (n, c, h, w) in [0, 1] to class logits (n, k), normalisation inside."""
-        ...
-
     def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
-        """A trained network on the CPU, in evaluation mode."""
+        """A trained network on the CPU, in evaluation mode.
+
+        float32 (n, c, h, w) in [0, 1] to class logits (n, k), normalisation inside.
+        """
         ...
 
     def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

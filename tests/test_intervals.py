@@ -282,8 +282,7 @@ def test_before_any_setting_has_two_seeds_nobody_is_behind(n_images: int | None)
 
 
 def a_classifier(n_validation: int) -> Any:
-    methods = ("prepare", "class_names", "build_model", "load_weights", "validation_images", "refit_epochs",
-               "score_test", "framing")  # fmt: skip
+    methods = ("prepare", "class_names", "load_weights", "validation_images", "refit_epochs", "score_test", "framing")
     return SimpleNamespace(**dict.fromkeys(methods, print), dataset_info=lambda: {"n_validation": n_validation})
 
 
