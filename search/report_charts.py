@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from optuna.trial import TrialState
 
@@ -25,12 +25,10 @@ from search.report_base import (
     titled,
     winner,
 )
+from search.report_plotly import MARGIN, Figure, legend
 
-Figure = dict[str, Any]
 MAX_POINTS = 1_500
 """Trials drawn in one chart."""
-MARGIN = {"l": 64, "r": 18, "t": 14, "b": 48}
-LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"}
 
 
 def best_curves(record: StudyRecord, count: int = 10) -> Chart:
@@ -41,12 +39,12 @@ def best_curves(record: StudyRecord, count: int = 10) -> Chart:
     chart = Chart("best-curves", f"The best {len(best)} trials", f"{unit.name.capitalize()} by {steps.name}."
                   + focus_hint(span), wide=True, height_px=400)  # fmt: skip
     if not best:
-        return _noted(chart, "No trial has reported a value yet.")
+        return replace(chart, note="No trial has reported a value yet.")
     traces = [_curve(trial, rank, steps, is_first=trial == first) for rank, trial in enumerate(best)]
-    layout = _axes(steps.name, unit.name, ytick=unit.tick) | {"legend": {"traceorder": "normal"}}
+    layout = _axes(steps.name, unit.name, ytick=unit.tick) | {"legend": {"traceorder": "reversed"}}
     if span:
         layout["yaxis"]["range"] = list(span)
-    return _drawn(chart, traces[::-1], layout | {"legend": {"traceorder": "reversed"}})
+    return _drawn(chart, traces[::-1], layout)
 
 
 def _curve(trial: TrialRecord, rank: int, steps: Steps, *, is_first: bool) -> Figure:
@@ -70,7 +68,7 @@ def against_cost(record: StudyRecord, key: str, title: str, axis: str) -> Chart:
     caption += focus_hint(span)
     chart = Chart(f"cost-{key.replace('_', '-')}", title, caption, height_px=380)
     if not done:
-        return _noted(chart, f"No completed trial has recorded {axis}.")
+        return replace(chart, note=f"No completed trial has recorded {axis}.")
     within = [t for t in done if t.feasible]
     front = pareto_front(within, key, maximize=record.maximize)
     done = excerpt(record.ranked(done), MAX_POINTS)
@@ -86,7 +84,7 @@ def against_cost(record: StudyRecord, key: str, title: str, axis: str) -> Chart:
     if first in done and first is not None:
         ring = {"color": "rgba(0,0,0,0)", "size": 15, "line": {"color": "@accent", "width": 2}}
         traces.append(_points("winner", [first], key, ring) | {"hoverinfo": "skip", "hovertemplate": None})
-    layout = _axes(axis, unit.name, ytick=unit.tick) | {"legend": LEGEND}
+    layout = _axes(axis, unit.name, ytick=unit.tick) | {"legend": legend()}
     layout["xaxis"] |= _cost_axis([cost(t, key) for t in done])
     if limit is not None:
         traces.append(_limit_line(limit, [t.value for t in done if t.value is not None]))
@@ -196,13 +194,13 @@ def trainers(record: StudyRecord) -> Chart:
     chart = Chart("trainers", "Trainers over time", "One row per trainer, one bar per trial; gaps are idle time.",
                   height_px=110 + 40 * max(1, len(slots)), wide=True)  # fmt: skip
     if not ran:
-        return _noted(chart, "No finished trial says which trainer ran it.")
+        return replace(chart, note="No finished trial says which trainer ran it.")
     clock = Clock(ran)
     unit_s, name = (60.0, "minutes") if clock.total_s > 180 else (1.0, "seconds")
     rows = {slot: _row(slot, [t for t in ran if t.slot == slot], clock.total_s) for slot in slots}
     traces = [_bars(state, [t for t in ran if t.state == state], rows, clock, unit_s) for state in STATE_COLOURS]
     cut = ", pauses cut out" if len(clock.blocks) > 1 else ""
-    layout = _axes(f"{name} of search{cut}", "") | {"barmode": "overlay", "bargap": 0.35, "legend": LEGEND}
+    layout = _axes(f"{name} of search{cut}", "") | {"barmode": "overlay", "bargap": 0.35, "legend": legend()}
     layout["yaxis"] = {"showgrid": False, "autorange": "reversed", "type": "category",
                        "categoryarray": list(rows.values()), "categoryorder": "array"}  # fmt: skip
     return _drawn(chart, [trace for trace in traces if trace["y"]], layout)
@@ -233,7 +231,12 @@ def _bars(
 
 def compared_by_trials(records: Sequence[StudyRecord]) -> Chart:
     """Best value so far over the number of finished trials, one line per study."""
-    return _compared("compared-trials", "Best value by trials", "finished trials", records, lambda _: _Counter())
+
+    def counted(_: StudyRecord) -> Callable[[TrialRecord], float]:
+        numbers = itertools.count(1)
+        return lambda _: next(numbers)
+
+    return _compared("compared-trials", "Best value by trials", "finished trials", records, counted)
 
 
 def compared_by_time(records: Sequence[StudyRecord]) -> Chart:
@@ -246,15 +249,6 @@ def compared_by_time(records: Sequence[StudyRecord]) -> Chart:
     return _compared("compared-time", "Best value by time", "minutes of search, pauses cut out", records, clocked)
 
 
-class _Counter:
-    def __init__(self) -> None:
-        self.n = 0
-
-    def __call__(self, _trial: TrialRecord) -> float:
-        self.n += 1
-        return float(self.n)
-
-
 def _compared(
     key: str, title: str, axis: str, records: Sequence[StudyRecord],
     position: Callable[[StudyRecord], Callable[[TrialRecord], float]],
@@ -263,9 +257,9 @@ def _compared(
     traces = [_best_so_far(record, f"@c{i % 6}", position(record)) for i, record in enumerate(records)]
     chart = Chart(key, title, f"Best {unit.name} so far.")
     if not any(trace["x"] for trace in traces):
-        return _noted(chart, "No trial of these studies has completed yet.")
+        return replace(chart, note="No trial of these studies has completed yet.")
     span = focus([y for trace in traces for y in trace["y"]], maximize=records[0].maximize)
-    layout = _axes(axis, unit.name, ytick=unit.tick) | {"legend": LEGEND, "showlegend": True}
+    layout = _axes(axis, unit.name, ytick=unit.tick) | {"legend": legend(), "showlegend": True}
     if span:
         layout["yaxis"]["range"] = list(span)
     return _drawn(chart, traces, layout)
@@ -299,7 +293,3 @@ def _axes(x: str, y: str, *, ytick: str = "") -> Figure:
 
 def _drawn(chart: Chart, data: list[Figure], layout: Figure) -> Chart:
     return replace(chart, figure={"data": data, "layout": layout})
-
-
-def _noted(chart: Chart, note: str) -> Chart:
-    return replace(chart, note=note)

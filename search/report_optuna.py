@@ -89,12 +89,12 @@ class OptunaCharts:
     def _chart(self, chart: Chart, need: str, build: Callable[[], Figure]) -> Chart:
         """Fill in the figure; `need` is what is missing when it is not empty."""
         if need:
-            return _with(chart, note=need)
+            return replace(chart, note=need)
         try:
             with quiet():
-                return _with(chart, figure=with_margin(build()))
+                return replace(chart, figure=with_margin(build()))
         except Exception as error:  # a picture never costs the report
-            return _with(chart, note=f"Optuna could not draw this figure ({type(error).__name__}: {error}).")
+            return replace(chart, note=f"Optuna could not draw this figure ({type(error).__name__}: {error}).")
 
     def _need(self, trials: int = 1, params: int = 0) -> str:
         if len(self.done) < trials:
@@ -329,10 +329,6 @@ class OptunaCharts:
         layout.setdefault(axis, {}).update(title={"text": self.unit.name}, tickformat=self.unit.tick)
         if span:
             layout[axis].update(range=list(span), autorange=False)
-
-
-def _with(chart: Chart, *, figure: Figure | None = None, note: str = "") -> Chart:
-    return replace(chart, figure=figure, note=note)
 
 
 def _part(shown: int, n: int) -> str:

@@ -1,4 +1,4 @@
-"""What is done to plotly figures that somebody else made, so that they suit the report: axes, legends, labels."""
+"""Figures of plotly: what all in the report have in common, and what is done to those that somebody else made."""
 
 from __future__ import annotations
 
