@@ -40,19 +40,11 @@ MAX_RETRIES = 2
 ALIKE = 10
 """When so many trials have failed for one reason and none has not, the search stops."""
 
+INTERRUPT_S = 6.0
+"""After an interruption, checkpoints that take longer are not waited for: all is to be over within 10 s."""
+
 CURVES = ("lr", "seconds", "images_per_s")
 """Curve points without a group; all others are named `group/name`."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How trainings are run, in plain values."""
-
-    steps: int
-    """Pulls of a whole training."""
-    checkpoint_interval_s: float = 30.0
-    interrupt_s: float = 6.0
-    """After an interruption, checkpoints that take longer are not waited for: all is to be over within 10 s."""
 
 
 @dataclass
@@ -72,49 +64,51 @@ class Coordinator:
     """Runs some work until nothing is left of it, or until it is interrupted."""
 
     def __init__(
-        self, objective: Objective, executor: Executor, tracking: Tracking, plan: Plan, *,
+        self, objective: Objective, executor: Executor, tracking: Tracking, *,
         checkpoint_path: Callable[[str], Path], weights_path: Callable[[str], Path], tags: Mapping[str, str],
-        display: Display,
+        display: Display, checkpoint_interval_s: float = 30.0,
     ) -> None:  # fmt: skip
-        self.objective, self.executor, self.tracking, self.plan = objective, executor, tracking, plan
+        self.objective, self.executor, self.tracking = objective, executor, tracking
         self._checkpoint_path, self._weights_path, self._tags = checkpoint_path, weights_path, tags
-        self._display = display
+        self._display, self._checkpoint_interval_s = display, checkpoint_interval_s
         self._running: dict[int, Running] = {}
         self._shown = -math.inf
         self._again: deque[Running] = deque()
         """Those that lost their trainer and wait for another."""
-        self.interrupted: Callable[[], bool] = lambda: False
-        self.idle: Callable[[], None] = lambda: None
-        """Called when a trainer has nothing left to do while others still train."""
         self._told: set[str] = set()
         """What trainers had to say; several of them say the same."""
 
-    def run(self, work: Work) -> None:
+    def run(
+        self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
+    ) -> None:
         """Do all of it, or what can be done before an interruption.
 
-        Raises SearchStoppedError when the first trainings all fail for the same reason, StorageError or TrackingError
-        when there is no keeping track of them.
+        `idle` is called when a trainer has nothing left to do while others still train. Raises SearchStoppedError when
+        the first trainings all fail for the same reason, StorageError or TrackingError when there is no keeping track
+        of them.
         """
         self.work = work
         self._ends: Counter[str | None] = Counter()  # of this start: what failed before may have been mended since
         maximize = self.objective.direction == "maximize"
         self._standing = Standing(work.target, work.ended(), maximize=maximize, unit=work.unit)
         try:
-            while not self.interrupted():
+            while not interrupted():
                 self._fill()
                 self.tracking.ready()  # trainers are at work while a new store is made; later this costs nothing
                 if not self._running and not self._again and not work.left:
                     break
                 if len(self._running) < len(self.executor.available()):
-                    self.idle()
+                    idle()
                 if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
                     work.prepare()
-                self._hear(TICK_S)
+                for slot, event in self.executor.wait(TICK_S):
+                    self._handle(slot, event)
+                self._show()
                 self._stop_if_hopeless()
         except SearchStoppedError:
             self._leave()
             raise
-        if self.interrupted():
+        if interrupted():
             self._leave()
 
     # ---- what to train
@@ -149,11 +143,6 @@ class Coordinator:
         )  # fmt: skip
 
     # ---- what came back
-
-    def _hear(self, timeout_s: float) -> None:
-        for slot, event in self.executor.wait(timeout_s):
-            self._handle(slot, event)
-        self._show()
 
     def _handle(self, slot: int, event: Event) -> None:
         running = self._running.get(slot)
@@ -194,7 +183,7 @@ class Coordinator:
         figures = {self.objective.metric: result.value, **result.metrics}
         for name, figure in figures.items():
             if figure is not None and not math.isfinite(figure):
-                self._fail(slot, running, "diverged", f"{name} became {figure} at {_at(result)}")
+                self._fail(slot, running, "diverged", f"{name} became {figure} at epoch {result.epoch:g}")
                 return
         if result.value is None:
             self._go_on(slot, running)
@@ -202,7 +191,7 @@ class Coordinator:
         running.value = result.value
         running.curve.append(result.value)
         stop = self.work.report(running.job, result.step, result.value)
-        if stop and result.step < self.plan.steps:
+        if stop and result.step < self._steps(running.job):
             running.ends_as = TrialState.PRUNED
             self.executor.stop(slot)
         else:
@@ -210,7 +199,7 @@ class Coordinator:
 
     def _miscounted(self, running: Running, step: int) -> str | None:
         """Why a result cannot be the next one of its training: pruners count in steps, and a search is to end."""
-        last = running.job.task.epochs * self.objective.steps_per_epoch()
+        last = self._steps(running.job)
         advice = "python -m search check-objective MODULE:ATTR says more"
         if step > last:
             return f"the training went on to step {step}, after its last, {last}; {advice}"
@@ -218,8 +207,12 @@ class Coordinator:
             return f"after step {running.result.step} the training called itself {step}; count one a pull. {advice}"
         return None
 
+    def _steps(self, job: Job) -> int:
+        """Pulls of a whole training."""
+        return job.task.epochs * self.objective.steps_per_epoch()
+
     def _go_on(self, slot: int, running: Running) -> None:
-        if time.monotonic() - running.checkpointed >= self.plan.checkpoint_interval_s:
+        if time.monotonic() - running.checkpointed >= self._checkpoint_interval_s:
             self.executor.checkpoint(slot)
         else:
             self.executor.advance(slot)
@@ -306,7 +299,7 @@ class Coordinator:
 
     def _leave(self) -> None:
         """Checkpoint what is running and close its runs in a way that can be resumed."""
-        deadline = time.monotonic() + self.plan.interrupt_s
+        deadline = time.monotonic() + INTERRUPT_S
         for running in self._running.values():
             running.checkpointed = -math.inf  # a checkpoint is due after the step that is under way
         waiting = set(self._running)
@@ -336,10 +329,6 @@ class Coordinator:
             for _, training in sorted(self._running.items())
         ]  # fmt: skip
         self._display.refresh(Snapshot(self._standing, running, self.objective.metric, self.tracking.trouble))
-
-
-def _at(result: EpochResult) -> str:
-    return f"epoch {result.epoch:g}"
 
 
 def _finals(figures: Mapping[str, float]) -> dict[str, float]:

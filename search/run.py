@@ -18,7 +18,7 @@ from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import Config
 from search.confirmation import Confirming, Extra, may_improve, refit_job
-from search.coordinator import Coordinator, Plan
+from search.coordinator import Coordinator
 from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
@@ -149,8 +149,7 @@ class Job:
         if (epochs := self.attrs()[records.FINGERPRINT]["epochs"]) is None:
             return None
         self.epochs = int(epochs)
-        self.steps = self.epochs * self.objective.steps_per_epoch()
-        pruner = make_pruner(self.config.pruner, self.steps)
+        pruner = make_pruner(self.config.pruner, self.epochs * self.objective.steps_per_epoch())
         known, self.said = self.scope.known(self.objective, self.storage, self.study_id)
         return Study(
             self.storage, self.study_id, self.objective, pruner=pruner, sampler=self.config.sampler,
@@ -227,12 +226,12 @@ class Job:
                 checkpoints = self.workspace.checkpoint(self.name, self.uid, "any").parent
                 sweep(checkpoints, trials.resume())
                 coordinator = Coordinator(
-                    self.objective, self.executor, tracking, Plan(self.steps, self.config.checkpoint_interval),
+                    self.objective, self.executor, tracking,
                     checkpoint_path=lambda run: self.workspace.checkpoint(self.name, self.uid, run),
                     weights_path=lambda run: self.workspace.weights(self.name, self.uid, run),
                     tags=self._tags(devices), display=self.display,
+                    checkpoint_interval_s=self.config.checkpoint_interval,
                 )  # fmt: skip
-                coordinator.interrupted = lambda: self.interruption.number is not None
                 last = not self.config.confirm and not self._refits
                 self._do(coordinator, trials, f"study {self.name}", is_last=last)
                 self._note_end(study, trials)
@@ -252,12 +251,11 @@ class Job:
 
         Raises Interrupted after a signal.
         """
-        if is_last:
-            coordinator.idle = self._preparation.begin
+        idle = self._preparation.begin if is_last else lambda: None
         done = sum(trial.state.is_finished() for trial in work.ended())
         self.display.begin(title, work.target, done, work.unit)
         try:
-            coordinator.run(work)
+            coordinator.run(work, interrupted=lambda: self.interruption.number is not None, idle=idle)
         finally:
             self.display.end()
         if self.interruption.number is not None:

@@ -13,7 +13,7 @@ from toy import Toy
 
 from objectives.base import ObjectiveSpec
 from search.confirmation import Confirming
-from search.coordinator import Coordinator, Plan
+from search.coordinator import Coordinator
 from search.display import PlainDisplay
 from search.executors.inline import InlineExecutor
 from search.records import StudyRecord
@@ -42,10 +42,9 @@ class Place:
         """The trials."""
         objective = objective or Toy(mode=mode, steps=STEPS)
         with self._opened(objective, pruner) as (study, tracking, coordinator):
-            coordinator.interrupted = interrupted
             work = Trials(study, tracking, target=trials, epochs=STEPS, seed=0)
             work.resume()
-            coordinator.run(work)
+            coordinator.run(work, interrupted=interrupted)
             return study.record()
 
     def confirm(
@@ -55,12 +54,11 @@ class Place:
         """The confirmation of the best of them: what was found, and the winner."""
         objective = objective or Toy(mode=mode, steps=STEPS)
         with self._opened(objective, "none") as (study, tracking, coordinator):
-            coordinator.interrupted = interrupted
             confirming = Confirming(
                 study, tracking, top=top, seeds=seeds, epochs=STEPS, seed=0,
                 say=lambda text: print(text, file=self.lines),
             )  # fmt: skip
-            coordinator.run(confirming.work)
+            coordinator.run(confirming.work, interrupted=interrupted)
             return confirming.found(), confirming.chosen()
 
     @contextmanager
@@ -75,7 +73,7 @@ class Place:
         executor = InlineExecutor(ObjectiveSpec("toy:Toy", options), "cpu")
         executor.ready()
         coordinator = Coordinator(
-            objective, executor, tracking, Plan(STEPS),
+            objective, executor, tracking,
             checkpoint_path=lambda run: self.folder / "checkpoints" / run,
             weights_path=lambda run: self.folder / "weights" / run,
             tags={}, display=PlainDisplay(Console(file=self.lines)),

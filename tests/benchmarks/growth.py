@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from objectives.base import EpochResult, Outcome, Task
-from search.coordinator import Coordinator, Plan
+from search.coordinator import Coordinator
 from search.display import PlainDisplay
 from search.executors.base import EpochDone, Event, Finished
 from search.sampling import make_pruner
@@ -157,7 +157,7 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     before = (tracking.busy_s, courier_cpu_s()) if kind.tracked else (0.0, 0.0)
     work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
-        objective, executor, tracking, Plan(STEPS),
+        objective, executor, tracking,
         checkpoint_path=lambda run: folder / "checkpoints" / run, weights_path=lambda run: folder / "weights" / run,
         tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
     )  # fmt: skip

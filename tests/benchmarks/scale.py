@@ -25,7 +25,7 @@ from optuna.storages import RDBStorage
 from rich.console import Console
 from rich.table import Table
 
-from search.coordinator import Coordinator, Plan
+from search.coordinator import Coordinator
 from search.display import PlainDisplay
 from search.ownership import Hold
 from search.postgres import Outage
@@ -122,7 +122,7 @@ def search(case: Case, url: str, folder: Path) -> dict[str, float]:
             executor, opening_s = Sleepers(case), tracking.busy_s
             work = Trials(study, tracking, target=case.trials, epochs=STEPS // 4, seed=0)
             coordinator = Coordinator(
-                study.objective, executor, tracking, Plan(STEPS, checkpoint_interval_s=1e9),
+                study.objective, executor, tracking, checkpoint_interval_s=1e9,
                 checkpoint_path=lambda run: folder / "checkpoints" / run,
                 weights_path=lambda run: folder / "weights" / run,
                 tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
