@@ -10,8 +10,8 @@ import functools
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import filelock
@@ -184,13 +184,12 @@ def first_line(error: BaseException) -> str:
     return mask((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
-@contextmanager
-def hold_study(storage: str, study: str) -> Iterator[Hold]:
+def hold_study(storage: str, study: str) -> AbstractContextManager[Hold]:
     """Own a study until the block ends or this process dies. Raises StudyHeldError when another one owns it."""
     url = parse_url(storage)
-    path = sqlite_path(url)
-    with hold_in_server(url, study) if path is None else hold_in_file(_locks(path), study) as hold:
-        yield hold
+    if (path := sqlite_path(url)) is None:
+        return hold_in_server(url, study)
+    return hold_in_file(_locks(path), study)
 
 
 def _locks(database: Path) -> Path:
