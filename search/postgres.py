@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy
 import tenacity
@@ -129,22 +129,18 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(cause, OperationalError | InterfaceError | ConnectionError)
 
 
-class Held(Protocol):
-    """What says whether the study is still ours."""
-
-    def check(self) -> None:
-        """Raise when it is not, or when nobody answers."""
-        ...
-
-
 class Outage:
     """Makes every call of a storage until it is answered; says once that it waits, and once that it is over."""
 
     def __init__(
-        self, hold: Held, *, wait_s: float, say: Callable[[str], None], pause: Callable[[float], None]
+        self, check: Callable[[], None], *, wait_s: float, say: Callable[[str], None], pause: Callable[[float], None]
     ) -> None:
-        """After `wait_s` it gives up for good. `pause` sleeps, and raises when the search is to end."""
-        self._hold, self._wait_s, self._say, self._pause = hold, wait_s, say, pause
+        """After `wait_s` it gives up for good.
+
+        `check` raises when the study is not ours any more, or when nobody answers. `pause` sleeps, and raises when the
+        search is to end.
+        """
+        self._check, self._wait_s, self._say, self._pause = check, wait_s, say, pause
         self._over: StorageError | None = None
         self._waits = False
 
@@ -176,7 +172,7 @@ class Outage:
         return found
 
     def _once(self, call: Callable[[], T]) -> T:
-        self._hold.check()
+        self._check()
         return call()
 
     def _patiently(self, call: Callable[[], T]) -> T:

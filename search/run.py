@@ -74,33 +74,33 @@ def run(config: Config, spec: ObjectiveSpec, objective: Objective, display: Disp
         hold_study(config.storage_url, name) as hold,
         open_executor(config, spec, objective, display) as executor,
     ):
-        return Job(config, spec, objective, name, scope, executor, display, interruption, hold).run()
+        return Start(config, spec, objective, name, scope, executor, display, interruption, hold).run()
 
 
-class Job:
+@dataclass
+class Start:
     """One start of one study, which is held and whose trainers are starting."""
 
-    def __init__(
-        self,
-        config: Config,
-        spec: ObjectiveSpec,
-        objective: Objective,
-        name: str,
-        scope: Scope,
-        executor: Executor,
-        display: Display,
-        interruption: Interruption,
-        hold: Hold,
-    ) -> None:
-        self.config, self.spec, self.objective, self.name, self.scope = config, spec, objective, name, scope
-        self.executor, self.display, self.interruption = executor, display, interruption
+    config: Config
+    spec: ObjectiveSpec
+    objective: Objective
+    name: str
+    scope: Scope
+    executor: Executor
+    display: Display
+    interruption: Interruption
+    hold: Hold
+
+    def __post_init__(self) -> None:
+        config, objective, scope = self.config, self.objective, self.scope
         self.workspace = Workspace(config.workspace)
-        outage = Outage(hold, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
+        say, pause = self.display.notice, self.interruption.pause
+        outage = Outage(self.hold.check, wait_s=config.storage_wait, say=say, pause=pause)
         self.storage = open_storage(config.storage_url, outage=outage)
         self.study_id = open_study(
-            self.storage, name, objective, spec.target, config.epochs, scope.space, scope.limits
-        )  # fmt: skip
-        hold.sign(self.storage, self.study_id)
+            self.storage, self.name, objective, self.spec.target, config.epochs, scope.space, scope.limits
+        )
+        self.hold.sign(self.storage, self.study_id)
         self.uid = str(self.attrs()[records.UID])
         self._register_as = registered_name(config, objective)
         self._preparation = Preparation(objective, publishes=self._register_as is not None)

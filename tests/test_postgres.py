@@ -239,7 +239,7 @@ def test_what_was_committed_is_not_written_again_when_its_answer_was_lost(server
     proxy, said = Proxy(f"{sqlalchemy.make_url(url).query['host']}/.s.PGSQL.5432"), []
     through = sqlalchemy.make_url(url).set(host="127.0.0.1", port=proxy.port, query={})
     with hold_study(str(through), "toy") as mine:
-        outage = Outage(mine, wait_s=20.0, say=said.append, pause=time.sleep)
+        outage = Outage(mine.check, wait_s=20.0, say=said.append, pause=time.sleep)
         study = a_study(open_storage(str(through), outage=outage))
         mine.sign(study.storage, study.study_id)
         proxy.nth = 3

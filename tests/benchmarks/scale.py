@@ -102,7 +102,7 @@ def timed(work: Callable[[], T], seconds: list[float]) -> Callable[[], T]:
 def opened(url: str, hold: Hold) -> Iterator[Study]:
     """The study, opened as a search does it."""
     objective = SixParameters()
-    storage: RDBStorage = open_storage(url, outage=Outage(hold, wait_s=60.0, say=print, pause=time.sleep))
+    storage: RDBStorage = open_storage(url, outage=Outage(hold.check, wait_s=60.0, say=print, pause=time.sleep))
     study_id = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
     hold.sign(storage, study_id)
     try:
