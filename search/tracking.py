@@ -76,7 +76,8 @@ class Tracking:
             "dataset": dict(dataset) if dataset else None,
             "time": _now_ms(),
         }
-        self._append(run, "run", body, step=step, urgent=True)
+        self._journal.append(run, "run", body, step=step)
+        self._courier.hurry.set()
 
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
         """Write curve points at `step`, unless an interrupted search already did.
@@ -84,11 +85,12 @@ class Tracking:
         `position` orders the calls of one run; a resumed training repeats some.
         """
         if position > self._journal.last_step(run):
-            self._append(run, "metrics", {"step": step, "time": _now_ms(), "values": _named(metrics)}, step=position)
+            body = {"step": step, "time": _now_ms(), "values": _named(metrics)}
+            self._journal.append(run, "metrics", body, step=position)
 
     def file(self, run: str, path: str, content: bytes) -> None:
         """Keep an artifact at `path` of the run."""
-        self._append(run, "file", {"path": path}, content)
+        self._journal.append(run, "file", {"path": path}, content)
 
     def pictures(
         self,
@@ -103,11 +105,11 @@ class Tracking:
 
         images: (n, c, h, w), labels: (n,), probabilities: (n, k).
         """
-        self._append(run, "pictures", {"classes": list(classes)}, pack(images, labels, probabilities))
+        self._journal.append(run, "pictures", {"classes": list(classes)}, pack(images, labels, probabilities))
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
-        self._append(run, "tags", {"tags": dict(tags)})
+        self._journal.append(run, "tags", {"tags": dict(tags)})
 
     def end_run(
         self,
@@ -127,7 +129,7 @@ class Tracking:
         repeated = 0 < step <= self._journal.last_step(run)
         figures = {} if repeated else _named(metrics)
         body = {"status": status, "tags": dict(tags), "metrics": figures, "step": step, "time": _now_ms()}
-        self._append(run, "end", body, step=step, verdict=verdict)
+        self._journal.append(run, "end", body, step=step, verdict=verdict)
 
     def verdict(self, run: str) -> dict[str, Any] | None:
         """How the run ended, as given to `end_run`; None when it has not."""
@@ -168,21 +170,6 @@ class Tracking:
         self._courier.stop(max(timeout_s, 2.0))
         self._journal.close()
         return left
-
-    def _append(
-        self,
-        run: str,
-        kind: Any,
-        body: Mapping[str, Any],
-        content: bytes | None = None,
-        *,
-        step: int = 0,
-        verdict: Mapping[str, Any] | None = None,
-        urgent: bool = False,
-    ) -> None:
-        self._journal.append(run, kind, body, content, step=step, verdict=verdict)
-        if urgent:
-            self._courier.hurry.set()
 
 
 class Courier(threading.Thread):

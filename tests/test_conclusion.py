@@ -21,13 +21,13 @@ from search.conclusion import Conclusion
 from search.config import Config
 from search.display import PlainDisplay
 from search.errors import UsageError
+from search.journal import Journal
 from search.opening import objective_spec
 from search.promotion import CHAMPION, alias, versions
 from search.records import StudyRecord
 from search.run import run
 from search.study import Study
 from search.summary import Summary, counted
-from search.tracking import Tracking
 from search.tracking_store import connect_mlflow
 
 
@@ -232,7 +232,7 @@ def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, mon
 
     whole = Conclusion.run
     monkeypatch.setattr(Conclusion, "run", ending)
-    places = (Study, "set_attr"), (Tracking, "_append"), (registry, "_create_version"), (promotion, "_move")
+    places = (Study, "set_attr"), (Journal, "append"), (registry, "_create_version"), (promotion, "_move")
     for owner, name in places:
         monkeypatch.setattr(owner, name, stepping(name, getattr(owner, name)))
     wanted = {"confirm": 1, "confirm_seeds": 1, "no_refit": False, "no_register": False}
