@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
 from search import records, version
-from search.delivery import EXPERIMENT
 from search.errors import TrackingError, UnpublishableError
+from search.journal import EXPERIMENT, PARENT, trial_run
 from search.markdown import MAX_CLASSES, model_card, note
 from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
@@ -32,9 +32,7 @@ from search.records import StudyRecord
 from search.study import Study
 from search.summary import Summary
 from search.tracking import Tracking
-from search.trials import run_of
 from search.winner import score
-from search.work import PARENT
 from search.workspace import Workspace, write_whole
 
 
@@ -111,7 +109,7 @@ class Conclusion:
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
         result, figures = score(objective, params, self._read_weights(summary.run), self.device)
         write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
-        for run in {summary.run, run_of(summary.number)}:
+        for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
         return replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
@@ -120,13 +118,13 @@ class Conclusion:
         """Unmark the winner of a shorter search of this study, as long as it is still known who that was."""
         if before is not None and before.number != winner:
             plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
-            self.tracking.tag(run_of(before.number), plain)
+            self.tracking.tag(trial_run(before.number), plain)
 
     def _crown(self, summary: Summary) -> None:
         """Mark the winner's run."""
         name, text = run_name(summary.number, summary.label, WINNER), note(self.study.record(), summary)
-        self.tracking.tag(run_of(summary.number), {RUN_NAME: name, NOTE: text, "winner": "true"})
-        if summary.run != run_of(summary.number):
+        self.tracking.tag(trial_run(summary.number), {RUN_NAME: name, NOTE: text, "winner": "true"})
+        if summary.run != trial_run(summary.number):
             self.tracking.tag(summary.run, {NOTE: text})
 
     def _published(self, summary: Summary) -> Summary:
@@ -188,7 +186,7 @@ class Conclusion:
         """Keep the runs of trials that were too short to be linked when they ended."""
         self.tracking.flush(10.0)
         unlinked = [trial.number for trial in self.study.record().trials if trial.run_id is None]
-        found = {str(number): self.tracking.mlflow_id(f"trial-{number}") for number in unlinked}
+        found = {str(number): self.tracking.mlflow_id(trial_run(number)) for number in unlinked}
         if any(found.values()):
             known = self.study.attrs().get(records.RUNS, {})
             self.study.set_attr(records.RUNS, known | {number: run for number, run in found.items() if run})

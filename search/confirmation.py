@@ -17,6 +17,7 @@ from objectives.base import Objective, Task
 from search import records
 from search.asking import described
 from search.intervals import Noise, images_of
+from search.journal import confirm_run, refit_run
 from search.records import TrialRecord
 from search.sampling import derive_seed
 from search.study import Study
@@ -125,11 +126,11 @@ def may_improve(results: Mapping[str, Mapping[str, Any]], summary: Summary, *, r
     """Whether one of the trainings that a winner rests on failed in a way that another start may not meet."""
     found = summary.confirmation
     runs = {
-        f"confirm-{each.number}-{repeat}"
+        confirm_run(each.number, repeat)
         for each in (found.candidates if found else ())
         for repeat in range(1, (found.seeds if found else 0) + 1)
     }
-    runs |= {f"refit-{summary.number}"} if refits else set()
+    runs |= {refit_run(summary.number)} if refits else set()
     return any(_may_pass(results[run]) for run in runs & results.keys())
 
 
@@ -157,7 +158,7 @@ class Confirming:
         self._n_images = images_of(objective, (trial.value for trial in done if trial.value is not None))
         self._jobs = [
             _job(
-                objective, trial, f"confirm-{trial.number}-{repeat}", f"fresh seed {repeat}", "confirm",
+                objective, trial, confirm_run(trial.number, repeat), f"fresh seed {repeat}", "confirm",
                 Task(
                     trial.number, study.params_of(trial.params), derive_seed(seed, "confirm", trial.number, repeat),
                     epochs,
@@ -224,7 +225,7 @@ def refit_job(study: Study, winner: TrialRecord, *, epochs: int, seed: int) -> J
     """The winner's setting on training and validation split together, from a fresh seed."""
     params = study.params_of(winner.params)
     task = Task(winner.number, params, derive_seed(seed, "refit", winner.number), epochs, refit=True)
-    return _job(study.objective, winner, f"refit-{winner.number}", "all but the test split", "refit", task)
+    return _job(study.objective, winner, refit_run(winner.number), "all but the test split", "refit", task)
 
 
 def _job(objective: Objective, trial: TrialRecord, run: str, what: str, kind: str, task: Task) -> Job:

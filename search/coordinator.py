@@ -22,10 +22,11 @@ from search import records
 from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost, Refused
+from search.journal import PARENT
 from search.limits import describe
 from search.pages import MARKS, RUN_NAME, readable, run_name
 from search.tracking import Tracking
-from search.work import PARENT, Job, Work
+from search.work import Job, Work
 from search.workspace import write_whole
 
 TICK_S = 0.2

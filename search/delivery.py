@@ -14,18 +14,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.journal import Journal, Write
+from search.journal import EXPERIMENT, Journal, Write
 from search.storage import first_line
 from search.tracking_store import Destination, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "experiment"
-"""What the journal calls the experiment, whose id it keeps beside those of runs."""
-
 RUN_TAG = "search.run"
-"""Joins an MLflow run to the search's own name of it."""
+"""Joins an MLflow run, or a version that was made of it, to the search's own name of the run."""
 
 MAX_POINTS = 900
 """MLflow takes 1,000 metrics in one request."""

@@ -21,6 +21,12 @@ from search.storage import check_sqlite, connect
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 
+PARENT = "study"
+"""The name of the parent run here."""
+
+EXPERIMENT = "experiment"
+"""That of the experiment, whose id is kept beside those of runs."""
+
 SCHEMA = """
 CREATE TABLE writes (
     id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, content BLOB
@@ -32,13 +38,28 @@ CREATE TABLE verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
 """
 
 
+def trial_run(number: int) -> str:
+    """The name of a trial's run here."""
+    return f"trial-{number}"
+
+
+def confirm_run(number: int, repeat: int) -> str:
+    """That of a trial's training on its fresh seed `repeat`, 1-based."""
+    return f"confirm-{number}-{repeat}"
+
+
+def refit_run(number: int) -> str:
+    """That of a winner's training on all but the test split."""
+    return f"refit-{number}"
+
+
 @dataclass(frozen=True)
 class Write:
     """One write on its way: to which run, what kind, what."""
 
     id: int
     run: str
-    """The search's own name of the run: `study`, `trial-17`."""
+    """The search's own name of it."""
     kind: Kind
     body: Mapping[str, Any]
     content: bytes | None

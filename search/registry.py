@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config import Config
+from search.delivery import RUN_TAG
 from search.errors import ModelNotFoundError, UnpublishableError
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
 from search.storage import first_line
@@ -81,7 +82,7 @@ def publish(
     """
     client = connect_mlflow(uri)
     with told(uri, "the model could not be registered"):
-        found = _registered(client, name, tags["search.run"])
+        found = _registered(client, name, tags[RUN_TAG])
         if found is None:
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
                 model_uri, model_id = _log(run_id, model(), example, metadata)
@@ -111,7 +112,7 @@ def _create_version(
             if is_refusal(error) or attempt == TRIES - 1:
                 raise
             time.sleep(random.uniform(0.0, 0.2))
-            if (made := _registered(client, name, tags["search.run"])) is not None:
+            if (made := _registered(client, name, tags[RUN_TAG])) is not None:
                 return made
     raise AssertionError("the last attempt raises")
 
@@ -193,7 +194,7 @@ def _fluent(uri: str) -> Iterator[None]:
 
 
 def _registered(client: MlflowClient, name: str, run: str) -> ModelVersion | None:
-    return next((version for version in versions(client, name) if version.tags.get("search.run") == run), None)
+    return next((version for version in versions(client, name) if version.tags.get(RUN_TAG) == run), None)
 
 
 def _create_name(client: MlflowClient, name: str) -> None:

@@ -15,7 +15,7 @@ from search.browse import elsewhere
 from search.conclusion import Conclusion
 from search.config import Config, is_model_name
 from search.errors import StudyHeldError, UsageError
-from search.journal import Journal
+from search.journal import PARENT, Journal
 from search.opening import load_objective, open_tracking, registered_name
 from search.promotion import CHAMPION, appoint, rollback
 from search.records import StudyRecord
@@ -26,7 +26,6 @@ from search.study import Study, find_study
 from search.summary import Summary
 from search.tracking_store import connect_mlflow
 from search.trouble import told
-from search.work import PARENT
 from search.workspace import Workspace
 
 WAIT_S = 600.0

@@ -24,6 +24,7 @@ from search.errors import SearchError
 from search.executors.base import Executor
 from search.executors.choice import check_engine, open_executor
 from search.interruption import Interrupted, Interruption
+from search.journal import PARENT, trial_run
 from search.masking import bare
 from search.opening import check_stores, open_tracking, registered_name
 from search.ownership import Hold
@@ -36,9 +37,9 @@ from search.storage import hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
 from search.summary import Confirmation, Summary
 from search.tracking import Tracking
-from search.trials import Trials, run_of, sweep
+from search.trials import Trials, sweep
 from search.winner import best_trial, gains
-from search.work import PARENT, Work
+from search.work import Work
 from search.workspace import Workspace
 
 
@@ -265,7 +266,7 @@ class Start:
         """The winner as fresh seeds show it. Raises SearchError when no trial completed."""
         best = best_trial(study.record())
         if not self.config.confirm:
-            return self._summary(study, best, run_of(best.number), None)
+            return self._summary(study, best, trial_run(best.number), None)
         confirming = Confirming(
             study, tracking, top=self.config.confirm, seeds=self.config.confirm_seeds, epochs=self.epochs,
             seed=self.config.seed, say=self.display.notice,
@@ -274,7 +275,7 @@ class Start:
         self._do(coordinator, confirming.work, title, is_last=not self._refits)
         found, chosen = confirming.found(), confirming.chosen()
         if chosen is None:
-            summary = self._summary(study, best, run_of(best.number), found)
+            summary = self._summary(study, best, trial_run(best.number), found)
             return summary.noted("no fresh seed came to its end, so the search's own figures decide")
         winner = next(trial for trial in study.record().trials if trial.number == chosen.number)
         run = confirming.run_of(winner.number)

@@ -14,18 +14,13 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.asking import described
-from search.delivery import EXPERIMENT
 from search.display import TRIALS
+from search.journal import EXPERIMENT, PARENT, trial_run
 from search.pages import run_name
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import Tracking
-from search.work import PARENT, Job
-
-
-def run_of(number: int) -> str:
-    """What the journal calls a trial's run."""
-    return f"trial-{number}"
+from search.work import Job
 
 
 class Trials:
@@ -60,14 +55,14 @@ class Trials:
         Those whose end is in the journal and not yet in the storage are ended.
         """
         for sampled in self.study.resume():
-            run = run_of(sampled.number)
+            run = trial_run(sampled.number)
             if (verdict := self.tracking.verdict(run)) is None:
                 self._left.append(sampled)
             else:
                 known = {**verdict["attrs"], **self._link(run)}
                 told = self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
                 self._note(records.TrialRecord.of(told))
-        return {run_of(sampled.number) for sampled in self._left}
+        return {trial_run(sampled.number) for sampled in self._left}
 
     def ended(self) -> list[records.TrialRecord]:
         """All that the storage has."""
@@ -120,7 +115,7 @@ class Trials:
             max_latency_ms=self.study.limits.latency_ms,
         )  # fmt: skip
         return Job(
-            run_of(sampled.number), run_name(sampled.number, label), label, task, sampled.params, tags,
+            trial_run(sampled.number), run_name(sampled.number, label), label, task, sampled.params, tags,
             step=sampled.last_step, value=sampled.last_value,
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from objectives.base import Exportable, ImageClassifier, Objective, Params
 from search import records
+from search.delivery import RUN_TAG
 from search.promotion import PROTOCOL_TAG, SCORE_TAG
 from search.records import StudyRecord
 from search.summary import Summary
@@ -47,7 +48,7 @@ def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -
     """Whose the version is, its figures, and its protocol; `run` is the search's own name of the winner's run."""
     figures = summary.figures(study.metric)
     shown = {name: f"{value:.4f}" for name, value in figures.items()}
-    own = {"search.run": run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
+    own = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
     return {**own, "network": summary.network, **shown, **protocol}
 

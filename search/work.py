@@ -15,9 +15,6 @@ from optuna.trial import TrialState
 from objectives.base import Task
 from search import records
 
-PARENT = "study"
-"""The parent run's name in the journal."""
-
 
 @dataclass(frozen=True)
 class Job:

@@ -17,11 +17,11 @@ from optuna.trial import TrialState, create_trial
 from objectives.base import Params, Suggest, Task, Training
 from objectives.images import ImageClassification
 from search import records
+from search.journal import PARENT
 from search.storage import open_storage, quiet_optuna
 from search.study import open_study
 from search.tracking import Tracking
 from search.tracking_store import Destination
-from search.work import PARENT
 from tests.benchmarks.commands import data_dir
 
 NAME, SCOPE = "growth", "benchmark"
