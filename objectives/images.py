@@ -82,6 +82,8 @@ class ImageClassification:
         self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
         self.data_dir = Path(data_dir) if data_dir else None
         self.name = dataset_slug(dataset)
+        self._on_device: dict[str, TrainingData] = {}
+        self._captures_on: dict[str, Captures] = {}
         if data is not None:
             self.dataset = data
 
@@ -209,8 +211,7 @@ class ImageClassification:
     def describe(self, params: Params) -> str:
         """For instance `cnn-3x32 adamw 3.1e-3`."""
         if params["family"] == "mlp":
-            widths = [str(params[f"mlp_width_{layer}"]) for layer in range(1, int(params["mlp_depth"] or 0) + 1)]
-            network = "-".join(["mlp", *widths])
+            network = "-".join(["mlp", *map(str, _widths(params))])
         else:
             network = f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
         mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
@@ -224,7 +225,7 @@ class ImageClassification:
         data = self.dataset
         inputs: Any = {"channels": data.channels, "size": data.size, "n_classes": len(data.classes)}
         if p["family"] == "mlp":
-            return mlp_parameters([p[f"mlp_width_{layer}"] for layer in range(1, p["mlp_depth"] + 1)], **inputs)
+            return mlp_parameters(_widths(p), **inputs)
         return cnn_parameters(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], **inputs)
 
     def latency_ms(self, params: Params, device: str) -> float:
@@ -239,8 +240,7 @@ class ImageClassification:
 
         p: Any = params
         if p["family"] == "mlp":
-            widths = tuple(p[f"mlp_width_{layer}"] for layer in range(1, p["mlp_depth"] + 1))
-            return models.build_mlp(models.MlpSpec(widths, p["mlp_dropout"]), self._inputs)
+            return models.build_mlp(models.MlpSpec(_widths(p), p["mlp_dropout"]), self._inputs)
         spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
         return models.build_cnn(spec, self._inputs)
 
@@ -326,13 +326,10 @@ class ImageClassification:
             self._captures_on[device] = Captures(CudaGraphs(device))
         return self._captures_on[device]
 
-    @cached_property
-    def _captures_on(self) -> dict[str, Captures]:
-        return {}
 
-    @cached_property
-    def _on_device(self) -> dict[str, TrainingData]:
-        return {}
+def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
+    """Units of an MLP's hidden layers."""
+    return tuple(params[f"mlp_width_{layer}"] for layer in range(1, params["mlp_depth"] + 1))
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
