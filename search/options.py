@@ -6,7 +6,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,23 @@ from search.errors import UsageError
 TABLE = "search.space"
 """Where the file's `[space]` table waits for the flags."""
 
-REPEATABLE = {spec.name for spec in fields(Config) if isinstance(spec.default, tuple)}
+SPECS = {spec.name: spec for spec in fields(Config)}
+REPEATABLE = {name for name, spec in SPECS.items() if isinstance(spec.default, tuple)}
 
 
 def option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The flag of one field of `Config`."""
-    spec = next(spec for spec in fields(Config) if spec.name == name)
-    assert spec.default is not MISSING
-    flag, meta = f"--{name.replace('_', '-')}", spec.metadata
-    repeatable = isinstance(spec.default, tuple)
+    default, meta = SPECS[name].default, SPECS[name].metadata
     return click.option(
-        flag,
+        f"--{name.replace('_', '-')}",
         name,
-        default=spec.default,
+        default=default,
         type=None if meta["type"] is bool else meta["type"],
         is_flag=meta["type"] is bool,
-        multiple=repeatable,
+        multiple=name in REPEATABLE,
         metavar=meta["metavar"],
         envvar=f"SEARCH_{name.upper()}",
-        show_default=spec.default is not None and meta["type"] is not bool and not repeatable,
+        show_default=default is not None and meta["type"] is not bool and name not in REPEATABLE,
         help=meta["help"],
         callback=_behind_the_table if name == "fix" else None,
     )
@@ -97,7 +95,7 @@ def _check(path: Path, name: str, value: Any) -> None:
         raise UsageError(f"{given}; give one value, for instance {name} = 1")
     if name in REPEATABLE and not isinstance(value, list):
         raise UsageError(f"{given}; make it a list: {name} = [...]")
-    type_ = next(spec.metadata["type"] for spec in fields(Config) if spec.name == name)
+    type_ = SPECS[name].metadata["type"]
     try:
         for each in value if isinstance(value, list) else [value]:
             _check_kind(given, type_, each)
