@@ -82,11 +82,12 @@ def dots(record: StudyRecord) -> list[Dot]:
     compared = {gain.number: gain for gain in (summary.gains if summary else ())}
     others = [(b.baseline, compared[b.number].value if b.number in compared else b.value, compared.get(b.number))
               for b in _baselines(record) if b.value is not None and b.number != first.number]  # fmt: skip
-    at = _positions([value, *(known or ()), *(other or 0.0 for _, other, _ in others), *_of_test(test)])
+    at = _positions([value, *(known or ()), *(other or 0.0 for _, other, _ in others),
+                     *(test[key] for key in ("accuracy", "low", "high") if test)])  # fmt: skip
     rows = []
-    if "accuracy" in test:
-        low, high = (at(test["low"]), at(test["high"])) if "low" in test and "high" in test else (None, None)
-        rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), low, high, "test"))
+    if test:
+        ends = at(test["low"]), at(test["high"])
+        rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), *ends, "test"))
     name = "Winner, validation" if confirmed is None else "Winner, confirmed"
     low, high = (at(known[0]), at(known[1])) if known else (None, None)
     rows.append(Dot(name, unit.text(value), "", at(value), low, high, "winner"))
@@ -106,10 +107,6 @@ def _positions(ends: Sequence[float]) -> Callable[[float], float]:
     return lambda value: round(100 * (value - low) / span, 2)
 
 
-def _of_test(test: Mapping[str, float]) -> list[float]:
-    return [test[key] for key in ("accuracy", "low", "high") if key in test]
-
-
 def _test(record: StudyRecord) -> Mapping[str, float]:
     return (record.summary.test if record.summary else None) or {}
 
@@ -121,10 +118,10 @@ def _baselines(record: StudyRecord) -> list[TrialRecord]:
 def headline(record: StudyRecord) -> Mapping[str, str]:
     """The big number of the page: `value`, what it is (`name`), and what it rests on (`detail`)."""
     first, unit, test = winner(record), Unit.of(record), _test(record)
-    if "accuracy" in test:
-        n = f" on {int(test['n']):,} test images, {record.tested}" if test.get("n") else ""
-        interval = f"95% interval {test['low']:.2%} – {test['high']:.2%}" if "low" in test and "high" in test else ""
-        return {"value": f"{test['accuracy']:.2%}", "name": "test accuracy", "detail": f"{interval}{n}".strip()}
+    if test:
+        interval = f"95% interval {test['low']:.2%} – {test['high']:.2%}"
+        detail = f"{interval} on {int(test['n']):,} test images, {record.tested}"
+        return {"value": f"{test['accuracy']:.2%}", "name": "test accuracy", "detail": detail}
     if first is None:
         return {"value": "–", "name": unit.name, "detail": _nothing(record)}
     detail = "no test split" if record.summary else "best so far, not yet tested"
@@ -303,12 +300,11 @@ def sessions(record: StudyRecord) -> list[list[str]]:
 
 
 def moment(stored: object) -> str:
-    """A time given as ISO text or as seconds since 1970; other text stays as it is."""
+    """A time given as ISO text; other text stays as it is."""
     try:
-        at = datetime.fromtimestamp(stored) if isinstance(stored, int | float) else datetime.fromisoformat(str(stored))
-    except (ValueError, OverflowError, OSError):
+        return datetime.fromisoformat(str(stored)).strftime("%-d %B %Y, %H:%M")
+    except ValueError:
         return "–" if stored is None else str(stored)
-    return at.strftime("%-d %B %Y, %H:%M")
 
 
 def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
@@ -317,13 +313,13 @@ def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
     for record in records:
         best, unit, test = winner(record), Unit.of(record), _test(record)
         finished = sum(trial.state.is_finished() for trial in record.trials)
-        interval = f" ({test['low']:.2%} – {test['high']:.2%})" if "low" in test and "high" in test else ""
+        tested = f"{test['accuracy']:.2%} ({test['low']:.2%} – {test['high']:.2%})" if test else "–"
         rows.append([
             Cell(record.name, record.name),
             Cell(f"{finished:,}", finished),
             Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
             Cell(unit.text(_figure(record, best)), _figure(record, best)),
-            Cell(f"{test['accuracy']:.2%}{interval}" if "accuracy" in test else "–", test.get("accuracy")),
+            Cell(tested, test.get("accuracy")),
             Cell(duration(wall_s(record)), wall_s(record)),
             Cell(duration(training_s(record)), training_s(record)),
         ])  # fmt: skip
