@@ -14,6 +14,7 @@ from search import records
 from search.asking import asking
 from search.errors import UsageError
 from search.limits import Limits, describe
+from search.pages import readable
 from search.records import StudyRecord
 from search.settings import Recorder, key
 from search.space import Space, contains, search_space, words
@@ -137,7 +138,7 @@ def warm_start(
             break
         gone |= trial.params.keys() - space.keys()
         outside += [
-            f"{name} = {_short(value)} of trial {trial.number} (here {words(space[name])})"
+            f"{name} = {readable(value, digits=3)} of trial {trial.number} (here {words(space[name])})"
             for name, value in trial.params.items() if name in space and name not in fitting
         ]  # fmt: skip
         if (too_large := _above(objective, Space(), limits, fitting)) is not None:
@@ -168,10 +169,6 @@ def _fitting(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribut
         elif left.single():
             fitting[name] = _only(left)
     return fitting
-
-
-def _short(value: ParamValue) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def as_stored(settings: Sequence[Known]) -> list[list[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from search.pages import WINNER
+from search.pages import WINNER, readable
 from search.records import StudyRecord
 from search.summary import Confirmation, Summary, counted, plus_minus, span
 
@@ -124,8 +124,7 @@ def _figures(study: StudyRecord, summary: Summary) -> str:
 
 
 def _training(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]) -> str:
-    params = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                       for name, value in summary.params.items())  # fmt: skip
+    params = ", ".join(f"{name} {readable(value, digits=3)}" for name, value in summary.params.items())
     origin = study.provenance
     how = NETWORKS[summary.network] + (f": {_refit(summary.refit)}" if summary.refit else "")
     data = (

@@ -24,9 +24,9 @@ def run_name(number: int, label: str, mark: str = "") -> str:
     return " ".join(part for part in (f"#{number:03d}", mark, label) if part)
 
 
-def readable(value: object) -> str:
+def readable(value: object, *, digits: int = 6) -> str:
     """A parameter as people compare it; every digit of it is in Optuna's storage and the run's `params.json`."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def experiment_tags(study: str, metric: str, *, maximize: bool) -> dict[str, str]:

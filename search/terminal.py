@@ -14,6 +14,7 @@ from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
 from search.markdown import NETWORKS
+from search.pages import readable
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, StudyRecord, to_json
 from search.summary import Confirmation, Summary, counted, plus_minus, span
@@ -95,7 +96,7 @@ def print_summary(study: StudyRecord) -> None:
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
     if (baseline := study.baseline) is not None:
         say(f"  which is the baseline {baseline}: nothing that was sampled is clearly better")
-    params = ", ".join(f"{name}={_short(value)}" for name, value in summary.params.items())
+    params = ", ".join(f"{name}={readable(value, digits=3)}" for name, value in summary.params.items())
     say(f"  {params}")
     if summary.confirmation is not None:
         _print_confirmation(study, summary.confirmation)
@@ -153,10 +154,6 @@ def _counts(study: StudyRecord) -> str:
     wall = sum(session.get("wall_s", 0.0) for session in study.sessions)
     total = sum(trial.state.is_finished() for trial in study.trials)
     return f"{total} trials ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_json(values: Any) -> None:
