@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.journal import EXPERIMENT, Journal, Write
-from search.storage import first_line
+from search.masking import first_line
 from search.tracking_store import Destination, is_refusal
 
 if TYPE_CHECKING:

@@ -20,3 +20,8 @@ def mask(text: str) -> str:
 def bare(url: str) -> str:
     """A URL without user and password: what it leads to, whoever goes there."""
     return re.sub(r"(?<=://)[^/\s]*@", "", mask(url))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, which is the part for people; without passwords."""
+    return mask((str(error).strip().splitlines() or [type(error).__name__])[0])

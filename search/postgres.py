@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from search.errors import StorageError
-from search.masking import mask
+from search.masking import first_line, mask
 from search.writer import WriterStorage
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def said(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def advice(url: URL, text: str) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from search.errors import ModelNotFoundError, TrackingError
-from search.storage import first_line
+from search.masking import first_line
 from search.trouble import is_denied
 
 if TYPE_CHECKING:

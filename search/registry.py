@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from search.config import Config
 from search.delivery import RUN_TAG
 from search.errors import ModelNotFoundError, UnpublishableError
+from search.masking import first_line
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
-from search.storage import first_line
 from search.tracking_store import connect_mlflow, is_refusal
 from search.trouble import told
 

@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.errors import StorageError, UsageError
-from search.masking import mask
+from search.masking import first_line, mask
 from search.ownership import Hold, hold_in_file, hold_in_server, key
 from search.postgres import DRIVERS, LastingStorage, Outage, arguments, connect_alone, explained, shown
 from search.writer import WriterStorage
@@ -177,11 +177,6 @@ def check_sqlite(path: Path, table: str) -> None:
         raise StorageError(f"{path} is damaged ({verdict.splitlines()[-1]}); {advice}")
     if table not in tables:
         raise StorageError(f"{path} is a database of something else (it has no table {table!r}); {advice}")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, which is the part for people; without passwords."""
-    return mask((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def hold_study(storage: str, study: str) -> AbstractContextManager[Hold]:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from search.delivery import Delivery
 from search.errors import StorageError, TrackingRefusedError
 from search.journal import Journal
+from search.masking import first_line
 from search.predictions import pack
-from search.storage import first_line
 from search.tracking_store import Destination, connect_mlflow
 from search.trouble import is_denied, tracking_error
 

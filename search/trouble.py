@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from search.errors import SearchError, TrackingError, TrackingRefusedError
-from search.masking import bare
-from search.storage import first_line
+from search.masking import bare, first_line
 
 LOGIN = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both into ~/.mlflow/credentials "

@@ -15,8 +15,8 @@ from sqlalchemy.engine import URL, make_url
 
 from search import failures, ui
 from search.errors import SearchError, StorageError
-from search.masking import bare, mask
-from search.storage import first_line, parse_url
+from search.masking import bare, first_line, mask
+from search.storage import parse_url
 
 PASSWORDS = st.text(string.ascii_letters + string.digits + "@:/?#%&=+ !$*(),;[]~-._'\"", min_size=4, max_size=30)
 
