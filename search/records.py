@@ -221,6 +221,11 @@ class StudyRecord:
         number = self.summary and self.summary.number
         return next((trial.baseline for trial in self.trials if trial.number == number), None)
 
+    @property
+    def finished(self) -> int:
+        """How many trials have ended."""
+        return sum(trial.state.is_finished() for trial in self.trials)
+
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
         return sum(trial.state == state for trial in self.trials)

@@ -102,7 +102,6 @@ def _words(record: StudyRecord, compared: Sequence[StudyRecord], varying: Sequen
         "dots": report_tables.dots(record),
         "confirmation": confirmation(record),
         "states": report_tables.states(record),
-        "finished": sum(trial.state.is_finished() for trial in record.trials),
         "running": record.count(TrialState.RUNNING),
         "costs": _costs(record),
         "time_parts": report_tables.time_parts(record),

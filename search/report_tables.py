@@ -312,11 +312,10 @@ def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
     rows = []
     for record in records:
         best, unit, test = winner(record), Unit.of(record), _test(record)
-        finished = sum(trial.state.is_finished() for trial in record.trials)
         tested = f"{test['accuracy']:.2%} ({test['low']:.2%} – {test['high']:.2%})" if test else "–"
         rows.append([
             Cell(record.name, record.name),
-            Cell(f"{finished:,}", finished),
+            Cell(f"{record.finished:,}", record.finished),
             Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
             Cell(unit.text(_figure(record, best)), _figure(record, best)),
             Cell(tested, test.get("accuracy")),

@@ -54,9 +54,8 @@ def print_result(result: Result, config: Config) -> None:
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
         return
     if result.was_complete:
-        done = sum(trial.state.is_finished() for trial in study.trials)
         early = study.attrs.get(OVER) is not None
-        further = f"to search on, type --trials {2 * done} or another number above {done}"
+        further = f"to search on, type --trials {2 * study.finished} or another number above {study.finished}"
         say(f"nothing was left to do; {'why it ended is said below' if early else further}")
     print_summary(study)
     if result.undelivered:
@@ -152,8 +151,7 @@ def _counts(study: StudyRecord) -> str:
     words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
     counts = [f"{study.count(state)} {word}" for state, word in words.items() if study.count(state)]
     wall = sum(session.get("wall_s", 0.0) for session in study.sessions)
-    total = sum(trial.state.is_finished() for trial in study.trials)
-    return f"{total} trials ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
+    return f"{study.finished} trials ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
 
 
 def print_json(values: Any) -> None:
@@ -169,7 +167,7 @@ def print_studies(studies: Sequence[StudyRecord]) -> None:
         best = study.ranked()[:1]
         table.add_row(
             Text(study.name),
-            str(sum(trial.state.is_finished() for trial in study.trials)),
+            str(study.finished),
             f"{best[0].value:.4f}" if best else "-",
             f"{summary.test['accuracy']:.2%}" if summary and summary.test else "-",
             summary.model["uri"] if summary and summary.model else "-",
