@@ -44,6 +44,11 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
     return [optuna.load_study(study_name=name, storage=storage) for name in names or existing[-1:]]
 
 
+def read_study(config: Config, name: str | None) -> StudyRecord:
+    """The study of this name, else the newest one, as people are shown it. Raises as `open_studies` does."""
+    return StudyRecord.of(open_studies(config, [] if name is None else [name])[0])
+
+
 def elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
     """What to say when a study is tracked in another store than this command names: its writes must not go here."""
     uri = attrs.get(records.TRACKING)
@@ -138,7 +143,7 @@ def serve_study(config: Config, name: str | None, announce: Callable[[str], None
     """Serve both pages until Ctrl-C; returns the exit status."""
     from search.ui import serve
 
-    study = StudyRecord.of(open_studies(config, [name] if name else [])[0])
+    study = read_study(config, name or None)
     path = sqlite_file(config.mlflow_uri)
     if path is not None:
         check_sqlite(path, MLFLOW_TABLE)

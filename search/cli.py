@@ -162,10 +162,9 @@ def studies(as_json: bool, **values: Any) -> None:
 def show(study: str, as_json: bool, **values: Any) -> None:
     """Show one study: its winner and its trials."""
     from search import terminal
-    from search.browse import open_studies
-    from search.records import StudyRecord
+    from search.browse import read_study
 
-    found = StudyRecord.of(open_studies(Config(**values), [study])[0])
+    found = read_study(Config(**values), study)
     if as_json:
         terminal.print_json(found.as_dict())
     else:
@@ -193,13 +192,12 @@ def watch(study: str | None, **values: Any) -> None:
 @options(*STORES)
 def export(study: str, format_: str, output: Path | None, **values: Any) -> None:
     """Give every trial of a study as one row of a table, with its parameters and figures."""
-    from search.browse import export_study, open_studies
-    from search.records import StudyRecord
+    from search.browse import export_study, read_study
     from search.workspace import write_whole
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
         raise UsageError(f"parquet is not for a terminal; type --output {study}.parquet")
-    content = export_study(StudyRecord.of(open_studies(Config(**values), [study])[0]), format_)
+    content = export_study(read_study(Config(**values), study), format_)
     if output is None:
         sys.stdout.buffer.write(content)
         return

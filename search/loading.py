@@ -128,11 +128,11 @@ def load_trial(
     """
     from optuna.trial import FixedTrial
 
-    from search.browse import elsewhere, open_studies
+    from search.browse import elsewhere, read_study
     from search.registry import download, require_store
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
-    record = records.StudyRecord.of(open_studies(config, [study])[0])
+    record = read_study(config, study)
     trial = next((trial for trial in record.trials if trial.number == number), None)
     if trial is None:
         raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective
 from search import records
-from search.browse import open_studies
+from search.browse import read_study
 from search.config import Config
 from search.errors import UsageError
 from search.intervals import images_of
@@ -81,7 +81,7 @@ def _earlier(config: Config, name: str) -> StudyRecord | None:
     if config.warm_start == name:
         raise UsageError(f"--warm-start {name}: a study cannot start from itself; add --study NAME to begin another")
     try:
-        return StudyRecord.of(open_studies(config, [config.warm_start])[0])
+        return read_study(config, config.warm_start)
     except UsageError:
         storage = open_storage(config.storage_url, create=False)
         study = find_study(storage, name)
