@@ -51,11 +51,14 @@ def predict(loaded: Loaded, names: Sequence[str], data_dir: Path | None) -> tupl
     dataset = str(loaded.metadata["dataset"])
     pictures = [picture for name in names for picture in read(name, framing, dataset, data_dir)]
     readable = [picture for picture in pictures if picture.pixels is not None]
-    images = np.stack([picture.pixels for picture in readable if picture.pixels is not None]) if readable else None
-    probabilities = iter([] if images is None else loaded.probabilities(images))
-    rows = [None if picture.pixels is None else next(probabilities) for picture in pictures]
-    predictions = [_predict(picture, row, loaded.classes) for picture, row in zip(pictures, rows, strict=True)]
-    return predictions, None if images is None else draw(images, readable, rows, loaded.classes)
+    if not readable:
+        return [_predict(picture, None, loaded.classes) for picture in pictures], None
+    images = np.stack([picture.pixels for picture in readable if picture.pixels is not None])
+    probabilities = loaded.probabilities(images)
+    rows = iter(probabilities)
+    known = [None if picture.pixels is None else next(rows) for picture in pictures]
+    predictions = [_predict(picture, row, loaded.classes) for picture, row in zip(pictures, known, strict=True)]
+    return predictions, draw(images, readable, probabilities, loaded.classes)
 
 
 def read(name: str, framing: Framing, dataset: str, data_dir: Path | None) -> list[Picture]:
@@ -96,16 +99,11 @@ def _predict(picture: Picture, row: NDArray[np.float32] | None, classes: Sequenc
 
 
 def draw(
-    images: NDArray[np.float32],
-    pictures: Sequence[Picture],
-    rows: Sequence[NDArray[np.float32] | None],
-    classes: Sequence[str],
+    images: NDArray[np.float32], pictures: Sequence[Picture], probabilities: NDArray[np.float32], classes: Sequence[str]
 ) -> bytes:
     """A PNG of the pictures as the model saw them, with prediction and, where known, true label."""
     from search.figures import prediction_grid
 
-    known = [row for row in rows if row is not None]
-    titles = [
-        (int(row.argmax()), picture.truth, float(row.max())) for picture, row in zip(pictures, known, strict=True)
-    ]
+    truths = (picture.truth for picture in pictures)
+    titles = list(zip(probabilities.argmax(1).tolist(), truths, probabilities.max(1).tolist(), strict=True))
     return prediction_grid((images * 255).round().astype(np.uint8), titles, classes)
