@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from search.records import StudyRecord, TrialRecord
+from search.records import STEPS_PER_EPOCH, StudyRecord, TrialRecord
 
 STATE_COLOURS = {
     TrialState.COMPLETE: "@accent",
@@ -101,8 +101,8 @@ class Steps:
 
     @classmethod
     def of(cls, record: StudyRecord) -> Steps:
-        """Read `steps_per_epoch` from the study's attributes."""
-        stored = record.attrs.get("steps_per_epoch")
+        """As the study's attributes have it."""
+        stored = record.attrs.get(STEPS_PER_EPOCH)
         return cls(stored if isinstance(stored, int) and stored > 0 else None)
 
     @property

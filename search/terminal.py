@@ -16,7 +16,7 @@ from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, desc
 from search.markdown import NETWORKS
 from search.pages import readable
 from search.promotion import CHAMPION
-from search.records import EXPERIMENT, OVER, StudyRecord, to_json
+from search.records import EXPERIMENT, OVER, UID, StudyRecord, to_json
 from search.summary import Confirmation, Summary, counted, plus_minus, span
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
@@ -48,7 +48,7 @@ def say(text: str) -> None:
 
 def print_result(result: Result, config: Config) -> None:
     """The closing words of a run."""
-    study = result.study
+    study, workspace = result.study, Workspace(config.workspace)
     if config.log_format == "json":
         figures = {"undelivered": result.undelivered, "was_complete": result.was_complete}
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
@@ -59,15 +59,16 @@ def print_result(result: Result, config: Config) -> None:
         say(f"nothing was left to do; {'why it ended is said below' if early else further}")
     print_summary(study)
     if result.undelivered:
+        journals = workspace.journal(study.name, study.attrs[UID]).parent
         say(
-            f"{result.undelivered} tracking writes wait in {config.workspace / 'mlruns/journal'}: MLflow did not take "
-            "them. The same command, run again, delivers them."
+            f"{result.undelivered} tracking writes wait in {journals}: MLflow did not take them. The same command, run "
+            "again, delivers them."
         )
     where = config.where
     say("\nWhere to look next:")
     say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
     say(f"    {_curves(study, config)}")
-    say(f"  python -m search report{where}      writes {Workspace(config.workspace).report(study.name)} anew")
+    say(f"  python -m search report{where}      writes {workspace.report(study.name)} anew")
     dataset = (study.provenance.get("dataset") or {}).get("name", "")
     if dataset and study.summary and study.summary.model:
         model = study.summary.model  # without a name, `predict` takes the newest champion
