@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from postgres import Postgres, free_port
-from shell import CHECKOUT, environment
+from postgres import Postgres
+from shell import CHECKOUT, environment, free_port
 
 DOCKER = Path(CHECKOUT) / "docker"
 SERVERS = ("mlflow", "dashboard")

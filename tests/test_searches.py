@@ -8,22 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from shell import RUNS, TOY, begin, contents, end, environment, in_process, rows, runs_by_kind, search
+from shell import RUNS, TOY, begin, contents, end, environment, in_process, rows, runs_by_kind, search, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(check: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def running_trials(folder: Path) -> int:
@@ -98,7 +89,7 @@ def test_a_regression_works_through_every_part(folder: Path):
 def test_a_search_is_watched_from_another_terminal_and_logged_as_json(folder: Path):
     words = (*TOY, "--trials", 4, "--log-format", "json")
     first = begin(*words, cwd=folder, env={"TOY_PAUSE_S": "0.5"})
-    wait_for(lambda: running_trials(folder) > 0)
+    wait_until(lambda: running_trials(folder) > 0, 60, "the first trial")
     watched = search("watch", cwd=folder)
     result = end(first)
     assert (result.returncode, watched.returncode) == (0, 0), result.stderr + watched.stderr

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import urllib.request
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import optuna
 import pytest
-from shell import alive, children
+from shell import alive, children, wait_until
 
 from search import pages, ui
 from search.errors import SearchError
@@ -62,13 +61,6 @@ def test_a_server_that_cannot_start_is_quoted():
 # Real servers ------------------------------------------------------------------------------------------------------
 
 
-def nothing_left(pids: set[int], within_s: float = 10) -> bool:
-    deadline = time.monotonic() + within_s
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not any(map(alive, pids))
-
-
 class Started:
     """`serve` in a process of its own, with the two links that it announced."""
 
@@ -106,7 +98,7 @@ def test_both_servers_answer_and_leave_nothing_after_ctrl_c(tmp_path):
     started.process.send_signal(signal.SIGINT)
     started.rest()
     assert started.process.returncode == 130
-    assert nothing_left(started.below)
+    wait_until(lambda: not any(map(alive, started.below)), 10, "the end of the servers")
 
 
 @pytest.mark.slow
@@ -119,7 +111,7 @@ def test_the_dashboard_alone_ends_with_us(tmp_path, number, status):
     started.process.send_signal(number)
     started.rest()
     assert started.process.returncode == status
-    assert nothing_left(started.below)
+    wait_until(lambda: not any(map(alive, started.below)), 10, "the end of the servers")
 
 
 @pytest.mark.slow

@@ -12,13 +12,13 @@ import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shell import CHECKOUT, environment, rows
+from shell import CHECKOUT, alive, environment, rows, wait_until
 
 HERE = Path(__file__).parent
 MARK = "FAULTS_MARK"
@@ -33,15 +33,6 @@ BOWL = ("--objective", "bowl:Bowl", "--checkpoint-interval", 0, *PLAIN)
 def say(text: str) -> None:
     """A figure, for the person who runs the suite with -s, and for the report of a failure."""
     print(f"\n  {text}", end="", flush=True)
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> float:
-    """Poll; returns the seconds that it took. Fails by naming what did not happen."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < timeout_s, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 @dataclass(frozen=True)
@@ -137,7 +128,7 @@ class Place:
     def processes(self) -> list[int]:
         """Every live process that was started here, by whomever."""
         marked = f"{MARK}={self.mark}".encode()
-        return [pid for pid in _pids() if marked in _read(pid, "environ").split(b"\0") and _is_alive(pid)]
+        return [pid for pid in _pids() if marked in _read(pid, "environ").split(b"\0") and alive(pid)]
 
     def trainers(self) -> list[int]:
         """The trainers among them."""
@@ -311,7 +302,3 @@ def _read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:  # it ended meanwhile
         return b""
-
-
-def _is_alive(pid: int) -> bool:
-    return _read(pid, "stat").rpartition(b")")[2].split()[:1] not in ([], [b"Z"])
