@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import optuna
 from rich.console import Console
 from toy import Toy
 
@@ -18,7 +17,7 @@ from search.display import PlainDisplay
 from search.executors.inline import InlineExecutor
 from search.records import StudyRecord
 from search.sampling import make_pruner
-from search.storage import open_storage
+from search.storage import open_storage, quiet_optuna
 from search.study import Study, open_study
 from search.summary import Candidate, Confirmation
 from search.tracking import Tracking
@@ -32,7 +31,7 @@ class Place:
     """A folder in which a search may be started as often as one likes."""
 
     def __init__(self, folder: Path) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        quiet_optuna()
         self.folder, self.lines = folder, io.StringIO()
 
     def search(

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 from studies import STEPS, a_study, ask, story, train
@@ -21,7 +20,7 @@ from search.limits import Limits
 from search.scope import Scope
 from search.settings import key
 from search.space import Space, narrow, search_space
-from search.storage import open_storage
+from search.storage import open_storage, quiet_optuna
 from search.study import Study, open_study
 
 # Notes of Optuna on its own samplers. CMA-ES learns nothing from a constraint; it is only kept to it.
@@ -34,7 +33,7 @@ EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name == "gp")) for name i
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
 
 
 class Few(Toy):

@@ -7,7 +7,7 @@ import math
 import random
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from PIL import Image
 from search import report, report_base, report_charts, report_tables
 from search.records import StudyRecord
 from search.report_optuna import OptunaCharts
+from search.storage import quiet_optuna
 from search.summary import Candidate, Confirmation, Gain, Summary
 
 BEGIN = datetime(2025, 11, 20, 9)
@@ -30,11 +31,8 @@ NASTY = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
+def quiet() -> None:
+    quiet_optuna()
 
 
 def a_trial(number: int, state: TrialState, rng: random.Random, **attrs: Any) -> FrozenTrial:

@@ -17,7 +17,7 @@ from search.config import PRUNERS, SAMPLERS
 from search.errors import StudyMismatchError
 from search.sampling import derive_seed
 from search.space import search_space
-from search.storage import open_storage
+from search.storage import open_storage, quiet_optuna
 from search.study import open_study
 
 # Notes of Optuna on its own samplers, which are what is tested here.
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
 
 
 # Copy and storage ---------------------------------------------------------------------------------------------------

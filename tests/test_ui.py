@@ -19,6 +19,7 @@ from shell import alive, children, wait_until
 
 from search import pages, ui
 from search.errors import SearchError
+from search.storage import quiet_optuna
 
 
 def test_mlflow_link_opens_the_view_that_the_experiment_carries():
@@ -66,7 +67,7 @@ class Started:
 
     def __init__(self, folder: Path, tracking_uri: str) -> None:
         storage = f"sqlite:///{folder}/optuna.db"
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        quiet_optuna()
         study = optuna.create_study(storage=storage, study_name="s")
         script = textwrap.dedent(f"""
             import sys

@@ -13,12 +13,13 @@ from search import records
 from search.errors import SearchError
 from search.intervals import Noise
 from search.records import StudyRecord
+from search.storage import quiet_optuna
 from search.summary import Candidate, Confirmation
 from search.winner import best_trial, gains
 
 
 def a_record(direction: str, *trials: tuple[TrialState, float | None, dict[str, Any]]) -> StudyRecord:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
     study = optuna.create_study(direction=direction, study_name="toy")
     for state, value, attrs in trials:
         reports = {1: value} if value is not None else {}
