@@ -103,15 +103,16 @@ class Instant:
         if self._resumed:  # what comes before the first start is no cost of a trial
             self.worked_s.append(self._busy_s + time.perf_counter() - self._resumed)
         self._busy_s, self._resumed = 0.0, time.perf_counter()
-        self._steps = iter(self.kind.reports)
+        self._steps = iter(range(1, self.kind.reports[-1] + 1))
         self.advance(slot)
 
     def advance(self, slot: int) -> None:
         if (step := next(self._steps, None)) is None:
             self.stop(slot)
             return
-        value = self._random.uniform(0.5, 1.0)
-        self._due = EpochDone(EpochResult(step, step / 4, value, {**POINT, "val/accuracy": value}, 0.0))
+        value = self._random.uniform(0.5, 1.0) if step in self.kind.reports else None
+        metrics = {} if value is None else {**POINT, "val/accuracy": value}
+        self._due = EpochDone(EpochResult(step, step / 4, value, metrics, 0.0))
 
     def stop(self, slot: int) -> None:
         self._due = Finished(self._outcome)
