@@ -8,6 +8,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -66,12 +67,13 @@ def test_everything_that_is_installed_for_the_project_is_pinned():
 
 def required(name: str) -> set[str]:
     """What an installed distribution and its extras need, as far as that is installed."""
-    try:
-        lines = metadata.requires(name) or []
-    except metadata.PackageNotFoundError:
-        return set()
-    names = {plain(re.match(r"[\w.-]+", line)[0]) for line in lines}  # type: ignore[index]
-    return {each for each in names if next(iter(metadata.distributions(name=each)), None) is not None}
+    lines = [line for found in installed(name) for line in found.requires or []]
+    return {needed for line in lines if installed(needed := plain(re.match(r"[\w.-]+", line)[0]))}  # type: ignore[index]
+
+
+def installed(name: str) -> list[metadata.Distribution]:
+    """The distribution in this environment's own folder: Ray, once imported, adds one that it brings along."""
+    return list(metadata.distributions(name=name, path=[sysconfig.get_path("purelib")]))
 
 
 def test_what_the_servers_need_is_pinned():
