@@ -32,8 +32,8 @@ class WriterStorage(RDBStorage):
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
     ) -> models.TrialModel:
-        """Store a trial whole. Optuna calls this with the study's row locked."""
-        if template_trial is None:
+        """Store a trial that begins, whole. Optuna calls this with the study's row locked."""
+        if template_trial is None or template_trial.state != TrialState.RUNNING:  # has more, or less, to be written
             return super()._get_prepared_new_trial(study_id, template_trial, session)
         trial: Any = models.TrialModel(
             study_id=study_id, number=None, state=template_trial.state, datetime_start=template_trial.datetime_start

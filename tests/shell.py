@@ -156,6 +156,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def own_address() -> str:
+    """Of this machine as others see it: Ray takes that even where it is asked for loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import alive, begin, children, end, environment, free_port, rows, search
+from shell import alive, begin, children, end, environment, free_port, own_address, rows, search
 from test_executors import TOY, hear, task, train
 
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
@@ -210,7 +210,7 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         flag.unlink()
         os.kill(executor._actors[1].where.pid, signal.SIGKILL)  # type: ignore[union-attr]
         executor.start(1, task())
-        assert isinstance(hear(executor), Lost)
+        assert isinstance(hear(executor, 1), Lost)
         until = time.monotonic() + 6  # several tries long
         wait_for(executor, lambda: time.monotonic() > until)
         assert executor.available() == [0]
@@ -224,7 +224,7 @@ def head(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A cluster of two CPUs whose head answers Ray clients at the port that its environment names."""
     said, folder = tmp_path / "head.txt", tempfile.mkdtemp(dir="/tmp")  # a socket's name has room for no more
     words = ["--block", "--disable-usage-stats", "--include-dashboard=false", "--num-cpus=2", f"--temp-dir={folder}"]
-    words += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--ray-client-server-port={CLIENTS}"]
+    words += [f"--node-ip-address={own_address()}", f"--port={free_port()}", f"--ray-client-server-port={CLIENTS}"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *words]
     with said.open("wb") as output:
         process = subprocess.Popen(
@@ -252,7 +252,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 def test_from_another_machine_by_way_of_a_client(head: subprocess.Popen[bytes], folder: Path):
     """A whole search; and one that loses the cluster, which says so and goes on elsewhere."""
     toy = ("--objective", "toy:Toy", "--confirm", 0)
-    words = (*toy, "--engine", "ray", "--address", f"ray://127.0.0.1:{CLIENTS}")
+    words = (*toy, "--engine", "ray", "--address", f"ray://{own_address()}:{CLIENTS}")
     done = search(*words, "--trials", 3, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "3 trials (" in done.stdout

@@ -85,6 +85,19 @@ def check_alike(url: str, times: int) -> None:
         each.engine.dispose()
 
 
+def test_a_trial_that_has_ended_is_stored_whole(database: str):
+    storage = open_storage(database)
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
+    past = create_trial(value=0.75, params={"lr": 0.01}, distributions={"lr": DISTRIBUTIONS["lr"]},
+                        intermediate_values={1: 0.5}, user_attrs={"label": "a"})  # fmt: skip
+    storage.create_new_trial(study, template_trial=past)
+    (stored,) = storage.get_all_trials(study)
+    assert (stored.number, stored.value, stored.intermediate_values) == (0, 0.75, {1: 0.5})
+    assert stored.datetime_complete is not None
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def test_a_number_that_another_writer_took_is_not_stored(database: str):
     storage = open_storage(database)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")

@@ -46,6 +46,7 @@ from tests.benchmarks.growth_stores import (
     open_tracking,
 )
 from tests.benchmarks.measure import Line, Options, Target, alternate, sample
+from tests.benchmarks.sleepers import Idlers
 
 TRAINING_S = 0.1
 """What a pull lasts where runs are tracked: a run reaches MLflow while its trial trains, as it would."""
@@ -81,7 +82,7 @@ KINDS = (
 
 
 @dataclass
-class Instant:
+class Instant(Idlers):
     """An executor whose trainings take no time; it notes when the search was at work."""
 
     kind: Kind
@@ -95,9 +96,6 @@ class Instant:
 
     def __post_init__(self) -> None:
         self._outcome = self.kind.outcome()
-
-    def ready(self) -> list[str]:
-        return ["cpu"]
 
     def start(self, slot: int, task: Task) -> None:
         if self._resumed:  # what comes before the first start is no cost of a trial
@@ -117,18 +115,12 @@ class Instant:
     def stop(self, slot: int) -> None:
         self._due = Finished(self._outcome)
 
-    def checkpoint(self, slot: int) -> None:
-        raise AssertionError("no training is long enough for a checkpoint")
-
     def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
         self._busy_s += time.perf_counter() - self._resumed
         time.sleep(TRAINING_S if self.kind.tracked else 0.0)
         self._resumed = time.perf_counter()
         due, self._due = self._due, None
         return [(0, due)] if due else []
-
-    def close(self) -> None:
-        pass
 
 
 class Untracked:

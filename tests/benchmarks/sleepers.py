@@ -42,21 +42,10 @@ class Case:
         return self.trials / (self.trainers * -(-self.trials // self.trainers))
 
 
-@dataclass
-class Sleepers:
-    """An executor whose trainings wait; values rise, so that the pruner has all of its work and ends nothing."""
+class Idlers:
+    """What executors without processes have in common: every slot is there at once, and nothing is left to end."""
 
-    case: Case
-    useful_s: float = 0.0
-    idle_s: float = 0.0
-    """Seconds in which the coordinator had nothing to do."""
-    _due: list[tuple[float, int]] = field(default_factory=list)
-    _pulled: dict[int, int] = field(default_factory=dict)
-    _values: Iterator[int] = field(default_factory=lambda: itertools.count(2))
-
-    @property
-    def slots(self) -> int:
-        return self.case.trainers
+    slots: int
 
     def available(self) -> range:
         return range(self.slots)
@@ -70,6 +59,28 @@ class Sleepers:
     def settle(self, task: Task) -> str | None:
         return None
 
+    def checkpoint(self, slot: int) -> None:
+        raise AssertionError("no checkpoint is asked for")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Sleepers(Idlers):
+    """An executor whose trainings wait; values rise, so that the pruner has all of its work and ends nothing."""
+
+    case: Case
+    useful_s: float = 0.0
+    idle_s: float = 0.0
+    """Seconds in which the coordinator had nothing to do."""
+    _due: list[tuple[float, int]] = field(default_factory=list)
+    _pulled: dict[int, int] = field(default_factory=dict)
+    _values: Iterator[int] = field(default_factory=lambda: itertools.count(2))
+
+    def __post_init__(self) -> None:
+        self.slots = self.case.trainers
+
     def start(self, slot: int, task: Task) -> None:
         self._pulled[slot] = 0
         self._pull(slot, self.case.seconds / PULLS)
@@ -80,9 +91,6 @@ class Sleepers:
     def stop(self, slot: int) -> None:
         self._pulled[slot] = PULLS
         self._pull(slot, 0.0)
-
-    def checkpoint(self, slot: int) -> None:
-        raise AssertionError("no checkpoint is asked for")
 
     def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
         asked = time.monotonic()
@@ -96,9 +104,6 @@ class Sleepers:
             _, slot = heapq.heappop(self._due)
             events.append((slot, self._event(slot)))
         return events
-
-    def close(self) -> None:
-        pass
 
     def _pull(self, slot: int, seconds: float) -> None:
         self.useful_s += seconds

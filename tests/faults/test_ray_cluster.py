@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from harness import BOWL, HERE, PLAIN, Place, Pull, say, wait_until
-from shell import mnist_folder
+from shell import mnist_folder, own_address
 from test_same_ending import DIGITS
 from test_signals import Terminal
 
@@ -24,13 +23,6 @@ from search.provenance import usable_cores
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 RAY = ("--engine", "ray")
-
-
-def own_address() -> str:
-    """Of this machine as others see it: Ray takes that even where it is asked for loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing
-        return str(probe.getsockname()[0])
 
 
 class Nodes:
