@@ -163,6 +163,19 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
+def process_name(pid: int) -> str:
+    """What a process calls itself; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+    except OSError:
+        return ""
+
+
+def is_ray_agent(pid: int) -> bool:
+    """Whether it is one of Ray's helpers, which wait a minute for their head when that was killed."""
+    return process_name(pid).endswith("Agent")
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:

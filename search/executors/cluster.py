@@ -167,6 +167,7 @@ def _import() -> Any:
         raise UsageError(
             '--engine ray needs Ray, which is not installed; type: pip install -c constraints.txt -e ".[ray]"'
         ) from None
+    logging.getLogger("ray.util.client.logsclient").disabled = True  # it keeps a level of its own
     return ray
 
 
@@ -204,7 +205,10 @@ def modules_to_ship(target: str) -> list[str]:
 
 
 def _in_one_line(error: object) -> str:
-    return " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
+    """Without the steps of a traceback that came from another process: its last line says what was wrong."""
+    before, _, steps = str(error).partition("Traceback (most recent call last):")
+    said = before + "".join(steps.strip().splitlines()[-1:])
+    return " ".join(said.split())[:400].rstrip(".") or type(error).__name__
 
 
 def _cause(error: Exception) -> str:
