@@ -96,5 +96,5 @@ def _antialiased(image: Image.Image, lines: Sequence[Line2D]) -> NDArray[np.uint
 
 def _encode(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "png", compress_level=7)
+    picture.save(buffer, "png", compress_level=4)  # beside 7: 10 ms a trial less, 1% more bytes
     return buffer.getvalue()

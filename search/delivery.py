@@ -135,15 +135,16 @@ class Delivery:
         self._client.log_batch(run_id, metrics=points)
 
     def _file(self, run_id: str, batch: Sequence[Write]) -> None:
-        for write in batch:
-            self._put(run_id, write.body["path"], write.content or b"")
+        self._put(run_id, {write.body["path"]: write.content or b"" for write in batch})
 
-    def _put(self, run_id: str, path: str, content: bytes) -> None:
-        folder, _, name = path.rpartition("/")
+    def _put(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Store artifacts by their paths, together: each call looks the run up."""
         with tempfile.TemporaryDirectory() as temporary:
-            local = Path(temporary) / name
-            local.write_bytes(content)
-            self._client.log_artifact(run_id, str(local), folder or None)
+            for path, content in files.items():
+                local = Path(temporary, path)
+                local.parent.mkdir(parents=True, exist_ok=True)
+                local.write_bytes(content)
+            self._client.log_artifacts(run_id, temporary)
 
     def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
         from search import figures
@@ -157,8 +158,7 @@ class Delivery:
             except Exception:  # a picture that cannot be drawn must not hold up everything behind it
                 logging.getLogger(__name__).warning("the pictures of %s cannot be drawn", write.run, exc_info=True)
                 continue
-            for name, picture in drawn.items():
-                self._put(run_id, name, picture)
+            self._put(run_id, drawn)
 
     def _tags(self, run_id: str, batch: Sequence[Write]) -> None:
         from mlflow.entities import RunTag
@@ -193,7 +193,7 @@ def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
         points = 0
         for write in group:
             n = len(write.body.get("values", ())) if kind == "metrics" else 0
-            if batch and (kind in ("run", "file", "pictures") or points + n > MAX_POINTS):
+            if batch and (kind in ("run", "pictures") or points + n > MAX_POINTS):
                 yield batch
                 batch, points = [], 0
             batch.append(write)

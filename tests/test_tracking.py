@@ -281,7 +281,7 @@ def test_batches_hold_every_write_once_in_the_order_of_its_run(sketch: list[tupl
         assert order == sorted(order)
     for batch in made:
         assert len({(write.run, write.kind) for write in batch}) == 1
-        assert batch[0].kind not in ("run", "file", "pictures") or len(batch) == 1
+        assert batch[0].kind not in ("run", "pictures") or len(batch) == 1
         assert sum(len(write.body.get("values", ())) for write in batch) <= MAX_POINTS or len(batch) == 1
 
 
