@@ -135,6 +135,8 @@ class Cluster:
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.ActorUnavailableError | exceptions.NodeDiedError):
             return True
+        if "its node has died" in str(error):  # all that Ray says of an actor that had not come there yet
+            return True
         return where is not None and not self._node(where).get("Alive", False)
 
     def last_words(self, where: Whereabouts | None, error: Exception) -> str:

@@ -20,7 +20,7 @@ from test_signals import Terminal
 
 from search.provenance import usable_cores
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 RAY = ("--engine", "ray")
 
@@ -66,9 +66,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         made.cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_goes_and_another_comes(nodes: Nodes, place: Place):
     search = (*BOWL, *RAY, "--address", nodes.address, "--pruner", "none")
-    process = place.begin(*search, "--trials", 40, "--jobs", 3)
+    process = place.begin(*search, "--trials", 64, "--jobs", 3)
     place.until_training(process)
     wait_until(lambda: place.finished() >= 4, 60, "the fourth trial")
     nodes.remove(nodes.nodes.pop())
@@ -81,9 +82,9 @@ def test_a_node_goes_and_another_comes(nodes: Nodes, place: Place):
     pulls = nodes.pulls()
     say(f"a node went after {at} trials; {len({pull.pid for pull in pulls} - before)} new trainers after one came")
     assert {pull.pid for pull in pulls} - before, "nothing was trained on the new node"
-    counts = place.assert_whole(40)
-    assert counts["states"] == {"COMPLETE": 40}
-    again = sum(pull.word == "done" for pull in pulls) - 40 * 8
+    counts = place.assert_whole(64)
+    assert counts["states"] == {"COMPLETE": 64}
+    again = sum(pull.word == "done" for pull in pulls) - 64 * 8
     say(f"{again} steps were trained twice")
     assert again <= 2
     tried = [line for line in place.said().splitlines() if "is tried again: its trainer" in line]
@@ -97,6 +98,7 @@ def assert_quiet(said: str) -> None:
     assert not [line for line in said.splitlines() if "ray" in line.lower() and "RAY" not in line], said
 
 
+@pytest.mark.long
 def test_searches_on_one_cluster_are_separate(nodes: Nodes, place: Place, make_place: Callable[..., Place]):
     shutil.copytree(place.folder, other := place.folder.with_name("other"))
     search = (*BOWL, *RAY, "--address", nodes.address, "--cpus-per-trial", 0.5)
@@ -116,6 +118,7 @@ def test_searches_on_one_cluster_are_separate(nodes: Nodes, place: Place, make_p
 
 
 @pytest.mark.skipif(mnist_folder() is None, reason="needs the files of MNIST")
+@pytest.mark.long
 def test_each_node_has_the_dataset_once_and_no_file_of_it(nodes: Nodes, place: Place):
     place.study, place.curve = "mnist", "val/accuracy"
     place.env = {"SEARCH_DATA_DIR": str(mnist_folder())}
@@ -142,6 +145,7 @@ def test_each_node_has_the_dataset_once_and_no_file_of_it(nodes: Nodes, place: P
 # A Ray of the search's own ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_trainer_trains_as_a_local_one_does(place: Place, make_place: Callable[..., Place]):
     shutil.copytree(place.folder, place.folder.with_name("local"))
     ours, theirs = place, make_place(place.folder.with_name("local"))
@@ -154,6 +158,7 @@ def test_one_trainer_trains_as_a_local_one_does(place: Place, make_place: Callab
     assert_quiet(ours.said())
 
 
+@pytest.mark.long
 def test_trainers_and_coordinator_killed(place: Place):
     place.env = {"BOWL_STEP_S": "0.1"}
     moments, search = random.Random(22), (*BOWL, *RAY, "--trials", 16, "--jobs", 2)
@@ -177,6 +182,7 @@ def test_trainers_and_coordinator_killed(place: Place):
     assert place.assert_whole(16)["states"].get("FAIL", 0) == 0
 
 
+@pytest.mark.long
 def test_a_closed_terminal_leaves_checkpoints(place: Place):
     place.env = {"BOWL_STEP_S": "0.3"}
     search = ("--objective", "bowl:Bowl", *RAY, "--trials", 4, "--jobs", 2, *PLAIN)  # checkpoints only at the end
