@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -163,7 +163,7 @@ def _decode(folder: Path, listing: _Listing) -> _Decoded:
     labels: list[int] = []
     skipped: list[str] = []
     sides: list[int] = []
-    for label, (name, paths) in enumerate(listing.items()):
+    for label, paths in enumerate(listing.values()):
         for path in paths:
             try:
                 picture = read_picture(path)
@@ -174,7 +174,7 @@ def _decode(folder: Path, listing: _Listing) -> _Decoded:
             picture.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX), Image.Resampling.LANCZOS)
             pictures.append(picture)
             labels.append(label)
-        _check_class(folder, name, labels.count(label), len(paths))
+    _check_classes(folder, {name: (labels.count(i), len(paths)) for i, (name, paths) in enumerate(listing.items())})
     if len(skipped) > 0.1 * (len(skipped) + len(labels)):
         raise DatasetError(
             f"folder:{folder} has {_few(skipped)} out of {len(skipped) + len(labels)} that cannot be read as pictures, "
@@ -184,12 +184,18 @@ def _decode(folder: Path, listing: _Listing) -> _Decoded:
     return _Decoded(pool, test, tuple(listing), skipped)
 
 
-def _check_class(folder: Path, name: str, readable: int, files: int) -> None:
-    if readable < MIN_PER_CLASS:
-        unread = f" ({files - readable} more cannot be read)" if files > readable else ""
+def _check_classes(folder: Path, counts: Mapping[str, tuple[int, int]]) -> None:
+    """Raise DatasetError for classes with too few pictures; `counts` are (readable, files) by class."""
+    small = []
+    for name, (readable, files) in counts.items():
+        if readable < MIN_PER_CLASS:
+            unread = f" ({files - readable} more cannot be read)" if files > readable else ""
+            small.append(f"class {name!r} has {readable} pictures{unread}")
+    if small:
+        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
         raise DatasetError(
-            f"folder:{folder}: class {name!r} has {readable} pictures{unread}, and every class needs {MIN_PER_CLASS}; "
-            f"add pictures to {str(folder / name)!r} or remove that folder"
+            f"folder:{folder}: {', '.join(small[:5])}{more}, and every class needs {MIN_PER_CLASS}; add pictures to "
+            f"what is too small in {str(folder)!r}, or remove it"
         )
 
 

@@ -25,6 +25,8 @@ from objectives.base import PictureError
 
 # EPS and others that Pillow can read are left out: they start programs or have no use here.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+NOTHING_FOUND = "nothing found in the picture"
+"""The note of a picture that seems blank."""
 _JPEG_ENOUGH_PX = 1024
 _WORK_PX = 160
 _FAINT = 0.04
@@ -167,7 +169,7 @@ def _content(image: Image.Image, framing: Framing, notes: list[str]) -> Plane:
     if found is not None:  # a second, closer look: the drawing may be a small part of a large photo
         found = _ink(image.crop(_around(found, image.size)), found.bright) or found
     if found is None:
-        notes.append("nothing found in the picture")
+        notes.append(NOTHING_FOUND)
         framed = np.zeros(framing.size, np.float32)
     else:
         framed = _centred(found.ink, framing, notes)

@@ -136,7 +136,7 @@ def export_study(study: StudyRecord, format_: str) -> bytes:
         table.to_parquet(buffer, index=False)
         return buffer.getvalue()
     text = str(table.to_csv(index=False) if format_ == "csv" else table.to_json(orient="records", indent=2))
-    return text.encode()
+    return (text if text.endswith("\n") else f"{text}\n").encode()
 
 
 def serve_study(config: Config, name: str | None, announce: Callable[[str], None], *, open_browser: bool) -> int:

@@ -23,7 +23,7 @@ from search.errors import SearchError, UsageError
 from search.failures import crashed, fail, storage_failure
 from search.interruption import Interrupted, Interruption
 from search.masking import mask
-from search.options import options, output_option
+from search.options import misspelt, options, output_option
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
@@ -38,7 +38,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the missing verb in."""
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+        if not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--version")):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -60,6 +60,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="search", message="%(package)s %(version)s")
 def cli() -> None:
     """Search for the best image classifier that a given budget can buy, and keep everything it takes to trust it.
 
@@ -83,6 +84,8 @@ def _run(ctx: click.Context, config: Config) -> None:
     from search.run import run
 
     display = terminal.display(quiet=config.quiet, log_format=config.log_format)
+    for text in misspelt():
+        display.notice(text)
     for name in ("storage", "tracking_uri"):
         given = getattr(config, name) or ""
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(given) != given:
@@ -335,7 +338,8 @@ def answer() -> NoReturn:
     except ObjectiveError as error:
         fail(str(error), 1)
     except Interrupted as interrupted:
-        fail("stopped. Nothing is lost: the same command, typed again, goes on from here", 128 + interrupted.number)
+        click.echo("Stopped. Nothing is lost: the same command, typed again, goes on from here", err=True)
+        raise SystemExit(128 + interrupted.number) from None
     except Exception as error:
         if (message := storage_failure(error)) is None:
             raise

@@ -138,13 +138,13 @@ class Delivery:
         self._put(run_id, {write.body["path"]: write.content or b"" for write in batch})
 
     def _put(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        """Store artifacts by their paths, together: each call looks the run up."""
+        """Store artifacts by their paths, one by one: MLflow's call for a whole folder leaves halves when killed."""
         with tempfile.TemporaryDirectory() as temporary:
             for path, content in files.items():
-                local = Path(temporary, path)
-                local.parent.mkdir(parents=True, exist_ok=True)
+                folder, _, name = path.rpartition("/")
+                local = Path(temporary, name)
                 local.write_bytes(content)
-            self._client.log_artifacts(run_id, temporary)
+                self._client.log_artifact(run_id, str(local), folder or None)
 
     def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
         from search import figures

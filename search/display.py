@@ -121,7 +121,7 @@ class PlainDisplay:
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         """Say what begins."""
-        self.notice(f"{title}: {done} of {target} {unit} done" if target > 1 else title)
+        self.notice(f"{title}: {done} of {target} {unit} done" if target > 1 or unit == TRIALS else title)
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Say when tracking fails or recovers."""
@@ -234,7 +234,7 @@ class LiveDisplay:
     def _headline(self, snapshot: Snapshot) -> Text:
         counts, standing = [], snapshot.standing
         if standing.target > 1:
-            counts = [f"{standing.finished}/{standing.target} {standing.unit}", f"{len(snapshot.running)} running"]
+            counts = [f"{standing.finished}/{standing.target} {standing.unit}"]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
             if n := standing.counts[state]:
                 counts.append(f"{n} {word}")

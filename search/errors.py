@@ -11,7 +11,7 @@
     │   └── TrackingRefusedError    it answers, and does not let this user in
     ├── UnpublishableError      a network cannot be kept as a program that loads without this project
     ├── ModelNotFoundError      no such registered model, version or alias
-    └── SearchStoppedError      the search cannot go on (every trial fails alike)
+    └── SearchStoppedError      the search cannot go on (every trial fails alike, another program writes to its study)
 
 `objectives` has its own small tree in `objectives.base` (it imports nothing from here): `ObjectiveError`, whose
 subclasses `DatasetError`, `PictureError` and `DeviceError` reach people the same way.

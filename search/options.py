@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -125,6 +126,16 @@ config_option = click.option(
     callback=read_config,
     help="Settings as `trials = 50`; a flag or SEARCH_TRIALS=50 beats the file.",
 )
+
+
+def misspelt() -> list[str]:
+    """What to say of variables that look like settings and are none; others may be anybody's."""
+    known = [f"SEARCH_{name.upper()}" for name in (*NAMES, "config")]
+    found = []
+    for name in sorted(set(os.environ) - set(known)):
+        if name.startswith("SEARCH_") and (near := difflib.get_close_matches(name, known, 1, 0.85)):
+            found.append(f"{name} in the environment is no setting; did you mean {near[0]}?")
+    return found
 
 
 def _behind_the_table(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:

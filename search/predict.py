@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from objectives.base import PictureError
 from objectives.datasets import NAMES, load_dataset, load_test_split
-from objectives.pictures import Framing, read_picture, to_model_input
+from objectives.pictures import NOTHING_FOUND, Framing, read_picture, to_model_input
 from search.registry import Loaded
 
 
@@ -66,13 +66,15 @@ def read(name: str, framing: Framing, dataset: str, data_dir: Path | None) -> li
     found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
     if found and not Path(name).exists() and (found[1] in NAMES or found[1].startswith("folder:")):
         if found[1] != dataset:
-            error = f"{name}: this model knows {dataset}; type {dataset}:0-24, or name another model with --model"
+            error = f"{name}: this model knows {dataset}; type {dataset}:0, or name another model with --model"
             return [Picture(name, None, error=error)]
         return _from_dataset(dataset, int(found[2]), int(found[3] or found[2]), data_dir)
     try:
         pixels, notes = to_model_input(read_picture(Path(name)), framing)
     except PictureError as error:
         return [Picture(name, None, error=str(error))]
+    if NOTHING_FOUND in notes:
+        return [Picture(name, None, error=f"{name}: {NOTHING_FOUND}; is it blank?")]
     return [Picture(name, pixels, tuple(notes))]
 
 
@@ -83,7 +85,8 @@ def _from_dataset(dataset: str, first: int, last: int, data_dir: Path | None) ->
         error = f"{dataset}:{first}-{last} ends before it begins; type {dataset}:{last}-{first}"
         return [Picture(f"{dataset}:{first}-{last}", None, error=error)]
     if last >= len(labels):
-        error = f"{dataset} has test pictures 0 to {len(labels) - 1}; type for example {dataset}:0-24"
+        known = f"{dataset} has test pictures 0 to {len(labels) - 1}"
+        error = f"{known}; type for example {dataset}:0-{min(24, len(labels) - 1)}"
         return [Picture(f"{dataset}:{first}", None, error=error)]
     chosen = range(first, last + 1)
     pixels = (images[first : last + 1] / 255).astype(np.float32)

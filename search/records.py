@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ METRIC = "metric"  # the objective's name for its value
 STEPS_PER_EPOCH = "steps_per_epoch"
 FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
 PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
-SESSIONS = "sessions"  # one per start of the search: {"started", "wall_s", "search_s", "tracking_s", "slots"}
+SESSIONS = "sessions"  # one per start of the search: {"started", "slots"}, and once it ended "wall_s" and more seconds
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its user; "" for the folder's own store
 HOLDER = "holder"  # signed by each search that writes: a mark of its own
@@ -161,7 +161,7 @@ class StudyRecord:
             trials=tuple(_linked(trial, attrs.get(RUNS, {})) for trial in study.get_trials(deepcopy=False)),
             summary=Summary.from_dict(summary) if summary else None,
             provenance=attrs.get(PROVENANCE, {}),
-            sessions=tuple(attrs.get(SESSIONS, ())),
+            sessions=tuple(_measured(attrs.get(SESSIONS, ()), study.get_trials(deepcopy=False)))[::-1],
             attrs=attrs,
         )
 
@@ -229,6 +229,17 @@ class StudyRecord:
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
         return sum(trial.state == state for trial in self.trials)
+
+
+def _measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
+    """With how long each start ran, latest first: one that was killed, or still runs, until a trial began or ended."""
+    moments = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
+    until = datetime.max
+    for session in reversed(sessions):
+        since = datetime.fromisoformat(session["started"])
+        last = max((at for at in moments if since <= at < until), default=since)
+        yield {"wall_s": (last - since).total_seconds(), **session}
+        until = since
 
 
 def _linked(trial: FrozenTrial, runs: Mapping[str, str]) -> TrialRecord:

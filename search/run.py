@@ -35,7 +35,7 @@ from search.sampling import make_pruner, some_params
 from search.scope import Scope
 from search.storage import hold_study, open_storage, quiet_optuna, sqlite_file
 from search.study import Study, open_study
-from search.summary import Confirmation, Summary
+from search.summary import Confirmation, Summary, counted
 from search.tracking import Tracking
 from search.trials import Trials, sweep
 from search.winner import best_trial, gains
@@ -217,6 +217,9 @@ class Start:
     def _trained(self, study: Study, tracking: Tracking, devices: list[str]) -> Summary:
         """Search, confirm, refit; returns the winner. Raises Interrupted after a signal."""
         started, clock = datetime.now(), time.monotonic()
+        session: dict[str, Any] = {"started": started.isoformat(), "slots": self.executor.slots}
+        earlier = study.attrs().get(records.SESSIONS, ())
+        study.set_attr(records.SESSIONS, [*earlier, session])
         trials = Trials(
             study, tracking, target=self.config.trials, epochs=self.epochs, seed=self.config.seed,
             deadline=clock + self.config.timeout if self.config.timeout else math.inf,
@@ -241,11 +244,8 @@ class Start:
                 return summary
         finally:
             self._preparation.wait(2.0 if self.interruption.number else None)
-            session = {
-                "started": started.isoformat(), "wall_s": time.monotonic() - clock, "search_s": trials.search_s,
-                "tracking_s": tracking.busy_s, "slots": self.executor.slots,
-            }  # fmt: skip
-            study.set_attr(records.SESSIONS, [*study.attrs().get(records.SESSIONS, ()), session])
+            session |= {"wall_s": time.monotonic() - clock, "search_s": trials.search_s, "tracking_s": tracking.busy_s}
+            study.set_attr(records.SESSIONS, [*earlier, {**session, "slots": self.executor.slots}])
 
     def _do(self, coordinator: Coordinator, work: Work, title: str, *, is_last: bool) -> None:
         """Run some work under the display; the ending is prepared while the last one runs out.
@@ -298,7 +298,7 @@ class Start:
         winner = next(trial for trial in study.record().trials if trial.number == summary.number)
         job = refit_job(study, winner, epochs=epochs, seed=self.config.seed)
         work = Extra(study, tracking, [job])
-        title = "training the winner on all but the test split"
+        title = f"training the winner on all but the test split, {counted(epochs, 'epoch')}"
         self._do(coordinator, work, title, is_last=True)
         result = work.result(job)
         assert result is not None, "the coordinator brings every training to an end"

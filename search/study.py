@@ -111,7 +111,10 @@ def fingerprint(objective: Objective, target: str, epochs: int | None, space: Sp
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     differences = []
     for key in sorted({*found, *wanted} - {"search space"}):
-        if found.get(key) != wanted.get(key):
+        if found.get(key) != wanted.get(key) and key == "dataset":
+            old, new = (str(where.get(key))[:8] for where in (found, wanted))
+            differences.append(f"its pictures were others (digest {old}, now {new})")
+        elif found.get(key) != wanted.get(key):
             differences.append(f"{key} was {_given(found.get(key))}, now {_given(wanted.get(key))}")
     old, new = found.get("search space", {}), wanted["search space"]
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
@@ -232,8 +235,11 @@ class Study:
         What the pruner notes is stored with it, but of a trial that ends not before its end: a search that is killed
         in between reports the same step again and comes to the same decision.
         """
+        trial = self._memory.get_trial(self._id(number))
+        decided = step < max(trial.intermediate_values, default=0)  # before a kill: pruners look at the last step alone
         self._memory.set_trial_intermediate_value(self._id(number), step, value)
-        ends = self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) and not spared
+        prune = self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) if not decided else False
+        ends = prune and not spared
         self.storage.report_trial(self._stored_ids[number], step, value, {} if ends else self._new_notes(number))
         if not ends:
             self._store_study_notes()

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from search.predict import Prediction
     from search.run import Result
 
-console = Console(highlight=False)
+PLAIN: dict[str, Any] = {"highlight": False, "emoji": False}  # of `folder:ok:0` an emoji would be made
+console = Console(**PLAIN)
 if not console.is_terminal:
-    console = Console(highlight=False, width=200)  # a pipe has no width: rows stay whole for grep
+    console = Console(**PLAIN, width=200)  # a pipe has no width: rows stay whole for grep
 
 
 def display(*, quiet: bool = False, log_format: str = "text") -> Display:
@@ -73,7 +74,8 @@ def print_result(result: Result, config: Config) -> None:
     if dataset and study.summary and study.summary.model:
         model = study.summary.model  # without a name, `predict` takes the newest champion
         which = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
-        example = f"{shlex.quote(f'{dataset}:0-24')}{which} --show out.png"
+        last = min(24, int(study.summary.test["n"]) - 1) if study.summary.test else 0
+        example = f"{shlex.quote(f'{dataset}:0-{last}')}{which} --show out.png"
         say(f"  python -m search predict{where} {example}")
 
 
@@ -95,7 +97,9 @@ def print_summary(study: StudyRecord) -> None:
     confirmed = ", not confirmed" if summary.confirmed is None else f" confirmed, {seen}"
     say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
     if (baseline := study.baseline) is not None:
-        say(f"  which is the baseline {baseline}: nothing that was sampled is clearly better")
+        only = all(trial.baseline is not None for trial in study.trials)
+        why = "only baselines were tried" if only else "nothing that was sampled is clearly better"
+        say(f"  which is the baseline {baseline}: {why}")
     params = ", ".join(f"{name}={readable(value, digits=3)}" for name, value in summary.params.items())
     say(f"  {params}")
     if summary.confirmation is not None:
@@ -152,7 +156,7 @@ def _counts(study: StudyRecord) -> str:
     words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
     counts = [f"{study.count(state)} {word}" for state, word in words.items() if study.count(state)]
     wall = sum(session.get("wall_s", 0.0) for session in study.sessions)
-    return f"{study.finished} trials ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
+    return f"{counted(study.finished, 'trial')} ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
 
 
 def print_json(values: Any) -> None:
@@ -198,7 +202,8 @@ def print_study(study: StudyRecord) -> None:
 def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
     """One row a picture, and why a picture has none; `model` in words."""
     say(f"model: {model}")
-    table = _table("picture", "label", "probability", "truth", "notes")
+    known = [prediction for prediction in predictions if prediction.truth is not None]
+    table = _table("picture", "label", "probability", *(["truth"] if known else []), "notes")
     for prediction in predictions:
         if prediction.error is None:
             wrong = prediction.truth is not None and prediction.truth != prediction.label
@@ -206,12 +211,11 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
                 Text(_printable(prediction.name)),
                 Text(prediction.label, style="red" if wrong else ""),
                 f"{prediction.probability:.4f}",
-                Text(prediction.truth or ""),
+                *([Text(prediction.truth or "")] if known else []),
                 Text(", ".join(prediction.notes)),
             )
     if table.row_count:
         console.print(table)
-    known = [prediction for prediction in predictions if prediction.truth is not None]
     if known:
         right = sum(prediction.truth == prediction.label for prediction in known)
         say(f"{right} of {len(known)} agree with the true label")

@@ -3,9 +3,9 @@
 Anybody may write to a study through Optuna's own calls, so they ask each time whether a trial may still be changed,
 look for what they are about to replace, and write parameters and attributes one after the other. A search holds its
 study alone (`search.ownership`): here each row is written once, unseen, and rows of one table together. The tables are
-Optuna's, by its own models; whether they are those of this Optuna is checked when a storage is opened.
+Optuna's, by its own models, which is why pyproject.toml names one minor version of it.
 
-Every call may be made twice with the same outcome.
+Reports and ends may be stored twice with the same outcome; `search.postgres` makes it so for a start.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from search.errors import SearchStoppedError
+
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -32,7 +34,10 @@ class WriterStorage(RDBStorage):
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
     ) -> models.TrialModel:
-        """Store a trial that begins, whole. Optuna calls this with the study's row locked."""
+        """Store a trial that begins, whole. Optuna calls this with the study's row locked.
+
+        Raises SearchStoppedError where the study has a trial that this search has not begun.
+        """
         if template_trial is None or template_trial.state != TrialState.RUNNING:  # has more, or less, to be written
             return super()._get_prepared_new_trial(study_id, template_trial, session)
         trial: Any = models.TrialModel(
@@ -40,8 +45,12 @@ class WriterStorage(RDBStorage):
         )
         session.add(trial)
         session.flush()  # it has an id from here on
-        trial.number, number = trial.count_past_trials(session), template_trial.number
-        assert trial.number == number, f"trial {number} would be stored as {trial.number}: the study has another writer"
+        trial.number = trial.count_past_trials(session)
+        if trial.number != template_trial.number:
+            raise SearchStoppedError(
+                f"another program has added trial {template_trial.number} to this study; type the same command again, "
+                "which takes it up"
+            )
         params = [
             {"param_name": name, "param_value": each.to_internal_repr(template_trial.params[name]),
              "distribution_json": distribution_to_json(each)} for name, each in template_trial.distributions.items()
@@ -63,17 +72,24 @@ class WriterStorage(RDBStorage):
         self, trial_id: int, state: TrialState, value: float | None, user_attrs: Mapping[str, Any],
         system_attrs: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        """Store how a trial ended."""
+        """Store how a trial ended. Raises SearchStoppedError where it has ended in another way."""
         trials: Any = models.TrialModel.__table__
+        this, now = trials.c.trial_id == trial_id, datetime.now(UTC).replace(tzinfo=None)
         with _create_scoped_session(self.scoped_session) as session:
+            ending = trials.update().where(this, trials.c.state == TrialState.RUNNING)
+            if not session.execute(ending.values(state=state, datetime_complete=now)).rowcount:  # type: ignore[attr-defined]
+                found = session.execute(trials.select().where(this)).one()
+                if found.state != state:
+                    raise SearchStoppedError(
+                        f"another program has ended trial {found.number} of this study as {found.state.name}; type the "
+                        "same command again, which goes on from there"
+                    )
+                return  # an earlier call did it, whose answer was lost
             self._write_attrs(session, trial_id, user_attrs, system_attrs)
             if value is not None:
                 stored, kind = models.TrialValueModel.value_to_stored_repr(value)
                 rows = [{"objective": 0, "value": stored, "value_type": kind}]
                 self._write(session, models.TrialValueModel, trial_id, rows, "objective")
-            running = trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING  # the first end counts
-            now = datetime.now(UTC).replace(tzinfo=None)
-            session.execute(trials.update().where(*running).values(state=state, datetime_complete=now))
 
     def _write_attrs(
         self, session: Session, trial_id: int, user_attrs: Mapping[str, Any], system_attrs: Mapping[str, Any]

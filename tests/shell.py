@@ -159,7 +159,10 @@ def free_port() -> int:
 def own_address() -> str:
     """Of this machine as others see it: Ray takes that even where it is asked for loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:  # it is alone
+            return "127.0.0.1"
         return str(probe.getsockname()[0])
 
 

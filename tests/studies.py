@@ -72,4 +72,7 @@ def train(study: Study, sampled: Sampled) -> int:
 
 def story(study: Study) -> list[tuple[object, ...]]:
     """What the storage tells of every trial, times apart."""
-    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.view().trials]
+    return [
+        (t.number, t.state, t.params, t.values, t.intermediate_values, t.user_attrs, t.system_attrs,
+         t.datetime_complete is not None) for t in study.view().trials
+    ]  # fmt: skip

@@ -34,6 +34,7 @@ from search.display import (
     sparkline,
 )
 from search.records import TrialRecord
+from search.terminal import PLAIN
 
 BEGIN = datetime(2026, 1, 1)
 
@@ -69,7 +70,13 @@ RUNNING = RunningTrial(7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8))
 
 def plain() -> tuple[PlainDisplay, io.StringIO]:
     written = io.StringIO()
-    return PlainDisplay(Console(file=written, width=40)), written
+    return PlainDisplay(Console(**PLAIN, file=written, width=40)), written
+
+
+def test_names_stay_as_they_are():
+    display, written = plain()
+    display.notice("python -m search predict folder:ok:0-3 [red]")
+    assert written.getvalue() == "python -m search predict folder:ok:0-3 [red]\n"
 
 
 def test_each_trial_is_one_line_however_narrow_the_pipe():
@@ -175,7 +182,7 @@ def test_the_table_says_how_far_the_search_is():
     display.end()
     text = written.getvalue()
     for part in (
-        "study mnist", "3/10 trials", "1 running", "1 pruned", "1 failed", "best 0.9100 (#000)", "#007",
+        "study mnist", "3/10 trials", "1 pruned", "1 failed", "best 0.9100 (#000)", "#007",
         "cnn-2x16 sgd 1.0e-1", "3/20", "0.8000", sparkline(RUNNING.curve), "tracking is out of reach", "★ #001",
     ):  # fmt: skip
         assert part in text, part

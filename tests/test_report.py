@@ -92,7 +92,7 @@ def finished(study: optuna.Study) -> optuna.Study:
     study.set_user_attr("test_reads", [{"number": best.number, "run": "refit", "time": "2026-01-01T00:00:00"}])
     study.set_user_attr("provenance", {"command": "python -m search", "versions": {"torch": "2.15.0"}, "note": NASTY})
     study.set_user_attr("sessions", [
-        {"started": "2025-11-20T09:00:00", "wall_s": 40.0, "search_s": 1.0, "tracking_s": 3.0, "slots": 2}, {},
+        {"started": "2025-11-20T09:00:00", "wall_s": 40.0, "search_s": 1.0, "tracking_s": 3.0, "slots": 2},
     ])  # fmt: skip
     return study
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from studies import STEPS, a_study, ask, story, train
 from toy import Toy
 
@@ -160,6 +162,18 @@ def test_what_the_pruner_noted_of_a_spared_trial_is_stored_at_once(database: str
     other = ask(study)
     study.start(other, {})
     assert study.report(other.number, STEPS, 0.05)
+
+
+def test_what_was_to_end_and_was_not_trains_on_to_the_step_where_it_ends(database: str):
+    """The coordinator was killed between the two, and the checkpoint is an older one."""
+    study = a_study(database, Toy(steps=16), pruner="halving")
+    train(study, ask(study))
+    values, ends = {1: 2.0, 2: 2.0, 3: 2.0, 4: -5.0}, [False, False, False, True]
+    study.start(sampled := ask(study), {})
+    assert [study.report(sampled.number, step, value) for step, value in values.items()] == ends
+    again = a_study(database, Toy(steps=16), pruner="halving")
+    (left,) = again.resume()
+    assert [again.report(left.number, step, value) for step, value in values.items()] == ends
 
 
 def test_an_enqueued_trial_is_adopted(database: str):
@@ -319,3 +333,18 @@ def test_a_study_that_was_killed_while_it_was_made_is_made_again(database: str):
     storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "toy")
     a_study(storage).ask()
     assert storage.get_study_user_attrs(open_study(storage, "toy", Toy(), "toy:Toy", STEPS))[records.METRIC] == "score"
+
+
+def test_how_long_a_start_ran_is_known_though_it_was_killed_or_still_runs():
+    begun = datetime(2026, 11, 1, 12)
+    study = optuna.create_study()
+    for after_s in (5, 40, 100, 190):
+        trial = create_trial(value=0.0)
+        trial.datetime_start, trial.datetime_complete = (begun + timedelta(seconds=after_s + more) for more in (0, 10))
+        study.add_trial(trial)
+    starts: list[dict[str, Any]] = [
+        {"started": (begun + timedelta(seconds=at)).isoformat()} for at in (0, 90, 180, 300)
+    ]
+    starts[1]["wall_s"] = 33.0
+    study.set_user_attr(records.SESSIONS, starts)
+    assert [session["wall_s"] for session in records.StudyRecord.of(study).sessions] == [50.0, 33.0, 20.0, 0.0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.errors import SearchStoppedError
 from search.storage import open_storage
 from search.writer import WriterStorage
 
@@ -66,7 +69,18 @@ def told(storage: RDBStorage, study: int) -> list[str]:
     return [str(trial) for trial in found]
 
 
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where local time is not what the tables hold."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.usefixtures("far_from_greenwich")
 def test_trials_are_stored_as_optuna_stores_them(database: str, times: int):
     check_alike(database, times)
 
@@ -98,11 +112,24 @@ def test_a_trial_that_has_ended_is_stored_whole(database: str):
     storage.engine.dispose()
 
 
+def test_another_end_is_not_stored_over_the_first(database: str):
+    storage = open_storage(database)
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
+    trial = storage.create_new_trial(study, template_trial=begun(0))
+    storage.end_trial(trial, TrialState.COMPLETE, 0.75, {}, {})
+    first = told(storage, study)
+    with pytest.raises(SearchStoppedError, match="another program has ended trial 0 of this study as COMPLETE; type"):
+        storage.end_trial(trial, TrialState.FAIL, None, {"failure": "crashed"}, {})
+    assert told(storage, study) == first
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def test_a_number_that_another_writer_took_is_not_stored(database: str):
     storage = open_storage(database)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
     storage.create_new_trial(study, template_trial=begun(0))
-    with pytest.raises(AssertionError, match="trial 0 would be stored as 1: the study has another writer"):
+    with pytest.raises(SearchStoppedError, match="another program has added trial 0 to this study; type the same"):
         storage.create_new_trial(study, template_trial=begun(0))
     assert len(storage.get_all_trials(study)) == 1
     storage.remove_session()

@@ -90,7 +90,7 @@ class RayExecutor:
         self._most = self._failures = 0
         self._look_at = self._try_until = 0.0
         self._bad_nodes: set[str] = set()
-        """Where trainers did not start, which is said once of each."""
+        """Where trainers did not start, which is said once of each; or why, where the node is not known."""
         self._counted, self._since = (0, 0), time.monotonic()
         """Trainers that are set up, and that there should be; and since when it is so."""
         self._said: tuple[int, int] | None = None
@@ -235,14 +235,17 @@ class RayExecutor:
     def _not_started(self, actor: Actor, error: Exception, reason: str) -> None:
         """Leave it to the next try, or raise the error where there is none: a bad node must not end a good search."""
         now = time.monotonic()
+        if self.available():
+            self._failures = 0
         if now >= self._try_until:
             self._failures, self._try_until = self._failures + 1, now + RETRY_S
         self._look_at = self._try_until
-        if self._failures >= START_TRIES and not self.available():
+        placed = any(other.where for other in self._actors.values())  # it works, or is being set up
+        if self._failures >= START_TRIES and not placed:
             raise error
-        node = actor.where.node if actor.where else ""
-        if node not in self._bad_nodes:
-            self._bad_nodes.add(node)
+        said = actor.where.node if actor.where else reason
+        if said not in self._bad_nodes:
+            self._bad_nodes.add(said)
             self._say(f"a trainer did not start{self._cluster.place(actor.where)}, and is tried again: {reason}")
 
     def _was_reached(self, actor: Actor) -> bool:

@@ -72,7 +72,7 @@ def test_interrupted_without_a_terminal(place: Place):
             status = place.ended(process, 20)
         say(f"{number.name}: status {status} after {seconds[-1]:.2f} s, {place.finished()} trials finished")
         assert status == 128 + number, place.said()
-        assert "stopped. Nothing is lost" in place.said()
+        assert "Stopped. Nothing is lost" in place.said()
         assert "Traceback" not in place.said()
     place.finish(*SEARCH)
     place.assert_whole(40)
