@@ -102,13 +102,18 @@ class Coordinator:
                     idle()
                 if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
                     work.prepare()
-                for slot, event in self.executor.wait(TICK_S):
+                self.tracking.hold_back(wanted=False)
+                events = self.executor.wait(TICK_S)
+                self.tracking.hold_back(wanted=True)
+                for slot, event in events:
                     self._handle(slot, event)
                 self._show()
                 self._stop_if_hopeless()
         except SearchStoppedError:
             self._leave()
             raise
+        finally:
+            self.tracking.hold_back(wanted=False)
         if interrupted():
             self._leave()
 

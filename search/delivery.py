@@ -35,10 +35,14 @@ class Delivery:
         self._client, self._journal, self._destination = client, journal, destination
         self._experiment: str | None = None
 
-    def round(self, stopped: Callable[[], bool]) -> None:
-        """Deliver what is in the journal. Raises what MLflow raises, with the undelivered rest still there."""
+    def round(self, stopped: Callable[[], bool], give_way: Callable[[], object]) -> None:
+        """Deliver what is in the journal. Raises what MLflow raises, with the undelivered rest still there.
+
+        `give_way` is called before each request.
+        """
         while (writes := self._journal.pending(limit=100)) and not stopped():
             for batch in batches(writes):
+                give_way()
                 self._deliver(batch)
                 self._journal.delivered(*(write.id for write in batch))
 

@@ -28,6 +28,9 @@ from search.trouble import is_denied, tracking_error
 GATHER_S = 1.0
 """Writes wait this long for company: one request with forty points costs little more than one with one."""
 
+GIVE_WAY_S = 0.05
+"""The most that one request waits for the search to have nothing to do."""
+
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Pauses after failed deliveries; the last one repeats."""
 
@@ -153,6 +156,13 @@ class Tracking:
         """Seconds that the courier has worked."""
         return self._courier.busy_s
 
+    def hold_back(self, *, wanted: bool) -> None:
+        """Deliver slowly while that is wanted: trainers wait for what else this process does."""
+        if wanted:
+            self._courier.clear.clear()
+        else:
+            self._courier.clear.set()
+
     def flush(self, timeout_s: float) -> int:
         """Wait until all is delivered or one more try has failed; returns how many writes are left."""
         deadline, tried = time.monotonic() + timeout_s, self._courier.rounds
@@ -181,6 +191,9 @@ class Courier(threading.Thread):
         self.hurry = threading.Event()
         self.again = threading.Event()
         """Cuts the pause after a failed delivery short."""
+        self.clear = threading.Event()
+        """Nobody more important is at work in this process. Of two threads Python runs one at a time."""
+        self.clear.set()
         self.rounds = 0
         self.refused: Exception | None = None
         self.trouble: str | None = None
@@ -211,7 +224,7 @@ class Courier(threading.Thread):
                 if delivery is None:
                     delivery = Delivery(connect_mlflow(self._destination.uri), journal, self._destination)
                     self.opened.set()
-                delivery.round(self._stopping.is_set)
+                delivery.round(self._stopping.is_set, lambda: self.clear.wait(GIVE_WAY_S))
                 failures, self.trouble = 0, None
             except Exception as error:
                 if not self.opened.is_set() and self._is_final(error):

@@ -218,14 +218,14 @@ def test_a_delivery_may_be_repeated_from_any_point(
 
     before = copy_of(path, tmp_path / "before.db")
     journal = Journal(path)
-    Delivery(client, journal, destination).round(lambda: False)
+    Delivery(client, journal, destination).round(lambda: False, lambda: None)
     assert journal.n_pending() == 0
     once = story(client)
     assert len(once) == 1
 
     for _ in range(2):  # all of it again: the journal knows nothing of the first time
         repeated = Journal(copy_of(before, tmp_path / "again.db"))
-        Delivery(client, repeated, destination).round(lambda: False)
+        Delivery(client, repeated, destination).round(lambda: False, lambda: None)
         assert repeated.n_pending() == 0
         assert repeated.mlflow_id(run) == journal.mlflow_id(run)
         assert story(client) == once
