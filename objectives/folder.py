@@ -190,7 +190,7 @@ def _check_classes(folder: Path, counts: Mapping[str, tuple[int, int]]) -> None:
     for name, (readable, files) in counts.items():
         if readable < MIN_PER_CLASS:
             unread = f" ({files - readable} more cannot be read)" if files > readable else ""
-            small.append(f"class {name!r} has {readable} pictures{unread}")
+            small.append(f"class {name!r} has {readable} picture{'' if readable == 1 else 's'}{unread}")
     if small:
         more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
         raise DatasetError(

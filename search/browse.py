@@ -73,15 +73,17 @@ def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
     record = StudyRecord.of(study)
     shown = {trial.number for trial in record.trials if trial.state.is_finished()}
     snapshot = _snapshot(record)
-    display.begin(f"study {study.study_name}", snapshot.standing.target, snapshot.standing.finished)
+    standing = snapshot.standing
+    display.begin(f"study {study.study_name}", standing.target, standing.finished)
     try:
         while True:
             record = StudyRecord.of(study)
             snapshot = _snapshot(record)
-            standing = snapshot.standing
+            standing.target = snapshot.standing.target
             for trial in _ended(record):
                 if trial.number not in shown:
                     shown.add(trial.number)
+                    standing.add(trial)
                     display.trial_ended(trial, standing)
             display.refresh(snapshot)
             if record.summary is not None and not snapshot.running and standing.finished >= standing.target:

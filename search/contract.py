@@ -133,6 +133,10 @@ def check_training(specimen: Specimen) -> None:
         figures = {specimen.objective.metric: result.value, **result.metrics}
         for name, figure in figures.items():
             _require(
+                not isinstance(figure, bool | str),
+                f"{name} was {figure!r} at step {number}; give a number, or no value",
+            )
+            _require(
                 figure is None or math.isfinite(float(figure)),
                 f"{name} was {figure} at step {number}; raise objectives.base.Diverged where a training goes wrong",
             )

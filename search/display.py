@@ -121,7 +121,10 @@ class PlainDisplay:
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         """Say what begins."""
-        self.notice(f"{title}: {done} of {target} {unit} done" if target > 1 or unit == TRIALS else title)
+        if target > 1 or unit == TRIALS:
+            self.notice(f"{title}: {done} of {target} {unit} done")
+        elif done < target:
+            self.notice(title)
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Say when tracking fails or recovers."""

@@ -58,8 +58,7 @@ def key(name: str) -> int:
 def _held(study: str, holder: str) -> StudyHeldError:
     return StudyHeldError(
         f"study {study!r} is being searched by {holder}.\n"
-        "Wait for it or stop it, or search beside it under another name: "
-        f"python -m search --study {slug(study)}-2"
+        f"Wait for it or stop it, or search beside it: add --study {slug(study)}-2 to what you typed"
     )
 
 

@@ -81,7 +81,7 @@ def open_study(
     if differences:
         raise StudyMismatchError(
             f"study {name!r} was made with other settings: {'; '.join(differences)}.\n"
-            f"Give what it was made with, or start another study: python -m search --study {slug(name)}-2"
+            f"Give what it was made with, or start another study: add --study {slug(name)}-2 to what you typed"
         )
     if never_began and epochs is not None:  # nothing was trained with another number
         storage.set_study_user_attr(study, records.FINGERPRINT, {**found, "epochs": epochs})

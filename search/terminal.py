@@ -16,7 +16,7 @@ from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, desc
 from search.markdown import NETWORKS
 from search.pages import readable
 from search.promotion import CHAMPION
-from search.records import EXPERIMENT, OVER, UID, StudyRecord, to_json
+from search.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
 from search.summary import Confirmation, Summary, counted, plus_minus, span
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
@@ -92,6 +92,7 @@ def print_summary(study: StudyRecord) -> None:
     if (why := study.attrs.get(OVER)) is not None:
         say(f"ended early: {why}")
     if summary is None:
+        say("no winner yet: it is being searched, or was interrupted, and the same command, typed again, goes on")
         return
     seen = f"{summary.value:.4f} as the search saw it"
     confirmed = ", not confirmed" if summary.confirmed is None else f" confirmed, {seen}"
@@ -156,7 +157,9 @@ def _counts(study: StudyRecord) -> str:
     words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
     counts = [f"{study.count(state)} {word}" for state, word in words.items() if study.count(state)]
     wall = sum(session.get("wall_s", 0.0) for session in study.sessions)
-    return f"{counted(study.finished, 'trial')} ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
+    target = study.attrs.get(TARGET, 0)
+    of = f"{study.finished} of {target} trials" if study.finished < target else counted(study.finished, "trial")
+    return f"{of} ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
 
 
 def print_json(values: Any) -> None:
@@ -184,7 +187,7 @@ def print_study(study: StudyRecord) -> None:
     """The summary and every trial, best first."""
     print_summary(study)
     table = _table("trial", "state", study.metric, "setting", "epochs", "time", "")
-    ranked = study.ranked()
+    ranked, steps = study.ranked(), study.attrs.get(STEPS_PER_EPOCH, 1)
     rest = [trial for trial in study.trials if trial not in ranked]
     for trial in [*ranked, *rest]:
         table.add_row(
@@ -192,7 +195,7 @@ def print_study(study: StudyRecord) -> None:
             trial.state.name.lower(),
             "-" if trial.value is None else f"{trial.value:.4f}",
             Text(trial.label),
-            f"{trial.metrics.get('epochs', 0):g}",
+            f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}",
             "-" if trial.seconds is None else duration(trial.seconds),
             Text(trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")),
         )
@@ -245,5 +248,5 @@ def _printable(name: str) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column != columns[-1])  # the last one gives way
     return table

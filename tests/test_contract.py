@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ class Renumbered(ToyTraining):
     def __next__(self) -> EpochResult:
         result = super().__next__()
         return EpochResult(result.step - 1, result.epoch - 1, result.value, result.metrics, 0.0)
+
+
+class Worded(ToyTraining):
+    """It gives its values as texts."""
+
+    def __next__(self) -> EpochResult:
+        result = super().__next__()
+        return replace(result, value=str(result.value))  # type: ignore[arg-type]
 
 
 class Bare(ToyTraining):
@@ -147,6 +156,7 @@ WRONG: list[tuple[object, str, str]] = [
     (Changed(steps_per_epoch=lambda: 0), "check_schedule", r"steps_per_epoch gave 0"),
     (of_training(lambda task: ToyTraining(task, 2, "fine")), "check_training", r"ended after 2 pulls, not after"),
     (of_training(lambda task: ToyTraining(task, 9, "fine")), "check_training", r"it went on after 3 pulls"),
+    (of_training(lambda task: Worded(task, 3, "fine")), "check_training", r"was '[-\d.]+' at step 1; give a number"),
     (of_training(lambda task: Renumbered(task, 3, "fine")), "check_training", r"pull 1 called itself step 0"),
     (of_training(lambda task: Bare(task, 3, "fine")), "check_training", r"a pull gave 0\.\d+; give an objectives"),
     (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"train/loss was nan at step 1; raise"),

@@ -234,7 +234,7 @@ def test_a_held_study_says_who_holds_it_until_that_one_is_killed(database: Path)
     try:
         expected = rf"(?s)study 'mnist' is being searched by process {holder.pid} on {socket.gethostname()} since 20"
         with (
-            pytest.raises(StudyHeldError, match=rf"{expected}.*python -m search --study mnist-2"),
+            pytest.raises(StudyHeldError, match=rf"{expected}.*add --study mnist-2 to what you typed"),
             hold_study(url, "mnist"),
         ):
             pass
