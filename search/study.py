@@ -238,8 +238,7 @@ class Study:
         trial = self._memory.get_trial(self._id(number))
         decided = step < max(trial.intermediate_values, default=0)  # before a kill: pruners look at the last step alone
         self._memory.set_trial_intermediate_value(self._id(number), step, value)
-        prune = self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) if not decided else False
-        ends = prune and not spared
+        ends = not decided and self.pruner.prune(self._copy, self._memory.get_trial(self._id(number))) and not spared
         self.storage.report_trial(self._stored_ids[number], step, value, {} if ends else self._new_notes(number))
         if not ends:
             self._store_study_notes()
