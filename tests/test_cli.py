@@ -103,7 +103,7 @@ def test_artifacts_are_where_the_runs_say(finished: Finished):
         else:
             assert {"params.json", "weights.pt"} <= names
             if tag(database, run, "kind") != "refit":  # of which nothing was held back to draw
-                assert {"curves.png", "confusion_matrix.png"} <= names
+                assert {"confusion_matrix.png", "sample_predictions.png"} <= names
 
 
 def test_nothing_is_left_over(finished: Finished):
