@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from search import figures
+from search.canvas import typeface
 
 RED = (194, 65, 45)
 
@@ -71,3 +72,9 @@ def test_prediction_grid_refuses_what_does_not_fit():
         figures.prediction_grid(images(2).astype(float), [(0, 0, 1.0)] * 2, ["a"])
     with pytest.raises(ValueError, match="2 images but 1 predictions"):
         figures.prediction_grid(images(2), [(0, 0, 1.0)], ["a"])
+
+
+@pytest.mark.parametrize("letter", "éłяλ")
+def test_class_names_may_have_letters_beyond_ascii(letter: str):
+    face = typeface(14, bold=False)
+    assert bytes(face.getmask(letter)) != bytes(face.getmask("\uffff")), "drawn as the box for an unknown letter"
