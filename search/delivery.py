@@ -154,13 +154,10 @@ class Delivery:
         from search import figures
 
         for write in batch:
-            names = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
-            histories = {name: self._client.get_metric_history(run_id, name) for name in names}
-            points = {name: [(float(p.step), p.value) for p in history] for name, history in histories.items()}
             try:
-                drawn = figures.of_trial(points, write.content or b"", write.body["classes"])
-            except Exception:  # a picture that cannot be drawn must not hold up everything behind it
-                logging.getLogger(__name__).warning("the pictures of %s cannot be drawn", write.run, exc_info=True)
+                drawn = figures.of_trial(write.content or b"", write.body["classes"])
+            except Exception:  # an image that cannot be drawn must not hold up everything behind it
+                logging.getLogger(__name__).warning("the images of %s cannot be drawn", write.run, exc_info=True)
                 continue
             self._put(run_id, drawn)
 

@@ -1,4 +1,4 @@
-"""What a trial's pictures are drawn from, packed small: the journal keeps it until there is time to draw.
+"""What the images of a trial are drawn from, packed small for the journal until there is time to draw.
 
 Images are uint8 (n, c, h, w), labels int (n,), probabilities float (n, k).
 """
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 COUNT = 25
-"""Pictures in a grid."""
+"""Images in a grid."""
 
 
 def pack(images: NDArray[np.uint8], labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> bytes:
-    """An npz archive: labels and predicted (n,), and the pictures of two grids, up to 25 each.
+    """Return an npz archive with labels and predicted classes, (n,) each, and two grids of up to 25 images.
 
     A grid `x` has x_images (m, c, h, w), x (2, m) predicted and true classes, and x_sure (m,) probabilities of the
-    predicted class. `sample` is drawn as `sample` says; `wrong` are the mistakes of highest probability.
+    predicted class. The grid `sample` holds what `sample` draws, `wrong` the mistakes of highest probability.
     """
     predicted, sure = probabilities.argmax(1), probabilities.max(1)
     mistakes = np.flatnonzero(predicted != labels)
@@ -34,5 +34,5 @@ def pack(images: NDArray[np.uint8], labels: NDArray[np.int64], probabilities: ND
 
 
 def sample(n: int, count: int = COUNT) -> NDArray[np.int64]:
-    """Indices of up to `count` of `n` images, ascending: a fixed random draw, so mistakes are as rare as they are."""
+    """Return sorted indices of up to `count` of `n` images: a fixed random draw, so mistakes keep their true share."""
     return np.sort(np.random.default_rng(0).permutation(n)[:count]).astype(np.int64)

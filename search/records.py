@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from objectives.base import ObjectiveSpec
 from search.config import DEFAULT_OBJECTIVE
 from search.errors import StorageError
-from search.summary import Candidate, Summary, counted
+from search.summary import Summary
 
 # Attributes of a study.
 UID = "uid"  # tells this study from an earlier one of the same name in the same folder
@@ -194,32 +194,6 @@ class StudyRecord:
     def considered(self) -> int:
         """Among how many trials the best was looked for: those within the limits that brought a value."""
         return sum(trial.value is not None and trial.feasible for trial in self.trials)
-
-    def fate(self, candidate: Candidate) -> str:
-        """What confirmation made of one of its candidates, in a few words."""
-        assert self.summary is not None, "candidates are a summary's"
-        assert (found := self.summary.confirmation) is not None, "candidates are a confirmation's"
-        if candidate.number == self.summary.number:
-            means = [each.mean for each in found.candidates if each.mean is not None and not each.failed]
-            best = (max if self.maximize else min)(means, default=None)
-            return "winner" if best in (None, candidate.mean) else "winner: level with the best, and smaller"
-        if candidate.failed:
-            return f"{counted(candidate.failed, 'seed')} failed"
-        if len(candidate.values) < found.seeds:
-            return "clearly behind, spared the rest"
-        return "clearly behind" if candidate.behind else ""
-
-    @property
-    def tested(self) -> str:
-        """How often this study has read the test split, for behind a figure that was measured there."""
-        n = len(self.attrs.get(TEST_READS, ()))
-        return "measured once" if n == 1 else f"the test split was read {n} times in this study"
-
-    @property
-    def baseline(self) -> str | None:
-        """The name of the baseline that is the winner itself; None when it is none."""
-        number = self.summary and self.summary.number
-        return next((trial.baseline for trial in self.trials if trial.number == number), None)
 
     @property
     def finished(self) -> int:

@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from search import report_charts, report_tables
+from search.presenter import present
 from search.records import StudyRecord, json_values
 from search.report_base import Chart, Unit, duration, winner
-from search.report_confirmation import confirmation
 from search.report_optuna import OptunaCharts
 from search.workspace import write_whole
 
@@ -100,7 +100,7 @@ def _words(record: StudyRecord, compared: Sequence[StudyRecord], varying: Sequen
         "winner_params": report_tables.flat(best.params) if best else [],
         "headline": report_tables.headline(record),
         "dots": report_tables.dots(record),
-        "confirmation": confirmation(record),
+        "outcome": present(record, record.summary, Unit.of(record)) if record.summary else None,
         "states": report_tables.states(record),
         "running": record.count(TrialState.RUNNING),
         "costs": _costs(record),

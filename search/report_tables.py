@@ -9,11 +9,15 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from search.presenter import accuracy_on_test, gain_rows
 from search.records import EXTRA, METRICS, StudyRecord, TrialRecord
 from search.report_base import STATE_NAMES, Unit, duration, winner
 from search.report_charts import Clock, cost
+from search.summary import Gain
 
 MAX_ROWS = 1_000
+SHARES = ("accuracy", "low", "high")
+"""Keys of the test score that are shares of images."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Dot:
     high: float | None = None
     kind: str = "baseline"
     is_doubtful: bool = False
-    """The winner is behind, or its gain may be chance."""
+    """The winner is behind, or the gain may be chance."""
 
 
 @dataclass(frozen=True)
@@ -75,33 +79,36 @@ def dots(record: StudyRecord) -> list[Dot]:
     if first is None or first.value is None:
         return []
     summary = record.summary
-    confirmed = summary.confirmed if summary else None
-    value, known = first.value, None
-    if summary and summary.confirmation and confirmed and confirmed.mean is not None:
-        value, known = confirmed.mean, summary.confirmation.interval(confirmed)
-    compared = {gain.number: gain for gain in (summary.gains if summary else ())}
-    others = [(b.baseline, compared[b.number].value if b.number in compared else b.value, compared.get(b.number))
-              for b in _baselines(record) if b.value is not None and b.number != first.number]  # fmt: skip
-    at = _positions([value, *(known or ()), *(other or 0.0 for _, other, _ in others),
-                     *(test[key] for key in ("accuracy", "low", "high") if test)])  # fmt: skip
+    value, interval = (summary.score, summary.interval) if summary else (first.value, None)
+    gains = _gains(record, first, value)
+    at = _positions([value, *(interval or ()), *(gain.value for gain in gains), *(test[key] for key in SHARES if test)])
     rows = []
     if test:
         ends = at(test["low"]), at(test["high"])
         rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", "", at(test["accuracy"]), *ends, "test"))
-    name = "Winner, validation" if confirmed is None else "Winner, confirmed"
-    low, high = (at(known[0]), at(known[1])) if known else (None, None)
+    name = "Winner, confirmed" if summary and summary.confirmed else "Winner, validation"
+    low, high = map(at, interval) if interval else (None, None)
     rows.append(Dot(name, unit.text(value), "", at(value), low, high, "winner"))
-    sign = 1 if record.maximize else -1
-    for label, other, gain in sorted(others, key=lambda row: -sign * (row[1] or 0.0)):
-        if other is not None:
-            ahead = unit.gain(sign * (value - other), gain.half if gain else None)
-            doubtful = sign * (value - other) <= 0 or gain is None or bool(gain.doubt) or gain.half is None
-            rows.append(Dot(str(label), unit.text(other), ahead, at(other), is_doubtful=doubtful))
+    for gain in gain_rows(gains, unit):
+        position = at(gain.source.value)
+        rows.append(Dot(gain.source.baseline, gain.value, gain.gain, position, is_doubtful=gain.is_doubtful))
     return rows
 
 
+def _gains(record: StudyRecord, first: TrialRecord, value: float) -> list[Gain]:
+    """The gain over each completed baseline, best baseline first; without an interval if the summary lacks it."""
+    known = {gain.number: gain for gain in (record.summary.gains if record.summary else ())}
+    sign = 1 if record.maximize else -1
+    gains = [
+        known.get(trial.number) or Gain(trial.baseline, trial.number, trial.value, sign * (value - trial.value))
+        for trial in record.trials
+        if trial.baseline and trial.state == TrialState.COMPLETE and trial.value is not None and trial != first
+    ]
+    return sorted(gains, key=lambda gain: -sign * gain.value)
+
+
 def _positions(ends: Sequence[float]) -> Callable[[float], float]:
-    """Where a value is drawn between the smallest and the largest, in percent of the width."""
+    """Return a function that gives a value's place between the smallest and the largest, in percent of the width."""
     low, high = min(ends), max(ends)
     low, span = low - 0.06 * (high - low), 1.12 * (high - low) or 1.0
     return lambda value: round(100 * (value - low) / span, 2)
@@ -111,17 +118,12 @@ def _test(record: StudyRecord) -> Mapping[str, float]:
     return (record.summary.test if record.summary else None) or {}
 
 
-def _baselines(record: StudyRecord) -> list[TrialRecord]:
-    return [trial for trial in record.trials if trial.baseline and trial.state == TrialState.COMPLETE]
-
-
 def headline(record: StudyRecord) -> Mapping[str, str]:
     """The big number of the page: `value`, what it is (`name`), and what it rests on (`detail`)."""
-    first, unit, test = winner(record), Unit.of(record), _test(record)
-    if test:
-        interval = f"95% interval {test['low']:.2%} – {test['high']:.2%}"
-        detail = f"{interval} on {int(test['n']):,} test images, {record.tested}"
-        return {"value": f"{test['accuracy']:.2%}", "name": "test accuracy", "detail": detail}
+    first, unit = winner(record), Unit.of(record)
+    if test := accuracy_on_test(record, record.summary):
+        detail = f"95% interval {test.interval} on {test.images} test images, {test.reads}"
+        return {"value": test.accuracy, "name": "test accuracy", "detail": detail}
     if first is None:
         return {"value": "–", "name": unit.name, "detail": _nothing(record)}
     detail = "no test split" if record.summary else "best so far, not yet tested"

@@ -1,4 +1,4 @@
-"""The outcome of a search: its winner, how that was confirmed, and how far it is ahead."""
+"""The stored outcome of a search: its winner, the confirmation, the gains over the baselines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Gain:
-    """How far the winner is ahead of one baseline, on the validation split."""
+    """The winner's lead over one baseline on the validation split."""
 
     baseline: str
     number: int
@@ -18,74 +18,56 @@ class Gain:
     gain: float
     """Positive when the winner is better, whatever the direction."""
     half: float | None = None
-    """Half of the gain's 95% interval; None where the winner was not confirmed or nothing is known of the noise."""
+    """Half-width of the gain's 95% interval; None if the winner was not confirmed or the noise is unknown."""
     seeds: int = 0
-    """Fresh seeds whose mean `value` is; 0 where it is the search's one training."""
-
-    @property
-    def known_from(self) -> str:
-        """What `value` rests on, for people."""
-        return f"mean of {counted(self.seeds, 'fresh seed')}" if self.seeds else "one training, not confirmed"
-
-    @property
-    def doubt(self) -> str:
-        """What else is to be said of the gain: its interval may hold zero."""
-        return "may be chance" if self.half is not None and abs(self.gain) <= self.half else ""
+    """Number of fresh seeds whose mean is `value`; 0 if it is the value of the search."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the best trials, and what fresh seeds made of its setting."""
+    """One of the best trials with the values of its configuration on fresh seeds."""
 
     number: int
     label: str
     searched: float
-    """The value that the search saw, which is too good on average: it was chosen for it."""
+    """Its value in the search. Too good on average, because the trial was selected for it."""
     parameters: float | None
-    """Size of the network."""
+    """Number of weights; None if unknown."""
     values: tuple[float, ...]
-    """One for each fresh seed."""
+    """One for each fresh seed that finished."""
     failed: int = 0
-    """Fresh seeds that came to nothing."""
+    """Number of fresh seeds that failed."""
     half: float | None = None
-    """Half of the mean's 95% interval, wide enough for the one that is chosen; None when no setting has two seeds."""
+    """Half-width of the mean's 95% interval, corrected for the selection; None if the noise is unknown."""
     behind: bool = False
-    """Whether chance alone does not make it so much worse than the best."""
+    """True if it is significantly worse than the best."""
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of its values; None when there are not two."""
+        """Standard deviation of its values; None with fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def mean(self) -> float | None:
-        """The confirmed value."""
+        """Mean of its values; None without one."""
         return sum(self.values) / len(self.values) if self.values else None
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What fresh seeds said of the best trials."""
+    """The best trials, trained again on fresh seeds."""
 
     candidates: tuple[Candidate, ...]
     """Best of the search first."""
     seeds: int
-    """How many each was to have."""
+    """Fresh seeds planned for each candidate."""
     noise: float | None
-    """Standard deviation of one value around its setting's mean, pooled; None when no setting has two values."""
+    """Pooled standard deviation of one value; None if no configuration has two values."""
     n_images: int | None = None
-    """How many validation images the values are shares of; None where they are something else."""
-
-    def trust(self, trials: int) -> str:
-        """What the intervals of a winner out of so many trials stand for, in words."""
-        if all(each.half is None for each in self.candidates):
-            return "no intervals: no setting has two seeds whose values differ"
-        if self.n_images is None:
-            return "95% intervals of the seeds alone"
-        return f"95% intervals, allowing for the best of {counted(trials, 'trial')}"
+    """Validation images, if the values are shares of them; else None."""
 
     def interval(self, candidate: Candidate) -> tuple[float, float] | None:
-        """The 95% interval of a candidate's mean, from low to high; a share of images ends at 0 and 1."""
+        """Return the 95% interval of a candidate's mean; a share of images is clipped to [0, 1]."""
         if candidate.mean is None or candidate.half is None:
             return None
         low, high = candidate.mean - candidate.half, candidate.mean + candidate.half
@@ -97,93 +79,78 @@ class Summary:
     """The outcome of a finished search."""
 
     number: int
-    """The winning trial."""
+    """Number of the winning trial."""
     label: str
     value: float
-    """Its metric on the validation split, as the search saw it."""
+    """Its validation metric in the search."""
     params: Mapping[str, Any]
     run: str
-    """The journal's name for the run whose network is scored and published."""
+    """The journal's name for the run whose network is tested and registered."""
     gains: tuple[Gain, ...] = ()
     test: Mapping[str, float] | None = None
-    """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None when the objective has no test split."""
+    """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
     confusion: Sequence[Sequence[int]] | None = None
-    """Test images by true class (rows) and predicted class (columns); None for very many classes."""
+    """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
     model: Mapping[str, Any] | None = None
-    """`name`, `version`, `alias`, `uri`; None when nothing was registered."""
+    """`name`, `version`, `alias`, `uri`; None if nothing was registered."""
     confirmation: Confirmation | None = None
-    """None when the search was told not to confirm."""
+    """None with `--confirm 0`."""
     refit: Mapping[str, Any] | None = None
-    """`epochs`, `seconds`, `images` of the training that made the published network; None for a confirmed one."""
+    """`epochs`, `seconds`, `images` of the refit; None if there was none."""
     note: str | None = None
-    """What went another way than it was meant to, a refit that failed for instance."""
+    """What did not go as planned, such as a refit that failed."""
     standing: str | None = None
-    """Why the model is not the champion, or not registered; None when it is or was not to be."""
+    """Why the model is not the champion or not registered; None if it is, or if nobody asked for it."""
 
     def noted(self, text: str) -> Summary:
-        """With something more to say."""
+        """Return a copy with `text` added to the note."""
         return replace(self, note=f"{self.note}; {text}" if self.note else text)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Convert to plain JSON values, as stored in the study."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Summary:
-        """The reverse of `as_dict`."""
+        """Read what `as_dict` wrote."""
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
         if confirmed := values.get("confirmation"):
-            tried = tuple(Candidate(**{**each, "values": tuple(each["values"])}) for each in confirmed["candidates"])
-            values["confirmation"] = Confirmation(**{**confirmed, "candidates": tried})
+            candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
+            values["confirmation"] = Confirmation(**{**confirmed, "candidates": candidates})
         return cls(**values)
 
     @property
     def confirmed(self) -> Candidate | None:
-        """The winner's figures on fresh seeds; None when none of them came to its end."""
+        """The winner among the candidates; None if no fresh seed of it finished."""
         candidates = self.confirmation.candidates if self.confirmation else ()
-        return next((each for each in candidates if each.number == self.number and each.values), None)
+        return next((c for c in candidates if c.number == self.number and c.values), None)
 
     @property
     def score(self) -> float:
-        """The best figure there is of the winner on the validation split: confirmed, where that was done."""
+        """The winner's confirmed mean on the validation split, or its value in the search without one."""
         confirmed = self.confirmed
         return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
 
     @property
-    def gains_rest_on(self) -> str:
-        """What all gains have in common, for people: an interval each, or why there is none."""
-        if any(gain.half is not None for gain in self.gains):
-            return "each with its own 95% interval"
-        if self.confirmation is None:
-            return "not confirmed on fresh seeds, so without intervals: any of it may be chance"
-        if all(len(each.values) < 2 for each in self.confirmation.candidates):
-            return "no setting has two fresh seeds, so without intervals: any of it may be chance"
-        return ""  # the seeds' values are all the same
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the winner's confirmed mean; None if unknown."""
+        confirmed = self.confirmed
+        return self.confirmation.interval(confirmed) if self.confirmation and confirmed else None
 
     @property
     def network(self) -> str:
-        """Which training made the published network: the `trial`'s own, one to `confirm` it, or the `refit`."""
+        """Which training made the tested and registered network: `trial`, `confirm` or `refit`."""
         return self.run.partition("-")[0]
 
     def figures(self, metric: str) -> dict[str, float]:
-        """The figures of the winning setting by name; `test_accuracy` is the published network's own."""
-        found = {f"best_{metric}": self.value}
+        """Return the winner's figures by name; `test_accuracy` belongs to the registered network alone."""
+        figures = {f"best_{metric}": self.value}
         if self.confirmed is not None and self.confirmed.mean is not None:
-            found[f"confirmed_{metric}"] = self.confirmed.mean
-        return found | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
-
-
-def plus_minus(half: float | None) -> str:
-    """Half of an interval as a suffix; nothing when it is not known."""
-    return "" if half is None else f" ± {half:.4f}"
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    """An interval in words; nothing when it is not known."""
-    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+            figures[f"confirmed_{metric}"] = self.confirmed.mean
+        return figures | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
 
 
 def counted(n: int, thing: str) -> str:
-    """For instance `1 fresh seed`, `2 fresh seeds`."""
+    """Write a number with its noun, such as `1 fresh seed` or `2 fresh seeds`."""
     return f"{n} {thing}{'' if n == 1 else 's'}"

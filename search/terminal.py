@@ -1,4 +1,4 @@
-"""What is printed: tables, summaries, and which display a search gets."""
+"""Prints tables and summaries, and chooses the display of a search."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
-from search.markdown import NETWORKS
-from search.pages import readable
+from search.presenter import ConfirmationTable, Decimals, Outcome, present
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
-from search.summary import Confirmation, Summary, counted, plus_minus, span
+from search.summary import counted
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
@@ -27,14 +26,16 @@ if TYPE_CHECKING:
     from search.predict import Prediction
     from search.run import Result
 
-PLAIN: dict[str, Any] = {"highlight": False, "emoji": False}  # of `folder:ok:0` an emoji would be made
+PLAIN: dict[str, Any] = {"highlight": False, "emoji": False}  # rich would turn `folder:ok:0` into an emoji
 console = Console(**PLAIN)
 if not console.is_terminal:
-    console = Console(**PLAIN, width=200)  # a pipe has no width: rows stay whole for grep
+    console = Console(**PLAIN, width=200)  # a pipe has no width: keep rows whole for grep
+
+STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def display(*, quiet: bool = False, log_format: str = "text") -> Display:
-    """A live table in a terminal, plain lines elsewhere; JSON when it is asked for."""
+    """Choose a live table for a terminal, plain lines for a pipe, JSON if asked for."""
     if log_format == "json":
         return JsonDisplay(Console(quiet=True) if quiet else console)
     if quiet:
@@ -43,133 +44,125 @@ def display(*, quiet: bool = False, log_format: str = "text") -> Display:
 
 
 def say(text: str) -> None:
-    """Print as it is."""
+    """Print one line without markup or wrapping."""
     console.print(text, markup=False, soft_wrap=True)
 
 
+def print_json(values: Any) -> None:
+    """Print values as JSON."""
+    console.print(to_json(values).decode(), markup=False, soft_wrap=True)
+
+
+# The end of a search ----------------------------------------------------------------------------------------------
+
+
 def print_result(result: Result, config: Config) -> None:
-    """The closing words of a run."""
-    study, workspace = result.study, Workspace(config.workspace)
+    """Print the summary of a search that ended, and what to type next."""
+    study = result.study
     if config.log_format == "json":
         figures = {"undelivered": result.undelivered, "was_complete": result.was_complete}
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
         return
     if result.was_complete:
         early = study.attrs.get(OVER) is not None
-        further = f"to search on, type --trials {2 * study.finished} or another number above {study.finished}"
-        say(f"nothing was left to do; {'why it ended is said below' if early else further}")
+        more = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
+        say(f"nothing was left to do; {'the reason is given below' if early else more}")
     print_summary(study)
     if result.undelivered:
-        journals = workspace.journal(study.name, study.attrs[UID]).parent
+        journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent
         say(
-            f"{result.undelivered} tracking writes wait in {journals}: MLflow did not take them. The same command, run "
-            "again, delivers them."
+            f"{result.undelivered} tracking writes wait in {journals}, because MLflow did not accept them. "
+            "Run the same command again to deliver them."
         )
-    where = config.where
-    say("\nWhere to look next:")
-    say(f"  python -m search ui{where}          browse every run and the dashboards; then all curves are at")
-    say(f"    {_curves(study, config)}")
-    say(f"  python -m search report{where}      writes {workspace.report(study.name)} anew")
+    _print_next_steps(study, config)
+
+
+def _print_next_steps(study: StudyRecord, config: Config) -> None:
+    base = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
+    where, report = config.where, Workspace(config.workspace).report(study.name)
+    say("\nNext steps:")
+    say(f"  python -m search ui{where}        # browse all runs and dashboards; the curves of all trials are at")
+    say(f"    {mlflow_deep_link(base, study.attrs.get(EXPERIMENT))}")
+    say(f"  python -m search report{where}    # write {report} again")
     dataset = (study.provenance.get("dataset") or {}).get("name", "")
-    if dataset and study.summary and study.summary.model:
-        model = study.summary.model  # without a name, `predict` takes the newest champion
+    if dataset and study.summary and (model := study.summary.model):
         which = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
         last = min(24, int(study.summary.test["n"]) - 1) if study.summary.test else 0
-        example = f"{shlex.quote(f'{dataset}:0-{last}')}{which} --show out.png"
-        say(f"  python -m search predict{where} {example}")
-
-
-def _curves(study: StudyRecord, config: Config) -> str:
-    """The page of MLflow's UI that shows every trial's curves."""
-    base = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
-    return mlflow_deep_link(base, study.attrs.get(EXPERIMENT))
+        images = shlex.quote(f"{dataset}:0-{last}")
+        say(f"  python -m search predict{where} {images}{which} --show out.png")
 
 
 def print_summary(study: StudyRecord) -> None:
-    """Winner, figures, gains and cost."""
-    summary = study.summary
+    """Print the outcome of a study: winner, confirmation, test score, gains, registered version."""
     say(f"\nstudy {study.name}: {_counts(study)}")
-    if (why := study.attrs.get(OVER)) is not None:
-        say(f"ended early: {why}")
-    if summary is None:
-        say("no winner yet: it is being searched, or was interrupted, and the same command, typed again, goes on")
+    if (reason := study.attrs.get(OVER)) is not None:
+        say(f"ended early: {reason}")
+    if study.summary is None:
+        say("no winner yet: the search is running or was interrupted; run the same command again to continue it")
         return
-    seen = f"{summary.value:.4f} as the search saw it"
-    confirmed = ", not confirmed" if summary.confirmed is None else f" confirmed, {seen}"
-    say(f"winner: trial {summary.number}, {summary.label}, {study.metric} {summary.score:.4f}{confirmed}")
-    if (baseline := study.baseline) is not None:
-        only = all(trial.baseline is not None for trial in study.trials)
-        why = "only baselines were tried" if only else "nothing that was sampled is clearly better"
-        say(f"  which is the baseline {baseline}: {why}")
-    params = ", ".join(f"{name}={readable(value, digits=3)}" for name, value in summary.params.items())
-    say(f"  {params}")
-    if summary.confirmation is not None:
-        _print_confirmation(study, summary.confirmation)
-    _print_test(study, summary)
-    if summary.gains:
-        rest = f", {summary.gains_rest_on}" if summary.gains_rest_on else ""
-        say(f"compared with the baselines{rest}:")
-    for gain in summary.gains:
-        known = f"{gain.value:.4f}, {gain.known_from}"
-        doubt = f": {gain.doubt}" if gain.doubt else ""
-        say(f"  {gain.gain:+.4f}{plus_minus(gain.half)} over {gain.baseline} ({known}){doubt}")
-    if summary.model:
-        alias = f", alias {summary.model['alias']}" if summary.model["alias"] else ""
-        say(f"registered: {summary.model['name']} version {summary.model['version']}{alias} ({summary.model['uri']})")
-    for text in (summary.note, summary.standing):
-        if text:
-            say(f"note: {text}")
-
-
-def _print_confirmation(study: StudyRecord, found: Confirmation) -> None:
-    fewer = any(len(each.values) + each.failed < found.seeds for each in found.candidates)
-    each_ = "each, or until clearly behind" if fewer else "each"
-    say(f"confirmed on {counted(found.seeds, 'fresh seed')} {each_}; {found.trust(study.considered)}:")
-    table = _table("", "mean", "95% interval", "seeds", "search saw", "weights", "")
-    for each in found.candidates:
-        table.add_row(
-            f"  trial {each.number}",
-            "-" if each.mean is None else f"{each.mean:.4f}",
-            span(found.interval(each)),
-            ", ".join(f"{value:.4f}" for value in each.values) or "all failed",
-            f"{each.searched:.4f}",
-            "-" if each.parameters is None else f"{each.parameters:,.0f}",
-            study.fate(each),
-        )
-    console.print(table)
-
-
-def _print_test(study: StudyRecord, summary: Summary) -> None:
-    if summary.refit:
-        refit = summary.refit
-        say(f"trained anew on all {refit['images']:,} images that are not for testing: {refit['epochs']} epochs")
-    elif summary.network == "confirm":
-        say(f"the winner's network is {NETWORKS['confirm']}")
-    if summary.test:
-        test = summary.test
-        say(
-            f"test accuracy: {test['accuracy']:.2%} (95% interval {test['low']:.2%} to {test['high']:.2%}, "
-            f"n = {int(test['n'])}, {study.tested})"
-        )
+    outcome = present(study, study.summary, Decimals())
+    _print_winner(outcome)
+    if outcome.confirmation is not None:
+        _print_confirmation(outcome.confirmation)
+    _print_network(outcome)
+    _print_gains(outcome)
+    if version := outcome.registration:
+        alias = f", alias {version.alias}" if version.alias else ""
+        say(f"registered: {version.name} version {version.version}{alias} ({version.uri})")
+    for text in outcome.notes:
+        say(f"note: {text}")
 
 
 def _counts(study: StudyRecord) -> str:
-    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    counts = [f"{study.count(state)} {word}" for state, word in words.items() if study.count(state)]
-    wall = sum(session.get("wall_s", 0.0) for session in study.sessions)
+    counts = [f"{study.count(state)} {name}" for state, name in STATE_NAMES.items() if study.count(state)]
+    wall_s = sum(session.get("wall_s", 0.0) for session in study.sessions)
     target = study.attrs.get(TARGET, 0)
-    of = f"{study.finished} of {target} trials" if study.finished < target else counted(study.finished, "trial")
-    return f"{of} ({', '.join(counts) or 'none ended'}) in {duration(wall)}"
+    trials = f"{study.finished} of {target} trials" if study.finished < target else counted(study.finished, "trial")
+    return f"{trials} ({', '.join(counts) or 'none ended'}) in {duration(wall_s)}"
 
 
-def print_json(values: Any) -> None:
-    """The same for programs."""
-    console.print(to_json(values).decode(), markup=False, soft_wrap=True)
+def _print_winner(outcome: Outcome) -> None:
+    values = f"{outcome.score} confirmed, {outcome.searched} in the search"
+    if outcome.confirmed is None:
+        values = f"{outcome.score}, not confirmed"
+    say(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {values}")
+    if outcome.baseline:
+        say(f"  this is {outcome.baseline}")
+    say("  " + ", ".join(f"{name}={value}" for name, value in outcome.params))
+
+
+def _print_confirmation(confirmation: ConfirmationTable) -> None:
+    say(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
+    table = _table("  trial", "mean", "95% interval", "search", "weights", wrapped=("fresh seeds", ""))
+    for row in confirmation.rows:
+        cells = [f"  #{row.candidate.number}", row.mean, row.interval, row.searched, row.weights]
+        table.add_row(*cells, row.values, row.verdict)
+    console.print(table)
+
+
+def _print_network(outcome: Outcome) -> None:
+    if outcome.refit:
+        say(f"refit on training and validation images: {outcome.refit}")
+    elif outcome.network == "confirm":
+        say(f"network: {outcome.network_text}")
+    if test := outcome.test:
+        say(f"test accuracy: {test.accuracy} (95% interval {test.interval}, n = {test.images}, {test.reads})")
+
+
+def _print_gains(outcome: Outcome) -> None:
+    if outcome.gains:
+        say("gains over the baselines" + (f", {outcome.gains_note}" if outcome.gains_note else "") + ":")
+    for gain in outcome.gains:
+        remark = f": {gain.remark}" if gain.remark else ""
+        say(f"  {gain.gain} over {gain.source.baseline} ({gain.value}, {gain.measured}){remark}")
+
+
+# Other commands ---------------------------------------------------------------------------------------------------
 
 
 def print_studies(studies: Sequence[StudyRecord]) -> None:
-    """One row a study."""
-    table = _table("study", "trials", "search saw", "test accuracy", "model")
+    """Print one row for each study."""
+    table = _table("study", "trials", "best in search", "test accuracy", wrapped=("model",))
     for study in studies:
         summary = study.summary
         best = study.ranked()[:1]
@@ -184,51 +177,51 @@ def print_studies(studies: Sequence[StudyRecord]) -> None:
 
 
 def print_study(study: StudyRecord) -> None:
-    """The summary and every trial, best first."""
+    """Print the summary, then all trials, best first."""
     print_summary(study)
-    table = _table("trial", "state", study.metric, "setting", "epochs", "time", "")
+    say("")
+    table = _table("trial", "state", study.metric, "epochs", "time", wrapped=("configuration", ""))
     ranked, steps = study.ranked(), study.attrs.get(STEPS_PER_EPOCH, 1)
-    rest = [trial for trial in study.trials if trial not in ranked]
-    for trial in [*ranked, *rest]:
+    for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked)]:
         table.add_row(
             f"#{trial.number:03d}",
             trial.state.name.lower(),
             "-" if trial.value is None else f"{trial.value:.4f}",
-            Text(trial.label),
             f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}",
             "-" if trial.seconds is None else duration(trial.seconds),
+            Text(trial.label),
             Text(trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")),
         )
     console.print(table)
 
 
 def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
-    """One row a picture, and why a picture has none; `model` in words."""
+    """Print one row for each image, then why the others could not be read; `model` names the model."""
     say(f"model: {model}")
-    known = [prediction for prediction in predictions if prediction.truth is not None]
-    table = _table("picture", "label", "probability", *(["truth"] if known else []), "notes")
+    labelled = [prediction for prediction in predictions if prediction.truth is not None]
+    table = _table("image", "label", "probability", *(["truth"] if labelled else []), wrapped=("notes",))
     for prediction in predictions:
         if prediction.error is None:
             wrong = prediction.truth is not None and prediction.truth != prediction.label
             table.add_row(
-                Text(_printable(prediction.name)),
+                Text(prediction.name if prediction.name.isprintable() else repr(prediction.name)),
                 Text(prediction.label, style="red" if wrong else ""),
                 f"{prediction.probability:.4f}",
-                *([Text(prediction.truth or "")] if known else []),
+                *([Text(prediction.truth or "")] if labelled else []),
                 Text(", ".join(prediction.notes)),
             )
     if table.row_count:
         console.print(table)
-    if known:
-        right = sum(prediction.truth == prediction.label for prediction in known)
-        say(f"{right} of {len(known)} agree with the true label")
+    if labelled:
+        correct = sum(prediction.truth == prediction.label for prediction in labelled)
+        say(f"{correct} of {len(labelled)} are correct")
     for prediction in predictions:
         if prediction.error is not None:
             say(f"Error: {prediction.error}")
 
 
 def print_findings(target: str, findings: Iterable[Finding]) -> int:
-    """One line a check, as each comes to its end; returns the exit status."""
+    """Print one line for each check as it ends; return the exit status."""
     wrong = 0
     for finding in findings:
         mark = "wrong" if finding.wrong else "?" if finding.not_tried else "ok"
@@ -236,17 +229,15 @@ def print_findings(target: str, findings: Iterable[Finding]) -> int:
         if finding.wrong:
             say(f"       {finding.wrong}")
             wrong += 1
-    said = f"{wrong} parts of the contract are not kept" if wrong > 1 else "one part of the contract is not kept"
-    say(f"{target}: {said if wrong else 'everything is as it should be'}")
+    say(f"{target}: " + (f"{counted(wrong, 'check')} failed" if wrong else "all checks passed"))
     return 1 if wrong else 0
 
 
-def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)
-
-
-def _table(*columns: str) -> Table:
+def _table(*columns: str, wrapped: Sequence[str]) -> Table:
+    """Make a table whose last columns, `wrapped`, are folded where the terminal is too narrow."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column != columns[-1])  # the last one gives way
+        table.add_column(column, no_wrap=True)
+    for column in wrapped:
+        table.add_column(column, overflow="fold")
     return table

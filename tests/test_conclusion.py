@@ -23,6 +23,7 @@ from search.display import PlainDisplay
 from search.errors import UsageError
 from search.journal import Journal
 from search.opening import objective_spec
+from search.presenter import reads_of_test_split
 from search.promotion import CHAMPION, alias, versions
 from search.records import StudyRecord
 from search.run import run
@@ -108,17 +109,17 @@ def read_by(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_flags_that_make_another_network_the_winner_read_it_again_and_that_is_said(folder: Path):
     study = searched(folder)
-    assert (Counted.reads, read_by(folder), study.tested) == (1, ["trial-0"], "measured once")
+    assert (Counted.reads, read_by(folder), reads_of_test_split(study)) == (1, ["trial-0"], "measured once")
     assert searched(folder).summary == study.summary
     assert Counted.reads == 1
     study = searched(folder, no_refit=False)
     assert (Counted.reads, read_by(folder)) == (2, ["trial-0", "refit-0"])
-    assert study.tested == "the test split was read 2 times in this study"
+    assert reads_of_test_split(study) == "the test split was read 2 times in this study"
     notes = rows(folder / "mlflow.db", "SELECT value FROM tags WHERE key = 'mlflow.note.content'")
     told = [note for (note,) in notes if "Test accuracy" in note]
     assert told
-    assert all(f"n = 359), {study.tested}." in note for note in told)
-    assert study.tested in (folder / "mlruns/reports/digits.html").read_text()
+    assert all(f"n = 359), {reads_of_test_split(study)}." in note for note in told)
+    assert reads_of_test_split(study) in (folder / "mlruns/reports/digits.html").read_text()
 
 
 def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
@@ -129,7 +130,7 @@ def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
     Counted.killed = False
     study = searched(folder)
     assert (Counted.reads, read_by(folder)) == (2, ["trial-0"] * 2)
-    assert study.tested == "the test split was read 2 times in this study"
+    assert reads_of_test_split(study) == "the test split was read 2 times in this study"
 
 
 @pytest.mark.slow
@@ -162,7 +163,9 @@ def test_more_fresh_seeds_bring_the_version_up_to_date(folder: Path):
         assert version.tags["confirmed_val_accuracy"] == f"{study.summary.score:.4f}"
         assert version.tags["protocol.fresh_seeds"] == str(seeds)
         assert version.tags["network"] == "refit"
-        assert f"mean of {counted(seeds, 'training')} of this setting on fresh seeds, not of" in version.description
+        assert (
+            f"mean of {counted(seeds, 'training')} of this configuration on fresh seeds, not of" in version.description
+        )
     assert Counted.reads == 1
 
 

@@ -225,11 +225,11 @@ def test_the_command_says_what_is_wrong_and_how_it_ended():
         return result.exit_code, result.output
 
     status, text = said("test_contract:Tidy")
-    assert (status, text.splitlines()[-1]) == (0, "test_contract:Tidy: everything is as it should be")
+    assert (status, text.splitlines()[-1]) == (0, "test_contract:Tidy: all checks passed")
     status, text = said("test_contract:Heavy")
     assert status == 1
     assert re.search(r"^wrong  What it says of size.*\n       n_parameters says 7", text, re.M)
-    assert text.splitlines()[-1] == "test_contract:Heavy: one part of the contract is not kept"
+    assert text.splitlines()[-1] == "test_contract:Heavy: 1 check failed"
 
 
 @pytest.fixture

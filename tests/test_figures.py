@@ -1,21 +1,17 @@
-"""Pictures: decodable, the right size, and showing what they were given."""
+"""Images of a trial: decodable, the right size, and showing what they were given."""
 
 from __future__ import annotations
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from search import figures
+from search.canvas import typeface
 
-RED, BLUE = (194, 65, 45), (36, 89, 199)
-POINTS = {
-    name: [(float(epoch), 0.5 + 0.04 * epoch) for epoch in range(1, 11)]
-    for name in ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
-}
+RED = (194, 65, 45)
 
 
 def decoded(png: bytes) -> np.ndarray:
@@ -28,37 +24,6 @@ def pixels_of(png: bytes, colour: tuple[int, int, int], tolerance: int = 12) -> 
 
 def images(n: int, channels: int = 1, size: int = 28) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 120, (n, channels, size, size)).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        pytest.param(POINTS, id="ten epochs"),
-        pytest.param({name: line[:1] for name, line in POINTS.items()}, id="one point"),
-        pytest.param({"val/loss": [(1.0, 2.0), (2.0, float("nan")), (3.0, float("inf"))]}, id="not finite"),
-        pytest.param({"val/loss": [(1.0, 2.0), (2.0, 0.001)]}, id="log scale"),
-        pytest.param({"val/accuracy": [(1.0, 1.0), (2.0, 1.0)]}, id="constant"),
-        pytest.param({"lr": [(1.0, 0.1)]}, id="nothing to draw"),
-        pytest.param({}, id="empty"),
-    ],
-)
-def test_curves_are_drawn_from_any_history(points):
-    png = figures.curves(points)
-    assert decoded(png).shape == (300, 820, 3)
-    assert len(png) < 60_000
-
-
-def test_curves_draw_validation_in_both_panels():
-    drawn = decoded(figures.curves(POINTS))
-    blue = np.abs(drawn - np.array(BLUE)).max(axis=2) <= 12
-    assert blue[:, :410].any()
-    assert blue[:, 410:].any()
-
-
-def test_curves_do_not_depend_on_the_thread():
-    with ThreadPoolExecutor(4) as pool:
-        pictures = set(pool.map(lambda _: figures.curves(POINTS), range(8)))
-    assert len(pictures) == 1
 
 
 @pytest.mark.parametrize("k", [2, 10, 60])
@@ -97,7 +62,7 @@ def test_prediction_grid_frames_only_the_wrong_ones(channels, n):
     assert pixels_of(wrong, RED) > 300 * n
 
 
-def test_prediction_grid_shrinks_large_pictures():
+def test_prediction_grid_shrinks_large_images():
     png = figures.prediction_grid(images(4, 3, 224), [(0, 0, 0.5)] * 4, ["cat"])
     assert decoded(png).shape[1] < 300
 
@@ -107,3 +72,9 @@ def test_prediction_grid_refuses_what_does_not_fit():
         figures.prediction_grid(images(2).astype(float), [(0, 0, 1.0)] * 2, ["a"])
     with pytest.raises(ValueError, match="2 images but 1 predictions"):
         figures.prediction_grid(images(2), [(0, 0, 1.0)], ["a"])
+
+
+@pytest.mark.parametrize("letter", "éłяλ")
+def test_class_names_may_have_letters_beyond_ascii(letter: str):
+    face = typeface(14, bold=False)
+    assert bytes(face.getmask(letter)) != bytes(face.getmask("\uffff")), "drawn as the box for an unknown letter"

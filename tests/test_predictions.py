@@ -1,4 +1,4 @@
-"""What pictures are drawn from: the right pictures, and the same ones for every trial."""
+"""What a trial's images are drawn from: the right ones, the same for every trial."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_the_surest_mistakes_are_kept_surest_first():
     assert packed["predicted"].sum() == 50
 
 
-def test_a_perfect_model_has_a_sample_and_no_picture_of_mistakes():
+def test_a_perfect_model_has_a_sample_and_no_grid_of_mistakes():
     images = np.zeros((4, 1, 8, 8), np.uint8)
     labels = np.array([0, 1, 0, 1])
-    pictures = figures.of_trial({}, pack(images, labels, np.eye(2, dtype=np.float32)[labels]), ["a", "b"])
-    assert pictures.keys() == {"curves.png", "confusion_matrix.png", "sample_predictions.png"}
+    images_by_name = figures.of_trial(pack(images, labels, np.eye(2, dtype=np.float32)[labels]), ["a", "b"])
+    assert images_by_name.keys() == {"confusion_matrix.png", "sample_predictions.png"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    for name in ("mlflow", "matplotlib.figure", "optuna.importance", "search.run", "search.terminal", "torch"):
+    for name in ("mlflow", "optuna.importance", "search.run", "search.terminal", "torch"):
         importlib.import_module(name)  # once, for all children
 
     split = sys.argv.index("--")
