@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.records import StudyRecord
-from search.report_base import Unit
+from search.report_elements import Unit
 from search.report_tables import Cell, amount
 from search.summary import counted
 
