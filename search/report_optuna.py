@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.records import StudyRecord
 from search.report_elements import Chart, Unit, focus, focus_hint
 from search.report_style import as_values
-from search.report_view import frozen, quiet, thinned
+from search.report_view import frozen, quiet, thinned, varying_params
 from search.summary import counted
 
 POINT_TRIALS, RANK_TRIALS, PARALLEL_TRIALS, SURFACE_TRIALS = 1_500, 250, 150, 90
@@ -45,21 +45,21 @@ class OptunaCharts:
         copy = frozen(study)
         done = copy.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         span = focus([trial.value for trial in done if trial.value is not None], maximize=record.maximize)
-        return cls(copy, Unit.of(record), record.maximize, done, _varying(copy, done), span)
+        return cls(copy, Unit.of(record), record.maximize, done, varying_params(copy), span)
 
     def history(self) -> Chart:
         """Value of each trial, and the best so far."""
         caption = "Each dot is a completed trial; the line is the best value so far." + focus_hint(self.span)
         chart = Chart("history", "Optimization history", caption)
-        plot = visualization.plot_optimization_history
-        return _drawn(
-            chart, self._need(), lambda: plot(self.study, target_name=self.unit.name).update_yaxes(self._axis)
-        )
+        plot, name = visualization.plot_optimization_history, self.unit.name
+        return _drawn(chart, self._need(), lambda: plot(self.study, target_name=name).update_yaxes(self._axis))
 
     def edf(self, others: Sequence[optuna.Study] = ()) -> Chart:
         """Share of trials up to a value, for one or several studies."""
         better = "right" if self.maximize else "left"
-        caption = f"Share of completed trials at or below a value: the further {better}, the better."
+        caption = f"Share of completed trials at or below a value: the further {better}, the better." + focus_hint(
+            self.span
+        )
         chart = Chart("edf-compared" if others else "edf", "Distribution of values (EDF)", caption)
 
         def draw() -> Any:
@@ -84,7 +84,8 @@ class OptunaCharts:
     def timeline(self) -> Chart:
         """When each trial ran."""
         n = len(self.study.get_trials(deepcopy=False))
-        chart = Chart("timeline", "Timeline", f"When {f'the last {LATEST}' if n > LATEST else 'all'} trials ran.")
+        caption = f"When each of the last {LATEST} trials ran." if n > LATEST else "When each trial ran."
+        chart = Chart("timeline", "Timeline", caption)
         need = "" if n else "No trial has started yet."
         return _drawn(chart, need, lambda: visualization.plot_timeline(self.study, n_recent_trials=LATEST))
 
@@ -153,24 +154,6 @@ class OptunaCharts:
         if len(self.varying) < params:
             return f"Needs {counted(params, 'parameter')} with different values among completed trials."
         return ""
-
-
-def _varying(study: optuna.Study, done: Sequence[FrozenTrial]) -> list[str]:
-    seen: dict[str, set[Any]] = {}
-    for trial in done:
-        for name, value in trial.params.items():
-            seen.setdefault(name, set()).add(value)
-    importances = _importances(study)
-    several = [name for name, values in seen.items() if len(values) > 1]
-    return sorted(several, key=lambda name: (-importances.get(name, 0.0), name))
-
-
-def _importances(study: optuna.Study) -> dict[str, float]:
-    try:
-        with quiet():
-            return optuna.importance.get_param_importances(study)
-    except Exception:  # too few trials, or equal values; the order is then alphabetical
-        return {}
 
 
 def _drawn(chart: Chart, need: str, draw: Callable[[], Any]) -> Chart:

@@ -1,7 +1,7 @@
 """How the report's charts look: one set of colours, fonts and margins for all of them.
 
 Charts are drawn in the colours of the light scheme. In the dark scheme, `report.css` inverts whole charts, so figures
-from elsewhere need no change. Colours and font are those of `report.css`.
+from elsewhere need no change. Colours and font follow `report.css`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 Figure = dict[str, Any]
 """`data` and `layout` of a plotly figure, as plain JSON values."""
 
-INK, SECOND, RULE, PAPER = "#16181d", "#565c67", "#e3e3dd", "#fcfcfa"
+INK, SECOND, RULE, PAPER = "#16181d", "#565c67", "#d8d8d1", "#fcfcfa"
 ACCENT, PRUNE, BAD, GOOD, SOFT = "#2459c7", "#b07a1c", "#c2412d", "#1c7f5c", "#8f96a3"
 CLEAR = "rgba(0,0,0,0)"
 SERIES = (ACCENT, "#c9722e", "#1c7f5c", "#8a4fb5", "#b03a5b", "#5d7a1f")

@@ -1,6 +1,7 @@
-"""A copy of a study in memory, so that all charts of a running search show the same trials.
+"""What Optuna's charts are given: copies of a study in memory, and the parameters worth drawing.
 
-The copy has no user attributes: Optuna writes them into every hover text.
+Copies are frozen, so all charts of a running search show the same trials.
+They have no user attributes: Optuna writes them into every hover text.
 """
 
 from __future__ import annotations
@@ -34,6 +35,25 @@ def thinned(study: optuna.Study, limit: int, states: Collection[TrialState] = (T
     )
 
 
+def varying_params(study: optuna.Study) -> list[str]:
+    """Return the parameters with at least two values among completed trials, most important first."""
+    seen: dict[str, set[object]] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for name, value in trial.params.items():
+            seen.setdefault(name, set()).add(value)
+    importances = _importances(study)
+    several = [name for name, values in seen.items() if len(values) > 1]
+    return sorted(several, key=lambda name: (-importances.get(name, 0.0), name))
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    try:
+        with quiet():
+            return optuna.importance.get_param_importances(study)
+    except Exception:  # too few trials, or equal values; the order is then alphabetical
+        return {}
+
+
 def _study_of(study: optuna.Study, trials: list[FrozenTrial]) -> optuna.Study:
     with quiet():
         copy = optuna.create_study(study_name=study.study_name, direction=study.direction)
@@ -50,7 +70,9 @@ def _copied(trial: FrozenTrial) -> FrozenTrial:
         intermediate_values=trial.intermediate_values,
         constraints=trial.constraints,
     )
-    copy.datetime_start, copy.datetime_complete = trial.datetime_start, trial.datetime_complete
+    # a trial that failed while it waited has no start, which Optuna requires
+    copy.datetime_start = trial.datetime_start or trial.datetime_complete
+    copy.datetime_complete = trial.datetime_complete
     return copy
 
 
