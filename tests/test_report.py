@@ -323,6 +323,15 @@ def test_charts_see_trials_without_attributes_under_their_own_numbers():
     assert [trial.user_attrs for trial in copy.trials] == [{}] * 12
 
 
+def test_waiting_trials_are_copied_whatever_became_of_them():
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    for _ in range(2):
+        study.enqueue_trial({"x": 0.5})
+    storage.set_trial_state_values(0, TrialState.FAIL)  # it has no start
+    assert [trial.state for trial in frozen(study).trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
 def test_a_thinned_study_keeps_the_best_trials_and_their_numbers():
     study = a_study(mixed(30))
     done = thinned(study, 6).get_trials(states=(TrialState.COMPLETE,))
