@@ -20,6 +20,7 @@ from rich.text import Text
 
 from search.limits import describe
 from search.records import TrialRecord
+from search.text import duration
 
 SPARKS = "▁▂▃▄▅▆▇█"
 TRIALS = "trials"
@@ -287,15 +288,3 @@ def sparkline(curve: Sequence[float], width: int = 20) -> str:
     low, high = min(points), max(points)
     span = (high - low) or 1.0
     return "".join(SPARKS[round((point - low) / span * (len(SPARKS) - 1))] for point in points)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `4.2 s`, `3 min 10 s`, `2 h 5 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from optuna.trial import TrialState
 
 from search.presenter import accuracy_on_test, gain_rows
-from search.records import EXTRA, METRICS, StudyRecord, TrialRecord
-from search.report_base import STATE_NAMES, Unit, duration, winner
-from search.report_charts import Clock, cost
+from search.records import StudyRecord, TrialRecord
+from search.report_charts import cost
+from search.report_elements import STATE_NAMES, Part, Unit, winner
 from search.summary import Gain
+from search.text import duration
 
 MAX_ROWS = 1_000
 SHARES = ("accuracy", "low", "high")
@@ -42,32 +42,6 @@ class Dot:
     kind: str = "baseline"
     is_doubtful: bool = False
     """The winner is behind, or the gain may be chance."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a stacked bar."""
-
-    name: str
-    text: str
-    share: float
-    """In percent of the bar."""
-    colour: str
-
-
-def short(value: object) -> str:
-    """A parameter value in a few characters; exponents without padding, as in `3.1e-3`."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e5):
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.4g}"
-
-
-def sorted_by(value: object) -> float | str | None:
-    """The sorting key of a parameter value."""
-    return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
 # First screen -----------------------------------------------------------------------------------------------------
@@ -149,76 +123,23 @@ def states(record: StudyRecord) -> list[Part]:
     return [Part(name, f"{count:,}", 100 * count / n, colours[name]) for name, count in counts if count]
 
 
-def wall_s(record: StudyRecord) -> float | None:
-    """Seconds that the search has run, all sessions together."""
-    known = [_number(session, "wall_s") for session in record.sessions]
-    total = sum(value for value in known if value)
-    return total or Clock(record.trials).total_s or None
-
-
-def _number(values: Mapping[str, Any], key: str) -> float:
-    value = values.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def training_s(record: StudyRecord) -> float:
-    """Seconds of training, summed over trainers."""
-    return sum(cost(trial, "train_seconds") or trial.seconds or 0.0 for trial in record.trials)
-
-
-def confirming_s(record: StudyRecord) -> float:
-    """Seconds of the trainings that confirmed the winner and made it, summed over trainers."""
-    ended = record.attrs.get(EXTRA, {}).values()
-    return sum(_number(each["attrs"].get(METRICS, {}), "train_seconds") for each in ended)
-
-
-def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
-    """Where the trainers' time and the coordinator's time went: (who, total, parts)."""
-    wall = wall_s(record)
-    if not wall:
-        return []
-    slots_used = {trial.slot for trial in record.trials if trial.slot is not None}
-    slots = max(len(slots_used), 1)
-    available = sum(_number(s, "wall_s") * (_number(s, "slots") or slots) for s in record.sessions) or wall * slots
-    occupied = min(available, sum(trial.seconds or 0.0 for trial in record.trials))
-    training = min(occupied, training_s(record))
-    confirming = min(available - occupied, confirming_s(record))
-    rows = [("Trainers", duration(available), _parts(available, [
-        ("training", training, "accent"), ("between epochs", occupied - training, "prune"),
-        ("confirming and refitting", confirming, "good"), ("idle", available - occupied - confirming, "rule"),
-    ]))]  # fmt: skip
-    search, tracking = (sum(_number(s, key) for s in record.sessions) for key in ("search_s", "tracking_s"))
-    if search or tracking:
-        rows.append(("Coordinator", duration(wall), _parts(wall, [
-            ("search", search, "accent"), ("tracking", tracking, "prune"),
-            ("waiting for trainers", max(0.0, wall - search - tracking), "rule"),
-        ])))  # fmt: skip
-    return rows
-
-
-def _parts(total: float, parts: Iterable[tuple[str, float, str]]) -> list[Part]:
-    known = [(name, seconds, colour) for name, seconds, colour in parts if seconds > 0.001 * total]
-    return [Part(f"{name} {seconds / total:.0%}", duration(seconds), 100 * seconds / total, colour)
-            for name, seconds, colour in known]  # fmt: skip
-
-
 # Tables -----------------------------------------------------------------------------------------------------------
 
 
 def leaderboard(record: StudyRecord, first: Sequence[str] = ()) -> tuple[list[str], list[list[Cell]]]:
-    """Column names and rows, best first, trials without a value last; at most `MAX_ROWS`.
+    """Return column names and at most `MAX_ROWS` rows: best trials first, trials without a value last.
 
-    Parameters in `first` come first, the others after them by name.
+    The parameters in `first` come first, the others after them by name.
     """
-    ranked = record.ranked()
     rest = [trial for trial in record.trials if trial.value is None]
     names = list(first) + sorted({name for trial in record.trials for name in trial.params} - set(first))
     unit, best = Unit.of(record), winner(record)
-    columns = ["Rank", "Trial", "What it was", "State", unit.name.capitalize(), "Epochs", "Training", "Weights", *names]
+    metric = unit.name.capitalize()
+    columns = ["Rank", "Trial", "Configuration", "State", metric, "Epochs", "Training", "Weights", *names]
     rows = []
-    for rank, trial in enumerate([*ranked, *rest][:MAX_ROWS], start=1):
+    for rank, trial in enumerate([*record.ranked(), *rest][:MAX_ROWS], start=1):
         placed = rank if trial.value is not None else None
-        rows.append([*_standing(trial, placed, unit, is_best=trial == best), *_settings(trial, names)])
+        rows.append([*_standing(trial, placed, unit, is_best=trial == best), *_params(trial, names)])
     return columns, rows
 
 
@@ -238,15 +159,29 @@ def _standing(trial: TrialRecord, rank: int | None, unit: Unit, *, is_best: bool
     ]
 
 
-def _settings(trial: TrialRecord, names: Sequence[str]) -> list[Cell]:
+def _params(trial: TrialRecord, names: Sequence[str]) -> list[Cell]:
     return [
-        Cell(short(trial.params[name]), sorted_by(trial.params[name])) if name in trial.params else Cell("")
+        Cell(short(trial.params[name]), _sort_key(trial.params[name])) if name in trial.params else Cell("")
         for name in names
     ]
 
 
+def _sort_key(value: object) -> float | str | None:
+    return value if value is None or isinstance(value, int | float | str) else str(value)
+
+
+def short(value: object) -> str:
+    """Format a parameter in a few characters; exponents have no padding, as in `3.1e-3`."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e5):
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
 def amount(count: float | None) -> str:
-    """A count of weights, as in `421 k`."""
+    """Format a number of weights, as in `421 k`."""
     if not count:
         return ""
     for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -256,31 +191,34 @@ def amount(count: float | None) -> str:
 
 
 def failures(record: StudyRecord) -> list[dict[str, Any]]:
-    """Failed trials by kind, the most frequent first, with their different messages."""
+    """Group failed trials by kind, the most frequent first, with their different messages."""
     kinds: dict[str, list[TrialRecord]] = {}
     for trial in record.trials:
         if trial.state == TrialState.FAIL:
             kinds.setdefault(trial.failure or "unknown", []).append(trial)
-    rows = []
-    for kind, failed in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
-        by_message: dict[str, list[int]] = {}
-        for trial in failed:
-            by_message.setdefault((trial.failure_message or "no message")[:2_000], []).append(trial.number)
-        messages = [{"text": text, "n": len(numbers), "trials": numbered(numbers)}
-                    for text, numbers in list(by_message.items())[:20]]  # fmt: skip
-        rows.append({"kind": kind.replace("_", " "), "n": len(failed), "messages": messages,
-                     "left_out": len(by_message) - len(messages)})  # fmt: skip
-    return rows
+    ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"kind": kind.replace("_", " "), "n": len(failed), **_messages(failed)} for kind, failed in ordered]
+
+
+def _messages(failed: Sequence[TrialRecord], limit: int = 20) -> dict[str, Any]:
+    by_message: dict[str, list[int]] = {}
+    for trial in failed:
+        by_message.setdefault((trial.failure_message or "no message")[:2_000], []).append(trial.number)
+    shown = [
+        {"text": text, "n": len(numbers), "trials": numbered(numbers)}
+        for text, numbers in list(by_message.items())[:limit]
+    ]
+    return {"messages": shown, "left_out": len(by_message) - len(shown)}
 
 
 def numbered(numbers: Sequence[int], limit: int = 12) -> str:
-    """Trial numbers as text, cut off politely."""
+    """List trial numbers, and count those beyond the limit."""
     shown = ", ".join(f"#{number}" for number in numbers[:limit])
     return shown + (f" and {len(numbers) - limit} more" if len(numbers) > limit else "")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as (name, text) pairs."""
+    """Flatten nested mappings to (name, text) pairs; empty values are left out."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"
@@ -291,44 +229,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif value not in (None, ""):
             rows.append((name, short(value)))
     return rows
-
-
-def sessions(record: StudyRecord) -> list[list[str]]:
-    """One row per start of the search: started, ran for, trainers."""
-    return [
-        [moment(session.get("started")), duration(_number(session, "wall_s") or None), f"{session.get('slots', '–')}"]
-        for session in record.sessions
-    ]
-
-
-def moment(stored: object) -> str:
-    """A time given as ISO text; other text stays as it is."""
-    try:
-        return datetime.fromisoformat(str(stored)).strftime("%-d %B %Y, %H:%M")
-    except ValueError:
-        return "–" if stored is None else str(stored)
-
-
-def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
-    """One row per study: name, trials, winner, validation, test, wall time, training time."""
-    rows = []
-    for record in records:
-        best, unit, test = winner(record), Unit.of(record), _test(record)
-        tested = f"{test['accuracy']:.2%} ({test['low']:.2%} – {test['high']:.2%})" if test else "–"
-        rows.append([
-            Cell(record.name, record.name),
-            Cell(f"{record.finished:,}", record.finished),
-            Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
-            Cell(unit.text(_figure(record, best)), _figure(record, best)),
-            Cell(tested, test.get("accuracy")),
-            Cell(duration(wall_s(record)), wall_s(record)),
-            Cell(duration(training_s(record)), training_s(record)),
-        ])  # fmt: skip
-    return rows
-
-
-def _figure(record: StudyRecord, best: TrialRecord | None) -> float | None:
-    """The best figure of the winner there is, confirmed where that was done."""
-    if record.summary:
-        return record.summary.score
-    return best.value if best else None

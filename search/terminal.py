@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
+from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end
 from search.presenter import ConfirmationTable, Decimals, Outcome, present
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
 from search.summary import counted
+from search.text import duration
 from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 

@@ -1,7 +1,7 @@
-"""Make the README's pictures again: `python tests/screenshots.py FOLDER STUDY` after a search in FOLDER.
+"""Update the screenshots in docs/: `python tests/screenshots.py FOLDER STUDY` after a search in FOLDER.
 
-Starts `python -m search ui` there, photographs its pages and the report in headless Chromium, and writes small PNGs to
-docs/. Look at each one before committing it.
+Starts `python -m search ui` there, opens its pages and the report in headless Chromium, and writes small PNGs. Look at
+each one before you commit it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTLE_MS = 2_500
 
 
 def main(folder: Path, study: str) -> None:
-    """Write all pictures of one study."""
+    """Write all screenshots of one study."""
     shown = json.loads(search("show", study, "--json", cwd=folder).stdout)
     run = next(trial["run_id"] for trial in shown["trials"] if trial["number"] == shown["summary"]["number"])
     report = folder / "mlruns" / "reports" / f"{study}.html"
@@ -42,7 +42,7 @@ def main(folder: Path, study: str) -> None:
 
 
 def predictions(folder: Path, model: str) -> None:
-    """The first test pictures with what the registered winner says of them."""
+    """The first test images with the predictions of the registered model."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "predictions.png"
         data = {"SEARCH_DATA_DIR": os.environ["SEARCH_DATA_DIR"]} if "SEARCH_DATA_DIR" in os.environ else {}
@@ -53,7 +53,7 @@ def predictions(folder: Path, model: str) -> None:
 
 
 def mlflow_pages(page: Any, ui: Served, run: str, model: str) -> None:
-    """All curves, the winner's pictures, the registered model."""
+    """All curves, the winner's sample predictions, the registered model."""
     page.goto(ui.mlflow_link)
     page.wait_for_selector(".js-plotly-plot .trace")
     page.wait_for_timeout(SETTLE_MS)
@@ -80,7 +80,7 @@ def dashboard(page: Any, ui: Served) -> None:
 
 
 def report_on_a_desk(page: Any, report: Path) -> None:
-    """The summary; what the search cost: the Pareto fronts and the trainers over time."""
+    """The summary, and the section on cost."""
     page.set_viewport_size({"width": 1_400, "height": 1_000})
     see_report(page, report, "top")
     keep(page.screenshot(), "report.png")
@@ -101,7 +101,7 @@ def report_on_a_phone(page: Any, report: Path) -> None:
 
 
 def see_report(page: Any, report: Path, part: str) -> None:
-    """Open the report at one of its parts, with everything drawn."""
+    """Open the report, wait until all charts are drawn, and scroll to one part."""
     page.goto(report.as_uri())
     see_everything(page, at_least=10)
     page.evaluate(f"document.documentElement.style.scrollBehavior = 'auto'; location.hash = '#{part}'")
@@ -109,7 +109,7 @@ def see_report(page: Any, report: Path, part: str) -> None:
 
 
 def keep(png: bytes, name: str) -> None:
-    """Write a picture to docs/ with as many colours as its size allows. Raises ValueError when none is small enough."""
+    """Write an image to docs/ with as many colours as its size allows. Raises ValueError if it stays too large."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     for colours in COLOURS:
         content = io.BytesIO()

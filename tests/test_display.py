@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -30,7 +29,6 @@ from search.display import (
     Snapshot,
     Standing,
     describe_end,
-    duration,
     sparkline,
 )
 from search.records import TrialRecord
@@ -139,17 +137,6 @@ def test_a_trial_without_times_has_none():
 
 
 # Small things -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"), (4.25, "4.2 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.4, "59 s"), (59.6, "1 min 0 s"),
-        (190, "3 min 10 s"), (3599.7, "1 h 0 min"), (7500, "2 h 5 min"), (100_000, "27 h 46 min"),
-    ],
-)  # fmt: skip
-def test_durations_are_for_people(seconds: float, text: str):
-    assert duration(seconds) == text
 
 
 def test_a_sparkline_rises_with_its_curve():

@@ -8,7 +8,7 @@ import pytest
 
 from search.presenter import Decimals, Outcome, present
 from search.records import StudyRecord
-from search.report_base import Unit
+from search.report_elements import Unit
 from search.summary import Candidate, Confirmation, Gain, Summary
 
 WINNER = Candidate(1, "cnn", 0.95, 20_000, (0.94, 0.95), half=0.01)

@@ -19,9 +19,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
-from search import report, report_base, report_charts, report_tables
+from search import report, report_charts, report_tables
 from search.records import StudyRecord
-from search.report_optuna import OptunaCharts
+from search.report_elements import Unit, focus
+from search.report_time import SearchTime
+from search.report_view import frozen, thinned
 from search.storage import quiet_optuna
 from search.summary import Candidate, Confirmation, Gain, Summary
 
@@ -49,14 +51,19 @@ def a_trial(number: int, state: TrialState, rng: random.Random, **attrs: Any) ->
     reports = {epoch: top - 0.2 * math.exp(-epoch) + rng.gauss(0, 0.001) for epoch in range(1, epochs + 1)}
     failed = {"failure": "diverged", "failure_message": f"loss is nan {NASTY}"} if state == TrialState.FAIL else {}
     trial = create_trial(
-        state=state, value=reports[8] if state == TrialState.COMPLETE else None, params=params, distributions=spaces,
+        state=state,
+        value=reports[8] if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions=spaces,
         intermediate_values=reports,
         user_attrs={
-            "label": f"{params['family']} {params['lr']:.1e}", "slot": number % 2,
+            "label": f"{params['family']} {params['lr']:.1e}",
+            "slot": number % 2,
             "metrics": {"train_seconds": 4 + rng.random(), "parameters": 10 ** rng.randint(4, 6), "epochs": epochs},
-            **failed, **attrs,
+            **failed,
+            **attrs,
         },
-    )  # fmt: skip
+    )
     trial.datetime_start = BEGIN + timedelta(seconds=5 * (number // 2))
     if state.is_finished():
         trial.datetime_complete = trial.datetime_start + timedelta(seconds=4.8)
@@ -82,25 +89,33 @@ def finished(study: optuna.Study) -> optuna.Study:
         for trial, values in zip(ranked, fresh, strict=False)
     )
     summary = Summary(
-        number=best.number, label=best.user_attrs["label"], value=best.value or 0.0, params=best.params,
-        run=f"refit-{best.number}", confirmation=Confirmation(tried, 2, 0.0014, 10_000),
+        number=best.number,
+        label=best.user_attrs["label"],
+        value=best.value or 0.0,
+        params=best.params,
+        run=f"refit-{best.number}",
+        confirmation=Confirmation(tried, 2, 0.0014, 10_000),
         refit={"epochs": 16, "seconds": 20.0, "images": 60_000},
         test={"accuracy": 0.9951, "low": 0.9935, "high": 0.9963, "loss": 0.02, "n": 10_000},
         model={"name": "mnist", "version": 3, "alias": "champion", "uri": "models:/mnist@champion"},
-    )  # fmt: skip
+    )
     study.set_user_attr("summary", summary.as_dict())
     study.set_user_attr("test_reads", [{"number": best.number, "run": "refit", "time": "2026-01-01T00:00:00"}])
     study.set_user_attr("provenance", {"command": "python -m search", "versions": {"torch": "2.15.0"}, "note": NASTY})
-    study.set_user_attr("sessions", [
-        {"started": "2025-11-20T09:00:00", "wall_s": 40.0, "search_s": 1.0, "tracking_s": 3.0, "slots": 2},
-    ])  # fmt: skip
+    study.set_user_attr(
+        "sessions",
+        [
+            {"started": "2025-11-20T09:00:00", "wall_s": 40.0, "search_s": 1.0, "tracking_s": 3.0, "slots": 2},
+        ],
+    )
     return study
 
 
 def mixed(n: int) -> list[TrialState]:
     """Mostly complete, some pruned, a few failed."""
-    return [TrialState.FAIL if i % 10 == 4 else TrialState.PRUNED if i % 3 == 2 else TrialState.COMPLETE
-            for i in range(n)]  # fmt: skip
+    return [
+        TrialState.FAIL if i % 10 == 4 else TrialState.PRUNED if i % 3 == 2 else TrialState.COMPLETE for i in range(n)
+    ]
 
 
 def text_of(page: str) -> str:
@@ -130,14 +145,16 @@ def test_limits_are_drawn_and_what_is_above_them_is_not_on_the_front():
     study.set_user_attr("fingerprint", {"max_parameters": 50_000, "max_latency_ms": None})
     best = max(study.trials, key=lambda trial: trial.value or 0.0)
     above = create_trial(
-        value=1.0, intermediate_values={1: 1.0}, user_attrs={"metrics": {"parameters": 400_000, "latency_ms": 2.0}},
+        value=1.0,
+        intermediate_values={1: 1.0},
+        user_attrs={"metrics": {"parameters": 400_000, "latency_ms": 2.0}},
         constraints={"parameters": 7.0},
-    )  # fmt: skip
+    )
     refused = create_trial(state=TrialState.PRUNED, constraints={"parameters": 1.0})
     study.add_trials([above, refused])
     record = StudyRecord.of(study)
     chart = report_charts.against_cost(record, "parameters", "Against model size", "weights")
-    assert "The dashed line is the limit, 50,000. Refused above it, before training: 1." in chart.caption
+    assert "The dashed line is the limit, 50,000. 1 more above it, not trained." in chart.caption
     assert chart.figure is not None
     traces = {trace["name"]: trace for trace in chart.figure["data"]}
     assert traces["above a limit"]["x"] == [400_000.0]
@@ -183,7 +200,7 @@ def test_confirmation_shows_candidates_values_and_verdicts(tmp_path):
     assert dots["Winner, confirmed"].text == "98.60%"
     assert dots["Winner, confirmed"].low is not None
     gain = Gain("two-conv CNN", baseline.number, 0.97, 0.016, 0.004)
-    assert report_base.Unit("validation accuracy", percent=True).gain(gain.gain, gain.half) == "+1.60 ± 0.40 points"
+    assert Unit("validation accuracy", percent=True).gain(gain.gain, gain.half) == "+1.60 ± 0.40 points"
 
 
 def test_running_study_shows_the_best_so_far(tmp_path):
@@ -232,8 +249,14 @@ def test_text_from_outside_is_escaped(tmp_path):
     study = optuna.create_study(direction="maximize", study_name=NASTY)
     space = {NASTY: CategoricalDistribution([NASTY, "b"])}
     for index, value in enumerate((NASTY, "b", NASTY, "b", "b")):
-        study.add_trial(create_trial(value=0.1 * index, params={NASTY: value}, distributions=space,
-                                     user_attrs={"label": NASTY, "baseline": NASTY}))  # fmt: skip
+        study.add_trial(
+            create_trial(
+                value=0.1 * index,
+                params={NASTY: value},
+                distributions=space,
+                user_attrs={"label": NASTY, "baseline": NASTY},
+            )
+        )
     study.add_trial(a_trial(5, TrialState.FAIL, random.Random(0)))
     study.set_user_attr("provenance", {NASTY: NASTY})
     page = written(study, tmp_path, pictures={NASTY: png()})
@@ -286,12 +309,36 @@ def test_a_study_in_a_database_is_read(tmp_path):
 
 
 def test_every_optuna_figure_is_drawn_for_an_ordinary_study():
+    page = report.render(a_study(mixed(30)), others=(), pictures={})
+    assert set(re.findall(r'data-figure="([\w-]+)"', page)) >= OPTUNA_FIGURES
+
+
+def test_charts_see_trials_without_attributes_under_their_own_numbers():
+    study = a_study(mixed(12))
+    copy = frozen(study)
+    study.add_trial(a_trial(12, TrialState.COMPLETE, random.Random(0)))
+    facts = [(t.number, t.state, t.values, t.params, t.intermediate_values, t.datetime_start) for t in study.trials]
+    seen = [(t.number, t.state, t.values, t.params, t.intermediate_values, t.datetime_start) for t in copy.trials]
+    assert seen == facts[:12]
+    assert [trial.user_attrs for trial in copy.trials] == [{}] * 12
+
+
+def test_waiting_trials_are_copied_whatever_became_of_them():
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    for _ in range(2):
+        study.enqueue_trial({"x": 0.5})
+    storage.set_trial_state_values(0, TrialState.FAIL)  # it has no start
+    assert [trial.state for trial in frozen(study).trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_thinned_study_keeps_the_best_trials_and_their_numbers():
     study = a_study(mixed(30))
-    charts = {chart.key: chart for chart in OptunaCharts(study, StudyRecord.of(study)).all()}
-    assert charts.keys() == OPTUNA_FIGURES
-    assert {key: chart.note for key, chart in charts.items() if not chart.figure} == {}
-    assert charts["contour"].figure
-    assert sum(trace["type"] == "contour" for trace in charts["contour"].figure["data"]) in (1, 6)
+    done = thinned(study, 6).get_trials(states=(TrialState.COMPLETE,))
+    ranked = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: -trial.value)
+    assert len(done) == 6
+    assert {trial.number for trial in ranked[:3]} <= {trial.number for trial in done}
+    assert all(trial.params == study.trials[trial.number].params for trial in done)
 
 
 def test_steps_are_shown_as_epochs():
@@ -312,7 +359,7 @@ def test_pareto_front_has_no_trial_that_another_one_beats():
     assert record.ranked()[0] in front
 
 
-def test_clock_cuts_pauses_out():
+def test_time_of_search_has_no_pauses():
     states = [TrialState.COMPLETE] * 4
     study = optuna.create_study(direction="maximize")
     for number, state in enumerate(states):
@@ -320,18 +367,18 @@ def test_clock_cuts_pauses_out():
         trial.datetime_start = BEGIN + timedelta(seconds=10 * number, days=number // 2)
         trial.datetime_complete = trial.datetime_start + timedelta(seconds=10)
         study.add_trial(trial)
-    clock = report_charts.Clock(StudyRecord.of(study).trials)
-    assert clock.total_s == pytest.approx(40)
-    assert clock(BEGIN + timedelta(days=1, seconds=25)) == pytest.approx(25)
+    time = SearchTime.of(StudyRecord.of(study).trials)
+    assert time.total_s == pytest.approx(40)
+    assert time.at(BEGIN + timedelta(days=1, seconds=25)) == pytest.approx(25)
 
 
 def test_focus_leaves_out_failures_but_not_ordinary_spread():
     ordinary = [0.98 + 0.001 * i for i in range(12)]
-    assert report_base.focus(ordinary, maximize=True) is None
-    span = report_base.focus([*ordinary, 0.1], maximize=True)
+    assert focus(ordinary, maximize=True) is None
+    span = focus([*ordinary, 0.1], maximize=True)
     assert span
     assert span[0] > 0.9
-    assert report_base.focus([*ordinary, 0.1], maximize=False) is None
+    assert focus([*ordinary, 0.1], maximize=False) is None
 
 
 @pytest.mark.parametrize(

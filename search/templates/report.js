@@ -1,55 +1,9 @@
 (() => {
   "use strict";
-  const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 560px)");
   const touch = matchMedia("(pointer: coarse)");
-
-  // Worst to best; the best stands out from the page in both schemes.
-  const LIGHT_SCALE = ["#dfe6f3", "#cfdbf0", "#bccdec", "#a6bee8", "#8fade3", "#769bdd", "#5d88d6", "#4372cd", "#2459c7", "#1b429c", "#122c6b"];
-  const DARK_SCALE = ["#262c39", "#2b364b", "#31415f", "#384e76", "#405c8f", "#4a6ca9", "#567ec4", "#6591e0", "#7aa5ff", "#a3c2ff", "#d3e2ff"];
-  const LIGHT_SERIES = ["#2459c7", "#c9722e", "#1c7f5c", "#8a4fb5", "#b03a5b", "#5d7a1f"];
-  const DARK_SERIES = ["#7aa5ff", "#f0a565", "#58c79a", "#c391ee", "#f07f9f", "#a9c661"];
-
-  function theme() {
-    const css = getComputedStyle(document.documentElement);
-    const names = {};
-    for (const name of ["paper", "ink", "second", "rule", "wash", "accent", "prune", "bad", "good", "soft"]) {
-      names["@" + name] = css.getPropertyValue("--" + name).trim();
-    }
-    const scale = dark.matches ? DARK_SCALE : LIGHT_SCALE;
-    scale.forEach((colour, i) => { names["@s" + i] = colour; });
-    (dark.matches ? DARK_SERIES : LIGHT_SERIES).forEach((colour, i) => { names["@c" + i] = colour; });
-    names["@scale"] = scale.map((colour, i) => [i / 10, colour]);
-    names["@recency"] = scale.slice(2).map((colour, i) => [i / 8, colour]);
-    return names;
-  }
-
-  function coloured(value, names) {
-    if (typeof value === "string") return value[0] === "@" && value in names ? names[value] : value;
-    if (Array.isArray(value)) return value.map((item) => coloured(item, names));
-    if (value && typeof value === "object") {
-      const copy = {};
-      for (const key in value) copy[key] = coloured(value[key], names);
-      return copy;
-    }
-    return value;
-  }
-
-  function template(names) {
-    const axis = {
-      gridcolor: names["@rule"], linecolor: names["@rule"], zerolinecolor: names["@rule"], zeroline: false,
-      automargin: true, exponentformat: "power", tickfont: { color: names["@second"], size: 11 },
-      title: { font: { color: names["@second"], size: 12 }, standoff: 10 },
-    };
-    const clear = "rgba(0,0,0,0)";
-    return { layout: {
-      font: { family: getComputedStyle(document.body).fontFamily, color: names["@ink"], size: 12 },
-      paper_bgcolor: clear, plot_bgcolor: clear, xaxis: axis, yaxis: axis, colorway: [0, 1, 2, 3, 4, 5].map((i) => names["@c" + i]),
-      legend: { font: { color: names["@second"], size: 12 }, bgcolor: clear },
-      coloraxis: { colorbar: { outlinewidth: 0 } },
-      hoverlabel: { bgcolor: names["@paper"], bordercolor: names["@soft"], align: "left", font: { color: names["@ink"], size: 12 } },
-    } };
-  }
+  const stored = (id) => JSON.parse(document.getElementById(id).textContent);
+  const template = stored("template");  // drawn in light colours; the style sheet inverts them for the dark scheme
 
   const CONFIG = {
     responsive: true, displaylogo: false, scrollZoom: false,
@@ -57,21 +11,16 @@
   };
 
   function draw(plot) {
-    const stored = JSON.parse(document.getElementById("figure-" + plot.dataset.figure).textContent);
-    const names = theme();
-    const figure = coloured(stored, names);
-    figure.layout.template = template(names);
-    figure.layout.height = plot.offsetHeight;
-    figure.layout.autosize = true;
-    if (touch.matches) figure.layout.dragmode = false;  // a finger scrolls the page, not the chart
-    const shown = figure.data.filter((trace) => trace.showlegend !== false && trace.name).length;
+    const { data, layout } = stored("figure-" + plot.dataset.figure);
+    Object.assign(layout, { template, height: plot.offsetHeight, autosize: true });
+    if (touch.matches) layout.dragmode = false;  // a finger scrolls the page, not the chart
     if (narrow.matches) {
       const scrolls = plot.offsetWidth > plot.parentElement.offsetWidth;
-      if (!scrolls) figure.layout.margin = Object.assign({}, figure.layout.margin, { l: 8, r: 28 });
-      if (shown > 5) figure.layout.showlegend = false;
+      if (!scrolls) layout.margin = { ...layout.margin, l: 8, r: 28 };
+      if (data.filter((trace) => trace.showlegend !== false && trace.name).length > 5) layout.showlegend = false;
     }
     plot.dataset.state = "drawing";
-    return Plotly.react(plot, figure.data, figure.layout, CONFIG).then(
+    return Plotly.react(plot, data, layout, CONFIG).then(
       () => { plot.dataset.state = "drawn"; },
       (error) => failed(plot, error),
     );
@@ -97,9 +46,7 @@
   // plotly stands at the end of the file and takes a second or two: tables work before it
   addEventListener("DOMContentLoaded", () => plots.forEach((plot) => near.observe(plot)));
 
-  const redraw = () => plots.filter((plot) => plot.dataset.state === "drawn").forEach(attempt);
-  dark.addEventListener("change", redraw);
-  narrow.addEventListener("change", redraw);
+  narrow.addEventListener("change", () => plots.filter((plot) => plot.dataset.state === "drawn").forEach(attempt));
   addEventListener("beforeprint", () => plots.filter((plot) => !plot.dataset.state).forEach(attempt));
 
   // Tables ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,4 @@
-"""What every chart of the report shares: its frame, its numbers, its colours.
-
-A chart is a plotly figure as plain JSON values. Colours are names such as `@accent`, which the page replaces by the
-colours of the light or the dark scheme; `@s0`..`@s10` run from worst to best along one scale.
-"""
+"""The elements of the report: charts, parts of bars, how values and steps are written, and which trials are shown."""
 
 from __future__ import annotations
 
@@ -16,14 +12,8 @@ from typing import Any
 from optuna.trial import TrialState
 
 from search.records import STEPS_PER_EPOCH, StudyRecord, TrialRecord
+from search.report_style import Figure
 
-STATE_COLOURS = {
-    TrialState.COMPLETE: "@accent",
-    TrialState.PRUNED: "@prune",
-    TrialState.FAIL: "@bad",
-    TrialState.RUNNING: "@good",
-    TrialState.WAITING: "@soft",
-}
 STATE_NAMES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -42,8 +32,7 @@ class Chart:
     title: str
     caption: str
     """How to read it, in one or two sentences."""
-    figure: dict[str, Any] | None = None
-    """`data` and `layout` of plotly."""
+    figure: Figure | None = None
     note: str = ""
     """Why there is no figure."""
     height_px: int = 340
@@ -51,6 +40,18 @@ class Chart:
     """On narrower screens the figure scrolls sideways inside its frame."""
     wide: bool = False
     """Takes the whole width of the page."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a stacked bar."""
+
+    name: str
+    text: str
+    share: float
+    """In percent of the bar."""
+    colour: str
+    """A class of `report.css`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Unit:
 
     @classmethod
     def of(cls, record: StudyRecord) -> Unit:
-        """A fraction called accuracy (or the like) is shown in percent."""
+        """Choose percent for an accuracy, precision, recall or F1 score between 0 and 1."""
         shares = any(word in record.metric.lower() for word in ("acc", "precision", "recall", "f1"))
         values = [trial.value for trial in record.trials if trial.value is not None]
         name = record.metric.replace("_", " ")
@@ -71,23 +72,23 @@ class Unit:
 
     @property
     def tick(self) -> str:
-        """Number format of an axis, in d3's language."""
+        """The number format of an axis, as d3 writes it."""
         return ".2~%" if self.percent else "~g"
 
     def text(self, value: float | None) -> str:
-        """One value; an en dash when there is none."""
+        """Format one value; an en dash for None."""
         if value is None or not math.isfinite(value):
             return "–" if value is None else str(value)
         return f"{value:.2%}" if self.percent else f"{value:.5g}"
 
     def gain(self, value: float, half: float | None = None) -> str:
-        """A difference, with its sign and half of its interval."""
+        """Format a difference with its sign, and half the width of its interval if that is known."""
         if half is None:
             return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
         return f"{100 * value:+.2f} ± {100 * half:.2f} points" if self.percent else f"{value:+.4g} ± {half:.2g}"
 
     def half(self, value: float | None) -> str:
-        """Half of an interval, or a spread; nothing when it is not known."""
+        """Format half the width of an interval, or a spread; empty for None."""
         if value is None:
             return ""
         return f"{100 * value:.2f} points" if self.percent else f"{value:.2g}"
@@ -95,28 +96,28 @@ class Unit:
 
 @dataclass(frozen=True)
 class Steps:
-    """What one reported step is."""
+    """How the steps of reports are shown: as epochs if the study knows how many make one."""
 
     per_epoch: int | None
 
     @classmethod
     def of(cls, record: StudyRecord) -> Steps:
-        """As the study's attributes have it."""
+        """Read the steps of an epoch from the study's attributes."""
         stored = record.attrs.get(STEPS_PER_EPOCH)
         return cls(stored if isinstance(stored, int) and stored > 0 else None)
 
     @property
     def name(self) -> str:
-        """The word for it on an axis."""
+        """The title of an axis of steps."""
         return "epoch" if self.per_epoch else "step"
 
     def at(self, step: float) -> float:
-        """The step as shown."""
+        """Convert a step to what the axis shows."""
         return step / self.per_epoch if self.per_epoch else step
 
 
 def winner(record: StudyRecord) -> TrialRecord | None:
-    """The trial that the summary names, else the best one so far that completed."""
+    """Return the trial that the summary names, or the best completed trial so far."""
     if record.summary:
         return next((trial for trial in record.trials if trial.number == record.summary.number), None)
     best = record.ranked()[:1]
@@ -124,7 +125,7 @@ def winner(record: StudyRecord) -> TrialRecord | None:
 
 
 def excerpt(ranked: Sequence[Any], limit: int) -> list[Any]:
-    """At most `limit` of the items, ranked best first: the better half of them from the top, the rest evenly spread."""
+    """Choose at most `limit` items of a ranking: half of them from its top, the others spread evenly over the rest."""
     if len(ranked) <= limit:
         return list(ranked)
     top = limit // 2
@@ -133,7 +134,7 @@ def excerpt(ranked: Sequence[Any], limit: int) -> list[Any]:
 
 
 def focus(values: Iterable[float], *, maximize: bool) -> tuple[float, float] | None:
-    """The range that leaves out failures far from all others (Tukey's fence), or None when nothing would be gained."""
+    """Return a range without bad outliers (beyond Tukey's fence), or None if the full range is nearly as short."""
     known = [value for value in values if math.isfinite(value)]
     if len(known) < 8:
         return None
@@ -148,34 +149,16 @@ def focus(values: Iterable[float], *, maximize: bool) -> tuple[float, float] | N
 
 
 def focus_hint(span: tuple[float, float] | None) -> str:
-    """What to tell the reader about a shortened axis."""
-    return " The axis leaves out what lies far off; double-click to see all." if span else ""
-
-
-def shade(value: float, low: float, high: float, *, maximize: bool) -> str:
-    """The name of the colour for `value` between the worst and the best."""
-    share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 1.0
-    return f"@s{2 + round(8 * (share if maximize else 1 - share))}"
+    """Tell the reader of a shortened axis how to see the whole one."""
+    return " Outliers lie outside the axis; double-click to see them." if span else ""
 
 
 def plain(text: object, limit: int = 80) -> str:
-    """Text from outside for a plotly label, which would otherwise read it as HTML."""
+    """Escape and shorten text from outside for a plotly label, which is read as HTML."""
     shown = str(text)
     return html.escape(shown if len(shown) <= limit else shown[: limit - 1] + "…", quote=False)
 
 
 def titled(trial: TrialRecord) -> str:
-    """Number and label of a trial, safe in a plotly label."""
+    """Return a trial's number and label, safe in a plotly label."""
     return plain(f"#{trial.number} {trial.label}".strip(), 60)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours < 1:
-        return f"{int(minutes)} min {int(seconds % 60):02d} s"
-    return f"{int(hours)} h {int(minutes % 60):02d} min"

@@ -1,0 +1,17 @@
+"""How figures read in text, the same on the terminal and in the report."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float | None) -> str:
+    """Format seconds, as in `4.2 s`, `3 min 10 s` or `2 h 5 min`; an en dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
