@@ -33,6 +33,10 @@ class DatasetError(ObjectiveError):
     """A dataset is unknown, missing, damaged or unusable."""
 
 
+class DatasetUnavailableError(DatasetError):
+    """The files of a dataset are missing and cannot be downloaded."""
+
+
 class PictureError(ObjectiveError):
     """A file is no picture that can be read safely."""
 

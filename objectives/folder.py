@@ -6,25 +6,19 @@ times of the files. The key finds them again; a folder that changed since has an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
+from objectives import arrays
 from objectives.base import DatasetError, PictureError
 from objectives.pictures import fit, read_picture
-from objectives.splits import SPLIT_SEED, Labelled, split_off_test
+from objectives.splits import SPLIT_SEED, split_off_test
 
 MIN_PER_CLASS = 5
 
@@ -46,15 +40,15 @@ def prepare(folder: Path, data_dir: Path) -> Path:
     """
     listing = _list(folder)
     places = _places(folder, listing, data_dir)
-    prepared = _first_folder(places) or _store(_decode(folder, listing), places)
-    if skipped := _about(prepared)["skipped"]:
+    prepared = arrays.find(places) or _decode_to(places, folder, listing)
+    if skipped := arrays.read_about(prepared)["skipped"]:
         _log.warning("folder:%s: skipped %s that cannot be read as pictures", folder, _few(skipped))
     return prepared
 
 
 def find_prepared(folder: Path, data_dir: Path) -> Path:
     """Where the arrays lie that `prepare` made. Raises DatasetError when the folder changed since."""
-    prepared = _first_folder(_places(folder, _list(folder), data_dir))
+    prepared = arrays.find(_places(folder, _list(folder), data_dir))
     if prepared is None:
         raise DatasetError(
             f"folder:{folder} has not been prepared as it is now: its pictures changed after the search began, or no "
@@ -63,28 +57,9 @@ def find_prepared(folder: Path, data_dir: Path) -> Path:
     return prepared
 
 
-def read_prepared(prepared: Path, part: Literal["pool", "test"]) -> Labelled:
-    """Map the pictures of one part into memory, and load its labels. Raises DatasetError."""
-    try:
-        images = np.load(prepared / f"{part}-images.npy", mmap_mode="r")
-        return images, np.load(prepared / f"{part}-labels.npy")
-    except (OSError, ValueError, EOFError):
-        raise _damaged(prepared) from None
-
-
-def read_classes(prepared: Path) -> tuple[str, ...]:
-    """The names of the classes, in the order of their indices. Raises DatasetError."""
-    return tuple(_about(prepared)["classes"])
-
-
 def printable(path: Path) -> str:
     """The last part of a path as text that any file can hold."""
     return os.fsencode(path.name).decode("utf-8", "replace")
-
-
-def cache_dir() -> Path:
-    """The user's own folder for data: the default, and the resort where the data folder cannot be written."""
-    return Path(platformdirs.user_cache_dir("search-data", appauthor=False))
 
 
 # --- list ---
@@ -120,45 +95,16 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _places(folder: Path, listing: _Listing, data_dir: Path) -> list[Path]:
-    """Where the arrays of a folder may lie: beside the other data, or else in the user's cache."""
-    key = _key(folder, listing)
-    # The mode bits are asked because root may write even into a folder that was made read-only on purpose.
-    closed = data_dir.is_dir() and not data_dir.stat().st_mode & 0o222
-    bases = (cache_dir(),) if closed else dict.fromkeys((data_dir, cache_dir()))
-    return [base / "folders" / key for base in bases]
-
-
-def _key(folder: Path, listing: _Listing) -> str:
-    """A digest of what a folder holds: names, sizes and times of its pictures, without opening any."""
-    content = hashlib.sha256(f"1 {SPLIT_SEED} {_MAX_SIDE_PX}".encode())
-    for name, paths in listing.items():
-        content.update(b"\0\0" + name.encode())
-        for path in paths:
-            try:
-                about = path.stat()
-                figures = f"{about.st_size} {about.st_mtime_ns}"
-            except OSError:
-                figures = "-"
-            content.update(b"\0" + os.fsencode(path.relative_to(folder)) + b"\0" + figures.encode())
-    return content.hexdigest()[:32]
-
-
-def _first_folder(places: Sequence[Path]) -> Path | None:
-    return next((place for place in places if place.is_dir()), None)
+    """Where the arrays of a folder may be."""
+    key = arrays.key(f"1 {SPLIT_SEED} {_MAX_SIDE_PX}", listing, folder)
+    return [base / "folders" / key for base in arrays.base_folders(data_dir)]
 
 
 # --- decode ---
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    pool: Labelled
-    test: Labelled
-    classes: tuple[str, ...]
-    skipped: list[str]
-
-
-def _decode(folder: Path, listing: _Listing) -> _Decoded:
+def _decode_to(places: Sequence[Path], folder: Path, listing: _Listing) -> Path:
+    """Decode the images, split off the test part, and store both parts."""
     pictures: list[Image.Image] = []
     labels: list[int] = []
     skipped: list[str] = []
@@ -181,7 +127,7 @@ def _decode(folder: Path, listing: _Listing) -> _Decoded:
             "more than a tenth; repair or remove them"
         )
     pool, test = split_off_test(_stacked(pictures, _common_side_px(sides)), np.array(labels, np.int64))
-    return _Decoded(pool, test, tuple(listing), skipped)
+    return arrays.store({"pool": pool, "test": test}, {"classes": list(listing), "skipped": skipped}, places)
 
 
 def _check_classes(folder: Path, counts: Mapping[str, tuple[int, int]]) -> None:
@@ -223,47 +169,3 @@ def _stacked(pictures: Sequence[Image.Image], side_px: int) -> NDArray[np.uint8]
 def _is_coloured(pixels: NDArray[np.uint8]) -> bool:
     """Whether (h, w, 3) shows colours; JPEG files of grey pictures are a few levels off."""
     return int(np.ptp(pixels, axis=2).max()) > 12
-
-
-# --- keep ---
-
-
-def _store(decoded: _Decoded, places: Sequence[Path]) -> Path:
-    """Keep arrays in the first of `places` that can be written; they appear whole."""
-    reasons = []
-    for place in places:
-        temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
-        try:
-            temporary.mkdir(parents=True)
-            _write(decoded, temporary)
-            temporary.rename(place)
-            return place
-        except OSError as error:
-            if place.is_dir():  # another process was quicker
-                return place
-            reasons.append(f"{place.parent} ({error.strerror})")
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    raise DatasetError(
-        f"decoded pictures can be kept neither in {' nor in '.join(reasons)}; name a writable folder with --data-dir"
-    )
-
-
-def _write(decoded: _Decoded, place: Path) -> None:
-    for part, (images, labels) in (("pool", decoded.pool), ("test", decoded.test)):
-        np.save(place / f"{part}-images.npy", images)
-        np.save(place / f"{part}-labels.npy", labels)
-    about = {"classes": decoded.classes, "skipped": decoded.skipped}
-    (place / "about.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def _about(prepared: Path) -> dict[str, list[str]]:
-    try:
-        about: dict[str, list[str]] = json.loads((prepared / "about.json").read_text(encoding="utf-8"))
-        return about
-    except (OSError, ValueError):
-        raise _damaged(prepared) from None
-
-
-def _damaged(prepared: Path) -> DatasetError:
-    return DatasetError(f"{prepared} is damaged; delete it and run again")

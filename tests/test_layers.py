@@ -32,7 +32,7 @@ DOORS = {library: sorted(f"search.{name}" for name in names if name != "objectiv
          for library, *names in rows("| library | known by")}  # fmt: skip
 OF_OBJECTIVES = {  # what `search` may know of the objectives at import: contracts and plain helpers, never a training
     "objectives.base", "objectives.trainer", "objectives.actor", "objectives.datasets", "objectives.pictures",
-    "objectives.models", "objectives.download",
+    "objectives.models",
 }  # fmt: skip
 LEAN = ["objectives.trainer", "objectives.images", "objectives.training"]
 HEAVY = ["torch", "mlflow", "optuna"]
