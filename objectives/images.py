@@ -69,7 +69,7 @@ class ImageClassification:
 
     `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go, unless `data` is what
     they hold. `capture` decides whether trainings on a CUDA device are recorded as CUDA graphs; `numerics`: fields of
-    `objectives.update.Numerics`.
+    `objectives.recipe.Numerics`.
     """
 
     metric = "val_accuracy"
@@ -250,8 +250,8 @@ class ImageClassification:
         """Begin or resume one training on `device`."""
         import torch
 
+        from objectives.recipe import Numerics, Recipe
         from objectives.training import ImageTraining
-        from objectives.update import Numerics, Recipe
 
         p: Any = task.params
         recipe = Recipe(

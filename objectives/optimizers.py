@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from objectives.memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from objectives.recipe import Recipe
     from objectives.sampled import Sampled
-    from objectives.update import Recipe
 
 Step = Callable[[], None]
 

@@ -7,15 +7,11 @@ kernels take them along for nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
 from objectives.models import Dropout
-
-if TYPE_CHECKING:
-    from objectives.update import Recipe
+from objectives.recipe import Recipe
 
 
 class Sampled:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.capture import Captures, shape_key
 from objectives.clock import Clock
-from objectives.update import DEFAULT, Numerics, Recipe, TrainingData, Update, to_unit
+from objectives.recipe import DEFAULT, Numerics, Recipe
+from objectives.update import TrainingData, Update, to_unit
 
 EVAL_BATCH, EVAL_BATCH_CUDA = 500, 2000
 """Images evaluated at once: what stays in a core's cache; on a GPU, enough to have more to do than to start."""

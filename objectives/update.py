@@ -5,10 +5,7 @@ strength of the augmentation. Nothing is read back, so calling an update twice t
 call in a CUDA graph and replaying it twice does the same. There is no second form of the loop for the GPU. On the CPU,
 where starting an operation costs as much as a small batch is worth, a call may fetch several batches at once.
 
-How numbers are computed is `Numerics`, whose defaults a GPU has still to confirm: TF32 in matrix products and
-convolutions, and channels_last. bfloat16 is there to be compared: these networks are so small that starting kernels and
-moving memory takes the time, and casts add to both. No `cudnn.benchmark`: trying every algorithm on every new shape may
-take longer than a trial.
+`cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,40 +21,11 @@ from torch import Tensor, nn
 
 from objectives.augment import check_strength, random_affine
 from objectives.optimizers import make_optimizer, prepare
+from objectives.recipe import DEFAULT, Numerics, Recipe
 from objectives.sampled import Sampled
 
 FETCHED_BYTES = 2**20
 """Images that the CPU fetches at once, as float32: what its second cache keeps until they are used."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained."""
-
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
-    lr: float
-    """The peak, where the schedule has one."""
-    batch_size: int
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    """SGD only; Nesterov's form when positive."""
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    augmentation: float = 0.0
-    label_smoothing: float = 0.0
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """How an update computes. Weights, optimizer and loss are float32 in any case."""
-
-    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
-    """Of matrix products and convolutions: `tf32` is float32 where the device has nothing else, `bfloat16` autocast."""
-    channels_last: bool = True
-    """Memory format of convolutions. On the CPU, the strong CNN is 1.38 times as fast with it: 79, not 109 ms a batch.
-
-    (Medians of 15 alternating pairs of 4 batches of 128 MNIST images, one thread's own time beside other work, Xeon 2.5
-    GHz, torch 2.15.)
-    """
 
 
 @dataclass(frozen=True)
@@ -91,9 +59,6 @@ class Snapshot:
 def to_unit(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]; same shape."""
     return images * (1 / 255)
-
-
-DEFAULT = Numerics()
 
 
 class Update:

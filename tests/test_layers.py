@@ -133,6 +133,7 @@ trainer = Trainer(Settings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(trainer.objective.baselines().values())))
 print(trainer.start(Task(0, params, 1, 1)))
 """
+    loaded_by('from objectives.datasets import load_dataset; load_dataset("digits", None)')  # as the coordinator does
     loaded = loaded_by(train)
     assert "torch" in loaded
     assert not {"optuna", "mlflow", "search", "sqlalchemy", "sklearn", "torchvision"} & loaded
