@@ -148,9 +148,20 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Step:
             def adam() -> None:
                 torch._foreach_add_(steps, 1)
                 kernel(
-                    parameters, gradients(), averages, squares, [], steps,
-                    lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients(),
+                    averages,
+                    squares,
+                    [],
+                    steps,
+                    lr=lr,
+                    beta1=beta1,
+                    beta2=beta2,
+                    weight_decay=decay,
+                    eps=eps,
+                    amsgrad=False,
+                    maximize=False,
+                )
 
             return adam
         case torch.optim.SGD():
@@ -160,9 +171,17 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Step:
 
             def sgd() -> None:
                 sgd_kernel(
-                    parameters, gradients(), buffers, weight_decay=decay, momentum=momentum, lr=lr, dampening=0.0,
-                    nesterov=nesterov, maximize=False, is_first_step=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients(),
+                    buffers,
+                    weight_decay=decay,
+                    momentum=momentum,
+                    lr=lr,
+                    dampening=0.0,
+                    nesterov=nesterov,
+                    maximize=False,
+                    is_first_step=False,
+                )
 
             return sgd
     return plain_step(optimizer)

@@ -69,9 +69,17 @@ class ImageTraining:
     """
 
     def __init__(
-        self, data: TrainingData, model: nn.Module, recipe: Recipe, task: Task, *, steps_per_epoch: int, device: str,
-        captures: Captures | None = None, numerics: Numerics = DEFAULT,
-    ) -> None:  # fmt: skip
+        self,
+        data: TrainingData,
+        model: nn.Module,
+        recipe: Recipe,
+        task: Task,
+        *,
+        steps_per_epoch: int,
+        device: str,
+        captures: Captures | None = None,
+        numerics: Numerics = DEFAULT,
+    ) -> None:
         self.data, self.recipe, self.task, self.captures, self.numerics = data, recipe, task, captures, numerics
         self.device = torch.device(device)
         self.update = self._find_update(model)
@@ -99,9 +107,13 @@ class ImageTraining:
 
         def make() -> Update:
             return Update(
-                self.data, model, self.recipe, device=self.device, recordable=self.captures is not None,
+                self.data,
+                model,
+                self.recipe,
+                device=self.device,
+                recordable=self.captures is not None,
                 numerics=self.numerics,
-            )  # fmt: skip
+            )
 
         if self.captures is None:
             return make()

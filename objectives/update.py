@@ -69,9 +69,15 @@ class Update:
     """
 
     def __init__(
-        self, data: TrainingData, model: nn.Module, recipe: Recipe, *, device: torch.device, recordable: bool = False,
+        self,
+        data: TrainingData,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        recordable: bool = False,
         numerics: Numerics = DEFAULT,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
             torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
@@ -205,7 +211,10 @@ class Update:
     def _live(self) -> Snapshot:
         """The tensors themselves; of the generators, which have none to write to, their states now."""
         return Snapshot(
-            list(self.model.parameters()), list(self.model.buffers()),
+            list(self.model.parameters()),
+            list(self.model.buffers()),
             [tensor for state in self.optimizer.state.values() for tensor in state.values()],
-            [self.sums], [self.lr, self.position], [generator.get_state() for generator in self.generators],
-        )  # fmt: skip
+            [self.sums],
+            [self.lr, self.position],
+            [generator.get_state() for generator in self.generators],
+        )
