@@ -177,9 +177,9 @@ class Sized(Protocol):
     """What an objective offers beyond `Objective` when the size of its networks can be limited."""
 
     def n_parameters(self, params: Params) -> int:
-        """How many weights the network of a setting has. Called in the coordinator for every setting that is sampled.
+        """How many weights a configuration's network has. Called in the coordinator for every one that is sampled.
 
-        Arithmetic is quick; a network that is built on torch's `meta` device is counted in milliseconds.
+        A network that is built on torch's `meta` device is counted in milliseconds.
         """
         ...
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import Params, Suggest, Task, TestScore, Training
+from objectives.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL_MLP
 from objectives.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
-from objectives.geometry import cnn_parameters, max_blocks, mlp_parameters
+from objectives.geometry import max_blocks
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import Tensor, nn
@@ -26,42 +27,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
 
 LARGE_FROM_IMAGES = 20_000
 """Training splits from this size on get few long epochs, smaller ones many short epochs."""
-
-TUTORIAL: Params = {
-    "batch_size": 64,
-    "weight_decay": 1e-6,
-    "augmentation": 0.0,
-    "label_smoothing": 0.0,
-    "schedule": "constant",
-}
-"""What the tutorials leave out: the rest of their networks' settings."""
-
-TUTORIAL_MLP: Params = {"family": "mlp", "mlp_depth": 2, "mlp_width_1": 512, "mlp_width_2": 256, "mlp_dropout": 0.0}
-TUTORIAL_CNN: Params = {
-    "family": "cnn",
-    "cnn_blocks": 2,
-    "cnn_width": 16,
-    "cnn_kernel": 5,
-    "cnn_dense": 128,
-    "cnn_dropout": 0.0,
-}
-
-STRONG: Params = {
-    "family": "cnn",
-    "cnn_blocks": 3,
-    "cnn_width": 24,
-    "cnn_kernel": 5,
-    "cnn_dense": 0,
-    "cnn_dropout": 0.2,
-    "optimizer": "adamw",
-    "adam_lr": 1e-2,
-    "batch_size": 128,
-    "weight_decay": 1e-4,
-    "augmentation": 0.7,
-    "label_smoothing": 0.05,
-    "schedule": "one_cycle",
-}
-"""A recipe that was seen to work on MNIST: it shows the sampler where to look, and the search what to beat."""
 
 
 class ImageClassification:
@@ -76,9 +41,14 @@ class ImageClassification:
     direction: Literal["maximize", "minimize"] = "maximize"
 
     def __init__(
-        self, dataset: str = "mnist", data_dir: str | None = None, *, data: Dataset | None = None,
-        capture: bool = True, numerics: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: str = "mnist",
+        data_dir: str | None = None,
+        *,
+        data: Dataset | None = None,
+        capture: bool = True,
+        numerics: Mapping[str, Any] | None = None,
+    ) -> None:
         self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
         self.data_dir = Path(data_dir) if data_dir else None
         self.name = dataset_slug(dataset)
@@ -220,13 +190,11 @@ class ImageClassification:
     # ---- the network
 
     def n_parameters(self, params: Params) -> int:
-        """Weights of a setting's network, by arithmetic."""
-        p: Any = params
-        data = self.dataset
-        inputs: Any = {"channels": data.channels, "size": data.size, "n_classes": len(data.classes)}
-        if p["family"] == "mlp":
-            return mlp_parameters(_widths(p), **inputs)
-        return cnn_parameters(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], **inputs)
+        """Weights and biases of a configuration's network, built on torch's `meta` device: no memory, no numbers."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in self.build_model(params).parameters())
 
     def latency_ms(self, params: Params, device: str) -> float:
         """Milliseconds of one prediction for one image."""
@@ -255,10 +223,15 @@ class ImageClassification:
 
         p: Any = task.params
         recipe = Recipe(
-            p["optimizer"], learning_rate(p), p["batch_size"], weight_decay=p["weight_decay"],
-            momentum=p.get("sgd_momentum", 0.0), schedule=p["schedule"], augmentation=p["augmentation"],
+            p["optimizer"],
+            learning_rate(p),
+            p["batch_size"],
+            weight_decay=p["weight_decay"],
+            momentum=p.get("sgd_momentum", 0.0),
+            schedule=p["schedule"],
+            augmentation=p["augmentation"],
             label_smoothing=p["label_smoothing"],
-        )  # fmt: skip
+        )
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
         data = self._data(device)
@@ -266,9 +239,15 @@ class ImageClassification:
             everything = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=everything, validation=everything[:0].to(device))
         return ImageTraining(
-            data, model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device,
-            captures=self._captures(device), numerics=Numerics(**self.numerics),
-        )  # fmt: skip
+            data,
+            model,
+            recipe,
+            task,
+            steps_per_epoch=self.steps_per_epoch(),
+            device=device,
+            captures=self._captures(device),
+            numerics=Numerics(**self.numerics),
+        )
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
         """Score a trained network on the test split; the only place that reads it."""
