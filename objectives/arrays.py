@@ -1,7 +1,7 @@
 """Prepared arrays: images and labels that are written once as `.npy` files, which every worker then maps.
 
 A folder of arrays holds `PART-images.npy` and `PART-labels.npy` for a part or two ("pool", "test"), and `about.json`.
-It lies beside the other data, or in the user's cache where the data folder cannot be written.
+It is in the data folder, or in the user's cache if the data folder cannot be written.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Where do the pictures come from, and which of them may a search see?
+"""Datasets by name, and the part of each that a search may see.
 
-A `Dataset` is the pool that training and validation share; the test split has a function of its own,
-`load_test_split`, which nothing calls before a winner is chosen.
+A `Dataset` is the pool that training and validation share. The test split has its own function, `load_test_split`,
+which nothing calls before a winner is chosen.
 
-Importing this module is cheap: torchvision and scikit-learn are imported by the functions that need them.
+Every dataset is prepared once as arrays (`objectives.arrays`). torchvision and scikit-learn are imported only then.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ NAMES = (*mnist.FAMILIES, "digits", "folder:PATH")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures and classes that a search may see: the pool of its training and validation splits."""
+    """Images and classes that a search may see: the pool of its training and validation splits."""
 
     name: str
     images: NDArray[np.uint8]
-    """Shape (n, c, h, w), memory-mapped and read-only where it comes from a file."""
+    """Shape (n, c, h, w), memory-mapped and read-only."""
     labels: NDArray[np.int64]
     """Index of the class, shape (n,)."""
     classes: tuple[str, ...]
     train: NDArray[np.int64]
-    """Sorted indices into the pool; shares none with `validation`."""
+    """Sorted indices into the pool, disjoint from `validation`."""
     validation: NDArray[np.int64]
     source: str
-    """Where the pictures were read from."""
+    """Where the images come from: a path or the name of a function."""
 
     @cached_property
     def digest(self) -> str:
-        """First 32 hexadecimal digits of a SHA-256 over the pool; computed when first asked for."""
+        """First 32 hexadecimal digits of a SHA-256 over the pool. Computed at the first access."""
         content = hashlib.sha256(repr((self.images.shape, str(self.labels.dtype))).encode())
         content.update(self.images.data)
         content.update(self.labels.data)
@@ -63,7 +63,7 @@ class Dataset:
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are: k."""
+        """The number of classes, k."""
         return len(self.classes)
 
 
@@ -157,13 +157,13 @@ def _prepare_digits(data_dir: Path) -> Path:
 
 
 def framing(dataset: Dataset) -> Framing:
-    """How `objectives.pictures.to_model_input` must frame a picture for a model trained on `dataset`."""
+    """How `objectives.pictures.to_model_input` frames an image for a model trained on `dataset`."""
     if dataset.name == "digits":
         return Framing(dataset.channels, dataset.size, 1.0, True)
     if dataset.name in mnist.FAMILIES:
         return Framing(dataset.channels, dataset.size, mnist.FAMILIES[dataset.name].content_fraction, True)
     sample = dataset.images[:: max(1, len(dataset.images) // 1000)]
     rims = np.concatenate([sample[..., 0, :], sample[..., -1, :], sample[..., 0], sample[..., -1]], axis=-1)
-    # Photographs have rims of every kind, and must not be inverted; drawings on black all look alike here.
+    # Photographs have rims of every kind and must not be inverted. Drawings on black all have dark rims.
     dark = dataset.channels == 1 and float(np.mean(np.median(rims, axis=(1, 2)) < 64)) > 0.95
     return Framing(dataset.channels, dataset.size, None, dark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 STRIDED_FROM_PX = 16
-"""Smaller images keep their resolution in the first block: there is nothing to save and much to lose."""
+"""Smaller images keep their resolution in the first block. Halving them would save little and lose detail."""
 
 MAX_BLOCKS = 3
 
@@ -14,7 +14,7 @@ def stem_stride(size: tuple[int, int]) -> int:
 
 
 def max_blocks(size: tuple[int, int]) -> int:
-    """How many blocks an image size bears, up to 3: the last map keeps at least 2 pixels a side."""
+    """The most blocks that fit an image size, at most 3. The last map keeps at least 2 pixels a side."""
     stride = stem_stride(size)
     side, blocks = (min(size) + stride - 1) // stride, 1
     while blocks < MAX_BLOCKS and side // 2 >= 2:

@@ -45,7 +45,7 @@ class Family:
     content_fraction: float | None
     """As in `objectives.pictures.Framing`."""
     md5: dict[str, str] = field(default_factory=dict)
-    """Of the unpacked files, where known."""
+    """MD5 of the unpacked files by name, where known."""
 
 
 FAMILIES = {
