@@ -12,7 +12,7 @@ from torch import Tensor
 MAX_ROTATION_RAD = math.radians(15)
 MAX_ZOOM = 0.15
 MAX_SHIFT = 0.15
-"""Of half the image side, which is the unit of `affine_grid`; 0.15 is about 2 of 28 pixels."""
+"""In units of half the image side, as `affine_grid` counts; 0.15 is about 2 of 28 pixels."""
 
 
 def check_strength(strength: float) -> None:

@@ -4,8 +4,8 @@ A search asks an `Objective` for parameters and for a `Training`, then pulls tha
 time. Pruning is not pulling again, so an objective knows nothing of pruning, storage or tracking. Everything that
 crosses the border is plain data, so the same objective runs in this process, in another one or on another machine.
 
-Threads: a `Training` is used by one thread of one process. Ownership: whoever called `start` drops the training when
-done with it; there is nothing to close.
+Threads: a `Training` is used by one thread of one process. Ownership: the caller of `start` drops the training when
+done with it. There is nothing to close.
 """
 
 from __future__ import annotations
@@ -26,47 +26,51 @@ Direction = Literal["maximize", "minimize"]
 
 
 class ObjectiveError(Exception):
-    """A person's input made the objective impossible; the message is for them."""
+    """The objective cannot be made from the user's input. The message is for the user."""
 
 
 class DatasetError(ObjectiveError):
     """A dataset is unknown, missing, damaged or unusable."""
 
 
+class DatasetUnavailableError(DatasetError):
+    """The files of a dataset are missing and cannot be downloaded."""
+
+
 class PictureError(ObjectiveError):
-    """A file is no picture that can be read safely."""
+    """A file is not an image that can be read safely."""
 
 
 class DeviceError(ObjectiveError):
-    """The device that was asked for is not there."""
+    """The requested device does not exist."""
 
 
 class Diverged(Exception):
-    """The loss of a training became NaN or infinite: this trial ends, the search goes on."""
+    """The loss of a training became NaN or infinite. This trial ends, and the search goes on."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training to do: everything a trainer needs to know, and nothing about why."""
+    """One training to do: everything that a worker needs to know."""
 
     number: int
     params: Params
     seed: int
     epochs: int
     checkpoint: bytes | None = None
-    """What `Training.checkpoint` gave earlier; the training goes on from there."""
+    """An earlier result of `Training.checkpoint`. The training resumes from there."""
     refit: bool = False
-    """Train on the training and validation splits together; nothing is measured but the training itself.
+    """Train on the training and validation splits together. Only the training itself is measured.
 
     No other training runs beside it.
     """
     max_latency_ms: float | None = None
-    """Measure how long one prediction takes, and do not begin to train what takes longer. None: do not measure."""
+    """Measure the time of one prediction, and refuse to train if it takes longer. None: do not measure."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one pull of a training gives.
+    """The result of one pull of a training.
 
     A pull trains for one step of the schedule, an epoch or a fixed fraction of one. `value` is the objective's metric
     where the step measured it, else None. `metrics` are curve points, named `group/name`, only where measured.
@@ -75,7 +79,7 @@ class EpochResult:
     step: int
     """Steps trained so far, 1-based; the unit in which pruners count."""
     epoch: float
-    """The same position in epochs."""
+    """The position after this step, in epochs."""
     value: float | None
     metrics: Mapping[str, float]
     train_seconds: float
@@ -84,12 +88,12 @@ class EpochResult:
     A device that works ahead may say 0 until it is waited for, and then the seconds of all pulls since.
     """
     notice: str | None = None
-    """Something a person should know of how this trainer trains, said once."""
+    """A remark for the user about how this worker trains, given once."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves behind, whether it ran to its end or was stopped early."""
+    """The results of a training, whether it ran to its end or was stopped early."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     weights: bytes | None = None
@@ -120,12 +124,12 @@ class Training(Protocol):
         ...
 
     def outcome(self) -> Outcome:
-        """What there is so far; callable after any pull."""
+        """The results so far. May be called after any pull."""
         ...
 
 
 class Objective(Protocol):
-    """What a search optimises."""
+    """The thing that a search optimises."""
 
     name: str
     """Part of the study's default name and the registered model's name."""
@@ -133,19 +137,19 @@ class Objective(Protocol):
     direction: Direction
 
     def suggest(self, trial: Suggest) -> Params:
-        """Sample one setting. Called in the coordinator, so it must be quick."""
+        """Sample one configuration. Called in the coordinator, so it must be quick."""
         ...
 
     def start(self, task: Task, device: str) -> Training:
         """Begin or resume a training on `device` (`cpu`, `cuda:0`, `mps`).
 
-        On a GPU some trainings are begun and left, to see how many trainers pay. The objective is made anew after one
-        that ran out of memory, so it may keep on the device whatever helps the next.
+        On a GPU some trainings are started and abandoned, to find out how many workers pay off. After a training that
+        ran out of memory the objective is made again, so it may keep data on the device for the next training.
         """
         ...
 
     def baselines(self) -> Mapping[str, Params]:
-        """Known-good settings by name, tried first."""
+        """Known-good configurations by name, tried first."""
         ...
 
     def epochs(self, device: str) -> int:
@@ -157,9 +161,9 @@ class Objective(Protocol):
         ...
 
     def fingerprint(self) -> Mapping[str, str]:
-        """What must be equal for two values to be comparable, such as the dataset's digest.
+        """Facts that must be equal for two values to be comparable, such as the dataset's digest.
 
-        A study keeps its space by itself. What else the code changes, a network for instance, it does not notice.
+        The study itself checks the space. Other changes in the code, such as another network, are not noticed.
         """
         ...
 
@@ -170,22 +174,22 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Sized(Protocol):
-    """What an objective offers beyond `Objective` when the size of its networks can be limited."""
+    """Optional part of an objective: the size of its networks can be limited."""
 
     def n_parameters(self, params: Params) -> int:
-        """How many weights the network of a setting has. Called in the coordinator for every setting that is sampled.
+        """How many weights a configuration's network has. Called in the coordinator for every one that is sampled.
 
-        Arithmetic is quick; a network that is built on torch's `meta` device is counted in milliseconds.
+        A network that is built on torch's `meta` device is counted in milliseconds.
         """
         ...
 
 
 @runtime_checkable
 class Timed(Protocol):
-    """What an objective offers beyond `Objective` when the latency of its models can be limited."""
+    """Optional part of an objective: the latency of its models can be limited."""
 
     def latency_ms(self, params: Params, device: str) -> float:
-        """How long one prediction of a setting's untrained model takes on `device`. Called in a trainer.
+        """How long one prediction of a configuration's untrained model takes on `device`. Called in a worker.
 
         `objectives.latency.latency_ms` measures a torch module.
         """
@@ -194,19 +198,19 @@ class Timed(Protocol):
 
 @runtime_checkable
 class Portable(Protocol):
-    """What an objective offers beyond `Objective` when its trainers may be on machines that have none of its files."""
+    """Optional part of an objective: its workers may run on machines that have none of its files."""
 
     def portable(self) -> Mapping[str, Any]:
-        """Keyword arguments that make the same objective there, its data among them. Called in the coordinator, once.
+        """Keyword arguments that make the same objective there, including its data. Called once, in the coordinator.
 
-        numpy arrays among them are copied once to each machine, where all its trainers share them, read-only.
+        numpy arrays are copied once to each machine, where all workers share them, read-only.
         """
         ...
 
 
 @dataclass(frozen=True)
 class TestScore:
-    """Figures of one model on the test split."""
+    """Scores of one model on the test split."""
 
     __test__ = False  # not a test class, whatever its name says to pytest
 
@@ -222,13 +226,13 @@ class TestScore:
 
 @runtime_checkable
 class ImageClassifier(Protocol):
-    """What an objective offers beyond `Objective` when its trials train a classifier of images.
+    """Optional part of an objective: its trials train a classifier of images.
 
-    The search then draws pictures of predictions, scores the winner on the test split, exports and registers it.
+    The search then plots predictions, scores the winner on the test split, exports and registers it.
     """
 
     def prepare(self) -> None:
-        """Fetch and verify the dataset, once, before anything else happens. Raises DatasetError."""
+        """Download and verify the dataset. Called once, before anything else. Raises DatasetError."""
         ...
 
     def class_names(self) -> tuple[str, ...]:
@@ -247,7 +251,7 @@ class ImageClassifier(Protocol):
         ...
 
     def refit_epochs(self, epochs: int) -> int:
-        """How long the winner's last training is, where those of the search took `epochs`."""
+        """Epochs of the winner's last training, where trials trained for `epochs`."""
         ...
 
     def score_test(self, model: torch.nn.Module, device: str) -> TestScore:
@@ -259,13 +263,13 @@ class ImageClassifier(Protocol):
         ...
 
     def framing(self) -> Mapping[str, Any]:
-        """The fields of `objectives.pictures.Framing`: how a picture must be framed for the network."""
+        """The fields of `objectives.pictures.Framing`: how an image must be framed for the network."""
         ...
 
 
 @runtime_checkable
 class Exportable(Protocol):
-    """What an objective that is no `ImageClassifier` offers beyond `Objective` when its winner can be registered."""
+    """Optional part of an objective that is not an `ImageClassifier`: its winner can be registered."""
 
     def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
         """A trained network on the CPU, in evaluation mode: one tensor to one tensor, both with n in front."""
@@ -277,7 +281,7 @@ class Exportable(Protocol):
 
 
 def unfinished(objective: object) -> str | None:
-    """What is missing of a part beyond `Objective` that an objective has begun, for people; None when nothing is."""
+    """Describe the methods that an objective lacks of an optional part which it has begun. None when it lacks none."""
     tells = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
     for part, telling in tells:
         methods = [name for name in vars(part) if not name.startswith("_")]
@@ -293,7 +297,7 @@ def unfinished(objective: object) -> str | None:
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """How to make the same objective in any process: an import path and keyword arguments."""
+    """An import path and keyword arguments, which make the same objective in any process."""
 
     target: str
     """`package.module:attribute`, naming an objective, or a callable that returns one."""
@@ -317,7 +321,7 @@ class ObjectiveSpec:
             made = found(**self.options) if callable(found) else found
         except ObjectiveError:
             raise
-        except Exception as error:  # it is a person's module: whatever is wrong with it is theirs to mend
+        except Exception as error:  # it is the user's module, so any error in it is for the user to fix
             raise ObjectiveError(
                 f"--objective {self.target!r} cannot be made: {type(error).__name__}: {error}. The module must be "
                 "importable from the folder where you run the command, and the attribute an objective or a callable "

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from objectives.memory import free_device_memory, is_out_of_memory
+from objectives.recipe import Recipe
 from objectives.sampled import structure
-from objectives.update import Recipe, Snapshot, TrainingData, Update
+from objectives.update import Snapshot, TrainingData, Update
 
 TRIED = 3
 """Batches of the comparison. They also warm up what libraries set up at first use, which must not be recorded."""

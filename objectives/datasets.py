@@ -1,17 +1,15 @@
-"""Where do the pictures come from, and which of them may a search see?
+"""Datasets by name, and the part of each that a search may see.
 
-A `Dataset` is the pool that training and validation share; the test split has a function of its own,
-`load_test_split`, which nothing calls before a winner is chosen.
+A `Dataset` is the pool that training and validation share. The test split has its own function, `load_test_split`,
+which nothing calls before a winner is chosen.
 
-Importing this module is cheap: torchvision and scikit-learn are imported by the functions that need them.
+Every dataset is prepared once as arrays (`objectives.arrays`). torchvision and scikit-learn are imported only then.
 """
 
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
-import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -21,34 +19,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives import folder, idx
-from objectives.base import DatasetError
-from objectives.download import DatasetUnavailableError
+from objectives import arrays, folder, mnist
+from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.pictures import Framing
-from objectives.splits import Labelled, split_off_test, stratified
+from objectives.splits import SPLIT_SEED, Labelled, split_off_test, stratified
 
-NAMES = (*idx.FAMILIES, "digits", "folder:PATH")
+NAMES = (*mnist.FAMILIES, "digits", "folder:PATH")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures and classes that a search may see: the pool of its training and validation splits."""
+    """Images and classes that a search may see: the pool of its training and validation splits."""
 
     name: str
     images: NDArray[np.uint8]
-    """Shape (n, c, h, w), memory-mapped and read-only where it comes from a file."""
+    """Shape (n, c, h, w), memory-mapped and read-only."""
     labels: NDArray[np.int64]
     """Index of the class, shape (n,)."""
     classes: tuple[str, ...]
     train: NDArray[np.int64]
-    """Sorted indices into the pool; shares none with `validation`."""
+    """Sorted indices into the pool, disjoint from `validation`."""
     validation: NDArray[np.int64]
     source: str
-    """Where the pictures were read from."""
+    """Where the images come from: a path or the name of a function."""
 
     @cached_property
     def digest(self) -> str:
-        """First 32 hexadecimal digits of a SHA-256 over the pool; computed when first asked for."""
+        """First 32 hexadecimal digits of a SHA-256 over the pool. Computed at the first access."""
         content = hashlib.sha256(repr((self.images.shape, str(self.labels.dtype))).encode())
         content.update(self.images.data)
         content.update(self.labels.data)
@@ -66,7 +63,7 @@ class Dataset:
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are: k."""
+        """The number of classes, k."""
         return len(self.classes)
 
 
@@ -78,14 +75,14 @@ def parse_name(name: str) -> tuple[str, Path | None]:
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         return kind, Path(path).expanduser()
-    if name in (*idx.FAMILIES, "digits"):
+    if name in (*mnist.FAMILIES, "digits"):
         return name, None
     allowed = f"allowed: {', '.join(NAMES)}"
     if kind == "folder":
         raise DatasetError(f"--dataset {name!r} names no folder; {allowed}; type for example --dataset folder:pictures")
     if Path(name).is_dir():
         raise DatasetError(f"there is no dataset {name!r}; {allowed}. Did you mean --dataset folder:{name} ?")
-    close = difflib.get_close_matches(name.lower(), [*idx.FAMILIES, "digits"], n=1)
+    close = difflib.get_close_matches(name.lower(), [*mnist.FAMILIES, "digits"], n=1)
     hint = f". Did you mean --dataset {close[0]} ?" if close else ""
     raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")
 
@@ -101,79 +98,72 @@ def dataset_slug(name: str) -> str:
 def default_data_dir() -> Path:
     """`SEARCH_DATA_DIR`, or else the user's cache folder."""
     given = os.environ.get("SEARCH_DATA_DIR")
-    return Path(given).expanduser() if given else folder.cache_dir()
+    return Path(given).expanduser() if given else arrays.cache_dir()
 
 
 def load_dataset(name: str, data_dir: Path | None, *, download: bool = True, verify: bool = True) -> Dataset:
-    """Load what a search may see of a dataset, fetching or preparing it first if need be; never opens test files.
+    """Load what a search may see of a dataset. Never opens test files.
 
-    `verify=False` is for trainers: it trusts files that a call with True has checked, and pictures that one decoded.
-    Raises DatasetUnavailableError when the files are neither there nor to be had, and DatasetError when the name or
-    the files are no good.
+    The first call downloads, verifies and converts; later ones map the arrays that it wrote. `verify=False` is for
+    workers: it does not decode a folder that changed after the search began.
+    Raises DatasetUnavailableError when files are missing and cannot be downloaded, and DatasetError when the name is
+    unknown or the files cannot be used.
     """
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
-    if kind == "digits":
-        pool, _ = split_off_test(*_read_digits())
-        return _dataset(name, pool, idx.DIGITS, "scikit-learn: sklearn.datasets.load_digits", validation_share=5)
     if path is not None:
-        prepared = folder.prepare(path, data_dir) if verify else folder.find_prepared(path, data_dir)
-        pool, classes = folder.read_prepared(prepared, "pool"), folder.read_classes(prepared)
-        return _dataset(name, pool, classes, str(path.resolve()), validation_share=5)
-    family = idx.FAMILIES[kind]
-    raw = idx.raw_folder(kind, data_dir, download=download)
-    pool = idx.read_pool(raw, family, verify=verify)
-    return _dataset(name, pool, family.classes, str(raw.resolve()), validation_share=6)
-
-
-def _dataset(name: str, pool: Labelled, classes: tuple[str, ...], source: str, *, validation_share: int) -> Dataset:
-    """Split the pool: one picture in `validation_share` is for validation."""
-    images, labels = pool
-    train, validation = stratified(labels, round(len(labels) / validation_share))
-    return Dataset(name, images, labels, classes, train, validation, source)
+        prepared, source = (folder.prepare if verify else folder.find_prepared)(path, data_dir), str(path.resolve())
+    elif kind == "digits":
+        prepared, source = _prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits"
+    else:
+        prepared, raw = mnist.prepare(kind, "pool", data_dir, download=download)
+        source = str(raw.resolve())
+    images, labels = arrays.read(prepared, "pool")
+    train, validation = stratified(labels, round(len(labels) / (6 if kind in mnist.FAMILIES else 5)))
+    return Dataset(name, images, labels, tuple(arrays.read_about(prepared)["classes"]), train, validation, source)
 
 
 def load_test_split(name: str, data_dir: Path | None) -> Labelled:
-    """Load the pictures (n, c, h, w) and classes (n,) of the test split: the only function that reads it.
+    """Load the images (n, c, h, w) and classes (n,) of the test split. The only function that reads it.
 
-    A folder's is the one that `load_dataset` set aside: drawn anew after a change, it could hold pictures trained on.
-    Raises as `load_dataset` does.
+    For a folder it is the part that `load_dataset` set aside; a folder that changed since then is an error, because
+    another split could contain training images. Raises as `load_dataset` does.
     """
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
-    if kind == "digits":
-        return split_off_test(*_read_digits())[1]
     if path is not None:
-        return folder.read_prepared(folder.find_prepared(path, data_dir), "test")
-    return idx.read_test(idx.raw_folder(kind, data_dir, download=True), idx.FAMILIES[kind])
-
-
-def _read_digits() -> Labelled:
-    """scikit-learn's 1,797 digits as (n, 1, 8, 8), values 0..16 scaled to 0..255."""
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise DatasetUnavailableError("--dataset digits comes with scikit-learn; type: pip install scikit-learn")
-    table = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if table.is_file():  # importing scikit-learn takes a second, reading its file a hundredth
-        with gzip.open(table, "rt") as file:
-            values = np.loadtxt(file, delimiter=",", dtype=np.float64)
-        pixels, labels = values[:, :64], values[:, 64]
+        prepared = folder.find_prepared(path, data_dir)
+    elif kind == "digits":
+        prepared = _prepare_digits(data_dir)
     else:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
+        prepared, _ = mnist.prepare(kind, "test", data_dir, download=True)
+    return arrays.read(prepared, "test")
 
-        pixels, labels = load_digits(return_X_y=True)
+
+def _prepare_digits(data_dir: Path) -> Path:
+    """Where the arrays of scikit-learn's 1,797 digits are: (n, 1, 8, 8), values 0 to 16 scaled to 0 to 255."""
+    places = [base / "arrays" / f"digits-1-{SPLIT_SEED}" for base in arrays.base_folders(data_dir)]
+    if prepared := arrays.find(places):
+        return prepared
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        message = "--dataset digits comes with scikit-learn; type: pip install scikit-learn"
+        raise DatasetUnavailableError(message) from None
+    pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return images, labels.astype(np.int64)
+    pool, test = split_off_test(images, labels.astype(np.int64))
+    return arrays.store({"pool": pool, "test": test}, {"classes": mnist.DIGITS}, places)
 
 
 def framing(dataset: Dataset) -> Framing:
-    """How `objectives.pictures.to_model_input` must frame a picture for a model trained on `dataset`."""
+    """How `objectives.pictures.to_model_input` frames an image for a model trained on `dataset`."""
     if dataset.name == "digits":
         return Framing(dataset.channels, dataset.size, 1.0, True)
-    if dataset.name in idx.FAMILIES:
-        return Framing(dataset.channels, dataset.size, idx.FAMILIES[dataset.name].content_fraction, True)
+    if dataset.name in mnist.FAMILIES:
+        return Framing(dataset.channels, dataset.size, mnist.FAMILIES[dataset.name].content_fraction, True)
     sample = dataset.images[:: max(1, len(dataset.images) // 1000)]
     rims = np.concatenate([sample[..., 0, :], sample[..., -1, :], sample[..., 0], sample[..., -1]], axis=-1)
-    # Photographs have rims of every kind, and must not be inverted; drawings on black all look alike here.
+    # Photographs have rims of every kind and must not be inverted. Drawings on black all have dark rims.
     dark = dataset.channels == 1 and float(np.mean(np.median(rims, axis=(1, 2)) < 64)) > 0.95
     return Framing(dataset.channels, dataset.size, None, dark)

@@ -1,90 +1,65 @@
-"""How does a folder of pictures, one folder per class, become arrays that a search can use?
+"""Makes arrays of a folder of images that has one folder per class.
 
-`prepare` lists, decodes and splits the pictures once and keeps the arrays under a key made from the names, sizes and
-times of the files. The key finds them again; a folder that changed since has another one.
+`prepare` lists, decodes and splits the images once. It stores the arrays under a key made from the names, sizes and
+times of the files, so a folder that changed has another key.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
+from objectives import arrays
 from objectives.base import DatasetError, PictureError
 from objectives.pictures import fit, read_picture
-from objectives.splits import SPLIT_SEED, Labelled, split_off_test
+from objectives.splits import SPLIT_SEED, split_off_test
 
 MIN_PER_CLASS = 5
 
 _MAX_SIDE_PX = 64
-_PICTURE_SUFFIXES = (
+_IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp"),
     *(".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 _log = logging.getLogger(__name__)
 
 _Listing = dict[str, list[Path]]
-"""The picture files of each class, sorted."""
+"""The image files of each class, sorted."""
 
 
 def prepare(folder: Path, data_dir: Path) -> Path:
-    """Where the arrays of a folder lie; makes them when there are none yet. Warns of unreadable pictures.
+    """Where the arrays of a folder are. Makes them if necessary, and warns about unreadable images.
 
-    Raises DatasetError when the folder holds no usable classes, or the arrays can be kept nowhere.
+    Raises DatasetError when the folder has no usable classes, or the arrays cannot be written anywhere.
     """
     listing = _list(folder)
     places = _places(folder, listing, data_dir)
-    prepared = _first_folder(places) or _store(_decode(folder, listing), places)
-    if skipped := _about(prepared)["skipped"]:
-        _log.warning("folder:%s: skipped %s that cannot be read as pictures", folder, _few(skipped))
+    prepared = arrays.find(places) or _decode_to(places, folder, listing)
+    if skipped := arrays.read_about(prepared)["skipped"]:
+        _log.warning("folder:%s: skipped %s that cannot be read as images", folder, _few(skipped))
     return prepared
 
 
 def find_prepared(folder: Path, data_dir: Path) -> Path:
-    """Where the arrays lie that `prepare` made. Raises DatasetError when the folder changed since."""
-    prepared = _first_folder(_places(folder, _list(folder), data_dir))
+    """Where the arrays are that `prepare` made. Raises DatasetError when the folder changed since then."""
+    prepared = arrays.find(_places(folder, _list(folder), data_dir))
     if prepared is None:
         raise DatasetError(
-            f"folder:{folder} has not been prepared as it is now: its pictures changed after the search began, or no "
-            "search was begun; undo the changes, or start a new search on it"
+            f"folder:{folder} is not prepared as it is now: its images changed after the search began, or no search "
+            "has begun; undo the changes, or start a new search on it"
         )
     return prepared
-
-
-def read_prepared(prepared: Path, part: Literal["pool", "test"]) -> Labelled:
-    """Map the pictures of one part into memory, and load its labels. Raises DatasetError."""
-    try:
-        images = np.load(prepared / f"{part}-images.npy", mmap_mode="r")
-        return images, np.load(prepared / f"{part}-labels.npy")
-    except (OSError, ValueError, EOFError):
-        raise _damaged(prepared) from None
-
-
-def read_classes(prepared: Path) -> tuple[str, ...]:
-    """The names of the classes, in the order of their indices. Raises DatasetError."""
-    return tuple(_about(prepared)["classes"])
 
 
 def printable(path: Path) -> str:
     """The last part of a path as text that any file can hold."""
     return os.fsencode(path.name).decode("utf-8", "replace")
-
-
-def cache_dir() -> Path:
-    """The user's own folder for data: the default, and the resort where the data folder cannot be written."""
-    return Path(platformdirs.user_cache_dir("search-data", appauthor=False))
 
 
 # --- list ---
@@ -98,104 +73,75 @@ def _list(folder: Path) -> _Listing:
         )
     try:
         classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        found = {printable(entry): _pictures_in(entry) for entry in classes}
+        found = {printable(entry): _images_in(entry) for entry in classes}
     except OSError as error:
         raise DatasetError(f"--dataset folder:{folder} cannot be read ({error}); make it readable") from None
     if len(found) < 2:
         held = f"only one class, {next(iter(found))!r}" if found else "no folders"
         raise DatasetError(
-            f"--dataset folder:{folder} holds {held}; put the pictures of each class, two or more, into a folder of "
+            f"--dataset folder:{folder} holds {held}; put the images of each class, two or more, into a folder of "
             f"its own, such as {folder}/cat/1.png and {folder}/dog/1.png"
         )
     return found
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    pictures: list[Path] = []
+def _images_in(folder: Path) -> list[Path]:
+    images: list[Path] = []
     for where, folders, files in os.walk(folder):
-        named = [n for n in (*files, *folders) if n.lower().endswith(_PICTURE_SUFFIXES) and not n.startswith(".")]
-        pictures.extend(Path(where, name) for name in named)
+        named = [n for n in (*files, *folders) if n.lower().endswith(_IMAGE_SUFFIXES) and not n.startswith(".")]
+        images.extend(Path(where, name) for name in named)
         folders[:] = [name for name in folders if not name.startswith(".") and name not in named]
-    return sorted(pictures)
+    return sorted(images)
 
 
 def _places(folder: Path, listing: _Listing, data_dir: Path) -> list[Path]:
-    """Where the arrays of a folder may lie: beside the other data, or else in the user's cache."""
-    key = _key(folder, listing)
-    # The mode bits are asked because root may write even into a folder that was made read-only on purpose.
-    closed = data_dir.is_dir() and not data_dir.stat().st_mode & 0o222
-    bases = (cache_dir(),) if closed else dict.fromkeys((data_dir, cache_dir()))
-    return [base / "folders" / key for base in bases]
-
-
-def _key(folder: Path, listing: _Listing) -> str:
-    """A digest of what a folder holds: names, sizes and times of its pictures, without opening any."""
-    content = hashlib.sha256(f"1 {SPLIT_SEED} {_MAX_SIDE_PX}".encode())
-    for name, paths in listing.items():
-        content.update(b"\0\0" + name.encode())
-        for path in paths:
-            try:
-                about = path.stat()
-                figures = f"{about.st_size} {about.st_mtime_ns}"
-            except OSError:
-                figures = "-"
-            content.update(b"\0" + os.fsencode(path.relative_to(folder)) + b"\0" + figures.encode())
-    return content.hexdigest()[:32]
-
-
-def _first_folder(places: Sequence[Path]) -> Path | None:
-    return next((place for place in places if place.is_dir()), None)
+    """Where the arrays of a folder may be."""
+    key = arrays.key(f"1 {SPLIT_SEED} {_MAX_SIDE_PX}", listing, folder)
+    return [base / "folders" / key for base in arrays.base_folders(data_dir)]
 
 
 # --- decode ---
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    pool: Labelled
-    test: Labelled
-    classes: tuple[str, ...]
-    skipped: list[str]
-
-
-def _decode(folder: Path, listing: _Listing) -> _Decoded:
-    pictures: list[Image.Image] = []
+def _decode_to(places: Sequence[Path], folder: Path, listing: _Listing) -> Path:
+    """Decode the images, split off the test part, and store both parts."""
+    images: list[Image.Image] = []
     labels: list[int] = []
     skipped: list[str] = []
     sides: list[int] = []
     for label, paths in enumerate(listing.values()):
         for path in paths:
             try:
-                picture = read_picture(path)
+                image = read_picture(path)
             except PictureError:
                 skipped.append(str(path.relative_to(folder)))
                 continue
-            sides.extend(picture.size)
-            picture.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX), Image.Resampling.LANCZOS)
-            pictures.append(picture)
+            sides.extend(image.size)
+            image.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX), Image.Resampling.LANCZOS)
+            images.append(image)
             labels.append(label)
     _check_classes(folder, {name: (labels.count(i), len(paths)) for i, (name, paths) in enumerate(listing.items())})
     if len(skipped) > 0.1 * (len(skipped) + len(labels)):
         raise DatasetError(
-            f"folder:{folder} has {_few(skipped)} out of {len(skipped) + len(labels)} that cannot be read as pictures, "
+            f"folder:{folder} has {_few(skipped)} out of {len(skipped) + len(labels)} that cannot be read as images, "
             "more than a tenth; repair or remove them"
         )
-    pool, test = split_off_test(_stacked(pictures, _common_side_px(sides)), np.array(labels, np.int64))
-    return _Decoded(pool, test, tuple(listing), skipped)
+    pool, test = split_off_test(_stacked(images, _common_side_px(sides)), np.array(labels, np.int64))
+    return arrays.store({"pool": pool, "test": test}, {"classes": list(listing), "skipped": skipped}, places)
 
 
 def _check_classes(folder: Path, counts: Mapping[str, tuple[int, int]]) -> None:
-    """Raise DatasetError for classes with too few pictures; `counts` are (readable, files) by class."""
+    """Raise DatasetError for classes with too few images; `counts` are (readable, files) by class."""
     small = []
     for name, (readable, files) in counts.items():
         if readable < MIN_PER_CLASS:
             unread = f" ({files - readable} more cannot be read)" if files > readable else ""
-            small.append(f"class {name!r} has {readable} picture{'' if readable == 1 else 's'}{unread}")
+            small.append(f"class {name!r} has {readable} image{'' if readable == 1 else 's'}{unread}")
     if small:
         more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
         raise DatasetError(
-            f"folder:{folder}: {', '.join(small[:5])}{more}, and every class needs {MIN_PER_CLASS}; add pictures to "
-            f"what is too small in {str(folder)!r}, or remove it"
+            f"folder:{folder}: {', '.join(small[:5])}{more}, and every class needs {MIN_PER_CLASS}; add images to "
+            f"the small classes in {str(folder)!r}, or remove them"
         )
 
 
@@ -209,61 +155,17 @@ def _common_side_px(sides: Sequence[int]) -> int:
     return int(np.clip(4 * round(float(np.median(sides)) / 4), 16, _MAX_SIDE_PX))
 
 
-def _stacked(pictures: Sequence[Image.Image], side_px: int) -> NDArray[np.uint8]:
-    """Pictures of any size as (n, c, h, w): one channel when all but a few are grey."""
-    coloured = np.mean([picture.mode == "RGB" and _is_coloured(np.asarray(picture)) for picture in pictures])
+def _stacked(images: Sequence[Image.Image], side_px: int) -> NDArray[np.uint8]:
+    """Images of any size as (n, c, h, w), with one channel when nearly all are grey."""
+    coloured = np.mean([image.mode == "RGB" and _is_coloured(np.asarray(image)) for image in images])
     mode, channels = ("RGB", 3) if coloured > 0.05 else ("L", 1)
-    stacked = np.empty((len(pictures), channels, side_px, side_px), np.uint8)
-    for at, picture in enumerate(pictures):
-        fitted = np.asarray(fit(picture.convert(mode), (side_px, side_px)))
+    stacked = np.empty((len(images), channels, side_px, side_px), np.uint8)
+    for at, image in enumerate(images):
+        fitted = np.asarray(fit(image.convert(mode), (side_px, side_px)))
         stacked[at] = np.atleast_3d(fitted).transpose(2, 0, 1)
     return stacked
 
 
 def _is_coloured(pixels: NDArray[np.uint8]) -> bool:
-    """Whether (h, w, 3) shows colours; JPEG files of grey pictures are a few levels off."""
+    """Whether (h, w, 3) shows colours; JPEG files of grey images are a few levels off."""
     return int(np.ptp(pixels, axis=2).max()) > 12
-
-
-# --- keep ---
-
-
-def _store(decoded: _Decoded, places: Sequence[Path]) -> Path:
-    """Keep arrays in the first of `places` that can be written; they appear whole."""
-    reasons = []
-    for place in places:
-        temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
-        try:
-            temporary.mkdir(parents=True)
-            _write(decoded, temporary)
-            temporary.rename(place)
-            return place
-        except OSError as error:
-            if place.is_dir():  # another process was quicker
-                return place
-            reasons.append(f"{place.parent} ({error.strerror})")
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    raise DatasetError(
-        f"decoded pictures can be kept neither in {' nor in '.join(reasons)}; name a writable folder with --data-dir"
-    )
-
-
-def _write(decoded: _Decoded, place: Path) -> None:
-    for part, (images, labels) in (("pool", decoded.pool), ("test", decoded.test)):
-        np.save(place / f"{part}-images.npy", images)
-        np.save(place / f"{part}-labels.npy", labels)
-    about = {"classes": decoded.classes, "skipped": decoded.skipped}
-    (place / "about.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def _about(prepared: Path) -> dict[str, list[str]]:
-    try:
-        about: dict[str, list[str]] = json.loads((prepared / "about.json").read_text(encoding="utf-8"))
-        return about
-    except (OSError, ValueError):
-        raise _damaged(prepared) from None
-
-
-def _damaged(prepared: Path) -> DatasetError:
-    return DatasetError(f"{prepared} is damaged; delete it and run again")

@@ -1,4 +1,4 @@
-"""The image-classification objective: which settings are worth trying, and how one becomes a training."""
+"""The image-classification objective: its search space, its networks and its trainings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import Params, Suggest, Task, TestScore, Training
+from objectives.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL_MLP
 from objectives.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
-from objectives.geometry import cnn_parameters, max_blocks, mlp_parameters
+from objectives.geometry import max_blocks
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import Tensor, nn
@@ -27,58 +28,27 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
 LARGE_FROM_IMAGES = 20_000
 """Training splits from this size on get few long epochs, smaller ones many short epochs."""
 
-TUTORIAL: Params = {
-    "batch_size": 64,
-    "weight_decay": 1e-6,
-    "augmentation": 0.0,
-    "label_smoothing": 0.0,
-    "schedule": "constant",
-}
-"""What the tutorials leave out: the rest of their networks' settings."""
-
-TUTORIAL_MLP: Params = {"family": "mlp", "mlp_depth": 2, "mlp_width_1": 512, "mlp_width_2": 256, "mlp_dropout": 0.0}
-TUTORIAL_CNN: Params = {
-    "family": "cnn",
-    "cnn_blocks": 2,
-    "cnn_width": 16,
-    "cnn_kernel": 5,
-    "cnn_dense": 128,
-    "cnn_dropout": 0.0,
-}
-
-STRONG: Params = {
-    "family": "cnn",
-    "cnn_blocks": 3,
-    "cnn_width": 24,
-    "cnn_kernel": 5,
-    "cnn_dense": 0,
-    "cnn_dropout": 0.2,
-    "optimizer": "adamw",
-    "adam_lr": 1e-2,
-    "batch_size": 128,
-    "weight_decay": 1e-4,
-    "augmentation": 0.7,
-    "label_smoothing": 0.05,
-    "schedule": "one_cycle",
-}
-"""A recipe that was seen to work on MNIST: it shows the sampler where to look, and the search what to beat."""
-
 
 class ImageClassification:
     """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
 
-    `dataset` is a name that `objectives.datasets` knows; `data_dir` is where its files are or go, unless `data` is what
-    they hold. `capture` decides whether trainings on a CUDA device are recorded as CUDA graphs; `numerics`: fields of
-    `objectives.update.Numerics`.
+    `dataset` is a name that `objectives.datasets` knows, and `data_dir` the folder of its files. `data` is the dataset
+    itself, where the files are not. `capture` decides whether trainings on a CUDA device are recorded as CUDA graphs.
+    `numerics` are fields of `objectives.recipe.Numerics`.
     """
 
     metric = "val_accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
 
     def __init__(
-        self, dataset: str = "mnist", data_dir: str | None = None, *, data: Dataset | None = None,
-        capture: bool = True, numerics: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: str = "mnist",
+        data_dir: str | None = None,
+        *,
+        data: Dataset | None = None,
+        capture: bool = True,
+        numerics: Mapping[str, Any] | None = None,
+    ) -> None:
         self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
         self.data_dir = Path(data_dir) if data_dir else None
         self.name = dataset_slug(dataset)
@@ -90,17 +60,17 @@ class ImageClassification:
     # ---- the data
 
     def prepare(self) -> None:
-        """Fetch and verify the dataset. Raises DatasetError."""
+        """Download and verify the dataset. Raises DatasetError."""
         self.dataset = load_dataset(self.dataset_name, self.data_dir)
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset, trusted: `prepare` has verified it, here or in the coordinator."""
+        """The dataset, as `prepare` has verified it, here or in the coordinator."""
         return load_dataset(self.dataset_name, self.data_dir, download=False, verify=False)
 
     @property
     def is_large(self) -> bool:
-        """Whether an epoch is long enough to be looked at in parts."""
+        """Whether an epoch is long enough to be measured in parts."""
         return len(self.dataset.train) >= LARGE_FROM_IMAGES
 
     def portable(self) -> Mapping[str, Any]:
@@ -131,13 +101,13 @@ class ImageClassification:
         }
 
     def framing(self) -> Mapping[str, Any]:
-        """How pictures from elsewhere must be framed."""
+        """How images from elsewhere must be framed."""
         return asdict(framing(self.dataset))
 
     # ---- the search
 
     def suggest(self, trial: Suggest) -> Params:
-        """Sample one setting; parameters that mean nothing for a choice are not sampled."""
+        """Sample one configuration. Parameters that a choice does not use are not sampled."""
         params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
         if params["family"] == "mlp":
             depth = trial.suggest_int("mlp_depth", 1, 3)
@@ -161,7 +131,7 @@ class ImageClassification:
             params["sgd_momentum"] = trial.suggest_float("sgd_momentum", 0.0, 0.95)
         elif optimizer == "rmsprop":
             params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
-        else:  # Adam and AdamW want the same range, and share what the sampler learns of it
+        else:  # Adam and AdamW need the same range, and share what the sampler learns about it
             params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
         params["batch_size"] = trial.suggest_categorical("batch_size", self._batch_sizes)
         params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
@@ -179,7 +149,7 @@ class ImageClassification:
         return max_blocks(self.dataset.size)
 
     def baselines(self) -> Mapping[str, Params]:
-        """The tutorials' fixed networks, and one that is better."""
+        """The fixed networks of the tutorials, and a better one."""
         return {
             "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
             "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
@@ -194,18 +164,18 @@ class ImageClassification:
         return 16 if device.startswith("cuda") else 3
 
     def refit_epochs(self, epochs: int) -> int:
-        """Twice to four times as long: what is too dear for every trial pays for the one that is kept."""
+        """Twice to four times as long: too expensive for every trial, but worth it for the winner."""
         return min(4 * epochs, max(2 * epochs, 12))
 
     def steps_per_epoch(self) -> int:
-        """Long epochs are pulled in quarters, so a hopeless setting costs a quarter.
+        """Long epochs are pulled in quarters, so a bad configuration can be pruned after a quarter.
 
-        Also on a GPU, though it needs none of them: there, a quarter that is not measured is only put in line.
+        A GPU gains little from it, but loses nothing: a quarter that is not measured is only queued there.
         """
         return 4 if self.is_large else 1
 
     def fingerprint(self) -> Mapping[str, str]:
-        """The dataset's digest; values from another dataset are not comparable."""
+        """The dataset's digest, because values from another dataset are not comparable."""
         return {"dataset": self.dataset.digest}
 
     def describe(self, params: Params) -> str:
@@ -220,13 +190,11 @@ class ImageClassification:
     # ---- the network
 
     def n_parameters(self, params: Params) -> int:
-        """Weights of a setting's network, by arithmetic."""
-        p: Any = params
-        data = self.dataset
-        inputs: Any = {"channels": data.channels, "size": data.size, "n_classes": len(data.classes)}
-        if p["family"] == "mlp":
-            return mlp_parameters(_widths(p), **inputs)
-        return cnn_parameters(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], **inputs)
+        """Weights and biases of a configuration's network, built on torch's `meta` device: no memory, no numbers."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in self.build_model(params).parameters())
 
     def latency_ms(self, params: Params, device: str) -> float:
         """Milliseconds of one prediction for one image."""
@@ -250,15 +218,20 @@ class ImageClassification:
         """Begin or resume one training on `device`."""
         import torch
 
+        from objectives.recipe import Numerics, Recipe
         from objectives.training import ImageTraining
-        from objectives.update import Numerics, Recipe
 
         p: Any = task.params
         recipe = Recipe(
-            p["optimizer"], learning_rate(p), p["batch_size"], weight_decay=p["weight_decay"],
-            momentum=p.get("sgd_momentum", 0.0), schedule=p["schedule"], augmentation=p["augmentation"],
+            p["optimizer"],
+            learning_rate(p),
+            p["batch_size"],
+            weight_decay=p["weight_decay"],
+            momentum=p.get("sgd_momentum", 0.0),
+            schedule=p["schedule"],
+            augmentation=p["augmentation"],
             label_smoothing=p["label_smoothing"],
-        )  # fmt: skip
+        )
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
         data = self._data(device)
@@ -266,12 +239,18 @@ class ImageClassification:
             everything = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=everything, validation=everything[:0].to(device))
         return ImageTraining(
-            data, model, recipe, task, steps_per_epoch=self.steps_per_epoch(), device=device,
-            captures=self._captures(device), numerics=Numerics(**self.numerics),
-        )  # fmt: skip
+            data,
+            model,
+            recipe,
+            task,
+            steps_per_epoch=self.steps_per_epoch(),
+            device=device,
+            captures=self._captures(device),
+            numerics=Numerics(**self.numerics),
+        )
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
-        """Score a trained network on the test split; the only place that reads it."""
+        """Score a trained network on the test split. Nothing else reads it."""
         import torch
 
         from objectives.training import evaluate
@@ -296,7 +275,7 @@ class ImageClassification:
         from objectives.models import InputSpec
 
         data = self.dataset
-        some = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # the rest would change the fourth digit
+        some = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # more images change only the fourth digit
         pixels = some.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32) / 255
         mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
         return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
@@ -317,7 +296,7 @@ class ImageClassification:
         return self._on_device[device]
 
     def _captures(self, device: str) -> Captures | None:
-        """Where updates are recorded on `device`, kept with their recordings for the next training there."""
+        """The recordings of updates on `device`, kept for the next training there."""
         if not self.capture or not device.startswith("cuda"):
             return None
         from objectives.capture import Captures, CudaGraphs
@@ -333,7 +312,7 @@ def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor on memory that may be read-only: nothing here writes to it, so torch's warning is beside the point."""
+    """A tensor on memory that may be read-only: nothing here writes to it, so torch's warning does not apply."""
     import torch
 
     with warnings.catch_warnings():
@@ -342,6 +321,6 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def learning_rate(params: Mapping[str, Any]) -> float:
-    """The learning rate of a setting, whatever its optimizer calls it."""
+    """The learning rate of a configuration, whose name depends on the optimizer."""
     names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
     return float(params[names.get(params["optimizer"], "adam_lr")])

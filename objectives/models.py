@@ -1,7 +1,7 @@
 """Two families of small image networks, built from typed specifications.
 
-Both take float32 images (n, c, h, w) in [0, 1] and give logits (n, k). Normalisation is the first layer, so whoever
-loads a trained network has nothing to remember.
+Both take float32 images (n, c, h, w) in [0, 1] and give logits (n, k). Normalisation is the first layer, so a trained
+network can be loaded without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from objectives.geometry import max_blocks, stem_stride
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network sees and tells apart."""
+    """Shape and statistics of the images, and the number of classes."""
 
     channels: int
     size: tuple[int, int]
@@ -39,14 +39,14 @@ class MlpSpec:
 class CnnSpec:
     """Convolution blocks of growing width, then an optional dense layer.
 
-    Block i has (i + 1) * width channels. The first block is a strided stem: it halves large images at once, which costs
-    a quarter of convolving first and pooling later.
+    Block i has (i + 1) * width channels. The first block is a strided stem that halves large images, which costs a
+    quarter of convolving first and pooling later.
     """
 
     blocks: int
     width: int
     kernel: int = 3
-    """Of the stem; later blocks use 3."""
+    """Kernel of the stem; later blocks use 3."""
     dense: int = 0
     """Units of a hidden dense layer; 0 means none."""
     dropout: float = 0.0
@@ -77,7 +77,7 @@ class Dropout(nn.Dropout):
     """
 
     numbers: tuple[Tensor, ...] | None = None
-    """What `plain_numbers` gives, in the device's memory, where a recording reads them (`objectives.sampled`)."""
+    """The result of `plain_numbers` in the device's memory, where a recording reads it (`objectives.sampled`)."""
 
     def plain_numbers(self) -> tuple[int, float]:
         """Bytes below the first are dropped, what is kept is multiplied by the second."""
@@ -119,7 +119,7 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
     height, width = ((side + stride - 1) // stride for side in inputs.size)
     for block in range(1, spec.blocks):
         n_in, n_out = spec.width * block, spec.width * (block + 1)
-        # Pooled before it is normalised: the same maximum, at a quarter of the work for the two layers behind it.
+        # Pooled before it is normalised: the maximum is the same, at a quarter of the work for the next two layers.
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(n_out), nn.ReLU()]
         height, width = height // 2, width // 2
     layers.append(nn.Flatten())
@@ -134,7 +134,7 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
 
 
 class Probabilities(nn.Module):
-    """A trained network as it is published: images in [0, 1] to class probabilities (n, k)."""
+    """A trained network as it is registered: images in [0, 1] to class probabilities (n, k)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from objectives.memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from objectives.recipe import Recipe
     from objectives.sampled import Sampled
-    from objectives.update import Recipe
 
 Step = Callable[[], None]
 
@@ -22,16 +22,16 @@ Step = Callable[[], None]
 def make_optimizer(
     recipe: Recipe, parameters: list[nn.Parameter], *, recordable: bool = False
 ) -> torch.optim.Optimizer:
-    """Build the optimizer; `fused` where it exists, since one kernel per update beats one per tensor by far.
+    """Build the optimizer, `fused` where possible, because one kernel per update is much faster than one per tensor.
 
     Its learning rate is a tensor on the parameters' device: the schedule writes there, and a recorded update reads it.
-    A recordable one knows neither weight decay nor momentum: `from_memory` sees to them.
+    A recordable optimizer has neither weight decay nor momentum, which `from_memory` adds.
     """
     if recordable:  # any momentum, so that it has the tensors
         recipe = replace(recipe, weight_decay=0.0, momentum=0.5)
     device = parameters[0].device
     lr, decay = torch.tensor(recipe.lr, dtype=torch.float32, device=device), recipe.weight_decay
-    capturable = device.type == "cuda"  # torch refuses it elsewhere
+    capturable = device.type == "cuda"  # torch rejects it on other devices
     match recipe.optimizer:
         case "sgd":
             nesterov = recipe.momentum > 0
@@ -50,8 +50,8 @@ def prepare(optimizer: torch.optim.Optimizer, sampled: Sampled | None = None) ->
     """Have the optimizer make its tensors now, and find the cheapest call that steps it, with `sampled` numbers if any.
 
     A tensor made while recording would be part of the recording. Leaves a learning rate of zero, no gradients, and
-    states that are to be zeroed: a step that is tried with them leaves the weights alone. All four optimizers start
-    from zeros: SGD's first momentum is the gradient, and momentum times zero plus the gradient is that, too.
+    states that the caller must zero. With them, a trial step leaves the weights alone. All four optimizers start from
+    zeros: SGD's first momentum is the gradient, which is also momentum times zero plus the gradient.
     """
     group = optimizer.param_groups[0]
     group["lr"].zero_()
@@ -67,9 +67,9 @@ def prepare(optimizer: torch.optim.Optimizer, sampled: Sampled | None = None) ->
 
 
 def working_step(optimizer: torch.optim.Optimizer) -> Step:
-    """The direct step where it can be taken, else torch's own: the kernels are private, and the next torch may differ.
+    """The direct step where it works, else torch's own. The kernels are private, and another torch may change them.
 
-    Takes one to find out.
+    Takes one step to find out.
     """
     try:
         step = direct_step(optimizer)
@@ -82,16 +82,16 @@ def working_step(optimizer: torch.optim.Optimizer) -> Step:
 
 
 def from_memory(optimizer: torch.optim.Optimizer, step: Step, sampled: Sampled) -> Step:
-    """The same with weight decay and momentum from memory, around the `step` of an optimizer that knows of neither.
+    """Add weight decay and momentum, read from memory, to the `step` of an optimizer that has neither.
 
-    One kernel for all tensors, as `step` has one, and it is Nesterov's momentum: 0 is none.
+    Uses one kernel for all tensors, as `step` does. Momentum is Nesterov's; 0 means none.
     """
     group = optimizer.param_groups[0]
     parameters, lr, decay, momentum = group["params"], group["lr"], sampled.decay, sampled.momentum
     states = [optimizer.state[parameter] for parameter in parameters]
 
     def gradients() -> list[Tensor]:
-        """With the decay that all but AdamW add to them."""
+        """The gradients plus weight decay, for all optimizers except AdamW."""
         found = [parameter.grad for parameter in parameters]
         torch._foreach_add_(found, torch._foreach_mul(parameters, decay))
         return found
@@ -127,7 +127,7 @@ def plain_step(optimizer: torch.optim.Optimizer) -> Step:
 
 
 def direct_step(optimizer: torch.optim.Optimizer) -> Step:
-    """The same kernel on the same tensors, found once: for a small network the search for them takes longer (0.13 ms).
+    """Call torch's kernel on tensors that are looked up once. For a small network the lookup takes longer (0.13 ms).
 
     Every parameter must have a gradient, and a state, whose tensors stay where they are.
     Source: torch/optim/adam.py, `_fused_adam`, and torch/optim/sgd.py, `_fused_sgd`.
@@ -148,9 +148,20 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Step:
             def adam() -> None:
                 torch._foreach_add_(steps, 1)
                 kernel(
-                    parameters, gradients(), averages, squares, [], steps,
-                    lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients(),
+                    averages,
+                    squares,
+                    [],
+                    steps,
+                    lr=lr,
+                    beta1=beta1,
+                    beta2=beta2,
+                    weight_decay=decay,
+                    eps=eps,
+                    amsgrad=False,
+                    maximize=False,
+                )
 
             return adam
         case torch.optim.SGD():
@@ -160,9 +171,17 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Step:
 
             def sgd() -> None:
                 sgd_kernel(
-                    parameters, gradients(), buffers, weight_decay=decay, momentum=momentum, lr=lr, dampening=0.0,
-                    nesterov=nesterov, maximize=False, is_first_step=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients(),
+                    buffers,
+                    weight_decay=decay,
+                    momentum=momentum,
+                    lr=lr,
+                    dampening=0.0,
+                    nesterov=nesterov,
+                    maximize=False,
+                    is_first_step=False,
+                )
 
             return sgd
     return plain_step(optimizer)

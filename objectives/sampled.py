@@ -1,21 +1,17 @@
-"""The sampled numbers of a step, as a recording reads them: from the device's memory.
+"""The sampled numbers of a step, kept in the device's memory, where a recording reads them.
 
-A recording freezes plain numbers, and a sampler hardly draws the same ones twice. Read from memory they may differ, so
-one recording serves all trials whose networks have the same structure. Where nothing is recorded numbers stay plain:
-kernels take them along for nothing.
+A recording freezes plain numbers, and a sampler hardly ever draws the same ones twice. Numbers in memory may change, so
+one recording serves all trials whose networks have the same structure. Where nothing is recorded, numbers stay plain,
+because kernels take them at no cost.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from objectives.models import Dropout
-
-if TYPE_CHECKING:
-    from objectives.update import Recipe
+from objectives.recipe import Recipe
 
 
 class Sampled:
@@ -24,16 +20,16 @@ class Sampled:
     def __init__(self, model: nn.Module, classes: int, device: torch.device) -> None:
         self.decay, self.momentum = torch.zeros(2, device=device).unbind()
         self.targets = torch.zeros(classes, classes, device=device)
-        """What the network should give for each class, (k, k)."""
+        """The targets of the network for each class, (k, k)."""
         self._dropouts = dropouts(model)
         for layer in self._dropouts:
             layer.numbers = torch.zeros(2, device=device).unbind()
 
     def fill(self, recipe: Recipe, model: nn.Module) -> None:
-        """Take the numbers of a training of `model`, which has the structure of the network here."""
+        """Take the numbers of a training of `model`, which has the same structure as the network here."""
         self.decay.fill_(recipe.weight_decay)
         self.momentum.fill_(recipe.momentum)
-        # As F.cross_entropy smooths them, whose own way has three times as many kernels.
+        # Smoothed as in F.cross_entropy, which takes three times as many kernels.
         self.targets.fill_(recipe.label_smoothing / len(self.targets))
         self.targets.diagonal().add_(1 - recipe.label_smoothing)
         for mine, given in zip(self._dropouts, dropouts(model), strict=True):
@@ -44,12 +40,12 @@ class Sampled:
 
 
 def dropouts(model: nn.Module) -> list[Dropout]:
-    """The layers whose share is read from memory."""
+    """The layers whose dropped share is read from memory."""
     return [layer for layer in model.modules() if isinstance(layer, Dropout)]
 
 
 def structure(model: nn.Module) -> tuple[tuple[str, str, str], ...]:
-    """All of a network that a recording freezes: its layers by name, without what is read from memory."""
+    """The parts of a network that a recording freezes: layers by name, without numbers that are read from memory."""
     return tuple(
         (name, type(layer).__name__, "" if isinstance(layer, Dropout) else layer.extra_repr())
         for name, layer in model.named_modules()

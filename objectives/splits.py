@@ -1,4 +1,4 @@
-"""Which pictures are held out? The same ones on every machine, each class in proportion."""
+"""Splits: the same on every machine, with each class in proportion."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 SPLIT_SEED = 20240601
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Pictures (n, c, h, w) and the indices of their classes (n,)."""
+"""Images (n, c, h, w) and the indices of their classes (n,)."""
 
 
 def stratified(labels: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split indices of `labels` (n,) into the kept and the held out, each class in proportion; both sorted.
 
-    Every class with two or more members is on both sides; within that, the second part has exactly `held_out` members.
+    Every class with two or more members is on both sides. Beyond that, the second part has exactly `held_out` members.
     """
-    # numpy promises that RandomState draws the same numbers for ever, and its newer generators do not.
+    # numpy guarantees that RandomState always draws the same numbers. Its newer generators may change.
     random = np.random.RandomState(SPLIT_SEED)
     counts = np.bincount(labels)
     quota = counts * held_out / len(labels)
@@ -31,6 +31,6 @@ def stratified(labels: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int
 
 
 def split_off_test(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[Labelled, Labelled]:
-    """Split pictures that come without a test split into pool and test, a fifth."""
+    """Split images that come without a test split: four fifths are the pool, one fifth is the test part."""
     pool, test = stratified(labels, round(len(labels) / 5))
     return (images[pool], labels[pool]), (images[test], labels[test])

@@ -2,8 +2,8 @@
 
 Data stays on the device as uint8 and batches are taken by index: no DataLoader, no work per image in Python. The
 order of images is a function of (seed, epoch) and the learning rate one of the batch number, so a checkpoint needs
-only the network, the optimizer and two random states. What is done with a batch is `objectives.update`; on a GPU it is
-recorded once and replayed, see `objectives.capture`.
+only the network, the optimizer and two random states. `objectives.update` trains a batch. On a GPU it is recorded once
+and replayed, see `objectives.capture`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.capture import Captures, shape_key
 from objectives.clock import Clock
-from objectives.update import DEFAULT, Numerics, Recipe, TrainingData, Update, to_unit
+from objectives.recipe import DEFAULT, Numerics, Recipe
+from objectives.update import TrainingData, Update, to_unit
 
 EVAL_BATCH, EVAL_BATCH_CUDA = 500, 2000
-"""Images evaluated at once: what stays in a core's cache; on a GPU, enough to have more to do than to start."""
+"""Images in one evaluation batch. On a CPU they fit the cache; on a GPU they outweigh the cost of the launch."""
 
 
 def lr_factor(schedule: str, progress: float) -> float:
     """Share of the peak learning rate at `progress` in [0, 1] of a training.
 
     One cycle: linear from 4% to the peak over the first quarter, then a cosine to zero.
-    Source: Smith & Topin, https://arxiv.org/abs/1708.07120, in the two-phase form that torch's OneCycleLR made usual.
+    Source: Smith & Topin, https://arxiv.org/abs/1708.07120, in the two-phase form of torch's OneCycleLR.
     """
     if schedule == "constant":
         return 1.0
@@ -43,7 +44,7 @@ def lr_factor(schedule: str, progress: float) -> float:
 def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Class probabilities (n, k) of the pool's images at `index`; and (2,), their mean loss and how many are right.
 
-    Both are left on the device, and nothing waits for them.
+    Both stay on the device, and nothing waits for them.
     """
     model.eval()
     size = EVAL_BATCH_CUDA if index.is_cuda else EVAL_BATCH
@@ -61,16 +62,24 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) ->
 
 
 class ImageTraining:
-    """One training of one network: pull it for the next step.
+    """One training of one network. Each pull trains the next step.
 
     A step is `1 / steps_per_epoch` of an epoch. The network is evaluated after every epoch and, where an epoch has
-    several steps, once after the very first: early enough to stop a hopeless setting at a fraction of an epoch.
+    several steps, once after the first step, so that a bad configuration can be pruned within an epoch.
     """
 
     def __init__(
-        self, data: TrainingData, model: nn.Module, recipe: Recipe, task: Task, *, steps_per_epoch: int, device: str,
-        captures: Captures | None = None, numerics: Numerics = DEFAULT,
-    ) -> None:  # fmt: skip
+        self,
+        data: TrainingData,
+        model: nn.Module,
+        recipe: Recipe,
+        task: Task,
+        *,
+        steps_per_epoch: int,
+        device: str,
+        captures: Captures | None = None,
+        numerics: Numerics = DEFAULT,
+    ) -> None:
         self.data, self.recipe, self.task, self.captures, self.numerics = data, recipe, task, captures, numerics
         self.device = torch.device(device)
         self.update = self._find_update(model)
@@ -79,14 +88,14 @@ class ImageTraining:
         self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * task.epochs
         self.step = 0
         self.epoch: int | None = None
-        """The one whose tables the update has."""
+        """The epoch whose tables the update has."""
         self.rates: list[float] = []
         self.lr = recipe.lr
         self.seen = 0
         """Images trained in this epoch."""
         self.clock = Clock(self.device)
         self.ahead = self.device.type == "cuda"
-        """Whether steps that are not measured are left to the device: to read what became of them would be to wait."""
+        """Whether unmeasured steps are only queued on the device. Reading their results would mean waiting for them."""
         self.seconds = self.epoch_seconds = 0.0
         self.probabilities: Tensor | None = None
         self.metrics: dict[str, float] = {}
@@ -94,13 +103,17 @@ class ImageTraining:
             self._restore(task.checkpoint)
 
     def _find_update(self, model: nn.Module) -> Update:
-        """One that an earlier training of the same shape has left, or a new one."""
+        """The update of an earlier training of the same shape, or a new one."""
 
         def make() -> Update:
             return Update(
-                self.data, model, self.recipe, device=self.device, recordable=self.captures is not None,
+                self.data,
+                model,
+                self.recipe,
+                device=self.device,
+                recordable=self.captures is not None,
                 numerics=self.numerics,
-            )  # fmt: skip
+            )
 
         if self.captures is None:
             return make()
@@ -123,7 +136,7 @@ class ImageTraining:
         return EpochResult(self.step, position, metrics.get("val/accuracy"), metrics, seconds, notice)
 
     def _train(self, epoch: int, part: int) -> None:
-        """Train the batches of one step. Waits for nothing."""
+        """Train the batches of one step, without waiting for the device."""
         self.model.train()
         if part == 0:
             self.update.sums.zero_()
@@ -154,7 +167,7 @@ class ImageTraining:
         self.epoch = epoch
 
     def _read(self, epoch: float, *, measured: bool) -> tuple[dict[str, float], float]:
-        """The curve points of this step, where it is one that is measured, and the seconds of training since the last.
+        """The curve points of a measured step (else none), and the seconds of training since the last reading.
 
         `epoch` is the position. Raises Diverged when a loss is not finite.
         """
@@ -162,7 +175,7 @@ class ImageTraining:
         if measured and len(data.validation):
             self.probabilities, scores = predict(self.model, data.images, data.labels, data.validation)
             figures = torch.cat((figures, scores))
-        total, correct, *validation = figures.tolist()  # on a GPU, the only time in an epoch that anything waits for it
+        total, correct, *validation = figures.tolist()  # on a GPU, the only wait in an epoch
         seconds = self._count()
         if not math.isfinite(total):
             raise Diverged(f"the training loss became {total} in epoch {math.ceil(epoch)}")
@@ -183,7 +196,7 @@ class ImageTraining:
         return self.metrics, seconds
 
     def _count(self) -> float:
-        """Add what the clock has seen since it was last read, and give it."""
+        """Add the seconds since the last reading of the clock, and return them."""
         seconds = self.clock.read()
         self.seconds += seconds
         self.epoch_seconds += seconds
@@ -200,7 +213,7 @@ class ImageTraining:
         return Outcome(self.metrics | figures, buffer.getvalue(), predictions)
 
     def checkpoint(self) -> bytes:
-        """Everything needed to go on exactly here, without pickled code."""
+        """The state to resume from, without pickled code."""
         self._count()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
@@ -225,7 +238,7 @@ class ImageTraining:
         self.model.load_state_dict(state["model"])
         self.update.load_optimizer(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        if state["device"] == self.device.type:  # generators of one kind of device know nothing of another's state
+        if state["device"] == self.device.type:  # the generators of another kind of device have another state
             self.update.generator.set_state(state["augment_rng"])
             if "cuda_rng" in state:
                 torch.cuda.set_rng_state(state["cuda_rng"], self.device)

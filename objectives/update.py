@@ -2,13 +2,10 @@
 
 Everything that differs from batch to batch is read from device memory: which images are next, the learning rate, the
 strength of the augmentation. Nothing is read back, so calling an update twice trains two batches, and recording a
-call in a CUDA graph and replaying it twice does the same. There is no second form of the loop for the GPU. On the CPU,
-where starting an operation costs as much as a small batch is worth, a call may fetch several batches at once.
+call in a CUDA graph and replaying it twice does the same. CPU and GPU share one form of the loop. On the CPU,
+where starting an operation costs as much as a small batch, a call may fetch several batches together.
 
-How numbers are computed is `Numerics`, whose defaults a GPU has still to confirm: TF32 in matrix products and
-convolutions, and channels_last. bfloat16 is there to be compared: these networks are so small that starting kernels and
-moving memory takes the time, and casts add to both. No `cudnn.benchmark`: trying every algorithm on every new shape may
-take longer than a trial.
+`cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,40 +21,11 @@ from torch import Tensor, nn
 
 from objectives.augment import check_strength, random_affine
 from objectives.optimizers import make_optimizer, prepare
+from objectives.recipe import DEFAULT, Numerics, Recipe
 from objectives.sampled import Sampled
 
 FETCHED_BYTES = 2**20
-"""Images that the CPU fetches at once, as float32: what its second cache keeps until they are used."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained."""
-
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
-    lr: float
-    """The peak, where the schedule has one."""
-    batch_size: int
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    """SGD only; Nesterov's form when positive."""
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    augmentation: float = 0.0
-    label_smoothing: float = 0.0
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """How an update computes. Weights, optimizer and loss are float32 in any case."""
-
-    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
-    """Of matrix products and convolutions: `tf32` is float32 where the device has nothing else, `bfloat16` autocast."""
-    channels_last: bool = True
-    """Memory format of convolutions. On the CPU, the strong CNN is 1.38 times as fast with it: 79, not 109 ms a batch.
-
-    (Medians of 15 alternating pairs of 4 batches of 128 MNIST images, one thread's own time beside other work, Xeon 2.5
-    GHz, torch 2.15.)
-    """
+"""Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +39,14 @@ class TrainingData:
     train: Tensor
     """Indices into the pool, int64, on the CPU."""
     validation: Tensor
-    """Likewise, on the device. Empty where all images are trained on, and nothing is to be measured."""
+    """Indices into the pool, int64, on the device. Empty where all images are trained on and nothing is measured."""
     classes: int
-    """How many, k."""
+    """The number of classes, k."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that an update changes, as it was."""
+    """A copy of everything that an update changes."""
 
     weights: list[Tensor]
     buffers: list[Tensor]
@@ -93,20 +61,23 @@ def to_unit(images: Tensor) -> Tensor:
     return images * (1 / 255)
 
 
-DEFAULT = Numerics()
-
-
 class Update:
-    """A network, its optimizer and what they are fed. A call trains one batch or some, `replay` one.
+    """A network, its optimizer and their inputs. A call trains one batch or several, `replay` one.
 
-    Before the first call `begin` gives it a training's start and `begin_epoch` an epoch's tables; `position` is the
-    number of the next batch in the epoch. `replay` is there once a call was recorded. Used by one training at a time.
+    Before the first call, `begin` starts a training and `begin_epoch` fills the tables of an epoch. `position` is the
+    number of the next batch in the epoch. `replay` is set once a call was recorded. One training uses it at a time.
     """
 
     def __init__(
-        self, data: TrainingData, model: nn.Module, recipe: Recipe, *, device: torch.device, recordable: bool = False,
+        self,
+        data: TrainingData,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        recordable: bool = False,
         numerics: Numerics = DEFAULT,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
             torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
@@ -116,9 +87,9 @@ class Update:
         self.batches = len(data.train) // self.batch_size
         image_bytes = 4 * math.prod(data.images.shape[1:])
         self.stretch = max(1, FETCHED_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
-        """Batches that a call had best train."""
+        """The number of batches that a call trains fastest."""
         self.recordable = recordable
-        """Until memory ran out for a recording."""
+        """False once memory has run out for a recording."""
         self.sampled = Sampled(model, data.classes, device) if recordable else None
         self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if recordable else recipe.label_smoothing
         memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
@@ -132,14 +103,14 @@ class Update:
         self._ahead = torch.arange(self.stretch, device=device)
         self.strength = torch.zeros((), device=device)
         self.sums = torch.zeros(2, device=device)
-        """Of the epoch so far: loss, and how many were right."""
+        """Loss and number of correct answers of the epoch so far."""
         self._loss, self._correct = self.sums.unbind()
         self.generator = torch.Generator(device)
         self.replay: Callable[[], None] | None = None
         self._step = prepare(self.optimizer, self.sampled)
 
     def __call__(self, batches: int = 1) -> None:
-        """Train so many batches from `position` on, at most `stretch`. Reads nothing back from the device."""
+        """Train `batches`, at most `stretch`, from `position` on. Reads nothing back from the device."""
         positions = self._ahead[:batches] + self.position
         index = self.order.index_select(0, positions).view(-1)
         images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
@@ -150,7 +121,7 @@ class Update:
         self.position.add_(batches)
 
     def _train(self, images: Tensor, labels: Tensor, rate: Tensor) -> Tensor:
-        """Train one batch and give its logits."""
+        """Train one batch and return its logits."""
         self.lr.copy_(rate)
         if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
             images = random_affine(images, self.strength, self.generator)
@@ -170,7 +141,7 @@ class Update:
         if not self._bfloat16:
             logits: Tensor = self.model(images)
             return logits
-        # Casts of weights are not kept: each is used once, and in a recording they have to be made anew.
+        # Casts of weights are not cached: each is used once, and a recording must make them every time.
         with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
             logits = self.model(images)
         return logits.float()
@@ -194,29 +165,29 @@ class Update:
     def begin_epoch(self, order: Tensor, rates: Sequence[float]) -> None:
         """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and one learning rate a batch."""
         order = order[: self.batches * self.batch_size].view(self.batches, self.batch_size)
-        # These tensors may go at once: what is copied from memory that can be swapped was read when the call returns.
+        # These tensors may be freed now: a copy from pageable memory has read them when the call returns.
         self.order.copy_(order, non_blocking=True)
         self.rates.copy_(torch.tensor(rates), non_blocking=True)
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy the state of an optimizer's `state_dict` into this one's tensors, which stay where they are."""
         for number, state in enumerate(self.optimizer.state.values()):
-            # Of SGD without momentum nothing was saved where it was not recorded; its zeros will do.
+            # An unrecorded SGD without momentum saved nothing, and zeros are right for it.
             for name, value in saved["state"].get(number, {}).items():
                 if name in state:
                     state[name].copy_(value)
 
     @property
     def generators(self) -> tuple[torch.Generator, torch.Generator]:
-        """Of the augmentation, and the device's own, which dropout uses."""
+        """The generator of the augmentation, and the device's own, which dropout uses."""
         if self.device.type == "cuda":
             return self.generator, torch.cuda.default_generators[self.device.index or 0]
         return self.generator, torch.default_generator
 
     def renew_generators(self) -> None:
-        """Give generators that a failed recording left unusable new insides, with a state still to be set.
+        """Replace the insides of generators that a failed recording left unusable. Their state must then be set.
 
-        Torch believes that they are being recorded until the recording ends well, and one that broke a rule cannot.
+        Torch believes that they are being recorded until the recording ends well, which a failed one cannot.
         """
         for generator in self.generators:
             if generator.device.type == "cuda":
@@ -228,7 +199,7 @@ class Update:
         return Snapshot(**{name: [tensor.detach().clone() for tensor in part] for name, part in vars(live).items()})
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make it as it was, bit by bit and in place."""
+        """Restore a snapshot bit for bit, in place."""
         live = self._live()
         with torch.no_grad():
             for name in ("weights", "buffers", "optimizer", "sums", "counters"):
@@ -238,9 +209,12 @@ class Update:
             generator.set_state(state)
 
     def _live(self) -> Snapshot:
-        """The tensors themselves; of the generators, which have none to write to, their states now."""
+        """The tensors themselves, and the current states of the generators, which have no tensors."""
         return Snapshot(
-            list(self.model.parameters()), list(self.model.buffers()),
+            list(self.model.parameters()),
+            list(self.model.buffers()),
             [tensor for state in self.optimizer.state.values() for tensor in state.values()],
-            [self.sums], [self.lr, self.position], [generator.get_state() for generator in self.generators],
-        )  # fmt: skip
+            [self.sums],
+            [self.lr, self.position],
+            [generator.get_state() for generator in self.generators],
+        )

@@ -78,7 +78,7 @@ def run_command(ctx: click.Context, /, **values: Any) -> None:
 
 
 def _run(ctx: click.Context, config: Config) -> None:
-    from objectives.download import DatasetUnavailableError
+    from objectives.base import DatasetUnavailableError
     from search import terminal
     from search.opening import load_objective, objective_spec
     from search.run import run

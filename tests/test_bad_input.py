@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from shell import TOY, Finished, contents, one_file, search
 
-from objectives.idx import TEST_FILES, TRAIN_FILES
+from objectives.mnist import TEST_FILES, TRAIN_FILES
 
 
 def damage_mnist(folder: Path) -> None:

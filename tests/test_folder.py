@@ -106,7 +106,7 @@ def test_unusable_folders_say_why(tmp_path: Path) -> None:
         "file": "is a file, not a folder",
         "empty": "holds no folders",
         "one": "only one class, 'dog'",
-        "few": "class 'cat' has 4 pictures.*, and every class needs 5",
+        "few": "class 'cat' has 4 images.*, and every class needs 5",
         "bad": r"has 2 files \('cat/a.png', 'dog/b.png'\) out of 14 .* more than a tenth",
     }.items():
         with pytest.raises(DatasetError, match=says):

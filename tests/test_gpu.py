@@ -18,11 +18,13 @@ from torch import nn
 from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
 
 from objectives.base import Diverged, ObjectiveSpec, Task
+from objectives.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.capture import KEPT, TOLERANCE, Captures, CudaGraphs, distance, length
-from objectives.images import STRONG, TUTORIAL, TUTORIAL_MLP, ImageClassification
+from objectives.images import ImageClassification
+from objectives.recipe import Numerics
 from objectives.trainer import EpochDone, Failed, Settings, Trainer
 from objectives.training import ImageTraining
-from objectives.update import Numerics, Snapshot, TrainingData, Update
+from objectives.update import Snapshot, TrainingData, Update
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
 

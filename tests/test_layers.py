@@ -32,7 +32,7 @@ DOORS = {library: sorted(f"search.{name}" for name in names if name != "objectiv
          for library, *names in rows("| library | known by")}  # fmt: skip
 OF_OBJECTIVES = {  # what `search` may know of the objectives at import: contracts and plain helpers, never a training
     "objectives.base", "objectives.trainer", "objectives.actor", "objectives.datasets", "objectives.pictures",
-    "objectives.models", "objectives.download",
+    "objectives.models",
 }  # fmt: skip
 LEAN = ["objectives.trainer", "objectives.images", "objectives.training"]
 HEAVY = ["torch", "mlflow", "optuna"]
@@ -133,6 +133,7 @@ trainer = Trainer(Settings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(trainer.objective.baselines().values())))
 print(trainer.start(Task(0, params, 1, 1)))
 """
+    loaded_by('from objectives.datasets import load_dataset; load_dataset("digits", None)')  # as the coordinator does
     loaded = loaded_by(train)
     assert "torch" in loaded
     assert not {"optuna", "mlflow", "search", "sqlalchemy", "sklearn", "torchvision"} & loaded

@@ -22,8 +22,9 @@ from objectives.capture import Captures, distance
 from objectives.images import ImageClassification
 from objectives.models import CnnSpec, InputSpec, build_cnn
 from objectives.optimizers import make_optimizer, prepare
+from objectives.recipe import Numerics
 from objectives.training import evaluate, lr_factor
-from objectives.update import Numerics, TrainingData, to_unit
+from objectives.update import TrainingData, to_unit
 
 
 @pytest.fixture(scope="module")

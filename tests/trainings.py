@@ -14,8 +14,9 @@ from objectives.augment import random_affine
 from objectives.base import EpochResult, Task
 from objectives.capture import Captures
 from objectives.models import CnnSpec, InputSpec, MlpSpec, build_cnn, build_mlp
+from objectives.recipe import DEFAULT, Numerics, Recipe
 from objectives.training import ImageTraining, lr_factor
-from objectives.update import DEFAULT, Numerics, Recipe, TrainingData
+from objectives.update import TrainingData
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.05, "momentum": 0.9},

@@ -19,7 +19,7 @@ from pathlib import Path
 import optuna
 
 from objectives.datasets import default_data_dir
-from objectives.idx import raw_folder
+from objectives.mnist import raw_folder
 from search.records import METRICS
 from search.storage import quiet_optuna
 from tests.benchmarks.measure import Skipped
