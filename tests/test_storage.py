@@ -11,15 +11,19 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
 from shell import contents, environment
 
 from search.errors import StorageError, StudyHeldError, UsageError
-from search.storage import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, create_whole, hold_study, open_storage, parse_url
+from search.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, create_whole
+from search.storage import hold_study, open_storage, parse_url, study_names
 
 
 @pytest.fixture
@@ -205,6 +209,24 @@ def test_a_reader_does_not_hold_up_the_writer(database: Path):
         assert reader.execute("SELECT count(*) FROM studies").fetchone() == (0,)
 
 
+class TestConformance(StorageTestCase):
+    """Optuna's own suite for storages."""
+
+    @pytest.fixture
+    def storage(self, database: Path) -> Iterator[BaseStorage]:
+        storage = open_storage(f"sqlite:///{database}")
+        yield storage
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def test_names_of_studies_come_oldest_first(database: Path):
+    storage = open_storage(f"sqlite:///{database}")
+    for name in ("b", "c", "a"):
+        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name)
+    assert study_names(storage) == ["b", "c", "a"]
+
+
 # One coordinator for each study -------------------------------------------------------------------------------------
 
 HOLDER = """
@@ -222,8 +244,11 @@ def hold(url: str) -> subprocess.Popen[str]:
     """Another process that holds the study `mnist` until its standard input ends; it has a child."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), url],
-        env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_held_study_says_who_holds_it_until_that_one_is_killed(database: Path):
