@@ -112,7 +112,7 @@ def make_folder(path: Path) -> None:
         (make_folder, "is not a file; it was left"),
     ],
 )
-def test_a_database_that_is_no_good_is_named_and_left_as_it_is(database: Path, ruin, message: str):
+def test_an_unusable_database_is_named_and_left_as_it_is(database: Path, ruin, message: str):
     ruin(database)
     before = contents(database.parent)
     with pytest.raises(StorageError, match=rf"(?s)^{database} {message}"):
@@ -120,7 +120,7 @@ def test_a_database_that_is_no_good_is_named_and_left_as_it_is(database: Path, r
     assert contents(database.parent) == before
 
 
-def test_reading_makes_no_database(tmp_path: Path):
+def test_opening_without_create_makes_no_database(tmp_path: Path):
     with pytest.raises(StorageError, match=r"there is no study database at .*nowhere.db; run a search first"):
         open_storage(f"sqlite:///{tmp_path / 'nowhere.db'}", create=False)
     assert list(tmp_path.iterdir()) == []
