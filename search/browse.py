@@ -18,7 +18,8 @@ from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import UsageError
 from search.masking import bare, mask
 from search.records import StudyRecord, TrialRecord
-from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
+from search.sqlite import MLFLOW_TABLE, check_sqlite, sqlite_file
+from search.storage import open_storage, quiet_optuna, study_names
 from search.workspace import Workspace
 
 POLL_S = 0.5
@@ -32,10 +33,9 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
     """
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
-    known = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
-    if not known:
+    existing = study_names(storage)
+    if not existing:
         raise UsageError(f"{mask(config.storage_url)} has no studies yet; run a search first: python -m search")
-    existing = [study.study_name for study in known]
     for name in names:
         if name not in existing:
             near = difflib.get_close_matches(name, existing, 1)
@@ -63,8 +63,7 @@ def all_studies(config: Config) -> list[StudyRecord]:
     """Every study, oldest first."""
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
-    known = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
-    return [StudyRecord.of(optuna.load_study(study_name=study.study_name, storage=storage)) for study in known]
+    return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
 
 
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:

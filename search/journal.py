@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from search.storage import check_sqlite, connect
+from search.sqlite import check_sqlite, connect
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 

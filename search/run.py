@@ -25,15 +25,16 @@ from search.executors.base import Executor
 from search.executors.choice import check_engine, open_executor
 from search.interruption import Interrupted, Interruption
 from search.journal import PARENT, trial_run
+from search.lock import StudyLock
 from search.masking import bare
 from search.opening import check_stores, open_tracking, registered_name
-from search.ownership import Hold
-from search.postgres import Outage
 from search.provenance import provenance
 from search.records import TrialRecord
+from search.retry import RetryPolicy
 from search.sampling import make_pruner, some_params
 from search.scope import Scope
-from search.storage import hold_study, open_storage, quiet_optuna, sqlite_file
+from search.sqlite import sqlite_file
+from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, open_study
 from search.summary import Confirmation, Summary, counted
 from search.tracking import Tracking
@@ -90,14 +91,14 @@ class Start:
     executor: Executor
     display: Display
     interruption: Interruption
-    hold: Hold
+    hold: StudyLock
 
     def __post_init__(self) -> None:
         config, objective, scope = self.config, self.objective, self.scope
         self.workspace = Workspace(config.workspace)
         say, pause = self.display.notice, self.interruption.pause
-        outage = Outage(self.hold.check, wait_s=config.storage_wait, say=say, pause=pause)
-        self.storage = open_storage(config.storage_url, outage=outage)
+        retry = RetryPolicy(self.hold.check, wait_s=config.storage_wait, say=say, pause=pause)
+        self.storage = open_storage(config.storage_url, retry=retry)
         self.study_id = open_study(
             self.storage, self.name, objective, self.spec.target, config.epochs, scope.space, scope.limits
         )

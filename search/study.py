@@ -226,7 +226,7 @@ class Study:
         template.datetime_start = datetime.now()
         template.user_attrs |= attrs
         self._notes[sampled.number] = dict(template.system_attrs)
-        self._stored_ids.append(self.storage.create_new_trial(self.study_id, template_trial=template))
+        self._stored_ids.append(self.storage.start_trial(self.study_id, template))
         self._store_study_notes()
 
     def report(self, number: int, step: int, value: float, *, spared: bool = False) -> bool:

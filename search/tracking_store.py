@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import StorageError
-from search.storage import MLFLOW_TABLE, check_sqlite, connect, create_whole, sqlite_file
+from search.sqlite import MLFLOW_TABLE, check_sqlite, connect, create_whole, sqlite_file
 from search.trouble import tracking_error
 
 if TYPE_CHECKING:

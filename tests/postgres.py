@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a loopback port that wants passwords, as a server elsewhere does."""
+"""A real PostgreSQL on a loopback port that asks for passwords, as a remote server does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ host  all all 127.0.0.1/32 scram-sha-256
 
 
 class Postgres:
-    """One cluster in a folder: `prepare` it while it listens nowhere and trusts us, then `start` it for others."""
+    """A cluster in a folder. `prepare` runs SQL before it accepts connections; `start` makes it listen."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self._data = free_port(), folder
@@ -31,7 +31,7 @@ class Postgres:
         return Path(str(self._server.bin_path))
 
     def prepare(self, sql: str) -> None:
-        """Run SQL as the image of compose.yaml does at its first start, then stop."""
+        """Run SQL, as the image of compose.yaml does at its first start, then stop."""
         command = [self.bin / "psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", self._server.get_uri()]
         subprocess.run(command, input=sql, text=True, check=True, capture_output=True)
         self._server.stop()
@@ -62,7 +62,7 @@ class Postgres:
         return done.stdout
 
     def remove(self) -> None:
-        """Stop, and leave nothing."""
+        """Stop, and delete the folder."""
         if self.run("pg_isready", "--host", "127.0.0.1").returncode == 0:
             self.stop()
         self._server.cleanup()

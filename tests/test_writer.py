@@ -1,4 +1,4 @@
-"""What the short calls of a search leave in the tables is what Optuna's own calls leave."""
+"""The short calls of a search leave in the tables what Optuna's own calls leave."""
 
 from __future__ import annotations
 
@@ -25,20 +25,26 @@ DISTRIBUTIONS: dict[str, Any] = {
 }
 
 
-def begun(number: int) -> FrozenTrial:
+STARTED = datetime(2026, 11, 1, 12, 30, 15, 250)
+
+
+def running(number: int, started: datetime = STARTED) -> FrozenTrial:
     """A trial as a search stores it at its start."""
     trial = create_trial(
-        state=TrialState.RUNNING, params={"lr": 0.01, "layers": 2, "optimizer": None}, distributions=DISTRIBUTIONS,
-        user_attrs={"label": "a", "slot": 0}, system_attrs={"constraints": [0.5]},
-    )  # fmt: skip
-    trial.number, trial.datetime_start = number, datetime(2026, 11, 1, 12, 30, 15, 250)
+        state=TrialState.RUNNING,
+        params={"lr": 0.01, "layers": 2, "optimizer": None},
+        distributions=DISTRIBUTIONS,
+        user_attrs={"label": "a", "slot": 0},
+        system_attrs={"constraints": [0.5]},
+    )
+    trial.number, trial.datetime_start = number, started
     return trial
 
 
 def with_optuna(storage: RDBStorage, study: int, ends: dict[TrialState, float | None]) -> None:
     """The same trials by Optuna's own calls."""
     for number, (state, value) in enumerate(ends.items()):
-        trial = storage.create_new_trial(study, template_trial=begun(number))
+        trial = storage.create_new_trial(study, template_trial=running(number))
         for step, reported in enumerate((0.5, math.inf, -math.inf, math.nan, 0.25)):
             storage.set_trial_intermediate_value(trial, step, reported)
         storage.set_trial_system_attr(trial, "rung", {"0": 1})
@@ -48,9 +54,9 @@ def with_optuna(storage: RDBStorage, study: int, ends: dict[TrialState, float | 
 
 
 def in_short(storage: WriterStorage, study: int, ends: dict[TrialState, float | None], times: int) -> None:
-    """As a search does it, each call but the first made `times`, as where an answer was lost."""
+    """As a search does it. Each call is made `times` times, as it is when an answer was lost."""
     for number, (state, value) in enumerate(ends.items()):
-        trial = storage.create_new_trial(study, template_trial=begun(number))
+        (trial,) = {storage.start_trial(study, running(number)) for _ in range(times)}
         for step, reported in enumerate((0.5, math.inf, -math.inf, math.nan, 0.25)):
             for _ in range(times):
                 storage.report_trial(trial, step, reported, {"rung": {"0": 1}} if step == 2 else {})
@@ -58,20 +64,20 @@ def in_short(storage: WriterStorage, study: int, ends: dict[TrialState, float | 
             storage.end_trial(trial, state, value, {"metrics": {"loss": 0.5}, "label": "b"}, {})
 
 
-def told(storage: RDBStorage, study: int) -> list[str]:
-    """All trials, less what tells one moment or one study from another."""
-    found = storage.get_all_trials(study)
-    for trial in found:
+def read_back(storage: RDBStorage, study: int) -> list[str]:
+    """All trials as texts, without ids and times, which differ between two studies."""
+    trials = storage.get_all_trials(study)
+    for trial in trials:
         assert trial.datetime_complete is not None
         assert abs((datetime.now() - trial.datetime_complete).total_seconds()) < 60
         trial.datetime_complete, trial._trial_id = None, 0
-        trial.user_attrs, trial.params = dict(sorted(trial.user_attrs.items())), dict(sorted(trial.params.items()))
-    return [str(trial) for trial in found]
+        trial.user_attrs = dict(sorted(trial.user_attrs.items()))
+    return [str(trial) for trial in trials]
 
 
 @pytest.fixture
 def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where local time is not what the tables hold."""
+    """A time zone in which local time differs from the UTC of the tables."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "America/New_York")
         time.tzset()
@@ -86,41 +92,28 @@ def test_trials_are_stored_as_optuna_stores_them(database: str, times: int):
 
 
 def check_alike(url: str, times: int) -> None:
-    """Also of another kind of database."""
+    """The same for any kind of database."""
     ends = {TrialState.COMPLETE: 0.75, TrialState.PRUNED: 0.25, TrialState.FAIL: None}
     storage = open_storage(url)
     plain, ours = (storage.create_new_study([StudyDirection.MAXIMIZE], name) for name in ("plain", "ours"))
     optunas = RDBStorage(url)
     with_optuna(optunas, plain, ends)
     in_short(storage, ours, ends, times)
-    assert told(storage, ours) == told(optunas, plain) != []
-    for each in (storage, optunas):
-        each.remove_session()
-        each.engine.dispose()
-
-
-def test_a_trial_that_has_ended_is_stored_whole(database: str):
-    storage = open_storage(database)
-    study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
-    past = create_trial(value=0.75, params={"lr": 0.01}, distributions={"lr": DISTRIBUTIONS["lr"]},
-                        intermediate_values={1: 0.5}, user_attrs={"label": "a"})  # fmt: skip
-    storage.create_new_trial(study, template_trial=past)
-    (stored,) = storage.get_all_trials(study)
-    assert (stored.number, stored.value, stored.intermediate_values) == (0, 0.75, {1: 0.5})
-    assert stored.datetime_complete is not None
-    storage.remove_session()
-    storage.engine.dispose()
+    assert read_back(storage, ours) == read_back(optunas, plain) != []
+    for opened in (storage, optunas):
+        opened.remove_session()
+        opened.engine.dispose()
 
 
 def test_another_end_is_not_stored_over_the_first(database: str):
     storage = open_storage(database)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
-    trial = storage.create_new_trial(study, template_trial=begun(0))
+    trial = storage.start_trial(study, running(0))
     storage.end_trial(trial, TrialState.COMPLETE, 0.75, {}, {})
-    first = told(storage, study)
+    first = read_back(storage, study)
     with pytest.raises(SearchStoppedError, match="another program has ended trial 0 of this study as COMPLETE; type"):
         storage.end_trial(trial, TrialState.FAIL, None, {"failure": "crashed"}, {})
-    assert told(storage, study) == first
+    assert read_back(storage, study) == first
     storage.remove_session()
     storage.engine.dispose()
 
@@ -128,9 +121,9 @@ def test_another_end_is_not_stored_over_the_first(database: str):
 def test_a_number_that_another_writer_took_is_not_stored(database: str):
     storage = open_storage(database)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
-    storage.create_new_trial(study, template_trial=begun(0))
+    storage.create_new_trial(study)
     with pytest.raises(SearchStoppedError, match="another program has added trial 0 to this study; type the same"):
-        storage.create_new_trial(study, template_trial=begun(0))
+        storage.start_trial(study, running(0, datetime(2026, 11, 1, 12, 30, 16)))
     assert len(storage.get_all_trials(study)) == 1
     storage.remove_session()
     storage.engine.dispose()

@@ -27,8 +27,8 @@ from rich.table import Table
 
 from search.coordinator import Coordinator
 from search.display import PlainDisplay
-from search.ownership import Hold
-from search.postgres import Outage
+from search.lock import StudyLock
+from search.retry import RetryPolicy
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, open_study
@@ -99,10 +99,10 @@ def timed(work: Callable[[], T], seconds: list[float]) -> Callable[[], T]:
 
 
 @contextmanager
-def opened(url: str, hold: Hold) -> Iterator[Study]:
+def opened(url: str, hold: StudyLock) -> Iterator[Study]:
     """The study, opened as a search does it."""
     objective = SixParameters()
-    storage: RDBStorage = open_storage(url, outage=Outage(hold.check, wait_s=60.0, say=print, pause=time.sleep))
+    storage: RDBStorage = open_storage(url, retry=RetryPolicy(hold.check, wait_s=60.0, say=print, pause=time.sleep))
     study_id = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
     hold.sign(storage, study_id)
     try:
