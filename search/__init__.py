@@ -1,7 +1,7 @@
 """Experiment-tracked hyperparameter search for small image classifiers.
 
-`search.load` gives a registered winner, `search.load_trial` the network of any trial. Both are imported when they are
-first used: `import search` loads nothing.
+`search.load` loads a registered model, `search.load_trial` the network of any trial. Both are imported on first use, so
+`import search` is fast.
 """
 
 from __future__ import annotations

@@ -224,16 +224,19 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
 def predict(image: Sequence[str], model: str | None, picture: Path | None, **values: Any) -> None:
     """Classify pictures: files, or test pictures of a dataset by names such as mnist:7 and mnist:0-24."""
     from search import terminal
+    from search.loading import load
+    from search.model_store import require_store
+    from search.predict import draw, require_readable
     from search.predict import predict as classify
-    from search.registry import load, require_store
     from search.workspace import write_whole
 
     config = Config(**values)
     require_store(config)
-    loaded = load(config.mlflow_uri, model)
-    predictions, drawing = classify(loaded, image, config.data_dir)
-    terminal.print_predictions(loaded.words, predictions)
-    if picture is not None and drawing is not None:
+    require_readable(image)
+    predictor = load(model, workspace=config.workspace, tracking_uri=config.tracking_uri)
+    predictions = classify(predictor, image, config.data_dir)
+    terminal.print_predictions(str(predictor), predictions)
+    if picture is not None and (drawing := draw(predictions, predictor.classes)) is not None:
         try:
             write_whole(picture, drawing)
         except OSError as error:
@@ -267,8 +270,8 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
     A winner that its search could not register is scored and registered first, and then is champion if it is better.
     """
     from search import repair, terminal
+    from search.model_store import require_store
     from search.promotion import CHAMPION
-    from search.registry import require_store
 
     config = Config(**values)
     if rollback or "/" in (target or ""):

@@ -173,7 +173,7 @@ class Conclusion:
         """The winner's weights, from the workspace or, where that was tidied, from its MLflow run."""
         if (path := self._weights(run)).exists():
             return path.read_bytes()
-        from search.registry import download
+        from search.model_store import download
 
         run_id = self.tracking.mlflow_id(run)
         if run_id is None:

@@ -1,26 +1,30 @@
-"""From Python: the registered winner, or the network of any trial, ready to use."""
+"""From Python: load a registered classifier, or the network of any trial."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from objectives.pictures import Framing
 from search import records
 from search.config import Config
 from search.errors import ModelNotFoundError, TrackingError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from mlflow.pyfunc import PyFuncModel
 
-    from search.registry import Loaded
+BATCH = 500
 
 
 class Predictions(NamedTuple):
-    """What a classifier says of n images."""
+    """Predictions of a classifier for n images."""
 
     labels: NDArray[np.str_]
     """Names of the most probable classes, shape (n,)."""
@@ -30,38 +34,56 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A registered classifier. `uri` says which version it is in MLflow."""
+    """A registered classifier."""
 
     uri: str
+    """Its URI in MLflow, such as `models:/mnist@champion`."""
+    version: str | None
+    """Its version in the registry, also when `uri` is an alias; None for a model outside the registry."""
     classes: tuple[str, ...]
     """Names of the k classes."""
-    shape: tuple[int, int, int]
-    """(c, h, w) of the images that it knows."""
-    loaded: Loaded = field(repr=False)
-    """MLflow's model behind it, and what that says of itself."""
+    framing: Framing
+    """Size, channels and polarity of the images in training."""
+    metadata: Mapping[str, Any] = field(repr=False)
+    """What the search stored with the model: study, trial, dataset, figures."""
+    model: PyFuncModel = field(repr=False)
+    """MLflow's model."""
+
+    def __str__(self) -> str:
+        """Its URI, and the version that an alias stands for."""
+        return f"{self.uri}, version {self.version}" if "@" in self.uri else self.uri
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of the images it takes."""
+        return self.framing.channels, *self.framing.size
 
     def predict(self, images: ArrayLike) -> Predictions:
         """Classify images.
 
-        images: (n, h, w) where the network knows one channel, else (n, c, h, w); uint8, or floats in [0, 1]. Bright on
-        dark or the reverse as the network was trained: nothing is inverted, scaled or centred here.
-        Raises ValueError when they are something else, and says what to do.
+        images: (n, h, w) if the network takes one channel, else (n, c, h, w); uint8, or floats in [0, 1]. They must be
+        bright on dark, or dark on bright, as in training: nothing is inverted, scaled or centred here.
+        Raises ValueError with advice when they are something else.
         """
         pixels = as_input(images, self.shape)
-        n = len(pixels)
-        probabilities = self.loaded.probabilities(pixels) if n else np.empty((0, len(self.classes)), np.float32)
+        parts = [np.empty((0, len(self.classes)), np.float32)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for first in range(0, len(pixels), BATCH):
+                parts.append(np.asarray(self.model.predict(pixels[first : first + BATCH]), dtype=np.float32))
+        probabilities = np.concatenate(parts)
         return Predictions(np.array(self.classes)[probabilities.argmax(1)], probabilities)
 
 
 def as_input(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Images of a known `shape` (c, h, w) as float32 (n, c, h, w) in [0, 1]. Raises ValueError in plain words."""
+    """Convert images of `shape` (c, h, w) to float32 (n, c, h, w) in [0, 1]. Raises ValueError with advice."""
     try:
         given = np.asarray(images)
     except ValueError:
         raise ValueError(f"images differ in shape; each must be {_wanted(shape)}") from None
     if given.dtype.kind in "OSU":
         raise ValueError(
-            f"images hold no numbers; give an array of shape {_wanted(shape)}. Picture files are read by "
+            f"images hold no numbers; give an array of shape {_wanted(shape)}. Image files are read by "
             "python -m search predict FILE"
         )
     c, h, w = shape
@@ -103,33 +125,34 @@ def _hint(given: NDArray[np.generic], shape: tuple[int, int, int]) -> str:
 
 
 def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri: str | None = None) -> Predictor:
-    """Load a registered winner: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
+    """Load a registered model: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
 
-    Without a name, the newest champion. `workspace` is the folder where the search ran. Raises ModelNotFoundError when
-    there is no such model, TrackingError when MLflow does not answer.
+    Without a name, load the newest champion. `workspace` is the folder where the search ran. Raises ModelNotFoundError
+    when there is no such model, TrackingError when MLflow does not answer.
     """
-    from search import registry
+    from search.model_store import load_model, require_store
 
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
-    registry.require_store(config)
-    loaded = registry.load(config.mlflow_uri, model)
-    framing = loaded.metadata["framing"]
-    h, w = framing["size"]
-    return Predictor(loaded.uri, loaded.classes, (int(framing["channels"]), int(h), int(w)), loaded)
+    require_store(config)
+    uri, version, loaded = load_model(config.mlflow_uri, model)
+    metadata = loaded.metadata.metadata or {}
+    framing = Framing(**{**metadata["framing"], "size": tuple(metadata["framing"]["size"])})
+    return Predictor(uri, version, tuple(metadata["classes"]), framing, metadata, loaded)
 
 
 def load_trial(
     study: str, number: int, *, workspace: str | Path = ".", storage: str | None = None, tracking_uri: str | None = None
 ) -> torch.nn.Module:
-    """The network of any trial with its weights, on the CPU, in evaluation mode: the study's objective builds it.
+    """Load the network of any trial with its weights, on the CPU, in evaluation mode.
 
-    It takes float32 (n, c, h, w) in [0, 1] and gives logits (n, k). Raises UsageError when there is no such study or
-    trial, ModelNotFoundError when it left no weights, ObjectiveError when the objective cannot be made here.
+    The study's objective builds it. It maps float32 (n, c, h, w) in [0, 1] to logits (n, k). Raises UsageError when
+    there is no such study or trial, ModelNotFoundError when the trial has no weights, ObjectiveError when the objective
+    cannot be built here.
     """
     from optuna.trial import FixedTrial
 
     from search.browse import elsewhere, read_study
-    from search.registry import download, require_store
+    from search.model_store import download, require_store
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
     record = read_study(config, study)
@@ -137,14 +160,13 @@ def load_trial(
     if trial is None:
         raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")
     if records.OBJECTIVE not in record.attrs:
-        raise UsageError(f"study {study!r} was not made by a search, so nothing is known of its networks")
+        raise UsageError(f"study {study!r} was not made by a search, so its networks are unknown")
     if (said := elsewhere(config, record.attrs)) is not None:
         raise UsageError(f"study {study!r}: {said}")
     objective = records.stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
         raise UsageError(
-            f"the objective of study {study!r} makes no network of weights; give it a method "
-            "load_weights(params, weights)"
+            f"the objective of study {study!r} cannot load weights; give it a method load_weights(params, weights)"
         )
     not_there = f"trial {number} of {study!r} ({trial.state.name.lower()}) has no weights that can be read"
     if trial.run_id is None:

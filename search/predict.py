@@ -1,10 +1,10 @@
-"""Classify pictures with a registered model."""
+"""Classify image files, or test images of a dataset, with a registered model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,101 +12,111 @@ from numpy.typing import NDArray
 
 from objectives.base import PictureError
 from objectives.datasets import NAMES, load_dataset, load_test_split
-from objectives.pictures import NOTHING_FOUND, Framing, read_picture, to_model_input
-from search.registry import Loaded
+from objectives.pictures import NOTHING_FOUND, read_picture, to_model_input
+from search.loading import Predictor
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model makes of one picture."""
+    """One image, and its prediction once there is one."""
 
     name: str
-    label: str
-    probability: float
+    pixels: NDArray[np.float32] | None = None
+    """The image as the model sees it: (c, h, w) in [0, 1]; None when it cannot be read."""
     notes: tuple[str, ...] = ()
-    """What was done to the picture."""
+    """How a file was changed to look like the training images."""
     truth: str | None = None
-    """The true label, for a picture of a dataset."""
+    """The true label, for an image of a dataset."""
+    label: str = ""
+    probability: float = 0.0
     error: str | None = None
     """Why there is no prediction."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture as the model sees it: (c, h, w) in [0, 1]."""
+def require_readable(names: Sequence[str]) -> None:
+    """Raise PictureError when no name can be read, which is known long before a model is loaded."""
+    errors = []
+    for name in names:
+        if _dataset_images(name):
+            return
+        try:
+            read_picture(Path(name))
+            return
+        except PictureError as error:
+            errors.append(str(error))
+    raise PictureError("\n".join(errors))
 
-    name: str
-    pixels: NDArray[np.float32] | None
-    notes: tuple[str, ...] = ()
-    truth: int | None = None
-    error: str | None = None
 
+def predict(predictor: Predictor, names: Sequence[str], data_dir: Path | None) -> list[Prediction]:
+    """Classify images, one prediction for each.
 
-def predict(loaded: Loaded, names: Sequence[str], data_dir: Path | None) -> tuple[list[Prediction], bytes | None]:
-    """Classify files and dataset pictures; also a PNG of them all, None when none could be read.
-
-    A name is a path, or `DATASET:INDEX` or `DATASET:FIRST-LAST` for pictures of a dataset's test split.
+    A name is a path, or `DATASET:INDEX` or `DATASET:FIRST-LAST` for images of a dataset's test split.
     """
-    framing = Framing(**{**loaded.metadata["framing"], "size": tuple(loaded.metadata["framing"]["size"])})
-    dataset = str(loaded.metadata["dataset"])
-    pictures = [picture for name in names for picture in read(name, framing, dataset, data_dir)]
-    readable = [picture for picture in pictures if picture.pixels is not None]
-    if not readable:
-        return [_predict(picture, None, loaded.classes) for picture in pictures], None
-    images = np.stack([picture.pixels for picture in readable if picture.pixels is not None])
-    probabilities = loaded.probabilities(images)
-    rows = iter(probabilities)
-    known = [None if picture.pixels is None else next(rows) for picture in pictures]
-    predictions = [_predict(picture, row, loaded.classes) for picture, row in zip(pictures, known, strict=True)]
-    return predictions, draw(images, readable, probabilities, loaded.classes)
+    rows = [row for name in names for row in _read(name, predictor, data_dir)]
+    pixels = [row.pixels for row in rows if row.pixels is not None]
+    if not pixels:
+        return rows
+    labels, probabilities = predictor.predict(np.stack(pixels))
+    answers = iter(zip(labels.tolist(), probabilities.max(1).tolist(), strict=True))
+    return [row if row.pixels is None else _with_answer(row, *next(answers)) for row in rows]
 
 
-def read(name: str, framing: Framing, dataset: str, data_dir: Path | None) -> list[Picture]:
-    """The pictures that a name stands for; `dataset` is the one that the model was trained on."""
-    found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
-    if found and not Path(name).exists() and (found[1] in NAMES or found[1].startswith("folder:")):
-        if found[1] != dataset:
-            error = f"{name}: this model knows {dataset}; type {dataset}:0, or name another model with --model"
-            return [Picture(name, None, error=error)]
-        return _from_dataset(dataset, int(found[2]), int(found[3] or found[2]), data_dir)
+def draw(predictions: Sequence[Prediction], classes: Sequence[str]) -> bytes | None:
+    """Draw the images with their predictions and true labels, as PNG; None when no image could be read."""
+    from search.figures import prediction_grid
+
+    index = {name: number for number, name in enumerate(classes)}
+    rows = [row for row in predictions if row.pixels is not None]
+    if not rows:
+        return None
+    images = (np.stack([row.pixels for row in rows if row.pixels is not None]) * 255).round().astype(np.uint8)
+    titles = [(index[row.label], None if row.truth is None else index[row.truth], row.probability) for row in rows]
+    return prediction_grid(images, titles, classes)
+
+
+def _with_answer(row: Prediction, label: str, probability: float) -> Prediction:
+    return replace(row, label=label, probability=probability)
+
+
+def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Prediction]:
+    """Read the images of one name."""
+    if (found := _dataset_images(name)) is not None:
+        dataset, first, last = found
+        if dataset != (own := predictor.metadata["dataset"]):
+            error = f"{name}: this model knows {own}; type {own}:0, or name another model with --model"
+            return [Prediction(name, error=error)]
+        return _read_dataset(dataset, first, last, predictor.classes, data_dir)
     try:
-        pixels, notes = to_model_input(read_picture(Path(name)), framing)
+        pixels, notes = to_model_input(read_picture(Path(name)), predictor.framing)
     except PictureError as error:
-        return [Picture(name, None, error=str(error))]
+        return [Prediction(name, error=str(error))]
     if NOTHING_FOUND in notes:
-        return [Picture(name, None, error=f"{name}: {NOTHING_FOUND}; is it blank?")]
-    return [Picture(name, pixels, tuple(notes))]
+        return [Prediction(name, error=f"{name}: {NOTHING_FOUND}; is it blank?")]
+    return [Prediction(name, pixels, tuple(notes))]
 
 
-def _from_dataset(dataset: str, first: int, last: int, data_dir: Path | None) -> list[Picture]:
-    load_dataset(dataset, data_dir)  # fetches the files where needed
+def _dataset_images(name: str) -> tuple[str, int, int] | None:
+    """Parse `mnist:7` and `mnist:0-24` to dataset, first and last index; None when the name is that of a file."""
+    found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
+    if found is None or Path(name).exists() or not (found[1] in NAMES or found[1].startswith("folder:")):
+        return None
+    return found[1], int(found[2]), int(found[3] or found[2])
+
+
+def _read_dataset(
+    dataset: str, first: int, last: int, classes: Sequence[str], data_dir: Path | None
+) -> list[Prediction]:
+    load_dataset(dataset, data_dir)  # downloads the files if necessary
     images, labels = load_test_split(dataset, data_dir)
     if last < first:
         error = f"{dataset}:{first}-{last} ends before it begins; type {dataset}:{last}-{first}"
-        return [Picture(f"{dataset}:{first}-{last}", None, error=error)]
+        return [Prediction(f"{dataset}:{first}-{last}", error=error)]
     if last >= len(labels):
-        known = f"{dataset} has test pictures 0 to {len(labels) - 1}"
-        error = f"{known}; type for example {dataset}:0-{min(24, len(labels) - 1)}"
-        return [Picture(f"{dataset}:{first}", None, error=error)]
-    chosen = range(first, last + 1)
+        example = f"type for example {dataset}:0-{min(24, len(labels) - 1)}"
+        error = f"{dataset} has test images 0 to {len(labels) - 1}; {example}"
+        return [Prediction(f"{dataset}:{first}", error=error)]
     pixels = (images[first : last + 1] / 255).astype(np.float32)
-    return [Picture(f"{dataset}:{i}", pixels[i - first], truth=int(labels[i])) for i in chosen]
-
-
-def _predict(picture: Picture, row: NDArray[np.float32] | None, classes: Sequence[str]) -> Prediction:
-    if row is None:
-        return Prediction(picture.name, "", 0.0, error=picture.error)
-    best = int(row.argmax())
-    truth = None if picture.truth is None else classes[picture.truth]
-    return Prediction(picture.name, classes[best], float(row[best]), picture.notes, truth)
-
-
-def draw(
-    images: NDArray[np.float32], pictures: Sequence[Picture], probabilities: NDArray[np.float32], classes: Sequence[str]
-) -> bytes:
-    """A PNG of the pictures as the model saw them, with prediction and, where known, true label."""
-    from search.figures import prediction_grid
-
-    truths = (picture.truth for picture in pictures)
-    titles = list(zip(probabilities.argmax(1).tolist(), truths, probabilities.max(1).tolist(), strict=True))
-    return prediction_grid((images * 255).round().astype(np.uint8), titles, classes)
+    return [
+        Prediction(f"{dataset}:{index}", image, truth=classes[int(labels[index])])
+        for index, image in enumerate(pixels, start=first)
+    ]

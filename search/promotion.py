@@ -1,328 +1,148 @@
-"""Which version of a registered model is the champion, and who may change that.
+"""Which version of a registered model is the champion, and what moves the alias.
 
-The registry cannot compare and set, so the champion is a function of what it holds, which everybody who looks computes
-alike: of the versions measured as the base was, the best. The base is the version that a person made champion, else the
-present champion, else the first one. Whoever registers a version looks again after setting the alias, and the last one
-to look sees all versions: so the alias ends at the best of them, however many promote at once.
+MLflow's registry has no compare-and-set. A search therefore compares all versions, moves the alias to the best one, and
+looks once more. The last search to look has seen every version, so the alias ends at the best. A search that is killed
+before it looks again can leave the alias behind; the next one that registers a version moves it.
 
-Every champion is written into a tag of the registered model before the alias moves, and again when it has moved; the
-tags are numbered so that each is above all that its writer had seen. An alias at a version that no tag explains was set
-by a person, elsewhere, and counts as such.
-
-A process that is killed between the two, or before its second look, can leave the alias at an earlier version. The next
-one that registers a version, or the same search started again, moves it on.
+A version promoted by hand competes only with later versions. A tag of the model keeps that choice. A move on MLflow's
+page leaves no tag, but it shows: a search never moves the alias to an older or a worse version.
 """
 
 from __future__ import annotations
 
 import random
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from search.comparison import Entry, champions, versions
 from search.errors import ModelNotFoundError, TrackingError
 from search.masking import first_line
 from search.trouble import is_denied
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.entities.model_registry import RegisteredModel
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-SCORE_TAG = "validation"
-"""A version's tag: its confirmed mean, or what else there is of its kind."""
-PROTOCOL_TAG = "protocol."
-"""Begins a version's tags that say how its score was measured: only scores of one protocol are compared."""
-HISTORY_TAG = "champion."
-"""Begins a model's tags that keep who was champion; the rest of the name sorts them."""
-BASE_TAG = "champion_by_hand"
-"""A model's tag, `VERSION/NEWEST`: what a person chose, and the newest version then. Later ones compete with it."""
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"
+BY_HAND_TAG = "champion_by_hand"
+"""A model's tag, `VERSION/NEWEST`: the version promoted by hand, and the newest version at that time."""
 TRIES = 60
+DOUBTS = 15
+"""Looks, about 0.1 s apart, before an unexplained alias counts as moved by hand: another search may be moving it."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""What MLflow will say again; its BAD_REQUEST is a collision with another writer here."""
-T = TypeVar("T")
+"""Errors that a repetition does not help. BAD_REQUEST is not one: writers that collide get it."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One version as the choice sees it."""
-
-    version: int
-    score: float | None
-    protocol: Mapping[str, str]
-
-    @classmethod
-    def of(cls, version: ModelVersion) -> Entry:
-        """Read a version's tags."""
-        protocol = {
-            key.removeprefix(PROTOCOL_TAG): value for key, value in version.tags.items() if key.startswith(PROTOCOL_TAG)
-        }
-        score = version.tags.get(SCORE_TAG)
-        return cls(int(version.version), None if score is None else float(score), protocol)
-
-    @property
-    def worth(self) -> float:
-        """Its score, larger when better."""
-        assert self.score is not None, "only versions with a score compete"
-        return -self.score if self.protocol.get("direction") == "minimize" else self.score
-
-
-def elect(entries: Sequence[Entry], by_hand: tuple[int, int] | None, present: int | None = None) -> Entry | None:
-    """The champion among versions, oldest first; None when none has a score.
-
-    by_hand: the version that a person chose and the newest version then. A newer one of the same protocol must beat it;
-    on equal scores the older one stays. It means nothing any more when that version was deleted. `present` is where
-    the alias is: it goes only to a version of the same protocol.
-    """
-    scored = [entry for entry in entries if entry.score is not None]
-    chosen, newest = by_hand or (None, 0)
-    base = next((entry for entry in entries if entry.version == chosen), None)
-    if base is None:
-        newest = 0
-        base = next((entry for entry in scored if entry.version == present), scored[0] if scored else None)
-    if base is None or base.score is None:
-        return base
-    rivals = [entry for entry in scored if entry.version > newest and entry.protocol == base.protocol]
-    return max([base, *rivals], key=lambda entry: (entry.worth, -entry.version))
-
-
-def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions of a registered model, oldest first."""
-    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
-    return sorted(found, key=lambda version: int(version.version))
-
-
-def settle(client: MlflowClient, name: str, own: str) -> str:
-    """Point the alias at the champion, now that version `own` has been registered; returns the champion's version.
-
-    Raises TrackingError when MLflow refuses, or others keep moving the alias.
-    """
-
-    def look() -> str | None:
-        model = client.get_registered_model(name)
-        present, by_hand = alias(model, CHAMPION), _by_hand(model)
-        if present is not None and not _is_ours(model, present):
-            again = client.get_registered_model(name)  # MLflow does not read aliases and tags at one moment
-            if alias(again, CHAMPION) == present and not _is_ours(again, present):
-                _pin(client, name, present, newest=int(own) - 1)
-                _note(client, name, present, "found", moved=True)
-            return None
-        entries = [Entry.of(version) for version in versions(client, name)]
-        elected = elect(entries, by_hand, None if present is None else int(present))
-        assert elected is not None, "the version that asks has a score"
-        if present == str(elected.version):
-            return present
-        _move(client, name, str(elected.version), "best")
-        return None
-
-    return _until_done(look, f"the alias {CHAMPION} of {name}")
-
-
-def challenge(client: MlflowClient, name: str, version: str) -> None:
-    """Point the other alias at a version that did not become champion, unless a newer one has it.
-
-    Raises TrackingError as `settle` does.
-    """
-
-    def look() -> bool:
-        present = alias(client.get_registered_model(name), CHALLENGER)
-        if present is None or int(present) < int(version):
-            client.set_registered_model_alias(name, CHALLENGER, version)
-            return False
-        return True
-
-    _until_done(look, f"the alias {CHALLENGER} of {name}")
-
-
-def _until_done(step: Callable[[], T | None], what: str) -> T:
-    """Repeat a step until it gives something. Two first settings of an alias can collide, and SQLite can be busy.
-
-    Raises TrackingError, which says why, at once when MLflow refuses it.
-    """
-    import mlflow
-
-    why: Exception | None = None
-    for _ in range(TRIES):
-        try:
-            if done := step():
-                return done
-        except mlflow.exceptions.MlflowException as error:
-            if is_denied(error):
-                raise  # whoever called says by whom
-            if error.error_code in REFUSALS:
-                raise TrackingError(f"{what} cannot be set: {first_line(error)}") from error
-            why = error
-            time.sleep(random.uniform(0.0, 0.2))
-    said = f" ({first_line(why)})" if why else ""
-    raise TrackingError(f"{what} did not settle{said}; type the same command again") from why
-
-
-def why_behind(client: MlflowClient, name: str, version: str, champion: str) -> str:
-    """Why a version is not the champion, for people."""
-    found = {entry.version: entry for entry in map(Entry.of, versions(client, name))}
-    mine, other = found[int(version)], found.get(int(champion))
-    if other is None or other.score is None or mine.score is None:
-        return f"version {champion} of {name} stays champion: a person chose it, and it has no score to compare with"
-    differing = [
-        f"{key.replace('_', ' ')} ({other.protocol.get(key, 'not said')} there, "
-        f"{mine.protocol.get(key, 'not said')} here)"
-        for key in sorted({*mine.protocol, *other.protocol})
-        if mine.protocol.get(key) != other.protocol.get(key)
-    ]
-    if differing:
-        return (
-            f"version {champion} of {name} stays champion: the two cannot be compared, because they differ in "
-            f"{', '.join(differing)}. To move the alias all the same, type: python -m search promote {name}/{version}"
-        )
-    if mine.worth > other.worth:
-        return f"version {champion} of {name} stays champion: a person chose it when version {version} was there"
-    metric = mine.protocol.get("metric", SCORE_TAG)
-    verb = "equals" if mine.score == other.score else "is behind"
-    return f"version {champion} of {name} stays champion: {metric} {mine.score:.4f} {verb} its {other.score:.4f}"
-
-
-# ---- by hand
-
-
-def appoint(client: MlflowClient, name: str, version: str) -> None:
-    """Make a version the champion because a person says so.
-
-    Raises ModelNotFoundError when there is no such version, TrackingError as `settle` does.
-    """
-    known = _numbers(client, name)
-    if version not in known:
-        models = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
-        raise ModelNotFoundError(
-            f"there is no version {version} of {name!r}; it has {', '.join(known)}" if known
-            else f"there is no model {name!r} with versions; registered here: {models}"
-        )  # fmt: skip
-    _hand_over(client, name, version, "by-hand", newest=max(map(int, known)))
-
-
-def rollback(client: MlflowClient, name: str) -> tuple[str, str]:
-    """Give the alias back to the champion before the present one; returns both versions, the present one first.
-
-    Raises ModelNotFoundError when there is no champion, or none before it, TrackingError as `settle` does.
-    """
-    import mlflow
-
-    def read() -> RegisteredModel:
-        try:
-            return client.get_registered_model(name)
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        names = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise ModelNotFoundError(f"there is no model {name!r}; registered here: {names}")
-
-    model = _until_done(read, f"the alias {CHAMPION} of {name}")
-    present = alias(model, CHAMPION)
-    if present is None:
-        raise ModelNotFoundError(f"{name} has no champion to take the alias from")
-    known = _numbers(client, name)
-    earlier = [version for version in reigns(model) if version != present and version in known]
-    if not earlier:
-        raise ModelNotFoundError(f"version {present} is the first champion of {name}; there is none to go back to")
-    _hand_over(client, name, earlier[-1], f"after-{present}", newest=max(map(int, known)))
-    return present, earlier[-1]
-
-
-def _numbers(client: MlflowClient, name: str) -> list[str]:
-    """All versions by their numbers, oldest first; asked until the store answers."""
-    read = lambda: [[str(found.version) for found in versions(client, name)]]  # noqa: E731  # one list, empty or not
-    return _until_done(read, f"the alias {CHAMPION} of {name}")[0]
-
-
-def _hand_over(client: MlflowClient, name: str, version: str, how: str, *, newest: int) -> None:
-    """Let a person's choice stand against the versions up to `newest`, and move the alias."""
-
-    def step() -> bool:
-        _pin(client, name, version, newest=newest)
-        _move(client, name, version, how)
-        return True
-
-    _until_done(step, f"the alias {CHAMPION} of {name}")
-
-
-def reigns(model: RegisteredModel) -> list[str]:
-    """The champions of a model in order, without those that a person took the alias from."""
-    stack: list[str] = []
-    for event in _events(model):
-        taken = event.how.removeprefix("after-") if event.how.startswith("after-") else None
-        stack = [other for other in stack if other not in (taken, event.version)] + [event.version]
-    return stack
+def model_names(client: MlflowClient) -> str:
+    """List the registered models for a message."""
+    return ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
 
 
 def alias(model: RegisteredModel, name: str) -> str | None:
-    """The version that an alias points to."""
+    """Return the version that an alias points to."""
     return str(model.aliases[name]) if name in model.aliases else None
 
 
-@dataclass(frozen=True)
-class Event:
-    """One move of the alias: what was noted before it, and when it was done."""
+def promote_if_better(client: MlflowClient, name: str, own: str) -> str:
+    """Move the alias to the best version, now that version `own` is registered. Return the champion's version.
 
-    began: int
-    version: str
-    how: str
-    done: int | None
-    """None: it is under way, or whoever moved it was killed."""
-
-
-def _events(model: RegisteredModel) -> list[Event]:
-    """Every move, in the order in which they began."""
-    found = []
-    for key in sorted(key for key in model.tags if key.startswith(HISTORY_TAG)):
-        version, how, done = f"{model.tags[key]} ".split(" ")[:3]
-        found.append(Event(int(key.split(".")[1]), version, how, int(done) if done else None))
-    return found
-
-
-def _is_ours(model: RegisteredModel, present: str) -> bool:
-    """Whether a move that was noted explains where the alias is: the latest there, or one that others overlapped.
-
-    Where a later move elsewhere was done, and began after all moves there were done, a person has brought it back.
+    Raises TrackingError when MLflow refuses, or when other searches keep moving the alias.
     """
-    events = _events(model)
-    there = [event for event in events if event.version == present]
-    if not there or any(event.done is None for event in there):
-        return bool(there)
-    last = max(event.done or 0 for event in there)
-    return not any(event.began > last and event.done is not None for event in events)
+    moved, doubts = set[int](), 0
+    for _ in range(TRIES):
+        aliases, by_hand, entries = _look(client, name)
+        present, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+        order = champions(entries, by_hand, present)
+        if order[-1] == present:
+            return str(present)
+        went_back = present not in order or (previous in order and order.index(previous) >= order.index(present))
+        if present is None or present in moved or not went_back:
+            _move(client, name, order[-1], present)
+            moved.add(order[-1])
+        elif (doubts := doubts + 1) > DOUBTS:
+            before = max((version for version in order if version < int(own)), default=None)
+            _promote_by_hand(client, name, present, before, newest=int(own) - 1)
+        time.sleep(random.uniform(0.0, 0.2))
+    raise TrackingError(f"other searches keep moving the alias {CHAMPION} of {name}; type the same command again")
 
 
-def _by_hand(model: RegisteredModel) -> tuple[int, int] | None:
-    if (pinned := model.tags.get(BASE_TAG)) is None:
-        return None
-    version, _, newest = pinned.partition("/")
-    return int(version), int(newest)
+def set_challenger(client: MlflowClient, name: str, version: str) -> None:
+    """Give the alias `challenger` to a version that is not the champion, unless a newer version has it."""
+    for _ in range(TRIES):
+        present = alias(_retry(name, client.get_registered_model, name), CHALLENGER)
+        if present is not None and int(present) >= int(version):
+            return
+        _retry(name, client.set_registered_model_alias, name, CHALLENGER, version)
 
 
-def _note(client: MlflowClient, name: str, version: str, how: str, *, moved: bool = False) -> str:
-    """Write down a move that begins, or that was `moved` by somebody else; returns the tag's name."""
-    now = _next(client, name)
-    key = f"{HISTORY_TAG}{now:06}.{secrets.token_hex(4)}"  # two that move the alias to one version are two moves
-    client.set_registered_model_tag(name, key, f"{version} {how}" + (f" {now}" if moved else ""))
-    return key
+def set_champion(client: MlflowClient, name: str, version: str) -> None:
+    """Promote a version by hand.
+
+    Raises ModelNotFoundError when there is no such version, TrackingError when MLflow refuses.
+    """
+    aliases, _, entries = _look(client, name)
+    known = [str(entry.version) for entry in entries]
+    if version not in known:
+        raise ModelNotFoundError(f"there is no version {version} of {name!r}; it has {', '.join(known)}")
+    _promote_by_hand(client, name, int(version), aliases.get(CHAMPION), newest=int(known[-1]))
 
 
-def _next(client: MlflowClient, name: str) -> int:
-    """A number above all that are there: no clock, since machines disagree."""
-    events = _events(client.get_registered_model(name))
-    return 1 + max((max(event.began, event.done or 0) for event in events), default=0)
+def rollback(client: MlflowClient, name: str) -> tuple[str, str]:
+    """Swap the champion and the champion before it. Return both, the one that had the alias first.
+
+    Raises ModelNotFoundError when either is missing, TrackingError when MLflow refuses.
+    """
+    aliases, _, entries = _look(client, name)
+    present, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    command = f"to choose one, type: python -m search promote {name}/VERSION"
+    if present is None:
+        raise ModelNotFoundError(f"{name} has no champion; {command}")
+    if previous is None or previous == present:
+        raise ModelNotFoundError(f"no champion of {name} before version {present} is known; {command}")
+    _promote_by_hand(client, name, previous, present, newest=entries[-1].version)
+    return str(present), str(previous)
 
 
-def _pin(client: MlflowClient, name: str, version: str, *, newest: int) -> None:
-    """Keep what a person chose; versions up to `newest` compete no more."""
-    client.set_registered_model_tag(name, BASE_TAG, f"{version}/{newest}")
+def _look(client: MlflowClient, name: str) -> tuple[dict[str, int], tuple[int, int] | None, list[Entry]]:
+    """Read a model's aliases, the choice made by hand, and then all versions. Raises ModelNotFoundError."""
+    models = _retry(name, client.search_registered_models, f"name = '{name}'")
+    entries = [Entry.of(version) for version in _retry(name, versions, client, name)]
+    if not models or not entries:
+        raise ModelNotFoundError(f"there is no model {name!r} with versions; registered here: {model_names(client)}")
+    version, _, newest = models[0].tags.get(BY_HAND_TAG, "").partition("/")
+    by_hand = (int(version), int(newest)) if newest else None
+    return {name: int(number) for name, number in models[0].aliases.items()}, by_hand, entries
 
 
-def _move(client: MlflowClient, name: str, version: str, how: str) -> None:
-    """Note the champion, set the alias, note that it is set; it is no challenger any more."""
-    key = _note(client, name, version, how)
-    client.set_registered_model_alias(name, CHAMPION, version)
-    client.set_registered_model_tag(name, key, f"{version} {how} {_next(client, name)}")
-    if alias(client.get_registered_model(name), CHALLENGER) == version:
-        client.delete_registered_model_alias(name, CHALLENGER)
+def _promote_by_hand(client: MlflowClient, name: str, version: int, before: int | None, *, newest: int) -> None:
+    """Keep a user's choice against the versions up to `newest`, and move the alias."""
+    _retry(name, client.set_registered_model_tag, name, BY_HAND_TAG, f"{version}/{newest}")
+    _move(client, name, version, before)
+
+
+def _move(client: MlflowClient, name: str, version: int, before: int | None) -> None:
+    """Make a version the champion, and `before` the champion before it. It loses its other aliases."""
+    _retry(name, client.set_registered_model_alias, name, CHAMPION, str(version))
+    if before not in (None, version):
+        _retry(name, client.set_registered_model_alias, name, PREVIOUS, str(before))
+    model = _retry(name, client.get_registered_model, name)
+    for other in (CHALLENGER, PREVIOUS):
+        if alias(model, other) == str(version):
+            _retry(name, client.delete_registered_model_alias, name, other)
+
+
+def _retry(name: str, call: Callable[..., Any], *args: Any) -> Any:
+    """Call MLflow again while SQLite is busy or other writers collide. Raises TrackingError when MLflow refuses."""
+    import mlflow
+
+    for attempt in range(TRIES):
+        try:
+            return call(*args)
+        except mlflow.exceptions.MlflowException as error:
+            if is_denied(error):
+                raise  # the caller names the server and the user
+            if error.error_code in REFUSALS or attempt == TRIES - 1:
+                raise TrackingError(f"the aliases of {name} cannot be set: {first_line(error)}") from error
+            time.sleep(random.uniform(0.0, 0.2))
+    raise AssertionError("the last attempt returns or raises")

@@ -1,41 +1,37 @@
-"""MLflow's models: log, register, load. Which version is champion, `search.promotion` knows.
+"""How does a trained network become a version of a registered model?
 
-A published model is a `torch.export` program (MLflow's `pt2` format): it loads without this project and without pickle.
+A registered model is a `torch.export` program, MLflow's `pt2` format. It loads without this project and without pickle.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import Config
+from search.comparison import versions, why_not_champion
 from search.delivery import RUN_TAG
-from search.errors import ModelNotFoundError, UnpublishableError
+from search.errors import UnpublishableError
 from search.masking import first_line
-from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
+from search.model_store import default_store
+from search.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
 from search.tracking_store import connect_mlflow, is_refusal
 from search.trouble import told
 
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-    from mlflow.models import Model
+    from mlflow.entities.model_registry import ModelVersion
 
 TRIES = 10
-BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -45,18 +41,18 @@ class Published:
     name: str
     version: str
     champion: str
-    """Version that the alias points to now."""
+    """The champion's version after the registration."""
     why: str | None
-    """Why that is another one; None when it is this one."""
+    """Why this version is not the champion; None when it is."""
 
     @property
     def alias(self) -> str:
-        """The alias that this version has."""
+        """The alias of this version."""
         return CHALLENGER if self.why else CHAMPION
 
     @property
     def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` takes; the same model for ever, unlike the alias."""
+        """The URI for `mlflow.pyfunc.load_model`. Unlike an alias, it always means this version."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -71,20 +67,19 @@ def publish(
     tags: Mapping[str, str],
     card: Callable[[str], str],
 ) -> Published:
-    """Log a trained network as a model of a run, register it, and make it champion if it is the best of its protocol.
+    """Log a trained network as a model of a run, register it, and make it the champion if it is better.
 
-    model: makes it, on the CPU; of a classifier float32 (n, c, h, w) in [0, 1] to probabilities (n, k).
-    example: what it takes, n >= 2.
-    `tags` hold `validation` and `protocol.*`, by which versions are compared, and `search.run`, by which a version that
-    was registered before is found again: its tags and description are then brought up to date. `card` gives the
-    description of a version, in Markdown.
-    Raises TrackingError when MLflow does not do it, UnpublishableError when it never will.
+    model: builds the network on the CPU. A classifier maps float32 (n, c, h, w) in [0, 1] to probabilities (n, k).
+    example: inputs of the network, n >= 2. card: returns the description of a version, in Markdown.
+    tags: `validation` and `protocol.*` are what versions are compared by. `search.run` identifies the version: if it is
+    registered already, its tags and its description are updated.
+    Raises TrackingError when MLflow fails, UnpublishableError when the network cannot be exported.
     """
     client = connect_mlflow(uri)
     with told(uri, "the model could not be registered"):
         found = _registered(client, name, tags[RUN_TAG])
         if found is None:
-            with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
+            with default_store(uri):  # the registry looks the model's URI up in MLflow's default store
                 model_uri, model_id = _log(run_id, model(), example, metadata)
                 _create_name(client, name)
                 found = _create_version(client, name, model_uri, run_id, model_id, tags)
@@ -92,17 +87,17 @@ def publish(
         _retag(client, found, tags)
         if found.description != (text := card(version)):
             client.update_model_version(name, version, description=text)
-        champion = settle(client, name, version)
+        champion = promote_if_better(client, name, version)
         if champion == version:
             return Published(name, version, champion, None)
-        challenge(client, name, version)
-        return Published(name, version, champion, why_behind(client, name, version, champion))
+        set_challenger(client, name, version)
+        return Published(name, version, champion, why_not_champion(client, name, version, champion))
 
 
 def _create_version(
     client: MlflowClient, name: str, model_uri: str, run_id: str, model_id: str, tags: Mapping[str, str]
 ) -> ModelVersion:
-    """Make a version. MLflow numbers it itself and gives up after three collisions with others that do the same."""
+    """Create a version. MLflow numbers it, and gives up after three collisions with other writers."""
     import mlflow
 
     for attempt in range(TRIES):
@@ -118,7 +113,7 @@ def _create_version(
 
 
 def _retag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
-    """Give a version the tags that it lacks."""
+    """Set the tags of a version that differ."""
     for key, value in tags.items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(version.name, str(version.version), key, value)
@@ -151,9 +146,9 @@ def _log(
             )
         except (mlflow.exceptions.MlflowException, OSError):
             raise
-        except Exception as error:  # torch.export has no one type for what it cannot follow
+        except Exception as error:  # torch.export raises many types
             raise UnpublishableError(
-                f"torch.export cannot write its network down: {type(error).__name__}: {first_line(error)}"
+                f"torch.export cannot export the network: {type(error).__name__}: {first_line(error)}"
             ) from error
     return info.model_uri, info.model_id
 
@@ -168,7 +163,7 @@ def _output(model: torch.nn.Module, example: NDArray[np.float32]) -> NDArray[Any
 
 @contextmanager
 def _reopened(run_id: str) -> Iterator[None]:
-    """Go on with a run that has ended, and leave its duration as it was."""
+    """Resume a run that has ended, and restore its end time afterwards."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -178,19 +173,6 @@ def _reopened(run_id: str) -> Iterator[None]:
             yield
     finally:
         client.set_terminated(run_id, "FINISHED", ended)
-
-
-@contextmanager
-def _fluent(uri: str) -> Iterator[None]:
-    """MLflow's module-level functions on this store, and as they were afterwards."""
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def _registered(client: MlflowClient, name: str, run: str) -> ModelVersion | None:
@@ -205,135 +187,3 @@ def _create_name(client: MlflowClient, name: str) -> None:
     except mlflow.exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A registered classifier and what it says of itself."""
-
-    uri: str
-    model: Any
-    metadata: Mapping[str, Any]
-    version: str | None = None
-    """That an alias stood for; None where `uri` says which."""
-
-    @property
-    def words(self) -> str:
-        """Which it is, for people."""
-        return f"{self.uri}, version {self.version}" if self.version else self.uri
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the k classes."""
-        return tuple(self.metadata["classes"])
-
-    def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """images: (n, c, h, w) in [0, 1]. Returns (n, k)."""
-        parts = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return np.concatenate([np.asarray(self.model.predict(part), dtype=np.float32) for part in parts])
-
-
-def newest_champion(client: MlflowClient) -> str:
-    """Name of the model whose champion was registered last.
-
-    Raises ModelNotFoundError when there is none, TrackingError when MLflow does not answer.
-    """
-    models = [model for model in _models(client) if CHAMPION in model.aliases]
-    if not models:
-        raise ModelNotFoundError(
-            "no champion is registered here yet. Run a search first (python -m search), or go to the folder where one "
-            "ran, or name it with --workspace DIR"
-        )
-    return str(max(models, key=lambda model: model.last_updated_timestamp or 0).name)
-
-
-def _models(client: MlflowClient) -> Sequence[RegisteredModel]:
-    with told(client.tracking_uri):
-        return list(client.search_registered_models())
-
-
-def require_store(config: Config) -> None:
-    """Reading must not make a store. Raises ModelNotFoundError when there is none."""
-    if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
-        raise ModelNotFoundError(
-            f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet. Run a search "
-            "first (python -m search), or name the folder where one ran with --workspace DIR"
-        )
-
-
-def uri_of(model: str) -> str:
-    """MLflow's address: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
-
-    Raises ModelNotFoundError for what names none.
-    """
-    if ":/" in model:
-        return model
-    name, slash, number = model.partition("/")
-    if slash and not number.isdecimal():
-        raise ModelNotFoundError(f"{model!r}: a version is a number, as in {name}/1; an alias is {name}@{CHAMPION}")
-    return f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
-
-
-def load(tracking_uri: str, model: str | None = None) -> Loaded:
-    """Load a registered model, by what `uri_of` takes; by default the newest champion.
-
-    Raises ModelNotFoundError when there is no such model, or it is not one that a search has registered, TrackingError
-    when MLflow does not answer.
-    """
-    client = connect_mlflow(tracking_uri)
-    import mlflow
-
-    names = sorted(each.name for each in _models(client))
-    model_uri, version = uri_of(model or newest_champion(client)), None
-    try:
-        with _fluent(tracking_uri), _without_pickle(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            local = mlflow.artifacts.download_artifacts(model_uri)
-            described = mlflow.models.Model.load(local)
-            _require_ours(described, model_uri)
-            loaded = mlflow.pyfunc.load_model(local)
-        if "@" in model_uri:
-            version = client.get_model_version_by_alias(*model_uri.removeprefix("models:/").split("@", 1)).version
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise ModelNotFoundError(
-            f"{model_uri} cannot be loaded: {first_line(error).rstrip('.')}. Registered here: "
-            f"{', '.join(names) or 'none'}. Name for example {(names or ['mnist'])[0]}@{CHAMPION} or "
-            f"{(names or ['mnist'])[0]}/1"
-        ) from None
-    metadata = described.metadata or {}
-    return Loaded(model_uri, loaded, metadata, None if version is None else str(version))
-
-
-@contextmanager
-def _without_pickle() -> Iterator[None]:
-    """A registry may be somebody else's: MLflow is to unpickle nothing that comes from there."""
-    name = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
-def _require_ours(model: Model, uri: str) -> None:
-    """Raise ModelNotFoundError unless it says what a search says, and brings no code to be run on this machine."""
-    metadata, function = model.metadata or {}, model.flavors.get("python_function", {})
-    if "classes" not in metadata or "framing" not in metadata:
-        raise ModelNotFoundError(
-            f"{uri} is no classifier of images that a search registered; name one with --model, or load this one "
-            f"with mlflow.pyfunc.load_model({uri!r})"
-        )
-    if function.get("loader_module") != "mlflow.pytorch" or function.get("code"):
-        raise ModelNotFoundError(f"{uri} brings code of its own, which no model of a search does, and is not run here")
-
-
-def download(tracking_uri: str, run_id: str, path: str) -> bytes:
-    """An artifact of a run. Raises TrackingError when it cannot be had."""
-    client = connect_mlflow(tracking_uri)
-    with told(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

@@ -16,10 +16,10 @@ from search.conclusion import Conclusion
 from search.config import Config, is_model_name
 from search.errors import StudyHeldError, UsageError
 from search.journal import PARENT, Journal
+from search.model_store import newest_champion
 from search.opening import load_objective, open_tracking, registered_name
-from search.promotion import CHAMPION, appoint, rollback
+from search.promotion import CHAMPION, rollback, set_champion
 from search.records import StudyRecord
-from search.registry import newest_champion
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, find_study
@@ -88,7 +88,7 @@ def promote(config: Config, name: str) -> StudyRecord:
             raise UsageError(f"study {name!r}: {said}")
         summary = Summary.from_dict(stored)
         if summary.model is not None and config.register in (None, summary.model["name"]):
-            _appoint(config, summary.model["name"], str(summary.model["version"]))
+            _set_champion(config, summary.model["name"], str(summary.model["version"]))
             champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
             return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
@@ -110,30 +110,31 @@ def promote(config: Config, name: str) -> StudyRecord:
 
 
 def promote_version(config: Config, version: str) -> tuple[str, str] | None:
-    """Make `NAME/VERSION` the champion and return both; None when that is no version, but a study's name perhaps.
+    """Make `NAME/VERSION` the champion and return both; None when `version` has another form.
 
     Raises ModelNotFoundError when there is no such version.
     """
     if (found := re.fullmatch(r"(?:models:/)?([^/:]+)/(\d+)", version)) is None:
         return None
-    _appoint(config, found[1], found[2])
+    _set_champion(config, found[1], found[2])
     return found[1], found[2]
 
 
-def _appoint(config: Config, name: str, version: str) -> None:
+def _set_champion(config: Config, name: str, version: str) -> None:
     client = connect_mlflow(config.mlflow_uri)
     with told(config.mlflow_uri, f"version {version} of {name} did not become champion"):
-        appoint(client, name, version)
+        set_champion(client, name, version)
 
 
 def take_back(config: Config, name: str | None) -> tuple[str, str, str]:
-    """Give the alias of a model, or of the newest champion, back; returns its name and the versions before and now.
+    """Make the previous champion of a model, or of the newest champion's model, the champion again.
 
-    Raises ModelNotFoundError when there is nothing to go back to.
+    Returns the model's name, the version that was champion and the one that is now. Raises ModelNotFoundError when
+    there is no previous champion.
     """
     client = connect_mlflow(config.mlflow_uri)
     if name is not None and not is_model_name(name):
         raise UsageError(f"--rollback takes the name of a model; type promote --rollback {name.partition('/')[0]}")
-    with told(config.mlflow_uri, "the alias stays where it is"):
+    with told(config.mlflow_uri, "the champion stays the same"):
         name = name or newest_champion(client)
         return name, *rollback(client, name)

@@ -1,4 +1,4 @@
-"""What a registered version says of itself: its tags, its metadata, and how its figures were measured."""
+"""What is stored with a registered version: the network, its tags, its metadata, and the protocol of its score."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from objectives.base import Exportable, ImageClassifier, Objective, Params
 from search import records
+from search.comparison import PROTOCOL_TAG, SCORE_TAG
 from search.delivery import RUN_TAG
-from search.promotion import PROTOCOL_TAG, SCORE_TAG
 from search.records import StudyRecord
 from search.summary import Summary
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def can_be_made(objective: Objective) -> bool:
-    """Whether the objective's winner can be registered: its network can be built, and what that takes is known."""
+    """Tell whether the objective can build a network and example inputs, which registration needs."""
     return isinstance(objective, ImageClassifier | Exportable)
 
 
 def network(objective: Objective, params: Params, weights: bytes) -> nn.Module:
-    """What is registered, on the CPU: a classifier gives probabilities, any other network what it gives."""
+    """Build the network to register, on the CPU. A classifier returns probabilities instead of logits."""
     if isinstance(objective, ImageClassifier):
         from objectives.models import Probabilities
 
@@ -36,7 +36,7 @@ def network(objective: Objective, params: Params, weights: bytes) -> nn.Module:
 
 
 def example(objective: Objective) -> NDArray[np.float32]:
-    """A few inputs of it, shape (n, ...)."""
+    """Return a few inputs of the network, shape (n, ...)."""
     if isinstance(objective, ImageClassifier):
         images, _ = objective.validation_images()
         return (images[:4] / 255).astype(np.float32)
@@ -45,17 +45,17 @@ def example(objective: Objective) -> NDArray[np.float32]:
 
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -> dict[str, str]:
-    """Whose the version is, its figures, and its protocol; `run` is the search's own name of the winner's run."""
+    """Return the version's tags: its origin, figures and protocol. `run` is the journal's name of the winner's run."""
     figures = summary.figures(study.metric)
     shown = {name: f"{value:.4f}" for name, value in figures.items()}
-    own = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
+    origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
-    return {**own, "network": summary.network, **shown, **protocol}
+    return {**origin, "network": summary.network, **shown, **protocol}
 
 
 def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
-    """What is kept in the model itself, for whoever loads it."""
-    found = {
+    """Return the metadata stored in the model itself."""
+    origin = {
         "study": study.name,
         "trial": summary.number,
         "architecture": summary.label,
@@ -63,7 +63,7 @@ def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict
         **summary.figures(study.metric),
     }
     if not isinstance(objective, ImageClassifier):
-        return {"shape": list(example(objective).shape[1:]), "data": dict(objective.fingerprint()), **found}
+        return {"shape": list(example(objective).shape[1:]), "data": dict(objective.fingerprint()), **origin}
     data = dict(objective.dataset_info())
     return {
         "classes": list(objective.class_names()),
@@ -73,12 +73,12 @@ def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict
         "shape": list(data["shape"]),
         "n_train": data["n_train"],
         "n_validation": data["n_validation"],
-        **found,
+        **origin,
     }
 
 
 def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
-    """How the score was measured: what must be equal for two versions to be compared."""
+    """Describe how the score was measured. Two versions are compared only if all of this is equal."""
     return {
         **_data(study, objective),
         "metric": study.metric,
@@ -90,12 +90,12 @@ def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dic
 
 
 def _data(study: StudyRecord, objective: Objective) -> dict[str, str]:
-    """What was trained and measured on; an objective without images says it in its fingerprint."""
+    """Identify the data of training and validation. An objective without images has them in its fingerprint."""
     if not isinstance(objective, ImageClassifier):
-        said = json.dumps(dict(objective.fingerprint()), sort_keys=True)
-        return {"objective": str(study.attrs[records.FINGERPRINT]["objective"]), "dataset": said}
+        fingerprint = json.dumps(dict(objective.fingerprint()), sort_keys=True)
+        return {"objective": str(study.attrs[records.FINGERPRINT]["objective"]), "dataset": fingerprint}
     info, (images, labels) = objective.dataset_info(), objective.validation_images()
-    held_back = hashlib.sha256(np.ascontiguousarray(images).data)
-    held_back.update(np.ascontiguousarray(labels).data)
-    split = f"{info['n_train']} and {info['n_validation']}, {held_back.hexdigest()[:12]}"
+    validation = hashlib.sha256(np.ascontiguousarray(images).data)
+    validation.update(np.ascontiguousarray(labels).data)
+    split = f"{info['n_train']} and {info['n_validation']}, {validation.hexdigest()[:12]}"
     return {"dataset": info["digest"], "split": split}

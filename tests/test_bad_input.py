@@ -161,7 +161,7 @@ def test_an_empty_folder_stays_empty(tmp_path: Path, words: list[str], message: 
 
 @pytest.mark.slow
 def test_no_champion_yet(folder: Path):
-    blame(folder, ["predict", "x.png"], 1, r"no champion is registered here yet. Run a search first")
+    blame(folder, ["predict", "digits:0"], 1, r"no champion is registered here yet. Run a search first")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from test_contract import Unfitted
 from objectives.base import EpochResult, ObjectiveSpec, Task, TestScore, Training
 from objectives.images import ImageClassification
 from search import promotion, registry
+from search.comparison import versions
 from search.conclusion import Conclusion
 from search.config import Config
 from search.display import PlainDisplay
@@ -24,7 +25,7 @@ from search.errors import UsageError
 from search.journal import Journal
 from search.opening import objective_spec
 from search.presenter import reads_of_test_split
-from search.promotion import CHAMPION, alias, versions
+from search.promotion import CHAMPION, alias
 from search.records import StudyRecord
 from search.run import run
 from search.study import Study

@@ -1,4 +1,4 @@
-"""From Python: `search.load`, `search.load_trial`, and what they say of images that they cannot take."""
+"""From Python: `search.load`, `search.load_trial`, and the errors for images of the wrong kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from objectives.images import ImageClassification
 from search import records
 from search.errors import ModelNotFoundError, StorageError, UsageError
 from search.loading import as_input
-from search.registry import download
+from search.model_store import download
 
 
 def test_importing_search_loads_nothing_and_names_are_there():
@@ -43,9 +43,9 @@ def test_importing_search_loads_nothing_and_names_are_there():
 # A finished search --------------------------------------------------------------------------------------------------
 
 
-def test_the_champion_is_loaded_and_says_what_it_sees(finished: Finished):
+def test_the_champion_is_loaded_with_its_version_and_shape(finished: Finished):
     predictor = search.load("digits", workspace=finished.folder)
-    assert (predictor.uri, predictor.shape) == ("models:/digits@champion", (1, 8, 8))
+    assert (predictor.uri, predictor.version, predictor.shape) == ("models:/digits@champion", "1", (1, 8, 8))
     images, labels = ImageClassification("digits").validation_images()
     predicted, probabilities = predictor.predict(images)
     assert predicted.shape == (len(images),)
@@ -54,17 +54,21 @@ def test_the_champion_is_loaded_and_says_what_it_sees(finished: Finished):
     assert (predicted == np.array(predictor.classes)[labels]).mean() > 0.9
     for same in (images[:, 0], images / 255, (images[:, 0] / 255).astype(np.float32), torch.from_numpy(images.copy())):
         assert np.abs(predictor.predict(same).probabilities - probabilities).max() < 1e-6
-    assert search.load("digits/1", workspace=finished.folder).uri == "models:/digits/1"
+    by_number = search.load("digits/1", workspace=finished.folder)
+    assert (by_number.uri, by_number.version, str(by_number)) == ("models:/digits/1", "1", "models:/digits/1")
     assert search.load(workspace=finished.folder).predict(images[:0]).probabilities.shape == (0, 10)
 
 
 def test_any_trial_is_loaded_with_its_weights(finished: Finished):
     images, labels = ImageClassification("digits").validation_images()
     inputs = torch.from_numpy((images / 255).astype(np.float32))
-    ((run,),) = rows(finished.folder / "mlflow.db", """
+    ((run,),) = rows(
+        finished.folder / "mlflow.db",
+        """
         SELECT a.run_uuid FROM tags a JOIN tags b USING (run_uuid)
         WHERE a.key = 'kind' AND a.value = 'trial' AND b.key = 'optuna.trial.number' AND b.value = '1'
-    """)  # fmt: skip
+    """,
+    )
     ((value,),) = rows(finished.folder / "optuna.db", "SELECT value FROM trial_values WHERE trial_id = 2")
     network = search.load_trial("digits", 1, workspace=finished.folder)
     assert not network.training
@@ -75,7 +79,7 @@ def test_any_trial_is_loaded_with_its_weights(finished: Finished):
     assert len(stored) > 10_000
 
 
-def test_what_is_not_there_is_said(finished: Finished, tmp_path: Path):
+def test_missing_models_and_trials_are_reported(finished: Finished, tmp_path: Path):
     with pytest.raises(ModelNotFoundError, match=r"there is no mlflow.db in .*name the folder where one ran"):
         search.load("digits", workspace=tmp_path)
     with pytest.raises(ModelNotFoundError, match=r"models:/mnist@champion cannot be loaded: .*Registered here: digits"):
@@ -116,12 +120,26 @@ ZEROS = np.zeros((2, 1, 4, 5), np.float32)
         (ZEROS + 255, GREY, r"floats from 255 to 255; give floats in \[0, 1\] \(divide by 255"),
         (ZEROS - 0.4, GREY, r"floats from -0.4 to -0.4; .*not normalised: the network does that itself"),
         (ZEROS + np.nan, GREY, r"values that are not finite"),
-        ("digit.png", GREY, r"images hold no numbers; .*Picture files are read by python -m search predict FILE"),
+        ("digit.png", GREY, r"images hold no numbers; .*Image files are read by python -m search predict FILE"),
     ],
-    ids=["one", "one flat", "channels last", "rows", "no channels", "size", "number", "ragged", "int", "bool", "bytes",
-         "normalised", "nan", "text"],
-)  # fmt: skip
-def test_images_that_cannot_be_taken_are_explained(images: Any, shape: tuple[int, int, int], message: str):
+    ids=[
+        "one",
+        "one flat",
+        "channels last",
+        "rows",
+        "no channels",
+        "size",
+        "number",
+        "ragged",
+        "int",
+        "bool",
+        "bytes",
+        "normalised",
+        "nan",
+        "text",
+    ],
+)
+def test_images_of_the_wrong_kind_are_explained(images: Any, shape: tuple[int, int, int], message: str):
     with pytest.raises(ValueError, match=message):
         as_input(images, shape)
 
@@ -138,7 +156,7 @@ def test_bytes_and_floats_are_the_same_images(n: int, shape: tuple[int, int, int
 
 
 def test_the_storage_does_not_choose_what_is_called_here(database: str):
-    """Whoever may write to it could name any function with any arguments."""
+    """A storage that others can write to could name any function with any arguments."""
     study = optuna.create_study(storage=database, study_name="theirs")
     study.set_user_attr(records.OBJECTIVE, {"target": "pathlib:Path.touch", "options": {"self": "x"}})
     study.add_trial(optuna.trial.create_trial(value=1.0))

@@ -1,4 +1,4 @@
-"""What programs may rely on: exported names, their types, and that they come without what is heavy."""
+"""The public API: exported names, their types, and a fast import."""
 
 from __future__ import annotations
 
@@ -17,10 +17,23 @@ import search
 NAMES = {
     "search": ["Predictions", "Predictor", "load", "load_trial"],
     "objectives": [
-        "Diverged", "EpochResult", "Exportable", "ImageClassifier", "Objective", "ObjectiveError", "Outcome", "Params",
-        "Portable", "Sized", "Suggest", "Task", "TestScore", "Timed", "Training",
+        "Diverged",
+        "EpochResult",
+        "Exportable",
+        "ImageClassifier",
+        "Objective",
+        "ObjectiveError",
+        "Outcome",
+        "Params",
+        "Portable",
+        "Sized",
+        "Suggest",
+        "Task",
+        "TestScore",
+        "Timed",
+        "Training",
     ],
-}  # fmt: skip
+}
 PACKAGES = {"search": search, "objectives": objectives}
 
 USER = """

@@ -1,4 +1,4 @@
-"""The registered winner: it says what it is, and loads anywhere without this project."""
+"""The registered winner: its description, and loading it without this project."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from shell import Finished, environment, rows
 
 from objectives.images import ImageClassification
 from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp
-from search import registry
+from search.comparison import versions
 from search.errors import ModelNotFoundError, TrackingError, UnpublishableError
-from search.promotion import CHAMPION, versions
-from search.registry import load, publish
+from search.loading import load
+from search.model_store import default_store, download
+from search.promotion import CHAMPION
+from search.registry import publish
 from search.tracking_store import connect_mlflow
 
+FRAMING = {"channels": 1, "size": [8, 8], "content_fraction": None, "dark_background": True}
 BARE = """
     import sys
 
@@ -44,7 +47,7 @@ BARE = """
 
 @pytest.mark.slow
 def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finished: Finished, tmp_path: Path):
-    """In the search's folder, as anyone would; one picture and many, without pickle and without this project."""
+    """In the search's folder, without pickle and without this project."""
     objective = ImageClassification("digits")
     images, _ = objective.validation_images()
     inputs = (images / 255).astype(np.float32)
@@ -71,14 +74,15 @@ def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finish
 
 def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished):
     uri = f"sqlite:///{finished.folder}/mlflow.db"
-    loaded = load(uri)
-    assert loaded.uri == f"models:/digits@{CHAMPION}"
-    assert loaded.classes == tuple("0123456789")
-    assert loaded.metadata["framing"]["size"] in ([8, 8], (8, 8))
-    one = loaded.probabilities(np.zeros((1, 1, 8, 8), np.float32))
+    predictor = load(tracking_uri=uri)
+    assert (predictor.uri, predictor.version) == (f"models:/digits@{CHAMPION}", "1")
+    assert str(predictor) == f"models:/digits@{CHAMPION}, version 1"
+    assert predictor.classes == tuple("0123456789")
+    assert predictor.framing.size == (8, 8)
+    one = predictor.predict(np.zeros((1, 1, 8, 8), np.float32)).probabilities
     assert one.shape == (1, 10)
     assert one.sum() == pytest.approx(1.0, abs=1e-5)
-    info = loaded.model.metadata
+    info = predictor.model.metadata
     (given,), (taken,) = info.signature.outputs.inputs, info.signature.inputs.inputs
     assert (taken.shape, taken.type, given.shape) == ((-1, 1, 8, 8), np.dtype("float32"), (-1, 10))
     (version,) = versions(connect_mlflow(uri), "digits")
@@ -87,8 +91,12 @@ def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished)
     assert protocol.pop("split").startswith("1150 and 288, ")
     assert protocol.pop("dataset") == version.tags["protocol.dataset"] != ""
     assert protocol == {
-        "metric": "val_accuracy", "direction": "maximize", "epochs": "6", "fresh_seeds": "2", "refit": "yes",
-    }  # fmt: skip
+        "metric": "val_accuracy",
+        "direction": "maximize",
+        "epochs": "6",
+        "fresh_seeds": "2",
+        "refit": "yes",
+    }
     folder = Path(version.source.removeprefix("file://")) if version.source.startswith("file") else None
     requirements = next(finished.folder.glob("mlruns/artifacts/digits/models/*/artifacts/requirements.txt")).read_text()
     assert folder is None or folder.exists()
@@ -96,12 +104,12 @@ def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished)
     assert all("==" in line for line in requirements.split())
 
 
-def test_a_model_that_is_not_there_is_said(finished: Finished):
+def test_a_missing_model_is_reported(finished: Finished):
     uri = f"sqlite:///{finished.folder}/mlflow.db"
     with pytest.raises(ModelNotFoundError, match=r"models:/mnits@champion cannot be loaded: .*Registered here: digits"):
-        load(uri, "models:/mnits@champion")
+        load("models:/mnits@champion", tracking_uri=uri)
     with pytest.raises(ModelNotFoundError, match=r"models:/digits/9 cannot be loaded"):
-        load(uri, "models:/digits/9")
+        load("models:/digits/9", tracking_uri=uri)
 
 
 # Models from somebody else's registry --------------------------------------------------------------------------------
@@ -110,29 +118,38 @@ def test_a_model_that_is_not_there_is_said(finished: Finished):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pickle", "code"])
 def test_a_model_that_could_run_code_here_is_not_loaded(folder: Path, store: mlflow.MlflowClient, kind: str):
-    """Registered by hand under our name, with everything that a search says of its models."""
+    """Registered by hand under our name, with the metadata of a search's model."""
     uri = f"sqlite:///{folder}/mlflow.db"
     experiment = store.create_experiment("toy", (folder / "artifacts").as_uri())
     (folder / "brought.py").write_text("")
-    options: dict[str, Any] = {"serialization_format": "pickle"} if kind == "pickle" else {
-        "serialization_format": "pt2", "code_paths": [str(folder / "brought.py")],
-    }  # fmt: skip
-    with registry._fluent(uri), mlflow.start_run(experiment_id=experiment):
+    options: dict[str, Any] = (
+        {"serialization_format": "pickle"}
+        if kind == "pickle"
+        else {
+            "serialization_format": "pt2",
+            "code_paths": [str(folder / "brought.py")],
+        }
+    )
+    with default_store(uri), mlflow.start_run(experiment_id=experiment):
         mlflow.pytorch.log_model(
-            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval(), name="model", pip_requirements=[],
-            input_example=np.zeros((2, 1, 8, 8), np.float32), registered_model_name="toy",
-            metadata={"classes": ["a", "b", "c"], "framing": {"size": [8, 8]}}, **options,
-        )  # fmt: skip
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval(),
+            name="model",
+            pip_requirements=[],
+            input_example=np.zeros((2, 1, 8, 8), np.float32),
+            registered_model_name="toy",
+            metadata={"classes": ["a", "b", "c"], "framing": FRAMING},
+            **options,
+        )
     before, path = dict(os.environ), list(sys.path)
     with pytest.raises(
         ModelNotFoundError, match="pickle is disallowed" if kind == "pickle" else "brings code of its own"
     ):
-        load(uri, "models:/toy/1")
+        load("models:/toy/1", tracking_uri=uri)
     assert dict(os.environ) == before
     assert sys.path == path
 
 
-# Publishing ---------------------------------------------------------------------------------------------------------
+# Registration ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -147,15 +164,21 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
     torch.manual_seed(0)
     model = Probabilities(build_mlp(MlpSpec((8,)), InputSpec(1, (8, 8), 3, (0.5,), (0.5,)))).eval()
     example = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
-    metadata = {"classes": ["a", "b", "c"], "framing": {"size": [8, 8]}}
+    metadata = {"classes": ["a", "b", "c"], "framing": FRAMING}
 
     def put(run: str, score: float) -> Any:
         run_id = store.create_run(experiment).info.run_id
         tags = {"search.run": run, "validation": repr(score), "protocol.epochs": "4"}
         return publish(
-            uri, run_id=run_id, name="toy", model=lambda: model, example=example, metadata=metadata, tags=tags,
+            uri,
+            run_id=run_id,
+            name="toy",
+            model=lambda: model,
+            example=example,
+            metadata=metadata,
+            tags=tags,
             card=lambda version: f"# toy {version}",
-        )  # fmt: skip
+        )
 
     first = put("uid/trial-1", 0.9)
     assert (first.version, first.alias, first.why, first.uri) == ("1", "champion", None, "models:/toy/1")
@@ -167,32 +190,39 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
     assert [version.description for version in versions(store, "toy")] == ["# toy 1", "# toy 2", "# toy 3"]
     expected = model(torch.from_numpy(example)).detach().numpy()
     for n in (1, 2, 4):
-        assert np.abs(load(uri, "models:/toy/2").probabilities(example[:n]) - expected[:n]).max() < 1e-5
+        found = load("models:/toy/2", tracking_uri=uri).predict(example[:n]).probabilities
+        assert np.abs(found - expected[:n]).max() < 1e-5
 
 
 class Fickle(torch.nn.Module):
-    """What it computes depends on its input, so that there is no one program of it."""
+    """Branches on the values of its input, which torch.export cannot follow."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.sum() > 0 else -x
 
 
 @pytest.mark.slow
-def test_a_network_that_is_no_program_is_refused_in_words(folder: Path, store: mlflow.MlflowClient):
+def test_a_network_that_cannot_be_exported_is_refused(folder: Path, store: mlflow.MlflowClient):
     run_id = store.create_run(store.create_experiment("toy", (folder / "artifacts").as_uri())).info.run_id
-    with pytest.raises(UnpublishableError, match=r"torch.export cannot write its network down: \w+"):
+    with pytest.raises(UnpublishableError, match=r"torch.export cannot export the network: \w+"):
         publish(
-            f"sqlite:///{folder}/mlflow.db", run_id=run_id, name="toy", model=Fickle,
-            example=np.ones((2, 3), np.float32), metadata={}, tags={"search.run": "uid/trial-0"}, card=str,
-        )  # fmt: skip
+            f"sqlite:///{folder}/mlflow.db",
+            run_id=run_id,
+            name="toy",
+            model=Fickle,
+            example=np.ones((2, 3), np.float32),
+            metadata={},
+            tags={"search.run": "uid/trial-0"},
+            card=str,
+        )
     assert versions(store, "toy") == []
 
 
 def test_a_store_that_does_not_answer_is_a_tracking_error():
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 does not answer"):
-        load("http://127.0.0.1:9", "models:/mnist@champion")
+        load("models:/mnist@champion", tracking_uri="http://127.0.0.1:9")
 
 
 def test_a_store_that_refuses_is_a_tracking_error(folder: Path, store: mlflow.MlflowClient):
     with pytest.raises(TrackingError, match=r"weights.pt of run nothing cannot be read"):
-        registry.download(f"sqlite:///{folder}/mlflow.db", "nothing", "weights.pt")
+        download(f"sqlite:///{folder}/mlflow.db", "nothing", "weights.pt")
