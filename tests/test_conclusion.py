@@ -20,7 +20,6 @@ from search import promotion, registry
 from search.comparison import versions
 from search.conclusion import Conclusion
 from search.config import Config
-from search.comparison import versions
 from search.display import PlainDisplay
 from search.errors import UsageError
 from search.journal import Journal
