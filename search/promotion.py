@@ -56,6 +56,7 @@ def promote_if_better(client: MlflowClient, name: str, own: str) -> str:
         order = champions(entries, by_hand, present)
         if order[-1] == present:
             return str(present)
+        # Searches move the alias forward in `order`: anything else is a user's move, or one that is under way.
         went_back = present not in order or (previous in order and order.index(previous) >= order.index(present))
         if present is None or present in moved or not went_back:
             _move(client, name, order[-1], present)
