@@ -15,11 +15,12 @@ from objectives.base import Objective
 from search import records
 from search.browse import read_study
 from search.config import Config
+from search.direction import Direction
 from search.errors import UsageError
 from search.intervals import images_of
 from search.known import Known, as_stored, baselines, from_stored, warm_start
 from search.limits import Limits, describe
-from search.patience import run_out
+from search.patience import stopping_reason
 from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
 from search.storage import open_storage
@@ -72,7 +73,7 @@ class Scope:
             return None
         done = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
         n_images = images_of(objective, done)
-        return run_out(ended, self.patience, maximize=objective.direction == "maximize", n_images=n_images)
+        return stopping_reason(ended, self.patience, Direction(objective.direction), n_images=n_images)
 
 
 def _earlier(config: Config, name: str) -> StudyRecord | None:
