@@ -11,9 +11,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Objective, Params, ParamValue
 from search import records
+from search.history import SamplingCopy
 from search.known import Known
 from search.limits import Limits
-from search.sampling import SamplingCopy, derive_seed, make_sampler
+from search.sampling import derive_seed, make_sampler
 from search.settings import Key, Recorder, every_setting, key
 from search.space import Space
 
@@ -153,9 +154,8 @@ class Proposals:
 
     def _accept(self, trial_id: int, params: Params) -> None:
         """Keep what is sampled, with the constraints that are known now."""
-        trial = self._memory.get_trial(trial_id)
-        self._seen.add(key(trial.params))
-        constrain(trial, self.limits.excess(self._figures(params)))
+        self._seen.add(key(self._memory.get_trial(trial_id).params))
+        self._memory.add_constraints(trial_id, self.limits.excess(self._figures(params)))
 
     def _figures(self, params: Params) -> dict[str, float]:
         return self.limits.known(self.objective, params)
@@ -163,10 +163,3 @@ class Proposals:
     def _made(self, sampled: dict[str, ParamValue]) -> Params:
         """What the objective makes of sampled parameters."""
         return self.space.suggest(self.objective, Recorder(sampled))
-
-
-def constrain(trial: FrozenTrial, excess: dict[str, float]) -> None:
-    """Set the constraints of a trial of the copy that it does not have yet."""
-    for name, value in excess.items():
-        if name not in trial.constraints:
-            trial.set_constraint(name, value)
