@@ -11,8 +11,6 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.samplers._tpe import _truncnorm
 
-from objectives.base import Objective, Params
-
 REDUCTION_FACTOR = 4
 """One in four trials of a rung continues. The first rung is at a sixteenth of the budget, so there are three.
 
@@ -90,10 +88,3 @@ def make_pruner(name: str, steps: int) -> BasePruner:
         case "none":
             return NopPruner()
     raise AssertionError(f"unknown pruner {name!r}")
-
-
-def some_params(objective: Objective) -> Params:
-    """A setting to try something with: the first baseline, or any."""
-    for params in objective.baselines().values():
-        return dict(params)
-    return objective.suggest(optuna.create_study(sampler=RandomSampler(seed=0)).ask())

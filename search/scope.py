@@ -18,7 +18,7 @@ from search.config import Config
 from search.direction import Direction
 from search.errors import UsageError
 from search.intervals import images_of
-from search.known import Known, as_stored, baselines, from_stored, warm_start
+from search.known import InitialParams, as_stored, baselines, from_stored, warm_start
 from search.limits import Limits, describe
 from search.patience import stopping_reason
 from search.records import StudyRecord, TrialRecord
@@ -51,7 +51,7 @@ class Scope:
             _check_that_something_fits(objective, space, limits)
         return cls(space, limits, _earlier(config, name), config.patience)
 
-    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[Known], list[str]]:
+    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[InitialParams], list[str]]:
         """Settings to try first: the baselines, then those of earlier studies; and what is to be said of them.
 
         What is taken from an earlier study is kept with this one, which is resumed with the same settings whatever
@@ -65,7 +65,7 @@ class Scope:
             said += more
             stored[self.earlier.name] = as_stored(taken)
             storage.set_study_user_attr(study_id, records.WARM_STARTS, stored)
-        return first + [known for settings in stored.values() for known in from_stored(settings)], said
+        return first + [params for study in stored.values() for params in from_stored(study)], said
 
     def run_out(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
         """Why the trials that ended are enough, in words; None while they are not."""
@@ -96,7 +96,7 @@ def _check_that_something_fits(objective: Objective, space: Space, limits: Limit
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     smallest = math.inf
     for _ in range(DRAWS):
-        figures = limits.known(objective, space.suggest(objective, study.ask()))
+        figures = limits.figures(objective, space.suggest(objective, study.ask()))
         if limits.allow(figures):
             return
         smallest = min(smallest, *figures.values())

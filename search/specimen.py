@@ -22,7 +22,7 @@ from objectives.base import (
     Task,
     Training,
 )
-from search.settings import Recorder
+from search.known import PartialTrial
 
 TRAINING_S = 5.0
 """After this long a training is not pulled any further, though two pulls are always made."""
@@ -76,7 +76,7 @@ class Specimen:
 
     def settings(self) -> list[Params]:
         """A few settings, known-good ones first."""
-        known = [Recorder(dict(params)) for params in call("baselines", self.objective.baselines).values()]
+        known = [PartialTrial(dict(params)) for params in call("baselines", self.objective.baselines).values()]
         return [dict(call("suggest", self.objective.suggest, trial)) for trial in (*known, *self.trials())][:SETTINGS]
 
     @property

@@ -25,7 +25,7 @@ from objectives.base import Objective, Params
 from search import records
 from search.errors import StudyMismatchError
 from search.history import SamplingCopy
-from search.known import Known, baselines
+from search.known import InitialParams, baselines
 from search.limits import Limits
 from search.proposals import Proposals
 from search.space import Space, search_space, words
@@ -137,7 +137,7 @@ class Study:
 
     def __init__(
         self, storage: WriterStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str,
-        seed: int, space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[Known] | None = None,
+        seed: int, space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[InitialParams] | None = None,
     ) -> None:  # fmt: skip
         """`known` settings are tried first; None: the objective's baselines."""
         self.storage, self.study_id, self.objective = storage, study_id, objective
@@ -154,7 +154,7 @@ class Study:
         self._copy = optuna.load_study(study_name=self.name, storage=self._memory, pruner=NopPruner())
         self.proposals = Proposals(
             objective, self._memory, self._copy, sampler=sampler, seed=seed, space=space, limits=limits,
-            known=baselines(objective, space, limits)[0] if known is None else known,
+            initial=baselines(objective, space, limits)[0] if known is None else known,
         )  # fmt: skip
         self._stored_ids: list[int] = []
         self._notes: dict[int, dict[str, Any]] = {}

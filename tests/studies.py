@@ -10,7 +10,7 @@ from toy import Toy
 
 from objectives.base import Diverged, Task
 from search import records
-from search.known import Known
+from search.known import InitialParams
 from search.limits import Limits
 from search.sampling import derive_seed, make_pruner
 from search.space import Space
@@ -23,7 +23,7 @@ STEPS = 4
 def a_study(
     storage: RDBStorage | str, objective: Toy | None = None, *, sampler: str = "random", pruner: str = "none",
     seed: int = 0, name: str = "toy", space: Space = WHOLE, limits: Limits = NO_LIMITS,
-    known: Sequence[Known] | None = None,
+    known: Sequence[InitialParams] | None = None,
 ) -> Study:  # fmt: skip
     """Open a study as a coordinator does."""
     storage = open_storage(storage) if isinstance(storage, str) else storage
