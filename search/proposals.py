@@ -24,8 +24,8 @@ RANDOM_TRIES = 1_000
 """How many random configurations are then drawn, in a row, before the search ends for want of a new one.
 
 A small space is tried completely: with one configuration of m left, the draws miss it with probability
-(1 - 1/m) ** 1000, which is 5e-8 for m = 60 and 0.7% for m = 200. In 4,800 simulated searches of spaces of 2 to 60
-configurations, with every sampler but gp, none ended early.
+(1 - 1/m) ** 1000, which is 5e-8 for m = 60 and 0.7% for m = 200. 700 simulated searches of spaces of 2, 6, 24 and 60
+configurations, with the samplers tpe, random, cmaes and qmc, all tried every configuration.
 """
 
 EXHAUSTED = (
