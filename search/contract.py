@@ -308,9 +308,21 @@ def check_cost(specimen: Specimen) -> None:
 
 
 CHECKS: tuple[Callable[[Specimen], None], ...] = (
-    check_names, check_suggest, check_baselines, check_words, check_schedule, check_training, check_repeats,
-    check_resume, check_outcome, check_plain_data, check_whole, check_images, check_network, check_cost,
-)  # fmt: skip
+    check_names,
+    check_suggest,
+    check_baselines,
+    check_words,
+    check_schedule,
+    check_training,
+    check_repeats,
+    check_resume,
+    check_outcome,
+    check_plain_data,
+    check_whole,
+    check_images,
+    check_network,
+    check_cost,
+)
 
 
 @dataclass(frozen=True)

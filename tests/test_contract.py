@@ -145,7 +145,8 @@ WRONG: list[tuple[object, str, str]] = [
     (Changed(suggest=lambda trial: trial.suggest_it("x")), "check_suggest", r"suggest failed: AttributeError"),
     (
         Changed(suggest=lambda trial: {"x": trial.suggest_int("x", 1, 2), "n": next(COUNTER)}),
-        "check_suggest", r"suggest made .* only the trial may decide",
+        "check_suggest",
+        r"suggest made .* only the trial may decide",
     ),
     (Changed(known={"far": {"x": 9.0}}), "check_baselines", r"baseline 'far' has x = 9.0, which suggest does not"),
     (Changed(known={"odd": {"y": 9.0}}), "check_baselines", r"baseline 'odd' has 'y', which suggest does not ask for"),
@@ -166,7 +167,8 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(Forgetful), "check_resume", r"resumed after step 1, step 2 gave .* random numbers"),
     (
         of_training(lambda task: ToyTraining(Task(0, task.params, 1, 3), 3, "fine")),
-        "check_resume", r"gave step 1; go on from task.checkpoint",
+        "check_resume",
+        r"gave step 1; go on from task.checkpoint",
     ),
     (of_training(lambda task: Left(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
     (of_training(lambda task: Left(task, Outcome({}, b"x"))), "check_outcome", r"weights cannot be read with torch"),
@@ -179,7 +181,7 @@ WRONG: list[tuple[object, str, str]] = [
     (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),
     (classifier(load_weights=lambda *_: nn.Flatten()), "check_network", r"network made \(4, 64\), not \(4, 10\)"),
     (Heavy(), "check_cost", r"n_parameters says 7, and the trained network has \d+"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,10 @@ def test_what_was_measured_is_a_constraint_and_a_slow_trial_does_not_win(databas
     study.tell(refused.number, TrialState.PRUNED, None, {records.METRICS: {"latency_ms": 5.0}})
     record = a_study(database, limits=Limits(latency_ms=2.0)).record()
     assert [dict(trial.constraints) for trial in record.trials] == [
-        {"latency_ms": -0.5}, {"latency_ms": 0.5}, {"latency_ms": 1.5},
-    ]  # fmt: skip
+        {"latency_ms": -0.5},
+        {"latency_ms": 0.5},
+        {"latency_ms": 1.5},
+    ]
     assert [trial.number for trial in record.ranked()] == [0, 1]
     assert (record.trials[2].state, record.trials[2].value) == (TrialState.PRUNED, None)
 

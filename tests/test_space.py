@@ -132,10 +132,18 @@ def test_choices_are_meant_however_they_are_written():
     assert {params["flag"] for params in drawn(Choices(), narrow(Choices(), ["flag=none"]))} == {None}
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.one_of(
-    st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False),
-    st.lists(st.floats(0, 1), max_size=3), st.sampled_from(["adam", "one_cycle"]),
-)))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,9}", fullmatch=True),
+        st.one_of(
+            st.integers(),
+            st.booleans(),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.lists(st.floats(0, 1), max_size=3),
+            st.sampled_from(["adam", "one_cycle"]),
+        ),
+    )
+)
 def test_a_table_comes_back_from_its_flags(table: dict[str, object]):
     assert dict(map(parse, read_table(table))) == table
 
@@ -172,8 +180,10 @@ def test_baselines_follow_a_fix_or_are_left_out_and_that_is_said():
     known, said = baselines(DIGITS, space, Limits())
     names = [each.name for each in known]
     assert names == [
-        "tutorial MLP, Adam (batch_size=128)", "tutorial CNN, Adam (batch_size=128)", "strong CNN, one cycle",
-    ]  # fmt: skip
+        "tutorial MLP, Adam (batch_size=128)",
+        "tutorial CNN, Adam (batch_size=128)",
+        "strong CNN, one cycle",
+    ]
     assert [each.params["batch_size"] for each in known] == [128, 128, 128]
     assert any(
         "tutorial MLP, SGD is left out: its optimizer is sgd, and what is searched is adam or" in s for s in said
