@@ -162,7 +162,7 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(lambda task: Bare(task, 3, "fine")), "check_training", r"a pull gave 0\.\d+; give an objectives"),
     (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"train/loss was nan at step 1; raise"),
     (of_training(lambda task: ToyTraining(task, 3, "error")), "check_training", r"failed: ValueError: the spoon"),
-    (of_training(lambda task: ToyTraining(task, 3, "diverge")), "check_training", r"of 5 settings all diverged"),
+    (of_training(lambda task: ToyTraining(task, 3, "diverge")), "check_training", r"of 5 configurations all diverged"),
     (of_training(Careless), "check_repeats", r"step 1 gave .* for the same task"),
     (of_training(Forgetful), "check_resume", r"resumed after step 1, step 2 gave .* random numbers"),
     (
