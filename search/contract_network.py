@@ -11,7 +11,7 @@ from search.specimen import Specimen, call, pull, require, start
 
 
 def check_whole(specimen: Specimen) -> None:
-    """What it offers beyond the contract, it offers whole."""
+    """It implements every method of each optional protocol that it begins."""
     missing = unfinished(specimen.objective)
     require(missing is None, f"{missing}; add what it lacks, or take the others away")
 
@@ -45,7 +45,7 @@ def check_images(specimen: Specimen) -> None:
 
 
 def check_network(specimen: Specimen) -> None:
-    """A network that can be registered takes its example, and gives as many outputs."""
+    """A network to register takes the example inputs, and gives one output for each."""
     objective = specimen.objective
     if not isinstance(objective, ImageClassifier | Exportable):
         return
@@ -73,7 +73,7 @@ def check_network(specimen: Specimen) -> None:
 
 
 def check_cost(specimen: Specimen) -> None:
-    """What it says of size and latency, if it does, is so."""
+    """Its number of parameters is true, and its latency is a number."""
     params = specimen.sample().task.params
     if isinstance(specimen.objective, Sized):
         count = call("n_parameters", specimen.objective.n_parameters, params)

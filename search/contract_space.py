@@ -29,7 +29,7 @@ def check_names(specimen: Specimen) -> None:
 
 
 def check_suggest(specimen: Specimen) -> None:
-    """Its settings are plain, quickly made, and the same when they are made again."""
+    """Its configurations are plain data, made quickly, and the same for the same values."""
     took = []
     for trial in specimen.trials():
         started = time.perf_counter()
@@ -69,7 +69,7 @@ def check_baselines(specimen: Specimen) -> None:
 
 
 def check_words(specimen: Specimen) -> None:
-    """It describes a setting in one line, and itself by a fingerprint that stays."""
+    """It describes a configuration in one line, and itself by a constant fingerprint."""
     for params in specimen.configurations():
         text = call("describe", specimen.objective.describe, params)
         require(
@@ -82,7 +82,7 @@ def check_words(specimen: Specimen) -> None:
     except (TypeError, ValueError) as error:
         raise ContractError(f"fingerprint gave {found!r}, which is not plain data; give texts by name") from error
     again = call("fingerprint", specimen.spec.load().fingerprint)
-    require(dict(found) == dict(again), f"fingerprint was {found} and, of the objective made anew, {again}")
+    require(dict(found) == dict(again), f"fingerprint was {found} and, made a second time, {again}")
 
 
 def check_schedule(specimen: Specimen) -> None:

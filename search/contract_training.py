@@ -64,12 +64,12 @@ def _same(value: float | None, other: float | None) -> bool:
 
 
 def check_resume(specimen: Specimen) -> None:
-    """A training that goes on from its checkpoint gives the values of one that was never interrupted."""
+    """A training that resumes from its checkpoint gives the values of an uninterrupted one."""
     sample = specimen.sample()
     require(isinstance(sample.checkpoint, bytes), f"checkpoint gave {type(sample.checkpoint).__name__}; give bytes")
     resumed = pull(start(specimen, specimen.task(sample.task.params, sample.checkpoint)))
     if len(sample.results) < 2:
-        require(not sample.ended or resumed is None, "resumed after its last step, the training did not end at once")
+        require(not sample.ended or resumed is None, "resumed after its last step, the training did not end")
         return
     expected = sample.results[1]
     require(resumed is not None, f"resumed after step 1, the training ended; step {expected.step} was due")
@@ -86,7 +86,7 @@ def check_resume(specimen: Specimen) -> None:
 
 
 def check_outcome(specimen: Specimen) -> None:
-    """What a training leaves is plain: figures, weights that load, and probabilities that fit the images."""
+    """Its outcome has numbers, weights that load, and probabilities that fit the images."""
     for outcome in specimen.sample().outcomes:
         require(isinstance(outcome, Outcome), f"outcome gave {outcome!r}; give an objectives.base.Outcome")
         for name, figure in outcome.metrics.items():
@@ -113,7 +113,7 @@ def _check_weights(specimen: Specimen, weights: bytes) -> None:
 
 
 def check_plain_data(specimen: Specimen) -> None:
-    """What crosses to the coordinator can be sent to another process."""
+    """Its results and outcomes can be sent to another process."""
     sample = specimen.sample()
     for what in (*sample.results, *sample.outcomes):
         try:

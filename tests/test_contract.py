@@ -152,7 +152,7 @@ WRONG: list[tuple[object, str, str]] = [
     (Changed(known={"odd": {"y": 9.0}}), "check_baselines", r"baseline 'odd' has 'y', which suggest does not ask for"),
     (Changed(describe=lambda params: "two\nlines"), "check_words", r"describe gave 'two\\nlines'"),
     (Changed(fingerprint=lambda: {"data": object()}), "check_words", r"fingerprint gave .* not plain data"),
-    (Changed(fingerprint=lambda: {"data": "other"}), "check_words", r"fingerprint was .* made anew"),
+    (Changed(fingerprint=lambda: {"data": "other"}), "check_words", r"fingerprint was .* made a second time"),
     (Changed(epochs=lambda device: 2.5), "check_schedule", r"epochs gave 2.5; give a whole number above 0"),
     (Changed(steps_per_epoch=lambda: 0), "check_schedule", r"steps_per_epoch gave 0"),
     (of_training(lambda task: ToyTraining(task, 2, "fine")), "check_training", r"ended after 2 pulls, not after"),
@@ -230,7 +230,7 @@ def test_the_command_says_what_is_wrong_and_how_it_ended():
     assert (status, text.splitlines()[-1]) == (0, "test_contract:Tidy: everything is as it should be")
     status, text = said("test_contract:Heavy")
     assert status == 1
-    assert re.search(r"^wrong  What it says of size.*\n       n_parameters says 7", text, re.M)
+    assert re.search(r"^wrong  Its number of parameters is true.*\n       n_parameters says 7", text, re.M)
     assert text.splitlines()[-1] == "test_contract:Heavy: one part of the contract is not kept"
 
 
