@@ -61,13 +61,13 @@ def check_network(specimen: Specimen) -> None:
         given = call("example_input", objective.example_input)
     require(len(given) >= 2, f"example_input gave {len(given)}; give 2 inputs or more, so that any number can be taken")
     with torch.no_grad():
-        found = call("the network", network, torch.from_numpy(given))
+        outputs = call("the network", network, torch.from_numpy(given))
     expected = [len(given)]
     if isinstance(objective, ImageClassifier):
         expected.append(len(objective.class_names()))
     require(
-        list(found.shape[: len(expected)]) == expected,
-        f"of inputs {given.shape} the network made {tuple(found.shape)}, not {tuple(expected)}",
+        list(outputs.shape[: len(expected)]) == expected,
+        f"of inputs {given.shape} the network made {tuple(outputs.shape)}, not {tuple(expected)}",
     )
     call("torch.export of the network", torch.export.export, network.eval(), (torch.from_numpy(given),))
 

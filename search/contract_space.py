@@ -76,13 +76,13 @@ def check_words(specimen: Specimen) -> None:
             isinstance(text, str) and text and "\n" not in text,
             f"describe gave {text!r}; give a few words on one line, such as 'lr 0.01'",
         )
-    found = call("fingerprint", specimen.objective.fingerprint)
+    fingerprint = call("fingerprint", specimen.objective.fingerprint)
     try:
-        json.dumps(dict(found))
+        json.dumps(dict(fingerprint))
     except (TypeError, ValueError) as error:
-        raise ContractError(f"fingerprint gave {found!r}, which is not plain data; give texts by name") from error
+        raise ContractError(f"fingerprint gave {fingerprint!r}, which is not plain data; give texts by name") from error
     again = call("fingerprint", specimen.spec.load().fingerprint)
-    require(dict(found) == dict(again), f"fingerprint was {found} and, made a second time, {again}")
+    require(dict(fingerprint) == dict(again), f"fingerprint was {fingerprint} and, made a second time, {again}")
 
 
 def check_schedule(specimen: Specimen) -> None:

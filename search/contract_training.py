@@ -59,7 +59,7 @@ def check_repeats(specimen: Specimen) -> None:
 
 
 def _same(value: float | None, other: float | None) -> bool:
-    """Equal, or both NaN, which is said elsewhere."""
+    """True if equal or both NaN; another check reports NaN."""
     return value == other or (value is not None and other is not None and math.isnan(value) and math.isnan(other))
 
 
