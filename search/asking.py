@@ -1,4 +1,4 @@
-"""Questions to an objective: an error while it answers, or an answer of no use, is said with the name of its part."""
+"""Calls of an objective: an exception or an unusable answer becomes an error that names the method."""
 
 from __future__ import annotations
 
@@ -8,47 +8,50 @@ from contextlib import contextmanager
 
 from objectives.base import Objective, ObjectiveError, Params
 
-MORE = "To see more, type: python -m search check-objective MODULE:ATTR"
+CHECK_HINT = "To see more, type: python -m search check-objective MODULE:ATTR"
 
 
 @contextmanager
-def asking(part: str) -> Iterator[None]:
-    """Raise ObjectiveError for whatever the block raises while `part` of an objective is called."""
+def objective_call(method: str) -> Iterator[None]:
+    """Raise ObjectiveError for any exception of the block, while `method` of an objective is called."""
     try:
         yield
     except ObjectiveError:
         raise
     except Exception as error:
-        raise ObjectiveError(f"the objective's {part} failed: {type(error).__name__}: {error}. {MORE}") from error
+        raise ObjectiveError(
+            f"the objective's {method} failed: {type(error).__name__}: {error}. {CHECK_HINT}"
+        ) from error
 
 
 def check_answers(objective: Objective) -> None:
-    """Raise ObjectiveError for what no search can begin with; `search.contract` asks for more."""
+    """Raise ObjectiveError for answers that no search can start with; `search.contract` checks more."""
     for part in ("name", "metric"):
         _require(isinstance(getattr(objective, part), str), f"{part} is {getattr(objective, part)!r}; give a text")
-    with asking("epochs"):
+    with objective_call("epochs"):
         epochs = objective.epochs("cpu")
-    with asking("steps_per_epoch"):
+    with objective_call("steps_per_epoch"):
         steps = objective.steps_per_epoch()
     for part, given in (("epochs", epochs), ("steps_per_epoch", steps)):
         _require(is_count(given), f"{part} gave {given!r}; give a whole number above 0")
-    with asking("fingerprint"):
-        _require(isinstance(found := objective.fingerprint(), Mapping), f"fingerprint gave {found!r}; give a dict")
-        json.dumps(dict(found))
-    with asking("baselines"):
-        known = objective.baselines()
-    settings = isinstance(known, Mapping) and all(isinstance(params, Mapping) for params in known.values())
-    _require(settings, f"baselines gave {known!r}; give a dict of settings by name, or an empty one")
+    with objective_call("fingerprint"):
+        fingerprint = objective.fingerprint()
+        _require(isinstance(fingerprint, Mapping), f"fingerprint gave {fingerprint!r}; give a dict")
+        json.dumps(dict(fingerprint))
+    with objective_call("baselines"):
+        baselines = objective.baselines()
+    valid = isinstance(baselines, Mapping) and all(isinstance(params, Mapping) for params in baselines.values())
+    _require(valid, f"baselines gave {baselines!r}; give a dict of configurations by name, or an empty one")
 
 
 def is_count(given: object) -> bool:
-    """Whether an answer is a whole number above 0."""
+    """True for a whole number above 0."""
     return isinstance(given, int) and not isinstance(given, bool) and given > 0
 
 
 def described(objective: Objective, params: Params) -> str:
-    """A setting in a few words. Raises ObjectiveError when there are none."""
-    with asking("describe"):
+    """The objective's description of a configuration. Raises ObjectiveError if it is not a text."""
+    with objective_call("describe"):
         text = objective.describe(params)
     _require(isinstance(text, str), f"describe gave {text!r}; give a few words on one line, such as 'lr 0.01'")
     return text
@@ -56,4 +59,4 @@ def described(objective: Objective, params: Params) -> str:
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ObjectiveError(f"the objective's {message}. {MORE}")
+        raise ObjectiveError(f"the objective's {message}. {CHECK_HINT}")

@@ -83,7 +83,7 @@ class Config:
     )  # fmt: skip
     warm_start: str | None = setting(None, "Try the best settings of this earlier study first.", str, name="STUDY")
     patience: int | None = setting(
-        None, "End when so many trials brought no improvement beyond noise.", click.IntRange(min=1), name="N"
+        None, "End after so many trials without a clear improvement.", click.IntRange(min=1), name="N"
     )
     timeout: float | None = setting(
         None, "Begin no trial after this many seconds.", click.FloatRange(min=0, min_open=True), name="SECONDS"

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.asking import described
+from search.direction import Direction
 from search.intervals import Noise, images_of
 from search.journal import confirm_run, refit_run
 from search.records import TrialRecord
@@ -23,7 +24,7 @@ from search.sampling import derive_seed
 from search.study import Study
 from search.summary import Candidate, Confirmation, Summary
 from search.tracking import Tracking
-from search.winner import choose, is_behind
+from search.winner import choose, clearly_worse
 from search.work import Job
 
 PASSING = ("out_of_memory", "crashed")
@@ -152,6 +153,7 @@ class Confirming:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._study, self._tracking, self._seeds = study, tracking, seeds
+        self._direction = Direction.of(maximize=study.maximize)
         record, objective = study.record(), study.objective
         done = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
         self._best, self._trials = done[:top], record.considered
@@ -175,7 +177,7 @@ class Confirming:
             return True
         candidates = self._candidates()
         candidate = next(each for each in candidates if each.number == job.task.number)
-        return not is_behind(candidate, candidates, self._noise(candidates), maximize=self._study.maximize)
+        return not clearly_worse(candidate, candidates, self._noise(candidates), self._direction)
 
     def found(self) -> Confirmation:
         """What is known so far."""
@@ -184,8 +186,8 @@ class Confirming:
         known = [
             each if each.mean is None
             else replace(
-                each, half=noise.half_interval((each.mean, len(each.values))),
-                behind=is_behind(each, candidates, noise, maximize=self._study.maximize),
+                each, half=noise.half_width((each.mean, len(each.values))),
+                behind=clearly_worse(each, candidates, noise, self._direction),
             )
             for each in candidates
         ]  # fmt: skip
@@ -194,7 +196,7 @@ class Confirming:
     def chosen(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
         candidates = self._candidates()
-        return choose(candidates, self._noise(candidates), maximize=self._study.maximize)
+        return choose(candidates, self._noise(candidates), self._direction)
 
     def run_of(self, number: int) -> str | None:
         """The first run of a candidate that came to its end: its network was not chosen for its value."""

@@ -25,13 +25,14 @@ from search.executors.base import Executor
 from search.executors.choice import check_engine, open_executor
 from search.interruption import Interrupted, Interruption
 from search.journal import PARENT, trial_run
+from search.known import example_configuration
 from search.lock import StudyLock
 from search.masking import bare
 from search.opening import check_stores, open_tracking, registered_name
 from search.provenance import provenance
 from search.records import TrialRecord
 from search.retry import RetryPolicy
-from search.sampling import make_pruner, some_params
+from search.sampling import make_pruner
 from search.scope import Scope
 from search.sqlite import sqlite_file
 from search.storage import hold_study, open_storage, quiet_optuna
@@ -160,7 +161,7 @@ class Start:
 
     def _settle(self) -> None:
         """Let the executor find out how many trainers pay, and say what it found."""
-        task = Task(0, some_params(self.objective), self.config.seed, self.epochs)
+        task = Task(0, example_configuration(self.objective), self.config.seed, self.epochs)
         with self.display.busy("measuring how many trainers pay"):
             chosen = self.executor.settle(task)
         if chosen is not None:
@@ -184,7 +185,7 @@ class Start:
 
     def _is_over(self, study: Study) -> bool:
         """Whether no trial would be begun, though some are missing."""
-        return self.scope.run_out(self.objective, study.record().trials) is not None or study.proposals.untried() == []
+        return self.scope.run_out(self.objective, study.record().trials) is not None or study.proposals.is_exhausted()
 
     def _work(self, study: Study, tracking: Tracking, devices: list[str]) -> None:
         self._note_origin(study)

@@ -1,4 +1,4 @@
-"""What of an objective a search looks at: the space and limits that a person left it, where it begins, when it ends."""
+"""The scope of a search: its space and limits, its initial parameters, and its stopping rule."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from objectives.base import Objective
 from search import records
 from search.browse import read_study
 from search.config import Config
+from search.direction import Direction
 from search.errors import UsageError
 from search.intervals import images_of
-from search.known import Known, as_stored, baselines, from_stored, warm_start
+from search.known import InitialParams, as_stored, baselines, from_stored, warm_start
 from search.limits import Limits, describe
-from search.patience import run_out
+from search.patience import stopping_reason
 from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
 from search.storage import open_storage
 from search.study import find_study
 
-DRAWS = 1_000
-"""Settings that are looked at before a limit is called impossible."""
+LIMIT_DRAWS = 1_000
+"""Random configurations drawn before a limit is called impossible."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What is searched, checked before anything is written."""
+    """What a search covers, checked before anything is written."""
 
     space: Space
     limits: Limits
     earlier: StudyRecord | None
-    """The study whose best settings are tried first."""
+    """The study whose best configurations are tried first."""
     patience: int | None = None
     """Trials without an improvement that end the search."""
 
     @classmethod
     def of(cls, config: Config, objective: Objective, name: str) -> Scope:
-        """That of a search for study `name`. Raises UsageError for what is not possible."""
+        """The scope of a search for study `name`. Raises UsageError for impossible limits, spaces or studies."""
         limits = Limits(config.max_parameters, config.max_latency_ms)
         limits.check(objective)
         space = narrow(objective, config.fix)
@@ -50,29 +51,28 @@ class Scope:
             _check_that_something_fits(objective, space, limits)
         return cls(space, limits, _earlier(config, name), config.patience)
 
-    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[Known], list[str]]:
-        """Settings to try first: the baselines, then those of earlier studies; and what is to be said of them.
+    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[InitialParams], list[str]]:
+        """Initial parameters, the baselines before those of earlier studies, and notices about them.
 
-        What is taken from an earlier study is kept with this one, which is resumed with the same settings whatever
-        becomes of that.
+        Those of an earlier study are stored with this one, so it resumes from the same whatever happens to that study.
         """
-        first, said = baselines(objective, self.space, self.limits)
+        first, notices = baselines(objective, self.space, self.limits)
         stored = dict(storage.get_study_user_attrs(study_id).get(records.WARM_STARTS, {}))
         if self.earlier is not None and self.earlier.name not in stored:
             space = search_space(objective, self.space)
             taken, more = warm_start(self.earlier, objective, space, self.limits)
-            said += more
+            notices += more
             stored[self.earlier.name] = as_stored(taken)
             storage.set_study_user_attr(study_id, records.WARM_STARTS, stored)
-        return first + [known for settings in stored.values() for known in from_stored(settings)], said
+        return first + [params for study in stored.values() for params in from_stored(study)], notices
 
     def run_out(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
-        """Why the trials that ended are enough, in words; None while they are not."""
+        """Why the stopping rule ends the search, in words; None while it goes on."""
         if self.patience is None:
             return None
         done = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
         n_images = images_of(objective, done)
-        return run_out(ended, self.patience, maximize=objective.direction == "maximize", n_images=n_images)
+        return stopping_reason(ended, self.patience, Direction(objective.direction), n_images=n_images)
 
 
 def _earlier(config: Config, name: str) -> StudyRecord | None:
@@ -87,19 +87,19 @@ def _earlier(config: Config, name: str) -> StudyRecord | None:
         study = find_study(storage, name)
         if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
             raise
-        return None  # its settings are kept with this one, whatever became of it
+        return None  # this study stores what it took from that one
 
 
 def _check_that_something_fits(objective: Objective, space: Space, limits: Limits) -> None:
-    """Raise UsageError when chance finds no setting within the limits."""
+    """Raise UsageError when random draws find no configuration within the limits."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     smallest = math.inf
-    for _ in range(DRAWS):
-        figures = limits.known(objective, space.suggest(objective, study.ask()))
+    for _ in range(LIMIT_DRAWS):
+        figures = limits.figures(objective, space.suggest(objective, study.ask()))
         if limits.allow(figures):
             return
         smallest = min(smallest, *figures.values())
     raise UsageError(
-        f"--max-parameters {limits.parameters}: none of {DRAWS:,} settings drawn is that small; the smallest has "
-        f"{describe({'parameters': smallest})}. Type for example --max-parameters {2 * smallest:.0f}"
+        f"--max-parameters {limits.parameters}: none of {LIMIT_DRAWS:,} random configurations is that small; "
+        f"the smallest has {describe({'parameters': smallest})}. Type for example --max-parameters {2 * smallest:.0f}"
     )

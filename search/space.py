@@ -1,6 +1,6 @@
-"""What of an objective's search space is searched: all of it, or what `--fix` and a file's `[space]` table leave.
+"""The search space: all that an objective offers, or the part left by `--fix` and the `[space]` table of a file.
 
-A fixed parameter stays a parameter, with one choice: trials are stored, shown and loaded as if nothing were fixed.
+A fixed parameter stays a parameter, with one choice. Trials are stored, shown and loaded as if nothing were fixed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,26 @@ from optuna.distributions import (
 from optuna.samplers import RandomSampler
 
 from objectives.base import Objective, Params, ParamValue, Suggest
-from search.asking import asking
+from search.asking import objective_call
 from search.errors import UsageError
 
 PROBES = 48
-"""Settings sampled to see the search space; two spaces that agree on all of them are taken as the same."""
+"""Configurations sampled to see the search space. Two spaces that agree on all of them count as the same."""
 
 MORE_PROBES = 500
-"""Settings sampled beyond those to see a parameter that a person names, which only rare settings may have."""
+"""Configurations sampled beyond those to find a parameter that the user names, which few of them may have."""
+
+ConfigurationKey = tuple[tuple[str, ParamValue], ...]
+
+
+def configuration_key(params: Mapping[str, ParamValue]) -> ConfigurationKey:
+    """Equal for two trials with the same sampled parameters.
+
+    Floats are rounded to 12 digits: samplers compute the values of a stepped range in different ways.
+    """
+    return tuple(
+        (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in sorted(params.items())
+    )
 
 
 @dataclass(frozen=True)
@@ -37,15 +49,19 @@ class Space:
     """The part of an objective's space that is searched."""
 
     narrowed: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    """By name, what a parameter may be, where that is less than the objective allows."""
+    """The remaining range or choices of each parameter that is fixed or narrowed."""
 
     def suggest(self, objective: Objective, trial: Suggest) -> Params:
-        """What the objective makes of `trial`, within this space."""
-        return dict(objective.suggest(Narrowed(trial, self.narrowed) if self.narrowed else trial))
+        """The configuration that the objective makes of `trial`, within this space."""
+        return dict(objective.suggest(NarrowedTrial(trial, self.narrowed) if self.narrowed else trial))
+
+    def fixes(self, name: str) -> bool:
+        """True if this parameter has one value left."""
+        return name in self.narrowed and self.narrowed[name].single()
 
 
-class Narrowed:
-    """A trial that suggests from less than it is asked for. The same calls, and nothing else."""
+class NarrowedTrial:
+    """A trial that suggests from narrower ranges and fewer choices than the objective asks for."""
 
     def __init__(self, trial: Suggest, narrowed: Mapping[str, BaseDistribution]) -> None:
         self._trial, self._narrowed = trial, narrowed
@@ -53,17 +69,17 @@ class Narrowed:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """A number of the range that is left."""
+        """A number of the remaining range."""
         low, high = self._range(name, low, high)
         return self._trial.suggest_float(name, low, high, step=step, log=log)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """A whole number of the range that is left."""
+        """A whole number of the remaining range."""
         low, high = self._range(name, low, high)
         return self._trial.suggest_int(name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices that are left."""
+        """One of the remaining choices."""
         if (left := self._narrowed.get(name)) is not None:
             assert isinstance(left, CategoricalDistribution)
             choices = [choice for choice in choices if choice in left.choices]
@@ -76,36 +92,42 @@ class Narrowed:
         return max(low, left.low), min(high, left.high)
 
 
-def search_space(
-    objective: Objective, space: Space = Space(), named: Set[str] = frozenset()  # noqa: B008  # both are frozen
-) -> dict[str, BaseDistribution]:  # fmt: skip
-    """Every parameter that the objective was seen to sample, by name; looks longer for those that are `named`.
+WHOLE_SPACE = Space()
 
-    Raises ObjectiveError when it cannot be asked: that makes a search impossible, not a trial.
+
+def search_space(
+    objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()
+) -> dict[str, BaseDistribution]:
+    """The parameters that the objective samples, by name. Draws more configurations to find those that are `named`.
+
+    Raises ObjectiveError when `suggest` fails.
     """
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    found: dict[str, BaseDistribution] = {}
+    distributions: dict[str, BaseDistribution] = {}
     for probe in range(PROBES + MORE_PROBES):
-        if probe >= PROBES and named <= found.keys():
+        if probe >= PROBES and named <= distributions.keys():
             break
         trial = study.ask()
-        with asking("suggest"):
+        with objective_call("suggest"):
             space.suggest(objective, trial)
         for name, distribution in trial.distributions.items():
-            found.setdefault(name, distribution)
-    return dict(sorted(found.items()))
+            distributions.setdefault(name, distribution)
+    return dict(sorted(distributions.items()))
 
 
 def contains(distribution: BaseDistribution, value: ParamValue) -> bool:
-    """Whether a parameter may have this value."""
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (ValueError, TypeError):
+    """True if a parameter with this distribution may have this value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
         return False
+    steps = (value - distribution.low) / (distribution.step or 1)
+    return distribution.step is None or abs(steps - round(steps)) < 1e-8
 
 
 def words(distribution: BaseDistribution) -> str:
-    """What a parameter may be, for people: `64, 128 or 256`, `0.0005 to 0.02`."""
+    """The values of a distribution in words: `64, 128 or 256`, `0.0005 to 0.02`."""
     if isinstance(distribution, CategoricalDistribution):
         *most, last = map(str, distribution.choices)
         return f"{', '.join(most)} or {last}" if most else last
@@ -116,11 +138,11 @@ def words(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}" + (f" in steps of {step:g}" if step else "")
 
 
-# ---- from what a person gave
+# ---- from what the user gave
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE` with a value as in TOML, where quotes may be left out. Raises UsageError."""
+    """Split `NAME=VALUE`. The value is written as in TOML; quotes may be left out. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not name or not value:
         raise UsageError(f"--fix {text!r} is not NAME=VALUE; type for example --fix batch_size=128")
@@ -131,34 +153,43 @@ def parse(text: str) -> tuple[str, Any]:
 
 
 def narrow(objective: Objective, given: Sequence[str]) -> Space:
-    """The space that `NAME=VALUE` settings leave; the last one of a name counts.
+    """The space narrowed by `NAME=VALUE` texts; the last one of a name counts.
 
     Raises UsageError for a name that the objective does not sample, and for values that it does not allow.
     """
     if not given:
         return Space()
     wanted = dict(map(parse, given))
-    known = search_space(objective)
-    while missing := wanted.keys() - known.keys():  # one that is fixed may be what another is sampled with
-        space = Space({name: _left(name, known[name], wanted[name]) for name in wanted.keys() & known.keys()})
-        found = search_space(objective, space, missing)
-        if missing.isdisjoint(found):
-            name = next(name for name in wanted if name in missing)
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"--fix or [space]: there is no parameter {name!r}; {hint}")
-        known = found | known
-    space = Space({name: _left(name, known[name], value) for name, value in wanted.items()})
-    unasked = sorted(space.narrowed.keys() - search_space(objective, space, wanted.keys()).keys())
-    if unasked:
-        fixed = ", ".join(f"{name}={words(left)}" for name, left in space.narrowed.items() if left.single())
+    known = _with_wanted(objective, wanted)
+    space = Space({name: _narrowed(name, known[name], value) for name, value in wanted.items()})
+    unsampled = sorted(space.narrowed.keys() - search_space(objective, space, wanted.keys()).keys())
+    if unsampled:
+        fixed = ", ".join(f"{name}={words(allowed)}" for name, allowed in space.narrowed.items() if allowed.single())
         raise UsageError(
-            f"--fix or [space]: {', '.join(unasked)} would never be sampled with {fixed}; leave out one or the other"
+            f"--fix or [space]: {', '.join(unsampled)} would never be sampled with {fixed}; leave out one or the other"
         )
     return space
 
 
-def _left(name: str, allowed: BaseDistribution, value: Any) -> BaseDistribution:
+def _with_wanted(objective: Objective, wanted: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """The search space with every wanted parameter. Raises UsageError for one that is never sampled.
+
+    A parameter may appear only when another one is fixed, so each parameter found is fixed in turn.
+    """
+    known = search_space(objective)
+    while missing := wanted.keys() - known.keys():
+        space = Space({name: _narrowed(name, known[name], wanted[name]) for name in wanted.keys() & known.keys()})
+        distributions = search_space(objective, space, missing)
+        if missing.isdisjoint(distributions):
+            name = next(name for name in wanted if name in missing)
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"--fix or [space]: there is no parameter {name!r}; {hint}")
+        known = distributions | known
+    return known
+
+
+def _narrowed(name: str, allowed: BaseDistribution, value: Any) -> BaseDistribution:
     if isinstance(allowed, CategoricalDistribution):
         return _chosen(name, allowed, value)
     assert isinstance(allowed, FloatDistribution | IntDistribution)
@@ -168,15 +199,15 @@ def _left(name: str, allowed: BaseDistribution, value: Any) -> BaseDistribution:
 def _chosen(name: str, allowed: CategoricalDistribution, value: Any) -> CategoricalDistribution:
     wanted = value if isinstance(value, list) else [value]
     for item in wanted:
-        if not any(_means(item, choice) for choice in allowed.choices):
+        if not any(_matches(item, choice) for choice in allowed.choices):
             raise _impossible(name, item, allowed, f"--fix {name}={allowed.choices[0]}")
     if not wanted:
         raise _impossible(name, value, allowed, f"--fix {name}={allowed.choices[0]}")
-    return CategoricalDistribution([c for c in allowed.choices if any(_means(item, c) for item in wanted)])
+    return CategoricalDistribution([c for c in allowed.choices if any(_matches(item, c) for item in wanted)])
 
 
-def _means(given: Any, choice: Any) -> bool:
-    """Whether a person who gave that meant this choice. TOML has no word for None, and Python's True is its true."""
+def _matches(given: Any, choice: Any) -> bool:
+    """True if the given value means this choice. TOML has no None, and writes True as true."""
     numbers = isinstance(given, int | float) and isinstance(choice, int | float)
     if numbers and not isinstance(given, bool) and not isinstance(choice, bool):
         return bool(given == choice)

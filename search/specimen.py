@@ -1,4 +1,4 @@
-"""An objective under test: its settings, and the beginning of one of its trainings."""
+"""An objective under test: some of its configurations, and the beginning of one of its trainings."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from objectives.base import (
     Task,
     Training,
 )
-from search.settings import Recorder
+from search.known import PartialTrial
 
 TRAINING_S = 5.0
-"""After this long a training is not pulled any further, though two pulls are always made."""
+"""Seconds after which a training is not pulled any further. Two pulls are always made."""
 
-SETTINGS = 5
-"""Settings that are tried; a training of one may diverge, which is no fault."""
+CONFIGURATIONS = 5
+"""How many configurations are tried: the training of some may diverge, which is no fault."""
 
 
 class ContractError(Exception):
-    """A part of the contract is not kept; the message says which, and what to change."""
+    """A part of the contract is broken. The message says which one, and what to change."""
 
 
 class NotTried(Exception):
-    """A check needs what an earlier one found to be missing."""
+    """A check needs something that an earlier check found missing."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Sample:
 
 
 class Specimen:
-    """One objective under test, and what was seen of it."""
+    """One objective under test, and the training that several checks look at."""
 
     def __init__(self, spec: ObjectiveSpec, objective: Objective, device: str = "cpu") -> None:
         self.spec, self.objective, self.device = spec, objective, device
@@ -70,26 +70,27 @@ class Specimen:
         return cls(spec, objective, device)
 
     def trials(self) -> list[optuna.Trial]:
-        """A few trials that nothing was sampled for yet, the same ones at every call."""
+        """A few new trials, the same ones at every call."""
         study = optuna.create_study(sampler=RandomSampler(seed=0))
-        return [study.ask() for _ in range(SETTINGS)]
+        return [study.ask() for _ in range(CONFIGURATIONS)]
 
-    def settings(self) -> list[Params]:
-        """A few settings, known-good ones first."""
-        known = [Recorder(dict(params)) for params in call("baselines", self.objective.baselines).values()]
-        return [dict(call("suggest", self.objective.suggest, trial)) for trial in (*known, *self.trials())][:SETTINGS]
+    def configurations(self) -> list[Params]:
+        """A few configurations, the baselines first."""
+        baselines = call("baselines", self.objective.baselines).values()
+        trials = [*(PartialTrial(dict(params)) for params in baselines), *self.trials()]
+        return [dict(call("suggest", self.objective.suggest, trial)) for trial in trials[:CONFIGURATIONS]]
 
     @property
     def epochs(self) -> int:
-        """Of the trainings here: as few as have three pulls."""
+        """Epochs of the trainings here: as few as have three pulls."""
         return max(1, math.ceil(3 / self.objective.steps_per_epoch()))
 
     def task(self, params: Params, checkpoint: bytes | None = None) -> Task:
-        """What a trainer would be given."""
+        """The task that a worker would get."""
         return Task(0, params, seed=1, epochs=self.epochs, checkpoint=checkpoint)
 
     def sample(self) -> Sample:
-        """The beginning of a training. Raises ContractError once, NotTried from then on."""
+        """The beginning of a training. If it fails, raises ContractError once and NotTried from then on."""
         if self._broken:
             raise NotTried("a training does not get so far")
         if self._sample is None:
@@ -99,12 +100,14 @@ class Specimen:
         return self._sample
 
     def _train(self) -> Sample:
-        for params in self.settings():
+        for params in self.configurations():
             try:
                 return _pulled(self, params)
             except Diverged:
                 continue
-        raise ContractError(f"the trainings of {SETTINGS} settings all diverged; is the space what it should be?")
+        raise ContractError(
+            f"the trainings of {CONFIGURATIONS} configurations all diverged; check the ranges of the space"
+        )
 
 
 def _pulled(specimen: Specimen, params: Params) -> Sample:
@@ -131,7 +134,7 @@ def start(specimen: Specimen, task: Task) -> Training:
 
 
 def pull(training: Training) -> EpochResult | None:
-    """The next result, None at the end. Raises Diverged when that is what the training says."""
+    """The next result, None at the end. Passes on Diverged; raises ContractError for any other failure."""
     try:
         result = next(training)
     except (StopIteration, Diverged) as end:
@@ -146,10 +149,16 @@ def pull(training: Training) -> EpochResult | None:
 
 
 def call(name: str, method: Callable[..., Any], *arguments: Any) -> Any:
-    """What a method of the objective gives. Raises ContractError, with its name, when it fails."""
+    """Call a method of the objective. Raises ContractError with its name when it fails."""
     try:
         return method(*arguments)
     except (ContractError, Diverged):
         raise
     except Exception as error:
         raise ContractError(f"{name} failed: {type(error).__name__}: {error}") from error
+
+
+def require(condition: object, message: str) -> None:
+    """Raise ContractError with this message unless the condition holds."""
+    if not condition:
+        raise ContractError(message)

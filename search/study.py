@@ -24,10 +24,10 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from objectives.base import Objective, Params
 from search import records
 from search.errors import StudyMismatchError
-from search.known import Known, baselines
+from search.history import SamplingCopy
+from search.known import InitialParams, baselines
 from search.limits import Limits
-from search.proposals import Proposals, constrain
-from search.sampling import SamplingCopy
+from search.proposals import Proposals
 from search.space import Space, search_space, words
 from search.workspace import slug
 from search.writer import WriterStorage
@@ -137,7 +137,7 @@ class Study:
 
     def __init__(
         self, storage: WriterStorage, study_id: int, objective: Objective, *, pruner: BasePruner, sampler: str,
-        seed: int, space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[Known] | None = None,
+        seed: int, space: Space = WHOLE, limits: Limits = NO_LIMITS, known: Sequence[InitialParams] | None = None,
     ) -> None:  # fmt: skip
         """`known` settings are tried first; None: the objective's baselines."""
         self.storage, self.study_id, self.objective = storage, study_id, objective
@@ -154,7 +154,7 @@ class Study:
         self._copy = optuna.load_study(study_name=self.name, storage=self._memory, pruner=NopPruner())
         self.proposals = Proposals(
             objective, self._memory, self._copy, sampler=sampler, seed=seed, space=space, limits=limits,
-            known=baselines(objective, space, limits)[0] if known is None else known,
+            initial=baselines(objective, space, limits)[0] if known is None else known,
         )  # fmt: skip
         self._stored_ids: list[int] = []
         self._notes: dict[int, dict[str, Any]] = {}
@@ -163,7 +163,7 @@ class Study:
         self._left = [trial for trial in loaded if not trial.state.is_finished()]
 
     def _load(self, trial: FrozenTrial) -> FrozenTrial:
-        self._memory.adopt(self._memory_id, self._as_sampler_sees(trial))
+        self._memory.create_new_trial(self._memory_id, self._as_sampler_sees(trial))
         self._stored_ids.append(trial._trial_id)
         self._notes[trial.number] = dict(trial.system_attrs)
         self.proposals.note(trial)
@@ -247,7 +247,7 @@ class Study:
     def tell(self, number: int, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> FrozenTrial:
         """End a trial and give it as stored. `value` is for a completed one; a pruned one has its last report's."""
         trial = self._memory.get_trial(self._id(number))
-        constrain(trial, self.limits.excess(attrs.get(records.METRICS, {})))
+        self._memory.add_constraints(self._id(number), self.limits.excess(attrs.get(records.METRICS, {})))
         worst = self._worst() if attrs.get(records.FAILURE) == "diverged" else None
         if worst is None:
             self._copy.tell(number, value if state == TrialState.COMPLETE else None, state)

@@ -92,7 +92,7 @@ class Trials:
     @property
     def over(self) -> str | None:
         """Why no trial is begun any more, though some are missing; None while that is not so."""
-        return self.study.proposals.over or self._enough
+        return self.study.proposals.exhausted or self._enough
 
     def _missing(self) -> int:
         """How many trials are still to begin."""

@@ -1,4 +1,4 @@
-"""The winner: chosen on the validation split, then scored on the test split, once."""
+"""The winner: chosen on the validation split, then scored once on the test split."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Params, TestScore
 from search import limits
+from search.direction import Direction
 from search.errors import SearchError
 from search.intervals import Noise, wilson
 from search.records import StudyRecord, TrialRecord
@@ -32,44 +33,44 @@ def best_trial(study: StudyRecord) -> TrialRecord:
     raise SearchError(f"no trial of study {study.name!r} was completed, so there is no winner{why}")
 
 
-def is_behind(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, *, maximize: bool) -> bool:
-    """Whether fresh seeds show a candidate clearly behind the best: by more than chance does.
+def clearly_worse(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> bool:
+    """True if fresh seeds show a candidate significantly worse than the best one.
 
-    One of which a fresh seed came to nothing is out of the race as well, unless it is alone.
+    A candidate with a failed seed counts as worse, unless no other candidate has only good ones.
     """
     rivals = [other for other in candidates if other.values and not other.failed]
     if candidate.failed:
         return bool(rivals)
     if not candidate.values or not rivals:
         return False
-    best = max(rivals, key=lambda rival: _worth(rival, maximize))
-    clear = noise.clear(candidate, best)
-    return clear is not None and _worth(best, maximize) - _worth(candidate, maximize) > clear
+    best = max(rivals, key=lambda rival: direction.sign * _mean(rival))
+    significant = noise.significant_difference(candidate, best)
+    return significant is not None and direction.gain(_mean(best), _mean(candidate)) > significant
 
 
-def choose(candidates: Sequence[Candidate], noise: Noise, *, maximize: bool) -> Candidate | None:
-    """The candidate with the best mean, or the smallest network within one standard error of it; None without any.
+def choose(candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> Candidate | None:
+    """The smallest network within one standard error of the best mean; None if no candidate has a value.
 
     Source of the rule: Breiman, Friedman, Olshen, Stone, Classification and Regression Trees (1984), section 3.4.3.
     """
-    tried = [candidate for candidate in candidates if candidate.values]
-    sound = [candidate for candidate in tried if not candidate.failed] or tried
-    fully = max((len(candidate.values) for candidate in sound), default=0)
-    # One that was spared further seeds was clearly behind: its few values are not to win by luck.
-    finalists = [candidate for candidate in sound if len(candidate.values) == fully]
+    measured = [candidate for candidate in candidates if candidate.values]
+    sound = [candidate for candidate in measured if not candidate.failed] or measured
+    most_seeds = max((len(candidate.values) for candidate in sound), default=0)
+    # A candidate with fewer seeds was dropped as clearly worse. Its few values must not win by luck.
+    finalists = [candidate for candidate in sound if len(candidate.values) == most_seeds]
     if not finalists:
         return None
-    best = max(finalists, key=lambda each: _worth(each, maximize))
+    best = max(finalists, key=lambda candidate: direction.sign * _mean(candidate))
     level = [
-        each for each in finalists
-        if _worth(best, maximize) - _worth(each, maximize) <= (noise.error(each, best) or 0.0)
-    ]  # fmt: skip
-    return min(level, key=lambda each: (_size(each), -_worth(each, maximize), each.number))
+        candidate
+        for candidate in finalists
+        if direction.gain(_mean(best), _mean(candidate)) <= (noise.standard_error(candidate, best) or 0.0)
+    ]
+    return min(level, key=lambda candidate: (_size(candidate), -direction.sign * _mean(candidate), candidate.number))
 
 
-def _worth(candidate: Candidate, maximize: bool) -> float:
-    """Its mean, larger when better."""
-    return (1.0 if maximize else -1.0) * (candidate.mean or 0.0)
+def _mean(candidate: Candidate) -> float:
+    return candidate.mean or 0.0
 
 
 def _size(candidate: Candidate) -> float:
@@ -77,27 +78,27 @@ def _size(candidate: Candidate) -> float:
 
 
 def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | None = None) -> tuple[Gain, ...]:
-    """How far the winner is ahead of each baseline, by the validation metric.
+    """How much better the winner is than each baseline, by the validation metric.
 
-    Each is taken at its confirmed mean where it has one. One that was trained once is not among the candidates, because
-    others looked better: by its bad luck in part, so its gain is too large on average. Each interval is wide enough for
-    that by itself; they do not hold together.
+    Confirmed means are compared where there are some. A baseline that was trained once is not among the candidates
+    because others looked better, partly by its bad luck, so the gain over it is too large on average. Each interval
+    allows for that by itself; they do not hold jointly.
     """
     candidates = confirmation.candidates if confirmation else ()
     noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.considered)
-    confirmed = {each.number: (each.mean, len(each.values)) for each in candidates if each.mean is not None}
-    ahead, seeds = confirmed.get(winner.number, (winner.value, 0))
-    found = []
+    confirmed = {c.number: (c.mean, len(c.values)) for c in candidates if c.mean is not None}
+    winning, seeds = confirmed.get(winner.number, (winner.value, 0))
+    assert winning is not None, "a completed trial has a value"
+    direction = Direction.of(maximize=study.maximize)
+    compared = []
     for trial in study.trials:
         if trial.baseline is None or trial.number == winner.number or trial.state != TrialState.COMPLETE:
             continue
         value, n = confirmed.get(trial.number, (trial.value, 0))
-        assert ahead is not None
         assert value is not None, "a completed trial has a value"
-        half = noise.half_interval((ahead, seeds), (value, n or 1)) if seeds else None
-        gain = (ahead - value if study.maximize else value - ahead) + 0.0  # no minus before a zero
-        found.append(Gain(trial.baseline, trial.number, value, gain, half, n))
-    return tuple(found)
+        half_width = noise.half_width((winning, seeds), (value, n or 1)) if seeds else None
+        compared.append(Gain(trial.baseline, trial.number, value, direction.gain(winning, value), half_width, n))
+    return tuple(compared)
 
 
 def score(
@@ -106,6 +107,6 @@ def score(
     """Score trained weights on the test split, which is read here and nowhere else."""
     result = objective.score_test(objective.load_weights(params, weights), device)
     n = len(result.labels)
-    interval = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
-    figures = {"accuracy": result.accuracy, "low": interval.low, "high": interval.high, "loss": result.loss, "n": n}
+    low, high = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
+    figures = {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}
     return result, figures

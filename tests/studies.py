@@ -10,7 +10,7 @@ from toy import Toy
 
 from objectives.base import Diverged, Task
 from search import records
-from search.known import Known
+from search.known import InitialParams
 from search.limits import Limits
 from search.sampling import derive_seed, make_pruner
 from search.space import Space
@@ -21,19 +21,33 @@ STEPS = 4
 
 
 def a_study(
-    storage: RDBStorage | str, objective: Toy | None = None, *, sampler: str = "random", pruner: str = "none",
-    seed: int = 0, name: str = "toy", space: Space = WHOLE, limits: Limits = NO_LIMITS,
-    known: Sequence[Known] | None = None,
-) -> Study:  # fmt: skip
+    storage: RDBStorage | str,
+    objective: Toy | None = None,
+    *,
+    sampler: str = "random",
+    pruner: str = "none",
+    seed: int = 0,
+    name: str = "toy",
+    space: Space = WHOLE,
+    limits: Limits = NO_LIMITS,
+    known: Sequence[InitialParams] | None = None,
+) -> Study:
     """Open a study as a coordinator does."""
     storage = open_storage(storage) if isinstance(storage, str) else storage
     objective = objective or Toy(steps=STEPS)
     steps = objective.epochs("cpu")
     study_id = open_study(storage, name, objective, "toy:Toy", steps, space, limits)
     return Study(
-        storage, study_id, objective, pruner=make_pruner(pruner, steps), sampler=sampler, seed=seed, space=space,
-        limits=limits, known=known,
-    )  # fmt: skip
+        storage,
+        study_id,
+        objective,
+        pruner=make_pruner(pruner, steps),
+        sampler=sampler,
+        seed=seed,
+        space=space,
+        limits=limits,
+        known=known,
+    )
 
 
 def ask(study: Study) -> Sampled:
@@ -73,6 +87,15 @@ def train(study: Study, sampled: Sampled) -> int:
 def story(study: Study) -> list[tuple[object, ...]]:
     """What the storage tells of every trial, times apart."""
     return [
-        (t.number, t.state, t.params, t.values, t.intermediate_values, t.user_attrs, t.system_attrs,
-         t.datetime_complete is not None) for t in study.view().trials
-    ]  # fmt: skip
+        (
+            t.number,
+            t.state,
+            t.params,
+            t.values,
+            t.intermediate_values,
+            t.user_attrs,
+            t.system_attrs,
+            t.datetime_complete is not None,
+        )
+        for t in study.view().trials
+    ]

@@ -36,8 +36,8 @@ def refuse(*_: object) -> None:
         ({"fingerprint": lambda: None}, r"fingerprint gave None; give a dict"),
         ({"fingerprint": lambda: {"data": object()}}, r"fingerprint failed: TypeError: .*not JSON serializable"),
         ({"fingerprint": refuse}, r"fingerprint failed: KeyError"),
-        ({"baselines": lambda: None}, r"baselines gave None; give a dict of settings by name"),
-        ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of settings"),
+        ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
+        ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
         ({"baselines": refuse}, r"baselines failed: KeyError"),
     ],
 )

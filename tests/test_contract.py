@@ -145,13 +145,14 @@ WRONG: list[tuple[object, str, str]] = [
     (Changed(suggest=lambda trial: trial.suggest_it("x")), "check_suggest", r"suggest failed: AttributeError"),
     (
         Changed(suggest=lambda trial: {"x": trial.suggest_int("x", 1, 2), "n": next(COUNTER)}),
-        "check_suggest", r"suggest made .* only the trial may decide",
+        "check_suggest",
+        r"suggest made .* only the trial may decide",
     ),
     (Changed(known={"far": {"x": 9.0}}), "check_baselines", r"baseline 'far' has x = 9.0, which suggest does not"),
     (Changed(known={"odd": {"y": 9.0}}), "check_baselines", r"baseline 'odd' has 'y', which suggest does not ask for"),
     (Changed(describe=lambda params: "two\nlines"), "check_words", r"describe gave 'two\\nlines'"),
     (Changed(fingerprint=lambda: {"data": object()}), "check_words", r"fingerprint gave .* not plain data"),
-    (Changed(fingerprint=lambda: {"data": "other"}), "check_words", r"fingerprint was .* made anew"),
+    (Changed(fingerprint=lambda: {"data": "other"}), "check_words", r"fingerprint was .* made a second time"),
     (Changed(epochs=lambda device: 2.5), "check_schedule", r"epochs gave 2.5; give a whole number above 0"),
     (Changed(steps_per_epoch=lambda: 0), "check_schedule", r"steps_per_epoch gave 0"),
     (of_training(lambda task: ToyTraining(task, 2, "fine")), "check_training", r"ended after 2 pulls, not after"),
@@ -161,12 +162,13 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(lambda task: Bare(task, 3, "fine")), "check_training", r"a pull gave 0\.\d+; give an objectives"),
     (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"train/loss was nan at step 1; raise"),
     (of_training(lambda task: ToyTraining(task, 3, "error")), "check_training", r"failed: ValueError: the spoon"),
-    (of_training(lambda task: ToyTraining(task, 3, "diverge")), "check_training", r"of 5 settings all diverged"),
+    (of_training(lambda task: ToyTraining(task, 3, "diverge")), "check_training", r"of 5 configurations all diverged"),
     (of_training(Careless), "check_repeats", r"step 1 gave .* for the same task"),
     (of_training(Forgetful), "check_resume", r"resumed after step 1, step 2 gave .* random numbers"),
     (
         of_training(lambda task: ToyTraining(Task(0, task.params, 1, 3), 3, "fine")),
-        "check_resume", r"gave step 1; go on from task.checkpoint",
+        "check_resume",
+        r"gave step 1; go on from task.checkpoint",
     ),
     (of_training(lambda task: Left(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
     (of_training(lambda task: Left(task, Outcome({}, b"x"))), "check_outcome", r"weights cannot be read with torch"),
@@ -179,7 +181,7 @@ WRONG: list[tuple[object, str, str]] = [
     (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),
     (classifier(load_weights=lambda *_: nn.Flatten()), "check_network", r"network made \(4, 64\), not \(4, 10\)"),
     (Heavy(), "check_cost", r"n_parameters says 7, and the trained network has \d+"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_the_command_says_what_is_wrong_and_how_it_ended():
     assert (status, text.splitlines()[-1]) == (0, "test_contract:Tidy: all checks passed")
     status, text = said("test_contract:Heavy")
     assert status == 1
-    assert re.search(r"^wrong  What it says of size.*\n       n_parameters says 7", text, re.M)
+    assert re.search(r"^wrong  Its number of parameters is true.*\n       n_parameters says 7", text, re.M)
     assert text.splitlines()[-1] == "test_contract:Heavy: 1 check failed"
 
 

@@ -13,33 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import binomtest, t
+from scipy.stats import t
 from toy import Toy
 
+from search.direction import Direction
 from search.intervals import Noise, images_of, wilson
 from search.summary import Candidate, Confirmation
-from search.winner import choose, is_behind
+from search.winner import choose, clearly_worse
+
+MAXIMIZE, MINIMIZE = Direction.MAXIMIZE, Direction.MINIMIZE
 
 
-@given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_is_scipys(case: tuple[int, int]):
-    successes, n = case
-    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    found = wilson(successes, n)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
-    assert 0 <= found.low <= successes / n + 1e-12
-    assert successes / n - 1e-12 <= found.high <= 1
-
-
-def test_the_interval_of_a_known_case():
-    found = wilson(9950, 10_000)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.9934, 0.9962)
-
-
-@pytest.mark.parametrize("n", [0, -1])
-def test_nothing_observed_has_no_interval(n: int):
-    with pytest.raises(ValueError, match=rf"at least one observation, not {n}"):
-        wilson(0, n)
+def test_the_interval_of_a_proportion_is_wilsons():
+    low, high = wilson(9950, 10_000)
+    assert (round(low, 4), round(high, 4)) == (0.9934, 0.9962)
+    assert wilson(10, 10) == (pytest.approx(0.7225, abs=1e-4), 1.0)
 
 
 # Confirmed means ----------------------------------------------------------------------------------------------------
@@ -55,7 +43,7 @@ def test_of_one_setting_it_is_students(values: list[float]):
     noise = Noise.of(candidates(np.array([values])), None)
     mean, n = statistics.mean(values), len(values)
     error = statistics.stdev(values) / math.sqrt(n)
-    half = noise.half_interval((mean, n))
+    half = noise.half_width((mean, n))
     if error < 1e-12:
         assert half is None or half < 1e-9
     else:
@@ -64,13 +52,13 @@ def test_of_one_setting_it_is_students(values: list[float]):
 
 def test_images_that_all_seeds_share_do_not_average_away():
     noise = Noise(seed=1e-9, freedom=3, n_images=10_000)
-    few, many = noise.half_interval((0.99, 2)), noise.half_interval((0.99, 1000))
+    few, many = noise.half_width((0.99, 2)), noise.half_width((0.99, 1000))
     assert few == pytest.approx(many)
     assert many == pytest.approx(1.959964 * math.sqrt(0.99 * 0.01 / 10_000), rel=0.01)
-    widest = Noise(seed=1e-9, freedom=3, n_images=10_000, trials=50).half_interval((0.99, 2))
+    widest = Noise(seed=1e-9, freedom=3, n_images=10_000, trials=50).half_width((0.99, 2))
     assert widest == pytest.approx(3.283 / 1.959964 * many, rel=1e-3)  # of 50 such draws, the luckiest
-    assert noise.half_interval((1.0, 2)) > 1e-4  # nothing wrong among few is no certainty
-    assert Noise(0.001, 3, None).half_interval((0.99, 1000)) == pytest.approx(3.182 * 0.001 / math.sqrt(1000), rel=1e-3)
+    assert noise.half_width((1.0, 2)) > 1e-4  # nothing wrong among few is no certainty
+    assert Noise(0.001, 3, None).half_width((0.99, 1000)) == pytest.approx(3.182 * 0.001 / math.sqrt(1000), rel=1e-3)
 
 
 def test_the_interval_of_a_share_ends_at_one():
@@ -82,12 +70,12 @@ def test_the_interval_of_a_share_ends_at_one():
 def test_nothing_known_is_no_interval():
     assert Noise.of([], None) == Noise(None, 0, None)
     single = candidates(np.array([[0.5], [0.7]]))
-    assert Noise.of(single, None).half_interval((0.5, 1)) is None
-    assert Noise.of(single, 10_000).half_interval((0.5, 1)) is None  # the images alone would look too certain
-    assert Noise.of(single, None).error(*single) is None
+    assert Noise.of(single, None).half_width((0.5, 1)) is None
+    assert Noise.of(single, 10_000).half_width((0.5, 1)) is None  # the images alone would look too certain
+    assert Noise.of(single, None).standard_error(*single) is None
     same = candidates(np.array([[0.5, 0.5], [0.7, 0.7]]))
-    assert Noise.of(same, None).half_interval((0.5, 2)) is None
-    assert Noise.of(same, None).error(*same) == 0
+    assert Noise.of(same, None).half_width((0.5, 2)) is None
+    assert Noise.of(same, None).standard_error(*same) == 0
 
 
 @dataclass(frozen=True)
@@ -123,11 +111,11 @@ class World:
             for i in values:
                 tried = [Candidate(j, "", seen[j], float(sizes[j]), values[j]) for j in values]
                 me = next(each for each in tried if each.number == i)
-                if not is_behind(me, tried, Noise.of(tried, self.n, 50), maximize=True):
+                if not clearly_worse(me, tried, Noise.of(tried, self.n, 50), MAXIMIZE):
                     values[i] = (*values[i], float(rng.normal(here[i], self.seed)))
         tried = [Candidate(j, "", seen[j], float(sizes[j]), values[j]) for j in values]
         noise = Noise.of(tried, self.n, 50)
-        chosen = choose(tried, noise, maximize=True)
+        chosen = choose(tried, noise, MAXIMIZE)
         assert chosen is not None
         return Found(tried, noise, chosen, seen, sum(len(each.values) < self.r for each in tried))
 
@@ -144,7 +132,7 @@ class Found:
     def covers(self, worth: float) -> bool:
         """Whether the chosen one's interval does."""
         assert self.chosen.mean is not None
-        half = self.noise.half_interval((self.chosen.mean, len(self.chosen.values)))
+        half = self.noise.half_width((self.chosen.mean, len(self.chosen.values)))
         assert half is not None
         return abs(self.chosen.mean - worth) <= half
 
@@ -153,7 +141,7 @@ class Found:
         values = next((each.values for each in self.candidates if each.number == other), None)
         value, n = (self.seen[other], 1) if values is None else (sum(values) / len(values), len(values))
         assert self.chosen.mean is not None
-        half = self.noise.half_interval((self.chosen.mean, len(self.chosen.values)), (value, n))
+        half = self.noise.half_width((self.chosen.mean, len(self.chosen.values)), (value, n))
         assert half is not None
         return abs(self.chosen.mean - value) <= half
 
@@ -168,12 +156,21 @@ DIGITS = 0.004  # between seeds, of 288 images
 @pytest.mark.parametrize(
     "world",
     [
-        World(10_000), World(10_000, 0.7), World(10_000, 0.5), World(10_000, 0.5, k=1), World(10_000, 0.5, k=5),
-        World(10_000, 0.7, k=5, r=4), World(10_000, 0.5, seed=0.0015), World(288, 0.5, seed=DIGITS),
-        World(288, 0.5, k=1, seed=DIGITS), World(288, 0.5, k=5, r=4, seed=DIGITS), World(None), World(None, k=5, r=4),
+        World(10_000),
+        World(10_000, 0.7),
+        World(10_000, 0.5),
+        World(10_000, 0.5, k=1),
+        World(10_000, 0.5, k=5),
+        World(10_000, 0.7, k=5, r=4),
+        World(10_000, 0.5, seed=0.0015),
+        World(288, 0.5, seed=DIGITS),
+        World(288, 0.5, k=1, seed=DIGITS),
+        World(288, 0.5, k=5, r=4, seed=DIGITS),
+        World(None),
+        World(None, k=5, r=4),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_chosen_ones_interval_holds_its_worth_95_times_in_100(world: World):
     """From 50 trials to the winner; intervals that forget the 50 hold 86 to 91 times where half is common."""
     rng = np.random.default_rng(0)
@@ -207,7 +204,7 @@ def test_confirmation_removes_what_luck_added():
         values = rng.normal(0, 1, (3, 2))
         sizes = rng.permutation(3)
         tried = [Candidate(i, "", searched[i], float(sizes[i]), tuple(map(float, values[i]))) for i in range(3)]
-        chosen = choose(tried, Noise.of(tried, None), maximize=True)
+        chosen = choose(tried, Noise.of(tried, None), MAXIMIZE)
         assert chosen is not None
         seen.append(searched[0])
         fresh.append(tried[0].mean or 0.0)
@@ -238,30 +235,40 @@ def tried(number: int, *values: float, size: float | None = None, failed: int = 
         ([tried(0, 0.99, size=1, failed=1), tried(1, failed=2)], True, 0),
         ([tried(0, -1.0, -1.0), tried(1, 0.0, 0.0)], False, 0),
     ],
-    ids=["best and smaller", "level and smaller", "best and smaller, the first", "level, sizes unknown", "clearly best",
-         "a loss", "spared further seeds", "a seed failed", "all had failures", "no noise"],
-)  # fmt: skip
+    ids=[
+        "best and smaller",
+        "level and smaller",
+        "best and smaller, the first",
+        "level, sizes unknown",
+        "clearly best",
+        "a loss",
+        "spared further seeds",
+        "a seed failed",
+        "all had failures",
+        "no noise",
+    ],
+)
 def test_the_best_mean_wins_and_ties_go_to_the_smaller_network(given_: list[Candidate], maximize: bool, winner: int):
-    chosen = choose(given_, Noise.of(given_, None), maximize=maximize)
+    chosen = choose(given_, Noise.of(given_, None), Direction.of(maximize=maximize))
     assert chosen is not None
     assert chosen.number == winner
 
 
 def test_without_values_nobody_is_chosen():
-    assert choose([], Noise(None, 0, None), maximize=True) is None
-    assert choose([tried(0, failed=2)], Noise(None, 0, None), maximize=True) is None
+    assert choose([], Noise(None, 0, None), MAXIMIZE) is None
+    assert choose([tried(0, failed=2)], Noise(None, 0, None), MAXIMIZE) is None
 
 
 def test_clearly_behind_is_what_chance_does_not_do():
     best, close, far = tried(0, 0.99, 0.99), tried(1, 0.9845), tried(2, 0.983)
     noise = Noise(0.0015, 1_000, None)  # the error of a difference of one seed and two: 0.0018
-    assert not is_behind(close, [best, close, far], noise, maximize=True)
-    assert is_behind(far, [best, close, far], noise, maximize=True)
-    assert not is_behind(best, [best, close, far], noise, maximize=True)
-    assert is_behind(best, [best, far], noise, maximize=False)
-    assert is_behind(tried(3, 0.999, failed=1), [best, tried(3, 0.999, failed=1)], noise, maximize=True)
-    assert not is_behind(tried(3, failed=1), [tried(3, failed=1)], noise, maximize=True)  # the only one goes on
-    assert not is_behind(tried(3), [best, tried(3)], noise, maximize=True)  # nothing is known of it
+    assert not clearly_worse(close, [best, close, far], noise, MAXIMIZE)
+    assert clearly_worse(far, [best, close, far], noise, MAXIMIZE)
+    assert not clearly_worse(best, [best, close, far], noise, MAXIMIZE)
+    assert clearly_worse(best, [best, far], noise, MINIMIZE)
+    assert clearly_worse(tried(3, 0.999, failed=1), [best, tried(3, 0.999, failed=1)], noise, MAXIMIZE)
+    assert not clearly_worse(tried(3, failed=1), [tried(3, failed=1)], noise, MAXIMIZE)  # the only one goes on
+    assert not clearly_worse(tried(3), [best, tried(3)], noise, MAXIMIZE)  # nothing is known of it
 
 
 @pytest.mark.parametrize(("freedom", "errors"), [(1, 235.8), (2, 19.21), (3, 9.219), (10, 3.957), (1_000_000, 3.0)])
@@ -269,13 +276,13 @@ def test_few_degrees_of_freedom_ask_for_more(freedom: int, errors: float):
     best = tried(0, 0.0, 0.0)
     for times, behind in ((0.999, False), (1.001, True)):
         far = tried(1, *[-times * errors] * 2)
-        assert is_behind(far, [best, far], Noise(1.0, freedom, None), maximize=True) is behind
+        assert clearly_worse(far, [best, far], Noise(1.0, freedom, None), MAXIMIZE) is behind
 
 
 @pytest.mark.parametrize("n_images", [None, 10_000])
-def test_before_any_setting_has_two_seeds_nobody_is_behind(n_images: int | None):
+def test_before_any_setting_has_two_seeds_nobody_clearly_worse(n_images: int | None):
     best, far = tried(0, 0.99), tried(1, 0.5)
-    assert not is_behind(far, [best, far], Noise.of([best, far], n_images), maximize=True)
+    assert not clearly_worse(far, [best, far], Noise.of([best, far], n_images), MAXIMIZE)
 
 
 # What values are ----------------------------------------------------------------------------------------------------
@@ -288,10 +295,17 @@ def a_classifier(n_validation: int) -> Any:
 
 @pytest.mark.parametrize(
     ("values", "is_share"),
-    [([0.995, 0.9951], True), ([0.0049], True), ([0.0, 1.0], True), ([0.020137], False), ([99.5, 98.1], False),
-     ([0.995, 0.99512], False), ([-0.5], False)],
+    [
+        ([0.995, 0.9951], True),
+        ([0.0049], True),
+        ([0.0, 1.0], True),
+        ([0.020137], False),
+        ([99.5, 98.1], False),
+        ([0.995, 0.99512], False),
+        ([-0.5], False),
+    ],
     ids=["accuracies", "an error rate", "none and all", "a loss", "percentages", "a mean of shares", "negative"],
-)  # fmt: skip
+)
 def test_a_share_of_images_is_a_whole_number_of_them(values: list[float], is_share: bool):
     assert images_of(a_classifier(10_000), values) == (10_000 if is_share else None)
 

@@ -1,4 +1,4 @@
-"""What is tried next: nothing twice, nothing above a limit, known settings first; and the same after a kill."""
+"""What is tried next: nothing twice, nothing above a limit, initial parameters first; and the same after a kill."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from search.errors import StudyMismatchError, UsageError
 from search.known import from_stored, warm_start
 from search.limits import Limits
 from search.scope import Scope
-from search.settings import key
-from search.space import Space, narrow, search_space
+from search.space import Space, configuration_key, narrow, search_space
 from search.storage import open_storage, quiet_optuna
 from search.study import Study, open_study
 
@@ -37,11 +36,13 @@ def quiet() -> None:
 
 
 class Few(Toy):
-    """Six settings: three of `n` for either `kind`."""
+    """Six configurations: three of `n` for either `kind`, or as many as `largest` gives."""
+
+    largest = 3
 
     def suggest(self, trial: Suggest) -> Params:
         kind = trial.suggest_categorical("kind", ["deep", "wide"])
-        return {"kind": kind, "n": trial.suggest_int("n", 1, 3), "x": 0.0}
+        return {"kind": kind, "n": trial.suggest_int("n", 1, self.largest), "x": 0.0}
 
 
 class Weighed(Toy):
@@ -64,15 +65,25 @@ def search(study: Study, trials: int) -> Study:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_setting_of_a_small_space_is_trained_once_and_then_it_ends(database: str, sampler: str):
+def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_search_ends(database: str, sampler: str):
     study = search(a_study(database, Few(steps=1), sampler=sampler), 20)
-    assert len({key(trial.params) for trial in study.record().trials}) == len(study.record().trials) == 6
-    assert study.proposals.over is not None
-    assert "every setting of this space has been tried" in study.proposals.over
+    assert len({configuration_key(trial.params) for trial in study.record().trials}) == len(study.record().trials) == 6
+    assert study.proposals.exhausted is not None
+    assert study.proposals.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
     again = a_study(database, Few(steps=1), sampler=sampler)
-    assert again.proposals.untried() == []
+    assert again.proposals.is_exhausted()
     assert again.ask() is None
     assert story(again) == story(study)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_space_of_sixty_configurations_is_tried_completely(database: str, sampler: str):
+    objective = Few(steps=1)
+    objective.largest = 30
+    study = search(a_study(database, objective, sampler=sampler), 59)
+    assert not study.proposals.is_exhausted()
+    assert len(search(study, 99).record().trials) == 60
+    assert study.proposals.exhausted
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
@@ -88,10 +99,10 @@ def test_a_search_without_repeats_is_the_same_when_it_was_killed(
     assert story(study) == expected
 
 
-def test_a_setting_that_trains_is_not_asked_for_again(database: str):
+def test_a_configuration_in_training_is_not_proposed_again(database: str):
     study = a_study(database, Few(steps=1))
     asked = [ask(study) for _ in range(6)]
-    assert len({key(sampled.params) for sampled in asked}) == 6
+    assert len({configuration_key(sampled.params) for sampled in asked}) == 6
     assert study.ask() is None
 
 
@@ -155,17 +166,20 @@ def test_what_was_measured_is_a_constraint_and_a_slow_trial_does_not_win(databas
     study.tell(refused.number, TrialState.PRUNED, None, {records.METRICS: {"latency_ms": 5.0}})
     record = a_study(database, limits=Limits(latency_ms=2.0)).record()
     assert [dict(trial.constraints) for trial in record.trials] == [
-        {"latency_ms": -0.5}, {"latency_ms": 0.5}, {"latency_ms": 1.5},
-    ]  # fmt: skip
+        {"latency_ms": -0.5},
+        {"latency_ms": 0.5},
+        {"latency_ms": 1.5},
+    ]
     assert [trial.number for trial in record.ranked()] == [0, 1]
     assert (record.trials[2].state, record.trials[2].value) == (TrialState.PRUNED, None)
 
 
 def test_the_search_ends_when_nothing_small_enough_is_new(database: str):
-    """Of its settings only `depth` 1 is small enough, and `x` is fixed."""
+    """Only `depth` 1 is small enough, and `x` is fixed."""
     objective, space = Weighed(steps=1), narrow(Toy(), ["x=0.5", "kind=deep"])
     study = search(a_study(database, objective, space=space, limits=Limits(parameters=100)), 5)
     assert [trial.params["depth"] for trial in study.record().trials] == [1]
+    assert study.proposals.exhausted
 
 
 def test_an_objective_that_cannot_tell_is_refused():
@@ -193,10 +207,10 @@ def test_the_best_of_an_earlier_study_comes_first_and_once(database: str):
     study = search(a_study(database, known=known), 7)
     assert [trial.params for trial in study.record().trials[:5]] == settings
     assert [trial.baseline for trial in study.record().trials] == [None] * 7
-    assert len({key(trial.params) for trial in study.record().trials}) == 7
+    assert len({configuration_key(trial.params) for trial in study.record().trials}) == 7
 
 
-def test_what_does_not_fit_the_new_space_is_said_and_sampled_anew(database: str):
+def test_what_does_not_fit_the_new_space_is_reported_and_resampled(database: str):
     earlier = search(a_study(database, name="old"), 8)
     settings, said = warmed(earlier, Few(), Space())
     assert all(set(params) == {"kind"} for params in settings)
@@ -204,7 +218,7 @@ def test_what_does_not_fit_the_new_space_is_said_and_sampled_anew(database: str)
     narrowed = narrow(Toy(), ["x=[0.9, 1.0]"])
     settings, said = warmed(earlier, Toy(), narrowed)
     assert all("x" not in params or params["x"] >= 0.9 for params in settings)
-    assert any(text.startswith("warm start: out of range, and sampled anew: x = ") for text in said)
+    assert any(text.startswith("warm start: out of range, and resampled: x = ") for text in said)
 
 
 def test_what_is_fixed_is_fixed_in_a_warm_start_too(database: str):

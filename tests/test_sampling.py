@@ -18,7 +18,8 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.images import ImageClassification
 from search import sampling
-from search.sampling import GOOD, RECENT, SamplingCopy, make_pruner, make_sampler
+from search.history import GOOD_TRIALS, RECENT_TRIALS, SamplingCopy
+from search.sampling import make_pruner, make_sampler
 
 ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL)
 
@@ -38,7 +39,7 @@ def a_long_study(direction: str, trials: int, ends: Sequence[TrialState] = ENDS)
                 params={"x": draw.random()},
                 distributions={"x": distribution},
                 intermediate_values=steps,
-            )  # fmt: skip
+            )
         )
     study.ask()
     study.enqueue_trial({"x": 0.5})
@@ -62,8 +63,8 @@ def test_every_trial_that_tpe_calls_good_is_shown_and_the_latest_of_the_others(
     seen = [trial for trial in visible if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
 
     assert _split_trials(study, seen, default_gamma(len(seen)))[0] == good
-    assert {trial.number for trial in learnt_from[-RECENT:]} <= shown
-    assert len(shown) <= GOOD + RECENT + 2
+    assert {trial.number for trial in learnt_from[-RECENT_TRIALS:]} <= shown
+    assert len(shown) <= GOOD_TRIALS + RECENT_TRIALS + 2
     assert {trial.number for trial in everything if not trial.state.is_finished()} <= shown
     assert study.get_trials(deepcopy=False) == everything
 
@@ -104,30 +105,58 @@ def test_the_default_objectives_rungs_are_where_it_is_measured_a_sixteenth_and_a
 
 
 def test_a_short_study_and_other_samplers_are_shown_everything():
-    for trials, sampler in ((RECENT, "tpe"), (600, "cmaes")):
+    for trials, sampler in ((RECENT_TRIALS, "tpe"), (600, "cmaes")):
         study, memory = a_long_study("maximize", trials)
         with memory.as_shown_to(make_sampler(sampler, seed=0, number=trials), study._study_id):
             assert len(study.get_trials(deepcopy=False)) == trials + 2
 
 
-def test_tpe_computes_in_scipy_and_chooses_the_same(monkeypatch: pytest.MonkeyPatch):
-    """What is replaced is what is asked, and chooses what its replacement chooses."""
+def test_a_blank_trial_is_sampled_again_under_its_number():
+    memory = SamplingCopy()
+    study = optuna.create_study(storage=memory, sampler=make_sampler("random", 0, 0))
+    trial = study.ask()
+    first = trial.suggest_float("x", 0.0, 1.0)
+    assert hasattr(memory, "_set_trial"), "Optuna changed InMemoryStorage._set_trial, which SamplingCopy.blank needs"
+    memory.blank(trial._trial_id)
+    assert study.trials[0].params == {}
+    study.sampler = make_sampler("random", 0, 0, attempt=1)
+    again = optuna.Trial(study, trial._trial_id)
+    assert again.number == 0
+    assert again.suggest_float("x", 0.0, 1.0) != first
+
+
+def test_constraints_are_added_and_never_changed():
+    memory = SamplingCopy()
+    trial = optuna.create_study(storage=memory).ask()
+    memory.add_constraints(trial._trial_id, {"parameters": 0.5})
+    memory.add_constraints(trial._trial_id, {"parameters": -0.5, "latency_ms": -0.1})
+    assert memory.get_trial(trial._trial_id).constraints == {"parameters": 0.5, "latency_ms": -0.1}
+
+
+@pytest.fixture
+def logarithm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The `log_ndtr` that Optuna has by itself. Every replacement ends with the test."""
+    assert hasattr(_truncnorm, "_log_ndtr"), "Optuna changed TPE's _truncnorm._log_ndtr: see sampling.use_scipy_in_tpe"
+    monkeypatch.setattr(_truncnorm, "_log_ndtr", _truncnorm._log_ndtr)
+    return lambda x: np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)(x).astype(float)
+
+
+def test_tpe_computes_in_scipy_and_chooses_the_same(logarithm: Any, monkeypatch: pytest.MonkeyPatch):
     study, _ = a_long_study("maximize", 100, ENDS[:1])
     trial, values = study.get_trials(deepcopy=False)[0], optuna.distributions.FloatDistribution(0.0, 1.0)
-    asked = []
+    calls = []
+
+    def in_python(x: Any) -> Any:
+        calls.append(x)
+        return logarithm(x)
 
     def chosen() -> list[float]:
         return [make_sampler("tpe", 0, n).sample_independent(study, trial, "x", values) for n in range(20)]
 
-    def in_python(x: Any) -> Any:
-        """As Optuna has it."""
-        asked.append(x)
-        return np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)(x).astype(float)
-
-    monkeypatch.setattr(_truncnorm, "_log_ndtr", in_python)
-    quick = chosen()
-    assert asked == []
-    monkeypatch.setattr(sampling, "_compute_in_scipy", lambda: None)
-    monkeypatch.setattr(_truncnorm, "_log_ndtr", in_python)
-    assert chosen() == pytest.approx(quick, rel=1e-6)
-    assert asked
+    _truncnorm._log_ndtr = in_python
+    with_scipy = chosen()
+    assert calls == []
+    monkeypatch.setattr(sampling, "use_scipy_in_tpe", lambda: None)
+    _truncnorm._log_ndtr = in_python
+    assert chosen() == pytest.approx(with_scipy, rel=1e-6)
+    assert calls, "TPE no longer computes with _truncnorm._log_ndtr: sampling.use_scipy_in_tpe has no effect"

@@ -44,7 +44,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     curve = ("--objective", "regression:Curve", "--jobs", 1, "--seed", 1, "--max-latency-ms", 100)
     result = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^ended early: --patience 8: of 8 trials that ended after trial \d+", result.stdout, re.M)
+    assert re.search(r"^ended early: --patience 8: the last 8 trials did not improve on trial \d+", result.stdout, re.M)
     place = ("--workspace", folder)
     shown = json.loads(in_process("show", "curve", "--json", *place).stdout)
     trials, summary = shown["trials"], shown["summary"]

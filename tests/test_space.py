@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
+from optuna.trial import create_trial
 from toy import Toy
 
-from objectives.base import ObjectiveError, Params, Suggest
+from objectives.base import ObjectiveError, Params, ParamValue, Suggest
 from objectives.images import ImageClassification
 from search.errors import UsageError
 from search.known import baselines
 from search.limits import Limits
 from search.options import read_table
-from search.settings import every_setting, key
-from search.space import Space, narrow, parse, search_space, words
+from search.space import Space, configuration_key, contains, narrow, parse, search_space, words
 
 DIGITS = ImageClassification("digits")
 
@@ -130,21 +132,44 @@ def test_choices_are_meant_however_they_are_written():
     assert {params["flag"] for params in drawn(Choices(), narrow(Choices(), ["flag=none"]))} == {None}
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.one_of(
-    st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False),
-    st.lists(st.floats(0, 1), max_size=3), st.sampled_from(["adam", "one_cycle"]),
-)))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,9}", fullmatch=True),
+        st.one_of(
+            st.integers(),
+            st.booleans(),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.lists(st.floats(0, 1), max_size=3),
+            st.sampled_from(["adam", "one_cycle"]),
+        ),
+    )
+)
 def test_a_table_comes_back_from_its_flags(table: dict[str, object]):
     assert dict(map(parse, read_table(table))) == table
 
 
-def test_the_settings_of_a_small_space_are_counted_with_their_branches():
-    settings = every_setting(Choices().suggest)
-    assert settings is not None
-    assert len(settings) == 3 + 2 * 5
-    found = {key({name: value for name, value in params.items()}) for params in drawn(Choices(), Space(), 400)}
-    assert found == {key(setting) for setting in settings}
-    assert every_setting(Toy().suggest) is None
+@pytest.mark.parametrize(
+    ("distribution", "inside", "outside"),
+    [
+        (IntDistribution(2, 8, step=3), [2, 5, 8, 5.0], [1, 3, 9, 11, 5.5, "5", None]),
+        (IntDistribution(1, 64, log=True), [1, 33, 64], [0, 65]),
+        (FloatDistribution(0.1, 0.5, step=0.1), [0.1, 0.1 + 2 * 0.1, 0.3, 0.5], [0.0, 0.25, 0.6, math.nan]),
+        (FloatDistribution(-1.0, 1.0), [-1, 0.123, 1.0], [-1.1, math.inf, math.nan, "fast", None]),
+        (CategoricalDistribution(["a", None, True]), ["a", None, True], ["b", False, 2]),
+    ],
+)
+def test_a_distribution_contains_what_optuna_accepts(
+    distribution: BaseDistribution, inside: list[ParamValue], outside: list[ParamValue]
+):
+    for value in inside:
+        assert contains(distribution, value), value
+        create_trial(value=0.0, params={"x": value}, distributions={"x": distribution})
+    assert not [value for value in outside if contains(distribution, value)]
+
+
+def test_a_configuration_has_one_key_however_its_values_were_computed():
+    assert configuration_key({"x": 0.1 + 2 * 0.1, "n": 2}) == configuration_key({"n": 2, "x": 0.3})
+    assert configuration_key({"x": 0.3}) != configuration_key({"x": 0.30001})
 
 
 # Baselines ----------------------------------------------------------------------------------------------------------
@@ -155,8 +180,10 @@ def test_baselines_follow_a_fix_or_are_left_out_and_that_is_said():
     known, said = baselines(DIGITS, space, Limits())
     names = [each.name for each in known]
     assert names == [
-        "tutorial MLP, Adam (batch_size=128)", "tutorial CNN, Adam (batch_size=128)", "strong CNN, one cycle",
-    ]  # fmt: skip
+        "tutorial MLP, Adam (batch_size=128)",
+        "tutorial CNN, Adam (batch_size=128)",
+        "strong CNN, one cycle",
+    ]
     assert [each.params["batch_size"] for each in known] == [128, 128, 128]
     assert any(
         "tutorial MLP, SGD is left out: its optimizer is sgd, and what is searched is adam or" in s for s in said

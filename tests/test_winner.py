@@ -56,8 +56,9 @@ def test_gains_are_of_confirmed_means_where_there_are_some():
     confirmed = (Candidate(1, "", 0.9, 5, (0.84, 0.86)), Candidate(2, "", 0.8, 5, (0.77, 0.79)))
     found = gains(study, study.trials[1], Confirmation(confirmed, 2, 0.0141))
     assert [(gain.baseline, gain.value, gain.seeds) for gain in found] == [
-        ("plain", 0.5, 0), ("good", pytest.approx(0.78), 2),
-    ]  # fmt: skip
+        ("plain", 0.5, 0),
+        ("good", pytest.approx(0.78), 2),
+    ]
     assert [gain.gain for gain in found] == pytest.approx([0.35, 0.07])
     noise = Noise.of(confirmed, None)
     assert (noise.seed, noise.freedom) == (pytest.approx(0.01414, abs=1e-5), 2)
