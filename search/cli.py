@@ -295,7 +295,7 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
 @click.option("--device", default="cpu", show_default=True, type=Device(), help="Where its trainings are tried.")
 def check_objective(target: str, device: str) -> None:
     """Try an objective of your own for a few seconds, and say what is wrong with it."""
-    from objectives.trainer import resolve_device
+    from objectives.devices import resolve_device
     from search import terminal
     from search.contract import examine
     from search.specimen import Specimen

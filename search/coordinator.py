@@ -172,8 +172,8 @@ class Coordinator:
                 figures = {**metrics, "epochs": 0}
                 tags = {"optuna.state": TrialState.PRUNED.name, "refused": describe(metrics)}
                 self._end(slot, running, TrialState.PRUNED, {records.METRICS: figures}, tags=tags, metrics=metrics)
-            case Lost(reason, blameless):
-                self._retry(slot, running, reason, counts=not blameless)
+            case Lost(reason, may_be_task):
+                self._retry(slot, running, reason, counts=may_be_task)
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         if (wrong := self._miscounted(running, result.step)) is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task, unfinished
-from objectives.trainer import resolve_device
+from objectives.devices import resolve_device
 from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import Config

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from objectives.base import Objective, ObjectiveSpec, Portable
-from objectives.trainer import resolve_device
+from objectives.devices import resolve_device
 from search.config import Config
 from search.display import Display
 from search.errors import UsageError
