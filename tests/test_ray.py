@@ -160,7 +160,7 @@ def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
         assert lost.may_be_task
         assert lost.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
         wait_for(executor, lambda: executor.available() == [0, 1])
-        os.kill(executor._actors[0].where.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        os.kill(executor._actors[0].location.pid, signal.SIGKILL)  # type: ignore[union-attr]
         time.sleep(1)
         executor.start(0, task())
         lost = hear(executor)
@@ -206,7 +206,7 @@ def test_what_makes_workers_impossible_is_said(
 def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As one without the objective's packages: a worker sets itself up only where it finds a file to take away."""
     monkeypatch.setattr(actors, "RETRY_S", 1.0)
-    monkeypatch.setattr(actors, "START_TRIES", 30)
+    monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 30)
     (files := tmp_path / "files").mkdir()
     (tmp_path / "picky.py").write_text(
         f"import pathlib, toy\nfound = sorted(pathlib.Path({str(files)!r}).iterdir())\n"
@@ -220,7 +220,7 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         for name in "ab":
             (files / name).touch()
         wait_for(executor, lambda: len(executor.available()) == 2)
-        monkeypatch.setattr(actors, "START_TRIES", 3)
+        monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 3)
         lose(executor, 1)
         until = time.monotonic() + 8  # more tries than are allowed where nothing works
         wait_for(executor, lambda: time.monotonic() > until)
@@ -234,7 +234,7 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
 
 
 def lose(executor: RayExecutor, slot: int) -> None:
-    os.kill(executor._actors[slot].where.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    os.kill(executor._actors[slot].location.pid, signal.SIGKILL)  # type: ignore[union-attr]
     executor.start(slot, task())
     assert isinstance(hear(executor, slot), Lost)
 
