@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 
 from search import records
 from search.config import Config
-from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import UsageError
 from search.masking import bare, mask
+from search.progress import Display, RunningTrial, SearchProgress, Standing
 from search.records import StudyRecord, TrialRecord
 from search.storage import MLFLOW_TABLE, check_sqlite, open_storage, quiet_optuna, sqlite_file
 from search.workspace import Workspace
@@ -99,7 +99,7 @@ def _ended(study: StudyRecord) -> list[TrialRecord]:
     return sorted(ended, key=lambda trial: (trial.ended or datetime.max, trial.number))
 
 
-def _snapshot(study: StudyRecord) -> Snapshot:
+def _snapshot(study: StudyRecord) -> SearchProgress:
     steps = int(study.attrs.get(records.STEPS_PER_EPOCH, 1))
     epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
     running = [
@@ -114,7 +114,7 @@ def _snapshot(study: StudyRecord) -> Snapshot:
         if trial.state == TrialState.RUNNING
     ]
     target = int(study.attrs.get(records.TARGET, len(study.trials)))
-    return Snapshot(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)
+    return SearchProgress(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)
 
 
 def export_study(study: StudyRecord, format_: str) -> bytes:

@@ -19,12 +19,12 @@ from optuna.trial import TrialState
 
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from search import records
-from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import SearchStoppedError
-from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost, Refused
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
 from search.journal import PARENT
 from search.limits import describe
 from search.pages import MARKS, RUN_NAME, readable, run_name
+from search.progress import Display, RunningTrial, SearchProgress, Standing
 from search.tracking import Tracking
 from search.work import Job, Work
 from search.workspace import write_whole
@@ -150,7 +150,7 @@ class Coordinator:
 
     # ---- what came back
 
-    def _handle(self, slot: int, event: Event) -> None:
+    def _handle(self, slot: int, event: SlotEvent) -> None:
         running = self._running.get(slot)
         if running is None:
             return  # an idle trainer died, and has been replaced
@@ -334,7 +334,7 @@ class Coordinator:
             )
             for _, training in sorted(self._running.items())
         ]  # fmt: skip
-        self._display.refresh(Snapshot(self._standing, running, self.objective.metric, self.tracking.trouble))
+        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))
 
 
 def _finals(figures: Mapping[str, float]) -> dict[str, float]:

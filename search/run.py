@@ -19,7 +19,6 @@ from search.conclusion import Conclusion, Preparation
 from search.config import Config
 from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator
-from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
 from search.executors.choice import check_engine, open_executor
@@ -29,6 +28,7 @@ from search.masking import bare
 from search.opening import check_stores, open_tracking, registered_name
 from search.ownership import Hold
 from search.postgres import Outage
+from search.progress import Display
 from search.provenance import provenance
 from search.records import TrialRecord
 from search.sampling import make_pruner, some_params

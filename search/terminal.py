@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
 from search.markdown import NETWORKS
 from search.pages import readable
+from search.progress import Display
+from search.progress_display import JsonDisplay, LiveDisplay, PlainDisplay, describe_end, duration
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
 from search.summary import Confirmation, Summary, counted, plus_minus, span

@@ -13,8 +13,8 @@ from toy import Toy
 from objectives.base import ObjectiveSpec
 from search.confirmation import Confirming
 from search.coordinator import Coordinator
-from search.display import PlainDisplay
 from search.executors.inline import InlineExecutor
+from search.progress_display import PlainDisplay
 from search.records import StudyRecord
 from search.sampling import make_pruner
 from search.storage import open_storage, quiet_optuna

@@ -19,10 +19,10 @@ from objectives.images import ImageClassification
 from search import promotion, registry
 from search.conclusion import Conclusion
 from search.config import Config
-from search.display import PlainDisplay
 from search.errors import UsageError
 from search.journal import Journal
 from search.opening import objective_spec
+from search.progress_display import PlainDisplay
 from search.promotion import CHAMPION, alias, versions
 from search.records import StudyRecord
 from search.run import run

@@ -17,7 +17,7 @@ from shell import alive, children, environment
 
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
 from search.errors import SearchError
-from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
@@ -63,7 +63,7 @@ def task(number: int = 0, checkpoint: bytes | None = None, **params: object) -> 
     return Task(number, {"x": 0.1, **params}, seed=7 + number, epochs=4, checkpoint=checkpoint)  # type: ignore[arg-type]
 
 
-def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> Event:
+def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> SlotEvent:
     """The one event that a slot owes."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -218,7 +218,7 @@ def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecuto
 def test_slots_train_side_by_side(local: LocalExecutor):
     for slot in (0, 1):
         local.start(slot, task(slot))
-    first: dict[int, Event] = {}
+    first: dict[int, SlotEvent] = {}
     while len(first) < 2:
         first.update(local.wait(10.0))
     assert all(isinstance(event, EpochDone) for event in first.values())

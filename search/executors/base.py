@@ -22,7 +22,7 @@ from typing import Protocol
 from objectives.base import Task
 from objectives.messages import Checkpointed, EpochDone, Failed, Finished, Refused, SpeedMeasured
 
-__all__ = ["Checkpointed", "EpochDone", "Event", "Executor", "Failed", "Finished", "Lost", "Refused"]
+__all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Finished", "Lost", "Refused"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Lost:
     """False if the task cannot be the cause: the machine is gone, or the worker died before the task reached it."""
 
 
-Event = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | SpeedMeasured
+SlotEvent = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | SpeedMeasured
 """Only an executor itself asks for `SpeedMeasured`; the coordinator never sees it."""
 
 
@@ -85,7 +85,7 @@ class Executor(Protocol):
         """End the task and ask for its outcome."""
         ...
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time, by slot; an empty list if none does."""
         ...
 

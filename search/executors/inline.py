@@ -8,7 +8,7 @@ from typing import Any
 from objectives.base import ObjectiveSpec, Task
 from objectives.messages import WorkerSettings
 from objectives.worker import Worker
-from search.executors.base import Event
+from search.executors.base import SlotEvent
 from search.provenance import usable_cores
 
 
@@ -55,7 +55,7 @@ class InlineExecutor:
         """End the task at the next `wait`."""
         self._due = self._ready_worker().stop
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Run the command that is due, however long it takes."""
         due, self._due = self._due, None
         return [(0, due())] if due else []

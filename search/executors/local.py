@@ -21,7 +21,7 @@ from typing import Any
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.errors import SearchError
-from search.executors.base import Event, Lost
+from search.executors.base import Lost, SlotEvent
 from search.executors.gpu_sharing import MEASURE_S, WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
 from search.provenance import usable_cores
 
@@ -170,7 +170,7 @@ class LocalExecutor:
         """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails."""
         for worker in self._workers[:workers]:
             worker.send(("measure_speed", task, seconds))
-        answers: dict[int, Event] = {}
+        answers: dict[int, SlotEvent] = {}
         while len(answers) < workers:
             answers |= {slot: event for slot, event in self.wait(1.0) if slot < workers}  # others may die meanwhile
         measured = [answer for answer in answers.values() if isinstance(answer, SpeedMeasured)]
@@ -200,13 +200,13 @@ class LocalExecutor:
         """End the task."""
         self._workers[slot].send(("stop",))
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time."""
         slots = {worker.connection: slot for slot, worker in enumerate(self._workers)}
         events = [(slots[ready], self._receive(slots[ready])) for ready in wait(list(slots), timeout_s)]  # type: ignore[index]
         return [(slot, event) for slot, event in events if event is not None]
 
-    def _receive(self, slot: int) -> Event | None:
+    def _receive(self, slot: int) -> SlotEvent | None:
         worker = self._workers[slot]
         try:
             message = worker.connection.recv()
@@ -217,7 +217,7 @@ class LocalExecutor:
         if isinstance(message, WorkerReady):
             worker.set_ready(message)
             return None
-        event: Event = message
+        event: SlotEvent = message
         return event
 
     def _replace(self, slot: int) -> Lost | None:

@@ -20,7 +20,7 @@ from objectives.actor import ActorLocation, WorkerActor
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.messages import WorkerReady
 from search.errors import SearchError, UsageError
-from search.executors.base import Event, Failed, Finished, Lost, Refused
+from search.executors.base import Failed, Finished, Lost, Refused, SlotEvent
 from search.executors.ray_cluster import Cluster
 
 UPDATE_S = 1.0
@@ -150,7 +150,7 @@ class RayExecutor:
         with _explain_lost_cluster():
             self._owed[self._actors[slot].handle.do.remote(command, *arguments)] = slot
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time. Raises SearchError when the cluster is lost."""
         with _explain_lost_cluster():
             if time.monotonic() >= self._update_at:
@@ -167,7 +167,7 @@ class RayExecutor:
             events = [(self._owed[answer], self._receive(answer)) for answer in arrived if answer in self._owed]
         return [(slot, event) for slot, event in events if event is not None]
 
-    def _receive(self, answer: Any) -> Event | None:
+    def _receive(self, answer: Any) -> SlotEvent | None:
         slot = self._owed.pop(answer)
         actor = self._actors[slot]
         try:
@@ -187,7 +187,7 @@ class RayExecutor:
             return None
         if isinstance(reply, Finished | Failed | Refused):
             actor.idle_since = time.monotonic()
-        event: Event = reply
+        event: SlotEvent = reply
         return event
 
     def close(self) -> None:

@@ -26,8 +26,8 @@ from rich.console import Console
 
 from objectives.base import EpochResult, Outcome, Task
 from search.coordinator import Coordinator
-from search.display import PlainDisplay
-from search.executors.base import EpochDone, Event, Finished
+from search.executors.base import EpochDone, Finished, SlotEvent
+from search.progress_display import PlainDisplay
 from search.sampling import make_pruner
 from search.storage import open_storage
 from search.study import Study, open_study
@@ -91,7 +91,7 @@ class Instant(Idlers):
     """Seconds between two starts, without the pauses."""
     _resumed: float = 0.0
     _busy_s: float = 0.0
-    _due: Event | None = None
+    _due: SlotEvent | None = None
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Instant(Idlers):
     def stop(self, slot: int) -> None:
         self._due = Finished(self._outcome)
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         self._busy_s += time.perf_counter() - self._resumed
         time.sleep(TRAINING_S if self.kind.tracked else 0.0)
         self._resumed = time.perf_counter()

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from search.coordinator import Coordinator
-from search.display import PlainDisplay
 from search.ownership import Hold
 from search.postgres import Outage
+from search.progress_display import PlainDisplay
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, open_study
