@@ -111,8 +111,8 @@ def _run(ctx: click.Context, config: Config) -> None:
 def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
     """Write one self-contained HTML file about a study."""
     from search import terminal
-    from search.browse import open_studies
     from search.report import write_report
+    from search.studies import open_studies
     from search.workspace import Workspace
 
     config = Config(**values)
@@ -135,7 +135,7 @@ def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
 def ui(study: str | None, open_browser: bool, **values: Any) -> None:
     """Start the MLflow UI and Optuna's dashboard on this machine; Ctrl-C ends both."""
     from search import terminal
-    from search.browse import serve_study
+    from search.dashboards import serve_study
 
     raise SystemExit(serve_study(Config(**values), study, terminal.say, open_browser=open_browser))
 
@@ -149,7 +149,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 def studies(as_json: bool, **values: Any) -> None:
     """List all studies."""
     from search import terminal
-    from search.browse import all_studies
+    from search.studies import all_studies
 
     found = all_studies(Config(**values))
     if as_json:
@@ -165,7 +165,7 @@ def studies(as_json: bool, **values: Any) -> None:
 def show(study: str, as_json: bool, **values: Any) -> None:
     """Show one study: its winner and its trials."""
     from search import terminal
-    from search.browse import read_study
+    from search.studies import read_study
 
     found = read_study(Config(**values), study)
     if as_json:
@@ -180,7 +180,7 @@ def show(study: str, as_json: bool, **values: Any) -> None:
 def watch(study: str | None, **values: Any) -> None:
     """Follow a search, or the newest one, that runs in another terminal."""
     from search import terminal
-    from search.browse import follow
+    from search.studies import follow
 
     config = Config(**values)
     record = follow(config, study, terminal.display(log_format=config.log_format))
@@ -195,8 +195,9 @@ def watch(study: str | None, **values: Any) -> None:
 @options(*STORES)
 def export(study: str, format_: str, output: Path | None, **values: Any) -> None:
     """Give every trial of a study as one row of a table, with its parameters and figures."""
-    from search.browse import export_study, read_study
     from search.workspace import write_whole
+    from search.export import export_study
+    from search.studies import read_study
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
         raise UsageError(f"parquet is not for a terminal; type --output {study}.parquet")
@@ -223,10 +224,10 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
 @options(*STORES, "data_dir")
 def predict(image: Sequence[str], model: str | None, picture: Path | None, **values: Any) -> None:
     """Classify pictures: files, or test pictures of a dataset by names such as mnist:7 and mnist:0-24."""
+    from search.workspace import write_whole
     from search import terminal
     from search.predict import predict as classify
     from search.registry import load, require_store
-    from search.workspace import write_whole
 
     config = Config(**values)
     require_store(config)

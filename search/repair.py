@@ -11,7 +11,6 @@ import optuna
 from optuna.study import StudyDirection
 
 from search import records
-from search.browse import elsewhere
 from search.conclusion import Conclusion
 from search.config import Config, is_model_name
 from search.errors import StudyHeldError, UsageError
@@ -22,6 +21,7 @@ from search.records import StudyRecord
 from search.registry import newest_champion
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
+from search.studies import elsewhere
 from search.study import Study, find_study
 from search.summary import Summary
 from search.tracking_store import connect_mlflow

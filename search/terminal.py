@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.dashboards import mlflow_deep_link
 from search.markdown import NETWORKS
 from search.pages import readable
 from search.progress import Display
@@ -19,7 +20,6 @@ from search.progress_display import JsonDisplay, LiveDisplay, PlainDisplay, desc
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
 from search.summary import Confirmation, Summary, counted, plus_minus, span
-from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
 if TYPE_CHECKING:
