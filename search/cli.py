@@ -195,7 +195,7 @@ def watch(study: str | None, **values: Any) -> None:
 @options(*STORES)
 def export(study: str, format_: str, output: Path | None, **values: Any) -> None:
     """Give every trial of a study as one row of a table, with its parameters and figures."""
-    from search.workspace import write_whole
+    from objectives.files import write_atomic
     from search.export import export_study
     from search.studies import read_study
 
@@ -206,7 +206,7 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
         sys.stdout.buffer.write(content)
         return
     try:
-        write_whole(output, content)
+        write_atomic(output, content)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
 
@@ -224,7 +224,7 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
 @options(*STORES, "data_dir")
 def predict(image: Sequence[str], model: str | None, picture: Path | None, **values: Any) -> None:
     """Classify pictures: files, or test pictures of a dataset by names such as mnist:7 and mnist:0-24."""
-    from search.workspace import write_whole
+    from objectives.files import write_atomic
     from search import terminal
     from search.predict import predict as classify
     from search.registry import load, require_store
@@ -236,7 +236,7 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
     terminal.print_predictions(loaded.words, predictions)
     if picture is not None and drawing is not None:
         try:
-            write_whole(picture, drawing)
+            write_atomic(picture, drawing)
         except OSError as error:
             raise UsageError(f"--show {picture} cannot be written: {error.strerror}") from None
         terminal.say(f"picture: {picture}")

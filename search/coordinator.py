@@ -18,6 +18,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
+from objectives.files import write_atomic
 from search import records
 from search.errors import SearchStoppedError
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
@@ -27,7 +28,6 @@ from search.pages import MARKS, RUN_NAME, readable, run_name
 from search.progress import Display, RunningTrial, SearchProgress, Standing
 from search.tracking import Tracking
 from search.work import Job, Work
-from search.workspace import write_whole
 
 TICK_S = 0.2
 """How long an idle coordinator sleeps; signals and the display wait no longer."""
@@ -158,7 +158,7 @@ class Coordinator:
             case EpochDone(result):
                 self._progress(slot, running, result)
             case Checkpointed(state):
-                write_whole(self._checkpoint_path(running.job.run), state)
+                write_atomic(self._checkpoint_path(running.job.run), state)
                 running.checkpointed = time.monotonic()
                 self.executor.advance(slot)
             case Finished(outcome):
@@ -231,7 +231,7 @@ class Coordinator:
         figures = {**outcome.metrics, "epochs": epoch}
         self._keep(running.job, outcome)
         if outcome.weights is not None and running.ends_as == TrialState.COMPLETE:
-            write_whole(self._weights_path(running.job.run), outcome.weights)
+            write_atomic(self._weights_path(running.job.run), outcome.weights)
         measured = {} if running.value is None else {self.objective.metric: running.value}
         finals = {**measured, **_finals(figures)}
         tags = {"optuna.state": running.ends_as.name}
@@ -312,7 +312,7 @@ class Coordinator:
         while waiting and (left := deadline - time.monotonic()) > 0:
             for slot, event in self.executor.wait(min(left, TICK_S)):
                 if isinstance(event, Checkpointed):
-                    write_whole(self._checkpoint_path(self._running[slot].job.run), event.state)
+                    write_atomic(self._checkpoint_path(self._running[slot].job.run), event.state)
                 elif not isinstance(event, Lost):
                     self._handle(slot, event)
                 if isinstance(event, Checkpointed | Lost) or slot not in self._running:

@@ -18,12 +18,12 @@ import optuna
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
+from objectives.files import write_atomic
 from search import report_charts, report_tables
 from search.records import StudyRecord, json_values
 from search.report_base import Chart, Unit, duration, winner
 from search.report_confirmation import confirmation
 from search.report_optuna import OptunaCharts
-from search.workspace import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_BYTES = 1_200_000
@@ -42,7 +42,7 @@ def write_report(
     `others` are compared with it side by side; `pictures` are PNG files by title, shown as sample predictions. Works
     for a study in any state: empty, running, all failed. Raises OSError when the file cannot be written.
     """
-    return write_whole(output, render(study, others=others, pictures=pictures or {}).encode())
+    return write_atomic(output, render(study, others=others, pictures=pictures or {}).encode())
 
 
 def render(study: optuna.Study, *, others: Sequence[optuna.Study], pictures: Mapping[str, bytes]) -> str:
