@@ -102,9 +102,9 @@ class Coordinator:
                     idle()
                 if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
                     work.prepare()
-                self.tracking.hold_back(wanted=False)
+                self.tracking.set_search_busy(busy=False)
                 events = self.executor.wait(TICK_S)
-                self.tracking.hold_back(wanted=True)
+                self.tracking.set_search_busy(busy=True)
                 for slot, event in events:
                     self._handle(slot, event)
                 self._show()
@@ -113,7 +113,7 @@ class Coordinator:
             self._leave()
             raise
         finally:
-            self.tracking.hold_back(wanted=False)
+            self.tracking.set_search_busy(busy=False)
         if interrupted():
             self._leave()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal import EXPERIMENT, Journal, Write
 from search.masking import first_line
-from search.tracking_store import Destination, is_refusal
+from search.mlflow_store import Destination, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

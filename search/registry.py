@@ -24,9 +24,8 @@ from search.config import Config
 from search.delivery import RUN_TAG
 from search.errors import ModelNotFoundError, UnpublishableError
 from search.masking import first_line
+from search.mlflow_store import connect_mlflow, is_refusal, mlflow_errors
 from search.promotion import CHALLENGER, CHAMPION, challenge, settle, versions, why_behind
-from search.tracking_store import connect_mlflow, is_refusal
-from search.trouble import told
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +80,7 @@ def publish(
     Raises TrackingError when MLflow does not do it, UnpublishableError when it never will.
     """
     client = connect_mlflow(uri)
-    with told(uri, "the model could not be registered"):
+    with mlflow_errors(uri, "the model could not be registered"):
         found = _registered(client, name, tags[RUN_TAG])
         if found is None:
             with _fluent(uri):  # the registry, too, looks a model's URI up in the store that is set for the module
@@ -250,7 +249,7 @@ def newest_champion(client: MlflowClient) -> str:
 
 
 def _models(client: MlflowClient) -> Sequence[RegisteredModel]:
-    with told(client.tracking_uri):
+    with mlflow_errors(client.tracking_uri):
         return list(client.search_registered_models())
 
 
@@ -335,5 +334,5 @@ def _require_ours(model: Model, uri: str) -> None:
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """An artifact of a run. Raises TrackingError when it cannot be had."""
     client = connect_mlflow(tracking_uri)
-    with told(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+    with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

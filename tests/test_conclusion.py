@@ -21,6 +21,7 @@ from search.conclusion import Conclusion
 from search.config import Config
 from search.errors import UsageError
 from search.journal import Journal
+from search.mlflow_store import connect_mlflow
 from search.opening import objective_spec
 from search.progress_display import PlainDisplay
 from search.promotion import CHAMPION, alias, versions
@@ -28,7 +29,6 @@ from search.records import StudyRecord
 from search.run import run
 from search.study import Study
 from search.summary import Summary, counted
-from search.tracking_store import connect_mlflow
 
 
 class Killed(BaseException):

@@ -20,6 +20,7 @@ from shell import Finished, environment, one_file
 
 from search.cli import cli
 from search.errors import ModelNotFoundError, SearchError, TrackingError
+from search.mlflow_store import connect_mlflow
 from search.promotion import (
     BASE_TAG,
     CHALLENGER,
@@ -37,7 +38,6 @@ from search.promotion import (
     why_behind,
 )
 from search.registry import newest_champion
-from search.tracking_store import connect_mlflow
 
 # The choice ---------------------------------------------------------------------------------------------------------
 

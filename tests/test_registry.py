@@ -20,9 +20,9 @@ from objectives.images import ImageClassification
 from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp
 from search import registry
 from search.errors import ModelNotFoundError, TrackingError, UnpublishableError
+from search.mlflow_store import connect_mlflow
 from search.promotion import CHAMPION, versions
 from search.registry import load, publish
-from search.tracking_store import connect_mlflow
 
 BARE = """
     import sys

@@ -132,11 +132,11 @@ class Untracked:
         return lambda *words, **named: None
 
 
-def courier_cpu_s() -> float:
+def delivery_cpu_s() -> float:
     """Processor time that the courier's thread has taken."""
-    (courier,) = (thread for thread in threading.enumerate() if thread.name == "courier")
-    assert courier.ident is not None
-    return time.clock_gettime(time.pthread_getcpuclockid(courier.ident))
+    (delivery,) = (thread for thread in threading.enumerate() if thread.name == "delivery")
+    assert delivery.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(delivery.ident))
 
 
 def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
@@ -147,7 +147,7 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     study = Study(storage, study_id, objective, pruner=make_pruner("hyperband", STEPS), sampler="tpe", seed=0)
     executor = Instant(kind)
     tracking: Any = open_tracking(folder) if kind.tracked else Untracked()
-    before = (tracking.busy_s, courier_cpu_s()) if kind.tracked else (0.0, 0.0)
+    before = (tracking.busy_s, delivery_cpu_s()) if kind.tracked else (0.0, 0.0)
     work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
         objective, executor, tracking,
@@ -159,7 +159,7 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     if kind.tracked:
         assert tracking.flush(60.0) == 0
         time.sleep(0.5)
-        after = tracking.busy_s, courier_cpu_s()
+        after = tracking.busy_s, delivery_cpu_s()
         tracking.close()
     storage.remove_session()
     storage.engine.dispose()
