@@ -32,7 +32,7 @@ def serve_mlflow(arguments: list[str]) -> None:
 
 def serve_optuna(port: int) -> None:
     """Serve optuna-dashboard on loopback."""
-    from optuna_dashboard import wsgi
+    from optuna_dashboard import wsgi  # type: ignore[import-untyped, unused-ignore]
 
     app = wsgi(os.environ.pop(STORAGE_VARIABLE))
     make_server("127.0.0.1", port, app, server_class=ThreadingServer).serve_forever()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
+from search.dashboard_server import STORAGE_VARIABLE
 from search.errors import SearchError
 from search.interruption import Interruption
 from search.masking import bare, mask
@@ -195,7 +196,7 @@ def _start_mlflow(
 
 def _start_dashboard(servers: list[ServerProcess], folder: Path, storage_url: str, port: int) -> str:
     port = free_port(port)
-    extra = {"SEARCH_UI_STORAGE": storage_url}
+    extra = {STORAGE_VARIABLE: storage_url}
     url = f"http://127.0.0.1:{port}"
     arguments = ["optuna", str(port)]
     servers.append(ServerProcess.start("optuna-dashboard", f"{url}/dashboard/", folder, arguments, extra))

@@ -173,9 +173,7 @@ def test_workers_and_coordinator_killed(place: Place):
         assert_quiet(place.said())
         process.kill()
         process.wait()
-        outlived_s = wait_until(
-            lambda: all(map(is_ray_agent, place.processes())), 10, "the end of Ray and its workers"
-        )
+        outlived_s = wait_until(lambda: all(map(is_ray_agent, place.processes())), 10, "the end of Ray and its workers")
         say(f"Ray and its workers outlived the kill by {outlived_s:.1f} s")
     place.all_gone(90)
     place.finish(*search)
