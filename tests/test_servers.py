@@ -249,7 +249,7 @@ def test_a_password_on_the_command_line_is_warned_of_and_masked(stack: Stack):
     storage = stack.variables("search-cpu")["SEARCH_STORAGE"].replace("search@", "search:wrong-password-2@")
     refused = Seen(stack, *SMALL, "--storage", storage, env={"PGPASSFILE": "/dev/null"})
     assert refused.status == 1
-    assert "whoever lists the processes of this machine (ps) sees the password in --storage" in refused.out
+    assert "other users of this machine can see the password in --storage" in refused.out
     assert "password authentication failed" in refused.err
     assert "wrong-password-2" not in refused.out + refused.err
 
