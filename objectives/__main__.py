@@ -1,6 +1,6 @@
-"""A trainer process: `python -m objectives FD`, started by a coordinator that holds the other end of the socket."""
+"""A worker process: `python -m objectives FD`. The coordinator that starts it holds the other end of the socket."""
 
-from objectives.trainer import main
+from objectives.worker import main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
-"""The Ray actor in which trainings run: a `Trainer` whose caller is on another machine.
+"""A `Worker` as a Ray actor, whose caller may be on another machine.
 
-The actor's machine needs Ray, torch and what the objective imports. Nothing here knows of the search.
+The actor's machine needs Ray, torch and whatever the objective imports. Nothing here knows the search.
 """
 
 from __future__ import annotations
@@ -10,43 +10,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.base import ObjectiveError, ObjectiveSpec
-from objectives.trainer import Hello, Reply, Settings, Trainer
+from objectives.messages import Reply, WorkerReady, WorkerSettings
+from objectives.worker import Worker
 
 
 @dataclass(frozen=True)
-class Whereabouts:
-    """Where an actor runs, which is known before its trainer is set up, and also when that fails."""
+class ActorLocation:
+    """Where an actor runs. Known before its worker is set up, and also when that fails."""
 
     node: str
-    """Ray's name of the machine."""
+    """Ray's id of the machine."""
     worker: str
-    """Ray's name of the process, by which its log files are found."""
+    """Ray's id of the process, which is part of the names of its log files."""
     pid: int
 
 
-class TrainerActor:
-    """One trainer. Its only caller waits for each answer but that of `ping` before it asks again."""
+class WorkerActor:
+    """One worker. The coordinator waits for every answer, except that of `ping`, before it sends the next command."""
 
-    def where(self) -> Whereabouts:
-        """Where this process is."""
+    def locate(self) -> ActorLocation:
+        """Return where this process runs."""
         import ray
 
         here = ray.get_runtime_context()
-        return Whereabouts(here.get_node_id(), here.get_worker_id(), os.getpid())
+        return ActorLocation(here.get_node_id(), here.get_worker_id(), os.getpid())
 
-    def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> Hello | ObjectiveError:
-        """Make the trainer; gives the error of a person's making, which Ray would wrap beyond recognition."""
+    def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> WorkerReady | ObjectiveError:
+        """Make the worker. Returns an ObjectiveError instead of raising it, because Ray would wrap it."""
         try:
-            # Ray shows the actor no GPUs but its own, so it is the first there; nor are more cores its own when alone.
-            self._trainer = Trainer(Settings(objective, device, 0, threads, threads))
-            return self._trainer.hello()
+            # Ray shows an actor only the GPUs that it was given, so its index is 0. It has no more cores when alone.
+            self._worker = Worker(WorkerSettings(objective, device, 0, threads, threads))
+            return self._worker.select_device()
         except ObjectiveError as error:
             return error
 
     def ping(self) -> None:
-        """Show that the actor can be reached."""
+        """Do nothing: an answer shows that the actor can be reached."""
 
     def do(self, command: str, *arguments: Any) -> Reply:
-        """What the trainer answers to a command."""
-        reply: Reply = getattr(self._trainer, command)(*arguments)
+        """Pass a command to the worker and return its reply."""
+        reply: Reply = getattr(self._worker, command)(*arguments)
         return reply

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from objectives.memory import free_device_memory, is_out_of_memory
+from objectives.devices import free_device_memory, is_out_of_memory
 from objectives.recipe import Recipe
 from objectives.sampled import structure
 from objectives.update import Snapshot, TrainingData, Update

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from objectives.memory import is_out_of_memory
+from objectives.devices import is_out_of_memory
 
 if TYPE_CHECKING:
     from objectives.recipe import Recipe

@@ -1,70 +1,42 @@
-"""The command line: flags, environment and file to `Config`; errors to messages and exit statuses.
+"""The command line: one function per command.
 
-Nothing heavy is imported before a command needs it, so `--help` answers at once.
+Heavy modules are imported inside the commands, so that `--help` answers quickly.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
-from objectives.base import ObjectiveError
+from objectives.files import write_atomic
 from search.config import DEFAULT_OBJECTIVE, NAMES, Config, Device
-from search.errors import SearchError, UsageError
-from search.failures import crashed, fail, storage_failure
-from search.interruption import Interrupted, Interruption
-from search.masking import mask
-from search.options import misspelt, options, output_option
+from search.errors import UsageError
+from search.failures import end_process, print_traceback, run_and_exit
+from search.interruption import Interruption
+from search.options import DefaultRunGroup, misspelt, options, output_option, visible_passwords, writing
+
+if TYPE_CHECKING:
+    from objectives.base import Objective
+    from search.progress import Display
 
 PROGRAM = "python -m search"
 STORES = ("workspace", "storage", "tracking_uri")
-SEEN = (
-    "whoever lists the processes of this machine (ps) sees the password in {flag}; put the address into {variable}, "
-    "or leave the password to ~/.pgpass, ~/.mlflow/credentials or MLFLOW_TRACKING_PASSWORD"
-)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-class Commands(click.Group):
-    """A group in which no verb means `run`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the missing verb in."""
-        if not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--version")):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """End as shells expect after Ctrl-C, which click would call a failure."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs, then the flags of `run`, which is what most people came for."""
-        self.format_commands(ctx, formatter)
-        run_command = self.commands["run"]
-        with click.Context(run_command, info_name="run", parent=ctx) as run_ctx:
-            records = [record for p in run_command.get_params(run_ctx) if (record := p.get_help_record(run_ctx))]
-        with formatter.section("Options of run"):
-            formatter.write_dl(records)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=DefaultRunGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="search", message="%(package)s %(version)s")
 def cli() -> None:
-    """Search for the best image classifier that a given budget can buy, and keep everything it takes to trust it.
+    """Search for the best image classifier within a budget, and record every trial.
 
-    Without a verb: run. Studies go to ./optuna.db, runs and models to ./mlflow.db and ./mlruns.
+    The default command is run. Studies are stored in ./optuna.db, runs and models in ./mlflow.db and ./mlruns.
     """
 
 
@@ -72,59 +44,61 @@ def cli() -> None:
 @options(*NAMES)
 @click.pass_context
 def run_command(ctx: click.Context, /, **values: Any) -> None:
-    """Search, then test and register the winner. Run again, it finishes what is missing."""
-    with Interruption():  # the imports alone take seconds, in which a signal is to end it as it does later
+    """Run a search, then test and register the winner. The same command resumes an interrupted search."""
+    with Interruption():  # also during the imports, which take seconds
         _run(ctx, Config(**values))
 
 
 def _run(ctx: click.Context, config: Config) -> None:
-    from objectives.base import DatasetUnavailableError
     from search import terminal
-    from search.opening import load_objective, objective_spec
+    from search.opening import objective_spec
     from search.run import run
 
     display = terminal.display(quiet=config.quiet, log_format=config.log_format)
-    for text in misspelt():
+    for text in (*misspelt(), *visible_passwords(ctx)):
         display.notice(text)
-    for name in ("storage", "tracking_uri"):
-        given = getattr(config, name) or ""
-        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(given) != given:
-            display.notice(SEEN.format(flag=f"--{name.replace('_', '-')}", variable=f"SEARCH_{name.upper()}"))
-    try:
-        objective = load_objective(objective_spec(config))
-    except DatasetUnavailableError as error:
-        if ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT or config.objective != DEFAULT_OBJECTIVE:
-            raise  # somebody asked for it by name
-        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
-        config = replace(config, dataset="digits")
-        objective = load_objective(objective_spec(config))
+    by_name = ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT
+    config, objective = _load_objective(config, display, dataset_by_name=by_name)
     result = run(config, objective_spec(config), objective, display)
     terminal.print_result(result, config)
 
 
+def _load_objective(config: Config, display: Display, *, dataset_by_name: bool) -> tuple[Config, Objective]:
+    """Load the objective; if the default dataset is unavailable, use the built-in digits."""
+    from objectives.base import DatasetUnavailableError
+    from search.opening import load_objective, objective_spec
+
+    try:
+        return config, load_objective(objective_spec(config))
+    except DatasetUnavailableError as error:
+        if dataset_by_name or config.objective != DEFAULT_OBJECTIVE:
+            raise
+        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
+    config = replace(config, dataset="digits")
+    return config, load_objective(objective_spec(config))
+
+
 @cli.command()
 @click.option(
-    "--study", metavar="NAME", multiple=True, help="Study to report; twice or more to compare.  [default: the newest]"
+    "--study", metavar="NAME", multiple=True, help="Study to report; repeat to compare.  [default: the newest]"
 )
 @output_option("mlruns/reports/STUDY.html")
 @options(*STORES)
 def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
-    """Write one self-contained HTML file about a study."""
+    """Write a self-contained HTML report about a study."""
     from search import terminal
-    from search.browse import open_studies
     from search.report import write_report
+    from search.studies import open_studies
     from search.workspace import Workspace
 
     config = Config(**values)
     chosen = open_studies(config, study)
     workspace = Workspace(config.workspace)
-    picture = workspace.pictures(chosen[0].study_name)
-    pictures = {"Predictions on the test split": picture.read_bytes()} if picture.exists() else {}
-    target = output or workspace.report("-vs-".join(each.study_name for each in chosen))
-    try:
-        write_report(chosen[0], target, others=chosen[1:], pictures=pictures)
-    except OSError as error:
-        raise UsageError(f"--output {target} cannot be written: {error.strerror}") from None
+    drawing = workspace.pictures(chosen[0].study_name)
+    images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
+    target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
+    with writing("--output", target):
+        write_report(chosen[0], target, others=chosen[1:], pictures=images)
     terminal.say(f"report: {target}")
 
 
@@ -133,54 +107,57 @@ def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
 @click.option("--open", "open_browser", is_flag=True, help="Open both pages in the browser.")
 @options(*STORES)
 def ui(study: str | None, open_browser: bool, **values: Any) -> None:
-    """Start the MLflow UI and Optuna's dashboard on this machine; Ctrl-C ends both."""
+    """Serve the MLflow UI and Optuna's dashboard.
+
+    Both listen on this machine only and end with Ctrl-C.
+    """
     from search import terminal
-    from search.browse import serve_study
+    from search.dashboards import serve_study
 
     raise SystemExit(serve_study(Config(**values), study, terminal.say, open_browser=open_browser))
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
 @cli.command()
-@as_json
+@AS_JSON
 @options(*STORES)
 def studies(as_json: bool, **values: Any) -> None:
     """List all studies."""
     from search import terminal
-    from search.browse import all_studies
+    from search.studies import all_studies
 
-    found = all_studies(Config(**values))
+    records = all_studies(Config(**values))
     if as_json:
-        terminal.print_json([study.as_dict() for study in found])
+        terminal.print_json([record.as_dict() for record in records])
     else:
-        terminal.print_studies(found)
+        terminal.print_studies(records)
 
 
 @cli.command()
 @click.argument("study")
-@as_json
+@AS_JSON
 @options(*STORES)
 def show(study: str, as_json: bool, **values: Any) -> None:
-    """Show one study: its winner and its trials."""
+    """Show the winner and the trials of a study."""
     from search import terminal
-    from search.browse import read_study
+    from search.studies import read_study
 
-    found = read_study(Config(**values), study)
+    record = read_study(Config(**values), study)
     if as_json:
-        terminal.print_json(found.as_dict())
+        terminal.print_json(record.as_dict())
     else:
-        terminal.print_study(found)
+        terminal.print_study(record)
 
 
 @cli.command()
 @click.argument("study", required=False)
 @options(*STORES, "log_format")
 def watch(study: str | None, **values: Any) -> None:
-    """Follow a search, or the newest one, that runs in another terminal."""
+    """Follow a search that runs in another terminal.
+
+    By default the newest one.
+    """
     from search import terminal
-    from search.browse import follow
+    from search.studies import follow
 
     config = Config(**values)
     record = follow(config, study, terminal.display(log_format=config.log_format))
@@ -194,20 +171,18 @@ def watch(study: str | None, **values: Any) -> None:
 @output_option("standard output")
 @options(*STORES)
 def export(study: str, format_: str, output: Path | None, **values: Any) -> None:
-    """Give every trial of a study as one row of a table, with its parameters and figures."""
-    from search.browse import export_study, read_study
-    from search.workspace import write_whole
+    """Export the trials of a study as a table."""
+    from search.export import export_study
+    from search.studies import read_study
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
-        raise UsageError(f"parquet is not for a terminal; type --output {study}.parquet")
+        raise UsageError(f"a terminal cannot show parquet; type --output {study}.parquet")
     content = export_study(read_study(Config(**values), study), format_)
     if output is None:
         sys.stdout.buffer.write(content)
         return
-    try:
-        write_whole(output, content)
-    except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+    with writing("--output", output):
+        write_atomic(output, content)
 
 
 @cli.command()
@@ -218,17 +193,19 @@ def export(study: str, format_: str, output: Path | None, **values: Any) -> None
     "picture",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.png",
-    help="Draw the pictures with their predictions.",
+    help="Draw the images with their predictions.",
 )
 @options(*STORES, "data_dir")
 def predict(image: Sequence[str], model: str | None, picture: Path | None, **values: Any) -> None:
-    """Classify pictures: files, or test pictures of a dataset by names such as mnist:7 and mnist:0-24."""
+    """Classify images with a registered model.
+
+    Give files, or test images of a dataset as mnist:7 or mnist:0-24.
+    """
     from search import terminal
     from search.loading import load
     from search.model_store import require_store
     from search.predict import draw, require_readable
     from search.predict import predict as classify
-    from search.workspace import write_whole
 
     config = Config(**values)
     require_store(config)
@@ -237,10 +214,8 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
     predictions = classify(predictor, image, config.data_dir)
     terminal.print_predictions(str(predictor), predictions)
     if picture is not None and (drawing := draw(predictions, predictor.classes)) is not None:
-        try:
-            write_whole(picture, drawing)
-        except OSError as error:
-            raise UsageError(f"--show {picture} cannot be written: {error.strerror}") from None
+        with writing("--show", picture):
+            write_atomic(picture, drawing)
         terminal.say(f"picture: {picture}")
     if any(prediction.error for prediction in predictions):
         raise SystemExit(1)
@@ -249,7 +224,10 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
 @cli.command()
 @options(*STORES)
 def sync(**values: Any) -> None:
-    """Deliver to MLflow what was written while it could not be reached."""
+    """Deliver pending writes to MLflow.
+
+    A search leaves them in its journal when MLflow was unreachable.
+    """
     from search import terminal
     from search.repair import sync as deliver
 
@@ -262,12 +240,13 @@ def sync(**values: Any) -> None:
 
 @cli.command()
 @click.argument("target", required=False, metavar="[STUDY|VERSION]")
-@click.option("--rollback", is_flag=True, help="Give the alias back to the champion before; name a model, not a study.")
+@click.option("--rollback", is_flag=True, help="Restore the previous champion; name a model, not a study.")
 @options(*STORES, "register")
 def promote(target: str | None, rollback: bool, **values: Any) -> None:
-    """Make a version (`mnist/3`), or the winner of STUDY, the champion by hand.
+    """Make a version or a winner the champion.
 
-    A winner that its search could not register is scored and registered first, and then is champion if it is better.
+    Give a version as mnist/3, or a study for its winner. A winner that is not registered yet is scored and registered;
+    it becomes champion only if it is better.
     """
     from search import repair, terminal
     from search.model_store import require_store
@@ -295,10 +274,10 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
 
 @cli.command("check-objective")
 @click.argument("target", metavar="MODULE:ATTR")
-@click.option("--device", default="cpu", show_default=True, type=Device(), help="Where its trainings are tried.")
+@click.option("--device", default="cpu", show_default=True, type=Device(), help="Device for the trial trainings.")
 def check_objective(target: str, device: str) -> None:
-    """Try an objective of your own for a few seconds, and say what is wrong with it."""
-    from objectives.trainer import resolve_device
+    """Check an objective of your own; takes a few seconds."""
+    from objectives.devices import resolve_device
     from search import terminal
     from search.contract import examine
     from search.specimen import Specimen
@@ -310,41 +289,21 @@ def check_objective(target: str, device: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command, and end the process.
-
-    Python would take every module apart at the end: seconds, once torch and MLflow are loaded, that nobody needs.
-    """
-    # A thread that spins while it waits for another keeps that one off a busy core: with one of two cores busy, what
-    # takes 9.6 s with threads that sleep took 38. Trainers inherit it.
+    """Run the command and end the process."""
+    # A thread that spins while it waits keeps other threads off a busy core: with one of two cores busy, work of 9.6 s
+    # took 38 s. Workers inherit the variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.excepthook = crashed
+    sys.excepthook = print_traceback
     try:
         answer()
     except SystemExit as end:
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-                stream.flush()
-        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        end_process(end.code)
 
 
 def answer() -> NoReturn:
-    """Do what was typed; a mistake of a person ends in one message, never in a traceback. Raises SystemExit."""
+    """Run the command line and raise SystemExit."""
     if not sys.warnoptions:
         import warnings
 
         warnings.simplefilter("ignore")
-    try:
-        cli.main(prog_name=PROGRAM, standalone_mode=True)
-    except SearchError as error:
-        fail(str(error), error.exit_status)
-    except ObjectiveError as error:
-        fail(str(error), 1)
-    except Interrupted as interrupted:
-        click.echo("Stopped. Nothing is lost: the same command, typed again, goes on from here", err=True)
-        raise SystemExit(128 + interrupted.number) from None
-    except Exception as error:
-        if (message := storage_failure(error)) is None:
-            raise
-        fail(message, 1)
-    raise SystemExit(0)
+    run_and_exit(lambda: cli.main(prog_name=PROGRAM, standalone_mode=True))

@@ -22,6 +22,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, TestScore
+from objectives.files import write_atomic
 from search import records, version
 from search.errors import TrackingError, UnpublishableError
 from search.journal import EXPERIMENT, PARENT, trial_run
@@ -33,7 +34,7 @@ from search.study import Study
 from search.summary import Summary
 from search.tracking import Tracking
 from search.winner import score
-from search.workspace import Workspace, write_whole
+from search.workspace import Workspace
 
 
 class Preparation:
@@ -108,7 +109,7 @@ class Conclusion:
         read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
         result, figures = score(objective, params, self._read_weights(summary.run), self.device)
-        write_whole(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
+        write_atomic(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
         for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})

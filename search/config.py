@@ -1,6 +1,6 @@
-"""Every setting of a search: its default, its type and its help, each written once.
+"""All settings of a search, with their defaults, types and help texts.
 
-The command line, the environment and the TOML file are all read from this table by `search.options`.
+`search.options` makes flags, environment variables and keys of the TOML file from them.
 """
 
 from __future__ import annotations
@@ -31,127 +31,155 @@ class Device(click.ParamType[str]):
     choices = "auto | cpu | cuda | cuda:I | mps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the form; whether the device is there, a trainer finds out."""
+        """Check the form. A worker checks whether the device exists."""
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(value)) is None:
             self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:0 (or another number), mps.", param, ctx)
         return str(value)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """What `--help` shows."""
+        """Return the text for `--help`."""
         return f"[{self.choices.replace(' ', '')}]"
 
 
 def setting(default: Any, help_: str, type_: click.ParamType[Any] | type, *, name: str | None = None) -> Any:
-    """A field that is also a flag. `name` is the metavar; a flag whose default is a tuple may be given repeatedly."""
+    """Make a field that is also a flag. `name` is the metavar. A flag whose default is a tuple is repeatable."""
     return field(default=default, metadata={"help": help_, "type": type_, "metavar": name})
 
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of one `run`. Fields are flags: `data_dir` is `--data-dir` and `SEARCH_DATA_DIR`."""
+    """The settings of `run`. A field `data_dir` is the flag `--data-dir` and the variable `SEARCH_DATA_DIR`.
 
-    trials: int = setting(50, "Finished trials that the study is to have in total.", click.IntRange(min=1), name="N")
+    Raises UsageError for values that the types of the flags cannot reject.
+    """
+
+    trials: int = setting(50, "Total number of finished trials.", click.IntRange(min=1), name="N")
     dataset: str = setting("mnist", "mnist, fashion-mnist, kmnist, digits or folder:PATH.", str, name="NAME")
     study: str | None = setting(None, "Name of the study.  [default: the dataset's]", str, name="NAME")
     epochs: int | None = setting(
-        None, "Epochs of a whole training.  [default: the objective's]", click.IntRange(min=1), name="N"
+        None, "Number of epochs of a complete training.  [default: the objective's]", click.IntRange(min=1), name="N"
     )
     jobs: int | None = setting(
-        None, "Trainers at work at once.  [default: one per core; on GPUs, what pays; on Ray, what has room]",
-        click.IntRange(min=1), name="N",
-    )  # fmt: skip
-    device: str = setting("auto", "Where trials train; auto takes a GPU where there is one.", Device())
-    seed: int = setting(0, "Seed of everything random.", click.IntRange(min=0), name="N")
-    sampler: str = setting("tpe", "How settings are chosen.", click.Choice(SAMPLERS))
-    pruner: str = setting("hyperband", "How hopeless trainings are stopped early.", click.Choice(PRUNERS))
+        None,
+        "Number of parallel workers.  [default: one per core; tuned on GPUs; as many as fit on Ray]",
+        click.IntRange(min=1),
+        name="N",
+    )
+    device: str = setting("auto", "Device for training; auto uses a GPU if there is one.", Device())
+    seed: int = setting(0, "Seed of all random numbers.", click.IntRange(min=0), name="N")
+    sampler: str = setting("tpe", "How configurations are sampled.", click.Choice(SAMPLERS))
+    pruner: str = setting("hyperband", "How bad trials are stopped early.", click.Choice(PRUNERS))
     confirm: int = setting(
-        3, "Best trials that train again on fresh seeds; 0 trusts the search's own figures.", click.IntRange(min=0),
+        3,
+        "Number of best trials to retrain on fresh seeds; 0 for none.",
+        click.IntRange(min=0),
         name="K",
-    )  # fmt: skip
-    confirm_seeds: int = setting(2, "Fresh seeds for each of them.", click.IntRange(min=1), name="N")
-    no_refit: bool = setting(False, "Keep a confirmed network instead of training on all but the test split.", bool)
+    )
+    confirm_seeds: int = setting(2, "Number of fresh seeds per confirmed trial.", click.IntRange(min=1), name="N")
+    no_refit: bool = setting(
+        False, "Register a confirmed network; do not retrain the winner on training and validation data.", bool
+    )
     max_parameters: int | None = setting(
-        None, "Train no network with more weights than this.", click.IntRange(min=1), name="N"
+        None, "Maximum number of weights of a network.", click.IntRange(min=1), name="N"
     )
     max_latency_ms: float | None = setting(
-        None, "Train no network that takes longer for one picture, on the search's device.",
-        click.FloatRange(min=0, min_open=True), name="MS",
-    )  # fmt: skip
+        None,
+        "Maximum time for one image on the search's device.",
+        click.FloatRange(min=0, min_open=True),
+        name="MS",
+    )
     fix: tuple[str, ...] = setting(
-        (), "Fix a parameter, or narrow it as adam_lr=[0.001,0.01]; repeatable, see 'A smaller space'.", str,
+        (),
+        "Fix a parameter, or narrow its range: adam_lr=[0.001,0.01]. Repeatable.",
+        str,
         name="NAME=VALUE",
-    )  # fmt: skip
-    warm_start: str | None = setting(None, "Try the best settings of this earlier study first.", str, name="STUDY")
+    )
+    warm_start: str | None = setting(None, "Try the best configurations of an earlier study first.", str, name="STUDY")
     patience: int | None = setting(
         None, "End after so many trials without a clear improvement.", click.IntRange(min=1), name="N"
     )
     timeout: float | None = setting(
-        None, "Begin no trial after this many seconds.", click.FloatRange(min=0, min_open=True), name="SECONDS"
+        None, "Start no trial after this time.", click.FloatRange(min=0, min_open=True), name="SECONDS"
     )
-    objective: str = setting(DEFAULT_OBJECTIVE, "What is optimised; see 'Own objectives'.", str, name="MODULE:ATTR")
-    engine: str = setting(
-        "local", "Trainers in processes of their own, in this one, or in a Ray cluster.", click.Choice(ENGINES)
-    )
+    objective: str = setting(DEFAULT_OBJECTIVE, "The objective to optimise.", str, name="MODULE:ATTR")
+    engine: str = setting("local", "Run workers as local processes, in this process, or on Ray.", click.Choice(ENGINES))
     address: str | None = setting(
-        None, "Ray cluster: auto, HOST:PORT or ray://HOST:PORT.  [default: a Ray of its own on this machine]", str,
+        None,
+        "Ray cluster: auto, HOST:PORT or ray://HOST:PORT.  [default: start Ray on this machine]",
+        str,
         name="ADDRESS",
-    )  # fmt: skip
+    )
     cpus_per_trial: float = setting(
-        1.0, "CPUs that Ray keeps for each trainer, which uses as many threads.",
-        click.FloatRange(min=0, min_open=True), name="N",
-    )  # fmt: skip
+        1.0,
+        "CPUs per worker on Ray, and the number of its threads.",
+        click.FloatRange(min=0, min_open=True),
+        name="N",
+    )
     gpus_per_trial: float | None = setting(
-        None, "GPUs that Ray keeps for each trainer; with 0.25 four share one.  [default: 0.25 where there are any]",
-        click.FloatRange(min=0), name="N",
-    )  # fmt: skip
+        None,
+        "GPUs per worker on Ray; with 0.25, four workers share one.  [default: 0.25 if there are GPUs]",
+        click.FloatRange(min=0),
+        name="N",
+    )
     workspace: Path = setting(
-        Path("."), "Folder of the stores and of mlruns/.", click.Path(path_type=Path, file_okay=False), name="DIR"
+        Path("."),
+        "Folder for optuna.db, mlflow.db and mlruns/.",
+        click.Path(path_type=Path, file_okay=False),
+        name="DIR",
     )
     data_dir: Path | None = setting(
-        None, "Where dataset files are or go.  [default: the user's cache]",
-        click.Path(path_type=Path, file_okay=False), name="DIR",
-    )  # fmt: skip
-    storage: str | None = setting(None, "Optuna's database.  [default: sqlite, optuna.db]", str, name="URL")
+        None,
+        "Folder of dataset files.  [default: the user's cache]",
+        click.Path(path_type=Path, file_okay=False),
+        name="DIR",
+    )
+    storage: str | None = setting(None, "Optuna's database.  [default: SQLite file optuna.db]", str, name="URL")
     storage_wait: float = setting(
-        600.0, "How long a search waits for a PostgreSQL server that does not answer.", click.FloatRange(min=0),
+        600.0,
+        "How long to wait for a PostgreSQL server that does not answer.",
+        click.FloatRange(min=0),
         name="SECONDS",
-    )  # fmt: skip
-    tracking_uri: str | None = setting(None, "MLflow's store.  [default: sqlite, mlflow.db]", str, name="URL")
+    )
+    tracking_uri: str | None = setting(
+        None, "MLflow's tracking store.  [default: SQLite file mlflow.db]", str, name="URL"
+    )
     register: str | None = setting(None, "Name of the registered model.  [default: the dataset's]", str, name="NAME")
     no_register: bool = setting(False, "Do not register the winner.", bool)
     checkpoint_interval: float = setting(
-        30.0, "Seconds of training between two checkpoints, at least.", click.FloatRange(min=0), name="SECONDS"
+        30.0, "Minimum time between two checkpoints of a training.", click.FloatRange(min=0), name="SECONDS"
     )
-    quiet: bool = setting(False, "Print the closing summary only.", bool)
-    log_format: str = setting("text", "How progress is printed; json is one object a line.", click.Choice(LOG_FORMATS))
+    quiet: bool = setting(False, "Print only the final summary.", bool)
+    log_format: str = setting(
+        "text", "Format of the progress output; json prints one object per line.", click.Choice(LOG_FORMATS)
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what no flag type can: settings that would fail only after the last trial."""
+        """Validate values that would fail only after the last trial."""
         if self.tracking_uri and not re.match(r"(sqlite:///|https?://|(postgresql|mysql)[\w+]*://)", self.tracking_uri):
             raise UsageError(
-                f"--tracking-uri {self.tracking_uri!r} is no tracking store; give http://HOST:PORT of an MLflow "
+                f"--tracking-uri {self.tracking_uri!r} is not a tracking store; give http://HOST:PORT of an MLflow "
                 "server, or sqlite:///FILE"
             )
         if self.register is not None and not is_model_name(self.register):
-            raise UsageError(f"--register {self.register!r} is no model name; use letters, digits, dots and dashes")
+            raise UsageError(f"--register {self.register!r} is not a model name; use letters, digits, dots and dashes")
         if self.timeout is not None and not math.isfinite(self.timeout):
-            raise UsageError(f"--timeout {self.timeout} is no number of seconds; leave it out for no limit")
+            raise UsageError(f"--timeout {self.timeout} is not a number of seconds; leave it out for no limit")
         if self.max_latency_ms is not None and not math.isfinite(self.max_latency_ms):
-            raise UsageError(f"--max-latency-ms {self.max_latency_ms} is no number of ms; leave it out for no limit")
+            raise UsageError(f"--max-latency-ms {self.max_latency_ms} is not a number of ms; leave it out for no limit")
 
     @property
     def storage_url(self) -> str:
-        """Optuna's database."""
+        """URL of Optuna's database."""
         return self.storage or f"sqlite:///{(self.workspace / 'optuna.db').absolute()}"
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's store; a path without a scheme is a mistake that MLflow itself would take for a folder."""
+        """URL of MLflow's tracking store."""
         return self.tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
 
     @property
     def where(self) -> str:
-        """The flags, with a space before each, that lead another command to the same stores; without passwords."""
+        """Flags for another command to use the same stores, each with a space before it; without passwords."""
         flags = {
             "--workspace": None if str(self.workspace) == "." else str(self.workspace),
             "--storage": self.storage and mask(self.storage),
@@ -161,7 +189,7 @@ class Config:
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a registered model may be called so."""
+    """Return whether MLflow accepts the name for a registered model."""
     return re.fullmatch(r"[\w. -]+", name) is not None
 
 

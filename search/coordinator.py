@@ -18,16 +18,16 @@ from typing import Any
 from optuna.trial import TrialState
 
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
+from objectives.files import write_atomic
 from search import records
-from search.display import Display, RunningTrial, Snapshot, Standing
 from search.errors import SearchStoppedError
-from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost, Refused
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
 from search.journal import PARENT
 from search.limits import describe
 from search.pages import MARKS, RUN_NAME, readable, run_name
+from search.progress import Display, RunningTrial, SearchProgress, Standing
 from search.tracking import Tracking
 from search.work import Job, Work
-from search.workspace import write_whole
 
 TICK_S = 0.2
 """How long an idle coordinator sleeps; signals and the display wait no longer."""
@@ -102,9 +102,9 @@ class Coordinator:
                     idle()
                 if len(self._running) > 1:  # a single trainer waits instead: the value of its training is worth more
                     work.prepare()
-                self.tracking.hold_back(wanted=False)
+                self.tracking.set_search_busy(busy=False)
                 events = self.executor.wait(TICK_S)
-                self.tracking.hold_back(wanted=True)
+                self.tracking.set_search_busy(busy=True)
                 for slot, event in events:
                     self._handle(slot, event)
                 self._show()
@@ -113,7 +113,7 @@ class Coordinator:
             self._leave()
             raise
         finally:
-            self.tracking.hold_back(wanted=False)
+            self.tracking.set_search_busy(busy=False)
         if interrupted():
             self._leave()
 
@@ -150,7 +150,7 @@ class Coordinator:
 
     # ---- what came back
 
-    def _handle(self, slot: int, event: Event) -> None:
+    def _handle(self, slot: int, event: SlotEvent) -> None:
         running = self._running.get(slot)
         if running is None:
             return  # an idle trainer died, and has been replaced
@@ -158,7 +158,7 @@ class Coordinator:
             case EpochDone(result):
                 self._progress(slot, running, result)
             case Checkpointed(state):
-                write_whole(self._checkpoint_path(running.job.run), state)
+                write_atomic(self._checkpoint_path(running.job.run), state)
                 running.checkpointed = time.monotonic()
                 self.executor.advance(slot)
             case Finished(outcome):
@@ -172,8 +172,8 @@ class Coordinator:
                 figures = {**metrics, "epochs": 0}
                 tags = {"optuna.state": TrialState.PRUNED.name, "refused": describe(metrics)}
                 self._end(slot, running, TrialState.PRUNED, {records.METRICS: figures}, tags=tags, metrics=metrics)
-            case Lost(reason, blameless):
-                self._retry(slot, running, reason, counts=not blameless)
+            case Lost(reason, may_be_task):
+                self._retry(slot, running, reason, counts=may_be_task)
 
     def _progress(self, slot: int, running: Running, result: EpochResult) -> None:
         if (wrong := self._miscounted(running, result.step)) is not None:
@@ -231,7 +231,7 @@ class Coordinator:
         figures = {**outcome.metrics, "epochs": epoch}
         self._keep(running.job, outcome)
         if outcome.weights is not None and running.ends_as == TrialState.COMPLETE:
-            write_whole(self._weights_path(running.job.run), outcome.weights)
+            write_atomic(self._weights_path(running.job.run), outcome.weights)
         measured = {} if running.value is None else {self.objective.metric: running.value}
         finals = {**measured, **_finals(figures)}
         tags = {"optuna.state": running.ends_as.name}
@@ -312,7 +312,7 @@ class Coordinator:
         while waiting and (left := deadline - time.monotonic()) > 0:
             for slot, event in self.executor.wait(min(left, TICK_S)):
                 if isinstance(event, Checkpointed):
-                    write_whole(self._checkpoint_path(self._running[slot].job.run), event.state)
+                    write_atomic(self._checkpoint_path(self._running[slot].job.run), event.state)
                 elif not isinstance(event, Lost):
                     self._handle(slot, event)
                 if isinstance(event, Checkpointed | Lost) or slot not in self._running:
@@ -334,7 +334,7 @@ class Coordinator:
             )
             for _, training in sorted(self._running.items())
         ]  # fmt: skip
-        self._display.refresh(Snapshot(self._standing, running, self.objective.metric, self.tracking.trouble))
+        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))
 
 
 def _finals(figures: Mapping[str, float]) -> dict[str, float]:

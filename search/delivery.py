@@ -1,7 +1,7 @@
-"""How what is in the journal becomes calls of MLflow's client.
+"""Turns the writes of the journal into calls of MLflow's client.
 
-Every delivery may be repeated without harm: a run is looked up by its tag before it is made a second time, a metric
-point carries the time it was measured at, and MLflow keeps equal points once.
+Every delivery can be repeated safely: a run is looked up by its tag before it is created, a metric carries the time of
+its measurement, and MLflow stores equal points once.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal import EXPERIMENT, Journal, Write
 from search.masking import first_line
-from search.tracking_store import Destination, is_refusal
+from search.mlflow_store import Destination, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_TAG = "search.run"
-"""Joins an MLflow run, or a version that was made of it, to the search's own name of the run."""
+"""Tag of runs and model versions that holds the journal name of the run."""
 
 MAX_POINTS = 900
-"""MLflow takes 1,000 metrics in one request."""
+"""Below MLflow's limit of 1,000 metrics per request."""
 
 
 class Delivery:
-    """How each kind of write becomes calls of MLflow's client."""
+    """Delivers each kind of write to MLflow."""
 
     def __init__(self, client: MlflowClient, journal: Journal, destination: Destination) -> None:
         self._client, self._journal, self._destination = client, journal, destination
         self._experiment: str | None = None
 
     def round(self, stopped: Callable[[], bool], give_way: Callable[[], object]) -> None:
-        """Deliver what is in the journal. Raises what MLflow raises, with the undelivered rest still there.
+        """Deliver the journal. Errors of MLflow are raised, and undelivered writes stay in the journal.
 
         `give_way` is called before each request.
         """
@@ -53,16 +53,16 @@ class Delivery:
                 self._open(first)
                 return
             run_id = self._journal.mlflow_id(first.run)
-            if run_id is None:  # MLflow refused to begin it
+            if run_id is None:  # MLflow rejected the run itself
                 logging.getLogger(__name__).warning("%s of %s has no run to go to", first.kind, first.run)
                 return
             getattr(self, f"_{first.kind}")(run_id, batch)
         except Exception as error:
             if not is_refusal(error):
                 raise
-            # Delivering it again would be refused again, for ever: the run was deleted by hand, for instance.
-            said = first_line(error)
-            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, said)
+            # A repeated delivery would be rejected forever, for instance because a user deleted the run.
+            reason = first_line(error)
+            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, reason)
 
     def _open(self, write: Write) -> None:
         from mlflow.entities import RunTag
@@ -87,7 +87,7 @@ class Delivery:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            self._experiment = None  # somebody deleted it: looked up again, it is restored
+            self._experiment = None  # a user deleted it; the next lookup restores it
             run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
         return str(run.info.run_id)
 
@@ -101,7 +101,7 @@ class Delivery:
             self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
     def _find(self, run: str) -> str | None:
-        """A run that was made before: by an interrupted search, or by a delivery that died before it could say so."""
+        """Return the id of a run that an interrupted search or delivery created."""
         same = f"tags.`{RUN_TAG}` = '{self._scoped(run)}'"
         found = self._client.search_runs([self.experiment()], same, max_results=1)
         return str(found[0].info.run_id) if found else None
@@ -110,7 +110,7 @@ class Delivery:
         return f"{self._destination.scope}/{run}"
 
     def experiment(self) -> str:
-        """The experiment's id; makes or restores the experiment when needed."""
+        """Return the experiment's id; create or restore the experiment if needed."""
         if self._experiment is None:
             found = self._client.get_experiment_by_name(self._destination.experiment)
             if found is None:
@@ -142,7 +142,7 @@ class Delivery:
         self._put(run_id, {write.body["path"]: write.content or b"" for write in batch})
 
     def _put(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        """Store artifacts by their paths, one by one: MLflow's call for a whole folder leaves halves when killed."""
+        """Store artifacts one by one: MLflow's call for a folder leaves parts of it when killed."""
         with tempfile.TemporaryDirectory() as temporary:
             for path, content in files.items():
                 folder, _, name = path.rpartition("/")
@@ -180,13 +180,13 @@ class Delivery:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            said = first_line(error)
-            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, said)
+            reason = first_line(error)
+            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, reason)
         self._client.set_terminated(run_id, body["status"], body["time"])
 
 
 def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """Group neighbours that one request can carry; only the order within a run matters."""
+    """Group writes that one request can carry. Only the order within a run is kept."""
     order = {run: i for i, run in enumerate(dict.fromkeys(write.run for write in writes))}
     by_run = sorted(writes, key=lambda write: (order[write.run], write.id))
     for (_, kind), group in groupby(by_run, key=lambda write: (write.run, write.kind)):

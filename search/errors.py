@@ -1,22 +1,22 @@
-"""Every error that the product raises on purpose.
+"""All errors that the program raises on purpose.
 
 ::
 
-    SearchError                 one clear message for a person; exit status 1
-    ├── UsageError              what was asked for is not possible as typed; status 2
+    SearchError                 one message for the user; exit status 1
+    ├── UsageError              the command, a flag or a file cannot be used; status 2
     ├── StudyHeldError          another process runs this study; status 3
-    ├── StorageError            a database is damaged, foreign, newer, unwritable or out of reach
+    ├── StorageError            a database is damaged, foreign, too new, read-only or unreachable
     ├── StudyMismatchError      the study was made with another objective, dataset or space
-    ├── TrackingError           MLflow cannot do what is needed now
-    │   └── TrackingRefusedError    it answers, and does not let this user in
-    ├── UnpublishableError      a network cannot be kept as a program that loads without this project
+    ├── TrackingError           MLflow failed or does not answer
+    │   └── TrackingRefusedError    MLflow rejects the login or the host name
+    ├── UnpublishableError      a network cannot be exported for loading without this project
     ├── ModelNotFoundError      no such registered model, version or alias
-    └── SearchStoppedError      the search cannot go on (every trial fails alike, another program writes to its study)
+    └── SearchStoppedError      all trials fail alike, or another program writes to the study
 
 `objectives` has its own small tree in `objectives.base` (it imports nothing from here): `ObjectiveError`, whose
-subclasses `DatasetError`, `PictureError` and `DeviceError` reach people the same way.
+subclasses `DatasetError`, `PictureError` and `DeviceError` are shown in the same way.
 
-A message says what was given, what is allowed, and what to type next. It never has the password of a URL in it.
+A message says what was given, what is allowed, and what to type next. Passwords in URLs are removed from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from search.masking import mask
 
 
 class SearchError(Exception):
-    """Base of all errors that are shown to a person as one message."""
+    """Base of all errors that are shown to the user as one message."""
 
     exit_status = 1
 
@@ -34,7 +34,7 @@ class SearchError(Exception):
 
 
 class UsageError(SearchError):
-    """The command, flag or file that a person gave cannot be used."""
+    """A command, flag or file that the user gave cannot be used."""
 
     exit_status = 2
 
@@ -50,19 +50,19 @@ class StorageError(SearchError):
 
 
 class StudyMismatchError(SearchError):
-    """The study on disk was made with something else than what was asked for now."""
+    """The stored study was made with another objective, dataset or space."""
 
 
 class TrackingError(SearchError):
-    """MLflow refused or did not answer."""
+    """MLflow failed or did not answer."""
 
 
 class TrackingRefusedError(TrackingError):
-    """MLflow answers, and does not take this user, this password or this name of its machine."""
+    """MLflow rejects the user, the password, or the host name it was called by."""
 
 
 class UnpublishableError(SearchError):
-    """A network is not one that can be registered."""
+    """A network cannot be registered."""
 
 
 class ModelNotFoundError(SearchError):
@@ -70,4 +70,4 @@ class ModelNotFoundError(SearchError):
 
 
 class SearchStoppedError(SearchError):
-    """The search stopped itself because it cannot succeed."""
+    """The search stopped because it cannot succeed."""

@@ -1,9 +1,10 @@
-"""Ctrl-C, SIGTERM and a closed terminal, turned into an end after which the same command goes on."""
+"""Ctrl-C, SIGTERM and a closed terminal: stop in a state from which the same command resumes."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Raised where the signal arrived. Not an Exception, so that nothing takes it for a failure.
+    """Raised where the signal arrived. It is not an `Exception`, so that no handler takes it for a failure.
 
-    Every write is whole by itself, so any point is a safe one to stop at.
+    Every write is atomic, so it is safe to stop anywhere.
     """
 
     def __init__(self, number: int) -> None:
@@ -25,10 +26,10 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Listens while its block runs.
+    """Handles signals while its block runs; outside the main thread, which gets no signals, it does nothing.
 
-    Inside `graceful` the first signal is only noted, for a loop that ends by itself and saves its work; anywhere else
-    it raises `Interrupted`. A second Ctrl-C ends the process at once: its trainers end with it.
+    Inside `graceful` the first signal only sets `number`, for a loop that checks it and saves its work. Elsewhere it
+    raises `Interrupted`. A second Ctrl-C ends the process immediately, and its child processes end with it.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,8 @@ class Interruption:
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def __enter__(self) -> Self:
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a script's background, asked for that
+        for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
+            if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup or by a script's background job
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -49,7 +50,7 @@ class Interruption:
 
     @contextmanager
     def graceful(self) -> Iterator[None]:
-        """Only note a signal during this block."""
+        """Only set `number` when a signal arrives during this block."""
         self._graceful = True
         try:
             yield
@@ -57,7 +58,7 @@ class Interruption:
             self._graceful = False
 
     def pause(self, seconds: float) -> None:
-        """Sleep; raises Interrupted as soon as a signal has come, also inside `graceful`."""
+        """Sleep. Raises Interrupted as soon as a signal arrives, even inside `graceful`."""
         deadline = time.monotonic() + seconds
         while self.number is None and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
@@ -71,12 +72,12 @@ class Interruption:
             return
         self.number = number
         if number == signal.SIGHUP:
-            self._let_go()
+            self._silence_terminal()
         if not self._graceful:
             raise Interrupted(number)
 
-    def _let_go(self) -> None:
-        """Write to nobody from now on: the terminal is gone, and a write to it would end the process as a failure."""
-        nobody = os.open(os.devnull, os.O_WRONLY)
+    def _silence_terminal(self) -> None:
+        """Redirect output to nowhere: a write to a closed terminal would fail."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in self._terminals:
-            os.dup2(nobody, descriptor)
+            os.dup2(nowhere, descriptor)

@@ -1,15 +1,14 @@
-"""The local journal of tracking writes: first here, then to MLflow.
+"""The local journal of tracking writes, which are stored here first and then delivered to MLflow.
 
-One SQLite file per study. A write is one short transaction, so a killed search loses none and an unreachable server
-holds up nobody. A delivered write is deleted; what MLflow called a run is kept, so that a resumed search finds it.
+One SQLite file per study. Each write is one short transaction, so a killed search loses none, and an unreachable server
+does not slow the search down. Delivered writes are deleted. MLflow's ids of runs are kept for resumed searches.
 
-Threads: any number, each with a `Journal` of its own. Processes: one appends and delivers, others may look.
+Any number of threads may use it, each with its own `Journal`. One process writes and delivers; others may read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -17,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from search.sqlite import check_sqlite, connect
+from search.sqlite import check_sqlite, connect, create_whole
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 
 PARENT = "study"
-"""The name of the parent run here."""
+"""Journal name of the parent run."""
 
 EXPERIMENT = "experiment"
-"""That of the experiment, whose id is kept beside those of runs."""
+"""Journal name of the experiment, whose id is kept like that of a run."""
 
 SCHEMA = """
 CREATE TABLE writes (
@@ -38,48 +37,48 @@ CREATE TABLE verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
 """
 
 
+def _create_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        # The file shrinks again after weights have passed through it. Must be set before the write-ahead log.
+        connection.execute("PRAGMA auto_vacuum=FULL")
+        connection.executescript(SCHEMA)
+
+
 def trial_run(number: int) -> str:
-    """The name of a trial's run here."""
+    """Return the journal name of a trial's run."""
     return f"trial-{number}"
 
 
 def confirm_run(number: int, repeat: int) -> str:
-    """That of a trial's training on its fresh seed `repeat`, 1-based."""
+    """Return the journal name of the training of a trial on its fresh seed number `repeat`, from 1."""
     return f"confirm-{number}-{repeat}"
 
 
 def refit_run(number: int) -> str:
-    """That of a winner's training on all but the test split."""
+    """Return the journal name of a winner's training on all data but the test split."""
     return f"refit-{number}"
 
 
 @dataclass(frozen=True)
 class Write:
-    """One write on its way: to which run, what kind, what."""
+    """One undelivered write."""
 
     id: int
     run: str
-    """The search's own name of it."""
+    """Journal name of the run."""
     kind: Kind
     body: Mapping[str, Any]
     content: bytes | None
 
 
 class Journal:
-    """The journal at `path`, made when it is not there. Use one per thread.
+    """The journal at `path`, which is created if it does not exist. Use one per thread.
 
-    Raises StorageError when the file is damaged or something else.
+    Raises StorageError when the file is damaged or is not a journal.
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.unlink(missing_ok=True)
-            with closing(sqlite3.connect(temporary)) as fresh:
-                fresh.execute("PRAGMA auto_vacuum=FULL")  # weights pass through: the file is to shrink again
-                fresh.executescript(SCHEMA)  # before `connect`: with a write-ahead log it is too late for that
-            os.replace(temporary, path)
+        create_whole(path, _create_tables)
         check_sqlite(path, "writes")
         self._db = connect(path)
 
@@ -93,7 +92,7 @@ class Journal:
         step: int = 0,
         verdict: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep one write. `step` is the last step of the run that it covers, `verdict` how the run ended with it."""
+        """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended."""
         with self._db:
             self._db.execute(
                 "INSERT INTO runs (run, last_step) VALUES (?, ?)"
@@ -108,40 +107,40 @@ class Journal:
                 self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (run, json.dumps(verdict)))
 
     def pending(self, limit: int) -> list[Write]:
-        """The oldest writes that are not delivered, in order."""
+        """Return the oldest undelivered writes, in order."""
         rows = self._db.execute("SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?", (limit,))
         return [Write(id_, run, kind, json.loads(body), content) for id_, run, kind, body, content in rows]
 
     def n_pending(self) -> int:
-        """How many writes are not delivered."""
+        """Return the number of undelivered writes."""
         return int(self._db.execute("SELECT count(*) FROM writes").fetchone()[0])
 
     def delivered(self, *ids: int) -> None:
-        """Forget writes that have arrived."""
+        """Delete delivered writes."""
         with self._db:
             self._db.executemany("DELETE FROM writes WHERE id = ?", [(id_,) for id_ in ids])
 
     def knows(self, run: str) -> bool:
-        """Whether anything was ever written of this run."""
+        """Return whether anything was ever written for this run."""
         return self._db.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
 
     def last_step(self, run: str) -> int:
-        """The last step of a run that was written; 0 before the first."""
+        """Return the last step that was written for a run; 0 before the first."""
         row = self._db.execute("SELECT last_step FROM runs WHERE run = ?", (run,)).fetchone()
         return int(row[0]) if row else 0
 
     def verdict(self, run: str) -> dict[str, Any] | None:
-        """How the run ended; None while it has not."""
+        """Return how the run ended; None while it has not."""
         row = self._db.execute("SELECT verdict FROM verdicts WHERE run = ?", (run,)).fetchone()
         return json.loads(row[0]) if row else None
 
     def mlflow_id(self, run: str) -> str | None:
-        """What MLflow calls this run; None before it was delivered."""
+        """Return MLflow's id of a run; None before it was delivered."""
         row = self._db.execute("SELECT mlflow_id FROM runs WHERE run = ?", (run,)).fetchone()
         return row[0] if row else None
 
     def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
-        """Keep what MLflow calls this run."""
+        """Store MLflow's id of a run."""
         with self._db:
             self._db.execute(
                 "INSERT INTO runs (run, mlflow_id) VALUES (?, ?)"

@@ -151,8 +151,8 @@ def load_trial(
     """
     from optuna.trial import FixedTrial
 
-    from search.browse import elsewhere, read_study
     from search.model_store import download, require_store
+    from search.studies import elsewhere, read_study
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
     record = read_study(config, study)

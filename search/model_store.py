@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from search.config import Config
 from search.errors import ModelNotFoundError
 from search.masking import first_line
+from search.mlflow_store import connect_mlflow, mlflow_errors
 from search.promotion import CHAMPION, model_names
-from search.tracking_store import connect_mlflow
-from search.trouble import told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +36,7 @@ def newest_champion(client: MlflowClient) -> str:
 
     Raises ModelNotFoundError when there is none, TrackingError when MLflow does not answer.
     """
-    with told(client.tracking_uri):
+    with mlflow_errors(client.tracking_uri):
         models = [model for model in client.search_registered_models() if CHAMPION in model.aliases]
     if not models:
         raise ModelNotFoundError(
@@ -71,7 +70,7 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     import mlflow
 
     uri = uri_of(model or newest_champion(client))
-    with told(tracking_uri):
+    with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:
         with default_store(tracking_uri), _without_pickle(), warnings.catch_warnings():
@@ -140,5 +139,5 @@ def _require_ours(model: Model, uri: str) -> None:
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """Read an artifact of a run. Raises TrackingError when that fails."""
     client = connect_mlflow(tracking_uri)
-    with told(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+    with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

@@ -10,10 +10,10 @@ from search import records, version
 from search.asking import check_answers
 from search.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.errors import UsageError
+from search.mlflow_store import Destination
 from search.pages import experiment_tags
 from search.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
 from search.tracking import Tracking
-from search.tracking_store import Destination
 from search.workspace import Workspace
 
 

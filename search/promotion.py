@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from search.comparison import Entry, champions, versions
 from search.errors import ModelNotFoundError, TrackingError
 from search.masking import first_line
-from search.trouble import is_denied
+from search.mlflow_store import is_denied
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

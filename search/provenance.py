@@ -1,4 +1,4 @@
-"""Where a result came from: command, code, versions and hardware."""
+"""How a result was made: command, code, versions and hardware."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", 
 
 
 def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
-    """Plain values for the study, its report and its runs."""
+    """Return plain values for the study, its report and its runs."""
     return {
         "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
         "seed": seed,
@@ -28,23 +28,23 @@ def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the main packages."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_commit() -> str | None:
-    """Commit of the folder where the command runs, with `+` when files differ from it; None outside of git."""
+    """Return the commit of the current folder, with `+` for uncommitted changes; None outside of git."""
     try:
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
@@ -56,7 +56,7 @@ def _git(*words: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

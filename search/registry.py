@@ -21,10 +21,9 @@ from search.comparison import versions, why_not_champion
 from search.delivery import RUN_TAG
 from search.errors import UnpublishableError
 from search.masking import first_line
+from search.mlflow_store import connect_mlflow, is_refusal, mlflow_errors
 from search.model_store import default_store
 from search.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
-from search.tracking_store import connect_mlflow, is_refusal
-from search.trouble import told
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +75,7 @@ def publish(
     Raises TrackingError when MLflow fails, UnpublishableError when the network cannot be exported.
     """
     client = connect_mlflow(uri)
-    with told(uri, "the model could not be registered"):
+    with mlflow_errors(uri, "the model could not be registered"):
         found = _registered(client, name, tags[RUN_TAG])
         if found is None:
             with default_store(uri):  # the registry looks the model's URI up in MLflow's default store

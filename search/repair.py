@@ -11,21 +11,20 @@ import optuna
 from optuna.study import StudyDirection
 
 from search import records
-from search.browse import elsewhere
 from search.conclusion import Conclusion
 from search.config import Config, is_model_name
 from search.errors import StudyHeldError, UsageError
 from search.journal import PARENT, Journal
+from search.mlflow_store import connect_mlflow, mlflow_errors
 from search.model_store import newest_champion
 from search.opening import load_objective, open_tracking, registered_name
 from search.promotion import CHAMPION, rollback, set_champion
 from search.records import StudyRecord
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
+from search.studies import elsewhere
 from search.study import Study, find_study
 from search.summary import Summary
-from search.tracking_store import connect_mlflow
-from search.trouble import told
 from search.workspace import Workspace
 
 WAIT_S = 600.0
@@ -122,7 +121,7 @@ def promote_version(config: Config, version: str) -> tuple[str, str] | None:
 
 def _set_champion(config: Config, name: str, version: str) -> None:
     client = connect_mlflow(config.mlflow_uri)
-    with told(config.mlflow_uri, f"version {version} of {name} did not become champion"):
+    with mlflow_errors(config.mlflow_uri, f"version {version} of {name} did not become champion"):
         set_champion(client, name, version)
 
 
@@ -135,6 +134,6 @@ def take_back(config: Config, name: str | None) -> tuple[str, str, str]:
     client = connect_mlflow(config.mlflow_uri)
     if name is not None and not is_model_name(name):
         raise UsageError(f"--rollback takes the name of a model; type promote --rollback {name.partition('/')[0]}")
-    with told(config.mlflow_uri, "the champion stays the same"):
+    with mlflow_errors(config.mlflow_uri, "the champion stays the same"):
         name = name or newest_champion(client)
         return name, *rollback(client, name)

@@ -18,6 +18,7 @@ import optuna
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
+from objectives.files import write_atomic
 from search import report_comparison, report_tables, report_time
 from search.presenter import present
 from search.records import StudyRecord, json_values
@@ -26,7 +27,6 @@ from search.report_elements import Chart, Unit, winner
 from search.report_optuna import OptunaCharts
 from search.report_style import TEMPLATE
 from search.text import duration
-from search.workspace import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_BYTES = 1_200_000
@@ -51,7 +51,7 @@ def write_report(
     The page compares `study` with `others`, and shows `pictures` (PNG files by title) as sample predictions. The study
     may be in any state: empty, running, all failed. Raises OSError when the file cannot be written.
     """
-    return write_whole(output, render(study, others=others, pictures=pictures or {}).encode())
+    return write_atomic(output, render(study, others=others, pictures=pictures or {}).encode())
 
 
 def render(study: optuna.Study, *, others: Sequence[optuna.Study], pictures: Mapping[str, bytes]) -> str:

@@ -13,13 +13,12 @@ from typing import Any
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, Objective, ObjectiveError, ObjectiveSpec, Task, unfinished
-from objectives.trainer import resolve_device
+from objectives.devices import resolve_device
 from search import records
 from search.conclusion import Conclusion, Preparation
 from search.config import Config
 from search.confirmation import Confirming, Extra, may_improve, refit_job
 from search.coordinator import Coordinator
-from search.display import Display
 from search.errors import SearchError
 from search.executors.base import Executor
 from search.executors.choice import check_engine, open_executor
@@ -29,6 +28,7 @@ from search.known import example_configuration
 from search.lock import StudyLock
 from search.masking import bare
 from search.opening import check_stores, open_tracking, registered_name
+from search.progress import Display
 from search.provenance import provenance
 from search.records import TrialRecord
 from search.retry import RetryPolicy

@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 
 from objectives.base import Objective
 from search import records
-from search.browse import read_study
 from search.config import Config
 from search.direction import Direction
 from search.errors import UsageError
@@ -24,6 +23,7 @@ from search.patience import stopping_reason
 from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
 from search.storage import open_storage
+from search.studies import read_study
 from search.study import find_study
 
 LIMIT_DRAWS = 1_000

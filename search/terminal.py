@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, describe_end
+from search.dashboards import mlflow_deep_link
 from search.presenter import ConfirmationTable, Decimals, Outcome, present
+from search.progress import Display
+from search.progress_display import JsonDisplay, LiveDisplay, PlainDisplay, describe_end
 from search.promotion import CHAMPION
 from search.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
 from search.summary import counted
 from search.text import duration
-from search.ui import mlflow_deep_link
 from search.workspace import Workspace
 
 if TYPE_CHECKING:

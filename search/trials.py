@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from objectives.base import Objective, Task
 from search import records
 from search.asking import described
-from search.display import TRIALS
 from search.journal import EXPERIMENT, PARENT, trial_run
 from search.pages import run_name
+from search.progress import TRIALS
 from search.sampling import derive_seed
 from search.study import Sampled, Study
 from search.tracking import Tracking

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +15,6 @@ def slug(name: str) -> str:
     """`name` as a file name: letters, digits, dot, dash and underscore stay; a name that has others gets a digest."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80]
     return plain if plain == name else f"{plain or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file that is either absent, old or complete, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def fresh_mlflow(shared: Path) -> Path:
     path = shared / "fresh_mlflow.db"
     with made_once(path) as ours:
         if ours:
-            from search.tracking_store import connect_mlflow
+            from search.mlflow_store import connect_mlflow
 
             connect_mlflow(f"sqlite:///{shared}/mlflow.db")
             one_file(shared / "mlflow.db", path)  # MLflow keeps connections open, so there is a log beside it

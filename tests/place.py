@@ -13,15 +13,15 @@ from toy import Toy
 from objectives.base import ObjectiveSpec
 from search.confirmation import Confirming
 from search.coordinator import Coordinator
-from search.display import PlainDisplay
 from search.executors.inline import InlineExecutor
+from search.mlflow_store import Destination, connect_mlflow
+from search.progress_display import PlainDisplay
 from search.records import StudyRecord
 from search.sampling import make_pruner
 from search.storage import open_storage, quiet_optuna
 from search.study import Study, open_study
 from search.summary import Candidate, Confirmation
 from search.tracking import Tracking
-from search.tracking_store import Destination, connect_mlflow
 from search.trials import Trials
 
 STEPS = 4

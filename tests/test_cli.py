@@ -219,7 +219,7 @@ def test_ctrl_c_ends_any_command_with_the_status_that_is_promised(monkeypatch: p
     def interrupted(config: Config) -> list[StudyRecord]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.browse.all_studies", interrupted)
+    monkeypatch.setattr("search.studies.all_studies", interrupted)
     assert in_process("studies").exit_code == 130
 
 

@@ -20,17 +20,17 @@ from search import promotion, registry
 from search.comparison import versions
 from search.conclusion import Conclusion
 from search.config import Config
-from search.display import PlainDisplay
 from search.errors import UsageError
 from search.journal import Journal
+from search.mlflow_store import connect_mlflow
 from search.opening import objective_spec
 from search.presenter import reads_of_test_split
+from search.progress_display import PlainDisplay
 from search.promotion import CHAMPION, alias
 from search.records import StudyRecord
 from search.run import run
 from search.study import Study
 from search.summary import Summary, counted
-from search.tracking_store import connect_mlflow
 
 
 class Killed(BaseException):

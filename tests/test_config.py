@@ -185,10 +185,10 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tracking-uri", "mlruns"], r"--tracking-uri 'mlruns' is no tracking store; give http://HOST:PORT"),
-        (["--register", "a/b"], r"--register 'a/b' is no model name; use letters, digits, dots and dashes"),
-        (["--max-latency-ms", "inf"], r"--max-latency-ms inf is no number of ms; leave it out for no limit"),
-        (["--timeout", "inf"], r"--timeout inf is no number of seconds; leave it out for no limit"),
+        (["--tracking-uri", "mlruns"], r"--tracking-uri 'mlruns' is not a tracking store; give http://HOST:PORT"),
+        (["--register", "a/b"], r"--register 'a/b' is not a model name; use letters, digits, dots and dashes"),
+        (["--max-latency-ms", "inf"], r"--max-latency-ms inf is not a number of ms; leave it out for no limit"),
+        (["--timeout", "inf"], r"--timeout inf is not a number of seconds; leave it out for no limit"),
     ],
 )
 def test_what_would_fail_only_at_the_end_is_refused_at_the_start(words: list[str], message: str):

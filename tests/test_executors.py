@@ -17,7 +17,7 @@ from shell import alive, children, environment
 
 from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
 from search.errors import SearchError
-from search.executors.base import Checkpointed, EpochDone, Event, Executor, Failed, Finished, Lost
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
@@ -63,7 +63,7 @@ def task(number: int = 0, checkpoint: bytes | None = None, **params: object) -> 
     return Task(number, {"x": 0.1, **params}, seed=7 + number, epochs=4, checkpoint=checkpoint)  # type: ignore[arg-type]
 
 
-def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> Event:
+def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> SlotEvent:
     """The one event that a slot owes."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -206,10 +206,10 @@ def test_a_slot_that_is_all_there_is_is_kept(executor: Executor):
 
 
 def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecutor):
-    before = inline._used().objective
+    before = inline._ready_worker().objective
     inline.start(0, task(mode="memory@0"))
     hear(inline)
-    assert inline._used().objective is not before
+    assert inline._ready_worker().objective is not before
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecuto
 def test_slots_train_side_by_side(local: LocalExecutor):
     for slot in (0, 1):
         local.start(slot, task(slot))
-    first: dict[int, Event] = {}
+    first: dict[int, SlotEvent] = {}
     while len(first) < 2:
         first.update(local.wait(10.0))
     assert all(isinstance(event, EpochDone) for event in first.values())
@@ -231,7 +231,7 @@ def test_slots_train_side_by_side(local: LocalExecutor):
             del first[slot]
 
 
-def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalExecutor):
+def test_a_killed_worker_is_lost_with_its_last_words_and_replaced(local: LocalExecutor):
     before = children(os.getpid())
     local.start(0, task(mode="kill@1"))
     assert isinstance(hear(local), EpochDone)
@@ -240,7 +240,7 @@ def test_a_killed_trainer_is_lost_with_its_last_words_and_replaced(local: LocalE
     assert isinstance(event, Lost)
     assert "was killed by SIGKILL" in event.reason
     assert event.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
-    local.start(0, task())  # at once: the new trainer is not set up yet
+    local.start(0, task())  # at once: the new worker is not set up yet
     assert isinstance(hear(local), EpochDone)
     local.stop(0)
     assert isinstance(hear(local), Finished)
@@ -259,14 +259,14 @@ def three() -> Iterator[LocalExecutor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 1)])
-def test_trainers_that_get_in_each_others_way_are_sent_home(
+def test_workers_that_get_in_each_others_way_are_sent_home(
     monkeypatch: pytest.MonkeyPatch, mode: str, chosen: int, request: pytest.FixtureRequest
 ):
     """Each pull takes 20 ms: side by side, or in turns."""
     monkeypatch.setenv("TOY_PAUSE_S", "0.02" if mode == "fine" else "0")
     executor: LocalExecutor = request.getfixturevalue("three")
     at_first = children(os.getpid())
-    assert executor.try_crowds(task(mode=mode), 3).trainers == chosen == executor.slots
+    assert executor.keep_fastest(task(mode=mode), 3).workers == chosen == executor.slots
     deadline = time.monotonic() + 20
     while len(children(os.getpid())) > len(at_first) - (3 - chosen) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -276,32 +276,32 @@ def test_trainers_that_get_in_each_others_way_are_sent_home(
 
 def test_a_probe_leaves_no_trace(local: LocalExecutor):
     expected = train(local, task(3))
-    assert local.probe(2, task(8), 0.05) > 0
+    assert local.measure_rate(2, task(8), 0.05) > 0
     assert train(local, task(3)) == expected
 
 
-def test_what_a_trainer_says_while_it_is_probed_is_kept(local: LocalExecutor):
-    assert local.probe(2, task(mode="notice"), 0.05) > 0
+def test_what_a_worker_says_while_it_is_probed_is_kept(local: LocalExecutor):
+    assert local.measure_rate(2, task(mode="notice"), 0.05) > 0
     assert local._notices == {"a trainer has something to say"}
 
 
-def test_a_trainer_that_dies_beside_a_probe_is_no_part_of_it(local: LocalExecutor):
-    os.kill(local._trainers[1].process.pid, signal.SIGKILL)
-    assert local.probe(1, task(), 0.3) > 0
+def test_a_worker_that_dies_beside_a_probe_is_no_part_of_it(local: LocalExecutor):
+    os.kill(local._workers[1].process.pid, signal.SIGKILL)
+    assert local.measure_rate(1, task(), 0.3) > 0
     assert len(train(local, task())[0]) == 4
 
 
 @pytest.mark.parametrize("mode", ["error@1", "memory@0", pytest.param("kill@1", marks=pytest.mark.slow)])
 def test_a_probe_that_fails_is_no_speed_at_all(local: LocalExecutor, mode: str):
-    assert local.probe(1, task(mode=mode), 0.05) == 0
+    assert local.measure_rate(1, task(mode=mode), 0.05) == 0
     assert len(train(local, task())[0]) == 4
 
 
 @pytest.mark.slow
-def test_trainers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_workers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    message = r"(?s)trainers do not start: .*status 7.*no, thank you"
+    message = r"(?s)workers do not start: .*status 7.*no, thank you"
     with (
         closing(LocalExecutor(ObjectiveSpec("rude:Rude"), "cpu", jobs=1)) as broken,
         pytest.raises(SearchError, match=message),
@@ -329,16 +329,16 @@ def test_closing_leaves_no_process_even_one_that_hangs():
     executor.ready()
     executor.start(0, task(mode="hang"))
     time.sleep(0.2)
-    trainers = children(os.getpid()) - mine
-    assert trainers
+    workers = children(os.getpid()) - mine
+    assert workers
     started = time.monotonic()
     executor.close()
     assert time.monotonic() - started < 5
-    assert not [pid for pid in trainers if alive(pid)]
+    assert not [pid for pid in workers if alive(pid)]
 
 
 @pytest.mark.slow
-def test_a_trainer_ends_when_its_coordinator_is_killed():
+def test_a_worker_ends_when_its_coordinator_is_killed():
     program = """
         import os
         from objectives.base import ObjectiveSpec, Task
@@ -356,13 +356,13 @@ def test_a_trainer_ends_when_its_coordinator_is_killed():
         assert coordinator.stdout is not None
         assert coordinator.stdout.readline() == "training\n"
         time.sleep(0.2)
-        trainers = children(coordinator.pid)
-        assert trainers
+        workers = children(coordinator.pid)
+        assert workers
         coordinator.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while any(map(alive, trainers)) and time.monotonic() < deadline:
+        while any(map(alive, workers)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not [pid for pid in trainers if alive(pid)]
+        assert not [pid for pid in workers if alive(pid)]
     finally:
         coordinator.kill()
         coordinator.communicate()

@@ -21,10 +21,11 @@ from objectives.base import Diverged, ObjectiveSpec, Task
 from objectives.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.capture import KEPT, TOLERANCE, Captures, CudaGraphs, distance, length
 from objectives.images import ImageClassification
+from objectives.messages import EpochDone, Failed, WorkerSettings
 from objectives.recipe import Numerics
-from objectives.trainer import EpochDone, Failed, Settings, Trainer
 from objectives.training import ImageTraining
 from objectives.update import Snapshot, TrainingData, Update
+from objectives.worker import Worker
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
 
@@ -238,11 +239,11 @@ def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, 
 
 
 def test_out_of_memory_is_said_and_the_next_trial_trains():
-    """Nearly everything is taken; a trial has no room; given back, the same trainer goes on."""
-    trainer = Trainer(Settings(DIGITS, DEVICE, 0, 1, 1))
+    """Nearly everything is taken; a trial has no room; given back, the same worker goes on."""
+    worker = Worker(WorkerSettings(DIGITS, DEVICE, 0, 1, 1))
     task = Task(0, dict(MLP), seed=1, epochs=1)
-    assert isinstance(trainer.start(task), EpochDone)
-    trainer.stop()
+    assert isinstance(worker.start(task), EpochDone)
+    worker.stop()
     torch.cuda.empty_cache()
     hog = []
     size = 2**30
@@ -251,12 +252,12 @@ def test_out_of_memory_is_said_and_the_next_trial_trains():
             hog.append(torch.empty(size, dtype=torch.uint8, device=DEVICE))
         except torch.OutOfMemoryError:
             size //= 2
-    reply = trainer.start(Task(1, {**MLP, "mlp_width_1": 1024, "batch_size": 1024}, seed=1, epochs=1))
+    reply = worker.start(Task(1, {**MLP, "mlp_width_1": 1024, "batch_size": 1024}, seed=1, epochs=1))
     hog.clear()
     torch.cuda.empty_cache()
     assert isinstance(reply, Failed)
     assert reply.kind == "out_of_memory"
-    done = trainer.start(task)
+    done = worker.start(task)
     assert isinstance(done, EpochDone)
     assert done.result.notice is None
 
@@ -280,12 +281,12 @@ def crowd() -> Iterator[LocalExecutor]:
         yield made
 
 
-def test_several_trainers_share_the_device_and_go_on_after_the_choice(crowd: LocalExecutor):
+def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: LocalExecutor):
     devices = crowd.ready()
     assert {device.partition(":")[0] for device in devices} == {"cuda"}
     chosen = crowd.settle(Task(0, dict(MLP), seed=1, epochs=16))
     assert chosen is not None
-    assert chosen.startswith(f"{crowd.slots} trainers on cuda:0")
+    assert chosen.startswith(f"{crowd.slots} workers on cuda:0")
     assert 1 <= crowd.slots <= len(devices)
     for slot in range(crowd.slots):
         crowd.start(slot, Task(slot, dict(MLP), seed=slot, epochs=1))

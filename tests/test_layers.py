@@ -31,10 +31,11 @@ LEVEL = {f"search.{name}": -row for row, names in enumerate(rows("| layer | modu
 DOORS = {library: sorted(f"search.{name}" for name in names if name != "objectives")
          for library, *names in rows("| library | known by")}  # fmt: skip
 OF_OBJECTIVES = {  # what `search` may know of the objectives at import: contracts and plain helpers, never a training
-    "objectives.base", "objectives.trainer", "objectives.actor", "objectives.datasets", "objectives.pictures",
-    "objectives.models",
+    "objectives.base", "objectives.messages", "objectives.devices", "objectives.worker", "objectives.actor",
+    "objectives.lifeline", "objectives.files", "objectives.datasets", "objectives.pictures",
+    "objectives.models", "objectives.download",
 }  # fmt: skip
-LEAN = ["objectives.trainer", "objectives.images", "objectives.training"]
+LEAN = ["objectives.worker", "objectives.images", "objectives.training"]
 HEAVY = ["torch", "mlflow", "optuna"]
 
 
@@ -127,11 +128,12 @@ def test_a_training_loads_neither_stores_nor_search():
     train = f"""
 import {", ".join(LEAN)}
 from objectives.base import ObjectiveSpec, Task
-from objectives.trainer import Settings, Trainer
+from objectives.messages import WorkerSettings
+from objectives.worker import Worker
 spec = ObjectiveSpec("objectives.images:ImageClassification", {{"dataset": "digits"}})
-trainer = Trainer(Settings(spec, "cpu", 0, 1, 1))
-params = dict(next(iter(trainer.objective.baselines().values())))
-print(trainer.start(Task(0, params, 1, 1)))
+worker = Worker(WorkerSettings(spec, "cpu", 0, 1, 1))
+params = dict(next(iter(worker.objective.baselines().values())))
+print(worker.start(Task(0, params, 1, 1)))
 """
     loaded_by('from objectives.datasets import load_dataset; load_dataset("digits", None)')  # as the coordinator does
     loaded = loaded_by(train)

@@ -15,7 +15,8 @@ from regression import Curve
 from objectives.base import ImageClassifier, ObjectiveSpec, Sized, Task, Timed
 from objectives.images import ImageClassification
 from objectives.latency import latency_ms
-from objectives.trainer import Checkpointed, EpochDone, Finished, Refused, Settings, Trainer
+from objectives.messages import Checkpointed, EpochDone, Finished, Refused, WorkerSettings
+from objectives.worker import Worker
 from search.limits import Limits, describe
 
 CURVE = ObjectiveSpec("regression:Curve")
@@ -23,9 +24,9 @@ PARAMS = {"units": 8, "lr": 1e-3}
 
 
 @pytest.fixture
-def trainer() -> Iterator[Trainer]:
+def worker() -> Iterator[Worker]:
     before = torch.get_num_threads()
-    yield Trainer(Settings(CURVE, "cpu", 0, 1, 1))
+    yield Worker(WorkerSettings(CURVE, "cpu", 0, 1, 1))
     torch.set_num_threads(before)
 
 
@@ -56,41 +57,41 @@ def test_a_larger_network_takes_longer():
     assert 0 < latency_ms(small, (512,), "cpu") < latency_ms(large, (512,), "cpu")
 
 
-def test_what_is_too_slow_is_refused_before_its_first_step(trainer: Trainer):
-    reply = trainer.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e-6))
+def test_what_is_too_slow_is_refused_before_its_first_step(worker: Worker):
+    reply = worker.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e-6))
     assert isinstance(reply, Refused)
     assert reply.metrics["latency_ms"] > 1e-6
-    assert trainer.training is None
-    assert isinstance(trainer.start(Task(1, PARAMS, 1, 2)), EpochDone)  # and it is ready for another
+    assert worker.training is None
+    assert isinstance(worker.start(Task(1, PARAMS, 1, 2)), EpochDone)  # and it is ready for another
 
 
-def test_what_was_measured_is_among_the_last_figures(trainer: Trainer):
-    trainer.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
-    ended = trainer.stop()
+def test_what_was_measured_is_among_the_last_figures(worker: Worker):
+    worker.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
+    ended = worker.stop()
     assert isinstance(ended, Finished)
     assert ended.outcome.metrics["latency_ms"] > 0
-    trainer.start(Task(1, PARAMS, 1, 2))
-    ended = trainer.stop()
+    worker.start(Task(1, PARAMS, 1, 2))
+    ended = worker.stop()
     assert isinstance(ended, Finished)
     assert "latency_ms" not in ended.outcome.metrics
 
 
-def test_a_training_that_has_begun_is_not_refused_any_more(trainer: Trainer):
-    trainer.start(Task(0, PARAMS, 1, 2))
-    left = trainer.checkpoint()
+def test_a_training_that_has_begun_is_not_refused_any_more(worker: Worker):
+    worker.start(Task(0, PARAMS, 1, 2))
+    left = worker.checkpoint()
     assert isinstance(left, Checkpointed)
-    reply = trainer.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e-6))
+    reply = worker.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e-6))
     assert isinstance(reply, EpochDone)
     assert reply.result.step == 2
 
 
-def test_a_training_that_goes_on_keeps_the_figure_it_was_let_in_with(trainer: Trainer):
-    trainer.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
-    first, left = dict(trainer.measured), trainer.checkpoint()
+def test_a_training_that_goes_on_keeps_the_figure_it_was_let_in_with(worker: Worker):
+    worker.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
+    first, left = dict(worker.measured), worker.checkpoint()
     assert isinstance(left, Checkpointed)
-    trainer.start(Task(1, PARAMS, 1, 2))
-    trainer.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e6))
-    ended = trainer.stop()
+    worker.start(Task(1, PARAMS, 1, 2))
+    worker.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e6))
+    ended = worker.stop()
     assert isinstance(ended, Finished)
     assert ended.outcome.metrics["latency_ms"] == first["latency_ms"]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shell import environment
 from sqlalchemy.engine import URL, make_url
 
-from search import failures, ui
+from search import dashboards, failures
 from search.errors import SearchError, StorageError
 from search.masking import bare, first_line, mask
 from search.storage import parse_url
@@ -68,8 +68,8 @@ def test_errors_links_and_quoted_messages_hold_none():
         with pytest.raises(SearchError, match="--storage") as refused:
             parse_url(wrong)
         assert "secret" not in str(refused.value)
-    assert ui.mlflow_deep_link("http://admin:secret@h:5000/", None) == "http://h:5000/"
-    assert ui.mlflow_deep_link("http://admin:secret@h:5000", "7").startswith("http://h:5000/#/experiments/7/")
+    assert dashboards.mlflow_deep_link("http://admin:secret@h:5000/", None) == "http://h:5000/"
+    assert dashboards.mlflow_deep_link("http://admin:secret@h:5000", "7").startswith("http://h:5000/#/experiments/7/")
     assert make_url(url).render_as_string() in mask(url)
     assert isinstance(StorageError("x"), SearchError)
 

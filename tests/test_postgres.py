@@ -342,7 +342,7 @@ def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(s
     started = time.monotonic()
     done = end(interrupted)
     assert (done.returncode, time.monotonic() - started < 10) == (130, True)
-    assert done.stderr == "Stopped. Nothing is lost: the same command, typed again, goes on from here\n"
+    assert done.stderr == "Stopped. Nothing is lost: type the same command again to resume\n"
     server.start()
 
     ended = begin(*toy(url, 8), "--storage-wait", 2, cwd=folder, env=slow)

@@ -21,6 +21,7 @@ from shell import Finished, environment, one_file
 from search.cli import cli
 from search.comparison import Entry, champions, versions, why_not_champion
 from search.errors import ModelNotFoundError, SearchError, TrackingError
+from search.mlflow_store import connect_mlflow
 from search.model_store import newest_champion
 from search.promotion import (
     BY_HAND_TAG,
@@ -33,7 +34,6 @@ from search.promotion import (
     set_challenger,
     set_champion,
 )
-from search.tracking_store import connect_mlflow
 
 # The choice ---------------------------------------------------------------------------------------------------------
 

@@ -44,8 +44,8 @@ from search.errors import SearchError, UsageError
 from search.executors import ray as actors
 from search.executors.base import EpochDone, Lost
 from search.executors.choice import check_engine
-from search.executors.cluster import modules_to_ship
 from search.executors.ray import RayExecutor
+from search.executors.ray_cluster import modules_to_ship
 from search.provenance import usable_cores
 
 CORES = usable_cores()
@@ -108,11 +108,11 @@ def test_what_is_not_installed_is_shipped(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "single.py").touch()
     (tmp_path / "package" / "inner").mkdir(parents=True)
     (tmp_path / "package" / "__init__.py").touch()
-    trainer = Path(__file__).parent.parent / "objectives"
-    assert modules_to_ship("single:Made") == [str(trainer), str(tmp_path / "single.py")]
-    assert modules_to_ship("package.inner:Made") == [str(trainer), str(tmp_path / "package")]
-    assert modules_to_ship("objectives.images:ImageClassification") == [str(trainer)]
-    assert modules_to_ship("torch.nn:Module") == [str(trainer)]
+    worker = Path(__file__).parent.parent / "objectives"
+    assert modules_to_ship("single:Made") == [str(worker), str(tmp_path / "single.py")]
+    assert modules_to_ship("package.inner:Made") == [str(worker), str(tmp_path / "package")]
+    assert modules_to_ship("objectives.images:ImageClassification") == [str(worker)]
+    assert modules_to_ship("torch.nn:Module") == [str(worker)]
 
 
 def test_a_training_from_arrays_alone_is_the_same():
@@ -142,13 +142,13 @@ def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
     with closing(started(3, said, tasks=9)) as executor:
         executor.ready()
-        monkeypatch.setattr(actors, "PATIENCE_S", 2.0)
-        wait_for(executor, lambda: said)  # the third has no room
-        assert executor.available() == [0, 1]
-        assert said == [
-            f"2 of 3 trainers are set up; the others start or wait for room: each needs {CORES / 2:g} CPU, and the "
+        monkeypatch.setattr(actors, "MISSING_NOTICE_S", 2.0)
+        missing = (
+            f"2 of 3 workers are set up; the others start or wait for room: each needs {CORES / 2:g} CPU, and the "
             f"cluster has {CORES} CPU in all"
-        ]
+        )
+        wait_for(executor, lambda: missing in said)  # the third has no room
+        assert executor.available() == [0, 1]
         executor.expect(2)
         wait_for(executor, lambda: len(executor._actors) == 2)
         assert executor.available() == [0, 1]  # the one without room went
@@ -157,15 +157,15 @@ def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
         executor.advance(0)
         lost = hear(executor)
         assert isinstance(lost, Lost)
-        assert not lost.blameless
+        assert lost.may_be_task
         assert lost.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
         wait_for(executor, lambda: executor.available() == [0, 1])
-        os.kill(executor._actors[0].where.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        os.kill(executor._actors[0].location.pid, signal.SIGKILL)  # type: ignore[union-attr]
         time.sleep(1)
         executor.start(0, task())
         lost = hear(executor)
         assert isinstance(lost, Lost)
-        assert lost.blameless  # the task never reached it
+        assert not lost.may_be_task  # the task never reached it
         wait_for(executor, lambda: executor.available() == [0, 1])
         assert len(train(executor, task())[0]) == 4
         executor.expect(1)
@@ -186,14 +186,14 @@ def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: 
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        ({"cpus": CORES + 1.0}, UsageError, r"a trainer with \d+ CPU has no room on this machine, which has \d+ CPU"),
+        ({"cpus": CORES + 1.0}, UsageError, r"a worker with \d+ CPU has no room on this machine, which has \d+ CPU"),
         ({"device": "mps"}, DeviceError, r"--device mps: this machine has no Metal GPU"),
         ({"objective": ObjectiveSpec("toy:Nothing")}, ObjectiveError, r"--objective 'toy:Nothing' cannot be made"),
-        ({"objective": ObjectiveSpec("rude:Rude")}, SearchError, r"(?s)trainers do not start: .*no, thank you"),
+        ({"objective": ObjectiveSpec("rude:Rude")}, SearchError, r"(?s)workers do not start: .*no, thank you"),
     ],
     ids=["no room", "no device", "no objective", "no start"],
 )
-def test_what_makes_trainers_impossible_is_said(
+def test_what_makes_workers_impossible_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], error: type[Exception], message: str
 ):
     (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
@@ -204,9 +204,9 @@ def test_what_makes_trainers_impossible_is_said(
 
 @pytest.mark.long
 def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As one without the objective's packages: a trainer sets itself up only where it finds a file to take away."""
+    """As one without the objective's packages: a worker sets itself up only where it finds a file to take away."""
     monkeypatch.setattr(actors, "RETRY_S", 1.0)
-    monkeypatch.setattr(actors, "START_TRIES", 30)
+    monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 30)
     (files := tmp_path / "files").mkdir()
     (tmp_path / "picky.py").write_text(
         f"import pathlib, toy\nfound = sorted(pathlib.Path({str(files)!r}).iterdir())\n"
@@ -215,12 +215,12 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
     said: list[str] = []
     with closing(started(2, said, objective=ObjectiveSpec("picky:Picky"))) as executor:
-        wait_for(executor, lambda: said)
+        wait_for(executor, lambda: any("did not start" in text for text in said))
         assert executor.available() == []
         for name in "ab":
             (files / name).touch()
         wait_for(executor, lambda: len(executor.available()) == 2)
-        monkeypatch.setattr(actors, "START_TRIES", 3)
+        monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 3)
         lose(executor, 1)
         until = time.monotonic() + 8  # more tries than are allowed where nothing works
         wait_for(executor, lambda: time.monotonic() > until)
@@ -229,12 +229,12 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         lose(executor, 0)
         (files / "c").touch()
         wait_for(executor, lambda: len(executor.available()) == 1)
-    (text,) = (text for text in said if "of 2 trainers are set up" not in text)
-    assert re.match(r"a trainer did not start on \S+, and is tried again: --objective .*no such package here", text)
+    (text,) = (text for text in said if "of 2 workers are set up" not in text)
+    assert re.match(r"a worker did not start on \S+, and is tried again: --objective .*no such package here", text)
 
 
 def lose(executor: RayExecutor, slot: int) -> None:
-    os.kill(executor._actors[slot].where.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    os.kill(executor._actors[slot].location.pid, signal.SIGKILL)  # type: ignore[union-attr]
     executor.start(slot, task())
     assert isinstance(hear(executor, slot), Lost)
 
@@ -317,7 +317,7 @@ COORDINATOR = """
 
 @pytest.fixture
 def coordinator() -> Iterator[subprocess.Popen[str]]:
-    """One whose trainer hangs; a line of input closes its executor."""
+    """One whose worker hangs; a line of input closes its executor."""
     command = [sys.executable, "-c", textwrap.dedent(COORDINATOR)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment(), **pipes)

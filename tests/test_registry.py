@@ -21,10 +21,10 @@ from objectives.models import InputSpec, MlpSpec, Probabilities, build_mlp
 from search.comparison import versions
 from search.errors import ModelNotFoundError, TrackingError, UnpublishableError
 from search.loading import load
+from search.mlflow_store import connect_mlflow
 from search.model_store import default_store, download
 from search.promotion import CHAMPION
 from search.registry import publish
-from search.tracking_store import connect_mlflow
 
 FRAMING = {"channels": 1, "size": [8, 8], "content_fraction": None, "dark_background": True}
 BARE = """

@@ -237,7 +237,7 @@ def test_no_password_is_seen_anywhere(stack: Stack, searched: Seen):
     shown = Seen(stack, "show", "secret", "--json", env=addresses)
     assert hidden(stack, seen.out + seen.err + shown.out + shown.err)
     assert hidden(stack, "\n".join(seen.lines | searched.lines))
-    assert any("objectives" in line for line in seen.lines), "trainers were looked at"
+    assert any("objectives" in line for line in seen.lines), "workers were looked at"
     assert hidden(stack, stack.postgres.dump())
     places = [stack.volume("search-cpu"), stack.volume("mlflow"), *stack.folder.glob("*.txt")]
     files = [path for place in places for path in (place.rglob("*") if place.is_dir() else [place]) if path.is_file()]
@@ -249,7 +249,7 @@ def test_a_password_on_the_command_line_is_warned_of_and_masked(stack: Stack):
     storage = stack.variables("search-cpu")["SEARCH_STORAGE"].replace("search@", "search:wrong-password-2@")
     refused = Seen(stack, *SMALL, "--storage", storage, env={"PGPASSFILE": "/dev/null"})
     assert refused.status == 1
-    assert "whoever lists the processes of this machine (ps) sees the password in --storage" in refused.out
+    assert "other users of this machine can see the password in --storage" in refused.out
     assert "password authentication failed" in refused.err
     assert "wrong-password-2" not in refused.out + refused.err
 

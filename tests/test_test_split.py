@@ -1,6 +1,6 @@
 """The test split is read once in a search, by one process, after the winner was stored: each open of it is seen.
 
-Each Python process of the search, trainers included, reports what it opens (`sys.addaudithook` in a `sitecustomize`).
+Each Python process of the search, workers included, reports what it opens (`sys.addaudithook` in a `sitecustomize`).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     assert stored[0]["run"] == f"refit-{stored[0]['number']}"
     assert stored == [stored[0]] * len(stored)
     processes = set(log.with_name("opened.watching").read_text().split())
-    assert len(processes) > 1  # trainers were watched as well
+    assert len(processes) > 1  # workers were watched as well
     assert str(found[0]["process"]) in processes
 
     again = search(*words, cwd=folder, env=env)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from search.delivery import MAX_POINTS, Delivery, batches
 from search.errors import StorageError
 from search.journal import Journal, Kind, Write
+from search.mlflow_store import Destination, connect_mlflow, is_refusal
 from search.tracking import Tracking
-from search.tracking_store import Destination, connect_mlflow, is_refusal
 
 
 @pytest.fixture

@@ -356,23 +356,24 @@ def test_a_winner_is_scored_on_the_test_split_from_its_weights_alone(digits: Ima
     assert math.isfinite(score.loss)
 
 
-def test_a_trainer_computes_without_slow_denormal_numbers_and_the_compiler_and_alone_on_all_its_cores():
+def test_a_worker_computes_without_slow_denormal_numbers_and_the_compiler_and_alone_on_all_its_cores():
     program = """
         import sys
         import torch
         from objectives.base import ObjectiveSpec, Task
-        from objectives.trainer import Finished, Settings, Trainer
+        from objectives.messages import Finished, WorkerSettings
+        from objectives.worker import Worker
 
         spec = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits", "data_dir": None})
-        trainer = Trainer(Settings(spec, "cpu", index=0, threads=1, threads_alone=2))
-        adam = trainer.objective.baselines()["tutorial MLP, Adam"]
+        worker = Worker(WorkerSettings(spec, "cpu", index=0, threads=1, threads_alone=2))
+        adam = worker.objective.baselines()["tutorial MLP, Adam"]
         for optimizer, lr in {"sgd": "sgd_lr", "adam": "adam_lr", "adamw": "adam_lr", "rmsprop": "rmsprop_lr"}.items():
-            trainer.start(Task(0, {**adam, "optimizer": optimizer, lr: 1e-3, "sgd_momentum": 0.5}, seed=0, epochs=1))
-            trainer.checkpoint()
-            assert isinstance(trainer.stop(), Finished)
+            worker.start(Task(0, {**adam, "optimizer": optimizer, lr: 1e-3, "sgd_momentum": 0.5}, seed=0, epochs=1))
+            worker.checkpoint()
+            assert isinstance(worker.stop(), Finished)
         print("torch._dynamo" in sys.modules, (torch.tensor([1e-38]) * 0.1).item())
         for refit in (True, False):
-            trainer.start(Task(0, adam, seed=0, epochs=1, refit=refit))
+            worker.start(Task(0, adam, seed=0, epochs=1, refit=refit))
             print(torch.get_num_threads())
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)

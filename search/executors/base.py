@@ -1,17 +1,16 @@
-"""The contract between the coordinator and whatever trains.
+"""The interface between the coordinator and the workers.
 
 A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` a slot owes exactly one event, which
-`wait` gives; until then nothing may be asked of that slot. After `Finished`, `Failed`, `Refused` or `Lost` the slot is
-free.
+`wait` returns. Until then nothing else may be asked of that slot. After `Finished`, `Failed`, `Refused` or `Lost` the
+slot is free.
 
     start -> Refused
           -> EpochDone -> advance -> EpochDone -> ... -> Finished
-                       -> checkpoint -> Checkpointed -> advance | (leave it: the task is dropped by the next start)
+                       -> checkpoint -> Checkpointed -> advance | (nothing: the next start drops the task)
                        -> stop -> Finished
 
-A slot whose trainer died gives `Lost`; the executor replaces the trainer by itself. A task is started only in a slot
-that is `available`: on a cluster a trainer may wait long for its place, and no task is to wait with it. Used by one
-thread.
+When a worker dies, its slot gives `Lost` and the executor replaces the worker. A task is started only in a slot that is
+`available`: on a cluster a worker may wait long for resources, and a task must not wait with it. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from objectives.base import Task
-from objectives.trainer import Checkpointed, EpochDone, Failed, Finished, Probed, Refused
+from objectives.messages import Checkpointed, EpochDone, Failed, Finished, Refused, SpeedMeasured
 
-__all__ = ["Checkpointed", "EpochDone", "Event", "Executor", "Failed", "Finished", "Lost", "Refused"]
+__all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Finished", "Lost", "Refused"]
 
 
 @dataclass(frozen=True)
 class Lost:
-    """The trainer died with its task."""
+    """The worker died with its task."""
 
     reason: str
-    """How it died and the last lines it wrote."""
-    blameless: bool = False
-    """The task had no part in it: its machine went away, or its trainer was gone before the task reached it."""
+    """How it died and the last lines it printed."""
+    may_be_task: bool = True
+    """False if the task cannot be the cause: the machine is gone, or the worker died before the task reached it."""
 
 
-Event = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | Probed
-"""`Probed` comes only to an executor that asked for it itself."""
+SlotEvent = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | SpeedMeasured
+"""Only an executor itself asks for `SpeedMeasured`; the coordinator never sees it."""
 
 
 class Executor(Protocol):
@@ -45,28 +44,28 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many tasks train at once; on a cluster, how many did so far at most."""
+        """Number of tasks that train in parallel; on a cluster, the largest number so far."""
         ...
 
     def available(self) -> Collection[int]:
-        """The slots, at work or not, whose trainer can begin a task at once, or within seconds."""
+        """Return the slots, busy or free, whose worker can begin a task within seconds."""
         ...
 
     def expect(self, tasks: int) -> None:
-        """So many tasks are under way or to come: trainers beyond that may go, and come back when there are more."""
+        """Set how many tasks are running or still to come. Surplus workers may end; they return when needed."""
         ...
 
     def ready(self) -> list[str]:
-        """Wait until the trainers are set up, of which there may be fewer than asked for; returns their devices.
+        """Wait until the workers are set up and return their devices. There may be fewer than asked for.
 
-        Raises ObjectiveError when what a person asked for makes that impossible, SearchError when none starts.
+        Raises ObjectiveError when the objective or the device makes this impossible, SearchError when none starts.
         """
         ...
 
     def settle(self, task: Task) -> str | None:
-        """Between `ready` and the first task: keep the slots that pay, measured by training `task` for a moment.
+        """Choose the number of workers by training `task` briefly; called once, between `ready` and the first task.
 
-        Returns what was chosen and why, for people, or None where there was nothing to choose.
+        Returns a message about the choice, or None when there was nothing to choose.
         """
         ...
 
@@ -83,13 +82,13 @@ class Executor(Protocol):
         ...
 
     def stop(self, slot: int) -> None:
-        """End the task and ask for what it left."""
+        """End the task and ask for its outcome."""
         ...
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
-        """Events that came within the time, by slot; none when there were none."""
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
+        """Return the events that arrive within the time, by slot; an empty list if none does."""
         ...
 
     def close(self) -> None:
-        """End all trainers; once they have ended, do nothing."""
+        """End all workers. A second call does nothing."""
         ...

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from objectives.base import Objective, ObjectiveSpec, Portable
-from objectives.trainer import resolve_device
+from objectives.devices import resolve_device
 from search.config import Config
-from search.display import Display
 from search.errors import UsageError
 from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
+from search.progress import Display
 
 
 def check_engine(config: Config) -> None:

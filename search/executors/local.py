@@ -1,7 +1,7 @@
-"""Trains in processes of this machine, started once and reused.
+"""Trains in worker processes on this machine, which are started once and reused.
 
-Each trainer is a fresh interpreter that runs `objectives`: it inherits no lock, no database and no terminal.
-It is reached over a socket pair, and it ends when the coordinator does, because its standard input ends then.
+Each worker is a fresh interpreter that runs `objectives`, so it inherits no lock, database connection or terminal.
+The coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.lifeline`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
-from objectives.trainer import Hello, Probed, Settings
+from objectives.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.errors import SearchError
-from search.executors.base import Event, Lost
-from search.executors.crowding import PROBE_S, Crowd, affordable, grow, most_trainers, together
+from search.executors.base import Lost, SlotEvent
+from search.executors.gpu_sharing import MEASURE_S, WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
 from search.provenance import usable_cores
 
 LAST_LINES = 15
-START_TRIES = 3
-KILLED_TRIES = 30
-"""Starts that SIGKILL ended say less of the next one than starts that failed by themselves."""
+MAX_FAILED_STARTS = 3
+MAX_KILLED_STARTS = 30
+"""Higher, because a start that SIGKILL ended says little about the next one."""
 
 
-class TrainerProcess:
-    """One trainer process and the two ways of hearing from it: its socket and what it printed."""
+class WorkerProcess:
+    """One worker process, its socket and its printed output."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         ours, theirs = socket.socketpair()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
@@ -46,46 +46,53 @@ class TrainerProcess:
                 stderr=self._output,
                 pass_fds=[theirs.fileno()],
                 env=environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for the coordinator alone
+                start_new_session=True,  # so that Ctrl-C in the terminal reaches only the coordinator
             )
         self.connection = Connection(ours.detach())
-        self.hello: Hello | None = None
+        self.ready: WorkerReady | None = None
         self.failed_starts = 0
-        """How many before this one died, one after the other, before they said hello."""
-        self._owed: deque[Any] = deque()
-        self.send(settings, at_once=True)
+        """Number of workers in this slot that died, one after the other, before they were set up."""
+        self._unsent: deque[Any] = deque()
+        self._send_now(settings)
 
-    def send(self, message: Any, *, at_once: bool = False) -> None:
-        """Send, or keep until the trainer is set up: a large task would block the socket before that."""
-        if self.hello is None and not at_once:
-            self._owed.append(message)
-            return
-        with contextlib.suppress(OSError):  # it is dead; whoever receives next finds out and says why
+    def send(self, message: Any) -> None:
+        """Send a command. Until the worker is set up it is kept here, because a large task would block the socket."""
+        if self.ready is None:
+            self._unsent.append(message)
+        else:
+            self._send_now(message)
+
+    def _send_now(self, message: Any) -> None:
+        with contextlib.suppress(OSError):  # the worker is dead; the next receive reports it
             self.connection.send(message)
 
-    def greeted(self, hello: Hello) -> None:
-        """It is set up."""
-        self.hello = hello
-        while self._owed:
-            self.send(self._owed.popleft())
+    def set_ready(self, ready: WorkerReady) -> None:
+        """Note that the worker is set up, and send the commands that waited for this."""
+        self.ready = ready
+        while self._unsent:
+            self._send_now(self._unsent.popleft())
 
-    def last_words(self) -> str:
-        """How it ended and the last lines it printed. Waits for the process."""
+    def take_unsent(self, other: WorkerProcess) -> None:
+        """Take over the commands that never reached `other`."""
+        self._unsent.extend(other._unsent)
+
+    def describe_end(self) -> str:
+        """Wait until the process has ended; return how it ended and the last lines that it printed."""
         status = self.process.wait()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         size = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, size - 8192))
         lines = self._output.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-        return "\n".join([f"its trainer (pid {self.process.pid}) {how}", *lines])
+        return "\n".join([f"its worker (pid {self.process.pid}) {how}", *lines])
 
     def end(self) -> None:
-        """Ask it to end by hanging up."""
+        """Ask the worker to end, by closing its socket and its standard input."""
         self.connection.close()
         assert self.process.stdin is not None
         self.process.stdin.close()
 
     def reap(self, timeout_s: float) -> None:
-        """Make sure that it has ended."""
+        """Wait until the process has ended; kill it after the time."""
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -95,145 +102,145 @@ class TrainerProcess:
 
 
 class LocalExecutor:
-    """As many slots as trainers.
+    """As many slots as workers.
 
-    Without `jobs` there is one single-threaded trainer per core; on GPUs there are at first as many as may pay, spread
-    over all of them, and `settle` keeps those that do.
+    Without `jobs` there is one single-threaded worker per core. On GPUs it starts as many workers as may be useful,
+    spread over all GPUs, and `settle` keeps as many as make training faster.
     """
 
     def __init__(self, objective: ObjectiveSpec, device: str, jobs: int | None) -> None:
         self._objective, self._device, self._jobs = objective, device, jobs
         self._threads = max(1, usable_cores() // jobs) if jobs else 1
-        self._settings: list[Settings] = []
-        self._trainers: list[TrainerProcess] = []
-        self._dismissed: list[TrainerProcess] = []
+        self._settings: list[WorkerSettings] = []
+        self._workers: list[WorkerProcess] = []
+        self._ending: list[WorkerProcess] = []
         self._notices: set[str] = set()
-        """What trainers had to say while they were measured; several of them say the same."""
-        # What `auto` is, the first trainer says: on a large machine with one GPU, one per core would be too many.
-        self._hire(jobs or (usable_cores() if device == "cpu" else most_trainers(usable_cores(), gpus=1)))
+        """Notices of the measured trainings, without duplicates."""
+        # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
+        self._add_workers(jobs or (usable_cores() if device == "cpu" else max_workers(usable_cores(), gpus=1)))
 
     @property
     def slots(self) -> int:
-        return len(self._trainers)
+        return len(self._workers)
 
     def available(self) -> range:
-        """All: a trainer that died is replaced within seconds."""
+        """All slots: a worker that died is replaced within seconds."""
         return range(self.slots)
 
     def expect(self, tasks: int) -> None:
-        """Keep them all: they cost nothing that anybody waits for."""
+        """Keep all workers: idle ones cost nothing."""
 
-    def _hire(self, trainers: int) -> None:
-        """Start trainers until there are so many."""
-        for index in range(self.slots, trainers):
-            self._settings.append(Settings(self._objective, self._device, index, self._threads, usable_cores()))
-            self._trainers.append(TrainerProcess(self._settings[index]))
+    def _add_workers(self, total: int) -> None:
+        for index in range(self.slots, total):
+            self._settings.append(WorkerSettings(self._objective, self._device, index, self._threads, usable_cores()))
+            self._workers.append(WorkerProcess(self._settings[index]))
 
     def ready(self) -> list[str]:
-        """Wait until every trainer has said hello."""
-        hellos = self._hellos()
+        """Wait until every worker is set up."""
+        workers = self._await_ready()
         if self._jobs is None:
-            self._hire(most_trainers(usable_cores(), hellos[0].gpus))
-            hellos = self._hellos()
-        return [hello.device for hello in hellos]
+            self._add_workers(max_workers(usable_cores(), workers[0].gpus))
+            workers = self._await_ready()
+        return [worker.device for worker in workers]
 
-    def _hellos(self) -> list[Hello]:
-        while any(trainer.hello is None for trainer in self._trainers):
+    def _await_ready(self) -> list[WorkerReady]:
+        while any(worker.ready is None for worker in self._workers):
             self.wait(1.0)
-        return [trainer.hello for trainer in self._trainers if trainer.hello]
+        return [worker.ready for worker in self._workers if worker.ready]
 
     def settle(self, task: Task) -> str | None:
-        """On GPUs, and where nobody said how many, keep as many trainers as pay when all of them train `task`."""
-        hellos = self._hellos()
-        if self._jobs is not None or not hellos[0].gpus:
+        """On GPUs without `jobs`, keep as many workers as train `task` fastest."""
+        workers = self._await_ready()
+        gpus = workers[0].gpus
+        if self._jobs is not None or not gpus:
             return None
-        gpus = hellos[0].gpus
-        each = affordable(self.slots // gpus, min(hello.free_bytes for hello in hellos))
-        crowd = self.try_crowds(task, each * gpus, step=gpus)
-        where = ", ".join(sorted({hello.device for hello in hellos[: self.slots]}))
-        return "\n".join([f"{self.slots} trainers on {where} ({crowd.why})", *sorted(self._notices)])
+        per_gpu = fit_memory(self.slots // gpus, min(worker.free_bytes for worker in workers))
+        chosen = self.keep_fastest(task, per_gpu * gpus, step=gpus)
+        devices = ", ".join(sorted({worker.device for worker in workers[: self.slots]}))
+        return "\n".join([f"{self.slots} workers on {devices} ({chosen.reason})", *sorted(self._notices)])
 
-    def try_crowds(self, task: Task, most: int, *, step: int = 1) -> Crowd:
-        """Measure `step` trainers, then twice as many and so on up to `most`; keep those that pay."""
-        self.probe(most, task, 0.0)  # libraries are loaded and recordings made before anything is measured
-        crowd = grow(lambda trainers: self.probe(trainers, task, PROBE_S), most, step=step)
-        self.dismiss(crowd.trainers)
-        return crowd
+    def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> WorkerCount:
+        """Measure `step` workers, then twice as many, up to `most`; keep the fastest number and end the others."""
+        self.measure_rate(most, task, 0.0)  # load libraries and record CUDA graphs first
+        chosen = choose_workers(lambda workers: self.measure_rate(workers, task, MEASURE_S), most, step=step)
+        self.end_workers(chosen.workers)
+        return chosen
 
-    def probe(self, trainers: int, task: Task, seconds: float) -> float:
-        """Pulls a second of the first `trainers` together, all training `task`; 0 where one of them fails."""
-        for trainer in self._trainers[:trainers]:
-            trainer.send(("probe", task, seconds))
-        answers: dict[int, Event] = {}
-        while len(answers) < trainers:
-            answers |= {slot: event for slot, event in self.wait(1.0) if slot < trainers}  # an idle one may die, too
-        probed = [answer for answer in answers.values() if isinstance(answer, Probed)]
-        self._notices |= {notice for answer in probed for notice in answer.notices}
-        return together([(answer.began, answer.pulled) for answer in probed]) if len(probed) == trainers else 0.0
+    def measure_rate(self, workers: int, task: Task, seconds: float) -> float:
+        """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails."""
+        for worker in self._workers[:workers]:
+            worker.send(("measure_speed", task, seconds))
+        answers: dict[int, SlotEvent] = {}
+        while len(answers) < workers:
+            answers |= {slot: event for slot, event in self.wait(1.0) if slot < workers}  # others may die meanwhile
+        measured = [answer for answer in answers.values() if isinstance(answer, SpeedMeasured)]
+        self._notices |= {notice for answer in measured for notice in answer.notices}
+        return joint_rate([(it.started, it.pulls) for it in measured]) if len(measured) == workers else 0.0
 
-    def dismiss(self, keep: int) -> None:
-        """End all trainers but the first `keep`; none of them may be at work."""
-        for trainer in self._trainers[keep:]:
-            trainer.end()
-        self._dismissed += self._trainers[keep:]
-        del self._trainers[keep:], self._settings[keep:]
+    def end_workers(self, keep: int) -> None:
+        """End all workers but the first `keep`; those must be idle."""
+        for worker in self._workers[keep:]:
+            worker.end()
+        self._ending += self._workers[keep:]
+        del self._workers[keep:], self._settings[keep:]
 
     def start(self, slot: int, task: Task) -> None:
         """Begin a task."""
-        self._trainers[slot].send(("start", task))
+        self._workers[slot].send(("start", task))
 
     def advance(self, slot: int) -> None:
         """Pull the next result."""
-        self._trainers[slot].send(("advance",))
+        self._workers[slot].send(("advance",))
 
     def checkpoint(self, slot: int) -> None:
         """Ask for the state."""
-        self._trainers[slot].send(("checkpoint",))
+        self._workers[slot].send(("checkpoint",))
 
     def stop(self, slot: int) -> None:
         """End the task."""
-        self._trainers[slot].send(("stop",))
+        self._workers[slot].send(("stop",))
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
-        """Events that came within the time."""
-        slots = {trainer.connection: slot for slot, trainer in enumerate(self._trainers)}
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
+        """Return the events that arrive within the time."""
+        slots = {worker.connection: slot for slot, worker in enumerate(self._workers)}
         events = [(slots[ready], self._receive(slots[ready])) for ready in wait(list(slots), timeout_s)]  # type: ignore[index]
         return [(slot, event) for slot, event in events if event is not None]
 
-    def _receive(self, slot: int) -> Event | None:
-        trainer = self._trainers[slot]
+    def _receive(self, slot: int) -> SlotEvent | None:
+        worker = self._workers[slot]
         try:
-            message = trainer.connection.recv()
+            message = worker.connection.recv()
         except (EOFError, OSError):
             return self._replace(slot)
         if isinstance(message, ObjectiveError):
             raise message
-        if isinstance(message, Hello):
-            trainer.greeted(message)
+        if isinstance(message, WorkerReady):
+            worker.set_ready(message)
             return None
-        event: Event = message
+        event: SlotEvent = message
         return event
 
-    def _replace(self, slot: int) -> Event | None:
-        old = self._trainers[slot]
+    def _replace(self, slot: int) -> Lost | None:
+        """Start another worker in the place of one that died. Raises SearchError when none starts."""
+        old = self._workers[slot]
         old.end()
-        reason = old.last_words()
+        reason = old.describe_end()
         old.reap(0)
-        failed_starts = old.failed_starts + 1 if old.hello is None else 0
+        failed_starts = old.failed_starts + 1 if old.ready is None else 0
         killed = old.process.returncode == -signal.SIGKILL
-        if failed_starts >= (KILLED_TRIES if killed else START_TRIES):
-            raise SearchError(f"trainers do not start: {reason}")
-        new = TrainerProcess(self._settings[slot])
+        if failed_starts >= (MAX_KILLED_STARTS if killed else MAX_FAILED_STARTS):
+            raise SearchError(f"workers do not start: {reason}")
+        new = WorkerProcess(self._settings[slot])
         new.failed_starts = failed_starts
-        self._trainers[slot] = new
-        if old.hello is None:
-            new._owed.extend(old._owed)  # its task never reached it
+        self._workers[slot] = new
+        if old.ready is None:
+            new.take_unsent(old)
             return None
         return Lost(reason)
 
     def close(self) -> None:
-        """End all trainers, at most a few seconds from now."""
-        self.dismiss(0)
+        """End all workers within a few seconds."""
+        self.end_workers(0)
         deadline = time.monotonic() + 3.0
-        for trainer in self._dismissed:
-            trainer.reap(max(0.0, deadline - time.monotonic()))
+        for worker in self._ending:
+            worker.reap(max(0.0, deadline - time.monotonic()))

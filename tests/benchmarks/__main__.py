@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from search.workspace import write_whole
+from objectives.files import write_atomic
 from tests.benchmarks.measure import Line, Options, Sample, Skipped, header
 
 ROWS = {
@@ -68,8 +68,8 @@ def main(only: list[int], repeats: int | None, quick: bool, output: Path | None)
         lines += measured
         found["rows"] += [line.as_dict() for line in measured]
         found["seconds"][row] = time.perf_counter() - begun
-        write_whole(output, json.dumps(found, indent=2).encode())  # hours may follow in which something can go wrong
-    write_whole(output, json.dumps(found, indent=2).encode())
+        write_atomic(output, json.dumps(found, indent=2).encode())  # hours may follow in which something can go wrong
+    write_atomic(output, json.dumps(found, indent=2).encode())
     show(found["header"], lines, found["skipped"])
     print(f"written to {output}")
 

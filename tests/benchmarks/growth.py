@@ -26,8 +26,8 @@ from rich.console import Console
 
 from objectives.base import EpochResult, Outcome, Task
 from search.coordinator import Coordinator
-from search.display import PlainDisplay
-from search.executors.base import EpochDone, Event, Finished
+from search.executors.base import EpochDone, Finished, SlotEvent
+from search.progress_display import PlainDisplay
 from search.sampling import make_pruner
 from search.storage import open_storage
 from search.study import Study, open_study
@@ -91,7 +91,7 @@ class Instant(Idlers):
     """Seconds between two starts, without the pauses."""
     _resumed: float = 0.0
     _busy_s: float = 0.0
-    _due: Event | None = None
+    _due: SlotEvent | None = None
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Instant(Idlers):
     def stop(self, slot: int) -> None:
         self._due = Finished(self._outcome)
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         self._busy_s += time.perf_counter() - self._resumed
         time.sleep(TRAINING_S if self.kind.tracked else 0.0)
         self._resumed = time.perf_counter()
@@ -132,11 +132,11 @@ class Untracked:
         return lambda *words, **named: None
 
 
-def courier_cpu_s() -> float:
+def delivery_cpu_s() -> float:
     """Processor time that the courier's thread has taken."""
-    (courier,) = (thread for thread in threading.enumerate() if thread.name == "courier")
-    assert courier.ident is not None
-    return time.clock_gettime(time.pthread_getcpuclockid(courier.ident))
+    (delivery,) = (thread for thread in threading.enumerate() if thread.name == "delivery")
+    assert delivery.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(delivery.ident))
 
 
 def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
@@ -147,7 +147,7 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     study = Study(storage, study_id, objective, pruner=make_pruner("hyperband", STEPS), sampler="tpe", seed=0)
     executor = Instant(kind)
     tracking: Any = open_tracking(folder) if kind.tracked else Untracked()
-    before = (tracking.busy_s, courier_cpu_s()) if kind.tracked else (0.0, 0.0)
+    before = (tracking.busy_s, delivery_cpu_s()) if kind.tracked else (0.0, 0.0)
     work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
         objective, executor, tracking,
@@ -159,7 +159,7 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     if kind.tracked:
         assert tracking.flush(60.0) == 0
         time.sleep(0.5)
-        after = tracking.busy_s, courier_cpu_s()
+        after = tracking.busy_s, delivery_cpu_s()
         tracking.close()
     storage.remove_session()
     storage.engine.dispose()

@@ -18,10 +18,10 @@ from objectives.base import Params, Suggest, Task, Training
 from objectives.images import ImageClassification
 from search import records
 from search.journal import PARENT
+from search.mlflow_store import Destination
 from search.storage import open_storage, quiet_optuna
 from search.study import open_study
 from search.tracking import Tracking
-from search.tracking_store import Destination
 from tests.benchmarks.commands import data_dir
 
 NAME, SCOPE = "growth", "benchmark"

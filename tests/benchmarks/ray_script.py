@@ -18,7 +18,8 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from objectives.base import ObjectiveSpec, Task
-from objectives.trainer import EpochDone, Finished, Settings, Trainer
+from objectives.messages import EpochDone, Finished, WorkerSettings
+from objectives.worker import Worker
 from tests.benchmarks.objectives import Digits
 from tests.benchmarks.settings import suggest
 
@@ -53,7 +54,7 @@ def trainer(config: dict[str, Any]) -> None:
     """Train one setting as a trainer process of this project does, in the process that Ray keeps for it."""
     epochs = config.pop("epochs")
     spec = ObjectiveSpec("tests.benchmarks.objectives:Digits")
-    own = Trainer(Settings(spec, "cpu", index=0, threads=1, threads_alone=1))
+    own = Worker(WorkerSettings(spec, "cpu", index=0, threads=1, threads_alone=1))
     reply = own.start(Task(0, own.objective.suggest(FixedTrial(config)), seed=0, epochs=epochs))
     while isinstance(reply, EpochDone):
         tune.report({**reply.result.metrics, "val_accuracy": reply.result.value})

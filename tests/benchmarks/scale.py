@@ -25,15 +25,15 @@ from optuna.storages import RDBStorage
 from rich.console import Console
 from rich.table import Table
 
+from objectives.files import write_atomic
 from search.coordinator import Coordinator
-from search.display import PlainDisplay
 from search.lock import StudyLock
+from search.progress_display import PlainDisplay
 from search.retry import RetryPolicy
 from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.study import Study, open_study
 from search.trials import Trials
-from search.workspace import write_whole
 from tests.benchmarks.__main__ import WIDTH, show_header
 from tests.benchmarks.growth_stores import NAME, STEPS, SixParameters, open_tracking
 from tests.benchmarks.measure import Line, Options, Target, header, sample
@@ -245,7 +245,7 @@ def main(cases: list[Case], store: str | None, repeats: int, quick: bool, output
                     lines += measured(case, each, stores, Path(temporary), repeats)
                     if output is not None:
                         rows = [line.as_dict() for line in lines]
-                        write_whole(
+                        write_atomic(
                             output, json.dumps({"header": where, "rows": rows, "skipped": []}, indent=2).encode()
                         )
         finally:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from objectives.base import EpochResult, Outcome, Task
-from search.executors.base import EpochDone, Event, Finished
+from search.executors.base import EpochDone, Finished, SlotEvent
 from tests.benchmarks.growth_stores import POINT
 
 PULLS = 4
@@ -92,7 +92,7 @@ class Sleepers(Idlers):
         self._pulled[slot] = PULLS
         self._pull(slot, 0.0)
 
-    def wait(self, timeout_s: float) -> list[tuple[int, Event]]:
+    def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         asked = time.monotonic()
         left = min(timeout_s, self._due[0][0] - asked) if self._due else timeout_s
         if left > 0:
@@ -109,7 +109,7 @@ class Sleepers(Idlers):
         self.useful_s += seconds
         heapq.heappush(self._due, (time.monotonic() + seconds, slot))
 
-    def _event(self, slot: int) -> Event:
+    def _event(self, slot: int) -> SlotEvent:
         if self._pulled[slot] == PULLS:
             weights = os.urandom(int(self.case.weights_mb * 1e6)) if self.case.weights_mb else None
             return Finished(Outcome({"train_seconds": self.case.seconds}, weights))

@@ -2,7 +2,7 @@
 
 It is copied beside the search. From outside: BOWL_STEP_S is how long a pull takes, BOWL_LOG a file that gets a line
 when a pull begins and when it ends, BOWL_FAULTS the trials that fail, as `{"memory": [3, 8]}`, BOWL_GATE a file that
-every start waits for. Imports nothing heavy, so trainers are ready as soon as torch is.
+every start waits for. Imports nothing heavy, so workers are ready as soon as torch is.
 """
 
 from __future__ import annotations

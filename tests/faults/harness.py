@@ -117,7 +117,7 @@ class Place:
         return status
 
     def kill(self, process: subprocess.Popen[bytes]) -> float:
-        """SIGKILL to the coordinator alone; returns how long its trainers outlived it."""
+        """SIGKILL to the coordinator alone; returns how long its workers outlived it."""
         process.kill()
         process.wait()
         return self.all_gone(10.0)
@@ -130,8 +130,8 @@ class Place:
         marked = f"{MARK}={self.mark}".encode()
         return [pid for pid in _pids() if marked in _read(pid, "environ").split(b"\0") and alive(pid)]
 
-    def trainers(self) -> list[int]:
-        """The trainers among them."""
+    def workers(self) -> list[int]:
+        """The workers among them."""
         return [pid for pid in self.processes() if b"objectives" in _read(pid, "cmdline").split(b"\0")]
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Trials that run out of memory, diverge or take their trainer down: each says why, the others do not notice."""
+"""Trials that run out of memory, diverge or take their worker down: each says why, the others do not notice."""
 
 from __future__ import annotations
 

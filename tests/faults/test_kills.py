@@ -1,4 +1,4 @@
-"""SIGKILL, to the coordinator and to trainers, at any moment: nothing is lost, nothing is there twice."""
+"""SIGKILL, to the coordinator and to workers, at any moment: nothing is lost, nothing is there twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_coordinator_killed_again_and_again(empty: Place, kills: int):
         assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
         outlived.append(empty.kill(process))
         done.append(empty.finished())
-    say(f"{kills} kills, with so many trials finished: {done}; trainers outlived them by at most {max(outlived):.2f} s")
+    say(f"{kills} kills, with so many trials finished: {done}; workers outlived them by at most {max(outlived):.2f} s")
     assert done[-1] < 50
     empty.finish(*search)
     empty.assert_whole(50)
@@ -62,7 +62,7 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
 
 
 @pytest.mark.parametrize("kills", [pytest.param(7, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
-def test_trainers_killed_again_and_again(place: Place, kills: int):
+def test_workers_killed_again_and_again(place: Place, kills: int):
     place.env = {"BOWL_STEP_S": "0.15"}
     moments, victims = random.Random(21), []
     process = place.begin(*BOWL, "--trials", 5 * kills // 2, "--jobs", 2)
@@ -70,8 +70,8 @@ def test_trainers_killed_again_and_again(place: Place, kills: int):
     while len(victims) < kills:
         time.sleep(moments.uniform(0.2, 2.2))
         assert process.poll() is None, f"it ended before all kills were done: {place.said()}"
-        if trainers := place.trainers():
-            victims.append(moments.choice(trainers))
+        if workers := place.workers():
+            victims.append(moments.choice(workers))
             os.kill(victims[-1], signal.SIGKILL)
     say(f"{len(victims)} kills, the last one with {place.finished()} trials finished")
     assert place.ended(process) == 0, place.said()

@@ -1,4 +1,4 @@
-"""Whole searches on Ray: nodes go and come, trainers and coordinators are killed, a terminal is closed."""
+"""Whole searches on Ray: nodes go and come, workers and coordinators are killed, a terminal is closed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Its trainers get their settings from here: the search's environment is that of another machine."""
+    """Its workers get their settings from here: the search's environment is that of another machine."""
     folder = tmp_path_factory.mktemp("nodes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOWL_LOG", str(folder / "pulls.log"))
@@ -80,14 +80,14 @@ def test_a_node_goes_and_another_comes(nodes: Nodes, place: Place):
     status = place.ended(process)
     assert status == 0, place.said()
     pulls = nodes.pulls()
-    say(f"a node went after {at} trials; {len({pull.pid for pull in pulls} - before)} new trainers after one came")
+    say(f"a node went after {at} trials; {len({pull.pid for pull in pulls} - before)} new workers after one came")
     assert {pull.pid for pull in pulls} - before, "nothing was trained on the new node"
     counts = place.assert_whole(64)
     assert counts["states"] == {"COMPLETE": 64}
     again = sum(pull.word == "done" for pull in pulls) - 64 * 8
     say(f"{again} steps were trained twice")
     assert again <= 2
-    tried = [line for line in place.said().splitlines() if "is tried again: its trainer" in line]
+    tried = [line for line in place.said().splitlines() if "is tried again: its worker" in line]
     assert len(tried) == 1, tried
     assert_quiet(place.said())
 
@@ -106,7 +106,7 @@ def test_searches_on_one_cluster_are_separate(nodes: Nodes, place: Place, make_p
     kept, killed = place.begin(*search, "--trials", 16, "--jobs", 2), doomed.begin(*search, "--trials", 8, "--jobs", 2)
     doomed.until_training(killed)
     place.until_training(kept)
-    trainers = {pull.pid for pull in nodes.pulls()}
+    workers = {pull.pid for pull in nodes.pulls()}
     doomed.kill(killed)
     at, pulled = place.finished(), len(nodes.pulls())
     wait_until(lambda: place.finished() > at, 30, "another trial of the search that was not killed")
@@ -114,7 +114,7 @@ def test_searches_on_one_cluster_are_separate(nodes: Nodes, place: Place, make_p
     assert place.ended(kept) == 0, place.said()
     place.assert_whole(16)
     doomed.assert_whole(8)
-    say(f"{len(trainers)} trainers at the kill, {pulled} pulls before it")
+    say(f"{len(workers)} workers at the kill, {pulled} pulls before it")
 
 
 @pytest.mark.skipif(mnist_folder() is None, reason="needs the files of MNIST")
@@ -133,11 +133,11 @@ def test_each_node_has_the_dataset_once_and_no_file_of_it(nodes: Nodes, place: P
     for line in nodes.looked.read_text().splitlines():
         node, pid, where = line.split()
         found[node].add((pid, where))
-    trainers = {node: len({pid for pid, _ in seen}) for node, seen in found.items()}
+    workers = {node: len({pid for pid, _ in seen}) for node, seen in found.items()}
     copies = {node: len({where for _, where in seen}) for node, seen in found.items()}
-    say(f"trainers by node {sorted(trainers.values())}, copies of the pictures {sorted(copies.values())}")
+    say(f"workers by node {sorted(workers.values())}, copies of the pictures {sorted(copies.values())}")
     assert len(found) > 1
-    assert max(trainers.values()) > 1
+    assert max(workers.values()) > 1
     assert set(copies.values()) == {1}
     assert len({where for seen in found.values() for _, where in seen}) == len(found)
 
@@ -146,7 +146,7 @@ def test_each_node_has_the_dataset_once_and_no_file_of_it(nodes: Nodes, place: P
 
 
 @pytest.mark.long
-def test_one_trainer_trains_as_a_local_one_does(place: Place, make_place: Callable[..., Place]):
+def test_one_worker_trains_as_a_local_one_does(place: Place, make_place: Callable[..., Place]):
     shutil.copytree(place.folder, place.folder.with_name("local"))
     ours, theirs = place, make_place(place.folder.with_name("local"))
     for each in (ours, theirs):
@@ -159,24 +159,22 @@ def test_one_trainer_trains_as_a_local_one_does(place: Place, make_place: Callab
 
 
 @pytest.mark.long
-def test_trainers_and_coordinator_killed(place: Place):
+def test_workers_and_coordinator_killed(place: Place):
     place.env = {"BOWL_STEP_S": "0.1"}
     moments, search = random.Random(22), (*BOWL, *RAY, "--trials", 16, "--jobs", 2)
     for _ in range(2):
         process = place.begin(*search)
         place.until_training(process)
-        trainers = {pull.pid for pull in place.pulls()} & set(place.processes())
-        os.kill(moments.choice(sorted(trainers)), signal.SIGKILL)
-        wait_until(lambda: "is tried again: its trainer (pid" in place.said(), 30, "a second try")
+        workers = {pull.pid for pull in place.pulls()} & set(place.processes())
+        os.kill(moments.choice(sorted(workers)), signal.SIGKILL)
+        wait_until(lambda: "is tried again: its worker (pid" in place.said(), 30, "a second try")
         place.random_moment(process, moments, reports=20)
         assert process.poll() is None, place.said()
         assert_quiet(place.said())
         process.kill()
         process.wait()
-        outlived_s = wait_until(
-            lambda: all(map(is_ray_agent, place.processes())), 10, "the end of Ray and its trainers"
-        )
-        say(f"Ray and its trainers outlived the kill by {outlived_s:.1f} s")
+        outlived_s = wait_until(lambda: all(map(is_ray_agent, place.processes())), 10, "the end of Ray and its workers")
+        say(f"Ray and its workers outlived the kill by {outlived_s:.1f} s")
     place.all_gone(90)
     place.finish(*search)
     assert place.assert_whole(16)["states"].get("FAIL", 0) == 0

@@ -17,13 +17,13 @@ import optuna
 import pytest
 from shell import alive, children, wait_until
 
-from search import pages, ui
+from search import dashboards, pages
 from search.errors import SearchError
 from search.storage import quiet_optuna
 
 
 def test_mlflow_link_opens_the_view_that_the_experiment_carries():
-    link = ui.mlflow_deep_link("http://127.0.0.1:5000", "7")
+    link = dashboards.mlflow_deep_link("http://127.0.0.1:5000", "7")
     path, _, query = urlsplit(link).fragment.partition("?")
     assert path == "/experiments/7/runs"
     values = {"workflowType": ["machine_learning"], "compareRunsMode": ["CHART"], "viewStateShareKey": [pages.VIEW]}
@@ -32,12 +32,12 @@ def test_mlflow_link_opens_the_view_that_the_experiment_carries():
 
 
 def test_mlflow_link_needs_no_experiment():
-    assert ui.mlflow_deep_link("http://x", None) == "http://x/"
+    assert dashboards.mlflow_deep_link("http://x", None) == "http://x/"
 
 
 def test_dashboard_link():
-    assert ui.dashboard_deep_link("http://127.0.0.1:8080", 3) == "http://127.0.0.1:8080/dashboard/studies/3"
-    assert ui.dashboard_deep_link("http://127.0.0.1:8080", None) == "http://127.0.0.1:8080/dashboard/"
+    assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", 3) == "http://127.0.0.1:8080/dashboard/studies/3"
+    assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", None) == "http://127.0.0.1:8080/dashboard/"
 
 
 def test_a_taken_port_gives_way_to_a_free_one():
@@ -45,15 +45,15 @@ def test_a_taken_port_gives_way_to_a_free_one():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        other = ui.free_port(port)
+        other = dashboards.free_port(port)
     assert other != port
-    assert ui.free_port(other) == other
+    assert dashboards.free_port(other) == other
 
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_is_quoted():
     with pytest.raises(SearchError, match=r"(?s)optuna-dashboard ended before it was ready; it last wrote:.*nonsense"):
-        ui.serve(
+        dashboards.serve(
             tracking_uri="http://127.0.0.1:9", storage_url="nonsense://nowhere", announce=lambda _: None,
             dashboard_port=0,
         )  # fmt: skip
@@ -71,7 +71,7 @@ class Started:
         study = optuna.create_study(storage=storage, study_name="s")
         script = textwrap.dedent(f"""
             import sys
-            from search.ui import serve
+            from search.dashboards import serve
             sys.exit(serve(
                 tracking_uri={tracking_uri!r}, storage_url={storage!r}, study_id={study._study_id},
                 experiment_id="0", announce=lambda line: print(line, flush=True), mlflow_port=0, dashboard_port=0,
@@ -130,7 +130,7 @@ def test_outside_the_main_thread_there_are_no_signals():
 
     def run() -> None:
         try:
-            ui.serve(tracking_uri="http://127.0.0.1:9", storage_url="nonsense://", announce=lambda _: None)
+            dashboards.serve(tracking_uri="http://127.0.0.1:9", storage_url="nonsense://", announce=lambda _: None)
         except SearchError as error:
             raised.append(str(error))
 

@@ -21,16 +21,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 from shell import environment
 
-from search.display import (
-    SPARKS,
-    LiveDisplay,
-    PlainDisplay,
-    RunningTrial,
-    Snapshot,
-    Standing,
-    describe_end,
-    sparkline,
-)
+from search.progress import RunningTrial, SearchProgress, Standing
+from search.progress_display import SPARKS, LiveDisplay, PlainDisplay, describe_end, sparkline
 from search.records import TrialRecord
 from search.terminal import PLAIN
 
@@ -56,8 +48,8 @@ def standing(*ended: TrialRecord, maximize: bool = True, **other: Any) -> Standi
     return Standing(10, ended, maximize=maximize, **other)
 
 
-def a_snapshot(*ended: TrialRecord, running: Sequence[RunningTrial] = (), trouble: str | None = None) -> Snapshot:
-    return Snapshot(standing(*ended), running, "val_accuracy", trouble)
+def a_snapshot(*ended: TrialRecord, running: Sequence[RunningTrial] = (), trouble: str | None = None) -> SearchProgress:
+    return SearchProgress(standing(*ended), running, "val_accuracy", trouble)
 
 
 RUNNING = RunningTrial(7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8))
@@ -201,13 +193,14 @@ def through_a_terminal(program: str) -> str:
 def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
     program = """
         from search import terminal
-        from search.display import LiveDisplay, RunningTrial, Snapshot, Standing
+        from search.progress import RunningTrial, SearchProgress, Standing
+        from search.progress_display import LiveDisplay
 
         display = terminal.display()
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
         trial = RunningTrial(7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8))
-        display.refresh(Snapshot(Standing(10, maximize=True), (trial,), "val_accuracy"))
+        display.refresh(SearchProgress(Standing(10, maximize=True), (trial,), "val_accuracy"))
         display.notice("something worth a line")
         display.end()
     """

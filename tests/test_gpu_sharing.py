@@ -1,4 +1,4 @@
-"""How many trainers pay, and on which GPUs they are; the trainers here are none."""
+"""How many workers share a GPU, and which GPU each uses. The workers here are fakes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from multiprocessing import Pipe
 import pytest
 
 from objectives.base import DeviceError, ObjectiveSpec, Task
-from objectives.trainer import Hello, Probed, Settings, place
+from objectives.devices import place
+from objectives.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.executors import local
-from search.executors.crowding import Crowd, affordable, grow, most_trainers, together
+from search.executors.gpu_sharing import WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
 from search.executors.local import LocalExecutor
 
 GIB = 2**30
@@ -22,30 +23,32 @@ TASK = Task(0, {}, seed=0, epochs=1)
 @pytest.mark.parametrize(
     ("rates", "most", "step", "chosen", "why"),
     [
-        ({1: 10, 2: 20, 4: 39, 8: 60}, 8, 1, 8, "as many as cores and memory bear"),
+        ({1: 10, 2: 20, 4: 39, 8: 60}, 8, 1, 8, "as many as cores and memory allow"),
         ({1: 10, 2: 19, 4: 20}, 8, 1, 2, "4 were 1.05 times as fast"),
         ({1: 10, 2: 8}, 8, 1, 1, "2 were 0.80 times as fast"),
-        ({1: 10, 2: 20, 4: 30, 6: 40}, 6, 1, 6, "as many as cores and memory bear"),
+        ({1: 10, 2: 20, 4: 30, 6: 40}, 6, 1, 6, "as many as cores and memory allow"),
         ({1: 10, 2: 20, 4: 30, 6: 31}, 6, 1, 4, "6 were 1.03 times as fast"),
         ({2: 20, 4: 38, 8: 39}, 16, 2, 4, "8 were 1.03 times as fast"),
         ({1: 10, 2: 0}, 8, 1, 1, "2 were 0.00 times as fast"),
         ({1: 0, 2: 0}, 8, 1, 1, "the measurement failed"),
-        ({1: 5}, 1, 1, 1, "as many as cores and memory bear"),
+        ({1: 5}, 1, 1, 1, "as many as cores and memory allow"),
         ({2: 1.8}, 8, 2, 2, "more were not tried: a step takes longer than a second"),
     ],
 )
-def test_a_crowd_grows_as_long_as_that_pays(rates: dict[int, float], most: int, step: int, chosen: int, why: str):
-    assert grow(rates.__getitem__, most, step=step) == Crowd(chosen, why)
+def test_workers_are_added_as_long_as_training_becomes_faster(
+    rates: dict[int, float], most: int, step: int, chosen: int, why: str
+):
+    assert choose_workers(rates.__getitem__, most, step=step) == WorkerCount(chosen, why)
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpus", "trainers"),
+    ("cores", "gpus", "workers"),
     [(2, 0, 2), (64, 0, 64), (64, 1, 8), (4, 1, 4), (64, 4, 32), (2, 4, 4)],
 )
-def test_trainers_to_start_are_bounded_by_cores_and_by_gpus_of_which_none_is_left_idle(
-    cores: int, gpus: int, trainers: int
+def test_workers_to_start_are_bounded_by_cores_and_by_gpus_of_which_none_is_left_idle(
+    cores: int, gpus: int, workers: int
 ):
-    assert most_trainers(cores, gpus) == trainers
+    assert max_workers(cores, gpus) == workers
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_trainers_to_start_are_bounded_by_cores_and_by_gpus_of_which_none_is_lef
         ("mps", 0, ["mps"] * 4),
     ],
 )
-def test_trainers_are_spread_over_all_gpus(wanted: str, gpus: int, devices: list[str]):
+def test_workers_are_spread_over_all_gpus(wanted: str, gpus: int, devices: list[str]):
     assert [place(wanted, index, gpus) for index in range(4)] == devices
 
 
@@ -72,39 +75,39 @@ def test_a_gpu_that_is_not_there_is_said(wanted: str, gpus: int):
 
 @dataclass
 class Machine:
-    """One with GPUs, for trainers that are none."""
+    """A machine with GPUs, for fake workers."""
 
     cores: int
     gpus: int
     free_bytes: int
     useful: int
-    """So many trainers on a GPU make the whole faster."""
+    """So many workers on a GPU make the whole faster."""
     ended: int = 0
 
-    def trainer(self, settings: Settings) -> FakeTrainer:
-        return FakeTrainer(self, settings)
+    def worker(self, settings: WorkerSettings) -> FakeWorker:
+        return FakeWorker(self, settings)
 
 
-class FakeTrainer:
+class FakeWorker:
     """Says hello and how fast it is, as a process would."""
 
-    def __init__(self, machine: Machine, settings: Settings) -> None:
+    def __init__(self, machine: Machine, settings: WorkerSettings) -> None:
         self.machine, self.settings = machine, settings
-        self.hello: Hello | None = None
+        self.ready: WorkerReady | None = None
         self.connection, self._theirs = Pipe()
         device = place(settings.device, settings.index, machine.gpus)
         gpus = 1 if ":" in settings.device else machine.gpus
-        self._theirs.send(Hello(device, gpus, machine.free_bytes))
+        self._theirs.send(WorkerReady(device, gpus, machine.free_bytes))
 
-    def greeted(self, hello: Hello) -> None:
-        self.hello = hello
+    def set_ready(self, ready: WorkerReady) -> None:
+        self.ready = ready
 
     def send(self, message: tuple[object, ...]) -> None:
-        assert message[0] == "probe"
+        assert message[0] == "measure_speed"
         gpus = 1 if ":" in self.settings.device else self.machine.gpus
         useful = self.settings.index < self.machine.useful * gpus
         pulls = 20 if useful else 1
-        self._theirs.send(Probed(0.0, tuple((pull + 1) / pulls for pull in range(pulls)), ("it is noted",)))
+        self._theirs.send(SpeedMeasured(0.0, tuple((pull + 1) / pulls for pull in range(pulls)), ("it is noted",)))
 
     def end(self) -> None:
         self.machine.ended += 1
@@ -127,25 +130,25 @@ class FakeTrainer:
         (Machine(64, 4, 70 * GIB, 4), "cuda:2", 8, 4, "cuda:2"),
     ],
 )
-def test_gpus_keep_the_trainers_that_pay(
+def test_gpus_keep_the_workers_that_pay(
     monkeypatch: pytest.MonkeyPatch, machine: Machine, device: str, hired: int, kept: int, devices: str
 ):
     monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
-    monkeypatch.setattr(local, "TrainerProcess", machine.trainer)
+    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     executor = LocalExecutor(TOY, device, None)
     assert len(executor.ready()) == hired
     chosen = executor.settle(TASK)
     assert chosen is not None
-    assert re.fullmatch(rf"{kept} trainers on {devices} \(.*\)\nit is noted", chosen)
+    assert re.fullmatch(rf"{kept} workers on {devices} \(.*\)\nit is noted", chosen)
     assert executor.slots == kept
     assert machine.ended == hired - kept
     executor.close()
     assert machine.ended == hired
 
 
-def test_trainers_of_which_somebody_said_how_many_are_not_measured(monkeypatch: pytest.MonkeyPatch):
+def test_workers_of_which_somebody_said_how_many_are_not_measured(monkeypatch: pytest.MonkeyPatch):
     machine = Machine(16, 2, 70 * GIB, 1)
-    monkeypatch.setattr(local, "TrainerProcess", machine.trainer)
+    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     executor = LocalExecutor(TOY, "auto", 3)
     assert executor.ready() == ["cuda:0", "cuda:1", "cuda:0"]
     assert executor.settle(TASK) is None
@@ -153,18 +156,18 @@ def test_trainers_of_which_somebody_said_how_many_are_not_measured(monkeypatch: 
     executor.close()
 
 
-def test_trainers_to_keep_are_bounded_by_memory():
-    assert [affordable(8, free) for free in (0, GIB, 3 * GIB, 70 * GIB)] == [1, 1, 3, 8]
+def test_workers_to_keep_are_bounded_by_memory():
+    assert [fit_memory(8, free) for free in (0, GIB, 3 * GIB, 70 * GIB)] == [1, 1, 3, 8]
 
 
-def test_a_crowd_is_measured_while_all_of_it_is_at_work():
+def test_workers_are_measured_while_all_of_them_train():
     early = (0.0, [1.0, 2.0, 3.0, 4.0, 5.0])
     late = (2.5, [4.0, 5.5, 7.0])
-    assert together([early]) == 1.0
-    assert together([early, late]) == (3 + 1) / 2.5
-    assert together([late, early]) == (3 + 1) / 2.5
+    assert joint_rate([early]) == 1.0
+    assert joint_rate([early, late]) == (3 + 1) / 2.5
+    assert joint_rate([late, early]) == (3 + 1) / 2.5
 
 
-def test_trainers_that_were_never_at_work_together_have_no_rate():
-    assert together([(0.0, [1.0]), (2.0, [3.0])]) == 0
-    assert together([(0.0, [])]) == 0
+def test_workers_that_were_never_at_work_together_have_no_rate():
+    assert joint_rate([(0.0, [1.0]), (2.0, [3.0])]) == 0
+    assert joint_rate([(0.0, [])]) == 0

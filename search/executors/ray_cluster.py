@@ -1,6 +1,6 @@
-"""The way to a Ray cluster: reached or started, asked what it has and why an actor died. The only door to the package.
+"""A Ray cluster: connect to it or start one, read its resources, explain why an actor died.
 
-Nothing of Ray reaches the terminal: what people should know comes through here, in one message.
+The only module that imports Ray. Ray's own output is suppressed; errors for the user are raised as one message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from objectives.actor import Whereabouts
+from objectives.actor import ActorLocation
 from search.errors import SearchError, UsageError
 from search.provenance import usable_cores
 
@@ -28,40 +28,40 @@ CONNECT_S = 5.0
 LAST_LINES = 15
 
 GPU_SHARE = 0.25
-"""Of each trainer where there are GPUs: small networks leave most of one idle."""
+"""GPUs per worker by default: a small network leaves most of a GPU idle."""
 
 QUIET = {
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # errors of a cluster's processes are printed even where logs are not
-    "RAY_NUM_REDIS_GET_RETRIES": "1",  # the head of a cluster that is well answers at once
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # errors are printed even with logging off
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # a healthy head answers the first request
     "RAY_py_gcs_connect_timeout_s": "5",
 }
 
 
-@functools.cache  # Ray reads it once in a process
+@functools.cache  # Ray reads these only once in a process
 def own_settings() -> dict[str, str]:
-    """For a Ray of the search's own."""
+    """Return the environment variables for a Ray that the search starts itself."""
     return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: everything listens on loopback only
-        "RAY_AUTH_MODE": "token",  # and only to this search: other users of the machine reach loopback, too
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only, on every system
+        "RAY_AUTH_MODE": "token",  # other users of the machine can reach loopback
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its makers about this machine
+        "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
     }
 
 
 class Cluster:
-    """One job in a cluster that is there, or in one that is started for it on this machine.
+    """One job in the cluster at `address`, or without one in a Ray that is started on this machine.
 
-    `target` is the objective whose module the trainers import. Raises UsageError when Ray is not installed or the
-    cluster cannot be reached, SearchError when Ray does not start here.
+    Workers import the module of the objective `target`. Raises UsageError when Ray is not installed or the cluster
+    cannot be reached, SearchError when Ray does not start on this machine.
     """
 
     def __init__(self, address: str | None, target: str) -> None:
         self._is_own = address is None
         self._logs: Path | None = None
-        """Where the processes of this machine print to; None where nobody knows."""
+        """Folder of the log files on this machine, if known."""
         if address is not None:
             _check_address(address)
-        with _environment(QUIET if address is not None else QUIET | own_settings()):
+        with _set_environment(QUIET if address is not None else QUIET | own_settings()):
             self.ray = _import()
             context = self._start() if address is None else self._reach(address, target)
         if (session := getattr(context, "address_info", {}).get("session_dir")) is not None:
@@ -70,7 +70,7 @@ class Cluster:
     def _start(self) -> Any:
         try:
             return self._init("local", num_cpus=usable_cores(), include_dashboard=False)
-        except Exception as error:  # whatever it is, it is Ray's, and a person can only go round it
+        except Exception as error:  # Ray raises many types
             raise SearchError(
                 f"Ray does not start on this machine: {_in_one_line(error)}. Type --engine local to do without it"
             ) from None
@@ -78,27 +78,27 @@ class Cluster:
     def _reach(self, address: str, target: str) -> Any:
         try:
             return self._init(address, runtime_env={"py_modules": modules_to_ship(target)})
-        except Exception as error:  # of many types, and always the address's or the cluster's fault
+        except Exception as error:  # Ray raises many types
             raise UsageError(
                 f"--address {address}: {_in_one_line(error)}. Give auto on a machine of the cluster, HOST:PORT of its "
                 "head from such a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
             ) from None
 
     def _init(self, address: str, **options: Any) -> Any:
-        with _undisturbed(), _silent():
+        with _keep_signals(), _silence_stderr():
             return self.ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
     def close(self) -> None:
         """End the job; a Ray that was started for it ends, too."""
         self.ray.shutdown()
 
-    # ---- what it has
+    # Resources
 
     def share(self, device: str, cpus: float, gpus: float | None) -> dict[str, float]:
-        """What each trainer gets. Raises UsageError when there is no such machine and none can come."""
-        have = self.resources()
+        """Return the resources of each worker. Raises UsageError when no machine has them and none can be added."""
+        total = self.resources()
         if gpus is None:
-            gpus = GPU_SHARE if have["GPU"] and device != "cpu" else 0.0
+            gpus = GPU_SHARE if total["GPU"] and device != "cpu" else 0.0
             if device == "cuda" and not gpus:
                 raise UsageError(
                     "--device cuda: no machine of the Ray cluster has a GPU; type --device auto, or "
@@ -107,58 +107,58 @@ class Cluster:
         share = {"CPU": cpus, "GPU": gpus}
         if self._is_own and not self.room(share):
             raise UsageError(
-                f"a trainer with {self.describe(share)} has no room on this machine, which has {self.describe(have)}; "
+                f"a worker with {self.describe(share)} has no room on this machine, which has {self.describe(total)}; "
                 "ask for less with --cpus-per-trial and --gpus-per-trial, or name a cluster with --address"
             )
         return share
 
     def resources(self) -> dict[str, float]:
-        """CPUs and GPUs of all nodes together."""
-        found = self.ray.cluster_resources()
-        return {name: float(found.get(name, 0.0)) for name in ("CPU", "GPU")}
+        """Return the CPUs and GPUs of all nodes together."""
+        total = self.ray.cluster_resources()
+        return {name: float(total.get(name, 0.0)) for name in ("CPU", "GPU")}
 
     def room(self, share: Mapping[str, float]) -> int:
-        """How many trainers fit into the nodes that are there, were they empty."""
+        """Return how many workers fit into the current nodes when they are empty."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        needed = [(name, each) for name, each in share.items() if each]
-        return sum(min(int(node.get(name, 0.0) / each + 1e-9) for name, each in needed) for node in nodes)
+        needed = [(name, amount) for name, amount in share.items() if amount]
+        return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed) for node in nodes)
 
     @staticmethod
     def describe(resources: Mapping[str, float]) -> str:
-        """For people: `2 CPU and 0.25 GPU`."""
+        """Return a text such as `2 CPU and 0.25 GPU`."""
         return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount or name == "CPU")
 
-    # ---- why an actor died
+    # Deaths of actors
 
-    def has_lost(self, where: Whereabouts | None, error: Exception) -> bool:
-        """Whether it was the machine that went away, or cannot be reached, and not the actor that failed on it."""
+    def lost_machine(self, location: ActorLocation | None, error: Exception) -> bool:
+        """Return whether the machine of the actor is gone or unreachable, as opposed to a failure of the actor."""
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.ActorUnavailableError | exceptions.NodeDiedError):
             return True
-        if "its node has died" in str(error):  # all that Ray says of an actor that had not come there yet
+        if "its node has died" in str(error):  # Ray's only hint for an actor that was still starting
             return True
-        return where is not None and not self._node(where).get("Alive", False)
+        return location is not None and not self._node(location).get("Alive", False)
 
-    def last_words(self, where: Whereabouts | None, error: Exception) -> str:
-        """How it died, and the last lines it printed where they can be read from here."""
-        who = "its trainer" if where is None else f"its trainer (pid {where.pid}{self.place(where)})"
-        return "\n".join([f"{who} died: {_cause(error)}", *self._last_lines(where)])
+    def describe_death(self, location: ActorLocation | None, error: Exception) -> str:
+        """Return how the actor died and, if its log file is on this machine, the last lines that it printed."""
+        worker = "its worker" if location is None else f"its worker (pid {location.pid}{self.place(location)})"
+        return "\n".join([f"{worker} died: {_cause(error)}", *self._last_lines(location)])
 
-    def place(self, where: Whereabouts | None) -> str:
-        """For people: ` on 10.0.0.7`; nothing where the node is not known."""
-        if where is None:
+    def place(self, location: ActorLocation | None) -> str:
+        """Return a text such as ` on 10.0.0.7`; empty if the node is not known."""
+        if location is None:
             return ""
-        return f" on {self._node(where).get('NodeManagerAddress', 'a node that is gone')}"
+        return f" on {self._node(location).get('NodeManagerAddress', 'a node that is gone')}"
 
-    def _node(self, where: Whereabouts) -> Mapping[str, Any]:
-        return next((node for node in self.ray.nodes() if node["NodeID"] == where.node), {})
+    def _node(self, location: ActorLocation) -> Mapping[str, Any]:
+        return next((node for node in self.ray.nodes() if node["NodeID"] == location.node), {})
 
-    def _last_lines(self, where: Whereabouts | None) -> list[str]:
-        if where is None or self._logs is None:
+    def _last_lines(self, location: ActorLocation | None) -> list[str]:
+        if location is None or self._logs is None:
             return []
-        files = sorted(self._logs.glob(f"worker-{where.worker}-*"), key=lambda path: path.suffix, reverse=True)
+        files = sorted(self._logs.glob(f"worker-{location.worker}-*"), key=lambda path: path.suffix, reverse=True)
         lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
-        return [line for line in lines if not line.startswith(":")][-LAST_LINES:]  # Ray's own notes on whose it is
+        return [line for line in lines if not line.startswith(":")][-LAST_LINES:]  # lines that Ray itself writes
 
 
 def _import() -> Any:
@@ -174,7 +174,7 @@ def _import() -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Raise UsageError for what is no address, and where nothing listens: Ray itself would try for a minute."""
+    """Raise UsageError for a malformed address or a closed port; Ray itself would try for a minute."""
     if address == "auto":
         return
     parsed = re.fullmatch(r"(ray://)?(\[[^\]\s]+\]|[^\s:/@]+):(\d{1,5})", address)
@@ -190,39 +190,39 @@ def _check_address(address: str) -> None:
 
 
 def modules_to_ship(target: str) -> list[str]:
-    """Files and folders that trainers on other machines import: the trainer's own, and the objective's module.
+    """Return the files and folders that workers on other machines import: `objectives` and the objective's module.
 
-    What is installed is left out, because it is not for a search to install it.
+    Installed packages are left out; the other machines must have them.
     """
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
-    found = []
+    paths = []
     for name in dict.fromkeys(("objectives", target.partition(":")[0].partition(".")[0])):
         spec = importlib.util.find_spec(name)
         if spec is None or not (places := [*(spec.submodule_search_locations or ()), spec.origin]):
             continue
         path = Path(str(places[0])).resolve()
         if path.exists() and installed.isdisjoint(path.parents):
-            found.append(str(path))
-    return found
+            paths.append(str(path))
+    return paths
 
 
 def _in_one_line(error: object) -> str:
-    """Without the steps of a traceback that came from another process: its last line says what was wrong."""
+    """Return the message on one line; of a traceback from another process only its last line."""
     before, _, steps = str(error).partition("Traceback (most recent call last):")
     said = before + "".join(steps.strip().splitlines()[-1:])
     return " ".join(said.split())[:400].rstrip(".") or type(error).__name__
 
 
 def _cause(error: Exception) -> str:
-    """What Ray says of a death, without the names it has for everything and without guesses."""
+    """Return what Ray says about a death, without its internal names and guesses."""
     lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
     said = re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", " ".join(" ".join(lines).split()))
     return _in_one_line(said)
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables that Ray and the processes it starts read, and nobody after them."""
+def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for Ray and the processes that it starts, and restore them afterwards."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -236,8 +236,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Without what Ray's own libraries write to the terminal before they know that they should not."""
+def _silence_stderr() -> Iterator[None]:
+    """Suppress standard error, to which Ray's libraries write before their logging is configured."""
     sys.stderr.flush()
     before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -250,10 +250,10 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep signals ours: Ray takes SIGTERM for itself, and its processes would end with the terminal.
+def _keep_signals() -> Iterator[None]:
+    """Keep our SIGTERM handler, which Ray replaces, and start Ray's processes with SIGHUP blocked.
 
-    Trainers must outlive a closed terminal long enough to give their checkpoints.
+    Workers must outlive a closed terminal long enough to save their checkpoints.
     """
     before = signal.getsignal(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

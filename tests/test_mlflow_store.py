@@ -10,7 +10,7 @@ import requests
 from mlflow.protos import databricks_pb2 as codes
 
 from search.errors import SearchError, StorageError, TrackingError, TrackingRefusedError
-from search.trouble import is_denied, told, tracking_error
+from search.mlflow_store import is_denied, mlflow_errors, tracking_error
 
 URI = "http://admin:secret@mlflow:5000"
 
@@ -87,13 +87,13 @@ def test_a_block_is_told_with_what_was_to_be_done():
     denied = answer(403)
     with (
         pytest.raises(TrackingRefusedError, match=r"^version 3 stays: MLflow at http://mlflow:5000 does not let user"),
-        told(URI, "version 3 stays"),
+        mlflow_errors(URI, "version 3 stays"),
     ):
         raise denied
     with (
         pytest.raises(TrackingError, match="^the picture cannot be read: gone$"),
-        told(URI, "the picture cannot be read"),
+        mlflow_errors(URI, "the picture cannot be read"),
     ):
         raise OSError("gone")
-    with pytest.raises(SearchError, match="^mine$"), told(URI, "it stays"):
+    with pytest.raises(SearchError, match="^mine$"), mlflow_errors(URI, "it stays"):
         raise SearchError("mine")

@@ -1,0 +1,95 @@
+"""Messages from a worker to the coordinator. Plain data; imports no torch.
+
+`WorkerSettings` is the one message in the other direction that is not a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from objectives.base import EpochResult, ObjectiveSpec, Outcome
+
+FailureKind = Literal["diverged", "out_of_memory", "crashed", "error"]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How one worker is set up."""
+
+    objective: ObjectiveSpec
+    device: str
+    """`auto`, `cpu`, `cuda`, `cuda:I` or `mps`."""
+    index: int
+    """Number of the worker, from 0; spreads workers over several GPUs."""
+    threads: int
+    """CPU threads of a training that runs beside others."""
+    threads_alone: int
+    """CPU threads of a training that has the machine to itself."""
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """The worker is set up."""
+
+    device: str
+    """The device in use, for instance the one that `auto` selected."""
+    gpus: int = 0
+    """Number of GPUs that workers are spread over; 0 without a GPU."""
+    free_bytes: int = 0
+    """Free memory of its GPU after the worker was set up."""
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One pull gave a result."""
+
+    result: EpochResult
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """The state to resume from."""
+
+    state: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The training ended, by itself or because it was stopped."""
+
+    outcome: Outcome = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The training ended with an error; the worker is free for another one."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The training did not begin because its network is slower than the task allows."""
+
+    metrics: Mapping[str, float]
+    """What was measured."""
+
+
+@dataclass(frozen=True)
+class SpeedMeasured:
+    """When the pulls of a short trial run came.
+
+    Times are seconds of the monotonic clock, which all processes of a machine share.
+    """
+
+    started: float
+    pulls: tuple[float, ...]
+    notices: tuple[str, ...] = ()
+    """Notices of the training, which gives each of them only once."""
+
+
+Reply = WorkerReady | EpochDone | Checkpointed | Finished | Failed | Refused | SpeedMeasured
