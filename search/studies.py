@@ -17,7 +17,7 @@ from search.errors import UsageError
 from search.masking import bare, mask
 from search.progress import Display, RunningTrial, SearchProgress, Standing
 from search.records import StudyRecord, TrialRecord
-from search.storage import open_storage, quiet_optuna
+from search.storage import open_storage, quiet_optuna, study_names
 
 POLL_S = 0.5
 """Time between two looks at the study."""
@@ -30,7 +30,7 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
     """
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
-    existing = _names(storage)
+    existing = study_names(storage)
     if not existing:
         raise UsageError(f"{mask(config.storage_url)} has no studies yet; run a search first: python -m search")
     for name in names:
@@ -45,12 +45,7 @@ def all_studies(config: Config) -> list[StudyRecord]:
     """Read every study, oldest first. Raises StorageError when there is no database."""
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
-    return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in _names(storage)]
-
-
-def _names(storage: optuna.storages.BaseStorage) -> list[str]:
-    """Return the names of all studies, oldest first, which is the order of Optuna's databases."""
-    return [study.study_name for study in storage.get_all_studies()]
+    return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
 
 
 def read_study(config: Config, name: str | None) -> StudyRecord:
