@@ -80,7 +80,7 @@ def run_command(ctx: click.Context, /, **values: Any) -> None:
 def _run(ctx: click.Context, config: Config) -> None:
     from objectives.download import DatasetUnavailableError
     from search import terminal
-    from search.opening import load_objective, objective_spec
+    from search.opening import SearchPlan
     from search.run import run
 
     display = terminal.display(quiet=config.quiet, log_format=config.log_format)
@@ -91,15 +91,13 @@ def _run(ctx: click.Context, config: Config) -> None:
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(given) != given:
             display.notice(SEEN.format(flag=f"--{name.replace('_', '-')}", variable=f"SEARCH_{name.upper()}"))
     try:
-        objective = load_objective(objective_spec(config))
+        plan = SearchPlan.of(config)
     except DatasetUnavailableError as error:
         if ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT or config.objective != DEFAULT_OBJECTIVE:
             raise  # somebody asked for it by name
         display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
-        config = replace(config, dataset="digits")
-        objective = load_objective(objective_spec(config))
-    result = run(config, objective_spec(config), objective, display)
-    terminal.print_result(result, config)
+        plan = SearchPlan.of(replace(config, dataset="digits"))
+    terminal.print_result(run(plan, display), plan.config)
 
 
 @cli.command()

@@ -129,6 +129,7 @@ def load_trial(
     from optuna.trial import FixedTrial
 
     from search.browse import elsewhere, read_study
+    from search.opening import stored_objective
     from search.registry import download, require_store
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
@@ -140,7 +141,7 @@ def load_trial(
         raise UsageError(f"study {study!r} was not made by a search, so nothing is known of its networks")
     if (said := elsewhere(config, record.attrs)) is not None:
         raise UsageError(f"study {study!r}: {said}")
-    objective = records.stored_objective(record.attrs).load()
+    objective = stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
         raise UsageError(
             f"the objective of study {study!r} makes no network of weights; give it a method "

@@ -1,7 +1,7 @@
-"""What a study keeps in Optuna's user attributes beside Optuna's own fields, and how it is read back.
+"""What a study stores in Optuna's user attributes beside Optuna's own fields, and how it is read back.
 
-Everything that shows a study (the terminal, the report, `show`) reads it through here, from Optuna's storage alone, so
-it works without MLflow and while a search is running.
+The terminal, the report and `show` read a study through here, from Optuna's storage alone. So they work without MLflow
+and while a search is running.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.base import ObjectiveSpec
-from search.config import DEFAULT_OBJECTIVE
-from search.errors import StorageError
 from search.summary import Candidate, Summary, counted
 
 # Attributes of a study.
@@ -52,23 +49,9 @@ METRICS = "metrics"
 SLOT = "slot"
 
 
-def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
-    """How to make a study's objective again. Raises StorageError for what no search has stored.
-
-    Whoever may write to the storage is not to choose what is called here, and with which arguments: objectives other
-    than this project's take none.
-    """
-    spec = ObjectiveSpec(**attrs[OBJECTIVE])
-    if spec.options and spec.target != DEFAULT_OBJECTIVE:
-        raise StorageError(
-            f"the study names an objective with arguments, {spec.target}, which no search does; not made"
-        )
-    return spec
-
-
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as people are shown it."""
+    """One trial as users see it."""
 
     number: int
     state: TrialState
@@ -84,7 +67,7 @@ class TrialRecord:
     metrics: Mapping[str, float]
     """Last figures: `train_seconds`, `parameters`, `images_per_s`, `epochs` and the last curve points."""
     slot: int | None
-    """Which trainer ran it."""
+    """The slot that trained it."""
     started: datetime | None
     ended: datetime | None
     run_id: str | None
@@ -95,7 +78,7 @@ class TrialRecord:
 
     @property
     def feasible(self) -> bool:
-        """Whether it is within the limits that the search was given."""
+        """Whether it is within the limits of the search."""
         return all(excess <= 0 for excess in self.constraints.values())
 
     @property
@@ -136,7 +119,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """One study as people are shown it."""
+    """One study as users see it."""
 
     name: str
     study_id: int
@@ -192,11 +175,11 @@ class StudyRecord:
 
     @property
     def considered(self) -> int:
-        """Among how many trials the best was looked for: those within the limits that brought a value."""
+        """Number of trials that the best was chosen from: those with a value, within the limits."""
         return sum(trial.value is not None and trial.feasible for trial in self.trials)
 
     def fate(self, candidate: Candidate) -> str:
-        """What confirmation made of one of its candidates, in a few words."""
+        """The outcome of confirmation for one candidate, in a few words."""
         assert self.summary is not None, "candidates are a summary's"
         assert (found := self.summary.confirmation) is not None, "candidates are a confirmation's"
         if candidate.number == self.summary.number:
@@ -211,13 +194,13 @@ class StudyRecord:
 
     @property
     def tested(self) -> str:
-        """How often this study has read the test split, for behind a figure that was measured there."""
+        """How often this study has read the test split, as a remark on a test figure."""
         n = len(self.attrs.get(TEST_READS, ()))
         return "measured once" if n == 1 else f"the test split was read {n} times in this study"
 
     @property
     def baseline(self) -> str | None:
-        """The name of the baseline that is the winner itself; None when it is none."""
+        """The name of the winner if it is a baseline; None otherwise."""
         number = self.summary and self.summary.number
         return next((trial.baseline for trial in self.trials if trial.number == number), None)
 
@@ -232,7 +215,7 @@ class StudyRecord:
 
 
 def _measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
-    """With how long each start ran, latest first: one that was killed, or still runs, until a trial began or ended."""
+    """Sessions with durations, latest first. One that was killed or still runs lasts until its last trial event."""
     moments = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
     until = datetime.max
     for session in reversed(sessions):
@@ -248,7 +231,7 @@ def _linked(trial: FrozenTrial, runs: Mapping[str, str]) -> TrialRecord:
 
 
 def json_values(value: Any) -> Any:
-    """`value` as JSON knows it; it has no words for numbers that are not finite."""
+    """Plain JSON values; a number that is not finite becomes None."""
     match value:
         case datetime():
             return value.isoformat()

@@ -1,4 +1,4 @@
-"""What of an objective a search looks at: the space and limits that a person left it, where it begins, when it ends."""
+"""What part of an objective a search looks at: space, limits, initial configurations, and when it ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from objectives.base import Objective
@@ -23,10 +22,10 @@ from search.patience import run_out
 from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
 from search.storage import open_storage
-from search.study import find_study
+from search.study import StoredStudy, find_study
 
 DRAWS = 1_000
-"""Settings that are looked at before a limit is called impossible."""
+"""Configurations that are drawn before a limit is called impossible."""
 
 
 @dataclass(frozen=True)
@@ -35,47 +34,47 @@ class Scope:
 
     space: Space
     limits: Limits
-    earlier: StudyRecord | None
-    """The study whose best settings are tried first."""
+    earlier: StudyRecord | None = None
+    """The study whose best configurations are tried first."""
     patience: int | None = None
     """Trials without an improvement that end the search."""
 
     @classmethod
     def of(cls, config: Config, objective: Objective, name: str) -> Scope:
-        """That of a search for study `name`. Raises UsageError for what is not possible."""
+        """The scope of a search for study `name`. Raises UsageError for what is not possible."""
         limits = Limits(config.max_parameters, config.max_latency_ms)
         limits.check(objective)
         space = narrow(objective, config.fix)
         if limits.parameters is not None:
             _check_that_something_fits(objective, space, limits)
-        return cls(space, limits, _earlier(config, name), config.patience)
+        return cls(space, limits, _earlier_study(config, name), config.patience)
 
-    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[Known], list[str]]:
-        """Settings to try first: the baselines, then those of earlier studies; and what is to be said of them.
+    def initial_configurations(self, study: StoredStudy) -> tuple[list[Known], list[str]]:
+        """What to try first: the baselines, then the best of earlier studies; and notices about them for the user.
 
-        What is taken from an earlier study is kept with this one, which is resumed with the same settings whatever
-        becomes of that.
+        What is taken from an earlier study is stored with this one, so that it is resumed alike even if the earlier
+        study is gone.
         """
-        first, said = baselines(objective, self.space, self.limits)
-        stored = dict(storage.get_study_user_attrs(study_id).get(records.WARM_STARTS, {}))
+        first, notices = baselines(study.objective, self.space, self.limits)
+        stored = dict(study.attrs().get(records.WARM_STARTS, {}))
         if self.earlier is not None and self.earlier.name not in stored:
-            space = search_space(objective, self.space)
-            taken, more = warm_start(self.earlier, objective, space, self.limits)
-            said += more
+            space = search_space(study.objective, self.space)
+            taken, more = warm_start(self.earlier, study.objective, space, self.limits)
+            notices += more
             stored[self.earlier.name] = as_stored(taken)
-            storage.set_study_user_attr(study_id, records.WARM_STARTS, stored)
-        return first + [known for settings in stored.values() for known in from_stored(settings)], said
+            study.set_attr(records.WARM_STARTS, stored)
+        return first + [known for taken in stored.values() for known in from_stored(taken)], notices
 
-    def run_out(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
-        """Why the trials that ended are enough, in words; None while they are not."""
+    def stop_reason(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
+        """Why the trials that have ended are enough, in words; None while they are not."""
         if self.patience is None:
             return None
-        done = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
-        n_images = images_of(objective, done)
+        values = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
+        n_images = images_of(objective, values)
         return run_out(ended, self.patience, maximize=objective.direction == "maximize", n_images=n_images)
 
 
-def _earlier(config: Config, name: str) -> StudyRecord | None:
+def _earlier_study(config: Config, name: str) -> StudyRecord | None:
     if config.warm_start is None:
         return None
     if config.warm_start == name:
@@ -87,11 +86,11 @@ def _earlier(config: Config, name: str) -> StudyRecord | None:
         study = find_study(storage, name)
         if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
             raise
-        return None  # its settings are kept with this one, whatever became of it
+        return None  # its configurations are stored with this one
 
 
 def _check_that_something_fits(objective: Objective, space: Space, limits: Limits) -> None:
-    """Raise UsageError when chance finds no setting within the limits."""
+    """Raise UsageError when none of many random configurations is within the limits."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     smallest = math.inf
     for _ in range(DRAWS):

@@ -58,7 +58,7 @@ def test_clear_losers_are_spared_the_rest(place: Place):
     assert worst < winner.mean - 3 * (found.noise or 0) * (1 / 4 + 1) ** 0.5
     last = found.candidates[-1].number
     assert f"confirm #{last:03d}" in place.lines.getvalue()
-    assert ", fresh seed 4 is not needed any more: its setting cannot win" in place.lines.getvalue()
+    assert ", fresh seed 4 is not needed any more: its configuration cannot win" in place.lines.getvalue()
 
 
 @pytest.mark.slow

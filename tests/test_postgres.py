@@ -107,7 +107,7 @@ def end_sessions(url: str) -> None:
 def test_a_hold_that_broke_is_taken_again_unless_somebody_came_in_between(url: str):
     with hold_study(url, "toy") as mine:
         study = a_study(url)
-        mine.sign(study.storage, study.study_id)
+        mine.sign(study.stored.storage, study.stored.study_id)
         end_sessions(url)
         mine.check()
         with pytest.raises(StudyHeldError, match=f"by process {os.getpid()} on"), hold_study(url, "toy"):
@@ -117,7 +117,7 @@ def test_a_hold_that_broke_is_taken_again_unless_somebody_came_in_between(url: s
             with pytest.raises(ConnectionError, match="has not noticed yet that an earlier connection of this search"):
                 mine.check()
             storage = open_storage(url)
-            other.sign(storage, study.study_id)
+            other.sign(storage, study.stored.study_id)
         with pytest.raises(StudyHeldError, match="'toy' was searched by another process while the database was away"):
             mine.check()
 
@@ -241,7 +241,7 @@ def test_what_was_committed_is_not_written_again_when_its_answer_was_lost(server
     with hold_study(str(through), "toy") as mine:
         outage = Outage(mine.check, wait_s=20.0, say=said.append, pause=time.sleep)
         study = a_study(open_storage(str(through), outage=outage))
-        mine.sign(study.storage, study.study_id)
+        mine.sign(study.stored.storage, study.stored.study_id)
         proxy.nth = 3
         for _ in range(6):
             train(study, ask(study))

@@ -43,9 +43,9 @@ from search.config import Config
 from search.errors import SearchError, UsageError
 from search.executors import ray as actors
 from search.executors.base import EpochDone, Lost
-from search.executors.choice import check_engine
 from search.executors.cluster import modules_to_ship
 from search.executors.ray import RayExecutor
+from search.opening import check_engine
 from search.provenance import usable_cores
 
 CORES = usable_cores()

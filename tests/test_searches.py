@@ -143,8 +143,11 @@ def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
     failed = "training the winner on all but the test split failed (RuntimeError: no more than this); confirm-"
     assert failed in result.stdout
     assert {kind: len(runs) for kind, runs in runs_by_kind(folder).items()} == {
-        "study": 1, "trial": 2, "confirm": 2, "refit": 1,
-    }  # fmt: skip
+        "study": 1,
+        "trial": 2,
+        "confirm": 2,
+        "refit": 1,
+    }
     ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'")
     (read,) = json.loads(stored)
     assert read["run"] == f"confirm-{read['number']}-1"

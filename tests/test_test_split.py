@@ -77,10 +77,12 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
     log, yardstick = tmp_path / "opened", tmp_path / "yardstick"
     env = {
-        "PYTHONPATH": f"{tmp_path}/watch:{IMPORTABLE}", "WATCHED": " ".join(watched), "WATCH_LOG": str(log),
+        "PYTHONPATH": f"{tmp_path}/watch:{IMPORTABLE}",
+        "WATCHED": " ".join(watched),
+        "WATCH_LOG": str(log),
         "WATCH_DATABASE": str(folder / "optuna.db"),
         "SEARCH_DATA_DIR": str(data if dataset == "mnist" else tmp_path / "data"),
-    }  # fmt: skip
+    }
     words = ("--dataset", name, "--trials", 2, "--epochs", 1, "--confirm", 1, "--jobs", 1, "--no-register")
     words += ("--fix", "family=mlp") if dataset == "mnist" else ()
     result = search(*words, cwd=folder, env=env)
@@ -88,9 +90,12 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     found = opened(log)
 
     subprocess.run(
-        [sys.executable, "-c", ONE_READING, name], check=True, cwd=folder, timeout=60,
+        [sys.executable, "-c", ONE_READING, name],
+        check=True,
+        cwd=folder,
+        timeout=60,
         env=environment({**env, "WATCH_LOG": str(yardstick)}),
-    )  # fmt: skip
+    )
     assert [each["file"] for each in found] == [each["file"] for each in opened(yardstick)]
     assert {each["file"] for each in found} == set(watched)
     assert len({each["process"] for each in found}) == 1
