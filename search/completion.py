@@ -6,8 +6,7 @@ from search.confirmation import may_improve
 from search.journal import PARENT
 from search.opening import SearchPlan
 from search.records import StudyRecord
-from search.sampling import make_pruner
-from search.sampling_study import SamplingStudy
+from search.session import open_sampling
 from search.study import StoredStudy
 from search.tracking import Tracking
 
@@ -31,15 +30,5 @@ def _has_stopped(plan: SearchPlan, study: StoredStudy, record: StudyRecord) -> b
     """Whether no further trial would begin, though some are missing."""
     if plan.scope.stop_reason(plan.objective, record.trials) is not None:
         return True
-    known, _ = plan.scope.initial_configurations(study)
-    scope, config = plan.scope, plan.config
-    sampling = SamplingStudy.open(
-        study,
-        pruner=make_pruner("none", 1),
-        sampler=config.sampler,
-        seed=config.seed,
-        space=scope.space,
-        limits=scope.limits,
-        known=known,
-    )
+    sampling, _ = open_sampling(plan, study)
     return sampling.ask() is None

@@ -18,9 +18,9 @@ from search.journal import PARENT
 from search.opening import SearchPlan
 from search.origin import open_parent_run, store_origin
 from search.phases import Phases, timed_session
-from search.sampling import make_pruner, some_params
+from search.sampling import some_params
 from search.sampling_study import SamplingStudy
-from search.session import DELIVERY_S, SearchSession, open_session
+from search.session import DELIVERY_S, SearchSession, open_sampling, open_session
 from search.summary import Summary
 
 
@@ -51,8 +51,9 @@ def run(plan: SearchPlan, display: Display) -> Result:
         devices = _start_workers(session)
         study = _open_for_sampling(session, devices[0])
         _choose_slots(session, study)
-        with _parent_run(session, devices[: session.executor.slots]):
-            winner = _find_winner(session, study, devices[: session.executor.slots])
+        devices = devices[: session.executor.slots]
+        with _parent_run(session, devices):
+            winner = _find_winner(session, study, devices)
             session.executor.close()  # a cluster's resources are for others while the winner is scored and published
             _finish(session, winner, devices[0])
         return _result(session, was_complete=False)
@@ -78,22 +79,12 @@ def _start_workers(session: SearchSession) -> list[str]:
 
 def _open_for_sampling(session: SearchSession, device: str) -> SamplingStudy:
     """The study, ready to sample. The first worker's device decides the epochs of a study that has none yet."""
-    plan, stored, config = session.plan, session.study, session.config
-    if stored.epochs is None:
-        stored.fix_epochs(plan.objective.epochs(device))
-    known, notices = plan.scope.initial_configurations(stored)
+    if session.study.epochs is None:
+        session.study.fix_epochs(session.plan.objective.epochs(device))
+    study, notices = open_sampling(session.plan, session.study)
     for text in notices:
         session.display.notice(text)
-    assert stored.epochs is not None, "it was just set"
-    return SamplingStudy.open(
-        stored,
-        pruner=make_pruner(config.pruner, stored.epochs * plan.objective.steps_per_epoch()),
-        sampler=config.sampler,
-        seed=config.seed,
-        space=plan.scope.space,
-        limits=plan.scope.limits,
-        known=known,
-    )
+    return study
 
 
 def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:

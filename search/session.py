@@ -17,6 +17,8 @@ from search.interruption import Interruption
 from search.opening import SearchPlan, open_tracking
 from search.ownership import Hold
 from search.postgres import Outage
+from search.sampling import make_pruner
+from search.sampling_study import SamplingStudy
 from search.storage import hold_study, open_storage, sqlite_file
 from search.study import StoredStudy, open_study
 from search.tracking import Tracking
@@ -73,6 +75,26 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
             if records.PROVENANCE not in study.attrs():
                 plan.workspace.journal(plan.name, study.uid).unlink(missing_ok=True)
                 study.delete()
+
+
+def open_sampling(plan: SearchPlan, study: StoredStudy) -> tuple[SamplingStudy, list[str]]:
+    """The study with its sampler and pruner, and notices for the user about what is tried first.
+
+    The study's epochs must be known.
+    """
+    epochs, config, scope = study.epochs, plan.config, plan.scope
+    assert epochs is not None, "the first worker's device decides before"
+    known, notices = scope.initial_configurations(study)
+    sampling = SamplingStudy.open(
+        study,
+        pruner=make_pruner(config.pruner, epochs * plan.objective.steps_per_epoch()),
+        sampler=config.sampler,
+        seed=config.seed,
+        space=scope.space,
+        limits=scope.limits,
+        known=known,
+    )
+    return sampling, notices
 
 
 def _open_study(plan: SearchPlan, hold: Hold, display: Display, interruption: Interruption) -> StoredStudy:
