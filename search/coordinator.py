@@ -37,7 +37,7 @@ MAX_RETRIES = 2
 """A training whose worker died is tried this often again."""
 
 MAX_SAME_FAILURES = 10
-"""When so many trials have failed for one reason and none has not, the search stops."""
+"""The search stops when its first trials, this many, all fail for the same reason."""
 
 INTERRUPT_S = 6.0
 """After an interruption, checkpoints that take longer are not waited for: the search ends within 10 s."""
@@ -67,7 +67,7 @@ class Coordinator:
         """Trainings that lost their worker and wait for another."""
         self._shown_at = -math.inf
         self._notices: set[str] = set()
-        """What workers have reported; several report the same."""
+        """Notices from workers that were shown; several workers send the same one."""
 
     def run(
         self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
@@ -75,8 +75,7 @@ class Coordinator:
         """Do all of the work, or what can be done before an interruption.
 
         `idle` is called when a worker has nothing left to do while others still train. Raises SearchStoppedError when
-        the first trainings all fail for the same reason, StorageError or TrackingError when there is no keeping track
-        of them.
+        the first trainings all fail for the same reason, StorageError or TrackingError when they cannot be tracked.
         """
         self.work = work
         self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since

@@ -1,4 +1,4 @@
-"""What makes two trials comparable: objective, dataset, space, limits and epochs, stored with the study."""
+"""The fingerprint of a study: objective, dataset, space, limits and epochs, without which values do not compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fixed list of trainings as work for the coordinator, beside the study's trials.
+"""A fixed list of trainings as work for the coordinator: those that are not the study's trials.
 
 Optuna never sees these trainings, so the study's counts stay exact. Their results are kept in an attribute of the
 study, by run: when more trials change the best ones, only what is new trains.

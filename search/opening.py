@@ -64,13 +64,13 @@ class SearchPlan:
 
     @property
     def goal(self) -> dict[str, Any]:
-        """What the search does beside its trials. It is complete when this was done for as many trials as it has."""
+        """The confirmation and refit that follow the trials. A search that has reached it is complete."""
         confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
         return {"confirm": confirm, "refit": self.refits}
 
     @property
     def dataset(self) -> dict[str, Any] | None:
-        """What is known of the dataset; None for an objective that is no image classifier."""
+        """The dataset's name, digest and sizes; None if the objective is not an image classifier."""
         return dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
 
 
@@ -151,7 +151,7 @@ def check_engine(config: Config) -> None:
     if ":" in config.device:
         raise UsageError(f"--device {config.device}: Ray chooses the GPU of each trainer; type --device cuda")
     if not math.isfinite(config.cpus_per_trial):
-        raise UsageError(f"--cpus-per-trial {config.cpus_per_trial} is no number of CPUs; leave it out for 1")
+        raise UsageError(f"--cpus-per-trial {config.cpus_per_trial} is not a number of CPUs; leave it out for 1")
     gpus = config.gpus_per_trial or 0.0
     if gpus > 1 and not gpus.is_integer():
         raise UsageError(f"--gpus-per-trial {gpus}: a trainer has a part of one GPU or whole ones; type 0.5 or 2")

@@ -1,4 +1,4 @@
-"""What a study stores in Optuna's user attributes beside Optuna's own fields, and how it is read back.
+"""The user attributes that a study stores with Optuna's own fields, and how both are read back.
 
 The terminal, the report and `show` read a study through here, from Optuna's storage alone. So they work without MLflow
 and while a search is running.
@@ -30,7 +30,7 @@ TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its user; "" for the folder's own store
 HOLDER = "holder"  # signed by each search that writes: a mark of its own
 TEST_READS = "test_reads"  # one each time that the test split was read: {"number", "run", "time"}, kept before
-EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
+EXTRA = "trainings"  # by run: results of the trainings that are not trials: confirmation and refit
 SUMMARY = "summary"  # Summary.as_dict()
 OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
 WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best settings, tried first
@@ -41,7 +41,7 @@ RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
 BASELINE = "baseline"
-WARM_START = "warm_start"  # the earlier study and trial that a setting was taken from
+WARM_START = "warm_start"  # the earlier study and trial that a configuration was taken from
 LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"

@@ -1,4 +1,4 @@
-"""What users do after a search: deliver what an outage held up, register a winner, choose the champion by hand."""
+"""Commands for after a search: deliver what an outage held up, register a winner, choose the champion by hand."""
 
 from __future__ import annotations
 

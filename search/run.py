@@ -102,7 +102,7 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
 
 @contextmanager
 def _parent_run(session: SearchSession, devices: list[str]) -> Iterator[None]:
-    """The study's run in MLflow, which ends as KILLED or FAILED when the block does not come to its end."""
+    """The study's run in MLflow, which ends as KILLED or FAILED if the block raises."""
     store_origin(session.plan, session.study)
     open_parent_run(session.plan, session.study, session.tracking, devices)
     try:

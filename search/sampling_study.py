@@ -39,7 +39,7 @@ class PreparedTrial:
     last_step: int = 0
     """The last step that the storage has a report of; positive for a trial that is resumed."""
     last_value: float | None = None
-    """What was reported there: the trial's value if it was left after its last step."""
+    """The value reported there, which is the trial's own if only its end is missing."""
 
 
 class SamplingStudy:
@@ -62,9 +62,9 @@ class SamplingStudy:
         self._stored_ids: list[int] = []
         self._unfinished: list[FrozenTrial] = []
         self._study_notes: dict[str, Any] = {}
-        """What samplers have noted on the study and the storage has."""
+        """System attributes of the study that the storage has."""
         self._notes: dict[int, dict[str, Any]] = {}
-        """The same by trial."""
+        """System attributes of each trial that the storage has."""
 
     @classmethod
     def open(
@@ -139,7 +139,7 @@ class SamplingStudy:
         return self._proposals.over
 
     def resume(self) -> list[PreparedTrial]:
-        """The trials that a dead coordinator left running, or that somebody enqueued, with their sampling finished."""
+        """The trials that a dead coordinator left running, or that a user enqueued, with their sampling finished."""
         unfinished, self._unfinished = self._unfinished, []
         return [self._resumed(trial) for trial in unfinished]
 
@@ -184,9 +184,9 @@ class SamplingStudy:
         self._store_study_notes()
 
     def report(self, number: int, step: int, value: float, *, prunable: bool = True) -> bool:
-        """Store a metric. Returns whether the trial ends here: it is `prunable`, and the pruner says so.
+        """Store a metric. Returns whether the trial ends here: it is `prunable`, and the pruner ends it.
 
-        What the pruner notes is stored with the report; if the trial ends, with its end. A search that is killed in
+        The pruner's notes are stored with the report or, if the trial ends, with its end. A search that is killed in
         between reports the same step again and decides the same.
         """
         trial = self._memory.get_trial(self._id(number))

@@ -1,4 +1,4 @@
-"""What part of an objective a search looks at: space, limits, initial configurations, and when it ends."""
+"""The scope of a search: its space, its limits, its initial configurations, and when it ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DRAWS = 1_000
 
 @dataclass(frozen=True)
 class Scope:
-    """What is searched, checked before anything is written."""
+    """Space, limits and initial configurations of a search, checked before anything is written."""
 
     space: Space
     limits: Limits
@@ -50,10 +50,9 @@ class Scope:
         return cls(space, limits, _earlier_study(config, name), config.patience)
 
     def initial_configurations(self, study: StoredStudy) -> tuple[list[Known], list[str]]:
-        """What to try first: the baselines, then the best of earlier studies; and notices about them for the user.
+        """The baselines, then the best of earlier studies; and notices about them for the user.
 
-        What is taken from an earlier study is stored with this one, so that it is resumed alike even if the earlier
-        study is gone.
+        Those of an earlier study are stored with this one, which resumes alike even if the earlier one is gone.
         """
         first, notices = baselines(study.objective, self.space, self.limits)
         stored = dict(study.attrs().get(records.WARM_STARTS, {}))

@@ -1,4 +1,4 @@
-"""What a search holds while it runs: its study, which it locks, both stores, and the workers."""
+"""Everything that is open while a search runs: its locked study, both stores, and the workers."""
 
 from __future__ import annotations
 

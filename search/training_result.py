@@ -46,7 +46,7 @@ class TrainingResult:
 
     @property
     def failure_message(self) -> str | None:
-        """What the worker said of the failure."""
+        """The error message of the failure."""
         return self.attrs.get(records.FAILURE_MESSAGE)
 
     @property

@@ -60,7 +60,7 @@ class Trials:
 
     @property
     def objective(self) -> Objective:
-        """What is optimised."""
+        """The objective that is optimised."""
         return self.study.objective
 
     def resume(self) -> set[str]:

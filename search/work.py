@@ -1,4 +1,4 @@
-"""What a coordinator trains: the contract between its loop and what decides which training comes next.
+"""The contract between the coordinator's loop and the work it does: trials, confirmation or refit.
 
 A `Work` is used by one thread, the coordinator's. Each job that `next` returns begins once and ends once; its reports
 come in between. The next start of the search gets a training again that an interruption cut short.
@@ -29,14 +29,14 @@ class Job:
     step: int = 0
     """The last step that an earlier start of the search has a value of."""
     value: float | None = None
-    """That value."""
+    """The value at `step`."""
 
 
 class Work(Protocol):
-    """What a coordinator trains."""
+    """Trainings that a coordinator runs."""
 
     unit: str
-    """What users see as the name of these trainings, in the plural: `trials` for instance."""
+    """The word for these trainings that users see, in the plural: `trials` for instance."""
 
     @property
     def target(self) -> int:
@@ -69,5 +69,5 @@ class Work(Protocol):
         ...
 
     def records(self) -> Sequence[TrialRecord]:
-        """What earlier starts have begun or ended."""
+        """The trainings that earlier starts have begun or ended."""
         ...

@@ -35,7 +35,7 @@ def write_whole(path: Path, content: bytes) -> Path:
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """What trainings leave until the search ends, one file for each run."""
+    """Files that trainings leave until the search ends, one for each run."""
 
     checkpoints: Path
     """Folder of the states to resume from."""
