@@ -71,14 +71,7 @@ class Confirmer:
         ]
         n_images = images_of(study.objective, (t.value for t in complete if t.value is not None))
         confirmer = cls(
-            study,
-            tracking,
-            best,
-            jobs,
-            seeds=seeds,
-            n_images=n_images,
-            n_considered=record.considered,
-            notice=notice,
+            study, tracking, best, jobs, seeds=seeds, n_images=n_images, n_considered=record.considered, notice=notice
         )
         confirmer.work.resume()
         return confirmer

@@ -169,8 +169,7 @@ class StudyRecord:
         chosen = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
         sign = -1.0 if self.maximize else 1.0
         return sorted(
-            chosen,
-            key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
+            chosen, key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number)
         )
 
     @property

@@ -102,12 +102,7 @@ class TrainingRuns:
             )
 
     def _end(
-        self,
-        job: Job,
-        result: TrainingResult,
-        *,
-        metrics: Mapping[str, float] = {},
-        tags: Mapping[str, str] = {},
+        self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}
     ) -> None:
         state = result.state
         tags = {"optuna.state": state.name, **tags}

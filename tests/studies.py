@@ -40,13 +40,7 @@ def a_study(
     steps = objective.epochs("cpu")
     stored = open_study(storage, name, objective, "toy:Toy", steps, space, limits)
     return SamplingStudy.open(
-        stored,
-        pruner=make_pruner(pruner, steps),
-        sampler=sampler,
-        seed=seed,
-        space=space,
-        limits=limits,
-        known=known,
+        stored, pruner=make_pruner(pruner, steps), sampler=sampler, seed=seed, space=space, limits=limits, known=known
     )
 
 
