@@ -152,14 +152,15 @@ class Trials:
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Tell the study."""
-        with self._timed():
-            record = self._tell(job.task.number, job.run, result)
+        record = self._tell(job.task.number, job.run, result)
         del self._running[job.task.number]
         self._stopped = self._stopping_rule(self._ended)
         return record
 
     def _tell(self, number: int, run: str, result: TrainingResult) -> TrialRecord:
-        trial = self.study.tell(number, result.with_attrs(self._link(run)))
+        result = result.with_attrs(self._link(run))
+        with self._timed():
+            trial = self.study.tell(number, result)
         self._ended.append(record := TrialRecord.of(trial))
         return record
 
