@@ -23,7 +23,7 @@ from search.interruption import Interruption
 from search.options import DefaultRunGroup, misspelt, options, output_option, visible_passwords, writing
 
 if TYPE_CHECKING:
-    from objectives.base import Objective
+    from search.opening import SearchPlan
     from search.progress import Display
 
 PROGRAM = "python -m search"
@@ -51,31 +51,28 @@ def run_command(ctx: click.Context, /, **values: Any) -> None:
 
 def _run(ctx: click.Context, config: Config) -> None:
     from search import terminal
-    from search.opening import objective_spec
     from search.run import run
 
     display = terminal.display(quiet=config.quiet, log_format=config.log_format)
     for text in (*misspelt(), *visible_passwords(ctx)):
         display.notice(text)
-    by_name = ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT
-    config, objective = _load_objective(config, display, dataset_by_name=by_name)
-    result = run(config, objective_spec(config), objective, display)
-    terminal.print_result(result, config)
+    dataset_by_name = ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT
+    plan = _plan(config, display, dataset_by_name=dataset_by_name)
+    terminal.print_result(run(plan, display), plan.config)
 
 
-def _load_objective(config: Config, display: Display, *, dataset_by_name: bool) -> tuple[Config, Objective]:
-    """Load the objective; if the default dataset is unavailable, use the built-in digits."""
+def _plan(config: Config, display: Display, *, dataset_by_name: bool) -> SearchPlan:
+    """Plan a search; if the default dataset is unavailable, of the built-in digits."""
     from objectives.base import DatasetUnavailableError
-    from search.opening import load_objective, objective_spec
+    from search.opening import SearchPlan
 
     try:
-        return config, load_objective(objective_spec(config))
+        return SearchPlan.of(config)
     except DatasetUnavailableError as error:
         if dataset_by_name or config.objective != DEFAULT_OBJECTIVE:
             raise
         display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
-    config = replace(config, dataset="digits")
-    return config, load_objective(objective_spec(config))
+    return SearchPlan.of(replace(config, dataset="digits"))
 
 
 @cli.command()

@@ -1,136 +1,114 @@
-"""After the last trial: choose the winner, score it once, publish it, and write the report.
+"""After the last training: score the winner once, register it, and write the report.
 
-Every step is skipped when an earlier start of the search has done it, so a search that was killed here ends as one that
-was not.
+Each step is skipped if an earlier start of the search has done it. A search that is killed here ends like any other.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import shlex
 import shutil
-import threading
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Objective, TestScore
+from objectives.base import ImageClassifier, TestScore
 from objectives.files import write_atomic
 from search import records, version
+from search.config import Config
 from search.errors import TrackingError, UnpublishableError
 from search.journal import EXPERIMENT, PARENT, trial_run
 from search.markdown import MAX_CLASSES, model_card, note
 from search.pages import NOTE, RUN_NAME, WINNER, run_name
 from search.predictions import sample
 from search.records import StudyRecord
-from search.study import Study
+from search.study import StoredStudy
 from search.summary import Summary
 from search.tracking import Tracking
 from search.winner import score
-from search.workspace import Workspace
+from search.workspace import TrainingFiles, Workspace
 
 
-class Preparation:
-    """Imports what the ending needs, seconds of work, in a thread: while the last trainings run, cores stand idle."""
+class Finish:
+    """The end of one search, or of one that `promote` completes."""
 
-    def __init__(self, objective: Objective, *, publishes: bool) -> None:
-        names = ["optuna.importance", "optuna.visualization", "search.report"]
-        if isinstance(objective, ImageClassifier):
-            names += ["torch", "search.figures"]
-        if publishes:
-            names += ["torch._dynamo", "mlflow.pytorch"]
-        self._thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True)
+    def __init__(
+        self,
+        study: StoredStudy,
+        tracking: Tracking,
+        workspace: Workspace,
+        config: Config,
+        *,
+        register_as: str | None,
+        device: str,
+        goal: Mapping[str, Any],
+    ) -> None:
+        """`goal` is stored with the study's run: a search of the same goal has nothing left to do."""
+        self.study, self.tracking, self.workspace = study, tracking, workspace
+        self.objective, self._config = study.objective, config
+        self._register_as, self._device, self._goal = register_as, device, goal
 
-    def begin(self) -> None:
-        """Begin, unless it was begun before."""
-        if self._thread.ident is None:
-            self._thread.start()
+    @cached_property
+    def _files(self) -> TrainingFiles:
+        return self.workspace.training_files(self.study.name, self.study.uid)
 
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Return when nothing is being imported, or after the time."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-
-
-@dataclass
-class Conclusion:
-    """The end of one search."""
-
-    study: Study
-    objective: Objective
-    tracking: Tracking
-    _: KW_ONLY
-    workspace: Workspace
-    uid: str
-    device: str
-    tracking_uri: str
-    goal: Mapping[str, Any]
-    """What this search was to come to: the verdict that makes doing it again unnecessary."""
-    register: str | None
-    """Name to register the winner under; None: do not."""
-    chosen: Summary
-    """The winner, not yet scored."""
-    where: str
-    """The flags that lead another command to the same stores."""
-
-    def run(self) -> Summary:
-        """Do what is missing."""
-        summary, before = self.chosen, self.study.record().summary
-        if before is not None and before.run == summary.run:
-            summary = replace(summary, test=before.test, confusion=before.confusion)
+    def run(self, winner: Summary) -> Summary:
+        """Do what is missing for a winner that is not yet scored."""
+        summary, before = winner, self.study.record().summary
+        if before is not None and before.run == winner.run:
+            summary = replace(winner, test=before.test, confusion=before.confusion)
             summary = replace(summary, model=before.model, standing=before.standing)
-        self._uncrown(before, summary.number)
+        self._unmark(before, summary.number)
         if isinstance(self.objective, ImageClassifier):
             summary = self._scored(summary, self.objective)
-            self._keep(summary)
-        summary = self._published(summary)
-        self._keep(summary)
-        self._crown(summary)
-        if summary.model is not None or self.register is None:  # nobody needs them now: each run has its own in MLflow
-            shutil.rmtree(self._weights(summary.run).parent, ignore_errors=True)
+            self._store(summary)
+        summary = self._registered(summary)
+        self._store(summary)
+        self._mark(summary)
+        if summary.model is not None or self._register_as is None:  # each run has its own weights in MLflow
+            shutil.rmtree(self._files.weights, ignore_errors=True)
         self._report()
         return summary
 
-    def _keep(self, summary: Summary) -> None:
+    def _store(self, summary: Summary) -> None:
         self.study.set_attr(records.SUMMARY, summary.as_dict())
 
     def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
-        """With the figures on the test split, which is read for this network alone; that it is read is kept first."""
+        """Add the figures on the test split, unless it was read for this network. Each read is stored before it."""
         if summary.test is not None:
             return summary
         params = self.study.params_of(summary.params)
         read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
-        result, figures = score(objective, params, self._read_weights(summary.run), self.device)
+        result, figures = score(objective, params, self._read_weights(summary.run), self._device)
         write_atomic(self.workspace.pictures(self.study.name), _draw(result, objective.class_names()))
         for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", self.workspace.pictures(self.study.name).read_bytes())
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
         return replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
 
-    def _uncrown(self, before: Summary | None, winner: int) -> None:
-        """Unmark the winner of a shorter search of this study, as long as it is still known who that was."""
+    def _unmark(self, before: Summary | None, winner: int) -> None:
+        """Unmark the run of an earlier winner, while the study still knows which that was."""
         if before is not None and before.number != winner:
             plain = {RUN_NAME: run_name(before.number, before.label), "winner": "false"}
             self.tracking.tag(trial_run(before.number), plain)
 
-    def _crown(self, summary: Summary) -> None:
+    def _mark(self, summary: Summary) -> None:
         """Mark the winner's run."""
         name, text = run_name(summary.number, summary.label, WINNER), note(self.study.record(), summary)
         self.tracking.tag(trial_run(summary.number), {RUN_NAME: name, NOTE: text, "winner": "true"})
         if summary.run != trial_run(summary.number):
             self.tracking.tag(summary.run, {NOTE: text})
 
-    def _published(self, summary: Summary) -> Summary:
-        """Registered; what a version that is there says of itself is brought up to date."""
-        if (name := self.register) is None:
+    def _registered(self, summary: Summary) -> Summary:
+        """Register the network, or update what its version says of itself."""
+        if (name := self._register_as) is None:
             return summary
         from search.registry import publish
 
@@ -142,13 +120,13 @@ class Conclusion:
         metadata = version.metadata(study, summary, self.objective)
         try:
             published = publish(
-                self.tracking_uri,
+                self._config.mlflow_uri,
                 run_id=run_id,
                 name=name,
                 model=lambda: version.network(self.objective, params, self._read_weights(summary.run)),
                 example=version.example(self.objective),
                 metadata=metadata,
-                tags=version.tags(study, summary, self.objective, f"{self.uid}/{summary.run}"),
+                tags=version.tags(study, summary, self.objective, f"{self.study.uid}/{summary.run}"),
                 card=lambda number: model_card(study, summary, metadata, f"models:/{name}/{number}"),
             )
         except TrackingError as error:
@@ -159,32 +137,29 @@ class Conclusion:
         return replace(summary, model=model, standing=published.why)
 
     def _unregistered(self, summary: Summary, why: str) -> Summary:
-        """Without a model, so that the next start tries it again."""
+        """Drop the model, so that the next start registers it again."""
         what = "the winner is not registered yet" if summary.model is None else "the registry has older figures"
-        command = f"python -m search promote {shlex.quote(self.study.name)}{self.where}"
+        command = f"python -m search promote {shlex.quote(self.study.name)}{self._config.where}"
         standing = f"{what} ({why}); when MLflow answers again, type: {command}"
         return replace(summary, model=None, standing=standing)
 
     # ---- weights
 
-    def _weights(self, run: str) -> Path:
-        return self.workspace.weights(self.study.name, self.uid, run)
-
     def _read_weights(self, run: str) -> bytes:
-        """The winner's weights, from the workspace or, where that was tidied, from its MLflow run."""
-        if (path := self._weights(run)).exists():
+        """The winner's weights from the workspace or, if they are gone there, from its MLflow run."""
+        if (path := self._files.weights_of(run)).exists():
             return path.read_bytes()
         from search.model_store import download
 
         run_id = self.tracking.mlflow_id(run)
         if run_id is None:
             raise TrackingError(f"the weights of {run} are neither at {path} nor in MLflow")
-        return download(self.tracking_uri, run_id, "weights.pt")
+        return download(self._config.mlflow_uri, run_id, "weights.pt")
 
     # ---- the parent run
 
     def _link(self) -> None:
-        """Keep the runs of trials that were too short to be linked when they ended."""
+        """Store the MLflow runs of trials that ended before MLflow had made them."""
         self.tracking.flush(10.0)
         unlinked = [trial.number for trial in self.study.record().trials if trial.run_id is None]
         found = {str(number): self.tracking.mlflow_id(trial_run(number)) for number in unlinked}
@@ -201,14 +176,14 @@ class Conclusion:
         study = self.study.record()
         path = self.workspace.pictures(self.study.name)
         pictures = {"Predictions on the test split": path.read_bytes()} if path.exists() else {}
-        report = write_report(self.study.view(), self.workspace.report(self.study.name), pictures=pictures)
+        report = write_report(self.study.optuna_study, self.workspace.report(self.study.name), pictures=pictures)
         self.tracking.file(PARENT, "report.html", report.read_bytes())
         self.tracking.file(PARENT, "leaderboard.csv", leaderboard(study))
         if study.summary is not None:
             self.tracking.file(PARENT, "summary.json", records.to_json(study.summary.as_dict()))
             self.tracking.tag(PARENT, {NOTE: note(study, study.summary)})
             figures = _figures(study, study.summary)
-            self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=self.study.finished, verdict=self.goal)
+            self.tracking.end_run(PARENT, "FINISHED", metrics=figures, step=study.finished, verdict=self._goal)
 
 
 def leaderboard(study: StudyRecord) -> bytes:
@@ -233,7 +208,7 @@ def _figures(study: StudyRecord, summary: Summary) -> Mapping[str, float]:
 
 
 def _confusion(result: TestScore, k: int) -> list[list[int]] | None:
-    """Test images by true class and by what the network said: k rows of k; None when that is too much to read."""
+    """Test images by true class and by what the network predicted: k rows of k; None for very many classes."""
     if k > MAX_CLASSES:
         return None
     cells = result.labels * k + result.probabilities.argmax(1)

@@ -152,6 +152,7 @@ def load_trial(
     from optuna.trial import FixedTrial
 
     from search.model_store import download, require_store
+    from search.opening import stored_objective
     from search.studies import elsewhere, read_study
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
@@ -163,7 +164,7 @@ def load_trial(
         raise UsageError(f"study {study!r} was not made by a search, so its networks are unknown")
     if (said := elsewhere(config, record.attrs)) is not None:
         raise UsageError(f"study {study!r}: {said}")
-    objective = records.stored_objective(record.attrs).load()
+    objective = stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
         raise UsageError(
             f"the objective of study {study!r} cannot load weights; give it a method load_weights(params, weights)"

@@ -1,7 +1,7 @@
-"""What a study keeps in Optuna's user attributes beside Optuna's own fields, and how it is read back.
+"""The user attributes that a study stores with Optuna's own fields, and how both are read back.
 
-Everything that shows a study (the terminal, the report, `show`) reads it through here, from Optuna's storage alone, so
-it works without MLflow and while a search is running.
+The terminal, the report and `show` read a study through here, from Optuna's storage alone. So they work without MLflow
+and while a search is running.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.base import ObjectiveSpec
-from search.config import DEFAULT_OBJECTIVE
-from search.errors import StorageError
 from search.summary import Summary
 
 # Attributes of a study.
@@ -33,7 +30,7 @@ TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its user; "" for the folder's own store
 HOLDER = "holder"  # signed by each search that writes: a mark of its own
 TEST_READS = "test_reads"  # one each time that the test split was read: {"number", "run", "time"}, kept before
-EXTRA = "trainings"  # by run: how the trainings beside the trials ended, which confirm the winner and make it
+EXTRA = "trainings"  # by run: results of the trainings that are not trials: confirmation and refit
 SUMMARY = "summary"  # Summary.as_dict()
 OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
 WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best settings, tried first
@@ -44,7 +41,7 @@ RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
 BASELINE = "baseline"
-WARM_START = "warm_start"  # the earlier study and trial that a setting was taken from
+WARM_START = "warm_start"  # the earlier study and trial that a configuration was taken from
 LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
@@ -52,23 +49,9 @@ METRICS = "metrics"
 SLOT = "slot"
 
 
-def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
-    """How to make a study's objective again. Raises StorageError for what no search has stored.
-
-    Whoever may write to the storage is not to choose what is called here, and with which arguments: objectives other
-    than this project's take none.
-    """
-    spec = ObjectiveSpec(**attrs[OBJECTIVE])
-    if spec.options and spec.target != DEFAULT_OBJECTIVE:
-        raise StorageError(
-            f"the study names an objective with arguments, {spec.target}, which no search does; not made"
-        )
-    return spec
-
-
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as people are shown it."""
+    """One trial as users see it."""
 
     number: int
     state: TrialState
@@ -84,7 +67,7 @@ class TrialRecord:
     metrics: Mapping[str, float]
     """Last figures: `train_seconds`, `parameters`, `images_per_s`, `epochs` and the last curve points."""
     slot: int | None
-    """Which trainer ran it."""
+    """The slot that trained it."""
     started: datetime | None
     ended: datetime | None
     run_id: str | None
@@ -95,7 +78,7 @@ class TrialRecord:
 
     @property
     def feasible(self) -> bool:
-        """Whether it is within the limits that the search was given."""
+        """Whether it is within the limits of the search."""
         return all(excess <= 0 for excess in self.constraints.values())
 
     @property
@@ -136,7 +119,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """One study as people are shown it."""
+    """One study as users see it."""
 
     name: str
     study_id: int
@@ -186,13 +169,12 @@ class StudyRecord:
         chosen = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
         sign = -1.0 if self.maximize else 1.0
         return sorted(
-            chosen,
-            key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
+            chosen, key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number)
         )
 
     @property
     def considered(self) -> int:
-        """Among how many trials the best was looked for: those within the limits that brought a value."""
+        """Number of trials that the best was chosen from: those with a value, within the limits."""
         return sum(trial.value is not None and trial.feasible for trial in self.trials)
 
     @property
@@ -206,7 +188,7 @@ class StudyRecord:
 
 
 def _measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
-    """With how long each start ran, latest first: one that was killed, or still runs, until a trial began or ended."""
+    """Sessions with durations, latest first. One that was killed or still runs lasts until its last trial event."""
     moments = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
     until = datetime.max
     for session in reversed(sessions):
@@ -222,7 +204,7 @@ def _linked(trial: FrozenTrial, runs: Mapping[str, str]) -> TrialRecord:
 
 
 def json_values(value: Any) -> Any:
-    """`value` as JSON knows it; it has no words for numbers that are not finite."""
+    """Plain JSON values; a number that is not finite becomes None."""
     match value:
         case datetime():
             return value.isoformat()

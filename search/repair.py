@@ -1,4 +1,4 @@
-"""What people do after a search: deliver what an outage held up, register a winner, choose the champion by hand."""
+"""Commands for after a search: deliver what an outage held up, register a winner, choose the champion by hand."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from search import records
-from search.conclusion import Conclusion
+from search.conclusion import Finish
 from search.config import Config, is_model_name
 from search.errors import StudyHeldError, UsageError
 from search.journal import PARENT, Journal
 from search.mlflow_store import connect_mlflow, mlflow_errors
 from search.model_store import newest_champion
-from search.opening import load_objective, open_tracking, registered_name
+from search.opening import load_objective, open_tracking, registered_name, stored_objective
 from search.promotion import CHAMPION, rollback, set_champion
 from search.records import StudyRecord
-from search.sampling import make_pruner
 from search.storage import hold_study, open_storage, quiet_optuna
 from search.studies import elsewhere
-from search.study import Study, find_study
+from search.study import StoredStudy, find_study
 from search.summary import Summary
 from search.workspace import Workspace
 
@@ -46,16 +46,14 @@ def sync(config: Config) -> Iterator[tuple[str, int, int, str | None]]:
             yield study.study_name, 0, 0, "it is being searched now, which delivers too"
 
 
-def _deliver(
-    config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool
-) -> tuple[int, int, str | None]:  # fmt: skip
+def _deliver(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> tuple[int, int, str | None]:
     journal = Journal(Workspace(config.workspace).journal(study, attrs[records.UID]))
     before = journal.n_pending()
     journal.close()
     if not before:
         return 0, 0, None
-    if (said := elsewhere(config, attrs)) is not None:
-        return 0, before, said
+    if (reason := elsewhere(config, attrs)) is not None:
+        return 0, before, reason
     tracking = open_tracking(config, study, attrs, maximize=maximize)
     try:
         tracking.ready()
@@ -72,6 +70,22 @@ def promote(config: Config, name: str) -> StudyRecord:
     """
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
+    study_id = _find_searched(storage, name)
+    with hold_study(config.storage_url, name):  # no search changes the study meanwhile
+        attrs = storage.get_study_user_attrs(study_id)
+        summary = _stored_summary(config, name, attrs)
+        if summary.model is not None and config.register in (None, summary.model["name"]):
+            _set_champion(config, summary.model["name"], str(summary.model["version"]))
+            champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
+            storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
+            return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
+        study = StoredStudy(storage, study_id, load_objective(stored_objective(attrs)))
+        _register(config, study, summary)
+        return study.record()
+
+
+def _find_searched(storage: RDBStorage, name: str) -> int:
+    """The id of a study that a search has made."""
     study_id = find_study(storage, name)
     if study_id is None or records.OBJECTIVE not in storage.get_study_user_attrs(study_id):
         known = ", ".join(study.study_name for study in storage.get_all_studies()) or "none"
@@ -79,33 +93,29 @@ def promote(config: Config, name: str) -> StudyRecord:
             f"there is no study {name!r} made by a search; there are: {known}. A version of a model is typed "
             "as NAME/VERSION, for instance mnist/3"
         )
-    with hold_study(config.storage_url, name):  # what a search keeps of its winner is final from here on
-        attrs = storage.get_study_user_attrs(study_id)
-        if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
-            raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
-        if (said := elsewhere(config, attrs)) is not None:
-            raise UsageError(f"study {name!r}: {said}")
-        summary = Summary.from_dict(stored)
-        if summary.model is not None and config.register in (None, summary.model["name"]):
-            _set_champion(config, summary.model["name"], str(summary.model["version"]))
-            champion = replace(summary, model={**summary.model, "alias": CHAMPION}, standing=None)
-            storage.set_study_user_attr(study_id, records.SUMMARY, champion.as_dict())
-            return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
-        objective = load_objective(records.stored_objective(attrs))
-        if (register := registered_name(config, objective)) is None:
-            raise UsageError(f"study {name!r}: its objective makes no network that can be registered")
-        study = Study(storage, study_id, objective, pruner=make_pruner("none", 1), sampler="random", seed=0)
-        tracking = open_tracking(config, name, attrs, maximize=study.maximize)
-        try:
-            tracking.ready()
-            Conclusion(
-                study, objective, tracking, workspace=Workspace(config.workspace), uid=attrs[records.UID],
-                device="cpu", tracking_uri=config.mlflow_uri, register=register,
-                where=config.where, chosen=summary, goal=tracking.verdict(PARENT) or {},
-            ).run()  # fmt: skip
-            return study.record()
-        finally:
-            tracking.close()
+    return study_id
+
+
+def _stored_summary(config: Config, name: str, attrs: Mapping[str, Any]) -> Summary:
+    """The outcome of a study that has one and is tracked where `config` says."""
+    if (stored := attrs.get(records.SUMMARY)) is None:  # before that, the test split must not be read
+        raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
+    if (reason := elsewhere(config, attrs)) is not None:
+        raise UsageError(f"study {name!r}: {reason}")
+    return Summary.from_dict(stored)
+
+
+def _register(config: Config, study: StoredStudy, winner: Summary) -> None:
+    """Finish a search whose winner could not be registered."""
+    if (name := registered_name(config, study.objective)) is None:
+        raise UsageError(f"study {study.name!r}: its objective makes no network that can be registered")
+    tracking = open_tracking(config, study.name, study.attrs(), maximize=study.maximize)
+    try:
+        tracking.ready()
+        workspace, goal = Workspace(config.workspace), tracking.verdict(PARENT) or {}
+        Finish(study, tracking, workspace, config, register_as=name, device="cpu", goal=goal).run(winner)
+    finally:
+        tracking.close()
 
 
 def promote_version(config: Config, version: str) -> tuple[str, str] | None:

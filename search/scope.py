@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from objectives.base import Objective
@@ -24,7 +23,7 @@ from search.records import StudyRecord, TrialRecord
 from search.space import Space, narrow, search_space
 from search.storage import open_storage
 from search.studies import read_study
-from search.study import find_study
+from search.study import StoredStudy, find_study
 
 LIMIT_DRAWS = 1_000
 """Random configurations drawn before a limit is called impossible."""
@@ -32,11 +31,11 @@ LIMIT_DRAWS = 1_000
 
 @dataclass(frozen=True)
 class Scope:
-    """What a search covers, checked before anything is written."""
+    """Space, limits and initial configurations of a search, checked before anything is written."""
 
     space: Space
     limits: Limits
-    earlier: StudyRecord | None
+    earlier: StudyRecord | None = None
     """The study whose best configurations are tried first."""
     patience: int | None = None
     """Trials without an improvement that end the search."""
@@ -49,33 +48,33 @@ class Scope:
         space = narrow(objective, config.fix)
         if limits.parameters is not None:
             _check_that_something_fits(objective, space, limits)
-        return cls(space, limits, _earlier(config, name), config.patience)
+        return cls(space, limits, _earlier_study(config, name), config.patience)
 
-    def known(self, objective: Objective, storage: RDBStorage, study_id: int) -> tuple[list[InitialParams], list[str]]:
-        """Initial parameters, the baselines before those of earlier studies, and notices about them.
+    def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
+        """The baselines, then the best of earlier studies; and notices about them for the user.
 
         Those of an earlier study are stored with this one, so it resumes from the same whatever happens to that study.
         """
-        first, notices = baselines(objective, self.space, self.limits)
-        stored = dict(storage.get_study_user_attrs(study_id).get(records.WARM_STARTS, {}))
+        first, notices = baselines(study.objective, self.space, self.limits)
+        stored = dict(study.attrs().get(records.WARM_STARTS, {}))
         if self.earlier is not None and self.earlier.name not in stored:
-            space = search_space(objective, self.space)
-            taken, more = warm_start(self.earlier, objective, space, self.limits)
+            space = search_space(study.objective, self.space)
+            taken, more = warm_start(self.earlier, study.objective, space, self.limits)
             notices += more
             stored[self.earlier.name] = as_stored(taken)
-            storage.set_study_user_attr(study_id, records.WARM_STARTS, stored)
-        return first + [params for study in stored.values() for params in from_stored(study)], notices
+            study.set_attr(records.WARM_STARTS, stored)
+        return first + [params for taken in stored.values() for params in from_stored(taken)], notices
 
-    def run_out(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
+    def stop_reason(self, objective: Objective, ended: Sequence[TrialRecord]) -> str | None:
         """Why the stopping rule ends the search, in words; None while it goes on."""
         if self.patience is None:
             return None
-        done = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
-        n_images = images_of(objective, done)
+        values = (t.value for t in ended if t.state == TrialState.COMPLETE and t.value is not None)
+        n_images = images_of(objective, values)
         return stopping_reason(ended, self.patience, Direction(objective.direction), n_images=n_images)
 
 
-def _earlier(config: Config, name: str) -> StudyRecord | None:
+def _earlier_study(config: Config, name: str) -> StudyRecord | None:
     if config.warm_start is None:
         return None
     if config.warm_start == name:

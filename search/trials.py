@@ -1,15 +1,12 @@
-"""The trials of a study: sampled, reported, pruned and told, until it has as many as it is to have."""
+"""The trials of a study as work for the coordinator: sampled, reported, pruned and told until there are enough."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
-from pathlib import Path
-from typing import Any
-
-from optuna.trial import TrialState
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from objectives.base import Objective, Task
 from search import records
@@ -17,161 +14,174 @@ from search.asking import described
 from search.journal import EXPERIMENT, PARENT, trial_run
 from search.pages import run_name
 from search.progress import TRIALS
+from search.records import TrialRecord
 from search.sampling import derive_seed
-from search.study import Sampled, Study
+from search.sampling_study import PreparedTrial, SamplingStudy
 from search.tracking import Tracking
+from search.training_result import TrainingResult
 from search.work import Job
+
+StoppingRule = Callable[[Sequence[TrialRecord]], str | None]
+"""Says why the trials that have ended are enough; None while they are not."""
+
+
+def never_stop(ended: Sequence[TrialRecord]) -> None:
+    """The stopping rule that never ends a search."""
 
 
 class Trials:
-    """What is missing of a study's trials: first those that an earlier search left, then new ones."""
+    """The missing trials of a study: first those that an earlier search left running, then new ones."""
 
     unit = TRIALS
 
     def __init__(
-        self, study: Study, tracking: Tracking, *, target: int, epochs: int, seed: int, deadline: float = math.inf,
-        patience: Callable[[Sequence[records.TrialRecord]], str | None] = lambda trials: None,
-    ) -> None:  # fmt: skip
+        self,
+        study: SamplingStudy,
+        tracking: Tracking,
+        *,
+        target: int,
+        epochs: int,
+        seed: int,
+        deadline: float = math.inf,
+        stopping_rule: StoppingRule = never_stop,
+    ) -> None:
+        """`deadline` is on `time.monotonic`'s clock: no trial is sampled after it."""
         self.study, self.tracking, self.target = study, tracking, target
-        self.objective: Objective = study.objective
-        self._epochs, self._seed = epochs, seed
-        self._deadline = deadline
-        """On `time.monotonic`'s clock: no trial is sampled after it."""
-        self._patience = patience
-        """Says of the trials that ended why there should be no more, if so."""
-        self._records: list[records.TrialRecord] = []
-        self._enough: str | None = None
-        self._note(*(trial for trial in study.record().trials if trial.state.is_finished()))
-        self._left: deque[Sampled] = deque()
-        self._prepared: Sampled | None = None
-        self._at_work: dict[int, Sampled] = {}
-        self._linked = False
         self.search_s = 0.0
         """Seconds spent on sampling and storing."""
+        self._epochs, self._seed = epochs, seed
+        self._deadline, self._stopping_rule = deadline, stopping_rule
+        self._ended: list[TrialRecord] = []
+        self._stopped: str | None = None
+        self._resumed: deque[PreparedTrial] = deque()
+        self._prepared: PreparedTrial | None = None
+        self._running: dict[int, PreparedTrial] = {}
+        self._study_linked = False
+
+    @property
+    def objective(self) -> Objective:
+        """The objective that is optimised."""
+        return self.study.objective
 
     def resume(self) -> set[str]:
-        """Take up the trials that were running; returns their runs.
+        """Take up what earlier starts left; call it once, first. Returns the runs of trials that train on.
 
-        Those whose end is in the journal and not yet in the storage are ended.
+        A trial whose result is in the journal but not in the storage ends now.
         """
-        for sampled in self.study.resume():
-            run = trial_run(sampled.number)
-            if (verdict := self.tracking.verdict(run)) is None:
-                self._left.append(sampled)
+        self._ended = [trial for trial in self.records() if trial.state.is_finished()]
+        for prepared in self.study.resume():
+            run = trial_run(prepared.number)
+            if (stored := self.tracking.verdict(run)) is None:
+                self._resumed.append(prepared)
             else:
-                known = {**verdict["attrs"], **self._link(run)}
-                told = self.study.tell(sampled.number, TrialState[verdict["state"]], verdict["value"], known)
-                self._note(records.TrialRecord.of(told))
-        return {trial_run(sampled.number) for sampled in self._left}
+                self._tell(prepared.number, run, TrainingResult.from_dict(stored))
+        self._stopped = self._stopping_rule(self._ended)
+        return {trial_run(prepared.number) for prepared in self._resumed}
 
-    def ended(self) -> list[records.TrialRecord]:
-        """All that the storage has."""
-        return list(self.study.record().trials)
+    def records(self) -> list[TrialRecord]:
+        """All trials in the storage."""
+        return list(self.study.stored.record().trials)
 
     # ---- what to train
 
     @property
-    def left(self) -> int:
-        """Those that an earlier search left, and those that are missing."""
-        return len(self._left) + max(0, self._missing())
+    def remaining(self) -> int:
+        """Trials that an earlier search left, and those that are missing."""
+        return len(self._resumed) + max(0, self._missing())
 
     def next(self) -> Job | None:
         """The next trial."""
-        if self._left:
-            return self._job(self._left.popleft())
+        if self._resumed:
+            return self._job(self._resumed.popleft())
         if self._missing() <= 0:
             return None
-        sampled, self._prepared = self._prepared or self._ask(), None
-        return None if sampled is None else self._job(sampled)
+        prepared, self._prepared = self._prepared or self._ask(), None
+        return None if prepared is None else self._job(prepared)
 
-    def prepare(self) -> None:
+    def prepare_next(self) -> None:
         """Sample the next trial, if one will be needed."""
-        if self._prepared is None and not self._left and self._missing() > 0:
+        if self._prepared is None and not self._resumed and self._missing() > 0:
             self._prepared = self._ask()
 
     @property
-    def over(self) -> str | None:
-        """Why no trial is begun any more, though some are missing; None while that is not so."""
-        return self.study.proposals.exhausted or self._enough
+    def stop_reason(self) -> str | None:
+        """Why no further trial begins although some are missing; None while trials go on."""
+        return self.study.exhausted or self._stopped
 
     def _missing(self) -> int:
         """How many trials are still to begin."""
-        if time.monotonic() > self._deadline or self.over is not None:
+        if time.monotonic() > self._deadline or self.stop_reason is not None:
             return 0
-        return self.target - self.study.finished - len(self._at_work) - len(self._left)
+        return self.target - self.study.finished - len(self._running) - len(self._resumed)
 
-    def _ask(self) -> Sampled | None:
-        sampled: Sampled | None = self._timed(self.study.ask)
-        return sampled
+    def _ask(self) -> PreparedTrial | None:
+        with self._timed():
+            return self.study.ask()
 
-    def _job(self, sampled: Sampled) -> Job:
-        self._at_work[sampled.number] = sampled
-        label = described(self.objective, sampled.params)
-        tags = {"kind": "trial", "optuna.trial.number": str(sampled.number)}
-        if sampled.baseline:
-            tags["baseline"] = sampled.baseline
+    def _job(self, prepared: PreparedTrial) -> Job:
+        self._running[prepared.number] = prepared
+        label = described(self.objective, prepared.params)
+        tags = {"kind": "trial", "optuna.trial.number": str(prepared.number)}
+        if prepared.baseline:
+            tags["baseline"] = prepared.baseline
         task = Task(
-            sampled.number, sampled.params, derive_seed(self._seed, "train", sampled.number), self._epochs,
+            prepared.number,
+            prepared.params,
+            derive_seed(self._seed, "train", prepared.number),
+            self._epochs,
             max_latency_ms=self.study.limits.latency_ms,
-        )  # fmt: skip
-        return Job(
-            trial_run(sampled.number), run_name(sampled.number, label), label, task, sampled.params, tags,
-            step=sampled.last_step, value=sampled.last_value,
-        )  # fmt: skip
+        )
+        name = run_name(prepared.number, label)
+        run = trial_run(prepared.number)
+        return Job(run, name, label, task, tags, step=prepared.last_step, value=prepared.last_value)
 
     # ---- what became of it
 
     def begin(self, job: Job, slot: int) -> None:
         """Store the trial, whole, unless an earlier start has."""
-        sampled = self._at_work[job.task.number]
-        if not self.study.holds(sampled.number):
-            attrs = {records.LABEL: job.label, records.SLOT: slot}
-            self._timed(lambda: self.study.start(sampled, attrs))
+        prepared = self._running[job.task.number]
+        if not self.study.holds(prepared.number):
+            with self._timed():
+                self.study.start(prepared, {records.LABEL: job.label, records.SLOT: slot})
 
     def report(self, job: Job, step: int, value: float) -> bool:
-        """Store a value and ask the pruner. A baseline is compared with, so it trains on."""
+        """Store a value and ask the pruner. A baseline trains to its end, for comparison."""
         number = job.task.number
-        spared = self._at_work[number].baseline is not None
-        return bool(self._timed(lambda: self.study.report(number, step, value, spared=spared)))
+        with self._timed():
+            return self.study.report(number, step, value, prunable=self._running[number].baseline is None)
 
-    def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
+    def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Tell the study."""
-        number = job.task.number
-        known = {**attrs, **self._link(job.run)}
-        trial = self._timed(lambda: self.study.tell(number, state, value, known))
-        del self._at_work[number]
-        self._note(record := records.TrialRecord.of(trial))
+        record = self._tell(job.task.number, job.run, result)
+        del self._running[job.task.number]
+        self._stopped = self._stopping_rule(self._ended)
         return record
 
-    def _note(self, *ended: records.TrialRecord) -> None:
-        self._records += ended
-        self._enough = self._patience(self._records)
+    def _tell(self, number: int, run: str, result: TrainingResult) -> TrialRecord:
+        result = result.with_attrs(self._link(run))
+        with self._timed():
+            trial = self.study.tell(number, result)
+        self._ended.append(record := TrialRecord.of(trial))
+        return record
 
     def _link(self, run: str) -> dict[str, str]:
-        """The attribute that leads from a trial to its run, if that has arrived; the study's own are kept once.
+        """The attribute that leads from a trial to its MLflow run, if that has arrived there.
 
-        Trainers would wait with whoever waits for it here. The end of the search links what is not linked yet.
+        Nothing waits for it here, because workers would wait, too. The finish links what is not linked yet.
         """
-        run_id = self.tracking.mlflow_id(run)
-        if run_id is None:
+        if (run_id := self.tracking.mlflow_id(run)) is None:
             return {}
-        if not self._linked:
-            self._linked = True
+        if not self._study_linked:
+            self._study_linked = True
             for key, name in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
-                self.study.set_attr(key, self.tracking.mlflow_id(name))
+                self.study.stored.set_attr(key, self.tracking.mlflow_id(name))
         return {records.RUN: run_id}
 
-    def _timed(self, work: Callable[[], Any]) -> Any:
-        """Do some of the search's own work, and count what it costs."""
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the seconds of a block as the search's own."""
         started = time.perf_counter()
         try:
-            return work()
+            yield
         finally:
             self.search_s += time.perf_counter() - started
-
-
-def sweep(checkpoints: Path, used: Set[str]) -> None:
-    """Remove the checkpoints of trials that are not among the runs `used`, and files that a kill left half written."""
-    for path in checkpoints.glob("*"):
-        if path.name.startswith(".") or (path.name.startswith("trial-") and path.stem not in used):
-            path.unlink()

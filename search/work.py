@@ -1,24 +1,23 @@
-"""What a coordinator trains: the contract between the loop and what decides what comes next.
+"""The contract between the coordinator's loop and the work it does: trials, confirmation or refit.
 
-A `Work` is used by one thread, the coordinator's. Each job that `next` gives is begun once and ended once; in between
-come its reports. A training that an interruption cut short is given again by the next start of the search.
+A `Work` is used by one thread, the coordinator's. Each job that `next` returns begins once and ends once; its reports
+come in between. The next start of the search gets a training again that an interruption cut short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from optuna.trial import TrialState
+from typing import Protocol
 
 from objectives.base import Task
-from search import records
+from search.records import TrialRecord
+from search.training_result import TrainingResult
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training to do, and what it is called."""
+    """One training to do, and its names."""
 
     run: str
     """Its run in the journal."""
@@ -26,20 +25,18 @@ class Job:
     """Its run in MLflow."""
     label: str
     task: Task
-    params: Mapping[str, Any]
-    """As tracked."""
     tags: Mapping[str, str]
     step: int = 0
-    """The last one that an earlier start of the search has a value of."""
+    """The last step that an earlier start of the search has a value of."""
     value: float | None = None
-    """That value."""
+    """The value at `step`."""
 
 
 class Work(Protocol):
-    """What a coordinator trains."""
+    """Trainings that a coordinator runs."""
 
     unit: str
-    """What people are told that these are: `trials`, or another word for several."""
+    """The word for these trainings that users see, in the plural: `trials` for instance."""
 
     @property
     def target(self) -> int:
@@ -47,30 +44,30 @@ class Work(Protocol):
         ...
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """How many are still to begin, as far as is known now."""
         ...
 
     def next(self) -> Job | None:
-        """What a trainer that is free is to do; None when nothing is left for it."""
+        """The next training for a free worker; None when none is left."""
         ...
 
-    def prepare(self) -> None:
-        """Called while several train: think about the next one now."""
+    def prepare_next(self) -> None:
+        """Sample the next training ahead of time. Called while several train."""
         ...
 
     def begin(self, job: Job, slot: int) -> None:
-        """Put it on record; its training starts right afterwards."""
+        """Store that a training begins, right before it does."""
         ...
 
     def report(self, job: Job, step: int, value: float) -> bool:
-        """Put a value on record; returns whether the training is to end here."""
+        """Store a value. Returns whether the training ends here."""
         ...
 
-    def end(self, job: Job, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> records.TrialRecord:
-        """Put the end on record. The journal has it already, as the run's verdict."""
+    def end(self, job: Job, result: TrainingResult) -> TrialRecord:
+        """Store how a training ended. The journal has the result already."""
         ...
 
-    def ended(self) -> list[records.TrialRecord]:
-        """What earlier starts have brought to an end, or begun."""
+    def records(self) -> Sequence[TrialRecord]:
+        """The trainings that earlier starts have begun or ended."""
         ...

@@ -1,10 +1,11 @@
-"""Every path that a search writes under `mlruns/`, in one place."""
+"""Every path that a search writes under `mlruns/`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import tempfile
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,28 @@ def slug(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class TrainingFiles:
+    """Files that trainings leave until the search ends, one for each run."""
+
+    checkpoints: Path
+    """Folder of the states to resume from."""
+    weights: Path
+    """Folder of the weights of trials that may win, kept until the winner is known."""
+
+    def checkpoint_of(self, run: str) -> Path:
+        return self.checkpoints / f"{run}.pt"
+
+    def weights_of(self, run: str) -> Path:
+        return self.weights / f"{run}.pt"
+
+    def sweep_checkpoints(self, resumed: Set[str]) -> None:
+        """Remove checkpoints of trials that are not `resumed`, and files that a kill left half written."""
+        for path in self.checkpoints.glob("*"):
+            if path.name.startswith(".") or (path.name.startswith("trial-") and path.stem not in resumed):
+                path.unlink()
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The folder of a search: stores at its top, everything else under `mlruns/`."""
 
@@ -27,12 +50,10 @@ class Workspace:
     def mlruns(self) -> Path:
         return self.root / "mlruns"
 
-    def checkpoint(self, study: str, uid: str, run: str) -> Path:
-        return self.mlruns / "checkpoints" / f"{slug(study)}-{uid}" / f"{run}.pt"
-
-    def weights(self, study: str, uid: str, run: str) -> Path:
-        """Weights of a trial that may win, kept until the winner is known."""
-        return self.mlruns / "weights" / f"{slug(study)}-{uid}" / f"{run}.pt"
+    def training_files(self, study: str, uid: str) -> TrainingFiles:
+        """The files that the trainings of a study leave."""
+        folder = f"{slug(study)}-{uid}"
+        return TrainingFiles(self.mlruns / "checkpoints" / folder, self.mlruns / "weights" / folder)
 
     def journal(self, study: str, uid: str) -> Path:
         return self.mlruns / "journal" / f"{slug(study)}-{uid}.db"
@@ -44,7 +65,7 @@ class Workspace:
         return self.mlruns / "reports" / f"{slug(study)}.html"
 
     def pictures(self, study: str) -> Path:
-        """Sample predictions of the winner, shown in the report."""
+        """Image of the winner's sample predictions, shown in the report."""
         return self.mlruns / "reports" / f"{slug(study)}.png"
 
     def check_writable(self) -> None:

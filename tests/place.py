@@ -11,18 +11,20 @@ from rich.console import Console
 from toy import Toy
 
 from objectives.base import ObjectiveSpec
-from search.confirmation import Confirming
+from search.confirmation import Confirmer
 from search.coordinator import Coordinator
 from search.executors.inline import InlineExecutor
 from search.mlflow_store import Destination, connect_mlflow
 from search.progress_display import PlainDisplay
 from search.records import StudyRecord
 from search.sampling import make_pruner
+from search.sampling_study import SamplingStudy
 from search.storage import open_storage, quiet_optuna
-from search.study import Study, open_study
+from search.study import StoredStudy, open_study
 from search.summary import Candidate, Confirmation
 from search.tracking import Tracking
 from search.trials import Trials
+from search.workspace import TrainingFiles
 
 STEPS = 4
 
@@ -35,36 +37,51 @@ class Place:
         self.folder, self.lines = folder, io.StringIO()
 
     def search(
-        self, trials: int, *, mode: str = "fine", interrupted: Callable[[], bool] = lambda: False, pruner: str = "none",
+        self,
+        trials: int,
+        *,
+        mode: str = "fine",
+        interrupted: Callable[[], bool] = lambda: False,
+        pruner: str = "none",
         objective: Toy | None = None,
-    ) -> StudyRecord:  # fmt: skip
+    ) -> StudyRecord:
         """The trials."""
         objective = objective or Toy(mode=mode, steps=STEPS)
-        with self._opened(objective, pruner) as (study, tracking, coordinator):
+        with self._opened(objective) as (stored, tracking, coordinator):
+            study = SamplingStudy.open(stored, pruner=make_pruner(pruner, STEPS), sampler="random", seed=0)
             work = Trials(study, tracking, target=trials, epochs=STEPS, seed=0)
             work.resume()
             coordinator.run(work, interrupted=interrupted)
-            return study.record()
+            return stored.record()
 
     def confirm(
-        self, top: int, seeds: int, *, mode: str = "fine", interrupted: Callable[[], bool] = lambda: False,
+        self,
+        top: int,
+        seeds: int,
+        *,
+        mode: str = "fine",
+        interrupted: Callable[[], bool] = lambda: False,
         objective: Toy | None = None,
-    ) -> tuple[Confirmation, Candidate | None]:  # fmt: skip
+    ) -> tuple[Confirmation, Candidate | None]:
         """The confirmation of the best of them: what was found, and the winner."""
         objective = objective or Toy(mode=mode, steps=STEPS)
-        with self._opened(objective, "none") as (study, tracking, coordinator):
-            confirming = Confirming(
-                study, tracking, top=top, seeds=seeds, epochs=STEPS, seed=0,
-                say=lambda text: print(text, file=self.lines),
-            )  # fmt: skip
-            coordinator.run(confirming.work, interrupted=interrupted)
-            return confirming.found(), confirming.chosen()
+        with self._opened(objective) as (stored, tracking, coordinator):
+            confirmer = Confirmer.open(
+                stored,
+                tracking,
+                top=top,
+                seeds=seeds,
+                epochs=STEPS,
+                seed=0,
+                notice=lambda text: print(text, file=self.lines),
+            )
+            coordinator.run(confirmer.work, interrupted=interrupted)
+            return confirmer.confirmation(), confirmer.winner()
 
     @contextmanager
-    def _opened(self, objective: Toy, pruner: str) -> Iterator[tuple[Study, Tracking, Coordinator]]:
+    def _opened(self, objective: Toy) -> Iterator[tuple[StoredStudy, Tracking, Coordinator]]:
         storage = open_storage(f"sqlite:///{self.folder}/optuna.db")
-        study_id = open_study(storage, "toy", objective, "toy:Toy", STEPS)
-        study = Study(storage, study_id, objective, pruner=make_pruner(pruner, STEPS), sampler="random", seed=0)
+        stored = open_study(storage, "toy", objective, "toy:Toy", STEPS)
         uri = f"sqlite:///{self.folder}/mlflow.db"
         tracking = Tracking(self.folder / "journal.db", Destination(uri, "toy", "uid", self.folder / "artifacts"))
         tracking.ready()
@@ -72,14 +89,16 @@ class Place:
         executor = InlineExecutor(ObjectiveSpec("toy:Toy", options), "cpu")
         executor.ready()
         coordinator = Coordinator(
-            objective, executor, tracking,
-            checkpoint_path=lambda run: self.folder / "checkpoints" / run,
-            weights_path=lambda run: self.folder / "weights" / run,
-            tags={}, display=PlainDisplay(Console(file=self.lines)),
-        )  # fmt: skip
+            objective,
+            executor,
+            tracking,
+            files=TrainingFiles(self.folder / "checkpoints", self.folder / "weights"),
+            tags={},
+            display=PlainDisplay(Console(file=self.lines)),
+        )
         try:
             tracking.open_run("study", "search toy", tags={"kind": "study"})
-            yield study, tracking, coordinator
+            yield stored, tracking, coordinator
         finally:
             assert tracking.close(30.0) == 0
             storage.engine.dispose()

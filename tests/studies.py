@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from toy import Toy
 
@@ -13,15 +12,18 @@ from search import records
 from search.known import InitialParams
 from search.limits import Limits
 from search.sampling import derive_seed, make_pruner
+from search.sampling_study import PreparedTrial, SamplingStudy
 from search.space import Space
 from search.storage import open_storage
-from search.study import NO_LIMITS, WHOLE, Sampled, Study, open_study
+from search.study import NO_LIMITS, WHOLE, open_study
+from search.training_result import TrainingResult
+from search.writer import WriterStorage
 
 STEPS = 4
 
 
 def a_study(
-    storage: RDBStorage | str,
+    storage: WriterStorage | str,
     objective: Toy | None = None,
     *,
     sampler: str = "random",
@@ -30,34 +32,32 @@ def a_study(
     name: str = "toy",
     space: Space = WHOLE,
     limits: Limits = NO_LIMITS,
-    known: Sequence[InitialParams] | None = None,
-) -> Study:
+    initial: Sequence[InitialParams] | None = None,
+) -> SamplingStudy:
     """Open a study as a coordinator does."""
     storage = open_storage(storage) if isinstance(storage, str) else storage
     objective = objective or Toy(steps=STEPS)
     steps = objective.epochs("cpu")
-    study_id = open_study(storage, name, objective, "toy:Toy", steps, space, limits)
-    return Study(
-        storage,
-        study_id,
-        objective,
+    stored = open_study(storage, name, objective, "toy:Toy", steps, space, limits)
+    return SamplingStudy.open(
+        stored,
         pruner=make_pruner(pruner, steps),
         sampler=sampler,
         seed=seed,
         space=space,
         limits=limits,
-        known=known,
+        initial=initial,
     )
 
 
-def ask(study: Study) -> Sampled:
+def ask(study: SamplingStudy) -> PreparedTrial:
     """The next trial, where there must be one."""
-    sampled = study.ask()
-    assert sampled is not None
-    return sampled
+    prepared = study.ask()
+    assert prepared is not None
+    return prepared
 
 
-def train(study: Study, sampled: Sampled) -> int:
+def train(study: SamplingStudy, sampled: PreparedTrial) -> int:
     """Train a trial and end it as a coordinator does; returns the last step."""
     steps = study.objective.epochs("cpu")
     task = Task(sampled.number, sampled.params, derive_seed(1, sampled.number), steps)
@@ -70,21 +70,18 @@ def train(study: Study, sampled: Sampled) -> int:
             result = next(training)
             step, value = result.step, result.value
             assert value is not None
-            if study.report(sampled.number, step, value, spared=sampled.baseline is not None):
-                study.tell(sampled.number, TrialState.PRUNED, None, {})
+            if study.report(sampled.number, step, value, prunable=sampled.baseline is None):
+                study.tell(sampled.number, TrainingResult(TrialState.PRUNED))
                 return step
-        study.tell(sampled.number, TrialState.COMPLETE, value, {})
+        study.tell(sampled.number, TrainingResult(TrialState.COMPLETE, value))
     except Diverged as error:
-        failure = {records.FAILURE: "diverged", records.FAILURE_MESSAGE: str(error)}
-        study.tell(sampled.number, TrialState.FAIL, None, failure)
+        study.tell(sampled.number, TrainingResult.failed("diverged", str(error)))
     except ValueError as error:
-        study.tell(
-            sampled.number, TrialState.FAIL, None, {records.FAILURE: "error", records.FAILURE_MESSAGE: f"{error}"}
-        )
+        study.tell(sampled.number, TrainingResult.failed("error", str(error)))
     return step
 
 
-def story(study: Study) -> list[tuple[object, ...]]:
+def story(study: SamplingStudy) -> list[tuple[object, ...]]:
     """What the storage tells of every trial, times apart."""
     return [
         (
@@ -97,5 +94,5 @@ def story(study: Study) -> list[tuple[object, ...]]:
             t.system_attrs,
             t.datetime_complete is not None,
         )
-        for t in study.view().trials
+        for t in study.stored.optuna_study.trials
     ]

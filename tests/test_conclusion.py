@@ -12,24 +12,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 from shell import rows
-from test_contract import Unfitted
 
-from objectives.base import EpochResult, ObjectiveSpec, Task, TestScore, Training
+from objectives.base import EpochResult, Task, TestScore, Training
 from objectives.images import ImageClassification
 from search import promotion, registry
 from search.comparison import versions
-from search.conclusion import Conclusion
+from search.conclusion import Finish
 from search.config import Config
 from search.errors import UsageError
 from search.journal import Journal
 from search.mlflow_store import connect_mlflow
-from search.opening import objective_spec
+from search.opening import SearchPlan
 from search.presenter import reads_of_test_split
 from search.progress_display import PlainDisplay
 from search.promotion import CHAMPION, alias
 from search.records import StudyRecord
 from search.run import run
-from search.study import Study
+from search.study import StoredStudy
 from search.summary import Summary, counted
 
 
@@ -97,8 +96,7 @@ def searched(folder: Path, objective: str = "Counted", **settings: Any) -> Study
     settings = {"trials": 1, "epochs": 1, "confirm": 0, "no_refit": True, "no_register": True} | settings
     target = objective if ":" in objective else f"test_conclusion:{objective}"
     config = Config(objective=target, engine="inline", workspace=folder, **settings)
-    spec = objective_spec(config)
-    return run(config, spec, spec.load(), PlainDisplay(Console(quiet=True))).study
+    return run(SearchPlan.of(config), PlainDisplay(Console(quiet=True))).study
 
 
 def read_by(folder: Path) -> list[str]:
@@ -192,12 +190,10 @@ def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, object
 
 
 def test_an_objective_that_is_a_classifier_but_for_one_method_is_told_so(folder: Path):
+    plan = SearchPlan.of(Config(objective="test_contract:Unfitted", engine="inline", workspace=folder))
     lacking = "lacks refit_epochs, so it is not taken for an ImageClassifier"
     with pytest.raises(Killed, match=lacking):
-        run(
-            Config(objective="test_contract:Unfitted", engine="inline", workspace=folder), ObjectiveSpec("x:y"),
-            Unfitted(), Hearing(Console(quiet=True)),
-        )  # fmt: skip
+        run(plan, Hearing(Console(quiet=True)))
 
 
 class Hearing(PlainDisplay):
@@ -230,13 +226,13 @@ def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, mon
 
         return step
 
-    def ending(conclusion: Conclusion) -> Summary:
+    def finishing(finish: Finish, winner: Summary) -> Summary:
         steps.append("begun")
-        return whole(conclusion)
+        return whole(finish, winner)
 
-    whole = Conclusion.run
-    monkeypatch.setattr(Conclusion, "run", ending)
-    places = (Study, "set_attr"), (Journal, "append"), (registry, "_create_version"), (promotion, "_move")
+    whole = Finish.run
+    monkeypatch.setattr(Finish, "run", finishing)
+    places = (StoredStudy, "set_attr"), (Journal, "append"), (registry, "_create_version"), (promotion, "_move")
     for owner, name in places:
         monkeypatch.setattr(owner, name, stepping(name, getattr(owner, name)))
     wanted = {"confirm": 1, "confirm_seeds": 1, "no_refit": False, "no_register": False}

@@ -1,4 +1,4 @@
-"""Confirmation: which trainings on which seeds, who is spared some, and that kills and more trials repeat none."""
+"""Confirmation: which trainings run on which seeds, which are skipped, and that kills and more trials repeat none."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_fresh_seeds_are_new_all_different_and_always_the_same(place: Place):
     assert len(place.runs("confirm")) == len(used)
 
 
-def test_clear_losers_are_spared_the_rest(place: Place):
+def test_clear_losers_skip_their_remaining_seeds(place: Place):
     place.search(12)
     found, winner = place.confirm(12, 4)  # from all over the space: the last ones are hopeless
     tried = {each.number: len(each.values) for each in found.candidates}
@@ -58,11 +58,11 @@ def test_clear_losers_are_spared_the_rest(place: Place):
     assert worst < winner.mean - 3 * (found.noise or 0) * (1 / 4 + 1) ** 0.5
     last = found.candidates[-1].number
     assert f"confirm #{last:03d}" in place.lines.getvalue()
-    assert ", fresh seed 4 is not needed any more: its setting cannot win" in place.lines.getvalue()
+    assert ", fresh seed 4 is not needed any more: its configuration cannot win" in place.lines.getvalue()
 
 
 @pytest.mark.slow
-def test_who_is_clearly_behind_is_told_however_many_seeds_it_had(place: Place):
+def test_a_candidate_is_marked_behind_however_many_seeds_it_had(place: Place):
     place.search(12)
     found, winner = place.confirm(12, 2)
     assert winner is not None
@@ -140,7 +140,7 @@ def test_more_trials_confirm_only_what_is_new(place: Place):
     assert {int(name.split()[1][1:]) for name, *_ in set(after_) - set(before)} == new
 
 
-def test_confirming_is_told_as_what_it_is(place: Place):
+def test_the_display_shows_a_confirmation_as_one(place: Place):
     place.search(2)
     place.lines.truncate(0)
     place.confirm(1, 2)

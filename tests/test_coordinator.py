@@ -11,7 +11,7 @@ from place import STEPS, Place, after
 from toy import Toy
 
 from search.errors import SearchStoppedError
-from search.study import Study
+from search.sampling_study import SamplingStudy
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6])
@@ -42,7 +42,7 @@ def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
         raise Killed("between verdict and end")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Study, "tell", killed)
+        patched.setattr(SamplingStudy, "tell", killed)
         with pytest.raises(Killed, match="between verdict and end"):
             place.search(1, mode=mode)
     curves = place.curves()

@@ -109,7 +109,7 @@ def end_sessions(url: str) -> None:
 def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took_it(url: str):
     with hold_study(url, "toy") as mine:
         study = a_study(url)
-        mine.sign(study.storage, study.study_id)
+        mine.sign(study.stored.storage, study.stored.study_id)
         end_sessions(url)
         mine.check()
         with pytest.raises(StudyHeldError, match=f"by process {os.getpid()} on"), hold_study(url, "toy"):
@@ -119,7 +119,7 @@ def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took
             with pytest.raises(ConnectionError, match="has not noticed yet that an earlier connection of this search"):
                 mine.check()
             storage = open_storage(url)
-            other.sign(storage, study.study_id)
+            other.sign(storage, study.stored.study_id)
         with pytest.raises(StudyHeldError, match="'toy' was searched by another process while the database was away"):
             mine.check()
 
@@ -269,7 +269,7 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(server: Any, url: s
     with hold_study(str(through), "toy") as mine:
         retry = RetryPolicy(mine.check, wait_s=20.0, say=messages.append, pause=time.sleep)
         study = a_study(open_storage(str(through), retry=retry))
-        mine.sign(study.storage, study.study_id)
+        mine.sign(study.stored.storage, study.stored.study_id)
         proxy.nth = 3
         for _ in range(6):
             train(study, ask(study))

@@ -17,10 +17,12 @@ from search.config import SAMPLERS, Config
 from search.errors import StudyMismatchError, UsageError
 from search.known import from_stored, warm_start
 from search.limits import Limits
+from search.sampling_study import SamplingStudy
 from search.scope import Scope
 from search.space import Space, configuration_key, narrow, search_space
 from search.storage import open_storage, quiet_optuna
-from search.study import Study, open_study
+from search.study import open_study
+from search.training_result import TrainingResult
 
 # Notes of Optuna on its own samplers. CMA-ES learns nothing from a constraint; it is only kept to it.
 pytestmark = [
@@ -54,7 +56,7 @@ class Weighed(Toy):
         return round(1000 * float(params["width"] or 0))
 
 
-def search(study: Study, trials: int) -> Study:
+def search(study: SamplingStudy, trials: int) -> SamplingStudy:
     """Train up to so many trials in all, or what there is."""
     while study.finished < trials and (sampled := study.ask()) is not None:
         train(study, sampled)
@@ -67,11 +69,12 @@ def search(study: Study, trials: int) -> Study:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_search_ends(database: str, sampler: str):
     study = search(a_study(database, Few(steps=1), sampler=sampler), 20)
-    assert len({configuration_key(trial.params) for trial in study.record().trials}) == len(study.record().trials) == 6
-    assert study.proposals.exhausted is not None
-    assert study.proposals.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
+    trials = study.stored.record().trials
+    assert len({configuration_key(trial.params) for trial in trials}) == len(trials) == 6
+    assert study.exhausted is not None
+    assert study.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
     again = a_study(database, Few(steps=1), sampler=sampler)
-    assert again.proposals.is_exhausted()
+    assert again.is_exhausted()
     assert again.ask() is None
     assert story(again) == story(study)
 
@@ -113,7 +116,7 @@ def test_a_configuration_in_training_is_not_proposed_again(database: str):
 def test_every_sampler_keeps_to_what_is_fixed_and_narrowed(database: str, sampler: str):
     space = narrow(Toy(), ["kind=wide", "width=[0.01, 0.1]", "x=0.5"])
     study = search(a_study(database, Toy(steps=1), sampler=sampler, space=space), 14)
-    params = [trial.params for trial in study.record().trials]
+    params = [trial.params for trial in study.stored.record().trials]
     assert {each["kind"] for each in params} == {"wide"}
     assert {each["x"] for each in params} == {0.5}
     assert all(0.01 <= each["width"] <= 0.1 for each in params)
@@ -135,7 +138,7 @@ def test_a_baseline_that_is_fixed_otherwise_is_tried_with_the_fix(database: str)
         "wide": {"kind": "wide", "x": 1.0, "width": 0.5},
     }
     study = search(a_study(database, objective, space=narrow(objective, ["x=0.5"])), 3)
-    (left, wide, other) = study.record().trials
+    (left, wide, other) = study.stored.record().trials
     assert (left.baseline, left.params["x"], left.params["depth"]) == ("left (x=0.5)", 0.5, 2)
     assert (wide.baseline, other.baseline, other.params["x"]) == ("wide (x=0.5)", None, 0.5)
 
@@ -146,9 +149,9 @@ def test_a_baseline_that_is_fixed_otherwise_is_tried_with_the_fix(database: str)
 @pytest.mark.parametrize("sampler", EACH)
 def test_what_is_too_large_never_becomes_a_trial(database: str, sampler: str):
     study = search(a_study(database, Weighed(steps=1), sampler=sampler, limits=Limits(parameters=150)), 12)
-    stored = study.view().trials
+    stored = study.stored.optuna_study.trials
     assert len(stored) == 12
-    sizes = [Weighed().n_parameters(study.params_of(trial.params)) for trial in stored]
+    sizes = [Weighed().n_parameters(study.stored.params_of(trial.params)) for trial in stored]
     assert max(sizes) <= 150
     excess = [trial.constraints["parameters"] for trial in stored]
     assert excess == pytest.approx([size / 150 - 1 for size in sizes])
@@ -160,11 +163,12 @@ def test_what_was_measured_is_a_constraint_and_a_slow_trial_does_not_win(databas
         sampled = ask(study)
         study.start(sampled, {})
         study.report(sampled.number, 1, value)
-        study.tell(sampled.number, TrialState.COMPLETE, value, {records.METRICS: {"latency_ms": latency}})
+        result = TrainingResult(TrialState.COMPLETE, value, {records.METRICS: {"latency_ms": latency}})
+        study.tell(sampled.number, result)
     refused = ask(study)
     study.start(refused, {})
-    study.tell(refused.number, TrialState.PRUNED, None, {records.METRICS: {"latency_ms": 5.0}})
-    record = a_study(database, limits=Limits(latency_ms=2.0)).record()
+    study.tell(refused.number, TrainingResult(TrialState.PRUNED, None, {records.METRICS: {"latency_ms": 5.0}}))
+    record = a_study(database, limits=Limits(latency_ms=2.0)).stored.record()
     assert [dict(trial.constraints) for trial in record.trials] == [
         {"latency_ms": -0.5},
         {"latency_ms": 0.5},
@@ -178,8 +182,8 @@ def test_the_search_ends_when_nothing_small_enough_is_new(database: str):
     """Only `depth` 1 is small enough, and `x` is fixed."""
     objective, space = Weighed(steps=1), narrow(Toy(), ["x=0.5", "kind=deep"])
     study = search(a_study(database, objective, space=space, limits=Limits(parameters=100)), 5)
-    assert [trial.params["depth"] for trial in study.record().trials] == [1]
-    assert study.proposals.exhausted
+    assert [trial.params["depth"] for trial in study.stored.record().trials] == [1]
+    assert study.exhausted
 
 
 def test_an_objective_that_cannot_tell_is_refused():
@@ -192,22 +196,22 @@ def test_an_objective_that_cannot_tell_is_refused():
 # Warm starts --------------------------------------------------------------------------------------------------------
 
 
-def warmed(earlier: Study, objective: Toy, space: Space) -> tuple[list[Mapping[str, object]], list[str]]:
-    known, said = warm_start(earlier.record(), objective, search_space(objective, space), Limits())
+def warmed(earlier: SamplingStudy, objective: Toy, space: Space) -> tuple[list[Mapping[str, object]], list[str]]:
+    known, said = warm_start(earlier.stored.record(), objective, search_space(objective, space), Limits())
     return [each.params for each in known], said
 
 
 def test_the_best_of_an_earlier_study_comes_first_and_once(database: str):
     earlier = search(a_study(database, name="old"), 12)
     settings, said = warmed(earlier, Toy(), Space())
-    assert settings == [trial.params for trial in earlier.record().ranked()[:5]]
+    assert settings == [trial.params for trial in earlier.stored.record().ranked()[:5]]
     assert said == ["warm start: the best 5 of study old come after the baselines"]
     known = from_stored([[f"old #{number}", params] for number, params in enumerate(settings)])
     search(a_study(database, known=known), 2)
     study = search(a_study(database, known=known), 7)
-    assert [trial.params for trial in study.record().trials[:5]] == settings
-    assert [trial.baseline for trial in study.record().trials] == [None] * 7
-    assert len({configuration_key(trial.params) for trial in study.record().trials}) == 7
+    assert [trial.params for trial in study.stored.record().trials[:5]] == settings
+    assert [trial.baseline for trial in study.stored.record().trials] == [None] * 7
+    assert len({configuration_key(trial.params) for trial in study.stored.record().trials}) == 7
 
 
 def test_what_does_not_fit_the_new_space_is_reported_and_resampled(database: str):
@@ -239,8 +243,8 @@ def test_a_search_goes_on_when_the_study_it_started_from_is_gone(tmp_path: Path)
     made = open_study(storage, "next", Toy(), "toy:Toy", 4)
     with pytest.raises(UsageError, match="there is no study 'old'"):
         Scope.of(config, Toy(), "next")
-    storage.set_study_user_attr(made, records.WARM_STARTS, {"old": [["old #3", {"x": 0.25}]]})
+    made.set_attr(records.WARM_STARTS, {"old": [["old #3", {"x": 0.25}]]})
     scope = Scope.of(config, Toy(), "next")
     assert scope.earlier is None
-    known, _ = scope.known(Toy(), storage, made)
+    known, _ = scope.initial_params(made)
     assert known[-1].params == {"x": 0.25}

@@ -43,9 +43,9 @@ from search.config import Config
 from search.errors import SearchError, UsageError
 from search.executors import ray as actors
 from search.executors.base import EpochDone, Lost
-from search.executors.choice import check_engine
 from search.executors.ray import RayExecutor
 from search.executors.ray_cluster import modules_to_ship
+from search.opening import check_engine
 from search.provenance import usable_cores
 
 CORES = usable_cores()
@@ -70,7 +70,7 @@ def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) ->
         ({"cpus_per_trial": 2.0}, r"--cpus-per-trial is for Ray"),
         ({"engine": "ray", "device": "cuda:1"}, r"--device cuda:1: Ray chooses the GPU .* type --device cuda"),
         ({"engine": "ray", "gpus_per_trial": 1.5}, r"--gpus-per-trial 1.5: .* type 0.5 or 2"),
-        ({"engine": "ray", "cpus_per_trial": float("inf")}, r"--cpus-per-trial inf is no number of CPUs"),
+        ({"engine": "ray", "cpus_per_trial": float("inf")}, r"--cpus-per-trial inf is not a number of CPUs"),
         ({"engine": "ray", "device": "cuda", "gpus_per_trial": 0.0}, r"asks for a GPU and for none"),
     ],
 )

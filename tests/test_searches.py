@@ -143,8 +143,11 @@ def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
     failed = "training the winner on all but the test split failed (RuntimeError: no more than this); confirm-"
     assert failed in result.stdout
     assert {kind: len(runs) for kind, runs in runs_by_kind(folder).items()} == {
-        "study": 1, "trial": 2, "confirm": 2, "refit": 1,
-    }  # fmt: skip
+        "study": 1,
+        "trial": 2,
+        "confirm": 2,
+        "refit": 1,
+    }
     ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'")
     (read,) = json.loads(stored)
     assert read["run"] == f"confirm-{read['number']}-1"
@@ -154,7 +157,7 @@ def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
 # The same seed ------------------------------------------------------------------------------------------------------
 
 
-def told(database: Path) -> list[tuple[object, ...]]:
+def mlflow_errors(database: Path) -> list[tuple[object, ...]]:
     """Parameters and every reported value, by trial."""
     params = rows(database, "SELECT trial_id, param_name, param_value FROM trial_params ORDER BY 1, 2")
     values = rows(database, "SELECT trial_id, step, intermediate_value FROM trial_intermediate_values ORDER BY 1, 2")
@@ -169,7 +172,7 @@ def test_the_same_seed_repeats_a_search_exactly(folder: Path):
     both = [begin(*words, cwd=place) for place in (folder, other)]
     for process in both:
         assert end(process).returncode == 0
-    assert told(folder / "optuna.db") == told(other / "optuna.db")
+    assert mlflow_errors(folder / "optuna.db") == mlflow_errors(other / "optuna.db")
     assert len(rows(folder / "optuna.db", "SELECT DISTINCT param_value FROM trial_params")) > 8
 
 

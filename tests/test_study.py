@@ -21,6 +21,7 @@ from search.sampling import derive_seed
 from search.space import search_space
 from search.storage import open_storage, quiet_optuna
 from search.study import open_study
+from search.training_result import TrainingResult
 
 # Notes of Optuna on its own samplers, which are what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -67,10 +68,10 @@ def test_the_same_seed_asks_the_same_and_another_seed_does_not(database: str):
 def test_a_sampled_trial_is_not_stored_before_it_starts_and_then_whole(database: str):
     study = a_study(database)
     sampled = ask(study)
-    assert study.view().trials == []
+    assert study.stored.optuna_study.trials == []
     assert not study.holds(0)
     study.start(sampled, {records.LABEL: "toy"})
-    (stored,) = study.view().trials
+    (stored,) = study.stored.optuna_study.trials
     assert (stored.state, stored.user_attrs) == (TrialState.RUNNING, {records.LABEL: "toy"})
     assert stored.params == sampled.params
     assert set(stored.distributions) == set(stored.params)
@@ -83,12 +84,24 @@ def test_two_trials_may_be_sampled_ahead_and_end_in_any_order(database: str):
     study.start(first, {})
     study.start(second, {})
     study.report(1, 1, 0.25)
-    study.tell(1, TrialState.COMPLETE, 0.25, {})
-    study.tell(0, TrialState.PRUNED, None, {}) if study.report(0, 1, 0.5) else study.tell(
-        0, TrialState.PRUNED, None, {}
-    )
-    assert [(t.state, t.value) for t in study.view().trials] == [(TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.25)]
+    study.tell(1, TrainingResult(TrialState.COMPLETE, 0.25))
+    assert not study.report(0, 1, 0.5)
+    study.tell(0, TrainingResult(TrialState.PRUNED))
+    assert [(t.state, t.value) for t in study.stored.optuna_study.trials] == [
+        (TrialState.PRUNED, 0.5),
+        (TrialState.COMPLETE, 0.25),
+    ]
     assert study.finished == 2
+
+
+def test_a_result_is_stored_as_studies_and_journals_of_before_have_it():
+    result = TrainingResult(TrialState.COMPLETE, 0.5, {records.METRICS: {"loss": 0.25}})
+    stored = {"state": "COMPLETE", "value": 0.5, "attrs": {"metrics": {"loss": 0.25}}}
+    assert result.as_dict() == stored
+    assert TrainingResult.from_dict(stored) == result
+    failed = {"state": "FAIL", "value": None, "attrs": {"failure": "crashed", "failure_message": "tried 3 times"}}
+    assert TrainingResult.failed("crashed", "tried 3 times").as_dict() == failed
+    assert TrainingResult.from_dict(failed).failure == "crashed"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,7 @@ def test_a_trial_is_told_as_it_is_stored(
     train(study, ask(study))  # the worst so far, which the sampler is shown for a diverged one
     study.start(ask(study), {records.LABEL: "toy", records.SLOT: 1})
     study.report(1, 1, 0.25)
-    told, stored = study.tell(1, state, value, attrs), study.view().trials[1]
+    told, stored = study.tell(1, TrainingResult(state, value, attrs)), study.stored.optuna_study.trials[1]
     assert told.datetime_complete is not None
     assert stored.datetime_complete is not None
     assert abs((told.datetime_complete - stored.datetime_complete).total_seconds()) < 1
@@ -125,7 +138,7 @@ def test_baselines_come_first_once_and_by_name(database: str):
     study = a_study(database, objective)
     for _ in range(3):
         train(study, ask(study))
-    trials = study.record().trials
+    trials = study.stored.record().trials
     assert [trial.baseline for trial in trials] == ["left", "right", None, None]
     assert [dict(trial.params) for trial in trials[:2]] == list(objective.known.values())
 
@@ -146,7 +159,7 @@ def test_a_trial_left_running_is_resumed_as_itself(database: str):
     (resumed,) = study.resume()
     assert (resumed.number, resumed.params, resumed.last_step) == (1, sampled.params, 2)
     train(study, resumed)
-    assert (study.finished, len(study.view().trials), study.resume()) == (2, 2, [])
+    assert (study.finished, len(study.stored.optuna_study.trials), study.resume()) == (2, 2, [])
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "halving"])
@@ -156,8 +169,8 @@ def test_what_the_pruner_noted_of_a_spared_trial_is_stored_at_once(database: str
     for value in (0.9, 0.1):
         sampled = ask(study)
         study.start(sampled, {})
-        assert not study.report(sampled.number, STEPS, value, spared=True)
-    for trial in study.view().trials:
+        assert not study.report(sampled.number, STEPS, value, prunable=False)
+    for trial in study.stored.optuna_study.trials:
         assert any("completed_rung" in note for note in trial.system_attrs)
     other = ask(study)
     study.start(other, {})
@@ -182,10 +195,10 @@ def test_an_enqueued_trial_is_adopted(database: str):
     study = a_study(database)
     (adopted,) = study.resume()
     assert adopted.params["x"] == 0.5
-    (stored,) = study.view().trials
+    (stored,) = study.stored.optuna_study.trials
     assert (stored.state, stored.params) == (TrialState.RUNNING, adopted.params)
     train(study, adopted)
-    assert study.view().trials[0].state == TrialState.COMPLETE
+    assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
     assert ask(study).number == 1
 
 
@@ -196,9 +209,9 @@ def test_a_half_sampled_trial_is_sampled_to_its_end(database: str):
     study = a_study(database)
     (adopted,) = study.resume()
     assert adopted.params["kind"] == kind
-    assert study.view().trials[0].params == adopted.params
+    assert study.stored.optuna_study.trials[0].params == adopted.params
     train(study, adopted)
-    assert study.view().trials[0].state == TrialState.COMPLETE
+    assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
 
 
 def test_a_resumed_trial_is_sampled_as_it_would_have_been(database: str):
@@ -215,7 +228,7 @@ def right_share(database: str, mode: str) -> float:
     study = a_study(database, Toy(steps=1, mode=mode), sampler="tpe", name=mode)
     for _ in range(30):
         train(study, ask(study))
-    late = study.view().trials[14:]
+    late = study.stored.optuna_study.trials[14:]
     return sum(trial.params["x"] > 0.2 for trial in late) / len(late)
 
 
@@ -226,13 +239,13 @@ def test_a_sampler_learns_from_diverged_trials(database: str):
 def test_a_diverged_trial_is_stored_as_failed_without_a_value(database: str):
     study = a_study(database, Toy(steps=STEPS, mode="diverge@2"))
     train(study, ask(study))
-    (trial,) = study.record().trials
+    (trial,) = study.stored.record().trials
     assert (trial.state, trial.failure, trial.failure_message) == (
         TrialState.FAIL,
         "diverged",
         "the training loss became nan",
     )
-    assert study.view().trials[0].values is None
+    assert study.stored.optuna_study.trials[0].values is None
 
 
 def test_hyperband_ends_trials_at_its_rungs_and_keeps_the_best(database: str):
@@ -241,11 +254,11 @@ def test_hyperband_ends_trials_at_its_rungs_and_keeps_the_best(database: str):
     for _ in range(32):
         sampled = ask(study)
         last[sampled.number] = train(study, sampled)
-    pruned = [trial for trial in study.record().trials if trial.state == TrialState.PRUNED]
+    pruned = [trial for trial in study.stored.record().trials if trial.state == TrialState.PRUNED]
     assert {last[trial.number] for trial in pruned} <= {1, 4, 16}
     assert {1, 4} <= {last[trial.number] for trial in pruned}
     assert len(pruned) >= 12
-    best = max(study.view().trials, key=lambda trial: max(trial.intermediate_values.values()))
+    best = max(study.stored.optuna_study.trials, key=lambda trial: max(trial.intermediate_values.values()))
     assert abs(best.params["x"] - 0.3) < 0.3
 
 
@@ -254,7 +267,7 @@ def test_pruners_end_hopeless_trials(database: str, pruner: str):
     study = a_study(database, pruner=pruner)
     for _ in range(24):
         train(study, ask(study))
-    states = [trial.state for trial in study.view().trials]
+    states = [trial.state for trial in study.stored.optuna_study.trials]
     assert TrialState.PRUNED in states
     assert TrialState.COMPLETE in states
 
@@ -263,9 +276,9 @@ def test_a_minimised_study_prunes_and_ranks_the_other_way(database: str):
     study = a_study(database, Toy("minimize", steps=STEPS), pruner="halving")
     for _ in range(16):
         train(study, ask(study))
-    ranked = study.record().ranked()
+    ranked = study.stored.record().ranked()
     assert ranked[0].value == min(trial.value or 0 for trial in ranked if trial.state == TrialState.COMPLETE)
-    assert study.view().direction == optuna.study.StudyDirection.MINIMIZE
+    assert study.stored.optuna_study.direction == optuna.study.StudyDirection.MINIMIZE
 
 
 def test_seeds_differ_by_purpose_and_fit_in_31_bits():
@@ -310,14 +323,14 @@ def story_of(storage: RDBStorage) -> dict[str, object]:
 def test_epochs_that_nobody_names_are_those_of_the_study(database: str):
     storage = open_storage(database)
     made = open_study(storage, "toy", Toy(), "toy:Toy", 4)
-    assert open_study(storage, "toy", Toy(), "toy:Toy", None) == made
+    assert open_study(storage, "toy", Toy(), "toy:Toy", None).study_id == made.study_id
 
 
 def test_epochs_are_those_first_named_when_a_search_never_began(database: str):
     storage = open_storage(database)
     made = open_study(storage, "toy", Toy(), "toy:Toy", None)
-    assert open_study(storage, "toy", Toy(), "toy:Toy", 5) == made
-    assert storage.get_study_user_attrs(made)[records.FINGERPRINT]["epochs"] == 5
+    assert open_study(storage, "toy", Toy(), "toy:Toy", 5).study_id == made.study_id
+    assert made.epochs == 5
     with pytest.raises(StudyMismatchError, match="epochs was 5, now 6"):
         open_study(storage, "toy", Toy(), "toy:Toy", 6)
 
@@ -332,7 +345,7 @@ def test_a_study_that_was_killed_while_it_was_made_is_made_again(database: str):
     storage = open_storage(database)
     storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "toy")
     a_study(storage).ask()
-    assert storage.get_study_user_attrs(open_study(storage, "toy", Toy(), "toy:Toy", STEPS))[records.METRIC] == "score"
+    assert open_study(storage, "toy", Toy(), "toy:Toy", STEPS).attrs()[records.METRIC] == "score"
 
 
 def test_how_long_a_start_ran_is_known_though_it_was_killed_or_still_runs():

@@ -94,7 +94,11 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     if dataset == "mnist":  # the first reading makes arrays of the files
         alone["XDG_CACHE_HOME"] = str(tmp_path / "other cache")
     subprocess.run(
-        [sys.executable, "-c", ONE_READING, name], check=True, cwd=folder, timeout=60, env=environment(alone)
+        [sys.executable, "-c", ONE_READING, name],
+        check=True,
+        cwd=folder,
+        timeout=60,
+        env=environment(alone),
     )
     assert [each["file"] for each in found] == [each["file"] for each in opened(yardstick)]
     assert {each["file"] for each in found} == set(watched)

@@ -29,9 +29,11 @@ from search.coordinator import Coordinator
 from search.executors.base import EpochDone, Finished, SlotEvent
 from search.progress_display import PlainDisplay
 from search.sampling import make_pruner
+from search.sampling_study import SamplingStudy
 from search.storage import open_storage
-from search.study import Study, open_study
+from search.study import open_study
 from search.trials import Trials
+from search.workspace import TrainingFiles
 from tests.benchmarks.growth_stores import (
     NAME,
     POINT,
@@ -143,15 +145,15 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     """Milliseconds per trial: of the coordinator, of the courier behind it where runs are tracked, and of parts."""
     objective = kind.objective()
     storage = open_storage(f"sqlite:///{folder / 'optuna.db'}")
-    study_id = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
-    study = Study(storage, study_id, objective, pruner=make_pruner("hyperband", STEPS), sampler="tpe", seed=0)
+    stored = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
+    study = SamplingStudy.open(stored, pruner=make_pruner("hyperband", STEPS), sampler="tpe", seed=0)
     executor = Instant(kind)
     tracking: Any = open_tracking(folder) if kind.tracked else Untracked()
     before = (tracking.busy_s, delivery_cpu_s()) if kind.tracked else (0.0, 0.0)
     work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
         objective, executor, tracking,
-        checkpoint_path=lambda run: folder / "checkpoints" / run, weights_path=lambda run: folder / "weights" / run,
+        files=TrainingFiles(folder / "checkpoints", folder / "weights"),
         tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
     )  # fmt: skip
     coordinator.run(work)

