@@ -16,9 +16,9 @@ from search import records
 from search.asking import objective_call
 from search.errors import UsageError
 from search.limits import Limits, describe
-from search.pages import readable
 from search.records import StudyRecord, TrialRecord
 from search.space import ConfigurationKey, Space, configuration_key, contains, search_space, words
+from search.text import readable
 
 WARM_START_TRIALS = 5
 """How many configurations are taken over from an earlier study."""

@@ -24,11 +24,6 @@ def run_name(number: int, label: str, mark: str = "") -> str:
     return " ".join(part for part in (f"#{number:03d}", mark, label) if part)
 
 
-def readable(value: object, *, digits: int = 6) -> str:
-    """Format a parameter for display; Optuna's storage and the run's `params.json` hold all digits."""
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
 def experiment_tags(study: str, metric: str, *, maximize: bool) -> dict[str, str]:
     """Return the tags with an experiment's note and with its view of all trials, best first."""
     note = (

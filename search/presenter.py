@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from search.pages import readable
 from search.records import TEST_READS, StudyRecord
 from search.summary import Candidate, Confirmation, Gain, Summary, counted
+from search.text import readable
 
 NETWORKS = {
     "trial": "the search's own training of this configuration, which was selected for its validation value",

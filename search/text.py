@@ -1,4 +1,4 @@
-"""How figures read in text, the same on the terminal and in the report."""
+"""Format figures for display, the same on every page and in the terminal."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def readable(value: object, *, digits: int = 6) -> str:
+    """Format a parameter for display; Optuna's storage and the run's `params.json` hold all digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

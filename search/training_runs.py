@@ -16,8 +16,9 @@ from objectives.files import write_atomic
 from search import records
 from search.journal import PARENT
 from search.limits import describe
-from search.pages import MARKS, RUN_NAME, readable, run_name
+from search.pages import MARKS, RUN_NAME, run_name
 from search.running import RunningTraining
+from search.text import readable
 from search.tracking import Tracking
 from search.training_result import TrainingResult
 from search.work import Job

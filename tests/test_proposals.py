@@ -84,9 +84,9 @@ def test_a_space_of_sixty_configurations_is_tried_completely(database: str, samp
     objective = Few(steps=1)
     objective.largest = 30
     study = search(a_study(database, objective, sampler=sampler), 59)
-    assert not study.proposals.is_exhausted()
-    assert len(search(study, 99).record().trials) == 60
-    assert study.proposals.exhausted
+    assert not study.is_exhausted()
+    assert len(search(study, 99).stored.record().trials) == 60
+    assert study.exhausted
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
@@ -207,8 +207,8 @@ def test_the_best_of_an_earlier_study_comes_first_and_once(database: str):
     assert settings == [trial.params for trial in earlier.stored.record().ranked()[:5]]
     assert said == ["warm start: the best 5 of study old come after the baselines"]
     known = from_stored([[f"old #{number}", params] for number, params in enumerate(settings)])
-    search(a_study(database, known=known), 2)
-    study = search(a_study(database, known=known), 7)
+    search(a_study(database, initial=known), 2)
+    study = search(a_study(database, initial=known), 7)
     assert [trial.params for trial in study.stored.record().trials[:5]] == settings
     assert [trial.baseline for trial in study.stored.record().trials] == [None] * 7
     assert len({configuration_key(trial.params) for trial in study.stored.record().trials}) == 7

@@ -157,7 +157,7 @@ def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
 # The same seed ------------------------------------------------------------------------------------------------------
 
 
-def mlflow_errors(database: Path) -> list[tuple[object, ...]]:
+def trials_of(database: Path) -> list[tuple[object, ...]]:
     """Parameters and every reported value, by trial."""
     params = rows(database, "SELECT trial_id, param_name, param_value FROM trial_params ORDER BY 1, 2")
     values = rows(database, "SELECT trial_id, step, intermediate_value FROM trial_intermediate_values ORDER BY 1, 2")
@@ -172,7 +172,7 @@ def test_the_same_seed_repeats_a_search_exactly(folder: Path):
     both = [begin(*words, cwd=place) for place in (folder, other)]
     for process in both:
         assert end(process).returncode == 0
-    assert mlflow_errors(folder / "optuna.db") == mlflow_errors(other / "optuna.db")
+    assert trials_of(folder / "optuna.db") == trials_of(other / "optuna.db")
     assert len(rows(folder / "optuna.db", "SELECT DISTINCT param_value FROM trial_params")) > 8
 
 
