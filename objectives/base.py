@@ -191,7 +191,7 @@ class Timed(Protocol):
     def latency_ms(self, params: Params, device: str) -> float:
         """How long one prediction of a configuration's untrained model takes on `device`. Called in a worker.
 
-        `objectives.latency.latency_ms` measures a torch module.
+        `objectives.images.latency.latency_ms` measures a torch module.
         """
         ...
 
@@ -263,7 +263,7 @@ class ImageClassifier(Protocol):
         ...
 
     def framing(self) -> Mapping[str, Any]:
-        """The fields of `objectives.pictures.Framing`: how an image must be framed for the network."""
+        """The fields of `objectives.data.pictures.Framing`: how an image must be framed for the network."""
         ...
 
 

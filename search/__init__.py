@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.loading import Predictions, Predictor, load, load_trial
+    from search.commands.load import Predictions, Predictor, load, load_trial
 
 __all__ = ["Predictions", "Predictor", "load", "load_trial"]
 
@@ -17,9 +17,9 @@ __all__ = ["Predictions", "Predictor", "load", "load_trial"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'search' has no attribute {name!r}")
-    from search import loading
+    from search.commands import load
 
-    return getattr(loading, name)
+    return getattr(load, name)
 
 
 def __dir__() -> list[str]:

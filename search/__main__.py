@@ -1,6 +1,6 @@
 """`python -m search`."""
 
-from search.cli import main
+from search.cli.main import main
 
 if __name__ == "__main__":
     main()

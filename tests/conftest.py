@@ -84,7 +84,7 @@ def fresh_mlflow(shared: Path) -> Path:
     path = shared / "fresh_mlflow.db"
     with made_once(path) as ours:
         if ours:
-            from search.mlflow_store import connect_mlflow
+            from search.tracking.store import connect_mlflow
 
             connect_mlflow(f"sqlite:///{shared}/mlflow.db")
             one_file(shared / "mlflow.db", path)  # MLflow keeps connections open, so there is a log beside it
@@ -97,7 +97,7 @@ def fresh_optuna(shared: Path) -> Path:
     path = shared / "fresh_optuna.db"
     with made_once(path) as ours:
         if ours:
-            from search.storage import open_storage
+            from search.study.storage.storage import open_storage
 
             open_storage(f"sqlite:///{shared}/optuna.db")
             one_file(shared / "optuna.db", path)

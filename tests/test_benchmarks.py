@@ -12,7 +12,7 @@ import torch
 from shell import TESTS, environment
 
 from objectives.base import DatasetError
-from objectives.datasets import load_dataset
+from objectives.data.datasets import load_dataset
 from tests.benchmarks import __main__ as table
 from tests.benchmarks import gpu
 from tests.benchmarks.commands import Ended, time_to_accuracy

@@ -18,8 +18,8 @@ import click
 import pytest
 import yaml
 
-from search.cli import cli
-from search.config import ENGINES
+from search.cli.main import cli
+from search.common.config import ENGINES
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
@@ -207,7 +207,7 @@ def test_images_are_named_by_version_and_targets_exist():
 def test_the_rayjob_is_one():
     jsonschema = pytest.importorskip("jsonschema")
     job, claim = yaml.safe_load_all((DOCKER / "kuberay-rayjob.yaml").read_text())
-    schema = json.loads((Path(__file__).parent / "rayjob.schema.json").read_text())
+    schema = json.loads((ROOT / "tests" / "fixtures" / "rayjob.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(job, schema)
     with pytest.raises(jsonschema.ValidationError, match="shutdownAfterJobFinish"):

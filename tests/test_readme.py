@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 import pytest
 
-from objectives.images import ImageClassification
-from search.cli import cli
-from search.config import Config, Device
-from search.space import narrow
-from search.space import words as describe
+from objectives.images.objective import ImageClassification
+from search.cli.main import cli
+from search.common.config import Config, Device
+from search.study.space.space import narrow
+from search.study.space.space import words as describe
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from objectives.base import Task
-from objectives.messages import Checkpointed, EpochDone, Failed, Finished, Refused, SpeedMeasured
+from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, SpeedMeasured
 
 __all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Finished", "Lost", "Refused"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from objectives.base import ObjectiveSpec, Task
-from objectives.messages import WorkerSettings
-from objectives.worker import Worker
+from objectives.worker.messages import WorkerSettings
+from objectives.worker.worker import Worker
+from search.common.system import usable_cores
 from search.executors.base import SlotEvent
-from search.provenance import usable_cores
 
 
 class InlineExecutor:

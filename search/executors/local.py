@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
-from objectives.messages import SpeedMeasured, WorkerReady, WorkerSettings
-from search.errors import SearchError
+from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
+from search.common.errors import SearchError
+from search.common.system import usable_cores
 from search.executors.base import Lost, SlotEvent
 from search.executors.gpu_sharing import MEASURE_S, WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
-from search.provenance import usable_cores
 
 LAST_LINES = 15
 MAX_FAILED_STARTS = 3
@@ -40,7 +40,7 @@ class WorkerProcess:
         environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "objectives", str(theirs.fileno())],
+                [sys.executable, "-m", "objectives.worker", str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=self._output,

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from objectives.actor import ActorLocation, WorkerActor
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
-from objectives.messages import WorkerReady
-from search.errors import SearchError, UsageError
+from objectives.worker.messages import WorkerReady
+from objectives.worker.ray_actor import ActorLocation, WorkerActor
+from search.common.errors import SearchError, UsageError
 from search.executors.base import Failed, Finished, Lost, Refused, SlotEvent
 from search.executors.ray_cluster import Cluster
 

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from objectives.actor import ActorLocation
-from search.errors import SearchError, UsageError
-from search.provenance import usable_cores
+from objectives.worker.ray_actor import ActorLocation
+from search.common.errors import SearchError, UsageError
+from search.common.system import usable_cores
 
 CONNECT_S = 5.0
 LAST_LINES = 15

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import optuna
 
-from objectives.datasets import default_data_dir
-from objectives.mnist import raw_folder
-from search.records import METRICS
-from search.storage import quiet_optuna
+from objectives.data.datasets import default_data_dir
+from objectives.data.mnist import raw_folder
+from search.study.records import METRICS
+from search.study.storage.storage import quiet_optuna
 from tests.benchmarks.measure import Skipped
-from tests.shell import environment, rows
+from tests.support.shell import environment, rows
 
 ROOT = Path(__file__).parents[2]
 

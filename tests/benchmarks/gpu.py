@@ -18,9 +18,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from objectives.base import Diverged, Params, Task
-from objectives.images import ImageClassification
-from search.records import SESSIONS
-from search.storage import quiet_optuna
+from objectives.images.objective import ImageClassification
+from search.study.records import SESSIONS
+from search.study.storage.storage import quiet_optuna
 from tests.benchmarks.commands import data_dir, finished, only_study, search_command
 from tests.benchmarks.loops import (
     FAMILIES,

@@ -25,15 +25,15 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from objectives.base import EpochResult, Outcome, Task
-from search.coordinator import Coordinator
+from search.cli.progress import PlainDisplay
+from search.common.workspace import TrainingFiles
+from search.coordinator.loop import Coordinator
+from search.coordinator.trials import Trials
 from search.executors.base import EpochDone, Finished, SlotEvent
-from search.progress_display import PlainDisplay
-from search.sampling import make_pruner
-from search.sampling_study import SamplingStudy
-from search.storage import open_storage
-from search.study import open_study
-from search.trials import Trials
-from search.workspace import TrainingFiles
+from search.study.sampling.samplers import make_pruner
+from search.study.sampling.sampling_study import SamplingStudy
+from search.study.storage.storage import open_storage
+from search.study.study import open_study
 from tests.benchmarks.growth_stores import (
     NAME,
     POINT,

@@ -15,13 +15,13 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from objectives.base import Params, Suggest, Task, Training
-from objectives.images import ImageClassification
-from search import records
-from search.journal import PARENT
-from search.mlflow_store import Destination
-from search.storage import open_storage, quiet_optuna
-from search.study import open_study
-from search.tracking import Tracking
+from objectives.images.objective import ImageClassification
+from search.study import records
+from search.study.storage.storage import open_storage, quiet_optuna
+from search.study.study import open_study
+from search.tracking.journal import PARENT
+from search.tracking.store import Destination
+from search.tracking.tracker import Tracking
 from tests.benchmarks.commands import data_dir
 
 NAME, SCOPE = "growth", "benchmark"

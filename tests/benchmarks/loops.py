@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.base import Params, Task
-from objectives.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
-from objectives.images import ImageClassification
+from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
+from objectives.images.objective import ImageClassification
 from tests.benchmarks.commands import data_dir
 from tests.benchmarks.measure import Line, Options, Target, alternate, sample
 from tests.benchmarks.objectives import cut

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from search.records import METRICS
+from search.study.records import METRICS
 from tests.benchmarks.commands import clean_environment, finished, only_study, search_command, started
 from tests.benchmarks.measure import Line, Options, Target, alternate, sample
 from tests.benchmarks.whole_searches import OBJECTIVES, images, sizes

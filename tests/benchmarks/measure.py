@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from scipy.special import stdtrit
 
-from search.provenance import git_commit, processor, usable_cores, versions
+from search.common.system import git_commit, processor, usable_cores, versions
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from objectives.base import EpochResult, Outcome, Params, Suggest, Task, Training
-from objectives.datasets import Dataset, load_dataset
-from objectives.images import ImageClassification
+from objectives.data.datasets import Dataset, load_dataset
+from objectives.images.objective import ImageClassification
 from tests.benchmarks import settings
 
 COMMON: Params = {
@@ -88,7 +88,7 @@ class Example(Cut):
     def build_model(self, params: Params) -> Any:
         from torch import nn
 
-        from objectives.models import Dropout
+        from objectives.images.models import Dropout
 
         p: Any = params
         size = self.dataset.images[0].size

@@ -18,8 +18,8 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from objectives.base import ObjectiveSpec, Task
-from objectives.messages import EpochDone, Finished, WorkerSettings
-from objectives.worker import Worker
+from objectives.worker.messages import EpochDone, Finished, WorkerSettings
+from objectives.worker.worker import Worker
 from tests.benchmarks.objectives import Digits
 from tests.benchmarks.settings import suggest
 

@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from objectives.files import write_atomic
-from search.coordinator import Coordinator
-from search.lock import StudyLock
-from search.progress_display import PlainDisplay
-from search.retry import RetryPolicy
-from search.sampling import make_pruner
-from search.sampling_study import SamplingStudy
-from search.storage import hold_study, open_storage, quiet_optuna
-from search.study import open_study
-from search.trials import Trials
-from search.workspace import TrainingFiles
+from search.cli.progress import PlainDisplay
+from search.common.workspace import TrainingFiles
+from search.coordinator.loop import Coordinator
+from search.coordinator.trials import Trials
+from search.study.sampling.samplers import make_pruner
+from search.study.sampling.sampling_study import SamplingStudy
+from search.study.storage.lock import StudyLock
+from search.study.storage.retry import RetryPolicy
+from search.study.storage.storage import hold_study, open_storage, quiet_optuna
+from search.study.study import open_study
 from tests.benchmarks.__main__ import WIDTH, show_header
 from tests.benchmarks.growth_stores import NAME, STEPS, SixParameters, open_tracking
 from tests.benchmarks.measure import Line, Options, Target, header, sample

@@ -15,10 +15,10 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.samplers._tpe import _truncnorm
 
-from objectives.images import ImageClassification
-from search import sampling
-from search.history import SamplingCopy
-from search.sampling import make_sampler
+from objectives.images.objective import ImageClassification
+from search.study.sampling import samplers as sampling
+from search.study.sampling.history import SamplingCopy
+from search.study.sampling.samplers import make_sampler
 
 OWN: Callable[[Any], Any] = _truncnorm._log_ndtr
 ROUNDS, ASKS = 9, 5

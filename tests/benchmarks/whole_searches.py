@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from search.provenance import usable_cores
-from search.records import SESSIONS
+from search.common.system import usable_cores
+from search.study.records import SESSIONS
 from tests.benchmarks import settings
 from tests.benchmarks.commands import (
     Ended,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    for name in ("mlflow", "optuna.importance", "search.run", "search.terminal", "torch"):
+    for name in ("mlflow", "optuna.importance", "search.commands.run", "search.cli.output", "torch"):
         importlib.import_module(name)  # once, for all children
 
     split = sys.argv.index("--")
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def meet(folder: Path, starts: int, words: list[str]) -> dict[int, tuple[int, str]]:
-    from search import cli
+    from search.cli.main import main as search
 
     os.chdir(folder)
     sys.path[0] = str(folder)
@@ -36,7 +36,7 @@ def meet(folder: Path, starts: int, words: list[str]) -> dict[int, tuple[int, st
             os.close(gate_out)
             sys.argv = ["search", *words]
             os.read(gate_in, 1)  # its end is the signal to go
-            cli.main()
+            search()
         pids.append(pid)
     os.close(gate_in)
     os.close(gate_out)

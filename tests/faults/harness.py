@@ -202,7 +202,7 @@ class Place:
 
     def story(self) -> list[tuple[Any, ...]]:
         """What Optuna holds of every trial, times apart."""
-        from search.storage import open_storage
+        from search.study.storage.storage import open_storage
 
         storage = open_storage(f"sqlite:///{self.optuna_db}", create=False)
         try:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from objectives.base import Task, Training
-from objectives.images import ImageClassification
+from objectives.images.objective import ImageClassification
 
 
 def place_of(address: int) -> str:

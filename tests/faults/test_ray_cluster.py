@@ -18,7 +18,7 @@ from shell import is_ray_agent, mnist_folder, own_address
 from test_same_ending import DIGITS
 from test_signals import Terminal
 
-from search.provenance import usable_cores
+from search.common.system import usable_cores
 
 pytestmark = pytest.mark.timeout(300)
 

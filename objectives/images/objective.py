@@ -1,0 +1,326 @@
+"""The image-classification objective: its search space, its networks and its trainings."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.base import Params, Suggest, Task, TestScore, Training
+from objectives.data.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
+from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL_MLP
+from objectives.images.geometry import max_blocks
+
+if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
+    from torch import Tensor, nn
+
+    from objectives.images.models import InputSpec
+    from objectives.images.training.cuda_graphs import Captures
+    from objectives.images.training.update import TrainingData
+
+LARGE_FROM_IMAGES = 20_000
+"""Training splits from this size on get few long epochs, smaller ones many short epochs."""
+
+
+class ImageClassification:
+    """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
+
+    `dataset` is a name that `objectives.data.datasets` knows, and `data_dir` the folder of its files. `data` is the
+    dataset itself, for machines without the files. `capture` records trainings on a CUDA device as CUDA graphs.
+    `numerics` are fields of `objectives.images.training.recipe.Numerics`.
+    """
+
+    metric = "val_accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    def __init__(
+        self,
+        dataset: str = "mnist",
+        data_dir: str | None = None,
+        *,
+        data: Dataset | None = None,
+        capture: bool = True,
+        numerics: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
+        self.data_dir = Path(data_dir) if data_dir else None
+        self.name = dataset_slug(dataset)
+        self._on_device: dict[str, TrainingData] = {}
+        self._captures_on: dict[str, Captures] = {}
+        if data is not None:
+            self.dataset = data
+
+    # ---- the data
+
+    def prepare(self) -> None:
+        """Download and verify the dataset. Raises DatasetError."""
+        self.dataset = load_dataset(self.dataset_name, self.data_dir)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset, as `prepare` has verified it, here or in the coordinator."""
+        return load_dataset(self.dataset_name, self.data_dir, download=False, verify=False)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether an epoch is long enough to be measured in parts."""
+        return len(self.dataset.train) >= LARGE_FROM_IMAGES
+
+    def portable(self) -> Mapping[str, Any]:
+        """The dataset's arrays, without the files that they are mapped from."""
+        data = self.dataset
+        data = replace(data, images=np.asarray(data.images), labels=np.asarray(data.labels))
+        return {"dataset": self.dataset_name, "data": data, "capture": self.capture, "numerics": self.numerics}
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the k classes."""
+        return self.dataset.classes
+
+    def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (n, c, h, w) and labels (n,) of the validation split."""
+        index = self.dataset.validation
+        return self.dataset.images[index], self.dataset.labels[index]
+
+    def dataset_info(self) -> Mapping[str, Any]:
+        """Name, digest, source, sizes and shape, for tracking."""
+        data = self.dataset
+        return {
+            "name": data.name,
+            "digest": data.digest,
+            "source": data.source,
+            "n_train": len(data.train),
+            "n_validation": len(data.validation),
+            "shape": list(data.images.shape[1:]),
+        }
+
+    def framing(self) -> Mapping[str, Any]:
+        """How images from elsewhere must be framed."""
+        return asdict(framing(self.dataset))
+
+    # ---- the search
+
+    def suggest(self, trial: Suggest) -> Params:
+        """Sample one configuration. Parameters that a choice does not use are not sampled."""
+        params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
+        if params["family"] == "mlp":
+            depth = trial.suggest_int("mlp_depth", 1, 3)
+            params["mlp_depth"] = depth
+            for layer in range(1, depth + 1):
+                params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
+            params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
+        else:
+            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, self._max_blocks)
+            params["cnn_width"] = trial.suggest_int("cnn_width", 8, 24, step=8)
+            params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
+            params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
+            params["cnn_dropout"] = trial.suggest_float("cnn_dropout", 0.0, 0.5)
+        return params | self._suggest_training(trial)
+
+    def _suggest_training(self, trial: Suggest) -> Params:
+        optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+        params: Params = {"optimizer": optimizer}
+        if optimizer == "sgd":
+            params["sgd_lr"] = trial.suggest_float("sgd_lr", 1e-2, 0.5, log=True)
+            params["sgd_momentum"] = trial.suggest_float("sgd_momentum", 0.0, 0.95)
+        elif optimizer == "rmsprop":
+            params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
+        else:  # Adam and AdamW need the same range, and share what the sampler learns about it
+            params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
+        params["batch_size"] = trial.suggest_categorical("batch_size", self._batch_sizes)
+        params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
+        params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
+        params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
+        params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
+        return params
+
+    @property
+    def _batch_sizes(self) -> list[int]:
+        return [64, 128, 256] if self.is_large else [32, 64, 128]
+
+    @cached_property
+    def _max_blocks(self) -> int:
+        return max_blocks(self.dataset.size)
+
+    def baselines(self) -> Mapping[str, Params]:
+        """The fixed networks of the tutorials, and a better one."""
+        return {
+            "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
+            "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
+            "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
+            "strong CNN, one cycle": {**STRONG, "cnn_blocks": self._max_blocks},
+        }
+
+    def epochs(self, device: str) -> int:
+        """Few epochs where they are long, more on a GPU where they are not."""
+        if not self.is_large:
+            return 12
+        return 16 if device.startswith("cuda") else 3
+
+    def refit_epochs(self, epochs: int) -> int:
+        """Twice to four times as long: too expensive for every trial, but worth it for the winner."""
+        return min(4 * epochs, max(2 * epochs, 12))
+
+    def steps_per_epoch(self) -> int:
+        """Long epochs are pulled in quarters, so a bad configuration can be pruned after a quarter.
+
+        A GPU gains little from it, but loses nothing: a quarter that is not measured is only queued there.
+        """
+        return 4 if self.is_large else 1
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """The dataset's digest, because values from another dataset are not comparable."""
+        return {"dataset": self.dataset.digest}
+
+    def describe(self, params: Params) -> str:
+        """For instance `cnn-3x32 adamw 3.1e-3`."""
+        if params["family"] == "mlp":
+            network = "-".join(["mlp", *map(str, _widths(params))])
+        else:
+            network = f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
+        mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
+        return f"{network} {params['optimizer']} {mantissa}e{int(exponent)}"
+
+    # ---- the network
+
+    def n_parameters(self, params: Params) -> int:
+        """Weights and biases of a configuration's network, built on torch's `meta` device: no memory, no numbers."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in self.build_model(params).parameters())
+
+    def latency_ms(self, params: Params, device: str) -> float:
+        """Milliseconds of one prediction for one image."""
+        from objectives.images.latency import latency_ms
+
+        return latency_ms(self.build_model(params), (self.dataset.channels, *self.dataset.size), device)
+
+    def build_model(self, params: Params) -> nn.Module:
+        """The untrained network: (n, c, h, w) in [0, 1] to logits (n, k)."""
+        from objectives.images import models
+
+        p: Any = params
+        if p["family"] == "mlp":
+            return models.build_mlp(models.MlpSpec(_widths(p), p["mlp_dropout"]), self._inputs)
+        spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
+        return models.build_cnn(spec, self._inputs)
+
+    # ---- the training
+
+    def start(self, task: Task, device: str) -> Training:
+        """Begin or resume one training on `device`."""
+        import torch
+
+        from objectives.images.training.loop import ImageTraining
+        from objectives.images.training.recipe import Numerics, Recipe
+
+        p: Any = task.params
+        recipe = Recipe(
+            p["optimizer"],
+            learning_rate(p),
+            p["batch_size"],
+            weight_decay=p["weight_decay"],
+            momentum=p.get("sgd_momentum", 0.0),
+            schedule=p["schedule"],
+            augmentation=p["augmentation"],
+            label_smoothing=p["label_smoothing"],
+        )
+        torch.manual_seed(task.seed)
+        model = self.build_model(task.params)
+        data = self._data(device)
+        if task.refit:
+            everything = torch.cat((data.train, data.validation.cpu()))
+            data = replace(data, train=everything, validation=everything[:0].to(device))
+        return ImageTraining(
+            data,
+            model,
+            recipe,
+            task,
+            steps_per_epoch=self.steps_per_epoch(),
+            device=device,
+            captures=self._captures(device),
+            numerics=Numerics(**self.numerics),
+        )
+
+    def score_test(self, model: nn.Module, device: str) -> TestScore:
+        """Score a trained network on the test split. Nothing else reads it."""
+        import torch
+
+        from objectives.images.training.loop import evaluate
+
+        images, labels = load_test_split(self.dataset_name, self.data_dir)
+        everything = torch.arange(len(labels), device=device)
+        loss, accuracy, probabilities = evaluate(
+            model.to(device), torch.tensor(images, device=device), torch.tensor(labels, device=device), everything
+        )
+        return TestScore(accuracy, loss, images, labels, probabilities.cpu().numpy())
+
+    def load_weights(self, params: Params, weights: bytes) -> nn.Module:
+        """A trained network on the CPU, ready to evaluate."""
+        import torch
+
+        model = self.build_model(params)
+        model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
+        return model.eval()
+
+    @cached_property
+    def _inputs(self) -> InputSpec:
+        from objectives.images.models import InputSpec
+
+        data = self.dataset
+        some = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # more images change only the fourth digit
+        pixels = some.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32) / 255
+        mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
+        return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
+
+    def _data(self, device: str) -> TrainingData:
+        """The splits on `device`, kept for the next training there."""
+        from objectives.images.training.update import TrainingData
+
+        if device not in self._on_device:
+            data = self.dataset
+            self._on_device[device] = TrainingData(
+                _tensor(data.images).to(device),
+                _tensor(data.labels).to(device),
+                _tensor(data.train),
+                _tensor(data.validation).to(device),
+                len(data.classes),
+            )
+        return self._on_device[device]
+
+    def _captures(self, device: str) -> Captures | None:
+        """The recordings of updates on `device`, kept for the next training there."""
+        if not self.capture or not device.startswith("cuda"):
+            return None
+        from objectives.images.training.cuda_graphs import Captures, CudaGraphs
+
+        if device not in self._captures_on:
+            self._captures_on[device] = Captures(CudaGraphs(device))
+        return self._captures_on[device]
+
+
+def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
+    """Units of an MLP's hidden layers."""
+    return tuple(params[f"mlp_width_{layer}"] for layer in range(1, params["mlp_depth"] + 1))
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor on memory that may be read-only: nothing here writes to it, so torch's warning does not apply."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
+
+
+def learning_rate(params: Mapping[str, Any]) -> float:
+    """The learning rate of a configuration, whose name depends on the optimizer."""
+    names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
+    return float(params[names.get(params["optimizer"], "adam_lr")])

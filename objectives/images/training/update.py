@@ -1,0 +1,220 @@
+"""Updates of a network, batch by batch, in buffers that never move.
+
+Everything that differs from batch to batch is read from device memory: which images are next, the learning rate, the
+strength of the augmentation. Nothing is read back, so calling an update twice trains two batches, and recording a
+call in a CUDA graph and replaying it twice does the same. CPU and GPU share one form of the loop. On the CPU,
+where starting an operation costs as much as a small batch, a call may fetch several batches together.
+
+`cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from objectives.images.training.augment import check_strength, random_affine
+from objectives.images.training.graph_inputs import Sampled
+from objectives.images.training.optimizers import make_optimizer, prepare
+from objectives.images.training.recipe import DEFAULT, Numerics, Recipe
+
+FETCHED_BYTES = 2**20
+"""Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Two splits on the training device."""
+
+    images: Tensor
+    """The pool, uint8 (n, c, h, w)."""
+    labels: Tensor
+    """int64 (n,)."""
+    train: Tensor
+    """Indices into the pool, int64, on the CPU."""
+    validation: Tensor
+    """Indices into the pool, int64, on the device. Empty where all images are trained on and nothing is measured."""
+    classes: int
+    """The number of classes, k."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of everything that an update changes."""
+
+    weights: list[Tensor]
+    buffers: list[Tensor]
+    optimizer: list[Tensor]
+    sums: list[Tensor]
+    counters: list[Tensor]
+    generators: list[Tensor]
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1]; same shape."""
+    return images * (1 / 255)
+
+
+class Update:
+    """A network, its optimizer and their inputs. A call trains one batch or several, `replay` one.
+
+    Before the first call, `begin` starts a training and `begin_epoch` fills the tables of an epoch. `position` is the
+    number of the next batch in the epoch. `replay` is set once a call was recorded. One training uses it at a time.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        recordable: bool = False,
+        numerics: Numerics = DEFAULT,
+    ) -> None:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
+            torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
+        self._bfloat16 = numerics.precision == "bfloat16"
+        self.images, self.labels, self.device = data.images, data.labels, device
+        self.batch_size = min(recipe.batch_size, len(data.train))
+        self.batches = len(data.train) // self.batch_size
+        image_bytes = 4 * math.prod(data.images.shape[1:])
+        self.stretch = max(1, FETCHED_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
+        """The number of batches that a call trains fastest."""
+        self.recordable = recordable
+        """False once memory has run out for a recording."""
+        self.sampled = Sampled(model, data.classes, device) if recordable else None
+        self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if recordable else recipe.label_smoothing
+        memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=memory_format)
+        self._parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(recipe, self._parameters, recordable=recordable)
+        self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
+        self.order = torch.zeros(self.batches, self.batch_size, dtype=torch.int64, device=device)
+        self.rates = torch.zeros(self.batches, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._ahead = torch.arange(self.stretch, device=device)
+        self.strength = torch.zeros((), device=device)
+        self.sums = torch.zeros(2, device=device)
+        """Loss and number of correct answers of the epoch so far."""
+        self._loss, self._correct = self.sums.unbind()
+        self.generator = torch.Generator(device)
+        self.replay: Callable[[], None] | None = None
+        self._step = prepare(self.optimizer, self.sampled)
+
+    def __call__(self, batches: int = 1) -> None:
+        """Train `batches`, at most `stretch`, from `position` on. Reads nothing back from the device."""
+        positions = self._ahead[:batches] + self.position
+        index = self.order.index_select(0, positions).view(-1)
+        images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
+        rates = self.rates.index_select(0, positions)
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        logits = [self._train(*batch) for batch in zip(*parts, rates.unbind(), strict=True)]
+        self._correct.add_(((torch.cat(logits) if batches > 1 else logits[0]).argmax(1) == labels).sum())
+        self.position.add_(batches)
+
+    def _train(self, images: Tensor, labels: Tensor, rate: Tensor) -> Tensor:
+        """Train one batch and return its logits."""
+        self.lr.copy_(rate)
+        if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
+            images = random_affine(images, self.strength, self.generator)
+        logits = self._forward(images)
+        truth = labels if self.sampled is None else self.sampled.targets.index_select(0, labels)
+        loss = F.cross_entropy(logits, truth, label_smoothing=self.label_smoothing)
+        for parameter in self._parameters:  # as zero_grad does, without its record for profilers
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self._step()
+            self._loss.add_(loss, alpha=self.batch_size)
+        return logits.detach()
+
+    def _forward(self, images: Tensor) -> Tensor:
+        """float32 logits (n, k)."""
+        if not self._bfloat16:
+            logits: Tensor = self.model(images)
+            return logits
+        # Casts of weights are not cached: each is used once, and a recording must make them every time.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
+            logits = self.model(images)
+        return logits.float()
+
+    def begin(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
+        """Start a training of `model`, which has the structure of the network here, from its first batch.
+
+        Raises ValueError when the strength of the augmentation is outside [0, 1].
+        """
+        check_strength(recipe.augmentation)
+        if model is not self.model:
+            self.model.load_state_dict(model.state_dict())
+        for tensor in self._live().optimizer:
+            tensor.zero_()
+        if self.sampled is not None:
+            self.sampled.fill(recipe, model)
+        self.strength.fill_(recipe.augmentation)
+        self.generator.manual_seed(seed)
+        self.sums.zero_()
+
+    def begin_epoch(self, order: Tensor, rates: Sequence[float]) -> None:
+        """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and one learning rate a batch."""
+        order = order[: self.batches * self.batch_size].view(self.batches, self.batch_size)
+        # These tensors may be freed now: a copy from pageable memory has read them when the call returns.
+        self.order.copy_(order, non_blocking=True)
+        self.rates.copy_(torch.tensor(rates), non_blocking=True)
+
+    def load_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Copy the state of an optimizer's `state_dict` into this one's tensors, which stay where they are."""
+        for number, state in enumerate(self.optimizer.state.values()):
+            # An unrecorded SGD without momentum saved nothing, and zeros are right for it.
+            for name, value in saved["state"].get(number, {}).items():
+                if name in state:
+                    state[name].copy_(value)
+
+    @property
+    def generators(self) -> tuple[torch.Generator, torch.Generator]:
+        """The generator of the augmentation, and the device's own, which dropout uses."""
+        if self.device.type == "cuda":
+            return self.generator, torch.cuda.default_generators[self.device.index or 0]
+        return self.generator, torch.default_generator
+
+    def renew_generators(self) -> None:
+        """Replace the insides of generators that a failed recording left unusable. Their state must then be set.
+
+        Torch believes that they are being recorded until the recording ends well, which a failed one cannot.
+        """
+        for generator in self.generators:
+            if generator.device.type == "cuda":
+                generator.graphsafe_set_state(torch.Generator(generator.device))
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything that a call changes."""
+        live = self._live()
+        return Snapshot(**{name: [tensor.detach().clone() for tensor in part] for name, part in vars(live).items()})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore a snapshot bit for bit, in place."""
+        live = self._live()
+        with torch.no_grad():
+            for name in ("weights", "buffers", "optimizer", "sums", "counters"):
+                for tensor, old in zip(getattr(live, name), getattr(snapshot, name), strict=True):
+                    tensor.copy_(old)
+        for generator, state in zip(self.generators, snapshot.generators, strict=True):
+            generator.set_state(state)
+
+    def _live(self) -> Snapshot:
+        """The tensors themselves, and the current states of the generators, which have no tensors."""
+        return Snapshot(
+            list(self.model.parameters()),
+            list(self.model.buffers()),
+            [tensor for state in self.optimizer.state.values() for tensor in state.values()],
+            [self.sums],
+            [self.lr, self.position],
+            [generator.get_state() for generator in self.generators],
+        )

@@ -1,0 +1,206 @@
+"""The worker: the process, or the Ray actor, in which trainings run.
+
+A `Worker` holds one training at a time and answers every command with one message. `main` serves it over a socket for
+a coordinator on the same machine: `python -m objectives.worker FD`. Nothing here knows Optuna, MLflow or the search.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from objectives.base import Diverged, ObjectiveError, Task, Timed, Training
+from objectives.devices import free_device_memory, is_out_of_memory, resolve_device, select_device
+from objectives.lifeline import exit_with_parent
+from objectives.worker.messages import (
+    Checkpointed,
+    EpochDone,
+    Failed,
+    Finished,
+    Refused,
+    Reply,
+    SpeedMeasured,
+    WorkerReady,
+    WorkerSettings,
+)
+
+
+def leave_compiler_out() -> None:
+    """Avoid the import of torch's compiler, which takes 2.5 s of processor time and is not used here.
+
+    Optimizers import it only to exclude some of their methods from compilation. Each method first looks for a mark
+    that this was done; this function sets the mark. If torch changes this, nothing breaks. Source: torch/_compile.py.
+    """
+    import torch
+
+    if "torch._dynamo" in sys.modules:
+        return
+    for method in vars(torch.optim.Optimizer).values():
+        if (plain := getattr(method, "__wrapped__", None)) is not None:
+            plain.__dynamo_disable = plain
+
+
+class Worker:
+    """Runs one training at a time.
+
+    Raises DeviceError or another ObjectiveError when it cannot be set up.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        import torch
+
+        leave_compiler_out()
+        torch.set_num_threads(settings.threads)
+        # The moments of units that no longer learn decay to denormal numbers, which are ten times slower: an Adam step
+        # of 150,000 weights took 1.8 ms instead of 0.16.
+        torch.set_flush_denormal(True)
+        self.settings = settings
+        self.device = resolve_device(settings.device, settings.index)
+        self.objective = settings.objective.load()
+        self.training: Training | None = None
+        self.measured: dict[str, float] = {}
+        """Metrics of the current task that were measured before its training."""
+
+    def select_device(self) -> WorkerReady:
+        """Make the device the default of this process and describe it."""
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return WorkerReady(self.device)
+        gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
+        return WorkerReady(self.device, gpus, select_device(self.device))
+
+    def start(self, task: Task) -> Reply:
+        """Begin a training and pull its first result."""
+        import torch
+
+        self.training = None  # frees the memory of a training that was abandoned
+        torch.set_num_threads(self.settings.threads_alone if task.refit else self.settings.threads)
+        try:
+            if task.checkpoint is None:
+                self.measured = self._measure(task)
+                if self.measured.get("latency_ms", 0.0) > (task.max_latency_ms or 0.0):
+                    return Refused(self.measured)
+            else:  # a second measurement could give another verdict
+                self.measured, state = _unpack(task.checkpoint)
+                task = replace(task, checkpoint=state)
+            self.training = self.objective.start(task, self.device)
+        except Exception as error:
+            return self._fail(error)
+        return self.advance()
+
+    def _measure(self, task: Task) -> dict[str, float]:
+        if task.max_latency_ms is None:
+            return {}
+        assert isinstance(self.objective, Timed), "the objective has no latency_ms"
+        return {"latency_ms": float(self.objective.latency_ms(task.params, self.device))}
+
+    def advance(self) -> Reply:
+        """Pull the next result; `Finished` at the end."""
+        try:
+            result = next(self._current())
+            value = None if result.value is None else float(result.value)
+            return EpochDone(replace(result, value=value, metrics=_as_floats(result.metrics)))
+        except StopIteration:
+            return self.stop()
+        except Exception as error:
+            return self._fail(error)
+
+    def checkpoint(self) -> Reply:
+        """Return the state of the current training."""
+        try:
+            return Checkpointed(_pack(self.measured, self._current().checkpoint()))
+        except Exception as error:
+            return self._fail(error)
+
+    def stop(self) -> Reply:
+        """End the current training and return its outcome."""
+        try:
+            outcome = self._current().outcome()
+            outcome = replace(outcome, metrics=_as_floats(outcome.metrics) | self.measured)
+        except Exception as error:
+            return self._fail(error)
+        self.training = None
+        return Finished(outcome)
+
+    def measure_speed(self, task: Task, seconds: float) -> Reply:
+        """Train `task` for about `seconds` and discard it. The first pull, which includes set-up, is not counted."""
+        try:
+            self.training = self.objective.start(task, self.device)
+            notices = [next(self.training).notice]
+            started, pulls = time.monotonic(), []
+            while time.monotonic() - started < seconds:
+                try:
+                    notices.append(next(self._current()).notice)
+                    pulls.append(time.monotonic())
+                except StopIteration:
+                    self.training = None  # first, so that its recordings can be used again
+                    self.training = self.objective.start(task, self.device)
+            self.training = None
+            return SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
+        except Exception as error:
+            return self._fail(error)
+
+    def _current(self) -> Training:
+        assert self.training is not None, "the coordinator sent a command to a worker without a training"
+        return self.training
+
+    def _fail(self, error: Exception) -> Failed:
+        text = traceback.format_exc()
+        self.training = None
+        if is_out_of_memory(error):
+            # Drop the frames first: they hold the network and every activation.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            self.objective = self.settings.objective.load()  # the old one may hold data and recordings on the device
+            free_device_memory()
+            return Failed("out_of_memory", str(error), text)
+        if isinstance(error, Diverged):
+            return Failed("diverged", str(error))
+        return Failed("error", f"{type(error).__name__}: {error}", text)
+
+
+def _pack(measured: Mapping[str, float], state: bytes) -> bytes:
+    """Return a checkpoint: one line of JSON with the measured metrics, then the state of the training."""
+    return json.dumps(measured).encode() + b"\n" + state
+
+
+def _unpack(checkpoint: bytes) -> tuple[dict[str, float], bytes]:
+    line, _, state = checkpoint.partition(b"\n")
+    return json.loads(line), state
+
+
+def _as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Convert numbers of any library to Python floats, so that the coordinator can unpickle them without it."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def serve(connection: Connection) -> None:
+    """Answer commands until the coordinator closes the connection."""
+    settings: WorkerSettings = connection.recv()
+    try:
+        worker = Worker(settings)
+        connection.send(worker.select_device())
+    except ObjectiveError as error:
+        connection.send(error)
+        return
+    while True:
+        try:
+            command, *arguments = connection.recv()
+        except EOFError:
+            return
+        reply: Any = getattr(worker, command)(*arguments)
+        connection.send(reply)
+
+
+def main() -> None:
+    """Run a worker process; the only argument is the file descriptor of its socket."""
+    exit_with_parent()
+    serve(Connection(int(sys.argv[1])))
+    os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

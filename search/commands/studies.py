@@ -1,0 +1,112 @@
+"""Open, list, read and follow stored studies."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from search.common.config import Config
+from search.common.errors import UsageError
+from search.common.passwords import bare, mask
+from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
+from search.study import records
+from search.study.records import StudyRecord, TrialRecord
+from search.study.storage.storage import open_storage, quiet_optuna, study_names
+
+POLL_S = 0.5
+"""Time between two looks at the study."""
+
+
+def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
+    """Open the studies with these names, or the newest study when there are no names.
+
+    Raises StorageError when there is no database, UsageError when there is no such study.
+    """
+    quiet_optuna()
+    storage = open_storage(config.storage_url, create=False)
+    existing = study_names(storage)
+    if not existing:
+        raise UsageError(f"{mask(config.storage_url)} has no studies yet; run a search first: python -m search")
+    for name in names:
+        if name not in existing:
+            near = difflib.get_close_matches(name, existing, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(existing)}"
+            raise UsageError(f"there is no study {name!r}; {hint}")
+    return [optuna.load_study(study_name=name, storage=storage) for name in names or existing[-1:]]
+
+
+def all_studies(config: Config) -> list[StudyRecord]:
+    """Read every study, oldest first. Raises StorageError when there is no database."""
+    quiet_optuna()
+    storage = open_storage(config.storage_url, create=False)
+    return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
+
+
+def read_study(config: Config, name: str | None) -> StudyRecord:
+    """Read the study with this name, or the newest one. Raises as `open_studies` does."""
+    return StudyRecord.of(open_studies(config, [] if name is None else [name])[0])
+
+
+def elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
+    """Return a hint when the study is tracked in another MLflow store than this command names, else None."""
+    uri = attrs.get(records.TRACKING)
+    if uri is None or uri == bare(config.tracking_uri or ""):
+        return None
+    return (
+        f"it is tracked at {uri}; add --tracking-uri {uri}" if uri else "it is tracked here; leave out --tracking-uri"
+    )
+
+
+def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
+    """Show the progress of a search in another process until it ends. Raises as `open_studies` does."""
+    study = open_studies(config, [name] if name else [])[0]
+    record = StudyRecord.of(study)
+    shown = {trial.number for trial in record.trials if trial.state.is_finished()}
+    standing = _progress(record).standing
+    display.begin(f"study {study.study_name}", standing.target, standing.finished)
+    try:
+        while True:
+            record = StudyRecord.of(study)
+            progress = _progress(record)
+            standing.target = progress.standing.target
+            for trial in _ended(record):
+                if trial.number not in shown:
+                    shown.add(trial.number)
+                    standing.add(trial)
+                    display.trial_ended(trial, standing)
+            display.refresh(progress)
+            if record.summary is not None and not progress.running and standing.finished >= standing.target:
+                return record
+            time.sleep(POLL_S)
+    finally:
+        display.end()
+
+
+def _ended(study: StudyRecord) -> list[TrialRecord]:
+    """Return the finished trials in the order in which they ended."""
+    ended = (trial for trial in study.trials if trial.state.is_finished())
+    return sorted(ended, key=lambda trial: (trial.ended or datetime.max, trial.number))
+
+
+def _progress(study: StudyRecord) -> SearchProgress:
+    steps = int(study.attrs.get(records.STEPS_PER_EPOCH, 1))
+    epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
+    running = [
+        RunningTrial(
+            trial.number,
+            trial.label,
+            max(trial.intermediate, default=0) / steps,
+            epochs,
+            tuple(value for _, value in sorted(trial.intermediate.items())),
+        )
+        for trial in study.trials
+        if trial.state == TrialState.RUNNING
+    ]
+    target = int(study.attrs.get(records.TARGET, len(study.trials)))
+    return SearchProgress(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)

@@ -1,0 +1,108 @@
+"""SQLite files, as Optuna and MLflow use them: opened safely, created whole, checked for damage."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import filelock
+from sqlalchemy.engine import URL, make_url
+
+from search.common.errors import StorageError
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a statement waits for another process, such as a dashboard that reads."""
+
+OPTUNA_TABLE = "studies"
+MLFLOW_TABLE = "experiments"
+
+
+def sqlite_file(text: str) -> Path | None:
+    """The file behind a URL of any kind; None when it names no SQLite file."""
+    return sqlite_path(make_url(text)) if text.startswith("sqlite:") else None
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file behind a SQLite URL; None for a server."""
+    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a connection that waits for other writers, lets readers read meanwhile, and survives a killed process."""
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
+
+
+def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
+    """Create a SQLite file that is either absent or complete, even when several processes try or one is killed.
+
+    `fill` writes the database at the temporary path that it gets.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock_folder(path) / ".create"):
+        if path.exists():
+            return
+        temporary = path.with_name(f".{path.name}.new")
+        for leftover in path.parent.glob(f"{temporary.name}*"):
+            leftover.unlink()
+        fill(temporary)
+        with closing(sqlite3.connect(temporary)) as connection:
+            # Fold the write-ahead log into the file: a rename moves one file. WAL comes back with the first `connect`.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA journal_mode=DELETE")
+        os.replace(temporary, path)
+
+
+def lock_folder(database: Path) -> Path:
+    """The folder of the lock files beside a database. Creates it."""
+    folder = database.with_name(f"{database.name}.locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_sqlite(path: Path, table: str) -> None:
+    """Check that `path` is an undamaged SQLite database that has `table`. Writes nothing.
+
+    Only SQLite opens the file: closing a second descriptor would drop the locks that this process holds on it.
+    Source: https://sqlite.org/howtocorrupt.html, section 2.2.
+
+    Raises StorageError when the check fails, sqlite3.OperationalError when the disk is full.
+    """
+    advice = "it was left as it is. Move it away, or name another folder with --workspace DIR"
+    if not path.is_file():
+        raise StorageError(f"{path} is not a file; {advice}")
+    try:
+        if not path.stat().st_size:  # SQLite reads an empty file as a database without tables
+            raise StorageError(f"{path} is not a SQLite database, or is damaged: it is empty; {advice}")
+        verdict, tables = _inspect(path)
+    except sqlite3.OperationalError as error:  # no room, no permission, or busy: that says nothing about the content
+        if "full" in str(error):
+            raise
+        raise StorageError(f"{path} cannot be read ({error}); {advice}") from None
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise StorageError(f"{path} is not a SQLite database, or is damaged; {advice}") from None
+        raise StorageError(f"{path} is damaged ({error}); {advice}") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+    if verdict != "ok":
+        raise StorageError(f"{path} is damaged ({verdict.splitlines()[-1]}); {advice}")
+    if table not in tables:
+        raise StorageError(f"{path} is a database of something else (it has no table {table!r}); {advice}")
+
+
+def _inspect(path: Path) -> tuple[str, set[str]]:
+    """SQLite's own verdict on the file, and the names of its tables."""
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+        connection.execute("PRAGMA query_only=ON")
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return verdict, tables

@@ -1,0 +1,64 @@
+"""How a result was made: command, code, versions and hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from search.common.passwords import mask
+
+PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
+
+
+def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
+    """Return plain values for the study, its report and its runs."""
+    return {
+        "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
+        "seed": seed,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "hardware": {"processor": processor(), "cores": usable_cores(), "system": platform.platform()},
+        "dataset": dataset,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the main packages."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return installed
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_commit() -> str | None:
+    """Return the commit of the current folder, with `+` for uncommitted changes; None outside of git."""
+    try:
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

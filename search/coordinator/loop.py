@@ -1,0 +1,264 @@
+"""The loop: keep every worker busy, take what comes back, and store it before anything else happens.
+
+One thread. A `Work` decides what is trained and what becomes of it: the trials of a study, its winner's confirmation.
+The coordinator starts, pulls, checkpoints, tracks and retries; workers train. A training's writes go to the tracking
+journal before its end is stored, so that whatever is called finished is tracked.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from optuna.trial import TrialState
+
+from objectives.base import EpochResult, Objective, Outcome
+from objectives.files import write_atomic
+from search.common.errors import SearchStoppedError
+from search.common.workspace import TrainingFiles
+from search.coordinator.progress import Display, SearchProgress, Standing
+from search.coordinator.running import RunningTraining
+from search.coordinator.training_runs import TrainingRuns
+from search.coordinator.work import Job, Work
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
+from search.study.records import TrialRecord
+from search.study.training_result import TrainingResult
+from search.tracking.tracker import Tracking
+
+TICK_S = 0.2
+"""How long an idle coordinator sleeps; signals and the display wait no longer."""
+
+REFRESH_S = 0.25
+"""How often the display is redrawn."""
+
+MAX_RETRIES = 2
+"""A training whose worker died is tried this often again."""
+
+MAX_SAME_FAILURES = 10
+"""The search stops when its first trials, this many, all fail for the same reason."""
+
+INTERRUPT_S = 6.0
+"""After an interruption, checkpoints that take longer are not waited for: the search ends within 10 s."""
+
+
+class Coordinator:
+    """Runs some work until nothing is left of it, or until it is interrupted."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        executor: Executor,
+        tracking: Tracking,
+        *,
+        files: TrainingFiles,
+        tags: Mapping[str, str],
+        display: Display,
+        checkpoint_interval_s: float = 30.0,
+    ) -> None:
+        """`tags` go on every MLflow run."""
+        self.objective, self.executor, self.tracking = objective, executor, tracking
+        self._files, self._runs = files, TrainingRuns(objective, tracking, files, tags)
+        self._display, self._checkpoint_interval_s = display, checkpoint_interval_s
+        self._running: dict[int, RunningTraining] = {}
+        """By slot."""
+        self._retries: deque[RunningTraining] = deque()
+        """Trainings that lost their worker and wait for another."""
+        self._shown_at = -math.inf
+        self._notices: set[str] = set()
+        """Notices from workers that were shown; several workers send the same one."""
+
+    def run(
+        self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do all of the work, or what can be done before an interruption.
+
+        `idle` is called when a worker has nothing left to do while others still train. Raises SearchStoppedError when
+        the first trainings all fail for the same reason, StorageError or TrackingError when they cannot be tracked.
+        """
+        self.work = work
+        self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since
+        maximize = self.objective.direction == "maximize"
+        self._standing = Standing(work.target, work.records(), maximize=maximize, unit=work.unit)
+        try:
+            while not interrupted() and self._step(idle):
+                self._stop_if_hopeless()
+        except SearchStoppedError:
+            self._suspend()
+            raise
+        finally:
+            self.tracking.set_search_busy(busy=False)
+        if interrupted():
+            self._suspend()
+
+    def _step(self, idle: Callable[[], None]) -> bool:
+        """One turn of the loop. Returns whether anything is left to do."""
+        self._fill()
+        self.tracking.ready()  # workers train while a new store is made; later this costs nothing
+        if not self._running and not self._retries and not self.work.remaining:
+            return False
+        if len(self._running) < len(self.executor.available()):
+            idle()
+        if len(self._running) > 1:  # a single worker waits instead: the value of its training is worth more
+            self.work.prepare_next()
+        self.tracking.set_search_busy(busy=False)
+        events = self.executor.wait(TICK_S)
+        self.tracking.set_search_busy(busy=True)
+        for slot, event in events:
+            self._handle(slot, event)
+        self._show()
+        return True
+
+    # ---- what to train
+
+    def _fill(self) -> None:
+        """Give every free slot a training."""
+        for slot in self.executor.available():
+            if slot in self._running:
+                continue
+            if self._retries:
+                self._running[slot] = training = self._retries.popleft()
+                self.executor.start(slot, training.job.task)
+            elif (job := self.work.next()) is not None:
+                self._start(slot, self._with_checkpoint(job))
+        self.executor.expect(len(self._running) + len(self._retries) + self.work.remaining)
+
+    def _with_checkpoint(self, job: Job) -> Job:
+        """The job with the checkpoint that was left of it, if one was."""
+        path = self._files.checkpoint_of(job.run)
+        return replace(job, task=replace(job.task, checkpoint=path.read_bytes() if path.exists() else None))
+
+    def _start(self, slot: int, job: Job) -> None:
+        steps = job.task.epochs * self.objective.steps_per_epoch()
+        self.work.begin(job, slot)
+        self._running[slot] = RunningTraining(job, steps, value=job.value)
+        self.executor.start(slot, job.task)
+        self._runs.open(job)
+
+    # ---- what came back
+
+    def _handle(self, slot: int, event: SlotEvent) -> None:
+        training = self._running.get(slot)
+        if training is None:
+            return  # an idle worker died, and has been replaced
+        match event:
+            case EpochDone(result):
+                self._progress(slot, training, result)
+            case Checkpointed(state):
+                write_atomic(self._files.checkpoint_of(training.job.run), state)
+                training.checkpointed_at = time.monotonic()
+                self.executor.advance(slot)
+            case Finished(outcome):
+                self._finish(slot, training, outcome)
+            case Failed("error") if training.result is None and training.job.task.checkpoint is not None:
+                self._files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+                self._retry(slot, training, "its checkpoint could not be used")
+            case Failed(kind, message, traceback):
+                self._fail(slot, training, kind, message, traceback)
+            case Refused(metrics):
+                self._end(slot, training, self._runs.refuse(training.job, metrics))
+            case Lost(reason, may_be_task):
+                self._retry(slot, training, reason, counts=may_be_task)
+
+    def _progress(self, slot: int, training: RunningTraining, result: EpochResult) -> None:
+        """Track and report one pull, then pull again, checkpoint or stop."""
+        if (wrong := training.miscount(result.step)) is not None:
+            self._fail(slot, training, "error", wrong)
+            return
+        training.result = result
+        self._notice_once(result.notice)
+        self._runs.log(training.job, result)
+        if (diverged := training.divergence(self.objective.metric, result)) is not None:
+            self._fail(slot, training, "diverged", diverged)
+            return
+        if result.value is not None:
+            training.value = result.value
+            training.curve.append(result.value)
+            if self.work.report(training.job, result.step, result.value) and result.step < training.steps:
+                training.ends_as = TrialState.PRUNED
+                self.executor.stop(slot)
+                return
+        self._pull(slot, training)
+
+    def _pull(self, slot: int, training: RunningTraining) -> None:
+        if time.monotonic() - training.checkpointed_at >= self._checkpoint_interval_s:
+            self.executor.checkpoint(slot)
+        else:
+            self.executor.advance(slot)
+
+    def _finish(self, slot: int, training: RunningTraining, outcome: Outcome) -> None:
+        if training.value is None and not training.job.task.refit:
+            self._fail(slot, training, "error", f"the training ended without a value of {self.objective.metric}")
+        else:
+            self._end(slot, training, self._runs.finish(training, outcome))
+
+    def _fail(self, slot: int, training: RunningTraining, kind: str, message: str, traceback: str = "") -> None:
+        self._end(slot, training, self._runs.fail(training.job, kind, message, traceback))
+
+    def _end(self, slot: int, training: RunningTraining, result: TrainingResult) -> None:
+        """Store the end of a training whose run has ended."""
+        record = self.work.end(training.job, result)
+        self._files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+        del self._running[slot]
+        self._standing.add(record)
+        self._standing.target = self.work.target
+        self._display.trial_ended(record, self._standing)
+        self._failures[record.failure if record.state == TrialState.FAIL else None] += 1
+        self._last_ended: TrialRecord = record
+
+    def _retry(self, slot: int, training: RunningTraining, reason: str, *, counts: bool = True) -> None:
+        """Have a training done again from its checkpoint, by the first worker that is free."""
+        if training.ends_as == TrialState.PRUNED:  # only what the worker would have left is lost
+            self._finish(slot, training, Outcome())
+            return
+        if counts and training.retries >= MAX_RETRIES:
+            self._fail(slot, training, "crashed", f"tried {training.retries + 1} times; {reason}")
+            return
+        job = self._with_checkpoint(training.job)
+        self._retries.append(RunningTraining(job, training.steps, training.retries + counts, value=training.value))
+        del self._running[slot]
+        self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
+
+    def _stop_if_hopeless(self) -> None:
+        failed = self._failures.total()
+        if failed >= MAX_SAME_FAILURES and len(self._failures) == 1 and None not in self._failures:
+            raise SearchStoppedError(
+                f"all {failed} trials failed for the same reason ({self._last_ended.failure}), so the search stops. "
+                f"The last one said: {self._last_ended.failure_message}"
+            )
+
+    # ---- interruption
+
+    def _suspend(self) -> None:
+        """Checkpoint what is running and close its runs, so that both can be resumed."""
+        deadline = time.monotonic() + INTERRUPT_S
+        for training in self._running.values():
+            training.checkpointed_at = -math.inf  # a checkpoint is due after the step that is under way
+        waiting = set(self._running)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for slot, event in self.executor.wait(min(left, TICK_S)):
+                if isinstance(event, Checkpointed):
+                    write_atomic(self._files.checkpoint_of(self._running[slot].job.run), event.state)
+                elif not isinstance(event, Lost):
+                    self._handle(slot, event)
+                if isinstance(event, Checkpointed | Lost) or slot not in self._running:
+                    waiting.discard(slot)
+        for training in (*self._running.values(), *self._retries):
+            self._runs.suspend(training.job)
+
+    # ---- what users see
+
+    def _notice_once(self, text: str | None) -> None:
+        if text is not None and text not in self._notices:
+            self._notices.add(text)
+            self._display.notice(text)
+
+    def _show(self) -> None:
+        if time.monotonic() - self._shown_at < REFRESH_S:
+            return
+        self._shown_at = time.monotonic()
+        self._standing.target = self.work.target
+        running = [training.shown() for _, training in sorted(self._running.items())]
+        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))

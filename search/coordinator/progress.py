@@ -1,0 +1,101 @@
+"""The progress of a search, and the interface of the displays that show it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from optuna.trial import TrialState
+
+from search.study.records import TrialRecord
+
+TRIALS = "trials"
+"""The unit of a search's own trainings. Trainings that confirm or refit the winner are not trials."""
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that is training."""
+
+    number: int
+    label: str
+    epoch: float
+    epochs: int
+    curve: tuple[float, ...]
+
+
+class Standing:
+    """Counts of the trials that ended, and the best of them.
+
+    It is updated trial by trial, so a long study does not slow the search down.
+    """
+
+    def __init__(self, target: int, ended: Iterable[TrialRecord] = (), *, maximize: bool, unit: str = TRIALS) -> None:
+        self.target, self.maximize, self.unit = target, maximize, unit
+        self.counts: Counter[TrialState] = Counter()
+        self._best: TrialRecord | None = None
+        for trial in ended:
+            self.add(trial)
+
+    def add(self, trial: TrialRecord) -> None:
+        """Count a trial that ended."""
+        self.counts[trial.state] += 1
+        if trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
+            sign = 1.0 if self.maximize else -1.0
+            if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
+                self._best = trial
+
+    @property
+    def finished(self) -> int:
+        """Number of trials that ended."""
+        return sum(n for state, n in self.counts.items() if state.is_finished())
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best completed trial within the limits; the first of equal ones.
+
+        None for trainings that confirm something, because only their means are compared.
+        """
+        return self._best if self.unit == TRIALS else None
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """The state of a search at one moment."""
+
+    standing: Standing
+    running: Sequence[RunningTrial]
+    metric: str
+    trouble: str | None = None
+    """Why nothing can be delivered to MLflow at the moment."""
+
+
+class Display(Protocol):
+    """Shows the progress of a search."""
+
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """Show `text` until the block ends, for steps of several seconds before or after the trials."""
+        ...
+
+    def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
+        """Begin a series of trainings, of which `done` are already done. `unit` is what they are called."""
+        ...
+
+    def refresh(self, progress: SearchProgress) -> None:
+        """Show the progress; called a few times a second."""
+        ...
+
+    def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
+        """Show that a trial ended; `standing` already counts it."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Show a message."""
+        ...
+
+    def end(self) -> None:
+        """End the series of trainings."""
+        ...

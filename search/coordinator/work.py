@@ -1,0 +1,73 @@
+"""The contract between the coordinator's loop and the work it does: trials, confirmation or refit.
+
+A `Work` is used by one thread, the coordinator's. Each job that `next` returns begins once and ends once; its reports
+come in between. The next start of the search gets a training again that an interruption cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from objectives.base import Task
+from search.study.records import TrialRecord
+from search.study.training_result import TrainingResult
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training to do, and its names."""
+
+    run: str
+    """Its run in the journal."""
+    name: str
+    """Its run in MLflow."""
+    label: str
+    task: Task
+    tags: Mapping[str, str]
+    step: int = 0
+    """The last step that an earlier start of the search has a value of."""
+    value: float | None = None
+    """The value at `step`."""
+
+
+class Work(Protocol):
+    """Trainings that a coordinator runs."""
+
+    unit: str
+    """The word for these trainings that users see, in the plural: `trials` for instance."""
+
+    @property
+    def target(self) -> int:
+        """Trainings in all, those of earlier starts included."""
+        ...
+
+    @property
+    def remaining(self) -> int:
+        """How many are still to begin, as far as is known now."""
+        ...
+
+    def next(self) -> Job | None:
+        """The next training for a free worker; None when none is left."""
+        ...
+
+    def prepare_next(self) -> None:
+        """Sample the next training ahead of time. Called while several train."""
+        ...
+
+    def begin(self, job: Job, slot: int) -> None:
+        """Store that a training begins, right before it does."""
+        ...
+
+    def report(self, job: Job, step: int, value: float) -> bool:
+        """Store a value. Returns whether the training ends here."""
+        ...
+
+    def end(self, job: Job, result: TrainingResult) -> TrialRecord:
+        """Store how a training ended. The journal has the result already."""
+        ...
+
+    def records(self) -> Sequence[TrialRecord]:
+        """The trainings that earlier starts have begun or ended."""
+        ...

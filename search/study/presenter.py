@@ -1,0 +1,286 @@
+"""Presents the outcome of a search as texts: the winner, its confirmation, gains, test score and registration.
+
+The terminal, MLflow's Markdown and the HTML report only lay these texts out. Each medium brings its own `Format`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from search.common.text import readable
+from search.study.records import TEST_READS, StudyRecord
+from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
+
+NETWORKS = {
+    "trial": "the search's own training of this configuration, which was selected for its validation value",
+    "confirm": "one of the trainings on fresh seeds, not selected for its own value",
+    "refit": "a fresh seed, trained on the training and validation splits together, so it has no validation value",
+}
+"""Which training made the tested and registered network, by `Summary.network`."""
+
+
+class Format(Protocol):
+    """How a medium writes values of the study's metric."""
+
+    def text(self, value: float | None) -> str:
+        """Write one value."""
+        ...
+
+    def gain(self, value: float, half: float | None = None) -> str:
+        """Write a signed difference with the half-width of its interval."""
+        ...
+
+    def half(self, value: float | None) -> str:
+        """Write a half-width or a standard deviation; "" for None."""
+        ...
+
+
+class Decimals:
+    """Four decimals, for the terminal and Markdown."""
+
+    def text(self, value: float | None) -> str:
+        """Write one value; a dash for None."""
+        return "-" if value is None else f"{value:.4f}"
+
+    def gain(self, value: float, half: float | None = None) -> str:
+        """Write a signed difference, such as `+0.0235 ± 0.0021`."""
+        return f"{value:+.4f}" + (f" ± {half:.4f}" if half is not None else "")
+
+    def half(self, value: float | None) -> str:
+        """Write a half-width or a standard deviation; "" for None."""
+        return "" if value is None else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate of the confirmation."""
+
+    candidate: Candidate
+    is_winner: bool
+    mean: str
+    interval: str
+    """95% interval; "" if unknown."""
+    spread: str
+    values: str
+    """One value for each fresh seed."""
+    searched: str
+    """The value of the search, for which it was selected."""
+    weights: str
+    verdict: str
+    """What the confirmation decided; "" if nothing sets it apart."""
+
+
+@dataclass(frozen=True)
+class ConfirmationTable:
+    """The candidates, best of the search first."""
+
+    seeds: str
+    """Fresh seeds of each candidate, such as `2 fresh seeds` or `up to 2 fresh seeds`."""
+    intervals: str
+    """What the intervals cover, or why there are none."""
+    rows: tuple[CandidateRow, ...]
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """The winner's lead over one baseline on the validation split."""
+
+    source: Gain
+    value: str
+    """The baseline's value."""
+    measured: str
+    """What `value` rests on."""
+    difference: str
+    """The gain without its interval."""
+    half_width: str
+    gain: str
+    """The gain with its interval."""
+    is_doubtful: bool
+    """The winner is behind, or the gain may be chance."""
+    remark: str
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on the test split, always in percent."""
+
+    accuracy: str
+    interval: str
+    images: str
+    """Number of test images."""
+    reads: str
+    """How often this study has read the test split."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The registered version."""
+
+    name: str
+    version: str
+    alias: str
+    """"" if it has none."""
+    uri: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that is shown of a finished search."""
+
+    number: int
+    label: str
+    metric: str
+    score: str
+    """The winner's best validation figure: confirmed if possible."""
+    searched: str
+    """Its value in the search."""
+    params: tuple[tuple[str, str], ...]
+    baseline: str
+    """Which baseline the winner is, and why; "" if it is none."""
+    network: str
+    """Which training was tested and registered: `trial`, `confirm` or `refit`."""
+    network_text: str
+    refit: str
+    """Images and epochs of the refit; "" without one."""
+    confirmed: CandidateRow | None
+    """The winner's row; None if no fresh seed of it finished."""
+    confirmation: ConfirmationTable | None
+    gains: tuple[GainRow, ...]
+    gains_note: str
+    """What is known of all gains together; "" if there is nothing to say."""
+    test: Accuracy | None
+    registration: Registration | None
+    notes: tuple[str, ...]
+    """What did not go as planned."""
+
+
+def present(study: StudyRecord, summary: Summary, style: Format) -> Outcome:
+    """Format the outcome `summary` of `study`."""
+    confirmation = _confirmation(study, summary, summary.confirmation, style) if summary.confirmation else None
+    rows = confirmation.rows if confirmation else ()
+    refit = summary.refit
+    return Outcome(
+        number=summary.number,
+        label=summary.label,
+        metric=study.metric,
+        score=style.text(summary.score),
+        searched=style.text(summary.value),
+        params=tuple((name, readable(value, digits=3)) for name, value in summary.params.items()),
+        baseline=_baseline(study, summary),
+        network=summary.network,
+        network_text=NETWORKS[summary.network],
+        refit=f"{refit['images']:,} images, {counted(refit['epochs'], 'epoch')}" if refit else "",
+        confirmed=next((row for row in rows if row.is_winner and row.candidate.values), None),
+        confirmation=confirmation,
+        gains=gain_rows(summary.gains, style),
+        gains_note=_gains_note(summary),
+        test=accuracy_on_test(study, summary),
+        registration=_registration(summary),
+        notes=tuple(text for text in (summary.note, summary.standing) if text),
+    )
+
+
+def accuracy_on_test(study: StudyRecord, summary: Summary | None) -> Accuracy | None:
+    """Format the score on the test split; None if there is none."""
+    if summary is None or not (test := summary.test):
+        return None
+    interval = f"{test['low']:.2%} to {test['high']:.2%}"
+    return Accuracy(f"{test['accuracy']:.2%}", interval, f"{int(test['n']):,}", reads_of_test_split(study))
+
+
+def reads_of_test_split(study: StudyRecord) -> str:
+    """Say how often the study has read the test split."""
+    n = len(study.attrs.get(TEST_READS, ()))
+    return "measured once" if n == 1 else f"the test split was read {n} times in this study"
+
+
+def gain_rows(gains: Iterable[Gain], style: Format) -> tuple[GainRow, ...]:
+    """Format gains, in their order."""
+    return tuple(_gain_row(gain, style) for gain in gains)
+
+
+def _gain_row(gain: Gain, style: Format) -> GainRow:
+    return GainRow(
+        source=gain,
+        value=style.text(gain.value),
+        measured=f"mean of {counted(gain.seeds, 'fresh seed')}" if gain.seeds else "one training, not confirmed",
+        difference=style.gain(gain.gain),
+        half_width=f"± {style.half(gain.half)}" if gain.half is not None else "",
+        gain=style.gain(gain.gain, gain.half),
+        is_doubtful=gain.half is None or gain.gain <= gain.half,
+        remark="may be chance" if gain.half is not None and abs(gain.gain) <= gain.half else "",
+    )
+
+
+def _gains_note(summary: Summary) -> str:
+    if not summary.gains:
+        return ""
+    if any(gain.half is not None for gain in summary.gains):
+        return "each with its own 95% interval"
+    if summary.confirmation is None:
+        return "without intervals, because nothing was confirmed on fresh seeds: any of it may be chance"
+    if all(len(candidate.values) < 2 for candidate in summary.confirmation.candidates):
+        return "without intervals, because no configuration has two fresh seeds: any of it may be chance"
+    return ""  # all seeds gave the same value
+
+
+def _baseline(study: StudyRecord, summary: Summary) -> str:
+    name = next((trial.baseline for trial in study.trials if trial.number == summary.number), None)
+    if name is None:
+        return ""
+    only = all(trial.baseline is not None for trial in study.trials)
+    return f"the baseline {name}: " + ("only baselines were tried" if only else "no sampled trial is clearly better")
+
+
+def _registration(summary: Summary) -> Registration | None:
+    if not (model := summary.model):
+        return None
+    return Registration(model["name"], str(model["version"]), model["alias"] or "", model["uri"])
+
+
+# Confirmation -----------------------------------------------------------------------------------------------------
+
+
+def _confirmation(study: StudyRecord, summary: Summary, confirmation: Confirmation, style: Format) -> ConfirmationTable:
+    candidates, seeds = confirmation.candidates, counted(confirmation.seeds, "fresh seed")
+    dropped = any(len(candidate.values) + candidate.failed < confirmation.seeds for candidate in candidates)
+    return ConfirmationTable(
+        seeds=f"up to {seeds}" if dropped else seeds,
+        intervals=_intervals(confirmation, study.considered),
+        rows=tuple(
+            CandidateRow(
+                candidate=candidate,
+                is_winner=candidate.number == summary.number,
+                mean=style.text(candidate.mean),
+                interval=" to ".join(map(style.text, confirmation.interval(candidate) or ())),
+                spread=style.half(candidate.spread),
+                values=", ".join(map(style.text, candidate.values)) or "all failed",
+                searched=style.text(candidate.searched),
+                weights="" if candidate.parameters is None else f"{candidate.parameters:,.0f}",
+                verdict=_verdict(study, summary, confirmation, candidate),
+            )
+            for candidate in candidates
+        ),
+    )
+
+
+def _intervals(confirmation: Confirmation, n_trials: int) -> str:
+    if all(candidate.half is None for candidate in confirmation.candidates):
+        return "no intervals, because no configuration has two seeds with different values"
+    if confirmation.n_images is None:
+        return "95% intervals, from the seeds alone"
+    return f"95% intervals, corrected for picking the best of {counted(n_trials, 'trial')}"
+
+
+def _verdict(study: StudyRecord, summary: Summary, confirmation: Confirmation, candidate: Candidate) -> str:
+    if candidate.number == summary.number:
+        means = [c.mean for c in confirmation.candidates if c.mean is not None and not c.failed]
+        best = (max if study.maximize else min)(means, default=None)
+        return "winner" if best in (None, candidate.mean) else "winner: level, but smaller"
+    if candidate.failed:
+        return f"{counted(candidate.failed, 'seed')} failed"
+    if len(candidate.values) < confirmation.seeds:
+        return "clearly behind, dropped early"
+    return "clearly behind" if candidate.behind else ""

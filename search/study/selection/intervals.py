@@ -1,0 +1,120 @@
+"""Confidence intervals: of proportions, of confirmed means and of their differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from objectives.base import ImageClassifier, Objective
+from search.study.summary import Candidate
+
+CONFIDENCE = 0.95
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of a proportion. Raises ValueError when `n` is not positive."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped, unused-ignore]
+
+    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def images_of(objective: Objective, values: Iterable[float]) -> int | None:
+    """The number of validation images if the values are shares of them, otherwise None.
+
+    The values decide, not the name of the metric: a share of n images is a whole number of n-ths. A loss or a
+    percentage is not.
+    """
+    if not isinstance(objective, ImageClassifier):
+        return None
+    n = int(objective.dataset_info()["n_validation"])
+    return n if all(0 <= value <= 1 and abs(value * n - round(value * n)) < 0.01 for value in values) else None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Why a value differs from the expected value of its configuration: the seed, and the images that measured it.
+
+    More seeds average the first part away. The second stays, since all seeds are measured on the same images.
+    """
+
+    seed: float | None
+    """Standard deviation of a value around the mean of its configuration, pooled; None before any has two seeds."""
+    freedom: int
+    """Degrees of freedom of `seed`."""
+    n_images: int | None
+    """How many images a value is a share of; None for other metrics."""
+    candidates: int = 1
+    """From how many the winner is chosen by its fresh seeds."""
+    trials: int = 1
+    """From how many trials the search chose the candidates by these images."""
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Noise:
+        """Estimate the noise from the values of fresh seeds."""
+        measured = [candidate for candidate in candidates if candidate.values]
+        freedom = sum(len(candidate.values) - 1 for candidate in measured)
+        squares = sum((value - (candidate.mean or 0.0)) ** 2 for candidate in measured for value in candidate.values)
+        seed = math.sqrt(squares / freedom) if freedom else None
+        return cls(seed, freedom, n_images, max(1, len(candidates)), max(1, trials))
+
+    def image_variance(self, value: float) -> float:
+        """Variance of an accuracy over draws of its images: at most the binomial one.
+
+        Two right and two wrong ones are added: without them, few or no mistakes on few images would look certain.
+        Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
+        """
+        if not self.n_images:
+            return 0.0
+        share = (min(max(value, 0.0), 1.0) * self.n_images + 2) / (self.n_images + 4)
+        return share * (1 - share) / self.n_images
+
+    def standard_error(self, a: Candidate, b: Candidate) -> float | None:
+        """Standard error of the difference of two confirmed means, for comparing them.
+
+        Both were measured on the same images, which cancels an unknown part of the images' noise. So this takes the
+        larger of the two noises for one value: differences that the images cannot resolve do not count.
+        """
+        images = max(self.image_variance(a.mean or 0.0), self.image_variance(b.mean or 0.0))
+        if self.seed is None and not images:
+            return None
+        return math.sqrt(max((self.seed or 0.0) ** 2, images) * (1 / len(a.values) + 1 / len(b.values)))
+
+    def significant_difference(self, a: Candidate, b: Candidate) -> float | None:
+        """The largest difference of two confirmed means that chance explains; None before any has two seeds.
+
+        It is three standard errors where the noise of seeds is well known. Where it is known from few, it is the
+        equally unlikely difference by Student's t: 19 standard errors with two degrees of freedom.
+        """
+        error = self.standard_error(a, b)
+        if self.seed is None or error is None:
+            return None
+        from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped, unused-ignore]
+
+        return float(stdtrit(self.freedom, ndtr(3.0))) * error
+
+    def half_width(self, *means: tuple[float, int]) -> float | None:
+        """Half the width of the 95% interval of the winner's mean, or of its difference from another mean.
+
+        means: each with its number of seeds. Returns None before any configuration has two seeds.
+
+        The two parts are added as squares. One is t times the standard error of the seeds. They were fresh, so the
+        winner is at most the luckiest of `candidates` in them. The other is z times the standard error of the images,
+        in which it may be the luckiest of all `trials`.
+        Sources: Z. Sidak, https://doi.org/10.1080/01621459.1967.10482935, for the luckiest of several;
+        G. Y. Zou, A. Donner, https://doi.org/10.1002/sim.3095, for the sum of the squares.
+        """
+        if self.seed is None:
+            return None
+        from scipy.special import ndtri, stdtrit
+
+        seeds = self.seed * math.sqrt(sum(1 / n for _, n in means))
+        images = math.sqrt(sum(self.image_variance(value) for value, _ in means))
+        t, z = stdtrit(self.freedom, _quantile(self.candidates)), ndtri(_quantile(self.trials))
+        return math.hypot(float(t) * seeds, float(z) * images) or None
+
+
+def _quantile(draws: int) -> float:
+    """The quantile that bounds this many independent draws together, on both sides, with 95% confidence."""
+    return float(1 + CONFIDENCE ** (1 / draws)) / 2

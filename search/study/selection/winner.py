@@ -1,0 +1,112 @@
+"""The winner: chosen on the validation split, then scored once on the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from optuna.trial import TrialState
+
+from objectives.base import ImageClassifier, Params, TestScore
+from search.common.direction import Direction
+from search.common.errors import SearchError
+from search.study.records import StudyRecord, TrialRecord
+from search.study.selection.intervals import Noise, wilson
+from search.study.space import limits
+from search.study.summary import Candidate, Confirmation, Gain
+
+
+def best_trial(study: StudyRecord) -> TrialRecord:
+    """The best completed trial within the limits, by the validation metric. Raises SearchError when there is none."""
+    ranked = study.ranked(trial for trial in study.trials if trial.state == TrialState.COMPLETE and trial.feasible)
+    if ranked:
+        return ranked[0]
+    if (outside := [trial for trial in study.trials if not trial.feasible]) and not study.count(TrialState.FAIL):
+        nearest = min(outside, key=lambda trial: sum(max(0.0, excess) for excess in trial.constraints.values()))
+        raise SearchError(
+            f"no trial of study {study.name!r} is within its limits, so there is no winner; the nearest, trial "
+            f"{nearest.number}, has {limits.describe(nearest.metrics)}. Another limit is another study: type a higher "
+            "one, and add --study NAME"
+        )
+    failures = [trial for trial in study.trials if trial.failure]
+    why = f"; the last failure was {failures[-1].failure}: {failures[-1].failure_message}" if failures else ""
+    raise SearchError(f"no trial of study {study.name!r} was completed, so there is no winner{why}")
+
+
+def clearly_worse(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> bool:
+    """True if fresh seeds show a candidate significantly worse than the best one.
+
+    A candidate with a failed seed counts as worse, unless no other candidate has only good ones.
+    """
+    rivals = [other for other in candidates if other.values and not other.failed]
+    if candidate.failed:
+        return bool(rivals)
+    if not candidate.values or not rivals:
+        return False
+    best = max(rivals, key=lambda rival: direction.sign * _mean(rival))
+    significant = noise.significant_difference(candidate, best)
+    return significant is not None and direction.gain(_mean(best), _mean(candidate)) > significant
+
+
+def choose(candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> Candidate | None:
+    """The smallest network within one standard error of the best mean; None if no candidate has a value.
+
+    Source of the rule: Breiman, Friedman, Olshen, Stone, Classification and Regression Trees (1984), section 3.4.3.
+    """
+    measured = [candidate for candidate in candidates if candidate.values]
+    sound = [candidate for candidate in measured if not candidate.failed] or measured
+    most_seeds = max((len(candidate.values) for candidate in sound), default=0)
+    # A candidate with fewer seeds was dropped as clearly worse. Its few values must not win by luck.
+    finalists = [candidate for candidate in sound if len(candidate.values) == most_seeds]
+    if not finalists:
+        return None
+    best = max(finalists, key=lambda candidate: direction.sign * _mean(candidate))
+    level = [
+        candidate
+        for candidate in finalists
+        if direction.gain(_mean(best), _mean(candidate)) <= (noise.standard_error(candidate, best) or 0.0)
+    ]
+    return min(level, key=lambda candidate: (_size(candidate), -direction.sign * _mean(candidate), candidate.number))
+
+
+def _mean(candidate: Candidate) -> float:
+    return candidate.mean or 0.0
+
+
+def _size(candidate: Candidate) -> float:
+    return math.inf if candidate.parameters is None else candidate.parameters
+
+
+def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | None = None) -> tuple[Gain, ...]:
+    """How much better the winner is than each baseline, by the validation metric.
+
+    Confirmed means are compared where there are some. A baseline that was trained once is not among the candidates
+    because others looked better, partly by its bad luck, so the gain over it is too large on average. Each interval
+    allows for that by itself; they do not hold jointly.
+    """
+    candidates = confirmation.candidates if confirmation else ()
+    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.considered)
+    confirmed = {c.number: (c.mean, len(c.values)) for c in candidates if c.mean is not None}
+    winning, seeds = confirmed.get(winner.number, (winner.value, 0))
+    assert winning is not None, "a completed trial has a value"
+    direction = Direction.of(maximize=study.maximize)
+    compared = []
+    for trial in study.trials:
+        if trial.baseline is None or trial.number == winner.number or trial.state != TrialState.COMPLETE:
+            continue
+        value, n = confirmed.get(trial.number, (trial.value, 0))
+        assert value is not None, "a completed trial has a value"
+        half_width = noise.half_width((winning, seeds), (value, n or 1)) if seeds else None
+        compared.append(Gain(trial.baseline, trial.number, value, direction.gain(winning, value), half_width, n))
+    return tuple(compared)
+
+
+def score(
+    objective: ImageClassifier, params: Params, weights: bytes, device: str
+) -> tuple[TestScore, Mapping[str, float]]:
+    """Score trained weights on the test split, which is read here and nowhere else."""
+    result = objective.score_test(objective.load_weights(params, weights), device)
+    n = len(result.labels)
+    low, high = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
+    figures = {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}
+    return result, figures

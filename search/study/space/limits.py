@@ -1,0 +1,73 @@
+"""Upper limits on the size and latency of the winner: `--max-parameters` and `--max-latency-ms`.
+
+Both are constraints in Optuna's sense. A trial stores the excess over each limit as a share of the limit; zero or less
+is feasible. Parameters are counted before training, and a configuration with too many never becomes a trial. The worker
+measures latency before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from objectives.base import Objective, Params, Sized, Timed
+from search.common.errors import UsageError
+from search.study.space.objective_calls import objective_call
+
+FLAGS = {"parameters": "--max-parameters", "latency_ms": "--max-latency-ms"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper limits of two figures; None means no limit."""
+
+    parameters: int | None = None
+    latency_ms: float | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """The limits that are set, by the name of the figure."""
+        both = {"parameters": self.parameters, "latency_ms": self.latency_ms}
+        return {name: limit for name, limit in both.items() if limit is not None}
+
+    def as_settings(self) -> dict[str, float | None]:
+        """Both limits, by the names of their flags."""
+        return {"max_parameters": self.parameters, "max_latency_ms": self.latency_ms}
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Limits:
+        """The limits stored among the settings of a study."""
+        return cls(settings.get("max_parameters"), settings.get("max_latency_ms"))
+
+    def check(self, objective: Objective) -> None:
+        """Raise UsageError when the objective lacks the method for a limited figure."""
+        needed = {"parameters": (Sized, "n_parameters(params)"), "latency_ms": (Timed, "latency_ms(params, device)")}
+        for name in self.as_dict():
+            protocol, method = needed[name]
+            if not isinstance(objective, protocol):
+                raise UsageError(
+                    f"{FLAGS[name]} needs an objective that says what its models come to: give "
+                    f"{type(objective).__name__} a method {method} as in objectives/base.py, or leave the flag out"
+                )
+
+    def figures(self, objective: Objective, params: Params) -> dict[str, float]:
+        """The limited figures that are known before training."""
+        if self.parameters is None:
+            return {}
+        assert isinstance(objective, Sized)
+        with objective_call("n_parameters"):
+            return {"parameters": float(objective.n_parameters(params))}
+
+    def excess(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """How far each figure is above its limit, as a share of the limit; negative below it."""
+        return {name: figures[name] / limit - 1 for name, limit in self.as_dict().items() if name in figures}
+
+    def allow(self, figures: Mapping[str, float]) -> bool:
+        """True if these figures are within the limits."""
+        return all(excess <= 0 for excess in self.excess(figures).values())
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """Figures in words: `421,642 parameters, 0.31 ms a prediction`."""
+    texts = {"parameters": "{:,.0f} parameters", "latency_ms": "{:.3g} ms a prediction"}
+    return ", ".join(texts[name].format(value) for name, value in figures.items() if name in texts)

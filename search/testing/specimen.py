@@ -1,0 +1,164 @@
+"""An objective under test: some of its configurations, and the beginning of one of its trainings."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler
+
+from objectives.base import (
+    Diverged,
+    EpochResult,
+    ImageClassifier,
+    Objective,
+    ObjectiveSpec,
+    Outcome,
+    Params,
+    Task,
+    Training,
+)
+from search.study.space.initial_params import PartialTrial
+
+TRAINING_S = 5.0
+"""Seconds after which a training is not pulled any further. Two pulls are always made."""
+
+CONFIGURATIONS = 5
+"""How many configurations are tried: the training of some may diverge, which is no fault."""
+
+
+class ContractError(Exception):
+    """A part of the contract is broken. The message says which one, and what to change."""
+
+
+class NotTried(Exception):
+    """A check needs something that an earlier check found missing."""
+
+
+@dataclass
+class Sample:
+    """The beginning of one training."""
+
+    task: Task
+    results: list[EpochResult] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    """After the first pull, and after the last."""
+    checkpoint: bytes = b""
+    """After the first pull."""
+    ended: bool = False
+
+
+class Specimen:
+    """One objective under test, and the training that several checks look at."""
+
+    def __init__(self, spec: ObjectiveSpec, objective: Objective, device: str = "cpu") -> None:
+        self.spec, self.objective, self.device = spec, objective, device
+        self._sample: Sample | None = None
+        self._broken = False
+
+    @classmethod
+    def of(cls, target: str, device: str = "cpu") -> Specimen:
+        """The objective at `package.module:attribute`. Raises ObjectiveError when it cannot be made."""
+        spec = ObjectiveSpec(target)
+        objective = spec.load()
+        if isinstance(objective, ImageClassifier):
+            objective.prepare()
+        return cls(spec, objective, device)
+
+    def trials(self) -> list[optuna.Trial]:
+        """A few new trials, the same ones at every call."""
+        study = optuna.create_study(sampler=RandomSampler(seed=0))
+        return [study.ask() for _ in range(CONFIGURATIONS)]
+
+    def configurations(self) -> list[Params]:
+        """A few configurations, the baselines first."""
+        baselines = call("baselines", self.objective.baselines).values()
+        trials = [*(PartialTrial(dict(params)) for params in baselines), *self.trials()]
+        return [dict(call("suggest", self.objective.suggest, trial)) for trial in trials[:CONFIGURATIONS]]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the trainings here: as few as have three pulls."""
+        return max(1, math.ceil(3 / self.objective.steps_per_epoch()))
+
+    def task(self, params: Params, checkpoint: bytes | None = None) -> Task:
+        """The task that a worker would get."""
+        return Task(0, params, seed=1, epochs=self.epochs, checkpoint=checkpoint)
+
+    def sample(self) -> Sample:
+        """The beginning of a training. If it fails, raises ContractError once and NotTried from then on."""
+        if self._broken:
+            raise NotTried("a training does not get so far")
+        if self._sample is None:
+            self._broken = True
+            self._sample = self._train()
+            self._broken = False
+        return self._sample
+
+    def _train(self) -> Sample:
+        for params in self.configurations():
+            try:
+                return _pulled(self, params)
+            except Diverged:
+                continue
+        raise ContractError(
+            f"the trainings of {CONFIGURATIONS} configurations all diverged; check the ranges of the space"
+        )
+
+
+def _pulled(specimen: Specimen, params: Params) -> Sample:
+    sample = Sample(specimen.task(params))
+    training = start(specimen, sample.task)
+    until = time.monotonic() + TRAINING_S
+    steps = specimen.epochs * specimen.objective.steps_per_epoch()
+    while len(sample.results) <= steps and (time.monotonic() < until or len(sample.results) < 2):
+        if (result := pull(training)) is None:
+            sample.ended = True
+            break
+        sample.results.append(result)
+        if len(sample.results) == 1:
+            sample.checkpoint = call("checkpoint", training.checkpoint)
+            sample.outcomes.append(call("outcome", training.outcome))
+    sample.outcomes.append(call("outcome", training.outcome))
+    return sample
+
+
+def start(specimen: Specimen, task: Task) -> Training:
+    """Begin a training."""
+    training: Training = call("start", specimen.objective.start, task, specimen.device)
+    return training
+
+
+def pull(training: Training) -> EpochResult | None:
+    """The next result, None at the end. Passes on Diverged; raises ContractError for any other failure."""
+    try:
+        result = next(training)
+    except (StopIteration, Diverged) as end:
+        if isinstance(end, Diverged):
+            raise
+        return None
+    except Exception as error:
+        raise ContractError(f"a pull of the training failed: {type(error).__name__}: {error}") from error
+    if not isinstance(result, EpochResult):
+        raise ContractError(f"a pull gave {result!r}; give an objectives.base.EpochResult")
+    return result
+
+
+def call(name: str, method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of the objective. Raises ContractError with its name when it fails."""
+    try:
+        return method(*arguments)
+    except (ContractError, Diverged):
+        raise
+    except Exception as error:
+        raise ContractError(f"{name} failed: {type(error).__name__}: {error}") from error
+
+
+def require(condition: object, message: str) -> None:
+    """Raise ContractError with this message unless the condition holds."""
+    if not condition:
+        raise ContractError(message)

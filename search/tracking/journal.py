@@ -1,0 +1,153 @@
+"""The local journal of tracking writes, which are stored here first and then delivered to MLflow.
+
+One SQLite file per study. Each write is one short transaction, so a killed search loses none, and an unreachable server
+does not slow the search down. Delivered writes are deleted. MLflow's ids of runs are kept for resumed searches.
+
+Any number of threads may use it, each with its own `Journal`. One process writes and delivers; others may read.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from search.common.sqlite import check_sqlite, connect, create_whole
+
+Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
+
+PARENT = "study"
+"""Journal name of the parent run."""
+
+EXPERIMENT = "experiment"
+"""Journal name of the experiment, whose id is kept like that of a run."""
+
+SCHEMA = """
+CREATE TABLE writes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, content BLOB
+);
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, mlflow_id TEXT, last_step INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
+"""
+
+
+def _create_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        # The file shrinks again after weights have passed through it. Must be set before the write-ahead log.
+        connection.execute("PRAGMA auto_vacuum=FULL")
+        connection.executescript(SCHEMA)
+
+
+def trial_run(number: int) -> str:
+    """Return the journal name of a trial's run."""
+    return f"trial-{number}"
+
+
+def confirm_run(number: int, repeat: int) -> str:
+    """Return the journal name of the training of a trial on its fresh seed number `repeat`, from 1."""
+    return f"confirm-{number}-{repeat}"
+
+
+def refit_run(number: int) -> str:
+    """Return the journal name of a winner's training on all data but the test split."""
+    return f"refit-{number}"
+
+
+@dataclass(frozen=True)
+class Write:
+    """One undelivered write."""
+
+    id: int
+    run: str
+    """Journal name of the run."""
+    kind: Kind
+    body: Mapping[str, Any]
+    content: bytes | None
+
+
+class Journal:
+    """The journal at `path`, which is created if it does not exist. Use one per thread.
+
+    Raises StorageError when the file is damaged or is not a journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        create_whole(path, _create_tables)
+        check_sqlite(path, "writes")
+        self._db = connect(path)
+
+    def append(
+        self,
+        run: str,
+        kind: Kind,
+        body: Mapping[str, Any],
+        content: bytes | None = None,
+        *,
+        step: int = 0,
+        verdict: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended."""
+        with self._db:
+            self._db.execute(
+                "INSERT INTO runs (run, last_step) VALUES (?, ?)"
+                " ON CONFLICT (run) DO UPDATE SET last_step = max(last_step, excluded.last_step)",
+                (run, step),
+            )
+            self._db.execute(
+                "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)",
+                (run, kind, json.dumps(body), content),
+            )
+            if verdict is not None:
+                self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (run, json.dumps(verdict)))
+
+    def pending(self, limit: int) -> list[Write]:
+        """Return the oldest undelivered writes, in order."""
+        rows = self._db.execute("SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?", (limit,))
+        return [Write(id_, run, kind, json.loads(body), content) for id_, run, kind, body, content in rows]
+
+    def n_pending(self) -> int:
+        """Return the number of undelivered writes."""
+        return int(self._db.execute("SELECT count(*) FROM writes").fetchone()[0])
+
+    def delivered(self, *ids: int) -> None:
+        """Delete delivered writes."""
+        with self._db:
+            self._db.executemany("DELETE FROM writes WHERE id = ?", [(id_,) for id_ in ids])
+
+    def knows(self, run: str) -> bool:
+        """Return whether anything was ever written for this run."""
+        return self._db.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
+
+    def last_step(self, run: str) -> int:
+        """Return the last step that was written for a run; 0 before the first."""
+        row = self._db.execute("SELECT last_step FROM runs WHERE run = ?", (run,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def verdict(self, run: str) -> dict[str, Any] | None:
+        """Return how the run ended; None while it has not."""
+        row = self._db.execute("SELECT verdict FROM verdicts WHERE run = ?", (run,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def mlflow_id(self, run: str) -> str | None:
+        """Return MLflow's id of a run; None before it was delivered."""
+        row = self._db.execute("SELECT mlflow_id FROM runs WHERE run = ?", (run,)).fetchone()
+        return row[0] if row else None
+
+    def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
+        """Store MLflow's id of a run."""
+        with self._db:
+            self._db.execute(
+                "INSERT INTO runs (run, mlflow_id) VALUES (?, ?)"
+                " ON CONFLICT (run) DO UPDATE SET mlflow_id = excluded.mlflow_id",
+                (run, mlflow_id),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

@@ -1,0 +1,261 @@
+"""Tracking for the coordinator: writes go to the local journal, and a thread delivers them to MLflow in order.
+
+Calls return immediately. A server that is down delays only the thread. When a search is killed its journal stays, and
+the next search delivers it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.common.errors import StorageError, TrackingRefusedError
+from search.common.passwords import first_line
+from search.tracking.delivery import Delivery
+from search.tracking.figures.predictions import pack
+from search.tracking.journal import Journal
+from search.tracking.store import Destination, connect_mlflow, is_denied, tracking_error
+
+GATHER_S = 1.0
+"""Time to collect writes: one request with forty points takes little longer than one with a single point."""
+
+YIELD_S = 0.05
+"""Longest time that a request waits for the search to be idle."""
+
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)
+"""Pauses after failed deliveries; the last one is repeated."""
+
+
+class Tracking:
+    """Writes of one study. Used by one thread.
+
+    `ready` waits until the store is open; `close` waits until the writes are delivered.
+    """
+
+    def __init__(self, journal: Path, destination: Destination) -> None:
+        self._journal = Journal(journal)
+        self._thread = DeliveryThread(journal, destination)
+        self._thread.start()
+
+    def ready(self) -> None:
+        """Wait until a local store is open, or until the first request to a server has succeeded or failed.
+
+        Raises StorageError or TrackingError when the store cannot be opened or the server rejects the login, so that a
+        search does not begin. A server that does not answer is no error: the writes wait in the journal.
+        """
+        self._thread.tried.wait()
+        if self._thread.fatal is not None:
+            raise self._thread.fatal
+
+    def open_run(
+        self,
+        run: str,
+        name: str,
+        *,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any] = {},
+        parent: str | None = None,
+        dataset: Mapping[str, Any] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Begin a run, or resume a run of an interrupted search.
+
+        `step` is the last step that was logged before; an interrupted search in another workspace had another journal.
+        """
+        body = {
+            "name": name,
+            "tags": dict(tags),
+            "params": {key: str(value) for key, value in params.items()},
+            "parent": parent,
+            "dataset": dict(dataset) if dataset else None,
+            "time": _now_ms(),
+        }
+        self._journal.append(run, "run", body, step=step)
+        self._thread.wake.set()
+
+    def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
+        """Write metrics at `step`, unless an interrupted search already did.
+
+        `position` numbers the calls of one run. A resumed training repeats some of them, which are skipped.
+        """
+        if position > self._journal.last_step(run):
+            body = {"step": step, "time": _now_ms(), "values": _named(metrics)}
+            self._journal.append(run, "metrics", body, step=position)
+
+    def file(self, run: str, path: str, content: bytes) -> None:
+        """Write an artifact at `path` of the run."""
+        self._journal.append(run, "file", {"path": path}, content)
+
+    def pictures(
+        self,
+        run: str,
+        *,
+        classes: Sequence[str],
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        probabilities: NDArray[np.float32],
+    ) -> None:
+        """Write the data of the run's plots; the delivery thread draws them.
+
+        images: (n, c, h, w), labels: (n,), probabilities: (n, k).
+        """
+        self._journal.append(run, "pictures", {"classes": list(classes)}, pack(images, labels, probabilities))
+
+    def tag(self, run: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        self._journal.append(run, "tags", {"tags": dict(tags)})
+
+    def end_run(
+        self,
+        run: str,
+        status: str,
+        *,
+        tags: Mapping[str, str] = {},
+        metrics: Mapping[str, float] = {},
+        step: int = 0,
+        verdict: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End a run as `FINISHED`, `FAILED` or `KILLED`, with its final metrics.
+
+        `step` is for a run that may end more than once: metrics of the same step are written once. `verdict` is stored
+        in the same transaction, so a search that is killed right afterwards still knows how the run ended.
+        """
+        repeated = 0 < step <= self._journal.last_step(run)
+        figures = {} if repeated else _named(metrics)
+        body = {"status": status, "tags": dict(tags), "metrics": figures, "step": step, "time": _now_ms()}
+        self._journal.append(run, "end", body, step=step, verdict=verdict)
+
+    def verdict(self, run: str) -> dict[str, Any] | None:
+        """Return how the run ended, as given to `end_run`; None while it has not."""
+        return self._journal.verdict(run)
+
+    def knows(self, run: str) -> bool:
+        """Return whether the run was begun, now or by an earlier start of the search."""
+        return self._journal.knows(run)
+
+    def mlflow_id(self, run: str) -> str | None:
+        """Return MLflow's id of a run; None before it was delivered."""
+        return self._journal.mlflow_id(run)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be delivered at the moment; None without a problem."""
+        return self._thread.trouble
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the delivery thread has worked."""
+        return self._thread.busy_s
+
+    def set_search_busy(self, *, busy: bool) -> None:
+        """Deliver slowly while the coordinator works, since workers wait for it."""
+        if busy:
+            self._thread.search_idle.clear()
+        else:
+            self._thread.search_idle.set()
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until everything is delivered or the next attempt has failed; return the number of writes left."""
+        deadline, attempts = time.monotonic() + timeout_s, self._thread.attempts
+        self._thread.wake.set()
+        self._thread.retry.set()
+        while (left := self._journal.n_pending()) and time.monotonic() < deadline and self._thread.is_alive():
+            if self._thread.trouble is not None and self._thread.attempts > attempts:
+                break
+            time.sleep(0.02)
+        return left
+
+    def close(self, timeout_s: float = 60.0) -> int:
+        """Deliver what can be delivered and stop; return the number of writes that stay in the journal."""
+        left = self.flush(timeout_s)
+        self._thread.stop(max(timeout_s, 2.0))
+        self._journal.close()
+        return left
+
+
+class DeliveryThread(threading.Thread):
+    """Delivers the journal to MLflow until it is stopped."""
+
+    def __init__(self, journal: Path, destination: Destination) -> None:
+        super().__init__(name="delivery", daemon=True)
+        self.tried = threading.Event()
+        """Set after the first attempt to open the store."""
+        self.wake = threading.Event()
+        """Ends the pause between deliveries."""
+        self.retry = threading.Event()
+        """Ends the pause after a failed delivery."""
+        self.search_idle = threading.Event()
+        self.search_idle.set()
+        self.attempts = 0
+        self.fatal: Exception | None = None
+        """Why the store can never be opened."""
+        self.trouble: str | None = None
+        self.busy_s = 0.0
+        self._path, self._destination = journal, destination
+        self._stopping = threading.Event()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the current delivery, for which this waits at most 15 s."""
+        self._stopping.set()
+        self.wake.set()
+        self.retry.set()
+        self.join(min(timeout_s, 15.0))
+
+    def run(self) -> None:
+        """Open the store, then deliver until `stop` is called."""
+        try:
+            self._deliver(Journal(self._path))
+        except Exception as error:
+            self.fatal = error
+        self.tried.set()
+
+    def _deliver(self, journal: Journal) -> None:
+        failures = 0
+        delivery: Delivery | None = None
+        while not self._stopping.is_set():
+            started = time.perf_counter()
+            try:
+                if delivery is None:
+                    delivery = Delivery(connect_mlflow(self._destination.uri), journal, self._destination)
+                    self.tried.set()
+                delivery.round(self._stopping.is_set, lambda: self.search_idle.wait(YIELD_S))
+                failures, self.trouble = 0, None
+            except Exception as error:
+                if not self.tried.is_set() and self._is_final(error):
+                    raise
+                denied = is_denied(error)
+                self.trouble = first_line(tracking_error(error, self._destination.uri) if denied else error)
+                failures += 1
+                self.tried.set()  # the server may be away only for now
+            self.busy_s += time.perf_counter() - started
+            self.attempts += 1
+            self._pause(failures)
+        journal.close()
+
+    def _is_final(self, error: Exception) -> bool:
+        """Return whether waiting cannot help after a first failure."""
+        return self._destination.database is not None or isinstance(error, StorageError | TrackingRefusedError)
+
+    def _pause(self, failures: int) -> None:
+        if failures:
+            self.retry.wait(RETRY_S[min(failures, len(RETRY_S)) - 1])
+            self.retry.clear()
+        else:
+            self.wake.wait(GATHER_S)
+            self.wake.clear()
+
+
+def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Replace characters that MLflow does not allow in names; it would reject the whole batch."""
+    return {re.sub(r"[^/\w.\- :]", "_", name): value for name, value in metrics.items()}
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,141 @@
+"""The two servers: their links, their start, and that nothing is left of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.request
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import optuna
+import pytest
+from shell import alive, children, wait_until
+
+from search.cli import dashboards
+from search.common.errors import SearchError
+from search.study.storage.storage import quiet_optuna
+from search.tracking import pages
+
+
+def test_mlflow_link_opens_the_view_that_the_experiment_carries():
+    link = dashboards.mlflow_deep_link("http://127.0.0.1:5000", "7")
+    path, _, query = urlsplit(link).fragment.partition("?")
+    assert path == "/experiments/7/runs"
+    values = {"workflowType": ["machine_learning"], "compareRunsMode": ["CHART"], "viewStateShareKey": [pages.VIEW]}
+    assert parse_qs(query) == values
+    assert f"mlflow.sharedViewState.{pages.VIEW}" in pages.experiment_tags("s", "loss", maximize=False)
+
+
+def test_mlflow_link_needs_no_experiment():
+    assert dashboards.mlflow_deep_link("http://x", None) == "http://x/"
+
+
+def test_dashboard_link():
+    assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", 3) == "http://127.0.0.1:8080/dashboard/studies/3"
+    assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", None) == "http://127.0.0.1:8080/dashboard/"
+
+
+def test_a_taken_port_gives_way_to_a_free_one():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = dashboards.free_port(port)
+    assert other != port
+    assert dashboards.free_port(other) == other
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_is_quoted():
+    with pytest.raises(SearchError, match=r"(?s)optuna-dashboard ended before it was ready; it last wrote:.*nonsense"):
+        dashboards.serve(
+            tracking_uri="http://127.0.0.1:9", storage_url="nonsense://nowhere", announce=lambda _: None,
+            dashboard_port=0,
+        )  # fmt: skip
+
+
+# Real servers ------------------------------------------------------------------------------------------------------
+
+
+class Started:
+    """`serve` in a process of its own, with the two links that it announced."""
+
+    def __init__(self, folder: Path, tracking_uri: str) -> None:
+        storage = f"sqlite:///{folder}/optuna.db"
+        quiet_optuna()
+        study = optuna.create_study(storage=storage, study_name="s")
+        script = textwrap.dedent(f"""
+            import sys
+            from search.cli.dashboards import serve
+            sys.exit(serve(
+                tracking_uri={tracking_uri!r}, storage_url={storage!r}, study_id={study._study_id},
+                experiment_id="0", announce=lambda line: print(line, flush=True), mlflow_port=0, dashboard_port=0,
+            ))
+        """)
+        root = str(Path(__file__).parents[2])
+        self.process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
+        assert self.process.stdout
+        self.links = [self.process.stdout.readline().strip().split(": ", 1)[-1] for _ in range(2)]
+        self.below = children(self.process.pid)
+
+    def rest(self) -> str:
+        return self.process.communicate(timeout=30)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to count processes")
+@pytest.mark.timeout(180)
+def test_both_servers_answer_and_leave_nothing_after_ctrl_c(tmp_path):
+    started = Started(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(started.below) == 3  # mlflow and its one worker, the dashboard
+    for link in started.links:
+        with urllib.request.urlopen(link, timeout=20) as response:
+            assert response.status == 200
+    started.process.send_signal(signal.SIGINT)
+    started.rest()
+    assert started.process.returncode == 130
+    wait_until(lambda: not any(map(alive, started.below)), 10, "the end of the servers")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to count processes")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_dashboard_alone_ends_with_us(tmp_path, number, status):
+    started = Started(tmp_path, "http://127.0.0.1:9/")
+    assert started.links[0].startswith("http://127.0.0.1:9/#/experiments/0/runs?")
+    assert len(started.below) == 1
+    started.process.send_signal(number)
+    started.rest()
+    assert started.process.returncode == status
+    wait_until(lambda: not any(map(alive, started.below)), 10, "the end of the servers")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to count processes")
+def test_a_server_that_dies_is_announced(tmp_path):
+    started = Started(tmp_path, "http://127.0.0.1:9")
+    os.kill(next(iter(started.below)), signal.SIGKILL)
+    assert "optuna-dashboard ended by itself (status -9)" in started.rest()
+    assert started.process.returncode == 1
+
+
+@pytest.mark.slow
+def test_outside_the_main_thread_there_are_no_signals():
+    raised: list[str] = []
+
+    def run() -> None:
+        try:
+            dashboards.serve(tracking_uri="http://127.0.0.1:9", storage_url="nonsense://", announce=lambda _: None)
+        except SearchError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert len(raised) == 1

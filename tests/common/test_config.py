@@ -1,0 +1,196 @@
+"""Settings: each flag from the command line, the environment and the file, the nearer source first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from search.cli.main import cli
+from search.cli.options import options, read_config
+from search.common.config import ENGINES, LOG_FORMATS, NAMES, PRUNERS, SAMPLERS, Config
+from search.common.errors import UsageError
+from search.study.space.space import parse
+
+FLAGS = [
+    *("trials", "dataset", "study", "epochs", "jobs", "device", "seed", "sampler", "pruner", "timeout", "objective"),
+    *("confirm", "confirm-seeds", "no-refit"),
+    *("engine", "workspace", "data-dir", "storage", "tracking-uri", "register", "no-register", "config"),
+    *("quiet", "log-format"),
+]
+
+
+def configured(*words: str, env: Mapping[str, str] | None = None) -> Config:
+    """What `run` would be told, through the real options; where real data lies is no setting here."""
+    found: list[Config] = []
+
+    @click.command()
+    @options(*NAMES)
+    def command(**values: Any) -> None:
+        found.append(Config(**values))
+
+    result = CliRunner().invoke(command, list(words), env={"SEARCH_DATA_DIR": None, **(env or {})})
+    if isinstance(result.exception, UsageError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_every_flag_of_the_contract_is_there():
+    shown = CliRunner().invoke(cli, ["run", "--help"]).output
+    assert [flag for flag in FLAGS if f"--{flag} " not in re.sub(r"\s+", " ", shown)] == []
+    top = CliRunner().invoke(cli, ["--help"]).output
+    for verb in ("report", "ui", "studies", "show", "predict"):
+        assert re.search(rf"^  {verb} ", top, re.M), verb
+
+
+def test_defaults_are_the_configs_and_are_shown():
+    assert configured() == Config()
+    shown = re.sub(r"\s+", " ", CliRunner().invoke(cli, ["run", "--help"]).output)
+    for spec in fields(Config):
+        if spec.default not in (None, False, ()):
+            assert f"[default: {spec.default}" in shown, spec.name
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text('trials = 11\nepochs = 12\nseed = 13\nsampler = "gp"\n')
+    env = {"SEARCH_EPOCHS": "22", "SEARCH_SEED": "23", "SEARCH_CONFIG": str(file)}
+    config = configured("--seed", "33", env=env)
+    assert (config.trials, config.epochs, config.seed, config.sampler, config.pruner) == (11, 22, 33, "gp", "hyperband")
+    assert configured("--config", str(file), env={"SEARCH_TRIALS": "21"}).trials == 21
+
+
+def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text('[space]\nbatch_size = [64, 128]\nadam_lr = [1e-3, 1e-2]\noptimizer = "adam"\n')
+    config = configured("--config", str(file), "--fix", "batch_size=64")
+    assert dict(map(parse, config.fix)) == {"batch_size": 64, "adam_lr": [0.001, 0.01], "optimizer": "adam"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_flag_can_come_from_the_environment(name: str):
+    values = {
+        "device": "cuda:1",
+        "sampler": "qmc",
+        "pruner": "none",
+        "engine": "inline",
+        "no_refit": "1",
+        "no_register": "1",
+        "quiet": "1",
+        "log_format": "json",
+        "tracking_uri": "http://host",
+    }
+    text = values.get(name, "7")
+    assert getattr(configured(env={f"SEARCH_{name.upper()}": text}), name) != getattr(Config(), name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trails = 3", r"unknown setting 'trails'; did you mean trials\?"),
+        ("data-dirr = 'x'", r"unknown setting 'data_dirr'; did you mean data_dir\?"),
+        ("xyzzy = 3", r"unknown setting 'xyzzy'. Known: trials, dataset"),
+        ("[run]\ntrials = 3", r"unknown setting 'run'"),
+        ("trials 3", r"is not TOML: "),
+        ("confirm = 'x'", r"""confirm = "x": 'x' is not a valid integer"""),
+        ("trials = 0", r"trials = 0: 0 is not in the range x>=1"),
+        ("trials = 2.5", r"trials = 2.5; give a whole number"),
+        ("trials = true", r"trials = true; true and false are for settings that are on or off"),
+        ("register = false", r"register = false; true and false are for settings"),
+        ("no-register = 1", r"no_register = 1; give true or false"),
+        ("fix = 'family=cnn'", r"fix = \"family=cnn\"; make it a list: fix = \[\.\.\.\]"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "search.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=rf"--config .*search\.toml(:| has an)? {message}"):
+        configured("--config", str(file))
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"--config .*nowhere.toml cannot be read: No such file"):
+        configured("--config", str(tmp_path / "nowhere.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(UsageError, match=r"--config .*binary.toml is not TOML"):
+        configured("--config", str(tmp_path / "binary.toml"))
+
+
+def test_stores_are_in_the_workspace_unless_they_are_named(tmp_path: Path):
+    config = Config(workspace=tmp_path)
+    assert config.storage_url == f"sqlite:///{tmp_path}/optuna.db"
+    assert config.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    named = Config(storage="sqlite:///a.db", tracking_uri="http://host:5000")
+    assert (named.storage_url, named.mlflow_uri) == ("sqlite:///a.db", "http://host:5000")
+
+
+# Any settings, through a file ---------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
+PATHS = st.from_regex(r"[a-z][a-z0-9_ /.-]{0,15}[a-z]", fullmatch=True)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "trials": st.integers(1, 10**6), "dataset": TEXT, "study": TEXT, "epochs": st.integers(1, 1000),
+    "jobs": st.integers(1, 512), "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
+    "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
+    "confirm": st.integers(0, 100), "confirm_seeds": st.integers(1, 100), "no_refit": st.booleans(),
+    "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
+    "storage_wait": st.floats(0, 1e6),
+    "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
+    "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
+    "max_parameters": st.integers(1, 10**9), "max_latency_ms": st.floats(1e-3, 1e9), "patience": st.integers(1, 1000),
+    "fix": st.lists(TEXT, max_size=3), "warm_start": TEXT,
+    "address": TEXT, "cpus_per_trial": st.floats(1e-3, 1e3), "gpus_per_trial": st.floats(0, 8),
+    "checkpoint_interval": st.floats(0, 1e6), "quiet": st.booleans(), "log_format": st.sampled_from(LOG_FORMATS),
+}  # fmt: skip
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(letter):08x}" for letter in value) + '"'
+    return repr(value)
+
+
+@given(st.fixed_dictionaries({}, optional=VALUES), st.booleans())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, Any], dashes: bool):
+    assert set(VALUES) == set(NAMES)
+    file = tmp_path / "any.toml"
+    written = {name.replace("_", "-") if dashes else name: toml(value) for name, value in chosen.items()}
+    file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()), encoding="utf-8")
+    context = click.Context(cli)
+    read_config(context, click.Option(["--config"]), file)
+    assert context.default_map == chosen
+    config = configured("--config", str(file))
+    for name, value in chosen.items():
+        found = getattr(config, name)
+        value = tuple(value) if isinstance(value, list) else value
+        assert (str(found) if isinstance(found, Path) else found) == (
+            str(Path(value)) if name in ("workspace", "data_dir") else value
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tracking-uri", "mlruns"], r"--tracking-uri 'mlruns' is not a tracking store; give http://HOST:PORT"),
+        (["--register", "a/b"], r"--register 'a/b' is not a model name; use letters, digits, dots and dashes"),
+        (["--max-latency-ms", "inf"], r"--max-latency-ms inf is not a number of ms; leave it out for no limit"),
+        (["--timeout", "inf"], r"--timeout inf is not a number of seconds; leave it out for no limit"),
+    ],
+)
+def test_what_would_fail_only_at_the_end_is_refused_at_the_start(words: list[str], message: str):
+    with pytest.raises(UsageError, match=message):
+        configured(*words)

@@ -1,0 +1,25 @@
+"""The direction of a metric: which of two values is better, and by how much."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from optuna.study import StudyDirection
+
+from search.common.direction import Direction
+
+
+@pytest.mark.parametrize(("direction", "best"), [(Direction.MAXIMIZE, 0.9), (Direction.MINIMIZE, 0.1)])
+def test_a_better_value_is_a_gain(direction: Direction, best: float):
+    assert max([0.1, 0.5, 0.9], key=lambda value: direction.sign * value) == best
+    assert direction.better(best, 0.5)
+    assert not direction.better(0.5, best)
+    assert not direction.better(best, best)
+    assert direction.gain(best, 0.5) == pytest.approx(0.4)
+    assert math.copysign(1, direction.gain(best, best)) == 1
+
+
+def test_it_is_made_from_what_objectives_and_optuna_have():
+    assert Direction("maximize") is Direction.of(maximize=True) is Direction.of_study(StudyDirection.MAXIMIZE)
+    assert Direction("minimize") is Direction.of(maximize=False) is Direction.of_study(StudyDirection.MINIMIZE)

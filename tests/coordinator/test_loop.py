@@ -1,0 +1,116 @@
+"""The loop: what it stores of each trial, and that an interruption at any step costs nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from place import STEPS, Place, after
+from toy import Toy
+
+from search.common.errors import SearchStoppedError
+from search.study.sampling.sampling_study import SamplingStudy
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6])
+def test_an_interruption_at_any_step_costs_nothing(place: Place, rounds: int):
+    """Rounds 1 to 4 end in the first trial, 3 between its last step and its end; later ones in the second."""
+    place.search(2, interrupted=after(rounds))
+    left = list((place.folder / "checkpoints").glob("*"))
+    record = place.search(2)
+    assert [trial.state for trial in record.trials] == [TrialState.COMPLETE] * 2, rounds
+    assert [sorted(trial.intermediate) for trial in record.trials] == [[1, 2, 3, 4]] * 2
+    assert [trial.value for trial in record.trials] == [trial.intermediate[4] for trial in record.trials]
+    assert [trial.metrics["epochs"] for trial in record.trials] == [4, 4]
+    curves = place.curves()
+    for trial in record.trials:
+        assert curves[f"#{trial.number:03d} {trial.label}"] == sorted(trial.intermediate.items())
+    assert bool(left) == (rounds not in (4, 5))  # then the first trial has just ended
+    assert not list((place.folder / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize(("mode", "state"), [("fine", TrialState.COMPLETE), ("error", TrialState.FAIL)])
+def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
+    place: Place, mode: str, state: TrialState, monkeypatch: pytest.MonkeyPatch
+):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed("between verdict and end")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SamplingStudy, "tell", killed)
+        with pytest.raises(Killed, match="between verdict and end"):
+            place.search(1, mode=mode)
+    curves = place.curves()
+    (trial,) = place.search(1, mode="hang").trials  # it would not come back from another training
+    assert trial.state == state
+    assert trial.value == trial.intermediate.get(STEPS)
+    assert trial.failure == (None if mode == "fine" else "error")
+    assert place.curves() == curves
+
+
+def test_interrupted_or_not_the_values_are_the_same(place: Place):
+    whole = Place(Path(shutil.copytree(place.folder, place.folder.with_name("whole"))))
+    interrupted = place.search(3, interrupted=after(2))
+    assert interrupted.trials[0].state == TrialState.RUNNING
+    stories = []
+    for where in (place, whole):
+        record = where.search(3)
+        stories.append([(dict(trial.params), dict(trial.intermediate), trial.value) for trial in record.trials])
+    assert stories[0] == stories[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("diverge@2", "diverged"), ("nan@2", "diverged"), ("error", "error"), ("memory@1", "out_of_memory")],
+)
+def test_a_failed_trial_counts_and_the_search_goes_on(place: Place, mode: str, kind: str):
+    record = place.search(3, mode=mode)
+    assert [(trial.state, trial.failure) for trial in record.trials] == [(TrialState.FAIL, kind)] * 3
+    assert len(place.curves()) == 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("endless", "the training went on to step 5, after its last, 4"),
+        ("miscount@1", "after step 1 the training called itself 3; count one a pull"),
+    ],
+)
+def test_a_training_that_counts_wrongly_fails_instead_of_going_on_for_ever(place: Place, mode: str, message: str):
+    (trial,) = place.search(1, mode=mode).trials
+    assert (trial.state, trial.failure) == (TrialState.FAIL, "error")
+    assert message in (trial.failure_message or "")
+
+
+def test_what_a_trainer_has_to_say_is_said_once(place: Place):
+    place.search(2, mode="notice")
+    assert place.lines.getvalue().count("a trainer has something to say") == 1
+
+
+def test_ten_failures_of_one_kind_stop_the_search(place: Place):
+    with pytest.raises(SearchStoppedError, match=r"all 10 trials failed for the same reason \(error\).*the spoon"):
+        place.search(50, mode="error")
+
+
+def test_a_baseline_trains_to_its_end_and_others_may_be_pruned(place: Place):
+    objective = Toy(steps=STEPS)
+    objective.known = {"hopeless": {"kind": "deep", "x": -1.0, "depth": 1}}
+    place.search(1)  # hence not the first to come to the first rung
+    record = place.search(14, pruner="halving", objective=objective)
+    states = [trial.state for trial in record.trials]
+    assert TrialState.PRUNED in states
+    (baseline,) = [trial for trial in record.trials if trial.baseline]
+    assert (baseline.state, sorted(baseline.intermediate)) == (TrialState.COMPLETE, [1, 2, 3, 4])
+    assert all(len(trial.intermediate) < STEPS for trial in record.trials if trial.state == TrialState.PRUNED)
+
+
+def test_more_trials_later_are_only_the_missing_ones(place: Place):
+    assert len(place.search(2).trials) == 2
+    assert len(place.search(3).trials) == 3
+    assert len(place.search(3).trials) == 3
+    assert len(place.search(2).trials) == 3

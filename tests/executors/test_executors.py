@@ -1,0 +1,368 @@
+"""One contract for every executor, then what only processes can do: die, be replaced, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from shell import alive, children, environment
+
+from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
+from search.common.errors import SearchError
+from search.common.system import usable_cores
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
+from search.executors.inline import InlineExecutor
+from search.executors.local import LocalExecutor
+from search.executors.ray import RayExecutor
+
+TOY = ObjectiveSpec("toy:Toy")
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalExecutor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        made = LocalExecutor(TOY, "cpu", jobs=2)
+        assert made.ready() == ["cpu", "cpu"]
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def inline() -> Iterator[InlineExecutor]:
+    made = InlineExecutor(TOY, "cpu")
+    assert made.ready() == ["cpu"]
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayExecutor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        with closing(RayExecutor(TOY, "cpu", 2, cpus=usable_cores() / 2, tasks=2, say=print)) as made:
+            assert made.ready() == ["cpu", "cpu"]
+            yield made
+
+
+@pytest.fixture(params=["inline", "local", pytest.param("ray", marks=pytest.mark.slow)])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    made: Executor = request.getfixturevalue(request.param)
+    return made
+
+
+def task(number: int = 0, checkpoint: bytes | None = None, **params: object) -> Task:
+    return Task(number, {"x": 0.1, **params}, seed=7 + number, epochs=4, checkpoint=checkpoint)  # type: ignore[arg-type]
+
+
+def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> SlotEvent:
+    """The one event that a slot owes."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        events = executor.wait(1.0)
+        assert all(came == slot for came, _ in events), f"{events} came where slot {slot} owes one"
+        if events:
+            assert len(events) == 1
+            return events[0][1]
+    raise AssertionError(f"slot {slot} gave nothing in {timeout_s} s")
+
+
+def train(executor: Executor, work: Task) -> tuple[list[EpochDone], Finished]:
+    """A whole training."""
+    executor.start(0, work)
+    results = []
+    while isinstance(event := hear(executor), EpochDone):
+        results.append(event)
+        executor.advance(0)
+    assert isinstance(event, Finished)
+    return results, event
+
+
+# The contract -------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_gives_its_steps_and_then_its_outcome(executor: Executor):
+    results, last = train(executor, task())
+    assert [event.result.step for event in results] == [1, 2, 3, 4]
+    assert all(event.result.metrics["val/score"] == event.result.value for event in results)
+    assert last.outcome.weights == str(results[-1].result.value).encode()
+
+
+def test_numbers_of_other_libraries_arrive_as_pythons_own(executor: Executor):
+    results, _ = train(executor, task(mode="numpy"))
+    assert [type(done.result.value) for done in results] == [float] * 4
+    assert {type(figure) for done in results for figure in done.result.metrics.values()} == {float}
+
+
+def test_the_same_task_gives_the_same_results_in_a_used_slot(executor: Executor):
+    assert train(executor, task(3)) == train(executor, task(3))
+    assert train(executor, task(3)) != train(executor, task(4))
+
+
+def test_a_slot_owes_nothing_until_it_is_asked(executor: Executor):
+    executor.start(0, task())
+    assert isinstance(hear(executor), EpochDone)
+    assert executor.wait(0.2) == []
+    executor.stop(0)
+    assert isinstance(hear(executor), Finished)
+    assert executor.wait(0.2) == []
+
+
+def test_a_resumed_training_goes_on_as_if_nothing_had_happened(executor: Executor):
+    whole, end = train(executor, task())
+    executor.start(0, task())
+    hear(executor)
+    executor.advance(0)
+    hear(executor)
+    executor.checkpoint(0)
+    checkpoint = hear(executor)
+    assert isinstance(checkpoint, Checkpointed)
+    assert train(executor, task(9))[0] != whole  # the slot forgets what was left in it
+    resumed, resumed_end = train(executor, task(checkpoint=checkpoint.state))
+    assert (resumed, resumed_end) == (whole[2:], end)
+
+
+def test_a_training_goes_on_after_a_checkpoint(executor: Executor):
+    whole, _ = train(executor, task())
+    executor.start(0, task())
+    hear(executor)
+    executor.checkpoint(0)
+    hear(executor)
+    executor.advance(0)
+    assert hear(executor) == whole[1]
+    executor.stop(0)
+    hear(executor)
+
+
+def test_a_stopped_training_leaves_what_it_has(executor: Executor):
+    executor.start(0, task())
+    first = hear(executor)
+    assert isinstance(first, EpochDone)
+    executor.stop(0)
+    last = hear(executor)
+    assert isinstance(last, Finished)
+    assert last.outcome.weights == str(first.result.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "message"),
+    [
+        ("diverge", "diverged", "the training loss became nan"),
+        ("error", "error", "ValueError: the spoon does not exist"),
+        ("memory", "out_of_memory", "no room for 12 GiB"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_failed_training_says_why_and_the_slot_goes_on(
+    executor: Executor, mode: str, kind: str, message: str, after: int
+):
+    executor.start(0, task(mode=f"{mode}@{after}"))
+    for _ in range(after):
+        assert isinstance(hear(executor), EpochDone)
+        executor.advance(0)
+    event = hear(executor)
+    assert isinstance(event, Failed)
+    assert (event.kind, event.message) == (kind, message)
+    assert ("toy.py" in event.traceback) == (kind != "diverged")
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_a_checkpoint_that_is_damaged_fails_the_trial_alone(executor: Executor):
+    executor.start(0, task(checkpoint=b"\0"))
+    event = hear(executor)
+    assert isinstance(event, Failed)
+    assert event.kind == "error"
+    assert len(train(executor, task())[0]) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: InlineExecutor(TOY, "cuda:99"), id="inline"),
+        pytest.param(lambda: LocalExecutor(TOY, "cuda:99", 1), id="local", marks=pytest.mark.slow),
+    ],
+)
+def test_a_device_that_is_not_there_is_said(make: Callable[[], Executor]):
+    made = make()
+    try:
+        with pytest.raises(DeviceError, match=r"--device cuda:99: this machine offers \d+ CUDA devices; type"):
+            made.ready()
+    finally:
+        made.close()
+
+
+def test_a_slot_that_is_all_there_is_is_kept(executor: Executor):
+    slots = executor.slots
+    assert executor.settle(task()) is None
+    assert executor.slots == slots == len(executor.available())
+
+
+def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecutor):
+    before = inline._ready_worker().objective
+    inline.start(0, task(mode="memory@0"))
+    hear(inline)
+    assert inline._ready_worker().objective is not before
+
+
+# Processes ----------------------------------------------------------------------------------------------------------
+
+
+def test_slots_train_side_by_side(local: LocalExecutor):
+    for slot in (0, 1):
+        local.start(slot, task(slot))
+    first: dict[int, SlotEvent] = {}
+    while len(first) < 2:
+        first.update(local.wait(10.0))
+    assert all(isinstance(event, EpochDone) for event in first.values())
+    assert first[0] != first[1]
+    for slot in (0, 1):
+        local.stop(slot)
+    while first:
+        for slot, event in local.wait(10.0):
+            assert isinstance(event, Finished)
+            del first[slot]
+
+
+def test_a_killed_worker_is_lost_with_its_last_words_and_replaced(local: LocalExecutor):
+    before = children(os.getpid())
+    local.start(0, task(mode="kill@1"))
+    assert isinstance(hear(local), EpochDone)
+    local.advance(0)
+    event = hear(local)
+    assert isinstance(event, Lost)
+    assert "was killed by SIGKILL" in event.reason
+    assert event.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
+    local.start(0, task())  # at once: the new worker is not set up yet
+    assert isinstance(hear(local), EpochDone)
+    local.stop(0)
+    assert isinstance(hear(local), Finished)
+    assert len(children(os.getpid())) == len(before)
+
+
+# How many pay -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three() -> Iterator[LocalExecutor]:
+    with closing(LocalExecutor(TOY, "cpu", jobs=3)) as made:
+        made.ready()
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 1)])
+def test_workers_that_get_in_each_others_way_are_sent_home(
+    monkeypatch: pytest.MonkeyPatch, mode: str, chosen: int, request: pytest.FixtureRequest
+):
+    """Each pull takes 20 ms: side by side, or in turns."""
+    monkeypatch.setenv("TOY_PAUSE_S", "0.02" if mode == "fine" else "0")
+    executor: LocalExecutor = request.getfixturevalue("three")
+    at_first = children(os.getpid())
+    assert executor.keep_fastest(task(mode=mode), 3).workers == chosen == executor.slots
+    deadline = time.monotonic() + 20
+    while len(children(os.getpid())) > len(at_first) - (3 - chosen) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(children(os.getpid())) == len(at_first) - (3 - chosen)
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_a_probe_leaves_no_trace(local: LocalExecutor):
+    expected = train(local, task(3))
+    assert local.measure_rate(2, task(8), 0.05) > 0
+    assert train(local, task(3)) == expected
+
+
+def test_what_a_worker_says_while_it_is_probed_is_kept(local: LocalExecutor):
+    assert local.measure_rate(2, task(mode="notice"), 0.05) > 0
+    assert local._notices == {"a trainer has something to say"}
+
+
+def test_a_worker_that_dies_beside_a_probe_is_no_part_of_it(local: LocalExecutor):
+    os.kill(local._workers[1].process.pid, signal.SIGKILL)
+    assert local.measure_rate(1, task(), 0.3) > 0
+    assert len(train(local, task())[0]) == 4
+
+
+@pytest.mark.parametrize("mode", ["error@1", "memory@0", pytest.param("kill@1", marks=pytest.mark.slow)])
+def test_a_probe_that_fails_is_no_speed_at_all(local: LocalExecutor, mode: str):
+    assert local.measure_rate(1, task(mode=mode), 0.05) == 0
+    assert len(train(local, task())[0]) == 4
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    message = r"(?s)workers do not start: .*status 7.*no, thank you"
+    with (
+        closing(LocalExecutor(ObjectiveSpec("rude:Rude"), "cpu", jobs=1)) as broken,
+        pytest.raises(SearchError, match=message),
+    ):
+        broken.ready()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be made: .*unexpected keyword"),
+        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be made"),
+    ],
+    ids=["another option", "not there"],
+)
+def test_an_objective_that_cannot_be_made_is_said(spec: ObjectiveSpec, message: str):
+    with closing(LocalExecutor(spec, "cpu", jobs=1)) as broken, pytest.raises(ObjectiveError, match=message):
+        broken.ready()
+
+
+def test_closing_leaves_no_process_even_one_that_hangs():
+    mine = children(os.getpid())
+    executor = LocalExecutor(TOY, "cpu", jobs=1)
+    executor.ready()
+    executor.start(0, task(mode="hang"))
+    time.sleep(0.2)
+    workers = children(os.getpid()) - mine
+    assert workers
+    started = time.monotonic()
+    executor.close()
+    assert time.monotonic() - started < 5
+    assert not [pid for pid in workers if alive(pid)]
+
+
+@pytest.mark.slow
+def test_a_worker_ends_when_its_coordinator_is_killed():
+    program = """
+        import os
+        from objectives.base import ObjectiveSpec, Task
+        from search.executors.local import LocalExecutor
+
+        executor = LocalExecutor(ObjectiveSpec("toy:Toy"), "cpu", jobs=1)
+        executor.ready()
+        executor.start(0, Task(0, {"x": 0.1, "mode": "hang"}, 1, 4))
+        print("training", flush=True)
+        executor.wait(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    coordinator = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        assert coordinator.stdout is not None
+        assert coordinator.stdout.readline() == "training\n"
+        time.sleep(0.2)
+        workers = children(coordinator.pid)
+        assert workers
+        coordinator.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while any(map(alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not [pid for pid in workers if alive(pid)]
+    finally:
+        coordinator.kill()
+        coordinator.communicate()

@@ -1,0 +1,379 @@
+"""What only Ray has: a cluster that is not there, and actors that pend, die, go when idle, and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell import (
+    alive,
+    begin,
+    children,
+    end,
+    environment,
+    free_port,
+    is_ray_agent,
+    own_address,
+    process_name,
+    rows,
+    search,
+)
+from test_executors import TOY, hear, task, train
+
+from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
+from objectives.images.objective import ImageClassification
+from search.commands.setup import check_engine
+from search.common.config import Config
+from search.common.errors import SearchError, UsageError
+from search.common.system import usable_cores
+from search.executors import ray as actors
+from search.executors.base import EpochDone, Lost
+from search.executors.ray import RayExecutor
+from search.executors.ray_cluster import modules_to_ship
+
+CORES = usable_cores()
+CLIENTS = 31001
+"""A port that no other test listens at."""
+
+
+def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) -> RayExecutor:
+    said = [] if said is None else said
+    options = {"cpus": CORES / 2, "tasks": 2, "say": said.append, **more}
+    return RayExecutor(options.pop("objective", TOY), options.pop("device", "cpu"), jobs, **options)
+
+
+# Said before anything is started ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"address": "auto"}, r"--address is for Ray: add --engine ray, or leave it out"),
+        ({"gpus_per_trial": 0.5, "engine": "inline"}, r"--gpus-per-trial is for Ray: add --engine ray"),
+        ({"cpus_per_trial": 2.0}, r"--cpus-per-trial is for Ray"),
+        ({"engine": "ray", "device": "cuda:1"}, r"--device cuda:1: Ray chooses the GPU .* type --device cuda"),
+        ({"engine": "ray", "gpus_per_trial": 1.5}, r"--gpus-per-trial 1.5: .* type 0.5 or 2"),
+        ({"engine": "ray", "cpus_per_trial": float("inf")}, r"--cpus-per-trial inf is not a number of CPUs"),
+        ({"engine": "ray", "device": "cuda", "gpus_per_trial": 0.0}, r"asks for a GPU and for none"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(given: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=message):
+        check_engine(Config(**given))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("10.0.0.1", r"--address '10.0.0.1' is no address; give auto, HOST:PORT or ray://HOST:PORT"),
+        ("http://host:6379", r"--address 'http://host:6379' is no address"),
+        ("127.0.0.1:PORT", r"--address 127.0.0.1:\d+: nothing answers there \(.*refused\)\. .*ray start --head"),
+        ("ray://127.0.0.1:PORT", r"--address ray://127.0.0.1:\d+: nothing answers there"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_said(address: str, message: str):
+    with pytest.raises(UsageError, match=message):
+        started(address=address.replace("PORT", str(free_port())))
+
+
+def test_without_ray_it_is_said_what_to_type(tmp_path: Path):
+    program = "import sys; sys.modules['ray'] = None; from search.cli.main import main; main()"
+    words = ("--objective", "toy:Toy", "--engine", "ray")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    message = '--engine ray needs Ray, which is not installed; type: pip install -c constraints.txt -e ".[ray]"'
+    assert (done.returncode, done.stderr) == (2, f"Error: {message}\n")
+
+
+def test_what_is_not_installed_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "single.py").touch()
+    (tmp_path / "package" / "inner").mkdir(parents=True)
+    (tmp_path / "package" / "__init__.py").touch()
+    worker = Path(__file__).parents[2] / "objectives"
+    assert modules_to_ship("single:Made") == [str(worker), str(tmp_path / "single.py")]
+    assert modules_to_ship("package.inner:Made") == [str(worker), str(tmp_path / "package")]
+    assert modules_to_ship("objectives.images:ImageClassification") == [str(worker)]
+    assert modules_to_ship("torch.nn:Module") == [str(worker)]
+
+
+def test_a_training_from_arrays_alone_is_the_same():
+    """As an actor has them: unpickled on memory that it must not write to."""
+    whole = ImageClassification("digits", numerics={"channels_last": False})
+    buffers: list[pickle.PickleBuffer] = []
+    packed = pickle.dumps(dict(whole.portable()), protocol=5, buffer_callback=buffers.append)
+    assert len(packed) < 5_000 < sum(buffer.raw().nbytes for buffer in buffers)  # no array is copied into the rest
+    options = pickle.loads(packed, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    assert not options["data"].images.flags.writeable
+    lean: Any = ObjectiveSpec("objectives.images:ImageClassification", options).load()
+    assert (lean.fingerprint(), lean.numerics) == (whole.fingerprint(), whole.numerics)
+    one = Task(0, whole.baselines()["tutorial MLP, Adam"], seed=3, epochs=1)
+    results = [next(objective.start(one, "cpu")) for objective in (whole, lean)]
+    whole_figures, lean_figures = (dict(result.metrics) for result in results)
+    for timing in ("seconds", "images_per_s"):
+        del whole_figures[timing], lean_figures[timing]
+    assert lean_figures == whole_figures
+
+
+# A real Ray, on this machine ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(actors, "IDLE_S", 1.0)
+    said: list[str] = []
+    with closing(started(3, said, tasks=9)) as executor:
+        executor.ready()
+        monkeypatch.setattr(actors, "MISSING_NOTICE_S", 2.0)
+        missing = (
+            f"2 of 3 workers are set up; the others start or wait for room: each needs {CORES / 2:g} CPU, and the "
+            f"cluster has {CORES} CPU in all"
+        )
+        wait_for(executor, lambda: missing in said)  # the third has no room
+        assert executor.available() == [0, 1]
+        executor.expect(2)
+        wait_for(executor, lambda: len(executor._actors) == 2)
+        assert executor.available() == [0, 1]  # the one without room went
+        executor.start(0, task(mode="kill@1"))
+        assert isinstance(hear(executor), EpochDone)
+        executor.advance(0)
+        lost = hear(executor)
+        assert isinstance(lost, Lost)
+        assert lost.may_be_task
+        assert lost.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
+        wait_for(executor, lambda: executor.available() == [0, 1])
+        os.kill(executor._actors[0].location.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        time.sleep(1)
+        executor.start(0, task())
+        lost = hear(executor)
+        assert isinstance(lost, Lost)
+        assert not lost.may_be_task  # the task never reached it
+        wait_for(executor, lambda: executor.available() == [0, 1])
+        assert len(train(executor, task())[0]) == 4
+        executor.expect(1)
+        wait_for(executor, lambda: len(executor.available()) == 1)
+        executor.expect(2)
+        wait_for(executor, lambda: len(executor.available()) == 2)
+        assert len(train(executor, task())[0]) == 4
+
+
+def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert executor.wait(0.1) == []
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"cpus": CORES + 1.0}, UsageError, r"a worker with \d+ CPU has no room on this machine, which has \d+ CPU"),
+        ({"device": "mps"}, DeviceError, r"--device mps: this machine has no Metal GPU"),
+        ({"objective": ObjectiveSpec("toy:Nothing")}, ObjectiveError, r"--objective 'toy:Nothing' cannot be made"),
+        ({"objective": ObjectiveSpec("rude:Rude")}, SearchError, r"(?s)workers do not start: .*no, thank you"),
+    ],
+    ids=["no room", "no device", "no objective", "no start"],
+)
+def test_what_makes_workers_impossible_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], error: type[Exception], message: str
+):
+    (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
+    with pytest.raises(error, match=message), closing(started(**more)) as executor:
+        executor.ready()
+
+
+@pytest.mark.long
+def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As one without the objective's packages: a worker sets itself up only where it finds a file to take away."""
+    monkeypatch.setattr(actors, "RETRY_S", 1.0)
+    monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 30)
+    (files := tmp_path / "files").mkdir()
+    (tmp_path / "picky.py").write_text(
+        f"import pathlib, toy\nfound = sorted(pathlib.Path({str(files)!r}).iterdir())\n"
+        "if not found: raise ImportError('no such package here')\nfound[0].unlink()\nPicky = toy.Toy\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
+    said: list[str] = []
+    with closing(started(2, said, objective=ObjectiveSpec("picky:Picky"))) as executor:
+        wait_for(executor, lambda: any("did not start" in text for text in said))
+        assert executor.available() == []
+        for name in "ab":
+            (files / name).touch()
+        wait_for(executor, lambda: len(executor.available()) == 2)
+        monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 3)
+        lose(executor, 1)
+        until = time.monotonic() + 8  # more tries than are allowed where nothing works
+        wait_for(executor, lambda: time.monotonic() > until)
+        assert executor.available() == [0]
+        assert len(train(executor, task())[0]) == 4
+        lose(executor, 0)
+        (files / "c").touch()
+        wait_for(executor, lambda: len(executor.available()) == 1)
+    (text,) = (text for text in said if "of 2 workers are set up" not in text)
+    assert re.match(r"a worker did not start on \S+, and is tried again: --objective .*no such package here", text)
+
+
+def lose(executor: RayExecutor, slot: int) -> None:
+    os.kill(executor._actors[slot].location.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    executor.start(slot, task())
+    assert isinstance(hear(executor, slot), Lost)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A cluster of two CPUs whose head answers Ray clients at the port that its environment names."""
+    said, folder = tmp_path / "head.txt", tempfile.mkdtemp(dir="/tmp")  # a socket's name has room for no more
+    words = ["--block", "--disable-usage-stats", "--include-dashboard=false", "--num-cpus=2", f"--temp-dir={folder}"]
+    words += [f"--node-ip-address={own_address()}", f"--port={free_port()}", f"--ray-client-server-port={CLIENTS}"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *words]
+    env = environment({"no_proxy": own_address()})
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=env, cwd=tmp_path, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
+    deadline = time.monotonic() + 60
+    while "Ray runtime started" not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.2)
+    yield process
+    kill_all(process)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """As a machine goes."""
+    for pid in {process.pid, *children(process.pid)}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.long
+def test_from_another_machine_by_way_of_a_client(head: subprocess.Popen[bytes], folder: Path):
+    """A whole search; and one that loses the cluster, which says so and goes on elsewhere."""
+    toy = ("--objective", "toy:Toy", "--confirm", 0)
+    words = (*toy, "--engine", "ray", "--address", f"ray://{own_address()}:{CLIENTS}")
+    done = search(*words, "--trials", 3, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "3 trials (" in done.stdout
+    process = begin(*words, "--trials", 400, cwd=folder)
+    deadline = time.monotonic() + 60
+    while n_finished(folder) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    kill_all(head)
+    lost = end(process)
+    assert lost.returncode == 1
+    assert re.fullmatch(
+        r"Error: the Ray cluster cannot be reached any more \(.*\)\. Nothing is lost: .*\n", lost.stderr
+    )
+    done = search(*toy, "--trials", (trials := n_finished(folder) + 4), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{trials} trials (" in done.stdout
+
+
+def n_finished(folder: Path) -> int:
+    query = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')"
+    return int(rows(folder / "optuna.db", query)[0][0])
+
+
+COORDINATOR = """
+    import sys
+    from objectives.base import ObjectiveSpec, Task
+    from search.executors.ray import RayExecutor
+
+    executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, tasks=1, say=print)
+    executor.ready()
+    executor.start(0, Task(0, {"x": 0.1, "mode": "hang"}, 1, 4))
+    executor.wait(1)
+    print("training", flush=True)
+    if sys.stdin.readline():
+        executor.close()
+    else:
+        executor.wait(600)
+"""
+
+
+@pytest.fixture
+def coordinator() -> Iterator[subprocess.Popen[str]]:
+    """One whose worker hangs; a line of input closes its executor."""
+    command = [sys.executable, "-c", textwrap.dedent(COORDINATOR)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment(), **pipes)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "training\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_no_process_outlives_the_search(coordinator: subprocess.Popen[str], how: str):
+    processes = children(coordinator.pid)
+    assert len(processes) > 3
+    agents = {pid for pid in processes if how == "killed" and is_ray_agent(pid)}
+    listening = {address for pid in processes for address in listening_addresses(pid)}
+    assert listening
+    assert all(address.is_loopback for address in listening), listening
+    started = time.monotonic()
+    if how == "killed":
+        coordinator.kill()
+        coordinator.wait()
+    else:
+        coordinator.communicate("close\n", timeout=10)
+    for those, within_s in (processes - agents, 10), (agents, 90):
+        while any(map(alive, those)) and time.monotonic() - started < within_s:
+            time.sleep(0.05)
+        assert not [process_name(pid) for pid in those if alive(pid)]
+        print(f"{how}: {len(those)} processes ended within {time.monotonic() - started:.1f} s")
+
+
+def listening_addresses(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Where a process listens for TCP."""
+    sockets, found = set(), set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(descriptor))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                words = struct.unpack(f"<{len(local) // 8}I", bytes.fromhex(local.partition(":")[0]))
+                address = ipaddress.ip_address(b"".join(word.to_bytes(4, "big") for word in words))
+                found.add(getattr(address, "ipv4_mapped", None) or address)
+    return found
+
+
+@pytest.mark.long
+def test_an_address_of_something_else_is_said_in_time(tmp_path: Path):
+    """A server that listens and says nothing, one that is no Ray."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        done = search("--objective", "toy:Toy", "--engine", "ray", "--address", address, cwd=tmp_path)
+    print(f"said after {time.monotonic() - began:.1f} s")
+    assert done.returncode == 2
+    assert re.fullmatch(rf"Error: --address {address}: .*ray status shows whether it runs\n", done.stderr)
+    assert time.monotonic() - began < 40

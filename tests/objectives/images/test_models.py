@@ -1,0 +1,119 @@
+"""Networks: shapes, what they are made of, and that what was built can be built again."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from objectives.images.models import (
+    CnnSpec,
+    Dropout,
+    InputSpec,
+    MlpSpec,
+    Normalise,
+    Probabilities,
+    build_cnn,
+    build_mlp,
+    max_blocks,
+)
+
+
+def inputs(side: int = 28, channels: int = 1) -> InputSpec:
+    return InputSpec(channels, (side, side), 10, (0.13,) * channels, (0.3,) * channels)
+
+
+def test_normalisation_is_the_first_layer_and_has_no_parameters():
+    layer = Normalise((0.5, 0.25), (0.5, 2.0))
+    images = torch.rand(3, 2, 4, 4)
+    expected = torch.stack(((images[:, 0] - 0.5) / 0.5, (images[:, 1] - 0.25) / 2.0), dim=1)
+    assert torch.allclose(layer(images), expected)
+    assert list(layer.parameters()) == []
+    assert set(layer.state_dict()) == {"mean", "std"}
+    for network in (build_mlp(MlpSpec((8,)), inputs()), build_cnn(CnnSpec(2, 8), inputs())):
+        assert isinstance(network[0], Normalise)
+
+
+def test_the_tutorials_network_has_the_size_of_the_tutorials():
+    network = build_mlp(MlpSpec((512, 256)), inputs())
+    assert sum(p.numel() for p in network.parameters()) == 784 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10
+    assert not [layer for layer in network if isinstance(layer, nn.Dropout)]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_dropout_drops_its_share_everywhere_and_keeps_the_mean(p: float):
+    torch.manual_seed(0)
+    x = torch.ones(8001, 9, requires_grad=True)
+    y = Dropout(p)(x)
+    share, error = round(256 * p) / 256, 5 * math.sqrt(p * (1 - p) / 8001)
+    assert (y == 0).float().mean(0).tolist() == pytest.approx([share] * 9, abs=error)  # whichever byte decides
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_repeats_with_its_seed_and_is_nothing_in_use():
+    x, layer = torch.rand(40, 7), Dropout(0.3)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(layer(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert torch.equal(layer.eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("widths", [(16,), (16, 8), (32, 16, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_mlp_gives_one_logit_a_class(widths: tuple[int, ...], channels: int):
+    network = build_mlp(MlpSpec(widths, dropout=0.2), inputs(8, channels))
+    assert network(torch.rand(5, channels, 8, 8)).shape == (5, 10)
+    assert len([layer for layer in network if isinstance(layer, nn.Dropout)]) == len(widths)
+
+
+@pytest.mark.parametrize("side", [8, 12, 15, 16, 28, 32, 64])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("dense", [0, 16])
+def test_a_cnn_fits_every_size_that_it_says_it_fits(side: int, kernel: int, dense: int):
+    for blocks in range(1, max_blocks((side, side)) + 1):
+        network = build_cnn(CnnSpec(blocks, 8, kernel, dense, dropout=0.1), inputs(side, 3))
+        assert network(torch.rand(2, 3, side, side)).shape == (2, 10)
+    with pytest.raises(ValueError, match=rf"4 blocks do not fit images of {side}x{side} pixels"):
+        build_cnn(CnnSpec(4, 8), inputs(side))
+
+
+def test_images_need_not_be_square():
+    network = build_cnn(CnnSpec(2, 8), InputSpec(1, (20, 33), 3, (0.5,), (0.5,)))
+    assert network(torch.rand(2, 1, 20, 33)).shape == (2, 3)
+
+
+def test_the_same_seed_builds_the_same_network():
+    built = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        built.append(build_cnn(CnnSpec(2, 8), inputs()).state_dict())
+    assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
+    assert not all(torch.equal(built[0][name], built[2][name]) for name in built[0])
+
+
+def test_weights_load_without_pickled_code():
+    network = build_cnn(CnnSpec(2, 8, dense=16), inputs()).eval()
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    again = build_cnn(CnnSpec(2, 8, dense=16), inputs()).eval()
+    again.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    images = torch.rand(3, 1, 28, 28)
+    assert torch.equal(network(images), again(images))
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    network = build_mlp(MlpSpec((8,)), inputs()).eval()
+    images = torch.rand(4, 1, 28, 28)
+    rows = Probabilities(network)(images)
+    assert torch.allclose(rows, network(images).softmax(1))
+    assert all(math.isclose(total, 1.0, abs_tol=1e-6) for total in rows.sum(1).tolist())

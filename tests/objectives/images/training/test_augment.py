@@ -1,0 +1,76 @@
+"""Augmentation: nothing at strength 0, bounded at 1, the same for the same generator."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from objectives.images.training.augment import MAX_ROTATION_RAD, MAX_SHIFT, MAX_ZOOM, random_affine
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_no_strength_changes_nothing_and_draws_nothing():
+    images, random = torch.rand(4, 1, 8, 8), generator()
+    before = random.get_state()
+    assert random_affine(images, 0.0, random) is images
+    assert torch.equal(random.get_state(), before)
+
+
+def test_the_same_generator_gives_the_same_images():
+    images = torch.rand(16, 1, 12, 12)
+    first, second = (random_affine(images, 0.7, generator(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, random_affine(images, 0.7, generator(4)))
+
+
+def test_every_image_moves_by_its_own_amount():
+    images = torch.rand(1, 1, 12, 12).expand(8, 1, 12, 12)
+    moved = random_affine(images, 1.0, generator())
+    assert all(not torch.allclose(moved[0], other) for other in moved[1:])
+
+
+@given(st.floats(0.01, 1.0), st.integers(0, 1000))
+@settings(max_examples=25)
+def test_pixels_stay_in_range_and_shapes_stay(strength: float, seed: int):
+    images = torch.rand(6, 3, 9, 14, generator=generator(seed))
+    moved = random_affine(images, strength, generator(seed))
+    assert moved.shape == images.shape
+    assert moved.dtype == torch.float32
+    assert float(moved.min()) >= 0.0
+    assert float(moved.max()) <= float(images.max()) + 1e-5
+
+
+def centres(images: Tensor) -> Tensor:
+    """Centre of mass of each image, (n, 2), in half image sides from the middle."""
+    side = images.shape[-1]
+    axis = (torch.arange(side) + 0.5) / side * 2 - 1
+    mass = images.sum((1, 2, 3))
+    return torch.stack(((images.sum((1, 2)) * axis).sum(1) / mass, (images.sum((1, 3)) * axis).sum(1) / mass), dim=1)
+
+
+def test_a_spot_moves_no_further_than_the_limits_allow():
+    images = torch.zeros(500, 1, 41, 41)
+    images[:, :, 18:23, 28:33] = 1.0  # half way to the right edge
+    start = centres(images)[0]
+    moved = centres(random_affine(images, 1.0, generator()))
+    furthest = (moved - start).norm(dim=1).max().item()
+    radius = start.norm().item()
+    # Shift (zoomed along), then the largest zoom, then the arc of the largest rotation; a pixel for interpolation.
+    limit = math.hypot(MAX_SHIFT, MAX_SHIFT) * (1 + MAX_ZOOM) + radius * MAX_ZOOM + radius * MAX_ROTATION_RAD + 2 / 41
+    assert 0.5 * limit < furthest <= limit
+    weaker = centres(random_affine(images, 0.25, generator()))
+    assert (weaker - start).norm(dim=1).max().item() < 0.5 * furthest
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
+def test_a_strength_outside_its_range_is_refused(strength: float):
+    with pytest.raises(ValueError, match=r"augmentation strength .* is outside \[0, 1\]"):
+        random_affine(torch.rand(1, 1, 8, 8), strength, generator())

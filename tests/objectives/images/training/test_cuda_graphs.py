@@ -1,0 +1,366 @@
+"""Recorded updates: the same numbers as a plain loop, tried before they are believed, and used again.
+
+A CUDA graph needs a GPU (test_gpu.py). Everything around it needs only something that records and replays.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, told, weights
+
+from objectives.base import Diverged
+from objectives.images.training.cuda_graphs import KEPT, Captures, distance, shape_key
+from objectives.images.training.graph_inputs import dropouts
+from objectives.images.training.loop import ImageTraining
+from objectives.images.training.update import TrainingData, Update
+
+LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+CPU = torch.device("cpu")
+
+
+class Recorder:
+    """Records by remembering what to call; `replay` and `record` can be spoilt."""
+
+    def __init__(self, replay: Callable[[Update], None] = Update.__call__, error: Exception | None = None) -> None:
+        self.replay, self.error, self.recorded = replay, error, 0
+
+    def aside(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def record(self, update: Update) -> Callable[[], None]:
+        self.recorded += 1
+        if self.error is not None:
+            raise self.error
+        known = weakref.ref(update)  # as a graph does not know who replays it
+
+        def replay() -> None:
+            found = known()
+            assert found is not None
+            self.replay(found)
+
+        return replay
+
+
+def never() -> Captures:
+    """What computes the very same numbers: sampled ones are read from memory, and added up in another order."""
+    return Captures(None)
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return striped()
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_recorded_training_computes_what_a_plain_loop_computes(
+    data: TrainingData, optimizer: str, schedule: str, family: str
+):
+    """With dropout, augmentation and smoothed labels: every random number is the same one.
+
+    RMSprop divides by the root of a mean that starts at zero, so its first steps make the most of rounding.
+    """
+    how, net = recipe(optimizer, schedule=schedule, **LIVELY), {"family": family, "dropout": 0.3}
+    training = a_training(data, how, captures=Captures(Recorder()), **net)
+    finish(training)
+    assert training.update.replay is not None
+    expected = plain_loop(data, how, 3, **net).state_dict()
+    for name, tensor in weights(training).items():
+        torch.testing.assert_close(
+            tensor, expected[name], rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_trying_a_recording_leaves_no_trace(data: TrainingData, optimizer: str, family: str):
+    how, net = recipe(optimizer, **LIVELY), {"family": family, "dropout": 0.3}
+    plain = a_training(data, how, captures=never(), **net)
+    expected = told(finish(plain))
+    recorded = a_training(data, how, captures=Captures(Recorder()), **net)
+    assert told(finish(recorded)) == expected
+    assert equal(weights(recorded), weights(plain))
+
+
+class Reads(TorchDispatchMode):
+    """Notes every operation that would make the host wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(word in str(func) for word in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal.")):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimizer: str):
+    """What a graph demands. RMSprop has a form for graphs that torch offers on a GPU alone."""
+    how = recipe(optimizer, **LIVELY)
+    update = Update(data, network(dropout=0.3).train(), how, device=CPU, recordable=True)
+    assert update.sampled is not None
+
+    def places() -> list[int]:
+        state = [tensor for state in update.optimizer.state.values() for tensor in state.values()]
+        tables = [update.order, update.rates, update.position, update.lr, update.strength, update.sums]
+        sampled = [update.sampled.decay, update.sampled.momentum, update.sampled.targets]
+        dropout = [number for layer in dropouts(update.model) for number in layer.numbers or ()]
+        everything = (*update.model.state_dict().values(), *state, *tables, *sampled, *dropout)
+        return [tensor.data_ptr() for tensor in everything]
+
+    before, snapshot = places(), update.snapshot()
+    with Reads() as reads:
+        update()
+    assert reads.seen == []
+    update.load_optimizer(update.optimizer.state_dict())
+    update.restore(snapshot)
+    update.begin(network(dropout=0.3, seed=1), how, seed=1)
+    update.begin_epoch(torch.arange(256), [0.1] * 8)
+    update()
+    assert places() == before
+
+
+# When a recording cannot be trusted ---------------------------------------------------------------------------------
+
+
+def same_batch_again(update: Update) -> None:
+    update()
+    update.position.sub_(1)
+
+
+def same_numbers_again(update: Update) -> None:
+    states = [generator.get_state() for generator in update.generators]
+    update()
+    for generator, state in zip(update.generators, states, strict=True):
+        generator.set_state(state)
+
+
+def doubled_rate(update: Update) -> None:
+    rates = update.rates.clone()
+    update.rates.mul_(2)
+    update()
+    update.rates.copy_(rates)
+
+
+def nothing_at_all(update: Update) -> None:
+    update.position.add_(1)
+
+
+def not_a_number(update: Update) -> None:
+    update()
+    next(update.model.parameters()).data.fill_(torch.nan)
+
+
+FAULTS = (same_batch_again, same_numbers_again, doubled_rate, nothing_at_all, not_a_number)
+
+
+@pytest.mark.parametrize(
+    ("recorder", "reason"),
+    [
+        pytest.param(Recorder(error=RuntimeError("not permitted")), "RuntimeError: not permitted", id="cannot"),
+        *(
+            pytest.param(Recorder(fault), "3 replays ended .*% of their way from", id=fault.__name__)
+            for fault in FAULTS
+        ),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_a_recording_that_agrees_the_training_is_the_plain_one(
+    data: TrainingData, optimizer: str, recorder: Recorder, reason: str
+):
+    """And the trainer says so once, and does not try again."""
+    how, captures = recipe(optimizer, **LIVELY), Captures(recorder)
+    recorder.recorded = 0
+    plain = a_training(data, how, dropout=0.3, epochs=1, captures=never())
+    expected = finish(plain)
+    for first in (True, False):
+        training = a_training(data, how, dropout=0.3, epochs=1, captures=captures)
+        results = finish(training)
+        assert told(results) == told(expected)
+        assert equal(weights(training), weights(plain))
+        notices = [result.notice for result in results if result.notice is not None]
+        assert [bool(re.search(reason, notice)) for notice in notices] == [True] * first
+    assert recorder.recorded == 1
+
+
+def test_the_notice_says_what_was_wrong(data: TrainingData):
+    captures = Captures(Recorder(error=RuntimeError("not permitted")))
+    notice = next(a_training(data, recipe(), captures=captures)).notice
+    assert (
+        notice == "a trainer goes on without CUDA graphs, slower and with the same results: RuntimeError: not permitted"
+    )
+
+
+LATE = RuntimeError("operation failed due to a previous error during capture")
+LATE.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+@pytest.mark.parametrize("error", [LATE, LATE.__context__], ids=["in the end", "at once"])
+def test_without_memory_for_a_recording_one_training_goes_on_by_calls(data: TrainingData, error: Exception):
+    """The recordings of others make room, and the next training is recorded again."""
+    recorder = Recorder()
+    captures = Captures(recorder)
+    other = a_training(data, recipe(), captures=captures, width=16)
+    next(other)
+    kept = weakref.ref(other.update)
+    del other
+    plain = a_training(data, recipe(**LIVELY), dropout=0.3, captures=never())
+    expected = told(finish(plain))
+
+    recorder.error = error
+    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    results = finish(training)
+    assert told(results) == expected
+    assert equal(weights(training), weights(plain))
+    assert [result.notice for result in results if result.notice] == [
+        "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
+    ]
+    assert kept() is None
+    assert recorder.recorded == 2
+
+    recorder.error = None
+    later = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    assert not [result for result in finish(later) if result.notice]
+    assert later.update.replay is not None
+
+
+def test_without_memory_for_calls_the_trial_fails(data: TrainingData, monkeypatch: pytest.MonkeyPatch):
+    def no_room(update: Update, *batches: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    monkeypatch.setattr(Update, "__call__", no_room)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        next(a_training(data, recipe(), captures=Captures(Recorder())))
+
+
+def test_a_training_that_diverges_says_nothing_of_recordings(data: TrainingData):
+    captures = Captures(Recorder())
+    with pytest.raises(Diverged, match="loss became"):
+        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), captures=captures))
+    assert captures.news() is None
+    healthy = a_training(data, recipe(), captures=captures)
+    next(healthy)
+    assert healthy.update.replay is not None
+
+
+# Recordings used again ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_recording_used_again_trains_as_a_fresh_one(data: TrainingData, optimizer: str):
+    """Of another trial with a network of the same structure: every number that a sampler draws is another one."""
+    recorder = Recorder()
+    captures = Captures(recorder)
+    first = a_training(data, recipe(optimizer, **LIVELY), captures=captures, dropout=0.3)
+    finish(first)
+    update = first.update
+    del first
+    other = recipe(
+        optimizer, schedule="constant", lr=1e-3, momentum=0.5, weight_decay=1e-2, label_smoothing=0.1, augmentation=0.9
+    )
+    again = a_training(data, other, captures=captures, seed=6, dropout=0.1)
+    assert again.update is update
+    results = told(finish(again))
+    fresh = a_training(data, other, captures=Captures(Recorder()), seed=6, dropout=0.1)
+    assert results == told(finish(fresh))
+    assert equal(weights(again), weights(fresh))
+    assert recorder.recorded == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "net"),
+    [
+        ({"batch_size": 64}, {}),
+        ({"optimizer": "adamw"}, {}),
+        ({"augmentation": 0.0}, {}),
+        ({}, {"width": 16}),
+        ({}, {"dropout": 0.0}),
+        ({}, {"family": "mlp"}),
+    ],
+)
+def test_what_a_recording_freezes_makes_another_shape(data: TrainingData, how: dict[str, Any], net: dict[str, Any]):
+    captures = Captures(Recorder())
+    update = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3).update
+    other = a_training(data, recipe(**{**LIVELY, **how}), captures=captures, **{"dropout": 0.3, **net})
+    assert other.update is not update
+
+
+def test_another_share_of_torchs_own_dropout_makes_another_shape(data: TrainingData):
+    """Only of ours it is read from memory."""
+    keys = [shape_key(data, nn.Sequential(nn.Flatten(), nn.Dropout(p)), recipe(), CPU) for p in (0.1, 0.1, 0.2)]
+    assert [key == keys[0] for key in keys] == [True, True, False]
+
+
+def test_a_training_that_still_lives_keeps_its_recording(data: TrainingData):
+    captures = Captures(Recorder())
+    whole = told(finish(a_training(data, recipe(**LIVELY), captures=never())))
+    one, two = (a_training(data, recipe(**LIVELY), captures=captures) for _ in range(2))
+    assert one.update is not two.update
+    mixed = [[next(training) for training in (one, two)] for _ in range(3)]
+    assert [told([results[0] for results in mixed]), told([results[1] for results in mixed])] == [whole, whole]
+
+
+def test_the_recording_used_longest_ago_is_freed(data: TrainingData):
+    captures = Captures(Recorder())
+
+    def train(width: int) -> weakref.ref[Update]:
+        training = a_training(data, recipe(), captures=captures, width=width)
+        next(training)
+        return weakref.ref(training.update)
+
+    updates = [train(8 * (number + 1)) for number in range(KEPT)]
+    assert all(update() is not None for update in updates)
+    assert train(8)() is updates[0]()
+    train(8 * (KEPT + 1))
+    assert [update() is not None for update in updates] == [True, False, *[True] * (KEPT - 2)]
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_a_checkpoint_goes_on_in_either_form(data: TrainingData, optimizer: str, at: int):
+    """Recorded or called exactly; with plain numbers, as those of the CPU are, as near as sums in another order."""
+    how, net = recipe(optimizer, **LIVELY), {"dropout": 0.3, "steps": 2, "epochs": 3}
+    captures = Captures(Recorder())
+    whole = a_training(data, how, captures=never(), **net)
+    start = whole.update.snapshot()
+    expected = told(finish(whole))
+    for before, behind in ((None, captures), (captures, None), (never(), captures), (captures, never())):
+        first = a_training(data, how, captures=before, **net)
+        for _ in range(at):
+            next(first)
+        checkpoint = first.checkpoint()
+        next(first)
+        second = a_training(data, how, captures=behind, checkpoint=checkpoint, **net)
+        results = told(finish(second))
+        assert [result[0] for result in results] == list(range(at + 1, 7))
+        if before is not None and behind is not None:
+            assert results == expected[at:]
+            assert equal(weights(second), weights(whole))
+        else:
+            assert distance(start, whole.update.snapshot(), second.update.snapshot()) < 0.01
+
+
+def test_distance_is_a_share_of_the_way(data: TrainingData):
+    training: ImageTraining = a_training(data, recipe())
+    update = training.update
+    before = update.snapshot()
+    next(training)
+    after = update.snapshot()
+    assert distance(before, after, after) == 0
+    assert distance(before, after, before) == pytest.approx(1)
+    assert distance(before, before, after) == float("inf")

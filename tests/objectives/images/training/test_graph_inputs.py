@@ -1,0 +1,50 @@
+"""Numbers of a step that are read from memory, for recordings, beside plain ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trainings import OPTIMIZERS, a_training, finish, recipe, striped, weights
+
+from objectives.images.training.cuda_graphs import Captures, distance
+from objectives.images.training.update import TrainingData
+
+STRONG = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
+NONE = {"weight_decay": 0.0, "momentum": 0.0, "label_smoothing": 0.0, "augmentation": 0.5}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return striped()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("numbers", [STRONG, NONE], ids=["strong", "none"])
+def test_numbers_read_from_memory_do_what_plain_ones_do(data: TrainingData, optimizer: str, numbers: dict[str, float]):
+    """Over eight batches, after a training with others, as a share of the way that the weights went."""
+    captures = Captures(None)
+    others = recipe(optimizer, lr=0.01, weight_decay=0.5, label_smoothing=0.05, augmentation=0.1)
+    update = a_training(data, others, captures=captures, epochs=1, dropout=0.4)
+    finish(update)
+    known, ways = update.update, []
+    del update
+    for given in (None, captures):
+        training = a_training(data, recipe(optimizer, **numbers), captures=given, epochs=1, dropout=0.15)
+        start = training.update.snapshot()
+        finish(training)
+        ways.append(training.update.snapshot())
+    assert training.update is known
+    assert distance(start, *ways) < 1e-3
+
+
+def test_sgd_without_momentum_goes_on_in_the_other_form(data: TrainingData):
+    """One form keeps momenta even then; they are zero times what they are."""
+    how = recipe("sgd", **NONE)
+    for before, behind in ((None, Captures(None)), (Captures(None), None)):
+        first = a_training(data, how, captures=before)
+        next(first)
+        second = a_training(data, how, captures=behind, checkpoint=first.checkpoint())
+        finish(first)
+        finish(second)
+        for name, tensor in weights(second).items():
+            torch.testing.assert_close(tensor, weights(first)[name], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,299 @@
+"""What only a CUDA device can show; `pytest -m gpu` runs it.
+
+Tolerance between recorded and called updates, of whole trainings: weights within 1% of their way, as at the start of
+each training. The two run the same kernels on the same random numbers, but sums in no fixed order differ by rounding.
+Against torch's plain loop, whose kernels are others, it is 5% of an epoch's way; what may go wrong is far larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import torch
+from test_executors import hear
+from torch import nn
+from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
+
+from objectives.base import Diverged, ObjectiveSpec, Task
+from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
+from objectives.images.objective import ImageClassification
+from objectives.images.training.cuda_graphs import KEPT, TOLERANCE, Captures, CudaGraphs, distance, length
+from objectives.images.training.loop import ImageTraining
+from objectives.images.training.recipe import Numerics
+from objectives.images.training.update import Snapshot, TrainingData, Update
+from objectives.worker.messages import EpochDone, Failed, WorkerSettings
+from objectives.worker.worker import Worker
+from search.executors.base import Finished
+from search.executors.local import LocalExecutor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+]
+
+DEVICE = "cuda:0"
+LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+DIGITS = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits"})
+MLP = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return striped(DEVICE)
+
+
+@pytest.fixture
+def captures() -> Captures:
+    return Captures(CudaGraphs(DEVICE))
+
+
+def ends(data: TrainingData, how: Any, captures: Captures | None, **other: Any) -> tuple[Snapshot, Snapshot]:
+    """A training's state at its start and at its end; recorded, or called where there are no captures."""
+    training = a_training(data, how, captures=Captures(None) if captures is None else captures, **other)
+    start = training.update.snapshot()
+    results = finish(training)
+    assert [result.notice for result in results if result.notice] == []
+    assert (training.update.replay is None) == (captures is None)
+    return start, training.update.snapshot()
+
+
+def assert_close(start: Snapshot, expected: Snapshot, found: Snapshot) -> None:
+    assert distance(start, expected, found) <= TOLERANCE
+    for state, other in zip(expected.generators, found.generators, strict=True):
+        assert torch.equal(state, other)
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_graph_trains_as_calls_do(data: TrainingData, captures: Captures, optimizer: str, schedule: str, family: str):
+    how, net = recipe(optimizer, schedule=schedule, **LIVELY), {"family": family, "dropout": 0.3}
+    start, called = ends(data, how, None, **net)
+    _, recorded = ends(data, how, captures, **net)
+    assert_close(start, called, recorded)
+
+
+def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, captures: Captures):
+    """Without momentum the optimizer has no state at all."""
+    how = recipe("sgd", momentum=0.0)
+    start, called = ends(data, how, None)
+    _, recorded = ends(data, how, captures)
+    assert_close(start, called, recorded)
+
+
+@pytest.mark.parametrize(
+    "numerics", [Numerics("float32"), Numerics("bfloat16"), Numerics(channels_last=False)], ids=str
+)
+def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, captures: Captures, numerics: Numerics):
+    how, other = recipe("sgd", **LIVELY), {"numerics": numerics, "dropout": 0.3}
+    start, called = ends(data, how, None, **other)
+    _, recorded = ends(data, how, captures, **other)
+    assert_close(start, called, recorded)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "called"])
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_epoch_computes_what_torchs_plain_loop_computes(
+    data: TrainingData, captures: Captures, optimizer: str, family: str, recorded: bool
+):
+    """With unfused optimizers, plain numbers, cross_entropy's own smoothing, and no channels_last."""
+    how, net = recipe(optimizer, **LIVELY), {"family": family, "dropout": 0.3}
+    training = a_training(data, how, captures=captures if recorded else None, epochs=1, **net)
+    start = training.update.snapshot().weights
+    finish(training)
+    expected = list(plain_loop(data, how, 1, **net).parameters())
+    apart = length(list(training.model.parameters()), expected)
+    assert apart <= 0.05 * length(expected, start)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_graph_used_again_trains_as_a_fresh_one(data: TrainingData, captures: Captures, optimizer: str):
+    how = recipe(optimizer, **LIVELY)
+    other = recipe(
+        optimizer, lr=3e-4, momentum=0.5, augmentation=0.9, label_smoothing=0.1, weight_decay=1e-2, schedule="constant"
+    )
+    first = a_training(data, how, captures=captures, dropout=0.3)
+    finish(first)
+    update, replay = first.update, first.update.replay
+    del first
+    again = a_training(data, other, captures=captures, dropout=0.1, seed=6)
+    assert again.update is update
+    start = update.snapshot()
+    finish(again)
+    assert update.replay is replay
+    _, fresh = ends(data, other, Captures(CudaGraphs(DEVICE)), dropout=0.1, seed=6)
+    assert_close(start, fresh, update.snapshot())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_a_checkpoint_goes_on_in_either_form_and_on_the_cpu(
+    data: TrainingData, captures: Captures, optimizer: str, at: int
+):
+    how, net = recipe(optimizer, **LIVELY), {"dropout": 0.3, "steps": 2}
+    start, whole = ends(data, how, None, **net)
+    never = Captures(None)
+    for before, behind in ((never, captures), (captures, never), (captures, captures)):
+        first = a_training(data, how, captures=before, **net)
+        for _ in range(at):
+            next(first)
+        checkpoint = first.checkpoint()
+        torch.rand(17, device=DEVICE)
+        second = a_training(data, how, captures=behind, checkpoint=checkpoint, **net)
+        finish(second)
+        assert_close(start, whole, second.update.snapshot())
+        assert len(finish(a_training(striped(), how, checkpoint=checkpoint, **net))) == 6 - at
+
+
+class Waits(nn.Module):
+    """Asks the device for a number, which no recording may."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images * (1.0 if images.sum().item() > 0 else 0.5)
+
+
+def test_a_network_that_cannot_be_recorded_trains_by_calls(data: TrainingData, captures: Captures):
+    """Dropout and augmentation draw from generators that the failed recording had in its hands."""
+    how, seen, starts = recipe(**LIVELY), [], []
+    for given in (Captures(None), captures):
+        model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
+        task = Task(0, {}, 5, 2)
+        training = ImageTraining(data, model, how, task, steps_per_epoch=1, device=DEVICE, captures=given)
+        starts.append(training.update.snapshot())
+        notices = [result.notice for result in finish(training) if result.notice]
+        assert len(notices) == (given is captures)
+        seen.append(training.update.snapshot())
+    assert_close(starts[0], *seen)
+    start, called = ends(data, how, None, dropout=0.3)
+    later = a_training(data, how, captures=captures, dropout=0.3)
+    assert not [result for result in finish(later) if result.notice]
+    assert_close(start, called, later.update.snapshot())
+
+
+def test_a_training_that_diverges_leaves_the_device_in_order(data: TrainingData, captures: Captures):
+    with pytest.raises(Diverged, match="loss became"):
+        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), captures=captures))
+    ends(data, recipe(), captures)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_epoch_waits_for_the_device_only_where_it_is_read(
+    data: TrainingData, captures: Captures, monkeypatch: pytest.MonkeyPatch, steps: int
+):
+    """Its tables, its replays and its validation; of four quarters, the last is read."""
+    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3, steps=steps)
+    for _ in range(steps):
+        next(training)
+    reads, read = [], torch.Tensor.tolist
+
+    def reading(figures: torch.Tensor) -> object:
+        torch.cuda.set_sync_debug_mode("default")
+        reads.append(figures.shape)
+        return read(figures)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", reading)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(steps):
+            next(training)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert reads == [(4,)]
+
+
+def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingData):
+    """The error is torch's, the recording is not."""
+
+    class Full(CudaGraphs):
+        def record(self, update: Update) -> Callable[[], None]:
+            super().record(update)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    captures = Captures(Full(DEVICE))
+    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    start = training.update.snapshot()
+    assert [result.notice is None for result in finish(training)] == [False, True, True]
+    _, called = ends(data, recipe(**LIVELY), None, dropout=0.3)
+    assert_close(start, called, training.update.snapshot())
+
+
+def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, captures: Captures):
+    def used() -> int:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(DEVICE)
+
+    def train(width: int) -> None:
+        next(a_training(data, recipe(batch_size=256), captures=captures, width=width))
+
+    seen = []
+    for round_ in range(3):
+        for width in range(KEPT):
+            train(64 + 8 * width + round_)
+        seen.append(used())
+    assert seen[2] <= 1.5 * seen[0]
+
+
+def test_out_of_memory_is_said_and_the_next_trial_trains():
+    """Nearly everything is taken; a trial has no room; given back, the same worker goes on."""
+    worker = Worker(WorkerSettings(DIGITS, DEVICE, 0, 1, 1))
+    task = Task(0, dict(MLP), seed=1, epochs=1)
+    assert isinstance(worker.start(task), EpochDone)
+    worker.stop()
+    torch.cuda.empty_cache()
+    hog = []
+    size = 2**30
+    while size >= 2**20:
+        try:
+            hog.append(torch.empty(size, dtype=torch.uint8, device=DEVICE))
+        except torch.OutOfMemoryError:
+            size //= 2
+    reply = worker.start(Task(1, {**MLP, "mlp_width_1": 1024, "batch_size": 1024}, seed=1, epochs=1))
+    hog.clear()
+    torch.cuda.empty_cache()
+    assert isinstance(reply, Failed)
+    assert reply.kind == "out_of_memory"
+    done = worker.start(task)
+    assert isinstance(done, EpochDone)
+    assert done.result.notice is None
+
+
+@pytest.mark.parametrize("params", [MLP, STRONG], ids=["mlp", "cnn"])
+def test_digits_are_learned_from_replays(params: dict[str, Any]):
+    objective = ImageClassification("digits")
+    objective.prepare()
+    params = {**params, "cnn_blocks": 2} if "cnn_blocks" in params else params
+    training = objective.start(Task(0, dict(params), 1, 4), DEVICE)
+    assert isinstance(training, ImageTraining)
+    values = [result.value for result in finish(training)]
+    assert training.update.replay is not None
+    assert values[-1] is not None
+    assert values[-1] > 0.8
+
+
+@pytest.fixture
+def crowd() -> Iterator[LocalExecutor]:
+    with closing(LocalExecutor(DIGITS, "auto", None)) as made:
+        yield made
+
+
+def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: LocalExecutor):
+    devices = crowd.ready()
+    assert {device.partition(":")[0] for device in devices} == {"cuda"}
+    chosen = crowd.settle(Task(0, dict(MLP), seed=1, epochs=16))
+    assert chosen is not None
+    assert chosen.startswith(f"{crowd.slots} workers on cuda:0")
+    assert 1 <= crowd.slots <= len(devices)
+    for slot in range(crowd.slots):
+        crowd.start(slot, Task(slot, dict(MLP), seed=slot, epochs=1))
+    owing = set(range(crowd.slots))
+    while owing:
+        for slot, event in crowd.wait(60.0):
+            assert isinstance(event, EpochDone)
+            owing.discard(slot)
+    crowd.stop(0)
+    assert isinstance(hear(crowd), Finished)

@@ -1,0 +1,250 @@
+"""What is tried next: nothing twice, nothing above a limit, initial parameters first; and the same after a kill."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from studies import STEPS, a_study, ask, story, train
+from toy import Toy
+
+from objectives.base import Params, Suggest
+from search.commands.scope import Scope
+from search.common.config import SAMPLERS, Config
+from search.common.errors import StudyMismatchError, UsageError
+from search.study import records
+from search.study.sampling.sampling_study import SamplingStudy
+from search.study.space.initial_params import from_stored, warm_start
+from search.study.space.limits import Limits
+from search.study.space.space import Space, configuration_key, narrow, search_space
+from search.study.storage.storage import open_storage, quiet_optuna
+from search.study.study import open_study
+from search.study.training_result import TrainingResult
+
+# Notes of Optuna on its own samplers. CMA-ES learns nothing from a constraint; it is only kept to it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.filterwarnings("ignore:Constraints have been set, but CmaEsSampler"),
+]
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name == "gp")) for name in SAMPLERS]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    quiet_optuna()
+
+
+class Few(Toy):
+    """Six configurations: three of `n` for either `kind`, or as many as `largest` gives."""
+
+    largest = 3
+
+    def suggest(self, trial: Suggest) -> Params:
+        kind = trial.suggest_categorical("kind", ["deep", "wide"])
+        return {"kind": kind, "n": trial.suggest_int("n", 1, self.largest), "x": 0.0}
+
+
+class Weighed(Toy):
+    """A network of `depth` times 100 weights, or `width` times 1,000."""
+
+    def n_parameters(self, params: Params) -> int:
+        if params["kind"] == "deep":
+            return 100 * int(params["depth"] or 0)
+        return round(1000 * float(params["width"] or 0))
+
+
+def search(study: SamplingStudy, trials: int) -> SamplingStudy:
+    """Train up to so many trials in all, or what there is."""
+    while study.finished < trials and (sampled := study.ask()) is not None:
+        train(study, sampled)
+    return study
+
+
+# Nothing twice ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_search_ends(database: str, sampler: str):
+    study = search(a_study(database, Few(steps=1), sampler=sampler), 20)
+    trials = study.stored.record().trials
+    assert len({configuration_key(trial.params) for trial in trials}) == len(trials) == 6
+    assert study.exhausted is not None
+    assert study.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
+    again = a_study(database, Few(steps=1), sampler=sampler)
+    assert again.is_exhausted()
+    assert again.ask() is None
+    assert story(again) == story(study)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_space_of_sixty_configurations_is_tried_completely(database: str, sampler: str):
+    objective = Few(steps=1)
+    objective.largest = 30
+    study = search(a_study(database, objective, sampler=sampler), 59)
+    assert not study.is_exhausted()
+    assert len(search(study, 99).stored.record().trials) == 60
+    assert study.exhausted
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
+def test_a_search_without_repeats_is_the_same_when_it_was_killed(
+    database: str, fresh_optuna: Path, tmp_path: Path, sampler: str
+):
+    whole = f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'whole.db')}"
+    expected = story(search(a_study(whole, Few(steps=1), sampler=sampler), 6))
+    for trials in range(1, 7):
+        study = a_study(database, Few(steps=1), sampler=sampler)
+        ask(study)  # sampled, and never begun: the search was killed
+        study = search(a_study(database, Few(steps=1), sampler=sampler), trials)
+    assert story(study) == expected
+
+
+def test_a_configuration_in_training_is_not_proposed_again(database: str):
+    study = a_study(database, Few(steps=1))
+    asked = [ask(study) for _ in range(6)]
+    assert len({configuration_key(sampled.params) for sampled in asked}) == 6
+    assert study.ask() is None
+
+
+# Fixed --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", EACH)
+def test_every_sampler_keeps_to_what_is_fixed_and_narrowed(database: str, sampler: str):
+    space = narrow(Toy(), ["kind=wide", "width=[0.01, 0.1]", "x=0.5"])
+    study = search(a_study(database, Toy(steps=1), sampler=sampler, space=space), 14)
+    params = [trial.params for trial in study.stored.record().trials]
+    assert {each["kind"] for each in params} == {"wide"}
+    assert {each["x"] for each in params} == {0.5}
+    assert all(0.01 <= each["width"] <= 0.1 for each in params)
+    assert len({each["width"] for each in params}) == 14
+
+
+def test_a_study_is_not_gone_on_with_in_another_space_or_under_another_limit(database: str):
+    search(a_study(database, space=narrow(Toy(), ["x=[0, 0.5]"])), 1)
+    with pytest.raises(StudyMismatchError, match=r"in its search space x was 0 to 0.5, now -1 to 1\."):
+        a_study(database)
+    with pytest.raises(StudyMismatchError, match=r"max_parameters was not given, now 500; in its search space x"):
+        a_study(database, Weighed(), limits=Limits(parameters=500))
+
+
+def test_a_baseline_that_is_fixed_otherwise_is_tried_with_the_fix(database: str):
+    objective = Toy(steps=STEPS)
+    objective.known = {
+        "left": {"kind": "deep", "x": -1.0, "depth": 2},
+        "wide": {"kind": "wide", "x": 1.0, "width": 0.5},
+    }
+    study = search(a_study(database, objective, space=narrow(objective, ["x=0.5"])), 3)
+    (left, wide, other) = study.stored.record().trials
+    assert (left.baseline, left.params["x"], left.params["depth"]) == ("left (x=0.5)", 0.5, 2)
+    assert (wide.baseline, other.baseline, other.params["x"]) == ("wide (x=0.5)", None, 0.5)
+
+
+# Limits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", EACH)
+def test_what_is_too_large_never_becomes_a_trial(database: str, sampler: str):
+    study = search(a_study(database, Weighed(steps=1), sampler=sampler, limits=Limits(parameters=150)), 12)
+    stored = study.stored.optuna_study.trials
+    assert len(stored) == 12
+    sizes = [Weighed().n_parameters(study.stored.params_of(trial.params)) for trial in stored]
+    assert max(sizes) <= 150
+    excess = [trial.constraints["parameters"] for trial in stored]
+    assert excess == pytest.approx([size / 150 - 1 for size in sizes])
+
+
+def test_what_was_measured_is_a_constraint_and_a_slow_trial_does_not_win(database: str):
+    study = a_study(database, limits=Limits(latency_ms=2.0))
+    for latency, value in ((1.0, 0.5), (3.0, 0.9)):
+        sampled = ask(study)
+        study.start(sampled, {})
+        study.report(sampled.number, 1, value)
+        result = TrainingResult(TrialState.COMPLETE, value, {records.METRICS: {"latency_ms": latency}})
+        study.tell(sampled.number, result)
+    refused = ask(study)
+    study.start(refused, {})
+    study.tell(refused.number, TrainingResult(TrialState.PRUNED, None, {records.METRICS: {"latency_ms": 5.0}}))
+    record = a_study(database, limits=Limits(latency_ms=2.0)).stored.record()
+    assert [dict(trial.constraints) for trial in record.trials] == [
+        {"latency_ms": -0.5},
+        {"latency_ms": 0.5},
+        {"latency_ms": 1.5},
+    ]
+    assert [trial.number for trial in record.ranked()] == [0, 1]
+    assert (record.trials[2].state, record.trials[2].value) == (TrialState.PRUNED, None)
+
+
+def test_the_search_ends_when_nothing_small_enough_is_new(database: str):
+    """Only `depth` 1 is small enough, and `x` is fixed."""
+    objective, space = Weighed(steps=1), narrow(Toy(), ["x=0.5", "kind=deep"])
+    study = search(a_study(database, objective, space=space, limits=Limits(parameters=100)), 5)
+    assert [trial.params["depth"] for trial in study.stored.record().trials] == [1]
+    assert study.exhausted
+
+
+def test_an_objective_that_cannot_tell_is_refused():
+    with pytest.raises(UsageError, match=r"--max-parameters needs an objective .* give Toy a method n_parameters"):
+        Limits(parameters=5).check(Toy())
+    with pytest.raises(UsageError, match=r"--max-latency-ms needs an objective .* give Weighed a method latency_ms"):
+        Limits(latency_ms=5).check(Weighed())
+
+
+# Warm starts --------------------------------------------------------------------------------------------------------
+
+
+def warmed(earlier: SamplingStudy, objective: Toy, space: Space) -> tuple[list[Mapping[str, object]], list[str]]:
+    known, said = warm_start(earlier.stored.record(), objective, search_space(objective, space), Limits())
+    return [each.params for each in known], said
+
+
+def test_the_best_of_an_earlier_study_comes_first_and_once(database: str):
+    earlier = search(a_study(database, name="old"), 12)
+    settings, said = warmed(earlier, Toy(), Space())
+    assert settings == [trial.params for trial in earlier.stored.record().ranked()[:5]]
+    assert said == ["warm start: the best 5 of study old come after the baselines"]
+    known = from_stored([[f"old #{number}", params] for number, params in enumerate(settings)])
+    search(a_study(database, initial=known), 2)
+    study = search(a_study(database, initial=known), 7)
+    assert [trial.params for trial in study.stored.record().trials[:5]] == settings
+    assert [trial.baseline for trial in study.stored.record().trials] == [None] * 7
+    assert len({configuration_key(trial.params) for trial in study.stored.record().trials}) == 7
+
+
+def test_what_does_not_fit_the_new_space_is_reported_and_resampled(database: str):
+    earlier = search(a_study(database, name="old"), 8)
+    settings, said = warmed(earlier, Few(), Space())
+    assert all(set(params) == {"kind"} for params in settings)
+    assert "warm start: not a parameter here, and skipped: depth, width, x" in said
+    narrowed = narrow(Toy(), ["x=[0.9, 1.0]"])
+    settings, said = warmed(earlier, Toy(), narrowed)
+    assert all("x" not in params or params["x"] >= 0.9 for params in settings)
+    assert any(text.startswith("warm start: out of range, and resampled: x = ") for text in said)
+
+
+def test_what_is_fixed_is_fixed_in_a_warm_start_too(database: str):
+    earlier = search(a_study(database, name="old"), 8)
+    settings, said = warmed(earlier, Toy(), narrow(Toy(), ["x=0.5"]))
+    assert [params["x"] for params in settings if "x" in params] == [0.5] * len(settings)
+    assert not any("out of range" in text for text in said)
+
+
+def test_a_study_without_a_best_cannot_be_started_from(database: str):
+    with pytest.raises(UsageError, match="--warm-start old: none of its trials was completed"):
+        warmed(a_study(database, name="old"), Toy(), Space())
+
+
+def test_a_search_goes_on_when_the_study_it_started_from_is_gone(tmp_path: Path):
+    config = Config(workspace=tmp_path, warm_start="old")
+    storage = open_storage(config.storage_url)
+    made = open_study(storage, "next", Toy(), "toy:Toy", 4)
+    with pytest.raises(UsageError, match="there is no study 'old'"):
+        Scope.of(config, Toy(), "next")
+    made.set_attr(records.WARM_STARTS, {"old": [["old #3", {"x": 0.25}]]})
+    scope = Scope.of(config, Toy(), "next")
+    assert scope.earlier is None
+    known, _ = scope.initial_params(made)
+    assert known[-1].params == {"x": 0.25}

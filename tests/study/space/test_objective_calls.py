@@ -1,0 +1,55 @@
+"""An objective's own mistakes are said in one sentence, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from toy import Toy
+
+from objectives.base import ObjectiveError
+from search.study.space.objective_calls import check_answers, described
+
+
+def changed(**parts: Any) -> Toy:
+    """A toy that answers otherwise."""
+    objective = Toy()
+    for name, part in parts.items():
+        setattr(objective, name, part)
+    return objective
+
+
+def refuse(*_: object) -> None:
+    raise KeyError("width")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"metric": 3}, r"metric is 3; give a text"),
+        ({"epochs": lambda device: "five"}, r"epochs gave 'five'; give a whole number above 0"),
+        ({"epochs": lambda device: 5.5}, r"epochs gave 5.5; give a whole number"),
+        ({"epochs": lambda device: 0}, r"epochs gave 0; give a whole number above 0"),
+        ({"epochs": refuse}, r"epochs failed: KeyError: 'width'"),
+        ({"steps_per_epoch": lambda: None}, r"steps_per_epoch gave None; give a whole number"),
+        ({"fingerprint": lambda: None}, r"fingerprint gave None; give a dict"),
+        ({"fingerprint": lambda: {"data": object()}}, r"fingerprint failed: TypeError: .*not JSON serializable"),
+        ({"fingerprint": refuse}, r"fingerprint failed: KeyError"),
+        ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
+        ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
+        ({"baselines": refuse}, r"baselines failed: KeyError"),
+    ],
+)
+def test_an_answer_of_no_use_is_named(parts: dict[str, Callable[..., Any]], message: str):
+    check_answers(Toy())
+    with pytest.raises(ObjectiveError, match=rf"^the objective's {message}.*type: python -m search check-objective"):
+        check_answers(changed(**parts))
+
+
+def test_a_setting_is_described_in_words():
+    assert described(Toy(), {"kind": "a", "x": 0.1}) == "a 0.10"
+    with pytest.raises(ObjectiveError, match=r"describe gave None; give a few words on one line"):
+        described(changed(describe=lambda params: None), {})
+    with pytest.raises(ObjectiveError, match=r"describe failed: KeyError: 'width'"):
+        described(changed(describe=refuse), {})

