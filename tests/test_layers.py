@@ -1,4 +1,4 @@
-"""Who may import whom, from one table; and that what must be quick or lean is."""
+"""The import rules of docs/how-it-works.md, and that what must be quick or lean is."""
 
 from __future__ import annotations
 
@@ -9,36 +9,42 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from shell import environment
 
 ROOT = Path(__file__).parent.parent
-
-# A row of the table there imports, when it is imported, only from itself and from rows below. Imports inside functions
-# are for what is heavy; they too may not reach further up.
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 
-
-def rows(head: str) -> list[list[str]]:
-    """What is in backticks in each row of the table with that head."""
-    table = PAGE[PAGE.index(head) :].split("\n\n")[0]
-    return [re.findall(r"`([\w.]+)`", row) for row in table.splitlines()[2:]]
-
-
-LEVEL = {f"search.{name}": -row for row, names in enumerate(rows("| layer | modules")) for name in names}
-DOORS = {library: sorted(f"search.{name}" for name in names if name != "objectives")
-         for library, *names in rows("| library | known by")}  # fmt: skip
-OF_OBJECTIVES = {  # what `search` may know of the objectives at import: contracts and plain helpers, never a training
-    "objectives.base", "objectives.messages", "objectives.devices", "objectives.worker", "objectives.actor",
-    "objectives.lifeline", "objectives.files", "objectives.datasets", "objectives.pictures",
-    "objectives.models", "objectives.download",
-}  # fmt: skip
-LEAN = ["objectives.worker", "objectives.images", "objectives.training"]
+CHEAP_OBJECTIVES = {  # what `search` may import from `objectives` at its own import: contracts and plain helpers
+    "objectives",
+    "objectives.base",
+    "objectives.devices",
+    "objectives.files",
+    "objectives.data.datasets",
+    "objectives.data.pictures",
+    "objectives.worker.messages",
+    "objectives.worker.worker",
+    "objectives.worker.ray_actor",
+}
+LEAN = ["objectives.worker.worker", "objectives.images.objective", "objectives.images.training.loop"]
 HEAVY = ["torch", "mlflow", "optuna"]
 
 
+def table(head: str) -> list[list[list[str]]]:
+    """The words in backticks in each cell of the table with that head."""
+    rows = PAGE[PAGE.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[re.findall(r"`([\w.]+)`", cell) for cell in row.strip("|").split("|")] for row in rows]
+
+
+FOLDERS = {folder: set(below) for (folder,), _, below in table("| folder | answers")}
+DOORS = {library: places for (library,), places in table("| library | known by")}
+
+
+@cache
 def modules(package: str) -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
@@ -47,65 +53,83 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
-def imported(path: Path) -> set[str]:
-    """Whatever a file imports, wherever in it, but for type checkers alone."""
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Everything a file imports, inside functions and for type checkers too."""
     found = set()
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        child
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def imports(path: Path) -> set[str]:
-    """Those of this project."""
-    found = imported(path)
+    """The modules of this project that a file imports."""
     known = {**modules("search"), **modules("objectives")}
-    named = {name if name in known else name.rpartition(".")[0] for name in found}
+    named = {name if name in known else name.rpartition(".")[0] for name in imported(path)}
     return {name for name in named if name.split(".")[0] in ("search", "objectives")}
 
 
-def level(name: str) -> int:
-    while name not in LEVEL:
-        assert "." in name, f"{name} has no layer: give it one in docs/how-it-works.md"
-        name = name.rpartition(".")[0]
-    return LEVEL[name]
+def folder(name: str) -> str:
+    """The folder of `search` that a module lies in; empty for the modules at the top."""
+    return name.split(".")[1] if name.count(".") > 1 or name.removeprefix("search.") in FOLDERS else ""
 
 
-@pytest.mark.parametrize("name", [name for name in modules("search") if name != "search"])
+def test_the_table_lists_the_folders():
+    here = {path.parent.name for path in (ROOT / "search").glob("*/__init__.py")}
+    assert here == set(FOLDERS)
+    assert [path.name for path in (ROOT / "search").glob("*.py")] != []
+
+
+def test_the_table_goes_down():
+    rows = list(FOLDERS)
+    for row, name in enumerate(rows):
+        assert FOLDERS[name] <= set(rows[row + 1 :]), f"{name} may import only from rows below it"
+
+
+@pytest.mark.parametrize("name", [name for name in modules("search") if folder(name)])
 def test_search_imports_downwards(name: str):
-    own = level(name)
+    allowed = FOLDERS[folder(name)] | {folder(name)}
     for other in imports(modules("search")[name]):
-        if other.startswith("objectives"):
-            assert other in OF_OBJECTIVES, f"{name} imports {other}"
-        elif other != "search":
-            assert level(other) <= own, f"{name} imports {other}, which lies above it"
+        if other.startswith("search"):
+            assert folder(other) in allowed, f"{name} imports {other}"
 
 
-def test_the_table_lists_what_there_is():
-    assert sorted(LEVEL) == sorted({".".join(name.split(".")[:2]) for name in modules("search") if name != "search"})
+def at_import(path: Path) -> Iterator[str]:
+    """The modules that a file imports when it is imported itself."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("name", modules("search"))
+def test_search_imports_only_cheap_objectives(name: str):
+    found = {other for other in at_import(modules("search")[name]) if other.split(".")[0] == "objectives"}
+    assert found <= CHEAP_OBJECTIVES
 
 
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_has_its_doors(library: str):
-    knowing = {name for name, path in modules("search").items()
-               if library in {other.partition(".")[0] for other in imported(path)}}  # fmt: skip
-    assert sorted(knowing) == DOORS[library]
+    for name, path in modules("search").items():
+        if library in {other.partition(".")[0] for other in imported(path)}:
+            places = DOORS[library]
+            assert any(f"{name}.".startswith(f"search.{place}.") for place in places), f"{name} imports {library}"
+
+
+def test_optuna_private_parts_stay_in_two_folders():
+    private = re.compile(r"\b(?:optuna(?:\.\w+)*|study|trial|distribution)\._[a-z]\w*")
+    allowed = ("search.study.storage.", "search.study.sampling.")
+    for name, path in modules("search").items():
+        if not name.startswith(allowed):
+            assert not private.search(path.read_text(encoding="utf-8")), f"{name} touches a private name of Optuna"
 
 
 def test_nothing_imports_in_circles():
-    """What is imported inside functions counts, too."""
     both = {**modules("search"), **modules("objectives")}
     graphlib.TopologicalSorter({name: imports(path) - {name} for name, path in both.items()}).prepare()
 
@@ -113,6 +137,20 @@ def test_nothing_imports_in_circles():
 @pytest.mark.parametrize("name", modules("objectives"))
 def test_objectives_import_nothing_of_the_search(name: str):
     assert not {other for other in imports(modules("objectives")[name]) if other.startswith("search")}
+
+
+@pytest.mark.parametrize("package", ["search", "objectives"])
+def test_no_folder_is_crowded(package: str):
+    """At most 12 entries in `search`, at most 10 modules in every other folder."""
+    for where in {path.parent for path in modules(package).values()}:
+        entries = {path.name for path in where.iterdir() if path.name not in ("__pycache__", "__init__.py", "py.typed")}
+        assert len(entries) <= (12 if where == ROOT / "search" else 10), f"{where}: {sorted(entries)}"
+
+
+@pytest.mark.parametrize("package", ["search", "objectives"])
+def test_the_formatter_decides(package: str):
+    for path in modules(package).values():
+        assert "fmt: skip" not in path.read_text(encoding="utf-8"), path
 
 
 def loaded_by(code: str) -> set[str]:
@@ -128,14 +166,14 @@ def test_a_training_loads_neither_stores_nor_search():
     train = f"""
 import {", ".join(LEAN)}
 from objectives.base import ObjectiveSpec, Task
-from objectives.messages import WorkerSettings
-from objectives.worker import Worker
+from objectives.worker.messages import Settings
+from objectives.worker.worker import Worker
 spec = ObjectiveSpec("objectives.images:ImageClassification", {{"dataset": "digits"}})
-worker = Worker(WorkerSettings(spec, "cpu", 0, 1, 1))
+worker = Worker(Settings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(worker.objective.baselines().values())))
 print(worker.start(Task(0, params, 1, 1)))
 """
-    loaded_by('from objectives.datasets import load_dataset; load_dataset("digits", None)')  # as the coordinator does
+    loaded_by('from objectives.data.datasets import load_dataset; load_dataset("digits", None); print()')
     loaded = loaded_by(train)
     assert "torch" in loaded
     assert not {"optuna", "mlflow", "search", "sqlalchemy", "sklearn", "torchvision"} & loaded
@@ -146,7 +184,7 @@ def test_help_loads_nothing_heavy(words: str):
     code = f"""
 import sys
 sys.argv = ["search", *{words.split()!r}]
-from search.cli import answer
+from search.cli.main import answer
 try:
     answer()
 except SystemExit as end:
