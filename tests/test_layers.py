@@ -24,6 +24,7 @@ CHEAP_OBJECTIVES = {  # what `search` may import from `objectives` at its own im
     "objectives.base",
     "objectives.devices",
     "objectives.files",
+    "objectives.lifeline",
     "objectives.data.datasets",
     "objectives.data.pictures",
     "objectives.worker.messages",
@@ -143,7 +144,11 @@ def test_objectives_import_nothing_of_the_search(name: str):
 def test_no_folder_is_crowded(package: str):
     """At most 12 entries in `search`, at most 10 modules in every other folder."""
     for where in {path.parent for path in modules(package).values()}:
-        entries = {path.name for path in where.iterdir() if path.name not in ("__pycache__", "__init__.py", "py.typed")}
+        entries = {
+            path.name
+            for path in where.iterdir()
+            if path.name not in ("__pycache__", "__init__.py", "py.typed", "templates")
+        }
         assert len(entries) <= (12 if where == ROOT / "search" else 10), f"{where}: {sorted(entries)}"
 
 
@@ -166,10 +171,10 @@ def test_a_training_loads_neither_stores_nor_search():
     train = f"""
 import {", ".join(LEAN)}
 from objectives.base import ObjectiveSpec, Task
-from objectives.worker.messages import Settings
+from objectives.worker.messages import WorkerSettings
 from objectives.worker.worker import Worker
 spec = ObjectiveSpec("objectives.images:ImageClassification", {{"dataset": "digits"}})
-worker = Worker(Settings(spec, "cpu", 0, 1, 1))
+worker = Worker(WorkerSettings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(worker.objective.baselines().values())))
 print(worker.start(Task(0, params, 1, 1)))
 """
