@@ -1,4 +1,4 @@
-"""What a search optimises: objectives with their data, networks and trainings.
+"""Objectives that a search optimises, with their data, networks and trainings.
 
 These names are for authors of objectives; `objectives.base` has the contract. They import no torch.
 """

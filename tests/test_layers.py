@@ -166,10 +166,10 @@ def test_a_training_loads_neither_stores_nor_search():
     train = f"""
 import {", ".join(LEAN)}
 from objectives.base import ObjectiveSpec, Task
-from objectives.worker.messages import Settings
+from objectives.worker.messages import WorkerSettings
 from objectives.worker.worker import Worker
 spec = ObjectiveSpec("objectives.images:ImageClassification", {{"dataset": "digits"}})
-worker = Worker(Settings(spec, "cpu", 0, 1, 1))
+worker = Worker(WorkerSettings(spec, "cpu", 0, 1, 1))
 params = dict(next(iter(worker.objective.baselines().values())))
 print(worker.start(Task(0, params, 1, 1)))
 """

@@ -109,7 +109,7 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
     height, width = ((side + stride - 1) // stride for side in inputs.size)
     for block in range(1, spec.blocks):
         n_in, n_out = spec.width * block, spec.width * (block + 1)
-        # Pooling comes before normalisation: the next two layers then have a quarter of the work.
+        # Max-pooling before normalisation: the same maximum, at a quarter of the work for the next two layers.
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(n_out), nn.ReLU()]
         height, width = height // 2, width // 2
     layers.append(nn.Flatten())
