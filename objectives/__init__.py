@@ -1,6 +1,6 @@
-"""What can be searched: objectives, their data, their networks and their trainings.
+"""Objectives that a search optimises, with their data, networks and trainings.
 
-The names here are for authors of objectives; `objectives.base` says what each of them promises. They import no torch.
+These names are for authors of objectives; `objectives.base` has the contract. They import no torch.
 """
 
 from objectives.base import (
@@ -21,20 +21,5 @@ from objectives.base import (
     Training,
 )
 
-__all__ = [
-    "Diverged",
-    "EpochResult",
-    "Exportable",
-    "ImageClassifier",
-    "Objective",
-    "ObjectiveError",
-    "Outcome",
-    "Params",
-    "Portable",
-    "Sized",
-    "Suggest",
-    "Task",
-    "TestScore",
-    "Timed",
-    "Training",
-]
+__all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
+__all__ += ["Exportable", "ImageClassifier", "Portable", "Sized", "TestScore", "Timed"]  # of optional parts

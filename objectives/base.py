@@ -1,16 +1,16 @@
 """The contract between a search and the thing it optimises.
 
 A search asks an `Objective` for parameters and for a `Training`, then pulls that training one `EpochResult` at a
-time. Pruning is not pulling again, so an objective knows nothing of pruning, storage or tracking. Everything that
-crosses the border is plain data, so the same objective runs in this process, in another one or on another machine.
+time. Pruning means not to pull again, so an objective knows nothing of pruning, storage or tracking. Only plain data
+is exchanged, so the same objective runs in this process, in another one or on another machine.
 
-Threads: a `Training` is used by one thread of one process. Ownership: the caller of `start` drops the training when
-done with it. There is nothing to close.
+A `Training` is used by one thread of one process. The caller of `start` drops it when done; there is nothing to close.
 """
 
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
@@ -26,7 +26,7 @@ Direction = Literal["maximize", "minimize"]
 
 
 class ObjectiveError(Exception):
-    """The objective cannot be made from the user's input. The message is for the user."""
+    """The objective cannot be made from the user's input. Users see the message."""
 
 
 class DatasetError(ObjectiveError):
@@ -38,7 +38,7 @@ class DatasetUnavailableError(DatasetError):
 
 
 class PictureError(ObjectiveError):
-    """A file is not an image that can be read safely."""
+    """A file cannot be read safely as an image."""
 
 
 class DeviceError(ObjectiveError):
@@ -51,49 +51,41 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """One training to do: everything that a worker needs to know."""
+    """One training to do."""
 
     number: int
     params: Params
     seed: int
     epochs: int
     checkpoint: bytes | None = None
-    """An earlier result of `Training.checkpoint`. The training resumes from there."""
+    """A result of `Training.checkpoint` to resume from."""
     refit: bool = False
-    """Train on the training and validation splits together. Only the training itself is measured.
-
-    No other training runs beside it.
-    """
+    """Train on the training and validation splits together, and measure only the training. It runs alone."""
     max_latency_ms: float | None = None
-    """Measure the time of one prediction, and refuse to train if it takes longer. None: do not measure."""
+    """Measure the time of one prediction, and do not train if it takes longer. None: do not measure."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The result of one pull of a training.
-
-    A pull trains for one step of the schedule, an epoch or a fixed fraction of one. `value` is the objective's metric
-    where the step measured it, else None. `metrics` are curve points, named `group/name`, only where measured.
-    """
+    """The result of one pull of a training: one step, which is an epoch or a fixed fraction of one."""
 
     step: int
     """Steps trained so far, 1-based; the unit in which pruners count."""
     epoch: float
     """The position after this step, in epochs."""
     value: float | None
+    """The objective's metric, or None if this step did not measure it."""
     metrics: Mapping[str, float]
+    """Measured curve points, named `group/name`."""
     train_seconds: float
-    """Seconds of pure training in this pull, evaluation excluded.
-
-    A device that works ahead may say 0 until it is waited for, and then the seconds of all pulls since.
-    """
+    """Seconds of pure training, evaluation excluded. An asynchronous device may report several pulls together."""
     notice: str | None = None
-    """A remark for the user about how this worker trains, given once."""
+    """A notice for the user about how this worker trains, given once."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of a training, whether it ran to its end or was stopped early."""
+    """The results of a training that ran to its end or was stopped early."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     weights: bytes | None = None
@@ -117,15 +109,12 @@ class Training(Protocol):
 
     def __next__(self) -> EpochResult:
         """Train one step. Raises StopIteration at the end, `Diverged` when the loss is not finite."""
-        ...
 
     def checkpoint(self) -> bytes:
         """State to resume from, between two pulls; readable with `weights_only=True`."""
-        ...
 
     def outcome(self) -> Outcome:
         """The results so far. May be called after any pull."""
-        ...
 
 
 class Objective(Protocol):
@@ -138,38 +127,31 @@ class Objective(Protocol):
 
     def suggest(self, trial: Suggest) -> Params:
         """Sample one configuration. Called in the coordinator, so it must be quick."""
-        ...
 
     def start(self, task: Task, device: str) -> Training:
         """Begin or resume a training on `device` (`cpu`, `cuda:0`, `mps`).
 
-        On a GPU some trainings are started and abandoned, to find out how many workers pay off. After a training that
-        ran out of memory the objective is made again, so it may keep data on the device for the next training.
+        The objective may keep data on the device between trainings; it is made again after a training that ran out of
+        memory. On a GPU some trainings are abandoned, to find out how many workers pay off.
         """
-        ...
 
     def baselines(self) -> Mapping[str, Params]:
         """Known-good configurations by name, tried first."""
-        ...
 
     def epochs(self, device: str) -> int:
-        """How many epochs a trial trains by default on `device`."""
-        ...
+        """Default number of epochs of a trial on `device`."""
 
     def steps_per_epoch(self) -> int:
-        """How many pulls make an epoch."""
-        ...
+        """Number of pulls in an epoch."""
 
     def fingerprint(self) -> Mapping[str, str]:
         """Facts that must be equal for two values to be comparable, such as the dataset's digest.
 
-        The study itself checks the space. Other changes in the code, such as another network, are not noticed.
+        The study itself checks the space. Changes of the code, such as another network, are not noticed.
         """
-        ...
 
     def describe(self, params: Params) -> str:
         """A few words for a run's name, such as `cnn-3x32 adamw 3.1e-3`."""
-        ...
 
 
 @runtime_checkable
@@ -177,11 +159,10 @@ class Sized(Protocol):
     """Optional part of an objective: the size of its networks can be limited."""
 
     def n_parameters(self, params: Params) -> int:
-        """How many weights a configuration's network has. Called in the coordinator for every one that is sampled.
+        """Number of weights of a configuration's network. Called in the coordinator for every sampled configuration.
 
-        A network that is built on torch's `meta` device is counted in milliseconds.
+        Counting takes milliseconds if the network is built on torch's `meta` device.
         """
-        ...
 
 
 @runtime_checkable
@@ -189,30 +170,28 @@ class Timed(Protocol):
     """Optional part of an objective: the latency of its models can be limited."""
 
     def latency_ms(self, params: Params, device: str) -> float:
-        """How long one prediction of a configuration's untrained model takes on `device`. Called in a worker.
+        """Time of one prediction of a configuration's untrained model on `device`. Called in a worker.
 
         `objectives.images.latency.latency_ms` measures a torch module.
         """
-        ...
 
 
 @runtime_checkable
 class Portable(Protocol):
-    """Optional part of an objective: its workers may run on machines that have none of its files."""
+    """Optional part of an objective: its workers may run on machines without its files."""
 
     def portable(self) -> Mapping[str, Any]:
         """Keyword arguments that make the same objective there, including its data. Called once, in the coordinator.
 
-        numpy arrays are copied once to each machine, where all workers share them, read-only.
+        numpy arrays are copied once to each machine; its workers share them, read-only.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class TestScore:
     """Scores of one model on the test split."""
 
-    __test__ = False  # not a test class, whatever its name says to pytest
+    __test__ = False  # tells pytest that this is not a test class
 
     accuracy: float
     loss: float
@@ -233,38 +212,27 @@ class ImageClassifier(Protocol):
 
     def prepare(self) -> None:
         """Download and verify the dataset. Called once, before anything else. Raises DatasetError."""
-        ...
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the k classes, in the order of the network's outputs."""
-        ...
 
     def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
-        """A trained network on the CPU, in evaluation mode.
-
-        float32 (n, c, h, w) in [0, 1] to class logits (n, k), normalisation inside.
-        """
-        ...
+        """A trained network on the CPU, in evaluation mode: float32 (n, c, h, w) in [0, 1] to class logits (n, k)."""
 
     def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Images (n, c, h, w) and labels (n,) of the validation split."""
-        ...
 
     def refit_epochs(self, epochs: int) -> int:
-        """Epochs of the winner's last training, where trials trained for `epochs`."""
-        ...
+        """Epochs of the winner's refit if trials trained for `epochs`."""
 
     def score_test(self, model: torch.nn.Module, device: str) -> TestScore:
         """Score a trained network on the test split. The only method that reads it."""
-        ...
 
     def dataset_info(self) -> Mapping[str, Any]:
         """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`."""
-        ...
 
     def framing(self) -> Mapping[str, Any]:
-        """The fields of `objectives.data.pictures.Framing`: how an image must be framed for the network."""
-        ...
+        """The fields of `objectives.data.image_files.Framing`: how an image must be framed for the network."""
 
 
 @runtime_checkable
@@ -272,26 +240,22 @@ class Exportable(Protocol):
     """Optional part of an objective that is not an `ImageClassifier`: its winner can be registered."""
 
     def load_weights(self, params: Params, weights: bytes) -> torch.nn.Module:
-        """A trained network on the CPU, in evaluation mode: one tensor to one tensor, both with n in front."""
-        ...
+        """A trained network on the CPU, in evaluation mode: one tensor to one tensor, with n as first dimension."""
 
     def example_input(self) -> NDArray[np.float32]:
-        """A few inputs as the network takes them, shape (n, ...), n >= 2."""
-        ...
+        """A few inputs of the network, shape (n, ...), n >= 2."""
 
 
-def unfinished(objective: object) -> str | None:
-    """Describe the methods that an objective lacks of an optional part which it has begun. None when it lacks none."""
-    tells = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
-    for part, telling in tells:
+def missing_methods(objective: object) -> str | None:
+    """Describe the methods that are missing from an optional part of an objective. None when no part is incomplete."""
+    signs = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
+    for part, sign in signs:
         methods = [name for name in vars(part) if not name.startswith("_")]
-        there = [name for name in methods if callable(getattr(objective, name, None))]
-        if telling & set(there) and len(there) < len(methods):
-            missing = ", ".join(name for name in methods if name not in there)
-            return (
-                f"the objective has {', '.join(there)} and lacks {missing}, so it is not taken for an {part.__name__} "
-                "of objectives.base"
-            )
+        present = [name for name in methods if callable(getattr(objective, name, None))]
+        if sign & set(present) and len(present) < len(methods):
+            missing = ", ".join(name for name in methods if name not in present)
+            effect = f"so it is not taken for an {part.__name__} of objectives.base"
+            return f"the objective has {', '.join(present)} and lacks {missing}, {effect}"
     return None
 
 
@@ -304,40 +268,37 @@ class ObjectiveSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Objective:
-        """Import and build the objective.
+        """Import and make the objective.
 
         Raises ObjectiveError when the target cannot be imported or lacks a part of the contract.
         """
-        module_name, separator, attribute = self.target.partition(":")
-        if not separator or not module_name or not attribute:
+        module, _, attribute = self.target.partition(":")
+        if not module or not attribute:
             raise ObjectiveError(
                 f"--objective {self.target!r} is not MODULE:ATTRIBUTE; type for example "
                 "--objective my_module:MyObjective"
             )
         try:
-            found: Any = importlib.import_module(module_name)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-            made = found(**self.options) if callable(found) else found
+            made = operator.attrgetter(attribute)(importlib.import_module(module))
+            if callable(made):
+                made = made(**self.options)
         except ObjectiveError:
             raise
-        except Exception as error:  # it is the user's module, so any error in it is for the user to fix
+        except Exception as error:  # of any kind, in the user's module
             raise ObjectiveError(
                 f"--objective {self.target!r} cannot be made: {type(error).__name__}: {error}. The module must be "
                 "importable from the folder where you run the command, and the attribute an objective or a callable "
                 "without arguments that returns one."
             ) from error
-        parts = ("name", "metric", "direction", "suggest", "start", "baselines", "epochs", "steps_per_epoch")
-        missing = [part for part in (*parts, "fingerprint", "describe") if not hasattr(made, part)]
-        if missing:
-            raise ObjectiveError(
-                f"--objective {self.target!r} lacks {', '.join(missing)}; "
-                "see the example under 'Own objectives' in the README"
-            )
+        return self._checked(made)
+
+    def _checked(self, made: Any) -> Objective:
+        parts = [*Objective.__annotations__, *(name for name in vars(Objective) if not name.startswith("_"))]
+        if missing := [part for part in parts if not hasattr(made, part)]:
+            hint = "see the example in docs/objectives.md"
+            raise ObjectiveError(f"--objective {self.target!r} lacks {', '.join(missing)}; {hint}")
         if made.direction not in get_args(Direction):
-            raise ObjectiveError(
-                f"--objective {self.target!r} has direction {made.direction!r}; allowed: "
-                + ", ".join(get_args(Direction))
-            )
+            allowed = ", ".join(get_args(Direction))
+            raise ObjectiveError(f"--objective {self.target!r} has direction {made.direction!r}; allowed: {allowed}")
         objective: Objective = made
         return objective

@@ -1,39 +1,38 @@
 """Devices: which one a worker uses, and how much of its memory is free."""
 
-from __future__ import annotations
+import gc
 
 from objectives.base import DeviceError
 
 
-def resolve_device(wanted: str, index: int) -> str:
+def resolve_device(requested: str, index: int) -> str:
     """Return the device for worker number `index`. Raises DeviceError when it does not exist."""
     import torch
 
-    if wanted == "mps" and not torch.backends.mps.is_available():
+    if requested == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
-    return place(wanted, index, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return assign_device(requested, index, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def place(wanted: str, index: int, gpus: int) -> str:
-    """Spread workers over a machine's `gpus`: one on each, then a second on each, and so on.
+def assign_device(requested: str, index: int, n_gpus: int) -> str:
+    """Spread workers over a machine's GPUs: one on each, then a second on each, and so on.
 
-    Raises DeviceError when `wanted` names a GPU that does not exist.
+    Raises DeviceError when `requested` names a GPU that does not exist.
     """
-    if wanted == "auto":
-        return f"cuda:{index % gpus}" if gpus else "cpu"
-    kind, _, number = wanted.partition(":")
+    if requested == "auto":
+        return f"cuda:{index % n_gpus}" if n_gpus else "cpu"
+    kind, _, number = requested.partition(":")
     if kind != "cuda":
-        return wanted
-    exists = int(number) < gpus if number else gpus > 0
-    if not exists:
-        raise DeviceError(f"--device {wanted}: this machine offers {gpus} CUDA devices; type --device auto or cpu")
-    return wanted if number else f"cuda:{index % gpus}"
+        return requested
+    if int(number or 0) >= n_gpus:
+        raise DeviceError(f"--device {requested}: this machine offers {n_gpus} CUDA devices; type --device auto or cpu")
+    return requested if number else f"cuda:{index % n_gpus}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error`, or an error behind it, means that the device or the machine ran out of memory.
+    """Return whether `error`, or one of its causes, means that the device or the machine ran out of memory.
 
-    The causes count because a CUDA graph whose recording runs out of memory raises another error while it ends.
+    The causes count because a CUDA graph that runs out of memory during its capture raises another error at its end.
     """
     import torch
 
@@ -45,8 +44,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_device_memory() -> None:
     """Release cached memory, so that the next training has as much as this one had."""
-    import gc
-
     import torch
 
     gc.collect()
@@ -57,8 +54,8 @@ def free_device_memory() -> None:
 def select_device(device: str) -> int:
     """Make a CUDA device the default of this process and return its free memory in bytes.
 
-    Without this, calls that name no device would use memory of the first GPU. Returns 0 when there is no memory
-    even for a CUDA context.
+    Without this, calls that name no device would use memory of the first GPU. Returns 0 when the memory does not
+    suffice for a CUDA context.
     """
     import torch
 

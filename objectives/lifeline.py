@@ -4,32 +4,24 @@ The parent starts a child with a pipe as standard input and never writes to it. 
 when the parent ends, even after SIGKILL, and a thread in the child notices. This works on every POSIX system.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 
-GRACE_S = 3.0
-"""Time between SIGTERM and SIGKILL."""
-
-
-def exit_process() -> None:
-    """End this process immediately."""
-    os._exit(0)
+SIGKILL_DELAY_S = 3.0
 
 
 def end_process_group() -> None:
     """End every process of this group: first with SIGTERM, then with SIGKILL."""
     os.killpg(0, signal.SIGTERM)
-    time.sleep(GRACE_S)
+    time.sleep(SIGKILL_DELAY_S)
     os.killpg(0, signal.SIGKILL)
 
 
-def exit_with_parent(end: Callable[[], None] = exit_process) -> None:
-    """Call `end` from a thread as soon as standard input is closed."""
+def exit_with_parent(end: Callable[[], None] = lambda: os._exit(0)) -> None:
+    """Call `end`, by default an immediate exit, from a thread as soon as standard input is closed."""
 
     def watch() -> None:
         os.read(0, 1)

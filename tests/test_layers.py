@@ -26,7 +26,7 @@ CHEAP_OBJECTIVES = {  # what `search` may import from `objectives` at its own im
     "objectives.files",
     "objectives.lifeline",
     "objectives.data.datasets",
-    "objectives.data.pictures",
+    "objectives.data.image_files",
     "objectives.worker.messages",
     "objectives.worker.worker",
     "objectives.worker.ray_actor",

@@ -1,10 +1,8 @@
 """Prepared arrays: images and labels that are written once as `.npy` files, which every worker then maps.
 
-A folder of arrays holds `PART-images.npy` and `PART-labels.npy` for a part or two ("pool", "test"), and `about.json`.
-It is in the data folder, or in the user's cache if the data folder cannot be written.
+A folder of arrays holds `PART-images.npy` and `PART-labels.npy` for one or two parts ("pool", "test"), and
+`about.json`. It is in the data folder, or in the user's cache if the data folder cannot be written.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -32,42 +30,45 @@ def cache_dir() -> Path:
 def base_folders(data_dir: Path) -> list[Path]:
     """Folders to write data to, in order of preference. A read-only data folder is left out."""
     # The mode bits decide, because root may write even into a folder that was made read-only on purpose.
-    closed = data_dir.is_dir() and not data_dir.stat().st_mode & 0o222
-    return [cache_dir()] if closed else list(dict.fromkeys((data_dir, cache_dir())))
+    read_only = data_dir.is_dir() and not data_dir.stat().st_mode & 0o222
+    return [cache_dir()] if read_only else list(dict.fromkeys((data_dir, cache_dir())))
 
 
-def key(head: str, groups: Mapping[str, Sequence[Path]], root: Path) -> str:
+def cache_key(head: str, groups: Mapping[str, Sequence[Path]], root: Path) -> str:
     """A digest of `head` and of the names, sizes and times of files below `root`. Opens none of them."""
     content = hashlib.sha256(head.encode())
     for name, paths in groups.items():
         content.update(b"\0\0" + name.encode())
         for path in paths:
             try:
-                about = path.stat()
-                figures = f"{about.st_size} {about.st_mtime_ns}"
+                status = path.stat()
+                version = f"{status.st_size} {status.st_mtime_ns}"
             except OSError:
-                figures = "-"
-            content.update(b"\0" + os.fsencode(path.relative_to(root)) + b"\0" + figures.encode())
+                version = "-"
+            content.update(b"\0" + os.fsencode(path.relative_to(root)) + b"\0" + version.encode())
     return content.hexdigest()[:32]
 
 
-def find(places: Sequence[Path]) -> Path | None:
-    """The first of `places` that exists."""
-    return next((place for place in places if place.is_dir()), None)
+def find(data_dir: Path, name: str) -> Path | None:
+    """The folder of arrays called `name`, if it exists."""
+    return next((base / name for base in base_folders(data_dir) if (base / name).is_dir()), None)
 
 
-def store(parts: Mapping[Part, Labelled], about: Mapping[str, Sequence[str]], places: Sequence[Path]) -> Path:
-    """Write arrays to the first of `places` that can be written, and return that place.
+def store(data_dir: Path, name: str, parts: Mapping[Part, Labelled], about: Mapping[str, Sequence[str]]) -> Path:
+    """Write arrays to a folder called `name` and return its path.
 
     The folder appears when it is complete, so several processes may store the same arrays at a time.
-    Raises DatasetError when none of the places can be written.
+    Raises DatasetError when it cannot be written anywhere.
     """
     reasons = []
-    for place in places:
+    for place in (base / name for base in base_folders(data_dir)):
         temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
         try:
             temporary.mkdir(parents=True)
-            _write(parts, about, temporary)
+            for part, (images, labels) in parts.items():
+                np.save(temporary / f"{part}-images.npy", images)
+                np.save(temporary / f"{part}-labels.npy", labels)
+            (temporary / "about.json").write_text(json.dumps(about), encoding="utf-8")
             temporary.rename(place)
             return place
         except OSError as error:
@@ -79,13 +80,6 @@ def store(parts: Mapping[Part, Labelled], about: Mapping[str, Sequence[str]], pl
     raise DatasetError(
         f"the dataset's arrays cannot be written to {' or to '.join(reasons)}; name a writable folder with --data-dir"
     )
-
-
-def _write(parts: Mapping[Part, Labelled], about: Mapping[str, Sequence[str]], place: Path) -> None:
-    for part, (images, labels) in parts.items():
-        np.save(place / f"{part}-images.npy", images)
-        np.save(place / f"{part}-labels.npy", labels)
-    (place / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def read(prepared: Path, part: Part) -> Labelled:

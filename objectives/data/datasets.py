@@ -1,13 +1,9 @@
 """Datasets by name, and the part of each that a search may see.
 
 A `Dataset` is the pool that training and validation share. The test split has its own function, `load_test_split`,
-which nothing calls before a winner is chosen.
-
-Every dataset is prepared once as arrays (`objectives.data.arrays`), which is the only use of torchvision and
-scikit-learn.
+which nothing calls before a winner is chosen. Every dataset is prepared once as arrays (`objectives.data.arrays`).
+Only that uses torchvision and scikit-learn.
 """
-
-from __future__ import annotations
 
 import difflib
 import hashlib
@@ -22,10 +18,10 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import arrays, folder, mnist
-from objectives.data.pictures import Framing
-from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified
+from objectives.data.image_files import Framing
+from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
 
-NAMES = (*mnist.FAMILIES, "digits", "folder:PATH")
+NAMES = (*mnist.VARIANTS, "digits", "folder:PATH")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,28 +58,23 @@ class Dataset:
         """(h, w) in pixels."""
         return int(self.images.shape[2]), int(self.images.shape[3])
 
-    @property
-    def n_classes(self) -> int:
-        """The number of classes, k."""
-        return len(self.classes)
-
 
 def parse_name(name: str) -> tuple[str, Path | None]:
     """Split a dataset's name into its kind and, for `folder:PATH`, the path.
 
-    Raises DatasetError when there is no such dataset.
+    Raises DatasetError when the dataset does not exist.
     """
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         return kind, Path(path).expanduser()
-    if name in (*mnist.FAMILIES, "digits"):
+    if name in NAMES[:-1]:
         return name, None
     allowed = f"allowed: {', '.join(NAMES)}"
     if kind == "folder":
-        raise DatasetError(f"--dataset {name!r} names no folder; {allowed}; type for example --dataset folder:pictures")
+        raise DatasetError(f"--dataset {name!r} names no folder; {allowed}; type for example --dataset folder:images")
+    close = difflib.get_close_matches(name.lower(), NAMES[:-1], n=1)
     if Path(name).is_dir():
-        raise DatasetError(f"there is no dataset {name!r}; {allowed}. Did you mean --dataset folder:{name} ?")
-    close = difflib.get_close_matches(name.lower(), [*mnist.FAMILIES, "digits"], n=1)
+        close = [f"folder:{name}"]
     hint = f". Did you mean --dataset {close[0]} ?" if close else ""
     raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")
 
@@ -93,13 +84,13 @@ def dataset_slug(name: str) -> str:
     kind, path = parse_name(name)
     if path is None:
         return kind
-    return "folder-" + (re.sub(r"[^\w.-]+", "-", folder.printable(path.resolve())) or "pictures")
+    return "folder-" + (re.sub(r"[^\w.-]+", "-", folder.printable_name(path.resolve())) or "pictures")
 
 
 def default_data_dir() -> Path:
     """`SEARCH_DATA_DIR`, or else the user's cache folder."""
-    given = os.environ.get("SEARCH_DATA_DIR")
-    return Path(given).expanduser() if given else arrays.cache_dir()
+    variable = os.environ.get("SEARCH_DATA_DIR")
+    return Path(variable).expanduser() if variable else arrays.cache_dir()
 
 
 def load_dataset(name: str, data_dir: Path | None, *, download: bool = True, verify: bool = True) -> Dataset:
@@ -110,41 +101,39 @@ def load_dataset(name: str, data_dir: Path | None, *, download: bool = True, ver
     Raises DatasetUnavailableError when files are missing and cannot be downloaded, and DatasetError when the name is
     unknown or the files cannot be used.
     """
-    kind, path = parse_name(name)
-    data_dir = data_dir or default_data_dir()
-    if path is not None:
-        prepared, source = (folder.prepare if verify else folder.find_prepared)(path, data_dir), str(path.resolve())
-    elif kind == "digits":
-        prepared, source = _prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits"
-    else:
-        prepared, raw = mnist.prepare(kind, "pool", data_dir, download=download)
-        source = str(raw.resolve())
+    prepared, source = _prepare(name, "pool", data_dir, download=download, verify=verify)
     images, labels = arrays.read(prepared, "pool")
-    train, validation = stratified(labels, round(len(labels) / (6 if kind in mnist.FAMILIES else 5)))
+    train, validation = stratified_split(labels, round(len(labels) / (6 if name in mnist.VARIANTS else 5)))
     return Dataset(name, images, labels, tuple(arrays.read_about(prepared)["classes"]), train, validation, source)
 
 
 def load_test_split(name: str, data_dir: Path | None) -> Labelled:
     """Load the images (n, c, h, w) and classes (n,) of the test split. The only function that reads it.
 
-    For a folder it is the part that `load_dataset` set aside; a folder that changed since then is an error, because
-    another split could contain training images. Raises as `load_dataset` does.
+    A folder that changed since `load_dataset` is an error, because another split could contain training images.
+    Raises as `load_dataset` does.
     """
-    kind, path = parse_name(name)
-    data_dir = data_dir or default_data_dir()
-    if path is not None:
-        prepared = folder.find_prepared(path, data_dir)
-    elif kind == "digits":
-        prepared = _prepare_digits(data_dir)
-    else:
-        prepared, _ = mnist.prepare(kind, "test", data_dir, download=True)
+    prepared, _ = _prepare(name, "test", data_dir, download=True, verify=False)
     return arrays.read(prepared, "test")
 
 
+def _prepare(name: str, part: arrays.Part, data_dir: Path | None, *, download: bool, verify: bool) -> tuple[Path, str]:
+    """Return the folder of a dataset's arrays, made if necessary, and the source of the images."""
+    kind, path = parse_name(name)
+    data_dir = data_dir or default_data_dir()
+    if path is not None:
+        prepare = folder.prepare if verify else folder.find_prepared
+        return prepare(path, data_dir), str(path.resolve())
+    if kind == "digits":
+        return _prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits"
+    prepared, raw = mnist.prepare(kind, part, data_dir, download=download)
+    return prepared, str(raw.resolve())
+
+
 def _prepare_digits(data_dir: Path) -> Path:
-    """Where the arrays of scikit-learn's 1,797 digits are: (n, 1, 8, 8), values 0 to 16 scaled to 0 to 255."""
-    places = [base / "arrays" / f"digits-1-{SPLIT_SEED}" for base in arrays.base_folders(data_dir)]
-    if prepared := arrays.find(places):
+    """Return the folder of scikit-learn's 1,797 digits: (n, 1, 8, 8), values 0 to 16 scaled to 0 to 255."""
+    name = f"arrays/digits-1-{SPLIT_SEED}"
+    if prepared := arrays.find(data_dir, name):
         return prepared
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
@@ -154,15 +143,15 @@ def _prepare_digits(data_dir: Path) -> Path:
     pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     pool, test = split_off_test(images, labels.astype(np.int64))
-    return arrays.store({"pool": pool, "test": test}, {"classes": mnist.DIGITS}, places)
+    return arrays.store(data_dir, name, {"pool": pool, "test": test}, {"classes": mnist.DIGIT_CLASSES})
 
 
 def framing(dataset: Dataset) -> Framing:
-    """How `objectives.data.pictures.to_model_input` frames an image for a model trained on `dataset`."""
+    """How `objectives.data.image_files.to_model_input` frames an image for a model trained on `dataset`."""
     if dataset.name == "digits":
         return Framing(dataset.channels, dataset.size, 1.0, True)
-    if dataset.name in mnist.FAMILIES:
-        return Framing(dataset.channels, dataset.size, mnist.FAMILIES[dataset.name].content_fraction, True)
+    if dataset.name in mnist.VARIANTS:
+        return Framing(dataset.channels, dataset.size, mnist.VARIANTS[dataset.name].content_fraction, True)
     sample = dataset.images[:: max(1, len(dataset.images) // 1000)]
     rims = np.concatenate([sample[..., 0, :], sample[..., -1, :], sample[..., 0], sample[..., -1]], axis=-1)
     # Photographs have rims of every kind and must not be inverted. Drawings on black all have dark rims.

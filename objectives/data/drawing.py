@@ -1,6 +1,4 @@
-"""Finds what is drawn on a sheet of paper, and frames it as MNIST's digits are framed."""
-
-from __future__ import annotations
+"""Finds the drawing on a sheet of paper, and frames it as MNIST's digits are framed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +10,15 @@ from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
 Plane = NDArray[np.float32]
 
-_WORK_PX = 160
-_FAINT = 0.04
-_WIDEST_STROKE_PX = 41
-_THIN_STROKE_PX = 1.8
+WORK_SIDE_PX = 160
+MIN_CONTRAST = 0.04
+MAX_STROKE_PX = 41
+MIN_STROKE_PX = 1.8
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn in an image, separated from its paper."""
+    """The ink of an image, separated from its paper."""
 
     ink: Plane
     """(h, w) in [0, 1]: 0 paper, 1 ink."""
@@ -29,16 +27,16 @@ class Drawing:
 
 
 def find_drawing(image: Image.Image) -> Drawing | None:
-    """Find what is drawn in an image of mode "L". None when the image is blank."""
-    drawing = _ink(image, None)
+    """Find the drawing in an image of mode "L". None when the image is blank."""
+    drawing = _separate(image, None)
     if drawing is None:
         return None
     # A second, closer look, because the drawing may be a small part of a large photo.
-    return _ink(image.crop(_around(drawing.ink, image.size)), drawing.bright) or drawing
+    return _separate(image.crop(_around(drawing.ink, image.size)), drawing.bright) or drawing
 
 
 def frame(ink: Plane, size: tuple[int, int], content_fraction: float) -> tuple[Plane, bool]:
-    """Scale ink (h, w) to a share of `size` (h, w), and put its centre of mass in the middle, as MNIST was made.
+    """Scale ink (h, w) to a fraction of `size` (h, w), and centre it by mass, as MNIST was made.
 
     Returns the framed ink in [0, 1], and whether its strokes were thickened.
     """
@@ -58,17 +56,17 @@ def frame(ink: Plane, size: tuple[int, int], content_fraction: float) -> tuple[P
     return np.asarray(framed / max(float(framed.max()), 1e-6), dtype=np.float32), thickened
 
 
-def _ink(image: Image.Image, bright: bool | None) -> Drawing | None:
-    """Separate ink from paper at a smaller size. `bright` says what the ink is, where that is known."""
+def _separate(image: Image.Image, bright: bool | None) -> Drawing | None:
+    """Separate ink from paper at a smaller size. `bright` tells whether the ink is bright, if known."""
     small = image.copy()
-    small.thumbnail((_WORK_PX, _WORK_PX), Image.Resampling.BOX)
+    small.thumbnail((WORK_SIDE_PX, WORK_SIDE_PX), Image.Resampling.BOX)
     difference, noise = _above_background(np.asarray(small, dtype=np.float32) / np.float32(255))
     if bright is None:
         strong = np.where(np.abs(difference) > noise, difference, 0)
         bright = bool((strong * np.abs(strong)).sum() > 0)
     height = difference if bright else -difference
-    smooth = ndimage.uniform_filter(height, 3, mode="nearest")  # or the depths of the noise would count
-    height = height - ndimage.grey_opening(smooth, _WIDEST_STROKE_PX, mode="nearest")  # no shadows
+    smooth = ndimage.uniform_filter(height, 3, mode="nearest")  # so that the lows of the noise do not count
+    height = height - ndimage.grey_opening(smooth, MAX_STROKE_PX, mode="nearest")  # no shadows
     if not (height > noise).any():
         return None
     peak = float(np.percentile(height[height > noise], 80))
@@ -83,13 +81,13 @@ def _above_background(pixels: Plane) -> tuple[Plane, float]:
     y, x = (grid.ravel() for grid in np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j])
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
     values = pixels.ravel().astype(np.float64)
-    paper = np.maximum(abs(x), abs(y)) > 0.85  # whatever is drawn, the rim of an image is mostly paper
-    rest, noise = values - np.median(values[paper]), _FAINT
+    paper = np.maximum(abs(x), abs(y)) > 0.85  # the rim of an image is mostly paper
+    rest, noise = values - np.median(values[paper]), MIN_CONTRAST
     paper &= abs(rest) < max(0.25, 3 * float(np.median(abs(rest[paper]))))
     for _ in range(4):
         coefficients, *_ = np.linalg.lstsq(terms[paper], values[paper], rcond=None)
         rest = values - terms @ coefficients
-        noise = max(_FAINT, 4.5 * float(np.median(abs(rest[paper]))))
+        noise = max(MIN_CONTRAST, 4.5 * float(np.median(abs(rest[paper]))))
         paper = abs(rest) < noise
     return rest.reshape(pixels.shape).astype(np.float32), noise
 
@@ -130,11 +128,11 @@ def _around(ink: Plane, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _thickened(ink: Plane, scale: float) -> tuple[Plane, bool]:
-    """Widen strokes of ink (h, w) that would be thinner than a pen's after scaling. Also says whether it did."""
+    """Widen strokes of ink (h, w) that would be thinner than a pen's after scaling. Also returns whether it did."""
     mask = ink > 0.5
     edge = sum(int((np.diff(np.pad(mask, 1).astype(np.int8), axis=axis) != 0).sum()) for axis in (0, 1))
     stroke_px = 2 * float(mask.sum()) / max(edge * np.pi / 4, 1)
-    missing = (_THIN_STROKE_PX / scale - stroke_px) / 2
+    missing = (MIN_STROKE_PX / scale - stroke_px) / 2
     if missing < 0.5:
         return ink, False
     return np.asarray(ndimage.maximum_filter(ink, 2 * round(missing) + 1)), True

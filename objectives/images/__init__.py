@@ -1,17 +1,10 @@
-"""The built-in objective. Studies name it `objectives.images:ImageClassification`."""
+"""The built-in objective. Studies name it `objectives.images:ImageClassification`. torch is imported on first use."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from objectives.images.objective import ImageClassification
-
-__all__ = ["ImageClassification"]
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name != "ImageClassification":
         raise AttributeError(f"module 'objectives.images' has no attribute {name!r}")
     from objectives.images.objective import ImageClassification
 

@@ -1,35 +1,15 @@
 """Configurations of the image classifier that are known to work: those of the tutorials, and a better one."""
 
-from __future__ import annotations
-
 from objectives.base import Params
 
-TUTORIAL: Params = {
-    "batch_size": 64,
-    "weight_decay": 1e-6,
-    "augmentation": 0.0,
-    "label_smoothing": 0.0,
-    "schedule": "constant",
-}
-"""What the tutorials leave at its default."""
+TUTORIAL: Params = dict(batch_size=64, weight_decay=1e-6, augmentation=0.0, label_smoothing=0.0, schedule="constant")
+"""The defaults of the tutorials."""
 
-TUTORIAL_MLP: Params = {"family": "mlp", "mlp_depth": 2, "mlp_width_1": 512, "mlp_width_2": 256, "mlp_dropout": 0.0}
-TUTORIAL_CNN: Params = {
-    "family": "cnn",
-    "cnn_blocks": 2,
-    "cnn_width": 16,
-    "cnn_kernel": 5,
-    "cnn_dense": 128,
-    "cnn_dropout": 0.0,
-}
+TUTORIAL_MLP: Params = dict(family="mlp", mlp_depth=2, mlp_width_1=512, mlp_width_2=256, mlp_dropout=0.0)
+TUTORIAL_CNN: Params = dict(family="cnn", cnn_blocks=2, cnn_width=16, cnn_kernel=5, cnn_dense=128, cnn_dropout=0.0)
 
-STRONG: Params = {
-    "family": "cnn",
-    "cnn_blocks": 3,
-    "cnn_width": 24,
-    "cnn_kernel": 5,
-    "cnn_dense": 0,
-    "cnn_dropout": 0.2,
+STRONG_CNN: Params = dict(family="cnn", cnn_blocks=3, cnn_width=24, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
+STRONG: Params = STRONG_CNN | {
     "optimizer": "adamw",
     "adam_lr": 1e-2,
     "batch_size": 128,

@@ -1,8 +1,6 @@
-"""How far a convolution network may shrink an image. Sampling asks this, without torch."""
+"""How far a convolution network may shrink an image. Imports no torch, because sampling asks this."""
 
-from __future__ import annotations
-
-STRIDED_FROM_PX = 16
+MIN_STRIDED_PX = 16
 """Smaller images keep their resolution in the first block. Halving them would save little and lose detail."""
 
 MAX_BLOCKS = 3
@@ -10,7 +8,7 @@ MAX_BLOCKS = 3
 
 def stem_stride(size: tuple[int, int]) -> int:
     """Stride of the first convolution for images of `size` (h, w)."""
-    return 2 if min(size) >= STRIDED_FROM_PX else 1
+    return 2 if min(size) >= MIN_STRIDED_PX else 1
 
 
 def max_blocks(size: tuple[int, int]) -> int:

@@ -1,10 +1,7 @@
 """Two families of small image networks, built from typed specifications.
 
-Both take float32 images (n, c, h, w) in [0, 1] and give logits (n, k). Normalisation is the first layer, so a trained
-network can be loaded without it.
+Both map float32 images (n, c, h, w) in [0, 1] to logits (n, k). The first layer normalises the images.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +26,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class MlpSpec:
-    """Fully connected: one hidden layer per width, ReLU, dropout."""
+    """A fully connected network: one hidden layer per width, with ReLU and dropout."""
 
     widths: tuple[int, ...]
     dropout: float = 0.0
@@ -37,10 +34,9 @@ class MlpSpec:
 
 @dataclass(frozen=True)
 class CnnSpec:
-    """Convolution blocks of growing width, then an optional dense layer.
+    """Convolution blocks, then an optional dense layer. Block i, from 0, has (i + 1) * width channels.
 
-    Block i has (i + 1) * width channels. The first block is a strided stem that halves large images, which costs a
-    quarter of convolving first and pooling later.
+    The first block is a strided stem that halves large images: a quarter of the cost of pooling after the convolution.
     """
 
     blocks: int
@@ -48,12 +44,12 @@ class CnnSpec:
     kernel: int = 3
     """Kernel of the stem; later blocks use 3."""
     dense: int = 0
-    """Units of a hidden dense layer; 0 means none."""
+    """Units of the dense layer; 0 means none."""
     dropout: float = 0.0
 
 
 class Normalise(nn.Module):
-    """Pixels in [0, 1] to zero mean and unit deviation, per channel."""
+    """Scales each channel to zero mean and unit deviation."""
 
     mean: Tensor
     std: Tensor
@@ -64,33 +60,30 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (n, c, h, w). Returns the same shape."""
         return (images - self.mean).mul_(1 / self.std)
 
 
 class Dropout(nn.Dropout):
-    """Dropout by one random byte a value, so the share that is dropped is rounded to 256ths.
+    """Dropout with one random byte per value, so the rate is rounded to 256ths. Inputs must be contiguous.
 
-    On the CPU, torch draws a number for each value, one after the other: 0.87 ms for (128, 512), as long as the matrix
-    product before it takes; this takes 0.16 ms (Xeon 2.5 GHz, one thread, torch 2.15). On a GPU the share may be read
-    from memory.
+    On the CPU, torch draws one number after the other: 0.87 ms for (128, 512), as long as the matrix product before
+    it; this takes 0.16 ms (Xeon 2.5 GHz, one thread, torch 2.15).
     """
 
-    numbers: tuple[Tensor, ...] | None = None
-    """The result of `plain_numbers` in the device's memory, where a recording reads it (`training.graph_inputs`)."""
+    graph_inputs: tuple[Tensor, ...] | None = None
+    """The result of `threshold_and_scale` on the device, where a CUDA graph reads it (`training.graph_inputs`)."""
 
-    def plain_numbers(self) -> tuple[int, float]:
-        """Bytes below the first are dropped, what is kept is multiplied by the second."""
+    def threshold_and_scale(self) -> tuple[int, float]:
+        """Bytes below the threshold are dropped; the other values are multiplied by the scale."""
         dropped = round(256 * self.p)
         return min(dropped, 255), 256 / (256 - dropped) if dropped < 256 else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: any shape, contiguous. Returns the same shape."""
         if not self.training or x.device.type not in ("cpu", "cuda"):
             return super().forward(x)
-        dropped, scale = self.numbers or self.plain_numbers()
+        threshold, scale = self.graph_inputs or self.threshold_and_scale()
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
         return x * kept.to(x.dtype).mul_(scale)
 
 
@@ -107,10 +100,7 @@ def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:
 
 
 def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
-    """Build the convolution family.
-
-    Raises ValueError when the images are too small for that many blocks.
-    """
+    """Build the convolution family. Raises ValueError when the images are too small for that many blocks."""
     if spec.blocks > max_blocks(inputs.size):
         raise ValueError(f"{spec.blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
     stride = stem_stride(inputs.size)
@@ -119,7 +109,7 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
     height, width = ((side + stride - 1) // stride for side in inputs.size)
     for block in range(1, spec.blocks):
         n_in, n_out = spec.width * block, spec.width * (block + 1)
-        # Pooled before it is normalised: the maximum is the same, at a quarter of the work for the next two layers.
+        # Max-pooling before normalisation: the same maximum, at a quarter of the work for the next two layers.
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(n_out), nn.ReLU()]
         height, width = height // 2, width // 2
     layers.append(nn.Flatten())
@@ -134,12 +124,11 @@ def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
 
 
 class Probabilities(nn.Module):
-    """A trained network as it is registered: images in [0, 1] to class probabilities (n, k)."""
+    """A trained network as it is registered: images (n, c, h, w) in [0, 1] to class probabilities (n, k)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (n, c, h, w) in [0, 1]. Returns (n, k), rows summing to 1."""
         return torch.softmax(self.network(images), dim=1)

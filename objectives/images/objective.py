@@ -22,19 +22,19 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
     from torch import Tensor, nn
 
     from objectives.images.models import InputSpec
-    from objectives.images.training.cuda_graphs import Captures
+    from objectives.images.training.cuda_graphs import GraphCache
     from objectives.images.training.update import TrainingData
 
 LARGE_FROM_IMAGES = 20_000
-"""Training splits from this size on get few long epochs, smaller ones many short epochs."""
+"""Training splits of at least this size get few long epochs, smaller ones many short epochs."""
 
 
 class ImageClassification:
     """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
 
-    `dataset` is a name that `objectives.data.datasets` knows, and `data_dir` the folder of its files. `data` is the
-    dataset itself, for machines without the files. `capture` records trainings on a CUDA device as CUDA graphs.
-    `numerics` are fields of `objectives.images.training.recipe.Numerics`.
+    `dataset` is a name that `objectives.data.datasets` accepts, and `data_dir` the folder of its files. `data` is the
+    dataset itself, for machines without the files. `capture` uses CUDA graphs on CUDA devices. `numerics` are fields
+    of `objectives.images.training.recipe.Numerics`.
     """
 
     metric = "val_accuracy"
@@ -53,19 +53,16 @@ class ImageClassification:
         self.data_dir = Path(data_dir) if data_dir else None
         self.name = dataset_slug(dataset)
         self._on_device: dict[str, TrainingData] = {}
-        self._captures_on: dict[str, Captures] = {}
+        self._graphs: dict[str, GraphCache] = {}
         if data is not None:
             self.dataset = data
 
-    # ---- the data
-
     def prepare(self) -> None:
-        """Download and verify the dataset. Raises DatasetError."""
         self.dataset = load_dataset(self.dataset_name, self.data_dir)
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset, as `prepare` has verified it, here or in the coordinator."""
+        """The dataset, which `prepare` has verified, here or in the coordinator."""
         return load_dataset(self.dataset_name, self.data_dir, download=False, verify=False)
 
     @property
@@ -74,37 +71,24 @@ class ImageClassification:
         return len(self.dataset.train) >= LARGE_FROM_IMAGES
 
     def portable(self) -> Mapping[str, Any]:
-        """The dataset's arrays, without the files that they are mapped from."""
-        data = self.dataset
-        data = replace(data, images=np.asarray(data.images), labels=np.asarray(data.labels))
+        images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
+        data = replace(self.dataset, images=images, labels=labels)
         return {"dataset": self.dataset_name, "data": data, "capture": self.capture, "numerics": self.numerics}
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the k classes."""
         return self.dataset.classes
 
     def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images (n, c, h, w) and labels (n,) of the validation split."""
         index = self.dataset.validation
         return self.dataset.images[index], self.dataset.labels[index]
 
     def dataset_info(self) -> Mapping[str, Any]:
-        """Name, digest, source, sizes and shape, for tracking."""
         data = self.dataset
-        return {
-            "name": data.name,
-            "digest": data.digest,
-            "source": data.source,
-            "n_train": len(data.train),
-            "n_validation": len(data.validation),
-            "shape": list(data.images.shape[1:]),
-        }
+        sizes = {"n_train": len(data.train), "n_validation": len(data.validation), "shape": list(data.images.shape[1:])}
+        return {"name": data.name, "digest": data.digest, "source": data.source, **sizes}
 
     def framing(self) -> Mapping[str, Any]:
-        """How images from elsewhere must be framed."""
         return asdict(framing(self.dataset))
-
-    # ---- the search
 
     def suggest(self, trial: Suggest) -> Params:
         """Sample one configuration. Parameters that a choice does not use are not sampled."""
@@ -133,23 +117,19 @@ class ImageClassification:
             params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
         else:  # Adam and AdamW need the same range, and share what the sampler learns about it
             params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
-        params["batch_size"] = trial.suggest_categorical("batch_size", self._batch_sizes)
+        batch_sizes = [64, 128, 256] if self.is_large else [32, 64, 128]
+        params["batch_size"] = trial.suggest_categorical("batch_size", batch_sizes)
         params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
         params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
         params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
         params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
         return params
 
-    @property
-    def _batch_sizes(self) -> list[int]:
-        return [64, 128, 256] if self.is_large else [32, 64, 128]
-
     @cached_property
     def _max_blocks(self) -> int:
         return max_blocks(self.dataset.size)
 
     def baselines(self) -> Mapping[str, Params]:
-        """The fixed networks of the tutorials, and a better one."""
         return {
             "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
             "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
@@ -158,20 +138,15 @@ class ImageClassification:
         }
 
     def epochs(self, device: str) -> int:
-        """Few epochs where they are long, more on a GPU where they are not."""
-        if not self.is_large:
-            return 12
-        return 16 if device.startswith("cuda") else 3
+        long_epochs = 16 if device.startswith("cuda") else 3
+        return long_epochs if self.is_large else 12
 
     def refit_epochs(self, epochs: int) -> int:
-        """Twice to four times as long: too expensive for every trial, but worth it for the winner."""
+        """Two to four times as many: too expensive for every trial, but worth it for the winner."""
         return min(4 * epochs, max(2 * epochs, 12))
 
     def steps_per_epoch(self) -> int:
-        """Long epochs are pulled in quarters, so a bad configuration can be pruned after a quarter.
-
-        A GPU gains little from it, but loses nothing: a quarter that is not measured is only queued there.
-        """
+        """Quarters of long epochs, so a bad configuration can be pruned early. On a GPU they cost nothing."""
         return 4 if self.is_large else 1
 
     def fingerprint(self) -> Mapping[str, str]:
@@ -179,15 +154,12 @@ class ImageClassification:
         return {"dataset": self.dataset.digest}
 
     def describe(self, params: Params) -> str:
-        """For instance `cnn-3x32 adamw 3.1e-3`."""
         if params["family"] == "mlp":
             network = "-".join(["mlp", *map(str, _widths(params))])
         else:
             network = f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
         mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
         return f"{network} {params['optimizer']} {mantissa}e{int(exponent)}"
-
-    # ---- the network
 
     def n_parameters(self, params: Params) -> int:
         """Weights and biases of a configuration's network, built on torch's `meta` device: no memory, no numbers."""
@@ -197,7 +169,6 @@ class ImageClassification:
             return sum(weight.numel() for weight in self.build_model(params).parameters())
 
     def latency_ms(self, params: Params, device: str) -> float:
-        """Milliseconds of one prediction for one image."""
         from objectives.images.latency import latency_ms
 
         return latency_ms(self.build_model(params), (self.dataset.channels, *self.dataset.size), device)
@@ -212,58 +183,35 @@ class ImageClassification:
         spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
         return models.build_cnn(spec, self._inputs)
 
-    # ---- the training
-
     def start(self, task: Task, device: str) -> Training:
-        """Begin or resume one training on `device`."""
         import torch
 
         from objectives.images.training.loop import ImageTraining
         from objectives.images.training.recipe import Numerics, Recipe
 
         p: Any = task.params
-        recipe = Recipe(
-            p["optimizer"],
-            learning_rate(p),
-            p["batch_size"],
-            weight_decay=p["weight_decay"],
-            momentum=p.get("sgd_momentum", 0.0),
-            schedule=p["schedule"],
-            augmentation=p["augmentation"],
-            label_smoothing=p["label_smoothing"],
-        )
+        names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
+        recipe = Recipe(lr=learning_rate(p), momentum=p.get("sgd_momentum", 0.0), **{name: p[name] for name in names})
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
         data = self._data(device)
         if task.refit:
-            everything = torch.cat((data.train, data.validation.cpu()))
-            data = replace(data, train=everything, validation=everything[:0].to(device))
-        return ImageTraining(
-            data,
-            model,
-            recipe,
-            task,
-            steps_per_epoch=self.steps_per_epoch(),
-            device=device,
-            captures=self._captures(device),
-            numerics=Numerics(**self.numerics),
-        )
+            index = torch.cat((data.train, data.validation.cpu()))
+            data = replace(data, train=index, validation=index[:0].to(device))
+        steps, graphs, numerics = self.steps_per_epoch(), self._graph_cache(device), Numerics(**self.numerics)
+        return ImageTraining(data, model, recipe, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
-        """Score a trained network on the test split. Nothing else reads it."""
         import torch
 
         from objectives.images.training.loop import evaluate
 
         images, labels = load_test_split(self.dataset_name, self.data_dir)
-        everything = torch.arange(len(labels), device=device)
-        loss, accuracy, probabilities = evaluate(
-            model.to(device), torch.tensor(images, device=device), torch.tensor(labels, device=device), everything
-        )
+        tensors = (torch.tensor(array, device=device) for array in (images, labels, np.arange(len(labels))))
+        loss, accuracy, probabilities = evaluate(model.to(device), *tensors)
         return TestScore(accuracy, loss, images, labels, probabilities.cpu().numpy())
 
     def load_weights(self, params: Params, weights: bytes) -> nn.Module:
-        """A trained network on the CPU, ready to evaluate."""
         import torch
 
         model = self.build_model(params)
@@ -275,8 +223,8 @@ class ImageClassification:
         from objectives.images.models import InputSpec
 
         data = self.dataset
-        some = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # more images change only the fourth digit
-        pixels = some.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32) / 255
+        sample = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # more change only the fourth digit
+        pixels = sample.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32) / 255
         mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
         return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
 
@@ -286,24 +234,20 @@ class ImageClassification:
 
         if device not in self._on_device:
             data = self.dataset
-            self._on_device[device] = TrainingData(
-                _tensor(data.images).to(device),
-                _tensor(data.labels).to(device),
-                _tensor(data.train),
-                _tensor(data.validation).to(device),
-                len(data.classes),
-            )
+            train, *tensors = (_tensor(a) for a in (data.train, data.images, data.labels, data.validation))
+            images, labels, validation = (tensor.to(device) for tensor in tensors)
+            self._on_device[device] = TrainingData(images, labels, train, validation, len(data.classes))
         return self._on_device[device]
 
-    def _captures(self, device: str) -> Captures | None:
-        """The recordings of updates on `device`, kept for the next training there."""
+    def _graph_cache(self, device: str) -> GraphCache | None:
+        """The CUDA graphs on `device`, kept for the next training there."""
         if not self.capture or not device.startswith("cuda"):
             return None
-        from objectives.images.training.cuda_graphs import Captures, CudaGraphs
+        from objectives.images.training.cuda_graphs import CudaGraphRecorder, GraphCache
 
-        if device not in self._captures_on:
-            self._captures_on[device] = Captures(CudaGraphs(device))
-        return self._captures_on[device]
+        if device not in self._graphs:
+            self._graphs[device] = GraphCache(CudaGraphRecorder(device))
+        return self._graphs[device]
 
 
 def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
@@ -312,7 +256,7 @@ def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor on memory that may be read-only: nothing here writes to it, so torch's warning does not apply."""
+    """Make a tensor on memory that may be read-only. Nothing writes to it, so torch's warning does not apply."""
     import torch
 
     with warnings.catch_warnings():
@@ -321,6 +265,6 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def learning_rate(params: Mapping[str, Any]) -> float:
-    """The learning rate of a configuration, whose name depends on the optimizer."""
+    """Return the learning rate of a configuration. Its name depends on the optimizer."""
     names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
     return float(params[names.get(params["optimizer"], "adam_lr")])

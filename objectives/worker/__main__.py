@@ -1,6 +1,35 @@
-"""A worker process: `python -m objectives.worker FD`. Its coordinator holds the other end of the socket."""
+"""A worker process: `python -m objectives.worker FD`. The coordinator has the other end of the socket FD."""
 
-from objectives.worker.worker import main
+import os
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from objectives.base import ObjectiveError
+from objectives.lifeline import exit_with_parent
+from objectives.worker.messages import WorkerSettings
+from objectives.worker.worker import Worker
+
+
+def serve(connection: Connection) -> None:
+    """Answer commands until the coordinator closes the connection."""
+    settings: WorkerSettings = connection.recv()
+    try:
+        worker = Worker(settings)
+        connection.send(worker.select_device())
+    except ObjectiveError as error:
+        connection.send(error)
+        return
+    while True:
+        try:
+            command, *arguments = connection.recv()
+        except EOFError:
+            return
+        reply: Any = getattr(worker, command)(*arguments)
+        connection.send(reply)
+
 
 if __name__ == "__main__":
-    main()
+    exit_with_parent()
+    serve(Connection(int(sys.argv[1])))
+    os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

@@ -1,9 +1,4 @@
-"""Messages from a worker to the coordinator. Plain data; imports no torch.
-
-`WorkerSettings` is the one message in the other direction that is not a command.
-"""
-
-from __future__ import annotations
+"""Messages between a worker and the coordinator, except commands. Plain data; imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +6,10 @@ from typing import Literal
 
 from objectives.base import EpochResult, ObjectiveSpec, Outcome
 
-FailureKind = Literal["diverged", "out_of_memory", "crashed", "error"]
-
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How one worker is set up."""
+    """How one worker is set up. Sent by the coordinator; all other messages are sent by the worker."""
 
     objective: ObjectiveSpec
     device: str
@@ -24,7 +17,7 @@ class WorkerSettings:
     index: int
     """Number of the worker, from 0; spreads workers over several GPUs."""
     threads: int
-    """CPU threads of a training that runs beside others."""
+    """CPU threads of a training while others run."""
     threads_alone: int
     """CPU threads of a training that has the machine to itself."""
 
@@ -57,7 +50,7 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The training ended, by itself or because it was stopped."""
+    """The training ended or was stopped."""
 
     outcome: Outcome = field(repr=False)
 
@@ -66,7 +59,7 @@ class Finished:
 class Failed:
     """The training ended with an error; the worker is free for another one."""
 
-    kind: FailureKind
+    kind: Literal["diverged", "out_of_memory", "crashed", "error"]
     message: str
     traceback: str = field(default="", repr=False)
 
@@ -76,15 +69,12 @@ class Refused:
     """The training did not begin because its network is slower than the task allows."""
 
     metrics: Mapping[str, float]
-    """What was measured."""
+    """The measured latency."""
 
 
 @dataclass(frozen=True)
 class SpeedMeasured:
-    """When the pulls of a short trial run came.
-
-    Times are seconds of the monotonic clock, which all processes of a machine share.
-    """
+    """When the pulls of a short trial run came, in seconds of the monotonic clock that all processes share."""
 
     started: float
     pulls: tuple[float, ...]

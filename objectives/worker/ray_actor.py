@@ -1,9 +1,7 @@
 """A `Worker` as a Ray actor, whose caller may be on another machine.
 
-The actor's machine needs Ray, torch and whatever the objective imports. Nothing here knows the search.
+The actor's machine needs Ray, torch and the imports of the objective. Nothing here imports the search.
 """
-
-from __future__ import annotations
 
 import os
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from objectives.worker.worker import Worker
 
 @dataclass(frozen=True)
 class ActorLocation:
-    """Where an actor runs. Known before its worker is set up, and also when that fails."""
+    """Where an actor runs. Available before its worker is set up, and also when that fails."""
 
     node: str
     """Ray's id of the machine."""
@@ -29,11 +27,10 @@ class WorkerActor:
     """One worker. The coordinator waits for every answer, except that of `ping`, before it sends the next command."""
 
     def locate(self) -> ActorLocation:
-        """Return where this process runs."""
         import ray
 
-        here = ray.get_runtime_context()
-        return ActorLocation(here.get_node_id(), here.get_worker_id(), os.getpid())
+        context = ray.get_runtime_context()
+        return ActorLocation(context.get_node_id(), context.get_worker_id(), os.getpid())
 
     def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> WorkerReady | ObjectiveError:
         """Make the worker. Returns an ObjectiveError instead of raising it, because Ray would wrap it."""
@@ -45,7 +42,7 @@ class WorkerActor:
             return error
 
     def ping(self) -> None:
-        """Do nothing: an answer shows that the actor can be reached."""
+        """Answer, which shows that the actor can be reached."""
 
     def do(self, command: str, *arguments: Any) -> Reply:
         """Pass a command to the worker and return its reply."""

@@ -1,38 +1,24 @@
 """The worker: the process, or the Ray actor, in which trainings run.
 
-A `Worker` holds one training at a time and answers every command with one message. `main` serves it over a socket for
-a coordinator on the same machine: `python -m objectives.worker FD`. Nothing here knows Optuna, MLflow or the search.
+A `Worker` holds one training at a time and answers every command with one message. `objectives.worker.__main__` serves
+it over a socket. Nothing here imports Optuna, MLflow or the search.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from typing import Any
 
-from objectives.base import Diverged, ObjectiveError, Task, Timed, Training
+from objectives.base import Diverged, Task, Timed, Training
 from objectives.devices import free_device_memory, is_out_of_memory, resolve_device, select_device
-from objectives.lifeline import exit_with_parent
-from objectives.worker.messages import (
-    Checkpointed,
-    EpochDone,
-    Failed,
-    Finished,
-    Refused,
-    Reply,
-    SpeedMeasured,
-    WorkerReady,
-    WorkerSettings,
-)
+from objectives.worker import messages
+from objectives.worker.messages import Failed, Reply, WorkerReady, WorkerSettings
 
 
-def leave_compiler_out() -> None:
+def skip_compiler_import() -> None:
     """Avoid the import of torch's compiler, which takes 2.5 s of processor time and is not used here.
 
     Optimizers import it only to exclude some of their methods from compilation. Each method first looks for a mark
@@ -43,30 +29,27 @@ def leave_compiler_out() -> None:
     if "torch._dynamo" in sys.modules:
         return
     for method in vars(torch.optim.Optimizer).values():
-        if (plain := getattr(method, "__wrapped__", None)) is not None:
-            plain.__dynamo_disable = plain
+        if (wrapped := getattr(method, "__wrapped__", None)) is not None:
+            wrapped.__dynamo_disable = wrapped
 
 
 class Worker:
-    """Runs one training at a time.
-
-    Raises DeviceError or another ObjectiveError when it cannot be set up.
-    """
+    """Runs one training at a time. Raises ObjectiveError, such as DeviceError, when it cannot be set up."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         import torch
 
-        leave_compiler_out()
+        skip_compiler_import()
         torch.set_num_threads(settings.threads)
-        # The moments of units that no longer learn decay to denormal numbers, which are ten times slower: an Adam step
-        # of 150,000 weights took 1.8 ms instead of 0.16.
+        # The moments of units that stopped learning decay to denormal numbers, which are ten times slower: an Adam
+        # step of 150,000 weights took 1.8 ms instead of 0.16.
         torch.set_flush_denormal(True)
         self.settings = settings
         self.device = resolve_device(settings.device, settings.index)
         self.objective = settings.objective.load()
         self.training: Training | None = None
         self.measured: dict[str, float] = {}
-        """Metrics of the current task that were measured before its training."""
+        """Metrics of the current task, measured before its training."""
 
     def select_device(self) -> WorkerReady:
         """Make the device the default of this process and describe it."""
@@ -87,10 +70,10 @@ class Worker:
             if task.checkpoint is None:
                 self.measured = self._measure(task)
                 if self.measured.get("latency_ms", 0.0) > (task.max_latency_ms or 0.0):
-                    return Refused(self.measured)
+                    return messages.Refused(self.measured)
             else:  # a second measurement could give another verdict
-                self.measured, state = _unpack(task.checkpoint)
-                task = replace(task, checkpoint=state)
+                line, _, state = task.checkpoint.partition(b"\n")
+                self.measured, task = json.loads(line), replace(task, checkpoint=state)
             self.training = self.objective.start(task, self.device)
         except Exception as error:
             return self._fail(error)
@@ -99,7 +82,7 @@ class Worker:
     def _measure(self, task: Task) -> dict[str, float]:
         if task.max_latency_ms is None:
             return {}
-        assert isinstance(self.objective, Timed), "the objective has no latency_ms"
+        assert isinstance(self.objective, Timed)
         return {"latency_ms": float(self.objective.latency_ms(task.params, self.device))}
 
     def advance(self) -> Reply:
@@ -107,7 +90,7 @@ class Worker:
         try:
             result = next(self._current())
             value = None if result.value is None else float(result.value)
-            return EpochDone(replace(result, value=value, metrics=_as_floats(result.metrics)))
+            return messages.EpochDone(replace(result, value=value, metrics=_as_floats(result.metrics)))
         except StopIteration:
             return self.stop()
         except Exception as error:
@@ -116,7 +99,8 @@ class Worker:
     def checkpoint(self) -> Reply:
         """Return the state of the current training."""
         try:
-            return Checkpointed(_pack(self.measured, self._current().checkpoint()))
+            # One line of JSON with the measured metrics, then the state of the training.
+            return messages.Checkpointed(json.dumps(self.measured).encode() + b"\n" + self._current().checkpoint())
         except Exception as error:
             return self._fail(error)
 
@@ -128,7 +112,7 @@ class Worker:
         except Exception as error:
             return self._fail(error)
         self.training = None
-        return Finished(outcome)
+        return messages.Finished(outcome)
 
     def measure_speed(self, task: Task, seconds: float) -> Reply:
         """Train `task` for about `seconds` and discard it. The first pull, which includes set-up, is not counted."""
@@ -141,10 +125,10 @@ class Worker:
                     notices.append(next(self._current()).notice)
                     pulls.append(time.monotonic())
                 except StopIteration:
-                    self.training = None  # first, so that its recordings can be used again
+                    self.training = None  # first, so that its CUDA graph can be used again
                     self.training = self.objective.start(task, self.device)
             self.training = None
-            return SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
+            return messages.SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
         except Exception as error:
             return self._fail(error)
 
@@ -158,7 +142,7 @@ class Worker:
         if is_out_of_memory(error):
             # Drop the frames first: they hold the network and every activation.
             error.__traceback__ = error.__context__ = error.__cause__ = None
-            self.objective = self.settings.objective.load()  # the old one may hold data and recordings on the device
+            self.objective = self.settings.objective.load()  # the old one may hold data and graphs on the device
             free_device_memory()
             return Failed("out_of_memory", str(error), text)
         if isinstance(error, Diverged):
@@ -166,41 +150,6 @@ class Worker:
         return Failed("error", f"{type(error).__name__}: {error}", text)
 
 
-def _pack(measured: Mapping[str, float], state: bytes) -> bytes:
-    """Return a checkpoint: one line of JSON with the measured metrics, then the state of the training."""
-    return json.dumps(measured).encode() + b"\n" + state
-
-
-def _unpack(checkpoint: bytes) -> tuple[dict[str, float], bytes]:
-    line, _, state = checkpoint.partition(b"\n")
-    return json.loads(line), state
-
-
 def _as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Convert numbers of any library to Python floats, so that the coordinator can unpickle them without it."""
+    """Convert numbers of any library to floats, so that the coordinator can unpickle them without that library."""
     return {name: float(value) for name, value in metrics.items()}
-
-
-def serve(connection: Connection) -> None:
-    """Answer commands until the coordinator closes the connection."""
-    settings: WorkerSettings = connection.recv()
-    try:
-        worker = Worker(settings)
-        connection.send(worker.select_device())
-    except ObjectiveError as error:
-        connection.send(error)
-        return
-    while True:
-        try:
-            command, *arguments = connection.recv()
-        except EOFError:
-            return
-        reply: Any = getattr(worker, command)(*arguments)
-        connection.send(reply)
-
-
-def main() -> None:
-    """Run a worker process; the only argument is the file descriptor of its socket."""
-    exit_with_parent()
-    serve(Connection(int(sys.argv[1])))
-    os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

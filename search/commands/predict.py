@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from objectives.base import PictureError
 from objectives.data.datasets import NAMES, load_dataset, load_test_split
-from objectives.data.pictures import NOTHING_FOUND, read_picture, to_model_input
+from objectives.data.image_files import NOTHING_FOUND, read_image, to_model_input
 from search.commands.load import Predictor
 
 
@@ -40,7 +40,7 @@ def require_readable(names: Sequence[str]) -> None:
         if _dataset_images(name):
             return
         try:
-            read_picture(Path(name))
+            read_image(Path(name))
             return
         except PictureError as error:
             errors.append(str(error))
@@ -87,7 +87,7 @@ def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Predic
             return [Prediction(name, error=error)]
         return _read_dataset(dataset, first, last, predictor.classes, data_dir)
     try:
-        pixels, notes = to_model_input(read_picture(Path(name)), predictor.framing)
+        pixels, notes = to_model_input(read_image(Path(name)), predictor.framing)
     except PictureError as error:
         return [Prediction(name, error=str(error))]
     if NOTHING_FOUND in notes:

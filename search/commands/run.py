@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from objectives.base import ObjectiveError, Task, unfinished
+from objectives.base import ObjectiveError, Task, missing_methods
 from objectives.devices import resolve_device
 from search.commands.finish import Finish
 from search.commands.session.completion import is_complete
@@ -41,7 +41,7 @@ def run(plan: SearchPlan, display: Display) -> Result:
     Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal. Nothing is lost
     then: the next start does what is missing.
     """
-    if (missing := unfinished(plan.objective)) is not None:
+    if (missing := missing_methods(plan.objective)) is not None:
         display.notice(missing)
     with open_session(plan, display) as session:
         if session.tracking_existed:

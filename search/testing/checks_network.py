@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from objectives.base import Exportable, ImageClassifier, Sized, Timed, unfinished
-from objectives.data.pictures import Framing
+from objectives.base import Exportable, ImageClassifier, Sized, Timed, missing_methods
+from objectives.data.image_files import Framing
 from search.testing.specimen import Specimen, call, pull, require, start
 
 
 def check_whole(specimen: Specimen) -> None:
     """It implements every method of each optional protocol that it begins."""
-    missing = unfinished(specimen.objective)
+    missing = missing_methods(specimen.objective)
     require(missing is None, f"{missing}; add what it lacks, or take the others away")
 
 

@@ -26,8 +26,8 @@ def test_each_image_has_one_row(finished: Finished, tmp_path: Path):
     assert [row.label for row in rows if row.truth is not None] == [row.truth for row in rows if row.truth is not None]
     assert all(0.1 < row.probability <= 1 for row in rows if row.error is None)
     errors = [str(row.error) for row in rows if row.error is not None]
-    assert "no.png' cannot be read as a picture: there is no such file" in errors[0]
-    assert errors[1] == f"{blank}: nothing found in the picture; is it blank?"
+    assert "no.png' cannot be read as an image: the file does not exist" in errors[0]
+    assert errors[1] == f"{blank}: nothing found in the image; is it blank?"
     assert errors[2:] == [
         "digits:2-1 ends before it begins; type digits:1-2",
         "mnist:0: this model knows digits; type digits:0, or name another model with --model",
@@ -42,7 +42,7 @@ def test_each_image_has_one_row(finished: Finished, tmp_path: Path):
 
 def test_unreadable_files_are_reported_before_a_model_is_loaded(finished: Finished, tmp_path: Path):
     words = ["predict", str(tmp_path / "a.png"), "--model", "digits/9", "--workspace", str(finished.folder)]
-    with pytest.raises(PictureError, match=r"a.png' cannot be read as a picture: there is no such file"):
+    with pytest.raises(PictureError, match=r"a.png' cannot be read as an image: the file does not exist"):
         CliRunner().invoke(cli, words, catch_exceptions=False)
     with pytest.raises(ModelNotFoundError, match="models:/digits/9 cannot be loaded"):
         CliRunner().invoke(cli, [*words, "digits:0"], catch_exceptions=False)

@@ -9,7 +9,7 @@ from multiprocessing import Pipe
 import pytest
 
 from objectives.base import DeviceError, ObjectiveSpec, Task
-from objectives.devices import place
+from objectives.devices import assign_device
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.executors import local
 from search.executors.gpu_sharing import WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
@@ -64,13 +64,13 @@ def test_workers_to_start_are_bounded_by_cores_and_by_gpus_of_which_none_is_left
     ],
 )
 def test_workers_are_spread_over_all_gpus(wanted: str, gpus: int, devices: list[str]):
-    assert [place(wanted, index, gpus) for index in range(4)] == devices
+    assert [assign_device(wanted, index, gpus) for index in range(4)] == devices
 
 
 @pytest.mark.parametrize(("wanted", "gpus"), [("cuda", 0), ("cuda:2", 2)])
 def test_a_gpu_that_is_not_there_is_said(wanted: str, gpus: int):
     with pytest.raises(DeviceError, match=rf"--device {wanted}: this machine offers {gpus} CUDA devices; type"):
-        place(wanted, 0, gpus)
+        assign_device(wanted, 0, gpus)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class FakeWorker:
         self.machine, self.settings = machine, settings
         self.ready: WorkerReady | None = None
         self.connection, self._theirs = Pipe()
-        device = place(settings.device, settings.index, machine.gpus)
+        device = assign_device(settings.device, settings.index, machine.gpus)
         gpus = 1 if ":" in settings.device else machine.gpus
         self._theirs.send(WorkerReady(device, gpus, machine.free_bytes))
 

@@ -20,10 +20,17 @@ from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recip
 from objectives.base import Diverged, ObjectiveSpec, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.images.objective import ImageClassification
-from objectives.images.training.cuda_graphs import KEPT, TOLERANCE, Captures, CudaGraphs, distance, length
+from objectives.images.training.cuda_graphs import (
+    MAX_GRAPHS,
+    TOLERANCE,
+    CudaGraphRecorder,
+    GraphCache,
+    distance,
+    relative_distance,
+)
 from objectives.images.training.loop import ImageTraining
 from objectives.images.training.recipe import Numerics
-from objectives.images.training.update import Snapshot, TrainingData, Update
+from objectives.images.training.update import TrainingData, TrainingState, Update
 from objectives.worker.messages import EpochDone, Failed, WorkerSettings
 from objectives.worker.worker import Worker
 from search.executors.base import Finished
@@ -46,22 +53,22 @@ def data() -> TrainingData:
 
 
 @pytest.fixture
-def captures() -> Captures:
-    return Captures(CudaGraphs(DEVICE))
+def graphs() -> GraphCache:
+    return GraphCache(CudaGraphRecorder(DEVICE))
 
 
-def ends(data: TrainingData, how: Any, captures: Captures | None, **other: Any) -> tuple[Snapshot, Snapshot]:
-    """A training's state at its start and at its end; recorded, or called where there are no captures."""
-    training = a_training(data, how, captures=Captures(None) if captures is None else captures, **other)
-    start = training.update.snapshot()
+def ends(data: TrainingData, how: Any, graphs: GraphCache | None, **other: Any) -> tuple[TrainingState, TrainingState]:
+    """A training's state at its start and at its end; recorded, or called where there are no graphs."""
+    training = a_training(data, how, graphs=GraphCache(None) if graphs is None else graphs, **other)
+    start = training.update.copy_state()
     results = finish(training)
     assert [result.notice for result in results if result.notice] == []
-    assert (training.update.replay is None) == (captures is None)
-    return start, training.update.snapshot()
+    assert (training.update.replay is None) == (graphs is None)
+    return start, training.update.copy_state()
 
 
-def assert_close(start: Snapshot, expected: Snapshot, found: Snapshot) -> None:
-    assert distance(start, expected, found) <= TOLERANCE
+def assert_close(start: TrainingState, expected: TrainingState, found: TrainingState) -> None:
+    assert relative_distance(start, expected, found) <= TOLERANCE
     for state, other in zip(expected.generators, found.generators, strict=True):
         assert torch.equal(state, other)
 
@@ -69,28 +76,28 @@ def assert_close(start: Snapshot, expected: Snapshot, found: Snapshot) -> None:
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_graph_trains_as_calls_do(data: TrainingData, captures: Captures, optimizer: str, schedule: str, family: str):
+def test_a_graph_trains_as_calls_do(data: TrainingData, graphs: GraphCache, optimizer: str, schedule: str, family: str):
     how, net = recipe(optimizer, schedule=schedule, **LIVELY), {"family": family, "dropout": 0.3}
     start, called = ends(data, how, None, **net)
-    _, recorded = ends(data, how, captures, **net)
+    _, recorded = ends(data, how, graphs, **net)
     assert_close(start, called, recorded)
 
 
-def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, captures: Captures):
+def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, graphs: GraphCache):
     """Without momentum the optimizer has no state at all."""
     how = recipe("sgd", momentum=0.0)
     start, called = ends(data, how, None)
-    _, recorded = ends(data, how, captures)
+    _, recorded = ends(data, how, graphs)
     assert_close(start, called, recorded)
 
 
 @pytest.mark.parametrize(
     "numerics", [Numerics("float32"), Numerics("bfloat16"), Numerics(channels_last=False)], ids=str
 )
-def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, captures: Captures, numerics: Numerics):
+def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, graphs: GraphCache, numerics: Numerics):
     how, other = recipe("sgd", **LIVELY), {"numerics": numerics, "dropout": 0.3}
     start, called = ends(data, how, None, **other)
-    _, recorded = ends(data, how, captures, **other)
+    _, recorded = ends(data, how, graphs, **other)
     assert_close(start, called, recorded)
 
 
@@ -98,54 +105,54 @@ def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, captur
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_epoch_computes_what_torchs_plain_loop_computes(
-    data: TrainingData, captures: Captures, optimizer: str, family: str, recorded: bool
+    data: TrainingData, graphs: GraphCache, optimizer: str, family: str, recorded: bool
 ):
     """With unfused optimizers, plain numbers, cross_entropy's own smoothing, and no channels_last."""
     how, net = recipe(optimizer, **LIVELY), {"family": family, "dropout": 0.3}
-    training = a_training(data, how, captures=captures if recorded else None, epochs=1, **net)
-    start = training.update.snapshot().weights
+    training = a_training(data, how, graphs=graphs if recorded else None, epochs=1, **net)
+    start = training.update.copy_state().weights
     finish(training)
     expected = list(plain_loop(data, how, 1, **net).parameters())
-    apart = length(list(training.model.parameters()), expected)
-    assert apart <= 0.05 * length(expected, start)
+    apart = distance(list(training.model.parameters()), expected)
+    assert apart <= 0.05 * distance(expected, start)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_graph_used_again_trains_as_a_fresh_one(data: TrainingData, captures: Captures, optimizer: str):
+def test_a_graph_used_again_trains_as_a_fresh_one(data: TrainingData, graphs: GraphCache, optimizer: str):
     how = recipe(optimizer, **LIVELY)
     other = recipe(
         optimizer, lr=3e-4, momentum=0.5, augmentation=0.9, label_smoothing=0.1, weight_decay=1e-2, schedule="constant"
     )
-    first = a_training(data, how, captures=captures, dropout=0.3)
+    first = a_training(data, how, graphs=graphs, dropout=0.3)
     finish(first)
     update, replay = first.update, first.update.replay
     del first
-    again = a_training(data, other, captures=captures, dropout=0.1, seed=6)
+    again = a_training(data, other, graphs=graphs, dropout=0.1, seed=6)
     assert again.update is update
-    start = update.snapshot()
+    start = update.copy_state()
     finish(again)
     assert update.replay is replay
-    _, fresh = ends(data, other, Captures(CudaGraphs(DEVICE)), dropout=0.1, seed=6)
-    assert_close(start, fresh, update.snapshot())
+    _, fresh = ends(data, other, GraphCache(CudaGraphRecorder(DEVICE)), dropout=0.1, seed=6)
+    assert_close(start, fresh, update.copy_state())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("at", [1, 2, 5])
 def test_a_checkpoint_goes_on_in_either_form_and_on_the_cpu(
-    data: TrainingData, captures: Captures, optimizer: str, at: int
+    data: TrainingData, graphs: GraphCache, optimizer: str, at: int
 ):
     how, net = recipe(optimizer, **LIVELY), {"dropout": 0.3, "steps": 2}
     start, whole = ends(data, how, None, **net)
-    never = Captures(None)
-    for before, behind in ((never, captures), (captures, never), (captures, captures)):
-        first = a_training(data, how, captures=before, **net)
+    never = GraphCache(None)
+    for before, behind in ((never, graphs), (graphs, never), (graphs, graphs)):
+        first = a_training(data, how, graphs=before, **net)
         for _ in range(at):
             next(first)
         checkpoint = first.checkpoint()
         torch.rand(17, device=DEVICE)
-        second = a_training(data, how, captures=behind, checkpoint=checkpoint, **net)
+        second = a_training(data, how, graphs=behind, checkpoint=checkpoint, **net)
         finish(second)
-        assert_close(start, whole, second.update.snapshot())
+        assert_close(start, whole, second.update.copy_state())
         assert len(finish(a_training(striped(), how, checkpoint=checkpoint, **net))) == 6 - at
 
 
@@ -156,36 +163,36 @@ class Waits(nn.Module):
         return images * (1.0 if images.sum().item() > 0 else 0.5)
 
 
-def test_a_network_that_cannot_be_recorded_trains_by_calls(data: TrainingData, captures: Captures):
+def test_a_network_that_cannot_be_recorded_trains_by_calls(data: TrainingData, graphs: GraphCache):
     """Dropout and augmentation draw from generators that the failed recording had in its hands."""
     how, seen, starts = recipe(**LIVELY), [], []
-    for given in (Captures(None), captures):
+    for given in (GraphCache(None), graphs):
         model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
         task = Task(0, {}, 5, 2)
-        training = ImageTraining(data, model, how, task, steps_per_epoch=1, device=DEVICE, captures=given)
-        starts.append(training.update.snapshot())
+        training = ImageTraining(data, model, how, task, steps_per_epoch=1, graphs=given)
+        starts.append(training.update.copy_state())
         notices = [result.notice for result in finish(training) if result.notice]
-        assert len(notices) == (given is captures)
-        seen.append(training.update.snapshot())
+        assert len(notices) == (given is graphs)
+        seen.append(training.update.copy_state())
     assert_close(starts[0], *seen)
     start, called = ends(data, how, None, dropout=0.3)
-    later = a_training(data, how, captures=captures, dropout=0.3)
+    later = a_training(data, how, graphs=graphs, dropout=0.3)
     assert not [result for result in finish(later) if result.notice]
-    assert_close(start, called, later.update.snapshot())
+    assert_close(start, called, later.update.copy_state())
 
 
-def test_a_training_that_diverges_leaves_the_device_in_order(data: TrainingData, captures: Captures):
+def test_a_training_that_diverges_leaves_the_device_in_order(data: TrainingData, graphs: GraphCache):
     with pytest.raises(Diverged, match="loss became"):
-        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), captures=captures))
-    ends(data, recipe(), captures)
+        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), graphs=graphs))
+    ends(data, recipe(), graphs)
 
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_an_epoch_waits_for_the_device_only_where_it_is_read(
-    data: TrainingData, captures: Captures, monkeypatch: pytest.MonkeyPatch, steps: int
+    data: TrainingData, graphs: GraphCache, monkeypatch: pytest.MonkeyPatch, steps: int
 ):
     """Its tables, its replays and its validation; of four quarters, the last is read."""
-    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3, steps=steps)
+    training = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3, steps=steps)
     for _ in range(steps):
         next(training)
     reads, read = [], torch.Tensor.tolist
@@ -208,31 +215,31 @@ def test_an_epoch_waits_for_the_device_only_where_it_is_read(
 def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingData):
     """The error is torch's, the recording is not."""
 
-    class Full(CudaGraphs):
+    class Full(CudaGraphRecorder):
         def record(self, update: Update) -> Callable[[], None]:
             super().record(update)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    captures = Captures(Full(DEVICE))
-    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
-    start = training.update.snapshot()
+    graphs = GraphCache(Full(DEVICE))
+    training = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3)
+    start = training.update.copy_state()
     assert [result.notice is None for result in finish(training)] == [False, True, True]
     _, called = ends(data, recipe(**LIVELY), None, dropout=0.3)
-    assert_close(start, called, training.update.snapshot())
+    assert_close(start, called, training.update.copy_state())
 
 
-def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, captures: Captures):
+def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, graphs: GraphCache):
     def used() -> int:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved(DEVICE)
 
     def train(width: int) -> None:
-        next(a_training(data, recipe(batch_size=256), captures=captures, width=width))
+        next(a_training(data, recipe(batch_size=256), graphs=graphs, width=width))
 
     seen = []
     for round_ in range(3):
-        for width in range(KEPT):
+        for width in range(MAX_GRAPHS):
             train(64 + 8 * width + round_)
         seen.append(used())
     assert seen[2] <= 1.5 * seen[0]

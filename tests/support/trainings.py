@@ -13,9 +13,9 @@ from torch import nn
 from objectives.base import EpochResult, Task
 from objectives.images.models import CnnSpec, InputSpec, MlpSpec, build_cnn, build_mlp
 from objectives.images.training.augment import random_affine
-from objectives.images.training.cuda_graphs import Captures
+from objectives.images.training.cuda_graphs import GraphCache
 from objectives.images.training.loop import ImageTraining, lr_factor
-from objectives.images.training.recipe import DEFAULT, Numerics, Recipe
+from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
 from objectives.images.training.update import TrainingData
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -51,14 +51,11 @@ def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
 
 def a_training(
     data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
-    captures: Captures | None = None, numerics: Numerics = DEFAULT, **net: Any,
+    graphs: GraphCache | None = None, numerics: Numerics = DEFAULT_NUMERICS, **net: Any,
 ) -> ImageTraining:  # fmt: skip
     task = Task(0, {}, seed, epochs, checkpoint)
     model = network(seed=seed, **net)
-    device = str(data.images.device)
-    return ImageTraining(
-        data, model, how, task, steps_per_epoch=steps, device=device, captures=captures, numerics=numerics
-    )
+    return ImageTraining(data, model, how, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
 
 
 def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, **net: Any) -> nn.Module:

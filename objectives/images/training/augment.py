@@ -1,6 +1,4 @@
-"""Batched augmentation on the device: one random affine map per image, one kernel per batch."""
-
-from __future__ import annotations
+"""Batched augmentation on the device: a random affine map for each image, one kernel for the batch."""
 
 import math
 
@@ -25,8 +23,8 @@ def random_affine(images: Tensor, strength: float | Tensor, generator: torch.Gen
     """Rotate, zoom and shift every image by its own random amounts, padding with zeros.
 
     images: float (n, c, h, w). Returns the same shape. `strength` in [0, 1] scales all limits; the number 0 returns the
-    input. A tensor () on the device is taken as it is: to check it would be to wait for the device.
-    Raises ValueError when the number is outside [0, 1].
+    input. A tensor () on the device is not checked, because that would wait for the device.
+    Raises ValueError when a number is outside [0, 1].
     """
     if not isinstance(strength, Tensor):
         check_strength(strength)

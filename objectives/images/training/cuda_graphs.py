@@ -1,12 +1,10 @@
-"""Updates recorded as CUDA graphs: one launch per batch instead of some hundred.
+"""Captures updates as CUDA graphs: one launch per batch instead of some hundred.
 
-A recording is believed only after it was tried. Its first replays must do what the same calls do unrecorded, from the
-same weights with the same random numbers; then everything is put back, bit by bit, and the training begins. Where
-recording fails, or the two differ, the trainer goes on with unrecorded calls and says so once; where memory runs out,
-one training does.
+A graph is tested before it is used. Its first replays must do what the same calls do without a graph, from the same
+weights with the same random numbers. Then the state is restored bit for bit, and the training begins. If a capture
+fails, or the two differ, the worker reports it once and trains without graphs from then on; if memory runs out, only
+the current training does.
 """
-
-from __future__ import annotations
 
 import math
 import weakref
@@ -21,47 +19,42 @@ from torch import Tensor, nn
 from objectives.devices import free_device_memory, is_out_of_memory
 from objectives.images.training.graph_inputs import structure
 from objectives.images.training.recipe import Recipe
-from objectives.images.training.update import Snapshot, TrainingData, Update
+from objectives.images.training.update import TrainingData, TrainingState, Update
 
-TRIED = 3
-"""Batches of the comparison. They also warm up what libraries set up at first use, which must not be recorded."""
+TEST_BATCHES = 3
+"""Batches of the comparison. They also warm up what libraries set up at first use, which must not be captured."""
 
 TOLERANCE = 0.01
-"""How far apart the two may end, as a share of the way that they went.
+"""Largest distance between the two end states, as a fraction of the distance from the start.
 
-The same kernels get the same numbers, so most often it is 0; sums in no fixed order, in a convolution's gradient,
-are about 1e-6 apart. What may go wrong is as large as the way itself: a mask of dropout drawn only once, the same
-batch again, a learning rate that was frozen.
+It is mostly 0; sums without a fixed order, as in a convolution's gradient, differ by about 1e-6. Real faults are as
+large as the whole distance: a dropout mask drawn only once, a repeated batch, a frozen learning rate.
 """
 
-KEPT = 8
-"""Recordings that a trainer keeps, for trials with networks of the same structure. Of convolution
-networks the default space has 24, with 4 optimizers and 3 batch sizes, which a sampler soon narrows down; widths of an
-MLP it draws from hundreds, so only favourites repeat."""
+MAX_GRAPHS = 8
+"""Graphs that a worker keeps for later trials. The default space has 24 structures of convolution networks, with 4
+optimizers and 3 batch sizes, which a sampler soon narrows down. MLP widths rarely repeat."""
 
 
-class Recorder(Protocol):
+class GraphRecorder(Protocol):
     """Turns calls into replays."""
 
-    def aside(self) -> AbstractContextManager[object]:
-        """Where an update is called unrecorded before it is recorded."""
-        ...
+    def side_stream(self) -> AbstractContextManager[object]:
+        """Return a context for calls without a graph before the capture."""
 
     def record(self, update: Update) -> Callable[[], None]:
-        """Record one call, without any effect on the update, and return what repeats it."""
-        ...
+        """Capture one call, without any effect on the update, and return a function that repeats it."""
 
 
-class CudaGraphs:
-    """Records on one CUDA device, on a stream of its own, as CUDA demands."""
+class CudaGraphRecorder:
+    """Captures on one CUDA device, on a stream of its own, as CUDA demands."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         self._stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """On the stream that will record."""
+    def side_stream(self) -> Iterator[None]:
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
@@ -69,135 +62,132 @@ class CudaGraphs:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, update: Update) -> Callable[[], None]:
-        """One call as one graph. With its generator registered every replay draws new numbers, as dropout does."""
         self._last = graph = torch.cuda.CUDAGraph()  # after a failure torch's allocator may refer to it: not freed then
-        # Aside, because a recording that cannot be ended leaves its stream current in torch 2.11.
-        with self.aside():
-            graph.register_generator_state(update.generator)
+        # On the side stream, because a capture that cannot be ended leaves its stream current in torch 2.11.
+        with self.side_stream():
+            graph.register_generator_state(update.generator)  # so that every replay draws new numbers
             with torch.cuda.graph(graph, stream=self._stream):
                 update()
         replay: Callable[[], None] = graph.replay
         return replay
 
 
-class Captures:
-    """The recordings of one trainer on one pool of images."""
+class GraphCache:
+    """The graphs of one worker on one pool of images."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        """Without a `recorder` nothing is recorded, and updates are the same as if they were to be."""
+    def __init__(self, recorder: GraphRecorder | None) -> None:
+        """Without a `recorder` nothing is captured, but updates compute as if they could be."""
         self._recorder = recorder
-        self._news: str | None = None
-        self._kept: OrderedDict[Hashable, tuple[Update, weakref.ref[object]]] = OrderedDict()
+        self._notice: str | None = None
+        self._entries: OrderedDict[Hashable, tuple[Update, weakref.ref[object]]] = OrderedDict()
 
-    def find(self, key: Hashable, make: Callable[[], Update], user: object) -> Update:
-        """The update of shape `key` that no living `user` has, else a new one; kept for later users.
+    def acquire(self, key: Hashable, make: Callable[[], Update], user: object) -> Update:
+        """Return the update stored under `key` if no living `user` has it, else a new one, which is then stored.
 
-        The one used longest ago is dropped first, before the new one needs memory.
+        The least recently used update is dropped before the new one needs memory.
         """
-        update, used_by = self._kept.pop(key, (None, None))
-        if update is None or (used_by is not None and used_by() is not None):
-            while len(self._kept) >= KEPT:
-                self._kept.popitem(last=False)
+        update, last_user = self._entries.pop(key, (None, None))
+        if update is None or (last_user is not None and last_user() is not None):
+            while len(self._entries) >= MAX_GRAPHS:
+                self._entries.popitem(last=False)
             update = make()
-        self._kept[key] = update, weakref.ref(user)
+        self._entries[key] = update, weakref.ref(user)
         return update
 
     def capture(self, update: Update) -> None:
-        """Record `update`, whose tables are filled, if that is still to be done; its state stays as it is.
+        """Capture `update`, whose tables are filled, unless that was done or disabled. Its state does not change.
 
-        Where memory runs out, all recordings are dropped and this training goes on by calls, which need less: the next
-        one is recorded again. After any other failure none is.
+        When memory runs out, all graphs are dropped and this training goes on without one, which needs less; the next
+        training is captured again. Any other failure disables captures.
         """
-        if self._recorder is None or update.replay is not None or not update.recordable:
+        if self._recorder is None or update.replay is not None or not update.capturable:
             return
         try:
-            self._try(self._recorder, update)
+            self._capture(self._recorder, update)
             return
         except Exception as error:
             reason = None if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
         if reason is not None:
-            self._give_up(reason)
+            self._disable(reason)
             return
-        update.recordable = False
-        self._kept.clear()
-        free_device_memory()  # only here, where the error and its frames are gone, which held what was recorded so far
-        self._news = "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
+        update.capturable = False
+        self._entries.clear()
+        free_device_memory()  # only here, after the error and its frames, which held what was captured so far
+        self._notice = "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
 
-    def news(self) -> str | None:
-        """What a person should know, once."""
-        news, self._news = self._news, None
-        return news
+    def take_notice(self) -> str | None:
+        """Return a notice for the user, once."""
+        notice, self._notice = self._notice, None
+        return notice
 
-    def _try(self, recorder: Recorder, update: Update) -> None:
-        """Record, and put everything back as it was."""
-        before = update.snapshot()
+    def _capture(self, recorder: GraphRecorder, update: Update) -> None:
+        before = update.copy_state()
         try:
-            update.replay = self._recorded(recorder, update, before)
+            update.replay = self._tested_replay(recorder, update, before)
         except Exception:
             update.renew_generators()
             raise
         finally:
             update.restore(before)
 
-    def _recorded(self, recorder: Recorder, update: Update, before: Snapshot) -> Callable[[], None] | None:
-        """A replay that agrees with calls. None when there is none, or nothing to compare: the calls diverged."""
-        batches = min(TRIED, update.batches)
-        with recorder.aside():
-            expected = after(update, update, batches)
+    def _tested_replay(
+        self, recorder: GraphRecorder, update: Update, before: TrainingState
+    ) -> Callable[[], None] | None:
+        """Return a replay that agrees with calls. None when it does not, or when the calls diverged."""
+        batches = min(TEST_BATCHES, update.batches)
+        with recorder.side_stream():
+            expected = state_after(update, update, batches)
         update.restore(before)
         replay = recorder.record(update)
-        apart = distance(before, expected, after(update, replay, batches))
-        if math.isnan(apart):
+        error = relative_distance(before, expected, state_after(update, replay, batches))
+        if math.isnan(error):
             return None
-        if apart > TOLERANCE:
-            self._give_up(f"{batches} replays ended {apart:.1%} of their way from where as many calls end")
+        if error > TOLERANCE:
+            self._disable(f"{batches} replays ended {error:.1%} of their way from where as many calls end")
             return None
         return replay
 
-    def _give_up(self, reason: str) -> None:
+    def _disable(self, reason: str) -> None:
         self._recorder = None
-        self._kept.clear()  # their generators may have been renewed
-        self._news = f"a trainer goes on without CUDA graphs, slower and with the same results: {reason}"
+        self._entries.clear()  # their generators may have been renewed
+        self._notice = f"a worker goes on without CUDA graphs, slower and with the same results: {reason}"
 
 
-def shape_key(data: TrainingData, model: nn.Module, recipe: Recipe, device: torch.device) -> Hashable:
-    """Everything that a recording freezes: the structure of the network, sizes, and the kind of optimizer.
+def graph_key(data: TrainingData, model: nn.Module, recipe: Recipe) -> Hashable:
+    """Everything that a graph freezes: the structure of the network, sizes, and the kind of optimizer.
 
     Every other number is read from memory, so it may differ: see `objectives.images.training.graph_inputs`.
     """
-    pool = (str(device), data.images.data_ptr(), len(data.train))
+    pool = (str(data.images.device), data.images.data_ptr(), len(data.train))
     return *pool, structure(model), recipe.batch_size, recipe.augmentation > 0, recipe.optimizer
 
 
-def after(update: Update, run: Callable[[], None], batches: int) -> Snapshot:
-    """The state after `run` trained the first batches of the epoch."""
+def state_after(update: Update, run: Callable[[], None], batches: int) -> TrainingState:
+    """Train the first batches of the epoch with `run`, and copy the state."""
     update.position.zero_()
     for _ in range(batches):
         run()
-    return update.snapshot()
+    return update.copy_state()
 
 
-def distance(before: Snapshot, expected: Snapshot, found: Snapshot) -> float:
-    """How far `found` is from `expected`, as a share of the way from `before`; NaN when `expected` is not finite.
+def relative_distance(before: TrainingState, expected: TrainingState, actual: TrainingState) -> float:
+    """Distance of `actual` from `expected`, divided by that of `before`; NaN when `expected` is not finite.
 
-    Weights, buffers and sums are looked at as one vector each, and the farthest counts. Not tensor by tensor: where a
-    gradient should be zero, an optimizer takes whole steps out of rounding alone.
+    Weights, buffers and sums are compared as one vector each, and the largest distance counts. Single tensors are not
+    compared: where a gradient should be zero, an optimizer turns rounding errors into whole steps.
     """
-    farthest = 0.0
-    for start, end, other in (
-        (before.weights, expected.weights, found.weights),
-        (before.buffers, expected.buffers, found.buffers),
-        (before.sums, expected.sums, found.sums),
-    ):
-        way, apart = length(end, start), length(other, end)
-        if not math.isfinite(way):
+    largest = 0.0
+    for name in ("weights", "buffers", "sums"):
+        start, end, other = (getattr(state, name) for state in (before, expected, actual))
+        length, error = distance(end, start), distance(other, end)
+        if not math.isfinite(length):
             return math.nan
-        if apart != 0:  # a found end that is not finite is infinitely far
-            farthest = max(farthest, apart / way if way and math.isfinite(apart) else math.inf)
-    return farthest
+        if error != 0:  # an actual state that is not finite is infinitely far
+            largest = max(largest, error / length if length and math.isfinite(error) else math.inf)
+    return largest
 
 
-def length(end: Sequence[Tensor], start: Sequence[Tensor]) -> float:
-    """Euclidean length of the way between two lists of tensors."""
-    squares = [(to.double() - origin.double()).square().sum() for to, origin in zip(end, start, strict=True)]
+def distance(end: Sequence[Tensor], start: Sequence[Tensor]) -> float:
+    """Euclidean distance between two lists of tensors."""
+    squares = [(a.double() - b.double()).square().sum() for a, b in zip(end, start, strict=True)]
     return math.sqrt(torch.stack(squares).sum().item()) if squares else 0.0

@@ -1,139 +1,130 @@
-"""Optimizers: how they are built, and the cheapest call that steps one."""
-
-from __future__ import annotations
+"""Builds optimizers, and finds the cheapest call that steps one."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from objectives.devices import is_out_of_memory
-
-if TYPE_CHECKING:
-    from objectives.images.training.graph_inputs import Sampled
-    from objectives.images.training.recipe import Recipe
+from objectives.images.training.graph_inputs import GraphInputs
+from objectives.images.training.recipe import Recipe
 
 Step = Callable[[], None]
 
 
 def make_optimizer(
-    recipe: Recipe, parameters: list[nn.Parameter], *, recordable: bool = False
+    recipe: Recipe, parameters: list[nn.Parameter], *, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """Build the optimizer, `fused` where possible, because one kernel per update is much faster than one per tensor.
+    """Build the optimizer, `fused` where possible: one kernel per update is much faster than one per tensor.
 
-    Its learning rate is a tensor on the parameters' device: the schedule writes there, and a recorded update reads it.
-    A recordable optimizer has neither weight decay nor momentum, which `from_memory` adds.
+    Its learning rate is a tensor on the parameters' device, which the schedule overwrites and a CUDA graph reads.
+    A capturable optimizer has neither weight decay nor momentum; `add_decay_and_momentum` adds them.
     """
-    if recordable:  # any momentum, so that it has the tensors
+    if capturable:  # any positive momentum, so that it allocates its buffers
         recipe = replace(recipe, weight_decay=0.0, momentum=0.5)
     device = parameters[0].device
-    lr, decay = torch.tensor(recipe.lr, dtype=torch.float32, device=device), recipe.weight_decay
-    capturable = device.type == "cuda"  # torch rejects it on other devices
-    match recipe.optimizer:
-        case "sgd":
-            nesterov = recipe.momentum > 0
-            return torch.optim.SGD(
-                parameters, lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=decay, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr, weight_decay=decay, foreach=True, capturable=capturable)
+    lr = torch.tensor(recipe.lr, dtype=torch.float32, device=device)
+    options: dict[str, Any] = {"weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        momentum = recipe.momentum
+        return torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=momentum > 0, fused=True, **options)
+    options["capturable"] = device.type == "cuda"  # torch rejects it on other devices
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr, foreach=True, **options)
+    optimizer_class = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return optimizer_class(parameters, lr, fused=True, **options)
 
 
-def prepare(optimizer: torch.optim.Optimizer, sampled: Sampled | None = None) -> Step:
-    """Have the optimizer make its tensors now, and find the cheapest call that steps it, with `sampled` numbers if any.
+def prepare_step(optimizer: torch.optim.Optimizer, inputs: GraphInputs | None = None) -> Step:
+    """Allocate the optimizer's state, and find the cheapest call that steps it, reading `inputs` if given.
 
-    A tensor made while recording would be part of the recording. Leaves a learning rate of zero, no gradients, and
-    states that the caller must zero. With them, a trial step leaves the weights alone. All four optimizers start from
-    zeros: SGD's first momentum is the gradient, which is also momentum times zero plus the gradient.
+    A tensor allocated during a capture would belong to the graph. Leaves a learning rate of zero, no gradients, and
+    states that the caller must zero. All four optimizers start from zeros: SGD's first momentum is the gradient, which
+    is also momentum times zero plus the gradient.
     """
     group = optimizer.param_groups[0]
-    group["lr"].zero_()
+    group["lr"].zero_()  # so the steps below leave the weights alone
     for parameter in group["params"]:
         parameter.grad = torch.zeros_like(parameter)
     with torch.no_grad():
-        plain_step(optimizer)()
-        step = working_step(optimizer)
-        if sampled is not None:
-            step = from_memory(optimizer, step, sampled)
+        torch_step(optimizer)()
+        step = fastest_step(optimizer)
+        if inputs is not None:
+            step = add_decay_and_momentum(optimizer, step, inputs)
     optimizer.zero_grad(set_to_none=True)
     return step
 
 
-def working_step(optimizer: torch.optim.Optimizer) -> Step:
-    """The direct step where it works, else torch's own. The kernels are private, and another torch may change them.
+def fastest_step(optimizer: torch.optim.Optimizer) -> Step:
+    """Return `fused_step` if it works, else torch's own. The kernels are private and may change with torch.
 
     Takes one step to find out.
     """
     try:
-        step = direct_step(optimizer)
+        step = fused_step(optimizer)
         step()
     except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        return plain_step(optimizer)
+        return torch_step(optimizer)
     return step
 
 
-def from_memory(optimizer: torch.optim.Optimizer, step: Step, sampled: Sampled) -> Step:
-    """Add weight decay and momentum, read from memory, to the `step` of an optimizer that has neither.
+def add_decay_and_momentum(optimizer: torch.optim.Optimizer, step: Step, inputs: GraphInputs) -> Step:
+    """Add weight decay and Nesterov momentum, read from memory, to the `step` of an optimizer that has neither.
 
-    Uses one kernel for all tensors, as `step` does. Momentum is Nesterov's; 0 means none.
+    Uses one kernel for all tensors, as `step` does. A momentum of 0 means none.
     """
     group = optimizer.param_groups[0]
-    parameters, lr, decay, momentum = group["params"], group["lr"], sampled.decay, sampled.momentum
-    states = [optimizer.state[parameter] for parameter in parameters]
+    parameters, lr, decay, momentum = group["params"], group["lr"], inputs.decay, inputs.momentum
 
-    def gradients() -> list[Tensor]:
-        """The gradients plus weight decay, for all optimizers except AdamW."""
-        found = [parameter.grad for parameter in parameters]
-        torch._foreach_add_(found, torch._foreach_mul(parameters, decay))
-        return found
+    def decayed_gradients() -> list[Tensor]:
+        gradients = [parameter.grad for parameter in parameters]
+        torch._foreach_add_(gradients, torch._foreach_mul(parameters, decay))
+        return gradients
 
-    def decoupled() -> None:
+    def adamw() -> None:
         torch._foreach_mul_(parameters, 1 - lr * decay)
         step()
 
-    def coupled() -> None:
-        gradients()
+    def adam_or_rmsprop() -> None:
+        decayed_gradients()
         step()
 
     def sgd() -> None:
-        found = gradients()
+        gradients = decayed_gradients()
         torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, found)
-        torch._foreach_add_(found, torch._foreach_mul(buffers, momentum))
-        torch._foreach_sub_(parameters, torch._foreach_mul(found, lr))
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(gradients, torch._foreach_mul(buffers, momentum))
+        torch._foreach_sub_(parameters, torch._foreach_mul(gradients, lr))
 
     match optimizer:
         case torch.optim.AdamW():
-            return decoupled
+            return adamw
         case torch.optim.SGD():
-            buffers = [state["momentum_buffer"] for state in states]
+            buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters]
             return sgd
-    return coupled
+    return adam_or_rmsprop
 
 
-def plain_step(optimizer: torch.optim.Optimizer) -> Step:
-    """`optimizer.step` without hooks for profilers, and without importing torch's compiler to keep it away."""
+def torch_step(optimizer: torch.optim.Optimizer) -> Step:
+    """`optimizer.step` without profiler hooks, and without importing torch's compiler just to disable it."""
     step = inspect.unwrap(type(optimizer).step)
     return lambda: step(optimizer)
 
 
-def direct_step(optimizer: torch.optim.Optimizer) -> Step:
+def fused_step(optimizer: torch.optim.Optimizer) -> Step:
     """Call torch's kernel on tensors that are looked up once. For a small network the lookup takes longer (0.13 ms).
 
     Every parameter must have a gradient, and a state, whose tensors stay where they are.
     Source: torch/optim/adam.py, `_fused_adam`, and torch/optim/sgd.py, `_fused_sgd`.
     """
     group = optimizer.param_groups[0]
-    parameters, lr, decay = group["params"], group["lr"], group["weight_decay"]
+    parameters = group["params"]
+    options: dict[str, Any] = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
     states = [optimizer.state[parameter] for parameter in parameters]
 
     def gradients() -> list[Tensor]:
@@ -143,45 +134,22 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Step:
         case torch.optim.Adam() | torch.optim.AdamW():
             kernel: Any = torch._fused_adamw_ if isinstance(optimizer, torch.optim.AdamW) else torch._fused_adam_
             averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            (beta1, beta2), eps = group["betas"], group["eps"]
+            beta1, beta2 = group["betas"]
+            options |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
 
             def adam() -> None:
                 torch._foreach_add_(steps, 1)
-                kernel(
-                    parameters,
-                    gradients(),
-                    averages,
-                    squares,
-                    [],
-                    steps,
-                    lr=lr,
-                    beta1=beta1,
-                    beta2=beta2,
-                    weight_decay=decay,
-                    eps=eps,
-                    amsgrad=False,
-                    maximize=False,
-                )
+                kernel(parameters, gradients(), averages, squares, [], steps, **options)
 
             return adam
         case torch.optim.SGD():
             sgd_kernel: Any = torch._fused_sgd_
-            momentum, nesterov = group["momentum"], group["nesterov"]
-            buffers = [state["momentum_buffer"] for state in states] if momentum else []
+            options |= {"momentum": group["momentum"], "nesterov": group["nesterov"]}
+            options |= {"dampening": 0.0, "is_first_step": False}
+            buffers = [state["momentum_buffer"] for state in states] if group["momentum"] else []
 
             def sgd() -> None:
-                sgd_kernel(
-                    parameters,
-                    gradients(),
-                    buffers,
-                    weight_decay=decay,
-                    momentum=momentum,
-                    lr=lr,
-                    dampening=0.0,
-                    nesterov=nesterov,
-                    maximize=False,
-                    is_first_step=False,
-                )
+                sgd_kernel(parameters, gradients(), buffers, **options)
 
             return sgd
-    return plain_step(optimizer)
+    return torch_step(optimizer)

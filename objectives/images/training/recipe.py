@@ -1,6 +1,4 @@
-"""How a network is trained, as plain data: the recipe that a trial samples, and the precision it is computed in."""
-
-from __future__ import annotations
+"""How a network is trained, as plain data: the sampled recipe and the numerics."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,15 +6,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained."""
+    """The sampled hyperparameters of a training."""
 
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
     lr: float
-    """The peak, where the schedule has one."""
+    """The peak, if the schedule has one."""
     batch_size: int
     weight_decay: float = 0.0
     momentum: float = 0.0
-    """SGD only, in Nesterov's form when positive."""
+    """SGD only; Nesterov's form when positive."""
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     augmentation: float = 0.0
     label_smoothing: float = 0.0
@@ -24,9 +22,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Numerics:
-    """How an update computes. Weights, optimizer and loss are float32 in any case.
+    """Precision and memory format. Weights, optimizer and loss are always float32.
 
-    bfloat16 is there to be compared. In networks this small, starting kernels and moving memory takes the time, and
+    bfloat16 exists for comparison. Networks this small spend their time on starting kernels and moving memory, and
     casts add to both.
     """
 
@@ -35,9 +33,8 @@ class Numerics:
     channels_last: bool = True
     """Memory format of convolutions. On the CPU it makes the strong CNN 1.38 times as fast: 79 ms a batch, not 109.
 
-    (Medians of 15 alternating pairs of 4 batches of 128 MNIST images, one thread's own time beside other work, Xeon 2.5
-    GHz, torch 2.15.)
+    (Medians of 15 alternating pairs of 4 batches of 128 MNIST images, thread time, Xeon 2.5 GHz, torch 2.15.)
     """
 
 
-DEFAULT = Numerics()
+DEFAULT_NUMERICS = Numerics()

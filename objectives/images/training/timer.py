@@ -1,6 +1,4 @@
-"""Times what a device is given to do, without waiting for it."""
-
-from __future__ import annotations
+"""Times the work of a device without waiting for it."""
 
 import time
 from collections.abc import Iterator
@@ -9,11 +7,10 @@ from contextlib import contextmanager
 import torch
 
 
-class Clock:
-    """Adds up spans of work on one device.
+class DeviceTimer:
+    """Adds up spans of work on one device. Not thread-safe.
 
-    On a CUDA device moments are noted there, between the pieces of work, and only `read` waits for them. One is for one
-    thread's work.
+    On a CUDA device, events mark the spans in the stream, and only `read` waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,22 +20,22 @@ class Clock:
 
     @contextmanager
     def span(self) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time the body of the `with` statement."""
         if self._cuda:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begin.record()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
             yield
             end.record()
-            self._spans.append((begin, end))
+            self._spans.append((start, end))
             return
         started = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - started
 
     def read(self) -> float:
-        """Seconds of the spans since the last reading. Waits until the device has come to the end of the last one."""
-        for begin, end in self._spans:
+        """Return the seconds of all spans since the last reading. Waits until the device has finished them."""
+        for start, end in self._spans:
             end.synchronize()
-            self._seconds += begin.elapsed_time(end) / 1000
+            self._seconds += start.elapsed_time(end) / 1000
         seconds, self._seconds, self._spans = self._seconds, 0.0, []
         return seconds

@@ -1,14 +1,12 @@
-"""Updates of a network, batch by batch, in buffers that never move.
+"""Trains a network batch by batch, in buffers that never move.
 
-Everything that differs from batch to batch is read from device memory: which images are next, the learning rate, the
-strength of the augmentation. Nothing is read back, so calling an update twice trains two batches, and recording a
-call in a CUDA graph and replaying it twice does the same. CPU and GPU share one form of the loop. On the CPU,
-where starting an operation costs as much as a small batch, a call may fetch several batches together.
+Everything that differs from batch to batch is read from device memory: the next images, the learning rate, the
+strength of the augmentation. Nothing is read back. So calling an update twice trains two batches, and so does
+capturing a call in a CUDA graph and replaying it twice. On the CPU, where starting an operation costs as much as a
+small batch, a call may fetch several batches together.
 
 `cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.images.training.augment import check_strength, random_affine
-from objectives.images.training.graph_inputs import Sampled
-from objectives.images.training.optimizers import make_optimizer, prepare
-from objectives.images.training.recipe import DEFAULT, Numerics, Recipe
+from objectives.images.training.graph_inputs import GraphInputs
+from objectives.images.training.optimizers import make_optimizer, prepare_step
+from objectives.images.training.recipe import Numerics, Recipe
 
-FETCHED_BYTES = 2**20
+FETCH_BYTES = 2**20
 """Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
 
 
@@ -39,25 +37,23 @@ class TrainingData:
     train: Tensor
     """Indices into the pool, int64, on the CPU."""
     validation: Tensor
-    """Indices into the pool, int64, on the device. Empty where all images are trained on and nothing is measured."""
-    classes: int
-    """The number of classes, k."""
+    """Indices into the pool, int64, on the device. Empty in a refit, which trains on all images."""
+    n_classes: int
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class TrainingState:
     """A copy of everything that an update changes."""
 
     weights: list[Tensor]
     buffers: list[Tensor]
-    optimizer: list[Tensor]
     sums: list[Tensor]
-    counters: list[Tensor]
+    other: list[Tensor]
     generators: list[Tensor]
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; same shape."""
+    """Convert uint8 images to float32 in [0, 1]; same shape."""
     return images * (1 / 255)
 
 
@@ -65,19 +61,13 @@ class Update:
     """A network, its optimizer and their inputs. A call trains one batch or several, `replay` one.
 
     Before the first call, `begin` starts a training and `begin_epoch` fills the tables of an epoch. `position` is the
-    number of the next batch in the epoch. `replay` is set once a call was recorded. One training uses it at a time.
+    number of the next batch in the epoch. `replay` is set by a capture. Used by one training at a time.
     """
 
     def __init__(
-        self,
-        data: TrainingData,
-        model: nn.Module,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        recordable: bool = False,
-        numerics: Numerics = DEFAULT,
+        self, data: TrainingData, model: nn.Module, recipe: Recipe, *, capturable: bool, numerics: Numerics
     ) -> None:
+        device = data.images.device
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
             torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
@@ -86,32 +76,32 @@ class Update:
         self.batch_size = min(recipe.batch_size, len(data.train))
         self.batches = len(data.train) // self.batch_size
         image_bytes = 4 * math.prod(data.images.shape[1:])
-        self.stretch = max(1, FETCHED_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
+        self.batches_per_call = max(1, FETCH_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
         """The number of batches that a call trains fastest."""
-        self.recordable = recordable
-        """False once memory has run out for a recording."""
-        self.sampled = Sampled(model, data.classes, device) if recordable else None
-        self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if recordable else recipe.label_smoothing
+        self.capturable = capturable
+        """False once a capture has run out of memory."""
+        self.graph_inputs = GraphInputs(model, data.n_classes, device) if capturable else None
+        self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if capturable else recipe.label_smoothing
         memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=memory_format)
         self._parameters = list(self.model.parameters())
-        self.optimizer = make_optimizer(recipe, self._parameters, recordable=recordable)
+        self.optimizer = make_optimizer(recipe, self._parameters, capturable=capturable)
         self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
         self.order = torch.zeros(self.batches, self.batch_size, dtype=torch.int64, device=device)
         self.rates = torch.zeros(self.batches, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._ahead = torch.arange(self.stretch, device=device)
+        self._offsets = torch.arange(self.batches_per_call, device=device)
         self.strength = torch.zeros((), device=device)
         self.sums = torch.zeros(2, device=device)
-        """Loss and number of correct answers of the epoch so far."""
+        """Sum of the losses and number of correct predictions of the epoch so far."""
         self._loss, self._correct = self.sums.unbind()
         self.generator = torch.Generator(device)
         self.replay: Callable[[], None] | None = None
-        self._step = prepare(self.optimizer, self.sampled)
+        self._step = prepare_step(self.optimizer, self.graph_inputs)
 
     def __call__(self, batches: int = 1) -> None:
-        """Train `batches`, at most `stretch`, from `position` on. Reads nothing back from the device."""
-        positions = self._ahead[:batches] + self.position
+        """Train `batches`, at most `batches_per_call`, from `position` on. Reads nothing back from the device."""
+        positions = self._offsets[:batches] + self.position
         index = self.order.index_select(0, positions).view(-1)
         images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
         rates = self.rates.index_select(0, positions)
@@ -126,8 +116,8 @@ class Update:
         if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
             images = random_affine(images, self.strength, self.generator)
         logits = self._forward(images)
-        truth = labels if self.sampled is None else self.sampled.targets.index_select(0, labels)
-        loss = F.cross_entropy(logits, truth, label_smoothing=self.label_smoothing)
+        targets = labels if self.graph_inputs is None else self.graph_inputs.targets.index_select(0, labels)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
@@ -141,7 +131,7 @@ class Update:
         if not self._bfloat16:
             logits: Tensor = self.model(images)
             return logits
-        # Casts of weights are not cached: each is used once, and a recording must make them every time.
+        # Casts of weights are not cached: each is used once, and a graph must make them in every replay.
         with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
             logits = self.model(images)
         return logits.float()
@@ -154,25 +144,25 @@ class Update:
         check_strength(recipe.augmentation)
         if model is not self.model:
             self.model.load_state_dict(model.state_dict())
-        for tensor in self._live().optimizer:
+        for tensor in self._optimizer_tensors():
             tensor.zero_()
-        if self.sampled is not None:
-            self.sampled.fill(recipe, model)
+        if self.graph_inputs is not None:
+            self.graph_inputs.fill(recipe, model)
         self.strength.fill_(recipe.augmentation)
         self.generator.manual_seed(seed)
         self.sums.zero_()
 
     def begin_epoch(self, order: Tensor, rates: Sequence[float]) -> None:
-        """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and one learning rate a batch."""
+        """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and a learning rate per batch."""
         order = order[: self.batches * self.batch_size].view(self.batches, self.batch_size)
         # These tensors may be freed now: a copy from pageable memory has read them when the call returns.
         self.order.copy_(order, non_blocking=True)
         self.rates.copy_(torch.tensor(rates), non_blocking=True)
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
-        """Copy the state of an optimizer's `state_dict` into this one's tensors, which stay where they are."""
+        """Copy an optimizer's `state_dict` into this optimizer's tensors, which stay where they are."""
         for number, state in enumerate(self.optimizer.state.values()):
-            # An unrecorded SGD without momentum saved nothing, and zeros are right for it.
+            # Without graphs, SGD without momentum saves nothing; zeros are right for it.
             for name, value in saved["state"].get(number, {}).items():
                 if name in state:
                     state[name].copy_(value)
@@ -185,36 +175,39 @@ class Update:
         return self.generator, torch.default_generator
 
     def renew_generators(self) -> None:
-        """Replace the insides of generators that a failed recording left unusable. Their state must then be set.
+        """Replace the state objects of generators that a failed capture left unusable. Their state must then be set.
 
-        Torch believes that they are being recorded until the recording ends well, which a failed one cannot.
+        Torch believes that they are being captured until the capture ends well.
         """
         for generator in self.generators:
             if generator.device.type == "cuda":
                 generator.graphsafe_set_state(torch.Generator(generator.device))
 
-    def snapshot(self) -> Snapshot:
-        """A copy of everything that a call changes."""
+    def copy_state(self) -> TrainingState:
+        """Copy everything that a call changes."""
         live = self._live()
-        return Snapshot(**{name: [tensor.detach().clone() for tensor in part] for name, part in vars(live).items()})
+        copies = {name: [tensor.detach().clone() for tensor in part] for name, part in vars(live).items()}
+        return TrainingState(**copies)
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Restore a snapshot bit for bit, in place."""
+    def restore(self, state: TrainingState) -> None:
+        """Restore a copied state bit for bit, in place."""
         live = self._live()
         with torch.no_grad():
-            for name in ("weights", "buffers", "optimizer", "sums", "counters"):
-                for tensor, old in zip(getattr(live, name), getattr(snapshot, name), strict=True):
+            for name in ("weights", "buffers", "sums", "other"):
+                for tensor, old in zip(getattr(live, name), getattr(state, name), strict=True):
                     tensor.copy_(old)
-        for generator, state in zip(self.generators, snapshot.generators, strict=True):
-            generator.set_state(state)
+        for generator, old in zip(self.generators, state.generators, strict=True):
+            generator.set_state(old)
 
-    def _live(self) -> Snapshot:
-        """The tensors themselves, and the current states of the generators, which have no tensors."""
-        return Snapshot(
+    def _optimizer_tensors(self) -> list[Tensor]:
+        return [tensor for state in self.optimizer.state.values() for tensor in state.values()]
+
+    def _live(self) -> TrainingState:
+        """The tensors themselves, and copies of the generators' states."""
+        return TrainingState(
             list(self.model.parameters()),
             list(self.model.buffers()),
-            [tensor for state in self.optimizer.state.values() for tensor in state.values()],
             [self.sums],
-            [self.lr, self.position],
+            [*self._optimizer_tensors(), self.lr, self.position],
             [generator.get_state() for generator in self.generators],
         )

@@ -19,7 +19,7 @@ from objectives.data.datasets import (
     load_test_split,
     parse_name,
 )
-from objectives.data.pictures import Framing
+from objectives.data.image_files import Framing
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,7 +34,7 @@ def test_mnist_is_mapped_split_and_verified(real_data: Path) -> None:
     assert isinstance(data.images, np.memmap)
     assert not data.images.flags.writeable
     assert data.images.shape == (60_000, 1, 28, 28)
-    assert (data.channels, data.size, data.n_classes) == (1, (28, 28), 10)
+    assert (data.channels, data.size, len(data.classes)) == (1, (28, 28), 10)
     assert (len(data.train), len(data.validation)) == (50_000, 10_000)
     assert data.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert data.digest == "7bb8e06b610fb37c3e3e437f4f5cc407"  # studies keep it

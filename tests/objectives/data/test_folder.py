@@ -89,7 +89,7 @@ def test_unreadable_pictures_are_skipped_and_counted(tmp_path: Path, caplog: pyt
     (folder / ".git").mkdir()
     with caplog.at_level(logging.WARNING):
         data = load_dataset(f"folder:{folder}", tmp_path / "data")
-    assert data.n_classes == 2
+    assert len(data.classes) == 2
     assert "skipped 4 files ('dog/cut.png', 'dog/folder.png', 'dog/link.png', ...)" in caplog.text
     assert len(data.images) + len(load_test_split(f"folder:{folder}", tmp_path / "data")[0]) == 60
 

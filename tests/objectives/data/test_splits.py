@@ -6,20 +6,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.data.splits import split_off_test, stratified
+from objectives.data.splits import split_off_test, stratified_split
 
 
 @given(st.lists(st.integers(2, 60), min_size=2, max_size=12), st.sampled_from([5, 6]))
 def test_split_is_disjoint_complete_stratified_and_repeatable(counts: list[int], share: int) -> None:
     labels = np.random.RandomState(0).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
     held_out = round(len(labels) / share)
-    kept, held = stratified(labels, held_out)
+    kept, held = stratified_split(labels, held_out)
     assert sorted([*kept, *held]) == list(range(len(labels)))
     per_class = np.bincount(labels[held], minlength=len(counts))
     assert np.all(per_class >= 1)
     assert np.all(per_class < counts)
     assert np.all(np.abs(per_class - np.array(counts) * held_out / len(labels)) <= 1)
-    again = stratified(labels, held_out)
+    again = stratified_split(labels, held_out)
     assert np.array_equal(again[0], kept)
     assert np.array_equal(again[1], held)
 
@@ -27,7 +27,7 @@ def test_split_is_disjoint_complete_stratified_and_repeatable(counts: list[int],
 def test_split_never_changes() -> None:
     """Studies of earlier versions were trained on this one."""
     labels = np.arange(20, dtype=np.int64) % 2
-    assert stratified(labels, 4)[1].tolist() == [5, 6, 10, 11]
+    assert stratified_split(labels, 4)[1].tolist() == [5, 6, 10, 11]
     images = labels.astype(np.uint8).reshape(20, 1, 1, 1)
     pool, test = split_off_test(images, labels)
     assert (len(pool[0]), len(test[0])) == (16, 4)

@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, told, weights
 
 from objectives.base import Diverged
-from objectives.images.training.cuda_graphs import KEPT, Captures, distance, shape_key
-from objectives.images.training.graph_inputs import dropouts
+from objectives.images.training.cuda_graphs import MAX_GRAPHS, GraphCache, graph_key, relative_distance
+from objectives.images.training.graph_inputs import dropout_layers
 from objectives.images.training.loop import ImageTraining
+from objectives.images.training.recipe import DEFAULT_NUMERICS
 from objectives.images.training.update import TrainingData, Update
 
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
-CPU = torch.device("cpu")
 
 
 class Recorder:
@@ -33,7 +33,7 @@ class Recorder:
     def __init__(self, replay: Callable[[Update], None] = Update.__call__, error: Exception | None = None) -> None:
         self.replay, self.error, self.recorded = replay, error, 0
 
-    def aside(self) -> nullcontext[None]:
+    def side_stream(self) -> nullcontext[None]:
         return nullcontext()
 
     def record(self, update: Update) -> Callable[[], None]:
@@ -50,9 +50,9 @@ class Recorder:
         return replay
 
 
-def never() -> Captures:
+def never() -> GraphCache:
     """What computes the very same numbers: sampled ones are read from memory, and added up in another order."""
-    return Captures(None)
+    return GraphCache(None)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_recorded_training_computes_what_a_plain_loop_computes(
     RMSprop divides by the root of a mean that starts at zero, so its first steps make the most of rounding.
     """
     how, net = recipe(optimizer, schedule=schedule, **LIVELY), {"family": family, "dropout": 0.3}
-    training = a_training(data, how, captures=Captures(Recorder()), **net)
+    training = a_training(data, how, graphs=GraphCache(Recorder()), **net)
     finish(training)
     assert training.update.replay is not None
     expected = plain_loop(data, how, 3, **net).state_dict()
@@ -85,9 +85,9 @@ def test_a_recorded_training_computes_what_a_plain_loop_computes(
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
 def test_trying_a_recording_leaves_no_trace(data: TrainingData, optimizer: str, family: str):
     how, net = recipe(optimizer, **LIVELY), {"family": family, "dropout": 0.3}
-    plain = a_training(data, how, captures=never(), **net)
+    plain = a_training(data, how, graphs=never(), **net)
     expected = told(finish(plain))
-    recorded = a_training(data, how, captures=Captures(Recorder()), **net)
+    recorded = a_training(data, how, graphs=GraphCache(Recorder()), **net)
     assert told(finish(recorded)) == expected
     assert equal(weights(recorded), weights(plain))
 
@@ -109,18 +109,18 @@ class Reads(TorchDispatchMode):
 def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimizer: str):
     """What a graph demands. RMSprop has a form for graphs that torch offers on a GPU alone."""
     how = recipe(optimizer, **LIVELY)
-    update = Update(data, network(dropout=0.3).train(), how, device=CPU, recordable=True)
-    assert update.sampled is not None
+    update = Update(data, network(dropout=0.3).train(), how, capturable=True, numerics=DEFAULT_NUMERICS)
+    assert update.graph_inputs is not None
 
     def places() -> list[int]:
         state = [tensor for state in update.optimizer.state.values() for tensor in state.values()]
         tables = [update.order, update.rates, update.position, update.lr, update.strength, update.sums]
-        sampled = [update.sampled.decay, update.sampled.momentum, update.sampled.targets]
-        dropout = [number for layer in dropouts(update.model) for number in layer.numbers or ()]
+        sampled = [update.graph_inputs.decay, update.graph_inputs.momentum, update.graph_inputs.targets]
+        dropout = [number for layer in dropout_layers(update.model) for number in layer.graph_inputs or ()]
         everything = (*update.model.state_dict().values(), *state, *tables, *sampled, *dropout)
         return [tensor.data_ptr() for tensor in everything]
 
-    before, snapshot = places(), update.snapshot()
+    before, snapshot = places(), update.copy_state()
     with Reads() as reads:
         update()
     assert reads.seen == []
@@ -181,12 +181,12 @@ def test_without_a_recording_that_agrees_the_training_is_the_plain_one(
     data: TrainingData, optimizer: str, recorder: Recorder, reason: str
 ):
     """And the trainer says so once, and does not try again."""
-    how, captures = recipe(optimizer, **LIVELY), Captures(recorder)
+    how, graphs = recipe(optimizer, **LIVELY), GraphCache(recorder)
     recorder.recorded = 0
-    plain = a_training(data, how, dropout=0.3, epochs=1, captures=never())
+    plain = a_training(data, how, dropout=0.3, epochs=1, graphs=never())
     expected = finish(plain)
     for first in (True, False):
-        training = a_training(data, how, dropout=0.3, epochs=1, captures=captures)
+        training = a_training(data, how, dropout=0.3, epochs=1, graphs=graphs)
         results = finish(training)
         assert told(results) == told(expected)
         assert equal(weights(training), weights(plain))
@@ -196,10 +196,10 @@ def test_without_a_recording_that_agrees_the_training_is_the_plain_one(
 
 
 def test_the_notice_says_what_was_wrong(data: TrainingData):
-    captures = Captures(Recorder(error=RuntimeError("not permitted")))
-    notice = next(a_training(data, recipe(), captures=captures)).notice
+    graphs = GraphCache(Recorder(error=RuntimeError("not permitted")))
+    notice = next(a_training(data, recipe(), graphs=graphs)).notice
     assert (
-        notice == "a trainer goes on without CUDA graphs, slower and with the same results: RuntimeError: not permitted"
+        notice == "a worker goes on without CUDA graphs, slower and with the same results: RuntimeError: not permitted"
     )
 
 
@@ -211,16 +211,16 @@ LATE.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate
 def test_without_memory_for_a_recording_one_training_goes_on_by_calls(data: TrainingData, error: Exception):
     """The recordings of others make room, and the next training is recorded again."""
     recorder = Recorder()
-    captures = Captures(recorder)
-    other = a_training(data, recipe(), captures=captures, width=16)
+    graphs = GraphCache(recorder)
+    other = a_training(data, recipe(), graphs=graphs, width=16)
     next(other)
     kept = weakref.ref(other.update)
     del other
-    plain = a_training(data, recipe(**LIVELY), dropout=0.3, captures=never())
+    plain = a_training(data, recipe(**LIVELY), dropout=0.3, graphs=never())
     expected = told(finish(plain))
 
     recorder.error = error
-    training = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    training = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3)
     results = finish(training)
     assert told(results) == expected
     assert equal(weights(training), weights(plain))
@@ -231,7 +231,7 @@ def test_without_memory_for_a_recording_one_training_goes_on_by_calls(data: Trai
     assert recorder.recorded == 2
 
     recorder.error = None
-    later = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3)
+    later = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3)
     assert not [result for result in finish(later) if result.notice]
     assert later.update.replay is not None
 
@@ -242,15 +242,15 @@ def test_without_memory_for_calls_the_trial_fails(data: TrainingData, monkeypatc
 
     monkeypatch.setattr(Update, "__call__", no_room)
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
-        next(a_training(data, recipe(), captures=Captures(Recorder())))
+        next(a_training(data, recipe(), graphs=GraphCache(Recorder())))
 
 
 def test_a_training_that_diverges_says_nothing_of_recordings(data: TrainingData):
-    captures = Captures(Recorder())
+    graphs = GraphCache(Recorder())
     with pytest.raises(Diverged, match="loss became"):
-        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), captures=captures))
-    assert captures.news() is None
-    healthy = a_training(data, recipe(), captures=captures)
+        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), graphs=graphs))
+    assert graphs.take_notice() is None
+    healthy = a_training(data, recipe(), graphs=graphs)
     next(healthy)
     assert healthy.update.replay is not None
 
@@ -262,18 +262,18 @@ def test_a_training_that_diverges_says_nothing_of_recordings(data: TrainingData)
 def test_a_recording_used_again_trains_as_a_fresh_one(data: TrainingData, optimizer: str):
     """Of another trial with a network of the same structure: every number that a sampler draws is another one."""
     recorder = Recorder()
-    captures = Captures(recorder)
-    first = a_training(data, recipe(optimizer, **LIVELY), captures=captures, dropout=0.3)
+    graphs = GraphCache(recorder)
+    first = a_training(data, recipe(optimizer, **LIVELY), graphs=graphs, dropout=0.3)
     finish(first)
     update = first.update
     del first
     other = recipe(
         optimizer, schedule="constant", lr=1e-3, momentum=0.5, weight_decay=1e-2, label_smoothing=0.1, augmentation=0.9
     )
-    again = a_training(data, other, captures=captures, seed=6, dropout=0.1)
+    again = a_training(data, other, graphs=graphs, seed=6, dropout=0.1)
     assert again.update is update
     results = told(finish(again))
-    fresh = a_training(data, other, captures=Captures(Recorder()), seed=6, dropout=0.1)
+    fresh = a_training(data, other, graphs=GraphCache(Recorder()), seed=6, dropout=0.1)
     assert results == told(finish(fresh))
     assert equal(weights(again), weights(fresh))
     assert recorder.recorded == 1
@@ -291,40 +291,40 @@ def test_a_recording_used_again_trains_as_a_fresh_one(data: TrainingData, optimi
     ],
 )
 def test_what_a_recording_freezes_makes_another_shape(data: TrainingData, how: dict[str, Any], net: dict[str, Any]):
-    captures = Captures(Recorder())
-    update = a_training(data, recipe(**LIVELY), captures=captures, dropout=0.3).update
-    other = a_training(data, recipe(**{**LIVELY, **how}), captures=captures, **{"dropout": 0.3, **net})
+    graphs = GraphCache(Recorder())
+    update = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3).update
+    other = a_training(data, recipe(**{**LIVELY, **how}), graphs=graphs, **{"dropout": 0.3, **net})
     assert other.update is not update
 
 
 def test_another_share_of_torchs_own_dropout_makes_another_shape(data: TrainingData):
     """Only of ours it is read from memory."""
-    keys = [shape_key(data, nn.Sequential(nn.Flatten(), nn.Dropout(p)), recipe(), CPU) for p in (0.1, 0.1, 0.2)]
+    keys = [graph_key(data, nn.Sequential(nn.Flatten(), nn.Dropout(p)), recipe()) for p in (0.1, 0.1, 0.2)]
     assert [key == keys[0] for key in keys] == [True, True, False]
 
 
 def test_a_training_that_still_lives_keeps_its_recording(data: TrainingData):
-    captures = Captures(Recorder())
-    whole = told(finish(a_training(data, recipe(**LIVELY), captures=never())))
-    one, two = (a_training(data, recipe(**LIVELY), captures=captures) for _ in range(2))
+    graphs = GraphCache(Recorder())
+    whole = told(finish(a_training(data, recipe(**LIVELY), graphs=never())))
+    one, two = (a_training(data, recipe(**LIVELY), graphs=graphs) for _ in range(2))
     assert one.update is not two.update
     mixed = [[next(training) for training in (one, two)] for _ in range(3)]
     assert [told([results[0] for results in mixed]), told([results[1] for results in mixed])] == [whole, whole]
 
 
 def test_the_recording_used_longest_ago_is_freed(data: TrainingData):
-    captures = Captures(Recorder())
+    graphs = GraphCache(Recorder())
 
     def train(width: int) -> weakref.ref[Update]:
-        training = a_training(data, recipe(), captures=captures, width=width)
+        training = a_training(data, recipe(), graphs=graphs, width=width)
         next(training)
         return weakref.ref(training.update)
 
-    updates = [train(8 * (number + 1)) for number in range(KEPT)]
+    updates = [train(8 * (number + 1)) for number in range(MAX_GRAPHS)]
     assert all(update() is not None for update in updates)
     assert train(8)() is updates[0]()
-    train(8 * (KEPT + 1))
-    assert [update() is not None for update in updates] == [True, False, *[True] * (KEPT - 2)]
+    train(8 * (MAX_GRAPHS + 1))
+    assert [update() is not None for update in updates] == [True, False, *[True] * (MAX_GRAPHS - 2)]
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
@@ -335,32 +335,32 @@ def test_the_recording_used_longest_ago_is_freed(data: TrainingData):
 def test_a_checkpoint_goes_on_in_either_form(data: TrainingData, optimizer: str, at: int):
     """Recorded or called exactly; with plain numbers, as those of the CPU are, as near as sums in another order."""
     how, net = recipe(optimizer, **LIVELY), {"dropout": 0.3, "steps": 2, "epochs": 3}
-    captures = Captures(Recorder())
-    whole = a_training(data, how, captures=never(), **net)
-    start = whole.update.snapshot()
+    graphs = GraphCache(Recorder())
+    whole = a_training(data, how, graphs=never(), **net)
+    start = whole.update.copy_state()
     expected = told(finish(whole))
-    for before, behind in ((None, captures), (captures, None), (never(), captures), (captures, never())):
-        first = a_training(data, how, captures=before, **net)
+    for before, behind in ((None, graphs), (graphs, None), (never(), graphs), (graphs, never())):
+        first = a_training(data, how, graphs=before, **net)
         for _ in range(at):
             next(first)
         checkpoint = first.checkpoint()
         next(first)
-        second = a_training(data, how, captures=behind, checkpoint=checkpoint, **net)
+        second = a_training(data, how, graphs=behind, checkpoint=checkpoint, **net)
         results = told(finish(second))
         assert [result[0] for result in results] == list(range(at + 1, 7))
         if before is not None and behind is not None:
             assert results == expected[at:]
             assert equal(weights(second), weights(whole))
         else:
-            assert distance(start, whole.update.snapshot(), second.update.snapshot()) < 0.01
+            assert relative_distance(start, whole.update.copy_state(), second.update.copy_state()) < 0.01
 
 
 def test_distance_is_a_share_of_the_way(data: TrainingData):
     training: ImageTraining = a_training(data, recipe())
     update = training.update
-    before = update.snapshot()
+    before = update.copy_state()
     next(training)
-    after = update.snapshot()
-    assert distance(before, after, after) == 0
-    assert distance(before, after, before) == pytest.approx(1)
-    assert distance(before, before, after) == float("inf")
+    after = update.copy_state()
+    assert relative_distance(before, after, after) == 0
+    assert relative_distance(before, after, before) == pytest.approx(1)
+    assert relative_distance(before, before, after) == float("inf")

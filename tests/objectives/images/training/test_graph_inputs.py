@@ -6,7 +6,7 @@ import pytest
 import torch
 from trainings import OPTIMIZERS, a_training, finish, recipe, striped, weights
 
-from objectives.images.training.cuda_graphs import Captures, distance
+from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.update import TrainingData
 
 STRONG = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
@@ -22,28 +22,28 @@ def data() -> TrainingData:
 @pytest.mark.parametrize("numbers", [STRONG, NONE], ids=["strong", "none"])
 def test_numbers_read_from_memory_do_what_plain_ones_do(data: TrainingData, optimizer: str, numbers: dict[str, float]):
     """Over eight batches, after a training with others, as a share of the way that the weights went."""
-    captures = Captures(None)
+    graphs = GraphCache(None)
     others = recipe(optimizer, lr=0.01, weight_decay=0.5, label_smoothing=0.05, augmentation=0.1)
-    update = a_training(data, others, captures=captures, epochs=1, dropout=0.4)
+    update = a_training(data, others, graphs=graphs, epochs=1, dropout=0.4)
     finish(update)
     known, ways = update.update, []
     del update
-    for given in (None, captures):
-        training = a_training(data, recipe(optimizer, **numbers), captures=given, epochs=1, dropout=0.15)
-        start = training.update.snapshot()
+    for given in (None, graphs):
+        training = a_training(data, recipe(optimizer, **numbers), graphs=given, epochs=1, dropout=0.15)
+        start = training.update.copy_state()
         finish(training)
-        ways.append(training.update.snapshot())
+        ways.append(training.update.copy_state())
     assert training.update is known
-    assert distance(start, *ways) < 1e-3
+    assert relative_distance(start, *ways) < 1e-3
 
 
 def test_sgd_without_momentum_goes_on_in_the_other_form(data: TrainingData):
     """One form keeps momenta even then; they are zero times what they are."""
     how = recipe("sgd", **NONE)
-    for before, behind in ((None, Captures(None)), (Captures(None), None)):
-        first = a_training(data, how, captures=before)
+    for before, behind in ((None, GraphCache(None)), (GraphCache(None), None)):
+        first = a_training(data, how, graphs=before)
         next(first)
-        second = a_training(data, how, captures=behind, checkpoint=first.checkpoint())
+        second = a_training(data, how, graphs=behind, checkpoint=first.checkpoint())
         finish(first)
         finish(second)
         for name, tensor in weights(second).items():

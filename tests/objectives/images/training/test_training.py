@@ -20,9 +20,9 @@ from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, st
 from objectives.base import Diverged, Task
 from objectives.images.models import CnnSpec, InputSpec, build_cnn
 from objectives.images.objective import ImageClassification
-from objectives.images.training.cuda_graphs import Captures, distance
+from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.loop import evaluate, lr_factor
-from objectives.images.training.optimizers import make_optimizer, prepare
+from objectives.images.training.optimizers import make_optimizer, prepare_step
 from objectives.images.training.recipe import Numerics
 from objectives.images.training.update import TrainingData, to_unit
 
@@ -87,19 +87,19 @@ def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: s
         (Numerics(precision="bfloat16"), 0.5),
     ],
 )
-@pytest.mark.parametrize("captures", [None, Captures(None)], ids=["plain", "recordable"])
+@pytest.mark.parametrize("graphs", [None, GraphCache(None)], ids=["plain", "recordable"])
 def test_other_numerics_train_the_same_network(
-    data: TrainingData, numerics: Numerics, tolerance: float, captures: Captures | None
+    data: TrainingData, numerics: Numerics, tolerance: float, graphs: GraphCache | None
 ):
     usual, other = (
-        a_training(data, recipe("sgd"), epochs=2, captures=captures, numerics=given) for given in (Numerics(), numerics)
+        a_training(data, recipe("sgd"), epochs=2, graphs=graphs, numerics=given) for given in (Numerics(), numerics)
     )
     assert usual.update is not other.update
-    start = usual.update.snapshot()
+    start = usual.update.copy_state()
     for training in (usual, other):
         assert finish(training)[-1].metrics["val/loss"] < 1.3
         assert {parameter.dtype for parameter in training.model.parameters()} == {torch.float32}
-    assert distance(start, usual.update.snapshot(), other.update.snapshot()) <= tolerance
+    assert relative_distance(start, usual.update.copy_state(), other.update.copy_state()) <= tolerance
 
 
 def test_numerics_are_an_option_of_the_objective():
@@ -163,7 +163,7 @@ def test_steps_that_are_left_to_the_device_are_read_with_the_next_that_is_measur
     """As on a GPU; a checkpoint in between counts what was trained."""
     expected = finish(a_training(data, recipe(), steps=4, epochs=2, dropout=0.3))
     left = a_training(data, recipe(), steps=4, epochs=2, dropout=0.3)
-    left.ahead = True
+    left.asynchronous = True
     results = [next(left) for _ in range(at)]
     checkpoint = left.checkpoint()
     assert left.seconds > 0
@@ -177,7 +177,7 @@ def test_steps_that_are_left_to_the_device_are_read_with_the_next_that_is_measur
 
 def test_a_loss_that_is_not_finite_is_found_when_it_is_read(data: TrainingData):
     training = a_training(data, recipe("sgd", lr=1e30, schedule="constant"), steps=4, epochs=1)
-    training.ahead, training.step = True, 1
+    training.asynchronous, training.step = True, 1
     assert [next(training).value for _ in range(2)] == [None, None]
     with pytest.raises(Diverged, match="the training loss became (nan|inf) in epoch 1"):
         next(training)
@@ -224,7 +224,7 @@ def test_where_torch_has_other_private_kernels_its_own_step_is_taken(
     def changed() -> None:
         raise error("this is no more")
 
-    monkeypatch.setattr("objectives.images.training.optimizers.direct_step", lambda optimizer: changed)
+    monkeypatch.setattr("objectives.images.training.optimizers.fused_step", lambda optimizer: changed)
     training = a_training(data, recipe(optimizer, weight_decay=1e-3), epochs=1)
     finish(training)
     assert equal(weights(training), weights(expected))
@@ -234,9 +234,9 @@ def test_no_memory_to_try_a_step_is_said(monkeypatch: pytest.MonkeyPatch):
     def no_room() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("objectives.images.training.optimizers.direct_step", lambda optimizer: no_room)
+    monkeypatch.setattr("objectives.images.training.optimizers.fused_step", lambda optimizer: no_room)
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
-        prepare(make_optimizer(recipe(), [nn.Parameter(torch.zeros(2))]))
+        prepare_step(make_optimizer(recipe(), [nn.Parameter(torch.zeros(2))]))
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------

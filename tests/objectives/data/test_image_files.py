@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from objectives.base import PictureError
-from objectives.data.pictures import Framing, read_picture, to_model_input
+from objectives.data.image_files import Framing, read_image, to_model_input
 
 ROOT = Path(__file__).parents[3]
 MNIST = Framing(channels=1, size=(28, 28), content_fraction=20 / 28, dark_background=True)
@@ -63,7 +63,7 @@ def seven(
 )
 def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str, suffix: str, expected: str) -> None:
     path = saved(Image.new("RGB", (9, 7), (200, 200, 200)).convert(mode), tmp_path / f"x.{suffix}")
-    picture = read_picture(path)
+    picture = read_image(path)
     assert (picture.mode, picture.size) == (expected, (9, 7))
 
 
@@ -75,7 +75,7 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
         ("la", clear.convert("LA"), {}),
         ("l", Image.fromarray(np.array([[7, 0]], np.uint8)), {"transparency": 7}),
     ):
-        picture = read_picture(saved(image, tmp_path / f"{name}.png", **options)).convert("L")
+        picture = read_image(saved(image, tmp_path / f"{name}.png", **options)).convert("L")
         assert np.asarray(picture).tolist() == [[255, 0]], name
 
 
@@ -93,23 +93,23 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
     ],
 )
 def test_deep_pictures_are_scaled(tmp_path: Path, values: NDArray[np.generic], expected: list[int]) -> None:
-    picture = read_picture(saved(Image.fromarray(values), tmp_path / "deep.tif"))
+    picture = read_image(saved(Image.fromarray(values), tmp_path / "deep.tif"))
     assert np.asarray(picture).tolist() == [expected]
 
 
 def test_first_frame_and_upright(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     moving = saved(frames[0], tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert read_picture(moving).getpixel((0, 0)) == (255, 0, 0)
+    assert read_image(moving).getpixel((0, 0)) == (255, 0, 0)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = saved(Image.new("RGB", (40, 20)), tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(turned).size == (20, 40)
+    assert read_image(turned).size == (20, 40)
 
 
 def test_large_photo_is_decoded_small(tmp_path: Path) -> None:
     path = saved(Image.new("L", (9000, 8000), 90), tmp_path / "photo.jpg")
-    assert max(read_picture(path).size) < 3000
+    assert max(read_image(path).size) < 3000
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -125,10 +125,10 @@ def test_bombs_are_refused_from_their_header(tmp_path: Path, side: int) -> None:
     path.write_bytes(png_header(side, side))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(PictureError, match="pixels"):
-        read_picture(path)
+        read_image(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
     with pytest.raises(PictureError, match=r"100x100 pixels, more than the allowed 9,999"):
-        read_picture(saved(Image.new("L", (100, 100)), tmp_path / "x.png"), max_pixels=9_999)
+        read_image(saved(Image.new("L", (100, 100)), tmp_path / "x.png"), max_pixels=9_999)
 
 
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         "folder.png": "not a file",
         "text.png": "none of these formats",
         "empty.png": "it is empty",
-        "link.png": "a link to nothing",
-        "absent.png": "no such file",
+        "link.png": "a broken link",
+        "absent.png": "does not exist",
         "cut.jpg": "damaged or incomplete",
         "page.png": "none of these formats",
         "a 'b'\n\"c\".png": r"\\n",
@@ -154,7 +154,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         "pipe.png": "not a file",
     }.items():
         with pytest.raises(PictureError, match=says) as caught:
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert "PNG, JPEG, GIF" in str(caught.value)
 
@@ -183,7 +183,7 @@ def test_any_bytes_are_a_picture_or_a_picture_error(tmp_path: Path, content: byt
     path = tmp_path / "any.png"
     path.write_bytes(content)
     try:
-        picture = read_picture(path, max_pixels=1_000_000)
+        picture = read_image(path, max_pixels=1_000_000)
     except PictureError:
         return
     assert picture.mode in ("L", "RGB")
@@ -286,10 +286,10 @@ def test_blank_pictures_work(size: tuple[int, int], grey: int, framing: Framing)
     assert pixels.shape == (framing.channels, *framing.size)
     assert np.isfinite(pixels).all()
     assert float(np.ptp(pixels)) == 0
-    assert ("nothing found in the picture" in notes) == (framing is MNIST and size != (28, 28))
+    assert ("nothing found in the image" in notes) == (framing is MNIST and size != (28, 28))
 
 
 def test_reading_pictures_needs_no_torch() -> None:
     heavy = "{'torch', 'torchvision', 'search', 'scipy'}"
-    program = f"import sys, objectives.data.pictures; assert not {heavy} & set(sys.modules)"
+    program = f"import sys, objectives.data.image_files; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
