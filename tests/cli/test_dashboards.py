@@ -18,9 +18,12 @@ import pytest
 from shell import alive, children, wait_until
 
 from search.cli import dashboards
+from search.common.config import Config
 from search.common.errors import SearchError
 from search.study.storage.storage import quiet_optuna
 from search.tracking import pages
+
+UNUSABLE = Config(tracking_uri="http://127.0.0.1:9", storage="nonsense://nowhere")
 
 
 def test_mlflow_link_opens_the_view_that_the_experiment_carries():
@@ -54,10 +57,7 @@ def test_a_taken_port_gives_way_to_a_free_one():
 @pytest.mark.slow
 def test_a_server_that_cannot_start_is_quoted():
     with pytest.raises(SearchError, match=r"(?s)optuna-dashboard ended before it was ready; it last wrote:.*nonsense"):
-        dashboards.serve(
-            tracking_uri="http://127.0.0.1:9", storage_url="nonsense://nowhere", announce=lambda _: None,
-            dashboard_port=0,
-        )  # fmt: skip
+        dashboards.serve(UNUSABLE, lambda _: None, ports=(0, 0))
 
 
 # Real servers ------------------------------------------------------------------------------------------------------
@@ -72,11 +72,13 @@ class Started:
         study = optuna.create_study(storage=storage, study_name="s")
         script = textwrap.dedent(f"""
             import sys
+            from functools import partial
+            from pathlib import Path
             from search.cli.dashboards import serve
-            sys.exit(serve(
-                tracking_uri={tracking_uri!r}, storage_url={storage!r}, study_id={study._study_id},
-                experiment_id="0", announce=lambda line: print(line, flush=True), mlflow_port=0, dashboard_port=0,
-            ))
+            from search.common.config import Config
+            config = Config(tracking_uri={tracking_uri!r}, storage={storage!r}, workspace=Path({str(folder)!r}))
+            announce = partial(print, flush=True)
+            sys.exit(serve(config, announce, study_id={study._study_id}, experiment_id="0", ports=(0, 0)))
         """)
         root = str(Path(__file__).parents[2])
         self.process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
@@ -131,7 +133,7 @@ def test_outside_the_main_thread_there_are_no_signals():
 
     def run() -> None:
         try:
-            dashboards.serve(tracking_uri="http://127.0.0.1:9", storage_url="nonsense://", announce=lambda _: None)
+            dashboards.serve(UNUSABLE, lambda _: None, ports=(0, 0))
         except SearchError as error:
             raised.append(str(error))
 

@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 from shell import environment
 
-from search.cli.output import PLAIN
-from search.cli.progress import SPARKS, LiveDisplay, PlainDisplay, describe_end, sparkline
+from search.cli.output import CONSOLE_OPTIONS
+from search.cli.progress import SPARK_CHARACTERS, LiveDisplay, PlainDisplay, describe_end, sparkline
 from search.coordinator.progress import RunningTrial, SearchProgress, Standing
 from search.study.records import TrialRecord
 
@@ -60,7 +60,7 @@ RUNNING = RunningTrial(7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8))
 
 def plain() -> tuple[PlainDisplay, io.StringIO]:
     written = io.StringIO()
-    return PlainDisplay(Console(**PLAIN, file=written, width=40)), written
+    return PlainDisplay(Console(**CONSOLE_OPTIONS, file=written, width=40)), written
 
 
 def test_names_stay_as_they_are():
@@ -133,19 +133,19 @@ def test_a_trial_without_times_has_none():
 
 def test_a_sparkline_rises_with_its_curve():
     assert sparkline([]) == ""
-    assert sparkline([0.5]) == sparkline([0.7]) == SPARKS[0]
-    assert sparkline([0, 1]) == SPARKS[0] + SPARKS[-1]
-    assert sparkline(range(8)) == SPARKS
-    assert sparkline(range(100), width=8) == SPARKS
+    assert sparkline([0.5]) == sparkline([0.7]) == SPARK_CHARACTERS[0]
+    assert sparkline([0, 1]) == SPARK_CHARACTERS[0] + SPARK_CHARACTERS[-1]
+    assert sparkline(range(8)) == SPARK_CHARACTERS
+    assert sparkline(range(100), width=8) == SPARK_CHARACTERS
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.integers(1, 30))
 def test_a_sparkline_is_as_long_as_its_curve_and_no_longer_than_its_width(curve: list[float], width: int):
     line = sparkline(curve, width)
     assert len(line) == min(len(curve), width)
-    assert set(line) <= set(SPARKS)
+    assert set(line) <= set(SPARK_CHARACTERS)
     shown = curve[-width:]
-    assert line[shown.index(min(shown))] == SPARKS[0]
+    assert line[shown.index(min(shown))] == SPARK_CHARACTERS[0]
 
 
 # A terminal ---------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
         from search.coordinator.progress import RunningTrial, SearchProgress, Standing
         from search.cli.progress import LiveDisplay
 
-        display = terminal.display()
+        display = output.choose_display()
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
         trial = RunningTrial(7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8))
@@ -212,7 +212,7 @@ def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
 
 
 def test_a_pipe_gets_plain_lines():
-    program = "from search import terminal; print(type(terminal.display()).__name__)"
+    program = "from search.cli import output; print(type(output.choose_display()).__name__)"
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.cli.main import cli
-from search.cli.options import options, read_config
-from search.common.config import ENGINES, LOG_FORMATS, NAMES, PRUNERS, SAMPLERS, Config
+from search.cli.options import SETTINGS, options, read_config
+from search.common.config import ENGINES, LOG_FORMATS, PRUNERS, SAMPLERS, Config
 from search.common.errors import UsageError
 from search.study.space.space import parse
 
@@ -29,19 +29,19 @@ FLAGS = [
 
 
 def configured(*words: str, env: Mapping[str, str] | None = None) -> Config:
-    """What `run` would be told, through the real options; where real data lies is no setting here."""
-    found: list[Config] = []
+    """The settings of `run`, through its real options. The folder of the real data is ignored."""
+    configs: list[Config] = []
 
     @click.command()
-    @options(*NAMES)
-    def command(**values: Any) -> None:
-        found.append(Config(**values))
+    @options()
+    def command(config: Config) -> None:
+        configs.append(config)
 
     result = CliRunner().invoke(command, list(words), env={"SEARCH_DATA_DIR": None, **(env or {})})
     if isinstance(result.exception, UsageError):
         raise result.exception
     assert result.exit_code == 0, result.output
-    return found[0]
+    return configs[0]
 
 
 def test_every_flag_of_the_contract_is_there():
@@ -76,7 +76,7 @@ def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
     assert dict(map(parse, config.fix)) == {"batch_size": 64, "adam_lr": [0.001, 0.01], "optimizer": "adam"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_flag_can_come_from_the_environment(name: str):
     values = {
         "device": "cuda:1",
@@ -166,7 +166,7 @@ def toml(value: Any) -> str:
 @given(st.fixed_dictionaries({}, optional=VALUES), st.booleans())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, Any], dashes: bool):
-    assert set(VALUES) == set(NAMES)
+    assert set(VALUES) == set(SETTINGS)
     file = tmp_path / "any.toml"
     written = {name.replace("_", "-") if dashes else name: toml(value) for name, value in chosen.items()}
     file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()), encoding="utf-8")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from shell import environment
 from sqlalchemy.engine import URL, make_url
 
-from search.cli import dashboards
-from search.cli import exits as failures
+from search.cli import dashboards, exits
 from search.common.errors import SearchError, StorageError
 from search.common.passwords import bare, first_line, mask
 from search.study.storage.storage import parse_url
@@ -77,14 +76,14 @@ def test_errors_links_and_quoted_messages_hold_none():
 
 def test_the_end_of_a_command_and_a_crash_hold_none(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="2"):
-        failures.fail("no http://admin:secret@h", 2)
+        exits.fail("no http://admin:secret@h", 2)
     assert capsys.readouterr().err == "Error: no http://admin:***@h\n"
     program = """
-from search.cli.main import main
+from search.cli import main
 def answer():
     raise KeyError("http://admin:secret@h")
-cli.answer = answer
-cli.main()
+main.answer = answer
+main.main()
 """
     crashed = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
     assert crashed.returncode == 1
