@@ -39,7 +39,7 @@ def flags_table() -> str:
             default = f"`{spec.default}`"
         choices = " | ".join(kind.choices) if isinstance(kind, click.Choice) else spec.metadata["metavar"] or ""
         if isinstance(kind, Device):
-            choices = kind.choices
+            choices = "auto | cpu | cuda | cuda:I | mps"
         flag = f"--{spec.name.replace('_', '-')} {choices}".strip().replace("|", r"\|")
         rows.append(f"| `{flag}` | {default} | {text} |")
     return "\n".join(rows)
@@ -51,12 +51,12 @@ def commands() -> list[str]:
     return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("python -m search")]
 
 
-def test_the_flags_table_is_the_settings() -> None:
+def test_the_flags_table_matches_the_settings() -> None:
     assert flags_table() in docs("flags"), f"put this into docs/flags.md:\n{flags_table()}"
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_is_understood(command: str) -> None:
+def test_documented_commands_parse(command: str) -> None:
     words = shlex.split(command)[3:]
     verb = words[0] if words and not words[0].startswith("-") else "run"
     rest = words[1:] if verb == (words or [""])[0] else words
@@ -65,12 +65,12 @@ def test_every_command_is_understood(command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_pictures_are_there(page: Path) -> None:
+def test_links_and_images_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_the_messages_are_the_programs_own() -> None:
+def test_the_program_prints_the_documented_messages() -> None:
     page = docs("troubleshooting")
     table = page[page.index("| message | meaning") :].split("\n\n")[0]
     messages = [row.split("|")[1].split("`")[1] for row in table.splitlines()[2:]]
@@ -83,7 +83,7 @@ def test_the_messages_are_the_programs_own() -> None:
         assert message in code, f"the program never prints {message!r}"
 
 
-def test_each_dependency_has_its_line() -> None:
+def test_every_dependency_is_documented() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}  # type: ignore[index]
     page = docs("dependencies")

@@ -1,4 +1,4 @@
-"""Run one server of `ui`: `python -m search.cli.dashboard_server mlflow ARGUMENTS` or `... optuna PORT`.
+"""Run one server of `ui`: `python -m search.cli.dashboard_server SCRIPT ARGUMENTS`, where SCRIPT is a console script.
 
 The server and every process that it starts end with its parent. It ignores Ctrl-C, which the parent handles.
 """
@@ -6,36 +6,23 @@ The server and every process that it starts end with its parent. It ignores Ctrl
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import sys
-from socketserver import ThreadingMixIn
-from wsgiref.simple_server import WSGIServer, make_server
+from importlib.metadata import entry_points
 
 from objectives.lifeline import end_process_group, exit_with_parent
 
-STORAGE_VARIABLE = "SEARCH_UI_STORAGE"
-"""Holds the address of Optuna's storage. Its password would be visible to `ps` on a command line."""
-
-
-class ThreadingServer(ThreadingMixIn, WSGIServer):
-    """A WSGI server that answers each request in a thread."""
-
-    daemon_threads = True
+LAST_ARGUMENT = "SEARCH_UI_LAST_ARGUMENT"
+"""A variable with one more argument. `ps` would show the password of an address on a command line."""
 
 
 def main() -> None:
-    """Run the server that the first argument names."""
+    """Run the console script."""
     exit_with_parent(end_process_group)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.argv[1] == "mlflow":
-        del sys.argv[0]
-        runpy.run_module("mlflow", run_name="__main__")
-    else:
-        from optuna_dashboard import wsgi  # type: ignore[import-untyped, unused-ignore]
-
-        app = wsgi(os.environ.pop(STORAGE_VARIABLE))
-        make_server("127.0.0.1", int(sys.argv[2]), app, server_class=ThreadingServer).serve_forever()
+    sys.argv = [*sys.argv[1:], *filter(None, [os.environ.pop(LAST_ARGUMENT, None)])]
+    script, *_ = entry_points(group="console_scripts", name=sys.argv[0])  # mlflow and mlflow-skinny name the same one
+    script.load()()
 
 
 if __name__ == "__main__":

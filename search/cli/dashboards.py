@@ -15,83 +15,74 @@ import tempfile
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from urllib.parse import quote
 
-from search.cli.dashboard_server import STORAGE_VARIABLE
+import click
+
+from search.cli.dashboard_server import LAST_ARGUMENT
+from search.commands.studies import read_study
+from search.common.config import Config
 from search.common.errors import SearchError
 from search.common.passwords import bare, mask
 from search.common.signals import Interruption
+from search.common.sqlite import MLFLOW_TABLE, check_sqlite, sqlite_file
 from search.common.workspace import Workspace
+from search.study.records import EXPERIMENT
+from search.study.storage.storage import open_storage
 from search.tracking.pages import VIEW
-
-if TYPE_CHECKING:
-    from search.common.config import Config
 
 READY_TIMEOUT_S = 60.0
 GRACE_PERIOD_S = 5.0
 """Time between SIGTERM and SIGKILL."""
 
-MLFLOW_VARIABLES = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
-
-def serve_study(config: Config, name: str | None, announce: Callable[[str], None], *, open_browser: bool) -> int:
+def serve_study(config: Config, name: str | None, *, browse: bool) -> int:
     """Serve the pages of a study, by default of the newest, until Ctrl-C. Returns the exit status.
 
     Raises UsageError or StorageError if the study does not exist, SearchError if a server does not start.
     """
-    from search.commands.studies import read_study
-    from search.common.sqlite import MLFLOW_TABLE, check_sqlite, sqlite_file
-    from search.study.records import EXPERIMENT
-    from search.study.storage.storage import open_storage
-
     study = read_study(config, name)
     if (path := sqlite_file(config.mlflow_uri)) is not None:
         check_sqlite(path, MLFLOW_TABLE)
     study_id = open_storage(config.storage_url, create=False).get_study_id_from_name(study.name)
-    experiment_id = study.attrs.get(EXPERIMENT)
-    return serve(config, announce, study_id=study_id, experiment_id=experiment_id, open_browser=open_browser)
+    return serve(config, study_id, study.attrs.get(EXPERIMENT), browse=browse)
 
 
 def serve(
     config: Config,
-    announce: Callable[[str], None],
+    study_id: int,
+    experiment_id: str | None,
     *,
-    study_id: int | None = None,
-    experiment_id: str | None = None,
-    open_browser: bool = False,
-    ports: tuple[int, int] = (5000, 8080),
+    browse: bool = False,
+    ports: Sequence[int] = (5000, 8080),
 ) -> int:
-    """Start both servers, announce their links, and wait for Ctrl-C, another signal or the end of a server.
+    """Start both servers, print their links, and wait for Ctrl-C, another signal or the end of a server.
 
     If MLflow is tracked at an http address, only the dashboard is started. When one of `ports` is taken, a free one is
-    used. Returns 130 after Ctrl-C, 143 after SIGTERM, and 1 after announcing the last lines of a server that ended.
+    used. Returns 130 after Ctrl-C, 143 after SIGTERM, and 1 after printing the last lines of a server that ended.
     Raises SearchError, with the last lines of a server, when it is not ready within 60 s.
     """
-    with Interruption() as interruption, interruption.graceful(), tempfile.TemporaryDirectory() as folder:
+    with Interruption() as interruption, interruption.graceful(), ExitStack() as stack:
         servers: list[ServerProcess] = []
-        try:
-            mlflow_url = config.mlflow_uri
-            if not mlflow_url.startswith(("http://", "https://")):
-                servers.append(_start_mlflow(Path(folder), config, free_port(ports[0])))
-                mlflow_url = servers[0].url
-            servers.append(_start_dashboard(Path(folder), config, free_port(ports[1])))
-            links = mlflow_deep_link(mlflow_url, experiment_id), dashboard_deep_link(servers[-1].url, study_id)
-            _wait_until_ready(servers, interruption)
-            if interruption.number is None:
-                announce(f"MLflow: {links[0]}\nOptuna dashboard: {links[1]}\nCtrl-C ends both.")
-                for link in links if open_browser else ():
-                    webbrowser.open(link)
-            return _watch(servers, interruption, announce)
-        finally:
-            _stop(servers)
+        stack.callback(_stop, servers)
+        mlflow_url = config.mlflow_uri
+        if not mlflow_url.startswith(("http://", "https://")):
+            log = stack.enter_context(tempfile.TemporaryFile())
+            servers.append(_start_mlflow(config, free_port(ports[0]), log))
+            mlflow_url = servers[0].url
+        log = stack.enter_context(tempfile.TemporaryFile())
+        servers.append(_start_dashboard(config, free_port(ports[1]), log))
+        links = mlflow_deep_link(mlflow_url, experiment_id), dashboard_deep_link(servers[-1].url, study_id)
+        _wait_until_ready(servers, interruption)
+        if interruption.number is None:
+            click.echo(f"MLflow: {links[0]}\nOptuna dashboard: {links[1]}\nCtrl-C ends both.")
+            for link in links if browse else ():
+                webbrowser.open(link)
+        return _watch(servers, interruption)
 
 
 def mlflow_deep_link(base_url: str, experiment_id: str | None) -> str:
@@ -107,12 +98,9 @@ def mlflow_deep_link(base_url: str, experiment_id: str | None) -> str:
     return f"{base_url}/#/experiments/{quote(experiment_id, safe='')}/runs?{query}"
 
 
-def dashboard_deep_link(base_url: str, study_id: int | None) -> str:
-    """Return the address of a study in optuna-dashboard; of the list of studies without one."""
-    return f"{base_url}/dashboard/" + ("" if study_id is None else f"studies/{study_id}")
-
-
-# Servers
+def dashboard_deep_link(base_url: str, study_id: int) -> str:
+    """Return the address of a study in optuna-dashboard."""
+    return f"{base_url}/dashboard/studies/{study_id}"
 
 
 @dataclass(frozen=True)
@@ -126,19 +114,14 @@ class ServerProcess:
 
     @classmethod
     def start(
-        cls, name: str, url: str, folder: Path, arguments: Sequence[str], variables: Mapping[str, str]
+        cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str], log: IO[bytes]
     ) -> ServerProcess:
-        """Run `search.cli.dashboard_server` in a new process group, with more environment variables."""
-        log = (folder / f"{name}.log").open("w+b")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "search.cli.dashboard_server", *arguments],
-            stdin=subprocess.PIPE,  # the server ends when this pipe closes
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-        return cls(name, url, process, log)
+        """Run a console script in a new process group. It ends when its standard input closes."""
+        address = ("--host", "127.0.0.1", "--port", str(port))
+        command = [sys.executable, "-m", "search.cli.dashboard_server", name, *arguments, *address]
+        env, pipe, merged = {**os.environ, **variables}, subprocess.PIPE, subprocess.STDOUT
+        process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=merged, env=env, start_new_session=True)
+        return cls(name, f"http://127.0.0.1:{port}", process, log)
 
     def last_lines(self, count: int = 12) -> str:
         """Return the end of the log, indented."""
@@ -147,13 +130,11 @@ class ServerProcess:
         return "\n".join(f"    {line}" for line in lines) or "    (it wrote nothing)"
 
     def answers(self) -> bool:
-        """Return whether the server answers now. optuna-dashboard redirects to its page."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for loopback
-        try:
-            with opener.open(self.url, timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+        """Return whether the server serves its page."""
+        with suppress(OSError):
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(self.url, timeout=5).close()
+            return True
+        return False
 
     def signal_group(self, number: int) -> bool:
         """Send a signal to the process group. Returns False if the group is empty."""
@@ -165,53 +146,49 @@ class ServerProcess:
         return True
 
 
-def _start_mlflow(folder: Path, config: Config, port: int) -> ServerProcess:
-    # The address may hold a password, which `ps` would show on a command line.
-    stores = {
-        "MLFLOW_BACKEND_STORE_URI": config.mlflow_uri,
+def _start_mlflow(config: Config, port: int, log: IO[bytes]) -> ServerProcess:
+    variables = {
+        "MLFLOW_BACKEND_STORE_URI": config.mlflow_uri,  # may hold a password, which `ps` shows on a command line
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(Workspace(config.workspace).mlruns.absolute()),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    arguments = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    return ServerProcess.start("mlflow", f"http://127.0.0.1:{port}", folder, arguments, MLFLOW_VARIABLES | stores)
+    return ServerProcess.start("mlflow", port, ("server", "--workers", "1"), variables, log)
 
 
-def _start_dashboard(folder: Path, config: Config, port: int) -> ServerProcess:
-    storage = {STORAGE_VARIABLE: config.storage_url}
-    return ServerProcess.start("optuna-dashboard", f"http://127.0.0.1:{port}", folder, ("optuna", str(port)), storage)
+def _start_dashboard(config: Config, port: int, log: IO[bytes]) -> ServerProcess:
+    arguments, variables = ("--server", "wsgiref"), {LAST_ARGUMENT: config.storage_url}
+    return ServerProcess.start("optuna-dashboard", port, arguments, variables, log)
 
 
 def free_port(preferred: int) -> int:
-    """Return `preferred` if it is free on loopback, else another free port. Raises SearchError if there is none."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise SearchError("no free port on 127.0.0.1 for the MLflow UI and the dashboard; close a server and try again")
+    """Return `preferred` if it is free on loopback, else another free port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(servers: Sequence[ServerProcess], interruption: Interruption) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     for server in servers:
         while interruption.number is None and not server.answers():
-            if server.process.poll() is not None:
-                raise SearchError(f"{server.name} ended before it was ready; it last wrote:\n{server.last_lines()}")
-            if time.monotonic() > deadline:
-                lines = server.last_lines()
-                raise SearchError(
-                    f"{server.name} gave no answer within {READY_TIMEOUT_S:.0f} s; it last wrote:\n{lines}"
-                )
+            has_ended = server.process.poll() is not None
+            if has_ended or time.monotonic() > deadline:
+                problem = "ended before it was ready" if has_ended else f"gave no answer within {READY_TIMEOUT_S:.0f} s"
+                raise SearchError(f"{server.name} {problem}; it last wrote:\n{server.last_lines()}")
             time.sleep(0.2)
 
 
-def _watch(servers: Sequence[ServerProcess], interruption: Interruption, announce: Callable[[str], None]) -> int:
+def _watch(servers: Sequence[ServerProcess], interruption: Interruption) -> int:
     while interruption.number is None:
         for server in servers:
             if (status := server.process.poll()) is not None:
-                announce(f"{server.name} ended by itself (status {status}); it last wrote:\n{server.last_lines()}")
+                click.echo(f"{server.name} ended by itself (status {status}); it last wrote:\n{server.last_lines()}")
                 return 1
         time.sleep(0.2)
     return 128 + interruption.number
@@ -229,4 +206,3 @@ def _stop(servers: Sequence[ServerProcess]) -> None:
         if server.process.stdin:
             server.process.stdin.close()
         server.process.wait()
-        server.log.close()

@@ -15,10 +15,9 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from objectives.files import write_atomic
 from search.cli.exits import end_process, print_traceback, run_and_exit
-from search.cli.options import STORES, DefaultRunGroup, file_option, input_warnings, json_option, options, writing
-from search.common.config import Config, Device
+from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
+from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
 
@@ -39,64 +38,57 @@ def cli() -> None:
 @options()
 @click.pass_context
 def run_command(ctx: click.Context, config: Config) -> None:
-    """Search, test the winner once, and register it.
+    """Run a search, test its winner once, and register it.
 
     After an interruption, type the same command to resume.
     """
     with Interruption():  # also during the imports, which take seconds
-        _run(ctx, config)
+        from search.cli.output import choose_display, print_result
+        from search.commands.run import run
+        from search.commands.setup import plan_search
 
-
-def _run(ctx: click.Context, config: Config) -> None:
-    from search.cli.output import choose_display, print_result
-    from search.commands.run import run
-    from search.commands.setup import plan_search
-
-    display = choose_display(quiet=config.quiet, log_format=config.log_format)
-    for warning in input_warnings(ctx):
-        display.notice(warning)
-    is_given = ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT
-    plan = plan_search(config, display, dataset_is_given=is_given)
-    print_result(run(plan, display), plan.config)
+        display = choose_display(quiet=config.quiet, log_format=config.log_format)
+        for warning in input_warnings(ctx):
+            display.notice(warning)
+        is_given = ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT
+        plan = plan_search(config, display, dataset_is_given=is_given)
+        print_result(run(plan, display), plan.config)
 
 
 @cli.command()
 @click.option("--study", metavar="NAME", multiple=True, show_default="the newest", help="Study to report. Repeatable.")
-@file_option("--output", "FILE", "Output file.", "mlruns/reports/STUDY.html")
+@click.option("--output", type=FILE, metavar="FILE", show_default="mlruns/reports/STUDY.html", help="Output file.")
 @options(*STORES)
 def report(study: Sequence[str], output: Path | None, config: Config) -> None:
     """Write an HTML report of one or more studies.
 
     The report is a single file that works offline.
     """
-    from search.cli.output import say
     from search.commands.studies import open_studies
     from search.common.workspace import Workspace
-    from search.reports.page import write_report
+    from search.reports.page import render
 
     chosen = open_studies(config, study)
     workspace = Workspace(config.workspace)
     drawing = workspace.pictures(chosen[0].study_name)
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
-    with writing("--output", target):
-        write_report(chosen[0], target, others=chosen[1:], pictures=images)
-    say(f"report: {target}")
+    write_output("--output", target, render(chosen[0], others=chosen[1:], pictures=images).encode())
+    click.echo(f"report: {target}")
 
 
 @cli.command()
 @click.option("--study", metavar="NAME", show_default="the newest", help="Study to open.")
-@click.option("--open", "open_browser", is_flag=True, help="Open both pages in the browser.")
+@click.option("--open", "browse", is_flag=True, help="Open both pages in the browser.")
 @options(*STORES)
-def ui(study: str | None, open_browser: bool, config: Config) -> None:
+def ui(study: str | None, browse: bool, config: Config) -> None:
     """Serve MLflow's pages and Optuna's dashboard.
 
     Both listen on this machine only. Ctrl-C stops them.
     """
     from search.cli.dashboards import serve_study
-    from search.cli.output import say
 
-    raise SystemExit(serve_study(config, study, say, open_browser=open_browser))
+    raise SystemExit(serve_study(config, study, browse=browse))
 
 
 @cli.command()
@@ -141,7 +133,7 @@ def watch(study: str | None, config: Config) -> None:
 @cli.command()
 @click.argument("study")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="csv", show_default=True, help="File format.")
-@file_option("--output", "FILE", "Output file.", "standard output")
+@click.option("--output", type=FILE, metavar="FILE", show_default="standard output", help="Output file.")
 @options(*STORES)
 def export(study: str, format_: str, output: Path | None, config: Config) -> None:
     """Export the trials of a study as a table."""
@@ -152,23 +144,22 @@ def export(study: str, format_: str, output: Path | None, config: Config) -> Non
         raise UsageError(f"a terminal cannot show parquet; type --output {study}.parquet")
     content = export_study(read_study(config, study), format_)
     if output is None:
-        sys.stdout.buffer.write(content)
-        return
-    with writing("--output", output):
-        write_atomic(output, content)
+        click.echo(content, nl=False)
+    else:
+        write_output("--output", output, content)
 
 
 @cli.command()
 @click.argument("image", nargs=-1, required=True)
 @click.option("--model", metavar="NAME", show_default="the newest champion", help="Model, such as mnist or mnist/3.")
-@file_option("--show", "OUT.png", "Draw the images with their predictions.")
+@click.option("--show", type=FILE, metavar="OUT.png", help="Draw the images with their predictions.")
 @options(*STORES, "data_dir")
 def predict(image: Sequence[str], model: str | None, show: Path | None, config: Config) -> None:
     """Classify images with a registered model.
 
     An IMAGE is a file, or test images of a dataset, such as mnist:7 or mnist:0-24.
     """
-    from search.cli.output import print_predictions, say
+    from search.cli.output import print_predictions
     from search.commands.load import load
     from search.commands.predict import draw, require_readable
     from search.commands.predict import predict as classify
@@ -180,9 +171,8 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
     predictions = classify(predictor, image, config.data_dir)
     print_predictions(str(predictor), predictions)
     if show is not None and (drawing := draw(predictions, predictor.classes)) is not None:
-        with writing("--show", show):
-            write_atomic(show, drawing)
-        say(f"drawing: {show}")
+        write_output("--show", show, drawing)
+        click.echo(f"drawing: {show}")
     raise SystemExit(int(any(prediction.error for prediction in predictions)))
 
 
@@ -209,7 +199,7 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
     A VERSION looks like mnist/3. A winner that is not registered yet is scored and registered. It becomes the champion
     only if it is better.
     """
-    from search.cli.output import print_summary, say
+    from search.cli.output import print_summary
     from search.commands.promote import promote_version, register_winner, restore_previous_champion
     from search.tracking.registry.model_store import require_store
     from search.tracking.registry.promotion import CHAMPION
@@ -218,18 +208,18 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
         require_store(config)
     if rollback:
         name, before, now = restore_previous_champion(config, target)
-        say(f"champion of {name}: version {now} again, no longer version {before}")
+        click.echo(f"champion of {name}: version {now} again, no longer version {before}")
         return
     if target is None:
         raise UsageError(f"promote what? Type {PROGRAM} promote STUDY, promote NAME/VERSION, or promote --rollback")
     if (promoted := promote_version(config, target)) is not None:
-        say(f"champion of {promoted[0]}: version {promoted[1]}")
+        click.echo(f"champion of {promoted[0]}: version {promoted[1]}")
         return
     record = register_winner(config, target)
     print_summary(record)
     model = record.summary.model if record.summary else None
     if model is not None and model["alias"] == CHAMPION:
-        say(f"champion of {model['name']}: version {model['version']}")
+        click.echo(f"champion of {model['name']}: version {model['version']}")
     raise SystemExit(0 if model is not None else 1)
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from search.common.config import Config
+from objectives.files import write_atomic
+from search.common.config import FILE, Config
 from search.common.errors import UsageError
 from search.common.passwords import mask
 
@@ -31,23 +31,20 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class DefaultRunGroup(click.Group):
-    """A group of commands whose default command is `run`."""
+    """A group of commands with the default command `run`, whose flags its help shows."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert `run` if there is no command."""
         if not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--version")):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Exit with status 130 after Ctrl-C, for which click uses 1."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # click would exit with status 1
             raise SystemExit(130) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, then the flags of `run`."""
         self.format_commands(ctx, formatter)
         run_command = self.commands["run"]
         with click.Context(run_command, info_name="run", parent=ctx) as run_ctx:
@@ -64,7 +61,7 @@ def option(name: str) -> Decorator:
         f"--{name.replace('_', '-')}",
         name,
         default=default,
-        type=None if is_flag else meta["type"],
+        type=meta["type"],
         is_flag=is_flag,
         multiple=name in REPEATABLE_SETTINGS,
         metavar=meta["metavar"],
@@ -85,16 +82,12 @@ def options(*names: str) -> Decorator:
             config = Config(**{name: values.pop(name) for name in names})
             return command(config=config, **values)
 
-        decorators = (config_option, *map(option, reversed(names)))
-        return functools.reduce(lambda function, decorate: decorate(function), decorators, with_config)
+        decorated: Callable[..., Any] = config_option(with_config)
+        for name in reversed(names):
+            decorated = option(name)(decorated)
+        return decorated
 
     return add
-
-
-def file_option(flag: str, metavar: str, text: str, default: str | None = None) -> Decorator:
-    """Make a flag for a file to write; `default` describes where the output goes without it."""
-    path = click.Path(path_type=Path, dir_okay=False)
-    return click.option(flag, type=path, metavar=metavar, help=text, show_default=default)
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -144,9 +137,9 @@ def _check(name: str, value: Any) -> str | None:
     return None
 
 
-config_option = click.option(
+config_option: Decorator = click.option(
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     envvar="SEARCH_CONFIG",
     metavar="FILE.toml",
     is_eager=True,
@@ -172,11 +165,10 @@ def input_warnings(ctx: click.Context) -> Iterator[str]:
             )
 
 
-@contextmanager
-def writing(flag: str, path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path`, the value of `flag`, into a UsageError."""
+def write_output(flag: str, path: Path, content: bytes) -> None:
+    """Write the file that `flag` names. Raises UsageError if that fails."""
     try:
-        yield
+        write_atomic(path, content)
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror}") from None
 

@@ -29,7 +29,7 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._trouble: str | None = None
+        self._outage: str | None = None
 
     def busy(self, text: str) -> AbstractContextManager[object]:
         return nullcontext()
@@ -42,13 +42,13 @@ class PlainDisplay:
 
     def refresh(self, progress: SearchProgress) -> None:
         """Print a line when tracking fails or recovers."""
-        if (progress.trouble is None) != (self._trouble is None):
+        if (progress.trouble is None) != (self._outage is None):
             self.tracking(progress.trouble)
-        self._trouble = progress.trouble
+        self._outage = progress.trouble
 
-    def tracking(self, trouble: str | None) -> None:
+    def tracking(self, outage: str | None) -> None:
         """Print why tracking fails, or that it works again."""
-        self.notice(f"tracking is out of reach ({trouble}); the search goes on" if trouble else "tracking is back")
+        self.notice(f"tracking is out of reach ({outage}); the search goes on" if outage else "tracking is back")
 
     def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         parts = [f"[{standing.finished}/{standing.target}]", f"trial {trial.number}", trial.label or "-"]
@@ -62,7 +62,7 @@ class PlainDisplay:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
-        """Do nothing: there is nothing to remove."""
+        pass
 
 
 class JsonDisplay(PlainDisplay):
@@ -70,14 +70,14 @@ class JsonDisplay(PlainDisplay):
 
     def event(self, event: str, **values: Any) -> None:
         """Print an object with the event, its time and its values."""
-        line = json.dumps({"event": event, "time": datetime.now().isoformat(timespec="milliseconds"), **values})
-        super().notice(line)
+        time_ = datetime.now().isoformat(timespec="milliseconds")
+        super().notice(json.dumps({"event": event, "time": time_, **values}))
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         self.event("begin", title=title, unit=unit, target=target, finished=done)
 
-    def tracking(self, trouble: str | None) -> None:
-        self.event("tracking", trouble=trouble)
+    def tracking(self, outage: str | None) -> None:
+        self.event("tracking", trouble=outage)
 
     def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         best = standing.best and {"number": standing.best.number, "value": standing.best.value}
@@ -129,7 +129,7 @@ class LiveDisplay:
             value = f"{trial.curve[-1]:.4f}" if trial.curve else "-"
             epoch = f"{trial.epoch:g}/{trial.epochs}"
             table.add_row(f"#{trial.number:03d}", trial.label, epoch, value, sparkline(trial.curve))
-        parts = [self._headline(progress), bar, table]
+        parts: list[Table | Text] = [self._headline(progress), bar, table]
         if progress.trouble:
             parts.append(Text(f"tracking is out of reach, nothing is lost: {progress.trouble}", style="yellow"))
         return Group(*parts)
@@ -137,9 +137,8 @@ class LiveDisplay:
     def _headline(self, progress: SearchProgress) -> Text:
         standing = progress.standing
         parts = [f"{standing.finished}/{standing.target} {standing.unit}"] if standing.target > 1 else []
-        for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
-            if n := standing.counts[state]:
-                parts.append(f"{n} {word}")
+        names = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+        parts += [f"{standing.counts[state]} {name}" for state, name in names.items() if standing.counts[state]]
         if (best := standing.best) is not None and best.value is not None:
             parts.append(f"best {best.value:.4f} (#{best.number:03d})")
         parts.append(self._remaining_time(standing))

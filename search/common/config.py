@@ -23,6 +23,7 @@ DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
 COUNT = click.IntRange(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 NOT_NEGATIVE = click.FloatRange(min=0)
+FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -30,7 +31,6 @@ class Device(click.ParamType[str]):
     """The name of a device. Workers check whether it exists."""
 
     name = "device"
-    choices = "auto | cpu | cuda | cuda:I | mps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(value)) is None:
@@ -38,12 +38,10 @@ class Device(click.ParamType[str]):
         return str(value)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{self.choices.replace(' ', '')}]"
+        return "[auto|cpu|cuda|cuda:I|mps]"
 
 
-def setting(
-    default: Any, text: str, type_: click.ParamType[Any] | type, metavar: str | None = None, *, unset: str | None = None
-) -> Any:
+def setting(default: Any, text: str, type_: Any, metavar: str | None = None, *, unset: str | None = None) -> Any:
     """Make a field that is also a flag with the help `text`; `unset` describes the default if it is None."""
     return field(default=default, metadata={"help": text, "type": type_, "metavar": metavar, "unset": unset})
 
@@ -84,11 +82,7 @@ class Config:
     )
     cpus_per_trial: float = setting(1.0, "CPUs and threads per worker on Ray.", POSITIVE, "N")
     gpus_per_trial: float | None = setting(
-        None,
-        "GPUs per worker on Ray. With 0.25, four share one.",
-        NOT_NEGATIVE,
-        "N",
-        unset="0.25 if there are GPUs",
+        None, "GPUs per worker on Ray. With 0.25, four share one.", NOT_NEGATIVE, "N", unset="0.25 with a GPU"
     )
     workspace: Path = setting(Path("."), "Folder for optuna.db, mlflow.db and mlruns/.", FOLDER, "DIR")
     data_dir: Path | None = setting(None, "Folder of dataset files.", FOLDER, "DIR", unset="the user's cache")
@@ -104,10 +98,8 @@ class Config:
     def __post_init__(self) -> None:
         """Validate values that would fail only after the last trial."""
         if self.tracking_uri and not re.match(r"(sqlite:///|https?://|(postgresql|mysql)[\w+]*://)", self.tracking_uri):
-            raise UsageError(
-                f"--tracking-uri {self.tracking_uri!r} is not a tracking store; give http://HOST:PORT of an MLflow "
-                "server, or sqlite:///FILE"
-            )
+            advice = "give http://HOST:PORT of an MLflow server, or sqlite:///FILE"
+            raise UsageError(f"--tracking-uri {self.tracking_uri!r} is not a tracking store; {advice}")
         if self.register is not None and not is_model_name(self.register):
             raise UsageError(f"--register {self.register!r} is not a model name; use letters, digits, dots and dashes")
         for flag, value, unit in (("timeout", self.timeout, "seconds"), ("max-latency-ms", self.max_latency_ms, "ms")):

@@ -15,12 +15,10 @@ class Direction(Enum):
 
     @classmethod
     def of(cls, *, maximize: bool) -> Direction:
-        """Return MAXIMIZE if `maximize`, otherwise MINIMIZE."""
         return cls.MAXIMIZE if maximize else cls.MINIMIZE
 
     @classmethod
     def of_study(cls, direction: StudyDirection) -> Direction:
-        """Convert Optuna's direction."""
         return cls.of(maximize=direction == StudyDirection.MAXIMIZE)
 
     @property

@@ -13,7 +13,7 @@
     ├── ModelNotFoundError
     └── SearchStoppedError
 
-`objectives`, which imports nothing from here, has its own tree under `objectives.base.ObjectiveError`.
+`objectives` has its own tree under `objectives.base.ObjectiveError`.
 """
 
 from __future__ import annotations

@@ -15,10 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal arrived. Every write is atomic, so it is safe to stop anywhere.
-
-    It is not an `Exception`, so that no handler takes it for a failure.
-    """
+    """A signal arrived. This is not an `Exception`, so no handler takes it for a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

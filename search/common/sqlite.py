@@ -35,10 +35,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    """Create a SQLite file that is either absent or complete, even if processes compete or are killed.
-
-    `fill` writes the database at the temporary path that it gets.
-    """
+    """Create a SQLite file atomically, even if processes compete or are killed. `fill` writes to a temporary path."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_first_command_is_the_readmes():
+def test_the_readme_begins_with_the_first_command():
     assert FIRST in block(README, "sh")
 
 
