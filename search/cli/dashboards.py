@@ -35,6 +35,8 @@ from search.study.records import EXPERIMENT
 from search.study.storage.storage import open_storage
 from search.tracking.pages import VIEW
 
+PORTS = (5000, 8080)
+"""Preferred ports of MLflow and optuna-dashboard."""
 READY_TIMEOUT_S = 60.0
 GRACE_PERIOD_S = 5.0
 """Time between SIGTERM and SIGKILL."""
@@ -53,12 +55,7 @@ def serve_study(config: Config, name: str | None, *, browse: bool) -> int:
 
 
 def serve(
-    config: Config,
-    study_id: int,
-    experiment_id: str | None,
-    *,
-    browse: bool = False,
-    ports: Sequence[int] = (5000, 8080),
+    config: Config, study_id: int, experiment_id: str | None, *, browse: bool = False, ports: Sequence[int] = PORTS
 ) -> int:
     """Start both servers, print their links, and wait for Ctrl-C, another signal or the end of a server.
 

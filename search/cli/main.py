@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from click.core import ParameterSource
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
 from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
@@ -50,7 +49,7 @@ def run_command(ctx: click.Context, config: Config) -> None:
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
         for warning in input_warnings(ctx):
             display.notice(warning)
-        is_given = ctx.get_parameter_source("dataset") != ParameterSource.DEFAULT
+        is_given = ctx.get_parameter_source("dataset") != click.core.ParameterSource.DEFAULT
         plan = plan_search(config, display, dataset_is_given=is_given)
         print_result(run(plan, display), plan.config)
 

@@ -50,7 +50,7 @@ def setting(default: Any, text: str, type_: Any, metavar: str | None = None, *, 
 class Config:
     """The settings of `run`. A field `data_dir` is the flag `--data-dir` and the variable `SEARCH_DATA_DIR`.
 
-    Raises UsageError for values that the types of the flags cannot reject.
+    Raises UsageError for values that pass the types of the flags but would fail after the last trial.
     """
 
     trials: int = setting(50, "Total number of finished trials.", COUNT, "N")
@@ -96,7 +96,6 @@ class Config:
     log_format: str = setting("text", "Progress output. json prints one object per line.", click.Choice(LOG_FORMATS))
 
     def __post_init__(self) -> None:
-        """Validate values that would fail only after the last trial."""
         if self.tracking_uri and not re.match(r"(sqlite:///|https?://|(postgresql|mysql)[\w+]*://)", self.tracking_uri):
             advice = "give http://HOST:PORT of an MLflow server, or sqlite:///FILE"
             raise UsageError(f"--tracking-uri {self.tracking_uri!r} is not a tracking store; {advice}")

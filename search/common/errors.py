@@ -1,4 +1,4 @@
-"""All errors that the program shows as one message instead of a traceback.
+"""Errors that the program shows as one message instead of a traceback.
 
 ::
 

@@ -16,8 +16,7 @@ from search.common.errors import StorageError
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another process, such as a dashboard."""
 
-OPTUNA_TABLE = "studies"
-MLFLOW_TABLE = "experiments"
+OPTUNA_TABLE, MLFLOW_TABLE = "studies", "experiments"
 
 
 def sqlite_file(url: str | URL) -> Path | None:
@@ -54,7 +53,7 @@ def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def lock_folder(database: Path) -> Path:
-    """Return the folder of the lock files beside a database. Creates it if necessary."""
+    """Return the folder of the lock files beside a database. Creates it if absent."""
     folder = database.with_name(f"{database.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
