@@ -1,4 +1,4 @@
-"""How a command ends: errors become one message without passwords and an exit status."""
+"""The end of a command: an exit status, and for an error one message without passwords."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from search.common.signals import Interrupted
 
 
 def run_and_exit(command: Callable[[], object]) -> NoReturn:
-    """Run a command; an error that the user can mend ends in one message without a traceback. Raises SystemExit."""
+    """Run a command, then raise SystemExit. Errors that the user can correct print one message without a traceback."""
     try:
         command()
-    except SearchError as error:
-        fail(str(error), error.exit_status)
-    except ObjectiveError as error:
-        fail(str(error), 1)
+    except (SearchError, ObjectiveError) as error:
+        fail(str(error), error.exit_status if isinstance(error, SearchError) else 1)
     except Interrupted as interrupted:
         click.echo("Stopped. Nothing is lost: type the same command again to resume", err=True)
         raise SystemExit(128 + interrupted.number) from None
@@ -46,24 +44,21 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def end_process(code: object) -> NoReturn:
-    """End the process with the code of a SystemExit, without the interpreter's clean-up.
-
-    That would take seconds once torch and MLflow are loaded.
-    """
+    """End the process with the code of a SystemExit. Skips the clean-up, which takes seconds with torch and MLflow."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # the reader is gone
+        with contextlib.suppress(OSError, ValueError):  # nobody reads the pipe any more
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback as Python does, without the passwords of URLs. An excepthook."""
+    """Print a traceback without the passwords of URLs. For `sys.excepthook`."""
     sys.stderr.write(mask("".join(traceback.format_exception(kind, error, trace))))
 
 
 def storage_failure(error: BaseException | None) -> str | None:
-    """Return a message for an error of a disk or database; None for other errors."""
+    """Return the message for a disk or database error; None for other errors."""
     from sqlalchemy.exc import SQLAlchemyError
 
     database_error = None
@@ -77,5 +72,5 @@ def storage_failure(error: BaseException | None) -> str | None:
         error = error.__cause__
     if database_error is None:
         return None
-    first = str(database_error).splitlines()[0]
-    return f"the database stopped answering: {first}. Nothing is lost: when it is back, type the same command again"
+    reason = str(database_error).splitlines()[0]
+    return f"the database stopped answering: {reason}. Nothing is lost: when it is back, type the same command again"

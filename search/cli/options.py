@@ -1,13 +1,13 @@
-"""Settings as options of a command. A flag beats an environment variable, which beats the TOML file."""
+"""Settings as options of a command. A flag overrides an environment variable, which overrides the TOML file."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,35 +15,36 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from search.common.config import NAMES, Config
+from objectives.files import write_atomic
+from search.common.config import FILE, Config
 from search.common.errors import UsageError
 from search.common.passwords import mask
 
-TABLE = "search.space"
+SETTINGS = {field.name: field for field in fields(Config)}
+REPEATABLE_SETTINGS = {name for name, field in SETTINGS.items() if isinstance(field.default, tuple)}
+STORES = ("workspace", "storage", "tracking_uri")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+SPACE_KEY = "search.space"
 """Key of `ctx.meta` that holds the `[space]` table of the file."""
 
-SPECS = {spec.name: spec for spec in fields(Config)}
-REPEATABLE = {name for name, spec in SPECS.items() if isinstance(spec.default, tuple)}
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class DefaultRunGroup(click.Group):
-    """A group of commands whose default command is `run`."""
+    """A group of commands with the default command `run`, whose flags its help shows."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert `run` where no command is given."""
         if not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--version")):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Exit with status 130 after Ctrl-C, for which click uses 1."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # click would exit with status 1
             raise SystemExit(130) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, then the flags of `run`."""
         self.format_commands(ctx, formatter)
         run_command = self.commands["run"]
         with click.Context(run_command, info_name="run", parent=ctx) as run_ctx:
@@ -52,44 +53,41 @@ class DefaultRunGroup(click.Group):
             formatter.write_dl(records)
 
 
-def option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option(name: str) -> Decorator:
     """Make the flag of one field of `Config`."""
-    default, meta = SPECS[name].default, SPECS[name].metadata
+    default, meta = SETTINGS[name].default, SETTINGS[name].metadata
+    is_flag = meta["type"] is bool
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
         default=default,
-        type=None if meta["type"] is bool else meta["type"],
-        is_flag=meta["type"] is bool,
-        multiple=name in REPEATABLE,
+        type=meta["type"],
+        is_flag=is_flag,
+        multiple=name in REPEATABLE_SETTINGS,
         metavar=meta["metavar"],
         envvar=f"SEARCH_{name.upper()}",
-        show_default=default is not None and meta["type"] is not bool and name not in REPEATABLE,
+        show_default=meta["unset"] or not (is_flag or name in REPEATABLE_SETTINGS),
         help=meta["help"],
-        callback=_add_to_table if name == "fix" else None,
+        callback=_add_to_space if name == "fix" else None,
     )
 
 
-def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add several flags in this order, then `--config`."""
+def options(*names: str) -> Decorator:
+    """Add the flags of these settings, or of all, and `--config`. The command gets their values as one `config`."""
+    names = names or tuple(SETTINGS)
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = config_option(command)
+        @functools.wraps(command)
+        def with_config(**values: Any) -> Any:
+            config = Config(**{name: values.pop(name) for name in names})
+            return command(config=config, **values)
+
+        decorated: Callable[..., Any] = config_option(with_config)
         for name in reversed(names):
-            command = option(name)(command)
-        return command
+            decorated = option(name)(decorated)
+        return decorated
 
     return add
-
-
-def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make the flag `--output`; `default` describes where the output goes without it."""
-    return click.option(
-        "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help=f"Output file.  [default: {default}]",
-    )
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -104,99 +102,84 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         raise UsageError(f"--config {path} is not TOML: {error}") from None
     table = values.pop("space", {})
     if not isinstance(table, dict):
-        raise UsageError(
-            f"--config {path}: space is {table!r}; make it a table: [space], and below it batch_size = 128"
-        )
-    ctx.meta[TABLE] = read_table(table)
-    known = {name.replace("-", "_"): value for name, value in values.items()}
-    for name in known:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, [*NAMES, "space"], 1)
-            hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(NAMES)}"
+        advice = "make it a table: [space], and below it batch_size = 128"
+        raise UsageError(f"--config {path}: space is {table!r}; {advice}")
+    ctx.meta[SPACE_KEY] = read_table(table)
+    defaults = {name.replace("-", "_"): value for name, value in values.items()}
+    for name, value in defaults.items():
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, [*SETTINGS, "space"], 1)
+            hint = f"; did you mean {near[0]}?" if near else f". Known: {', '.join(SETTINGS)}"
             raise UsageError(f"--config {path} has an unknown setting {name!r}{hint}")
-        _check(path, name, known[name])
-    ctx.default_map = {**(ctx.default_map or {}), **known}
+        if problem := _check(name, value):
+            raise UsageError(f"--config {path}: {name} = {json.dumps(value, default=str)}{problem}")
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
-def _check(path: Path, name: str, value: Any) -> None:
-    """Check the type of a value here, where the error can name the file. Raises UsageError."""
-    given = f"--config {path}: {name} = {json.dumps(value, default=str)}"
-    if isinstance(value, dict) or (isinstance(value, list) and name not in REPEATABLE):
-        raise UsageError(f"{given}; give one value, for instance {name} = 1")
-    if name in REPEATABLE and not isinstance(value, list):
-        raise UsageError(f"{given}; make it a list: {name} = [...]")
-    type_ = SPECS[name].metadata["type"]
-    try:
-        for item in value if isinstance(value, list) else [value]:
-            _check_kind(given, type_, item)
-            click.types.convert_type(type_)(item)
-    except click.BadParameter as error:
-        raise UsageError(f"{given}: {error.message}") from None
+def _check(name: str, value: Any) -> str | None:
+    """Return what is wrong with the type of a value. click's own error would not name the file."""
+    if isinstance(value, dict) or (isinstance(value, list) and name not in REPEATABLE_SETTINGS):
+        return f"; give one value, for instance {name} = 1"
+    if name in REPEATABLE_SETTINGS and not isinstance(value, list):
+        return f"; make it a list: {name} = [...]"
+    type_ = click.types.convert_type(SETTINGS[name].metadata["type"])
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(type_, click.types.BoolParamType) and not isinstance(item, bool):
+            return "; give true or false"
+        if isinstance(item, bool) and not isinstance(type_, click.types.BoolParamType):
+            return "; true and false are for settings that are on or off"
+        if isinstance(item, float) and isinstance(type_, click.types.IntParamType):
+            return "; give a whole number"
+        try:
+            type_(item)
+        except click.BadParameter as error:
+            return f": {error.message}"
+    return None
 
 
-def _check_kind(given: str, type_: Any, value: Any) -> None:
-    """Reject a value that click would convert silently. Raises UsageError."""
-    if type_ is bool or isinstance(type_, click.types.BoolParamType):
-        if not isinstance(value, bool):
-            raise UsageError(f"{given}; give true or false")
-    elif isinstance(value, bool):
-        raise UsageError(f"{given}; true and false are for settings that are on or off")
-    elif isinstance(click.types.convert_type(type_), click.types.IntParamType) and isinstance(value, float):
-        raise UsageError(f"{given}; give a whole number")
-
-
-config_option = click.option(
+config_option: Decorator = click.option(
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     envvar="SEARCH_CONFIG",
     metavar="FILE.toml",
     is_eager=True,
     expose_value=False,
     callback=read_config,
-    help="Settings as `trials = 50`; a flag or SEARCH_TRIALS=50 beats the file.",
+    help="File of settings such as trials = 50. Flags and environment variables override it.",
 )
 
 
-def misspelt() -> list[str]:
-    """Return a message for each environment variable that looks like a misspelt setting."""
-    known = [f"SEARCH_{name.upper()}" for name in (*NAMES, "config")]
-    messages = []
-    for name in sorted(set(os.environ) - set(known)):
-        if name.startswith("SEARCH_") and (near := difflib.get_close_matches(name, known, 1, 0.85)):
-            messages.append(f"{name} in the environment is not a setting; did you mean {near[0]}?")
-    return messages
-
-
-def visible_passwords(ctx: click.Context) -> list[str]:
-    """Return a message for each flag that was typed with a password."""
-    messages = []
+def input_warnings(ctx: click.Context) -> Iterator[str]:
+    """Warn about misspelt environment variables, and about passwords typed in flags."""
+    variables = [f"SEARCH_{name.upper()}" for name in (*SETTINGS, "config")]
+    for name in sorted(set(os.environ) - set(variables)):
+        if name.startswith("SEARCH_") and (near := difflib.get_close_matches(name, variables, 1, 0.85)):
+            yield f"{name} in the environment is not a setting; did you mean {near[0]}?"
     for name in ("storage", "tracking_uri"):
-        given = ctx.params.get(name) or ""
-        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(given) != given:
-            messages.append(
+        value = ctx.params.get(name) or ""
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(value) != value:
+            yield (
                 f"other users of this machine can see the password in --{name.replace('_', '-')} (with ps); put the "
                 f"address into SEARCH_{name.upper()}, or the password into ~/.pgpass, ~/.mlflow/credentials or "
                 "MLFLOW_TRACKING_PASSWORD"
             )
-    return messages
 
 
-@contextmanager
-def writing(flag: str, path: Path) -> Iterator[None]:
-    """Raise UsageError when `path`, which `flag` names, cannot be written in the block."""
+def write_output(flag: str, path: Path, content: bytes) -> None:
+    """Write the file that `flag` names. Raises UsageError if that fails."""
     try:
-        yield
+        write_atomic(path, content)
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror}") from None
 
 
-def _add_to_table(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Put the values of the file before those of the command line; the last value of a parameter counts."""
-    return (*ctx.meta.get(TABLE, ()), *given)
+def _add_to_space(ctx: click.Context, param: click.Parameter, fixed: tuple[str, ...]) -> tuple[str, ...]:
+    """Put the file's values before those of the command line. For each parameter, the last value counts."""
+    return (*ctx.meta.get(SPACE_KEY, ()), *fixed)
 
 
 def read_table(table: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the `[space]` table as values of `--fix`."""
+    """Convert the `[space]` table to values of `--fix`."""
     return tuple(
         f"{name}={value if isinstance(value, str) else json.dumps(value, default=str)}" for name, value in table.items()
     )

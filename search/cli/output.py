@@ -1,12 +1,13 @@
-"""Prints tables and summaries, and chooses the display of a search."""
+"""Tables and summaries on standard output, and the choice of a display."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from click import echo
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,7 @@ from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe
 from search.common.text import duration
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
-from search.study.presenter import ConfirmationTable, Decimals, Outcome, present
+from search.study.presenter import Decimals, Outcome, present
 from search.study.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
 from search.study.summary import counted
 from search.tracking.registry.promotion import CHAMPION
@@ -28,95 +29,75 @@ if TYPE_CHECKING:
     from search.common.config import Config
     from search.testing.checks import Finding
 
-PLAIN: dict[str, Any] = {"highlight": False, "emoji": False}  # rich would turn `folder:ok:0` into an emoji
-console = Console(**PLAIN)
+console = Console(highlight=False, emoji=False)  # `folder:ok:0` contains the name of an emoji
 if not console.is_terminal:
-    console = Console(**PLAIN, width=200)  # a pipe has no width: keep rows whole for grep
-
-STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    console.width = 200  # a pipe has no width: keep rows whole for grep
 
 
 def choose_display(*, quiet: bool = False, log_format: str = "text") -> Display:
-    """Choose a live table for a terminal, plain lines for a pipe, JSON if asked for."""
-    if log_format == "json":
-        return JsonDisplay(Console(quiet=True) if quiet else console)
-    if quiet:
-        return PlainDisplay(Console(quiet=True))
+    """Return a live table for a terminal, plain lines for a pipe, JSON lines if requested."""
+    if quiet or log_format == "json":
+        output = Console(quiet=True) if quiet else console
+        return JsonDisplay(output) if log_format == "json" else PlainDisplay(output)
     return LiveDisplay(console) if console.is_terminal and "CI" not in os.environ else PlainDisplay(console)
 
 
-def say(text: str) -> None:
-    """Print one line without markup or wrapping."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def print_json(values: Any) -> None:
-    """Print values as JSON."""
-    console.print(to_json(values).decode(), markup=False, soft_wrap=True)
-
-
-# The end of a search ----------------------------------------------------------------------------------------------
-
-
 def print_result(result: Result, config: Config) -> None:
-    """Print the summary of a search that ended, and what to type next."""
+    """Print the summary of a search and the next steps."""
     study = result.study
     if config.log_format == "json":
         figures = {"undelivered": result.undelivered, "was_complete": result.was_complete}
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
         return
     if result.was_complete:
-        early = study.attrs.get(OVER) is not None
-        more = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
-        say(f"nothing was left to do; {'the reason is given below' if early else more}")
+        advice = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
+        echo(f"nothing was left to do; {'the reason is given below' if study.attrs.get(OVER) is not None else advice}")
     print_summary(study)
     if result.undelivered:
         journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent
-        say(
-            f"{result.undelivered} tracking writes wait in {journals}, because MLflow did not accept them. "
-            "Run the same command again to deliver them."
-        )
+        reason = "because MLflow did not accept them. Run the same command again to deliver them."
+        echo(f"{result.undelivered} tracking writes wait in {journals}, {reason}")
     _print_next_steps(study, config)
 
 
 def _print_next_steps(study: StudyRecord, config: Config) -> None:
-    base = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
-    where, report = config.where, Workspace(config.workspace).report(study.name)
-    say("\nNext steps:")
-    say(f"  python -m search ui{where}        # browse all runs and dashboards; the curves of all trials are at")
-    say(f"    {mlflow_deep_link(base, study.attrs.get(EXPERIMENT))}")
-    say(f"  python -m search report{where}    # write {report} again")
+    server = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
+    stores, report = config.where, Workspace(config.workspace).report(study.name)
+    echo("\nNext steps:")
+    echo(f"  python -m search ui{stores}        # browse all runs and dashboards; the curves of all trials are at")
+    echo(f"    {mlflow_deep_link(server, study.attrs.get(EXPERIMENT))}")
+    echo(f"  python -m search report{stores}    # write {report} again")
     dataset = (study.provenance.get("dataset") or {}).get("name", "")
     if dataset and study.summary and (model := study.summary.model):
-        which = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
+        option = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
         last = min(24, int(study.summary.test["n"]) - 1) if study.summary.test else 0
         images = shlex.quote(f"{dataset}:0-{last}")
-        say(f"  python -m search predict{where} {images}{which} --show out.png")
+        echo(f"  python -m search predict{stores} {images}{option} --show out.png")
 
 
 def print_summary(study: StudyRecord) -> None:
-    """Print the outcome of a study: winner, confirmation, test score, gains, registered version."""
-    say(f"\nstudy {study.name}: {_counts(study)}")
+    """Print the outcome of a study."""
+    echo(f"\nstudy {study.name}: {_counts(study)}")
     if (reason := study.attrs.get(OVER)) is not None:
-        say(f"ended early: {reason}")
+        echo(f"ended early: {reason}")
     if study.summary is None:
-        say("no winner yet: the search is running or was interrupted; run the same command again to continue it")
+        echo("no winner yet: the search is running or was interrupted; run the same command again to continue it")
         return
     outcome = present(study, study.summary, Decimals())
     _print_winner(outcome)
-    if outcome.confirmation is not None:
-        _print_confirmation(outcome.confirmation)
+    _print_confirmation(outcome)
     _print_network(outcome)
     _print_gains(outcome)
     if version := outcome.registration:
         alias = f", alias {version.alias}" if version.alias else ""
-        say(f"registered: {version.name} version {version.version}{alias} ({version.uri})")
+        echo(f"registered: {version.name} version {version.version}{alias} ({version.uri})")
     for text in outcome.notes:
-        say(f"note: {text}")
+        echo(f"note: {text}")
 
 
 def _counts(study: StudyRecord) -> str:
-    counts = [f"{study.count(state)} {name}" for state, name in STATE_NAMES.items() if study.count(state)]
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    counts = [f"{study.count(state)} {name}" for state, name in names.items() if study.count(state)]
     wall_s = sum(session.get("wall_s", 0.0) for session in study.sessions)
     target = study.attrs.get(TARGET, 0)
     trials = f"{study.finished} of {target} trials" if study.finished < target else counted(study.finished, "trial")
@@ -124,17 +105,18 @@ def _counts(study: StudyRecord) -> str:
 
 
 def _print_winner(outcome: Outcome) -> None:
-    values = f"{outcome.score} confirmed, {outcome.searched} in the search"
-    if outcome.confirmed is None:
-        values = f"{outcome.score}, not confirmed"
-    say(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {values}")
+    source = "not confirmed" if outcome.confirmed is None else f"{outcome.searched} in the search"
+    score = outcome.score + ("" if outcome.confirmed is None else " confirmed")
+    echo(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {score}, {source}")
     if outcome.baseline:
-        say(f"  this is {outcome.baseline}")
-    say("  " + ", ".join(f"{name}={value}" for name, value in outcome.params))
+        echo(f"  this is {outcome.baseline}")
+    echo("  " + ", ".join(f"{name}={value}" for name, value in outcome.params))
 
 
-def _print_confirmation(confirmation: ConfirmationTable) -> None:
-    say(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
+def _print_confirmation(outcome: Outcome) -> None:
+    if (confirmation := outcome.confirmation) is None:
+        return
+    echo(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
     table = _table("  trial", "mean", "95% interval", "search", "weights", wrapped=("fresh seeds", ""))
     for row in confirmation.rows:
         cells = [f"  #{row.candidate.number}", row.mean, row.interval, row.searched, row.weights]
@@ -144,99 +126,97 @@ def _print_confirmation(confirmation: ConfirmationTable) -> None:
 
 def _print_network(outcome: Outcome) -> None:
     if outcome.refit:
-        say(f"refit on training and validation images: {outcome.refit}")
+        echo(f"refit on training and validation images: {outcome.refit}")
     elif outcome.network == "confirm":
-        say(f"network: {outcome.network_text}")
+        echo(f"network: {outcome.network_text}")
     if test := outcome.test:
-        say(f"test accuracy: {test.accuracy} (95% interval {test.interval}, n = {test.images}, {test.reads})")
+        echo(f"test accuracy: {test.accuracy} (95% interval {test.interval}, n = {test.images}, {test.reads})")
 
 
 def _print_gains(outcome: Outcome) -> None:
     if outcome.gains:
-        say("gains over the baselines" + (f", {outcome.gains_note}" if outcome.gains_note else "") + ":")
+        echo(", ".join(filter(None, ("gains over the baselines", outcome.gains_note))) + ":")
     for gain in outcome.gains:
         remark = f": {gain.remark}" if gain.remark else ""
-        say(f"  {gain.gain} over {gain.source.baseline} ({gain.value}, {gain.measured}){remark}")
+        echo(f"  {gain.gain} over {gain.source.baseline} ({gain.value}, {gain.measured}){remark}")
 
 
-# Other commands ---------------------------------------------------------------------------------------------------
-
-
-def print_studies(studies: Sequence[StudyRecord]) -> None:
-    """Print one row for each study."""
+def print_studies(studies: Sequence[StudyRecord], *, as_json: bool = False) -> None:
+    """Print one row for each study, or all data as JSON."""
+    if as_json:
+        echo(to_json([study.as_dict() for study in studies]))
+        return
     table = _table("study", "trials", "best in search", "test accuracy", wrapped=("model",))
     for study in studies:
-        summary = study.summary
-        best = study.ranked()[:1]
-        table.add_row(
-            Text(study.name),
-            str(study.finished),
-            f"{best[0].value:.4f}" if best else "-",
-            f"{summary.test['accuracy']:.2%}" if summary and summary.test else "-",
-            summary.model["uri"] if summary and summary.model else "-",
-        )
+        best = f"{ranked[0].value:.4f}" if (ranked := study.ranked()) else "-"
+        accuracy = f"{study.summary.test['accuracy']:.2%}" if study.summary and study.summary.test else "-"
+        model = study.summary.model["uri"] if study.summary and study.summary.model else "-"
+        table.add_row(Text(study.name), str(study.finished), best, accuracy, model)
     console.print(table)
 
 
-def print_study(study: StudyRecord) -> None:
-    """Print the summary, then all trials, best first."""
+def print_study(study: StudyRecord, *, as_json: bool = False) -> None:
+    """Print the summary, then all trials, best first; or all data as JSON."""
+    if as_json:
+        echo(to_json(study.as_dict()))
+        return
     print_summary(study)
-    say("")
+    echo("")
     table = _table("trial", "state", study.metric, "epochs", "time", wrapped=("configuration", ""))
     ranked, steps = study.ranked(), study.attrs.get(STEPS_PER_EPOCH, 1)
     for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked)]:
-        table.add_row(
-            f"#{trial.number:03d}",
-            trial.state.name.lower(),
-            "-" if trial.value is None else f"{trial.value:.4f}",
-            f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}",
-            "-" if trial.seconds is None else duration(trial.seconds),
-            Text(trial.label),
-            Text(trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")),
-        )
+        value = "-" if trial.value is None else f"{trial.value:.4f}"
+        epochs = f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}"
+        seconds = "-" if trial.seconds is None else duration(trial.seconds)
+        remark = trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")
+        figures = (f"#{trial.number:03d}", trial.state.name.lower(), value, epochs, seconds)
+        table.add_row(*figures, Text(trial.label), Text(remark))
     console.print(table)
 
 
 def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
-    """Print one row for each image, then why the others could not be read; `model` names the model."""
-    say(f"model: {model}")
+    """Print one row for each image, then an error for each one that cannot be read."""
+    echo(f"model: {model}")
     labelled = [prediction for prediction in predictions if prediction.truth is not None]
     table = _table("image", "label", "probability", *(["truth"] if labelled else []), wrapped=("notes",))
     for prediction in predictions:
         if prediction.error is None:
-            wrong = prediction.truth is not None and prediction.truth != prediction.label
-            table.add_row(
-                Text(prediction.name if prediction.name.isprintable() else repr(prediction.name)),
-                Text(prediction.label, style="red" if wrong else ""),
-                f"{prediction.probability:.4f}",
-                *([Text(prediction.truth or "")] if labelled else []),
-                Text(", ".join(prediction.notes)),
-            )
+            name = Text(prediction.name if prediction.name.isprintable() else repr(prediction.name))
+            label = Text(prediction.label, style="" if prediction.truth in (None, prediction.label) else "red")
+            truth = [Text(prediction.truth or "")] if labelled else []
+            table.add_row(name, label, f"{prediction.probability:.4f}", *truth, Text(", ".join(prediction.notes)))
     if table.row_count:
         console.print(table)
     if labelled:
-        correct = sum(prediction.truth == prediction.label for prediction in labelled)
-        say(f"{correct} of {len(labelled)} are correct")
-    for prediction in predictions:
-        if prediction.error is not None:
-            say(f"Error: {prediction.error}")
+        echo(f"{sum(image.truth == image.label for image in labelled)} of {len(labelled)} are correct")
+    for error in filter(None, (prediction.error for prediction in predictions)):
+        echo(f"Error: {error}")
 
 
 def print_findings(target: str, findings: Iterable[Finding]) -> int:
-    """Print one line for each check as it ends; return the exit status."""
-    wrong = 0
+    """Print one line for each check as it ends. Returns the exit status."""
+    failures = 0
     for finding in findings:
         mark = "wrong" if finding.wrong else "?" if finding.not_tried else "ok"
-        say(f"{mark:<6} {finding.title}" + (f" ({finding.not_tried})" if finding.not_tried else ""))
+        echo(f"{mark:<6} {finding.title}" + (f" ({finding.not_tried})" if finding.not_tried else ""))
         if finding.wrong:
-            say(f"       {finding.wrong}")
-            wrong += 1
-    say(f"{target}: " + (f"{counted(wrong, 'check')} failed" if wrong else "all checks passed"))
-    return 1 if wrong else 0
+            echo(f"       {finding.wrong}")
+            failures += 1
+    echo(f"{target}: " + (f"{counted(failures, 'check')} failed" if failures else "all checks passed"))
+    return 1 if failures else 0
+
+
+def print_deliveries(deliveries: Iterable[tuple[str, int, int, str | None]]) -> int:
+    """Print one line for each study as its journal is delivered. Returns the exit status."""
+    undelivered = 0
+    for study, delivered, pending, reason in deliveries:
+        echo(f"{study}: {delivered} writes delivered, {pending} left" + (f" ({reason})" if reason else ""))
+        undelivered += pending
+    return 1 if undelivered else 0
 
 
 def _table(*columns: str, wrapped: Sequence[str]) -> Table:
-    """Make a table whose last columns, `wrapped`, are folded where the terminal is too narrow."""
+    """Make a table. In a narrow terminal its last columns, `wrapped`, are folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=True)

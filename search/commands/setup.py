@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from objectives.base import ImageClassifier, Objective, ObjectiveSpec
+from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
 from search.commands.scope import Scope
 from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
 from search.common.workspace import Workspace
+from search.coordinator.progress import Display
 from search.study import records
 from search.study.space.objective_calls import check_answers
 from search.study.storage.storage import quiet_optuna
@@ -167,3 +168,14 @@ def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maxim
     tags = experiment_tags(study, attrs[records.METRIC], maximize=maximize)
     destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
     return Tracking(workspace.journal(study, uid), destination)
+
+
+def plan_search(config: Config, display: Display, *, dataset_is_given: bool) -> SearchPlan:
+    """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
+    try:
+        return SearchPlan.of(config)
+    except DatasetUnavailableError as error:
+        if dataset_is_given or config.objective != DEFAULT_OBJECTIVE:
+            raise
+        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
+    return SearchPlan.of(replace(config, dataset="digits"))

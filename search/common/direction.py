@@ -1,4 +1,4 @@
-"""Whether larger or smaller values of the metric are better."""
+"""Comparison of two values of the metric."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from optuna.study import StudyDirection
 
 
 class Direction(Enum):
-    """The direction in which the metric improves."""
+    """Whether the metric is maximized or minimized."""
 
     MAXIMIZE = "maximize"
     MINIMIZE = "minimize"
 
     @classmethod
     def of(cls, *, maximize: bool) -> Direction:
-        """MAXIMIZE if `maximize`, otherwise MINIMIZE."""
         return cls.MAXIMIZE if maximize else cls.MINIMIZE
 
     @classmethod
     def of_study(cls, direction: StudyDirection) -> Direction:
-        """The equivalent of Optuna's direction."""
         return cls.of(maximize=direction == StudyDirection.MAXIMIZE)
 
     @property
     def sign(self) -> float:
-        """1.0 or -1.0: `sign * value` is larger for the better value."""
+        """1.0 or -1.0, so that `sign * value` is larger for a better value."""
         return 1.0 if self is Direction.MAXIMIZE else -1.0
 
-    def gain(self, value: float, over: float) -> float:
-        """By how much `value` is better than `over`; negative if it is worse."""
-        return self.sign * (value - over) + 0.0  # turns -0.0 into 0.0
+    def gain(self, value: float, reference: float) -> float:
+        """Return how much better `value` is than `reference`; negative if it is worse."""
+        return self.sign * (value - reference) + 0.0  # turns -0.0 into 0.0
 
-    def better(self, value: float, than: float) -> bool:
-        """True if `value` is better than `than`."""
-        return self.gain(value, than) > 0
+    def better(self, value: float, reference: float) -> bool:
+        """Return whether `value` is better than `reference`."""
+        return self.gain(value, reference) > 0

@@ -1,22 +1,19 @@
-"""All errors that the program raises on purpose.
+"""Errors that the program shows as one message instead of a traceback.
 
 ::
 
-    SearchError                 one message for the user; exit status 1
-    ├── UsageError              the command, a flag or a file cannot be used; status 2
-    ├── StudyHeldError          another process runs this study; status 3
-    ├── StorageError            a database is damaged, foreign, too new, read-only or unreachable
-    ├── StudyMismatchError      the study was made with another objective, dataset or space
-    ├── TrackingError           MLflow failed or does not answer
-    │   └── TrackingRefusedError    MLflow rejects the login or the host name
-    ├── UnpublishableError      a network cannot be exported for loading without this project
-    ├── ModelNotFoundError      no such registered model, version or alias
-    └── SearchStoppedError      all trials fail alike, or another program writes to the study
+    SearchError                     exit status 1
+    ├── UsageError                  status 2
+    ├── StudyHeldError              status 3
+    ├── StorageError
+    ├── StudyMismatchError
+    ├── TrackingError
+    │   └── TrackingRefusedError
+    ├── UnpublishableError
+    ├── ModelNotFoundError
+    └── SearchStoppedError
 
-`objectives` has its own small tree in `objectives.base` (it imports nothing from here): `ObjectiveError`, whose
-subclasses `DatasetError`, `PictureError` and `DeviceError` are shown in the same way.
-
-A message says what was given, what is allowed, and what to type next. Passwords in URLs are removed from it.
+`objectives` has its own tree under `objectives.base.ObjectiveError`.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from search.common.passwords import mask
 
 
 class SearchError(Exception):
-    """Base of all errors that are shown to the user as one message."""
+    """Base class. The message says what was given, what is allowed, and what to type next."""
 
     exit_status = 1
 
@@ -34,23 +31,23 @@ class SearchError(Exception):
 
 
 class UsageError(SearchError):
-    """A command, flag or file that the user gave cannot be used."""
+    """The command, a flag or a file that the user gave cannot be used."""
 
     exit_status = 2
 
 
 class StudyHeldError(SearchError):
-    """Another live process coordinates this study."""
+    """Another process runs this study."""
 
     exit_status = 3
 
 
 class StorageError(SearchError):
-    """A database cannot be opened, read or written."""
+    """A database is damaged, foreign, too new, read-only or unreachable."""
 
 
 class StudyMismatchError(SearchError):
-    """The stored study was made with another objective, dataset or space."""
+    """The study was made with another objective, dataset or space."""
 
 
 class TrackingError(SearchError):
@@ -58,11 +55,11 @@ class TrackingError(SearchError):
 
 
 class TrackingRefusedError(TrackingError):
-    """MLflow rejects the user, the password, or the host name it was called by."""
+    """MLflow rejects the login or the host name."""
 
 
 class UnpublishableError(SearchError):
-    """A network cannot be registered."""
+    """A network cannot be exported for loading without this project."""
 
 
 class ModelNotFoundError(SearchError):
@@ -70,4 +67,4 @@ class ModelNotFoundError(SearchError):
 
 
 class SearchStoppedError(SearchError):
-    """The search stopped because it cannot succeed."""
+    """All trials fail for the same reason, or another program writes to the study."""

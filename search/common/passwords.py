@@ -1,20 +1,20 @@
-"""Remove passwords in URLs from messages, logs and stored texts."""
+"""Removal of passwords in URLs from messages, logs and stored texts."""
 
 from __future__ import annotations
 
 import re
 
-PASSWORD = re.compile(
-    r"(//[^/@:\s]*:)"  # the user; a scheme is not required, because error messages quote mistyped addresses
-    r"(?:\S+@"  # up to the last @ of the word, because passwords may contain @ and /
-    r"|(?!\d{1,5}(?:[/?#\s'\",;)]|$))[^@\n]+@)"  # or contain spaces; a port is not a password
+USER_PASSWORD = re.compile(
+    r"(//[^/@:\s]*:)"  # the user; without a scheme, because error messages quote mistyped addresses
+    r"(?:\S+@"  # the password, up to the last @ of the word: it may contain @ and /
+    r"|(?!\d{1,5}(?:[/?#\s'\",;)]|$))[^@\n]+@)"  # or a password with spaces, but not a port
 )
-IN_QUERY = re.compile(r"([?&]\w*passw(?:or)?d=)[^&#\s'\"]+")
+QUERY_PASSWORD = re.compile(r"([?&]\w*passw(?:or)?d=)[^&#\s'\"]+")
 
 
 def mask(text: str) -> str:
     """Replace the passwords of URLs in `text` with `***`, before the host and in the query."""
-    return IN_QUERY.sub(r"\1***", PASSWORD.sub(r"\1***@", text))
+    return QUERY_PASSWORD.sub(r"\1***", USER_PASSWORD.sub(r"\1***@", text))
 
 
 def bare(url: str) -> str:

@@ -1,4 +1,4 @@
-"""SQLite files, as Optuna and MLflow use them: opened safely, created whole, checked for damage."""
+"""SQLite files of Optuna, MLflow and the journal: opened safely, created atomically, checked for damage."""
 
 from __future__ import annotations
 
@@ -14,36 +14,27 @@ from sqlalchemy.engine import URL, make_url
 from search.common.errors import StorageError
 
 BUSY_TIMEOUT_S = 30.0
-"""How long a statement waits for another process, such as a dashboard that reads."""
+"""How long a statement waits for another process, such as a dashboard."""
 
-OPTUNA_TABLE = "studies"
-MLFLOW_TABLE = "experiments"
-
-
-def sqlite_file(text: str) -> Path | None:
-    """The file behind a URL of any kind; None when it names no SQLite file."""
-    return sqlite_path(make_url(text)) if text.startswith("sqlite:") else None
+OPTUNA_TABLE, MLFLOW_TABLE = "studies", "experiments"
 
 
-def sqlite_path(url: URL) -> Path | None:
-    """The file behind a SQLite URL; None for a server."""
-    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+def sqlite_file(url: str | URL) -> Path | None:
+    """Return the file of a SQLite URL; None for any other URL."""
+    database = make_url(url).database if str(url).startswith("sqlite") else None
+    return Path(database).absolute() if database else None
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a connection that waits for other writers, lets readers read meanwhile, and survives a killed process."""
+    """Open a connection that waits for other writers and does not block readers."""
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA foreign_keys=ON")
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
     return connection
 
 
 def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    """Create a SQLite file that is either absent or complete, even when several processes try or one is killed.
-
-    `fill` writes the database at the temporary path that it gets.
-    """
+    """Create a SQLite file atomically, even if processes compete or are killed. `fill` writes to a temporary path."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +46,14 @@ def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
             leftover.unlink()
         fill(temporary)
         with closing(sqlite3.connect(temporary)) as connection:
-            # Fold the write-ahead log into the file: a rename moves one file. WAL comes back with the first `connect`.
+            # Fold the write-ahead log into the file, because a rename moves one file. `connect` turns WAL on again.
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("PRAGMA journal_mode=DELETE")
         os.replace(temporary, path)
 
 
 def lock_folder(database: Path) -> Path:
-    """The folder of the lock files beside a database. Creates it."""
+    """Return the folder of the lock files beside a database. Creates it if absent."""
     folder = database.with_name(f"{database.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -71,7 +62,7 @@ def lock_folder(database: Path) -> Path:
 def check_sqlite(path: Path, table: str) -> None:
     """Check that `path` is an undamaged SQLite database that has `table`. Writes nothing.
 
-    Only SQLite opens the file: closing a second descriptor would drop the locks that this process holds on it.
+    Only SQLite opens the file, because closing a second descriptor would drop the locks of this process.
     Source: https://sqlite.org/howtocorrupt.html, section 2.2.
 
     Raises StorageError when the check fails, sqlite3.OperationalError when the disk is full.
@@ -79,20 +70,17 @@ def check_sqlite(path: Path, table: str) -> None:
     advice = "it was left as it is. Move it away, or name another folder with --workspace DIR"
     if not path.is_file():
         raise StorageError(f"{path} is not a file; {advice}")
+    if not path.stat().st_size:  # SQLite reads an empty file as a database without tables
+        raise StorageError(f"{path} is not a SQLite database, or is damaged: it is empty; {advice}")
     try:
-        if not path.stat().st_size:  # SQLite reads an empty file as a database without tables
-            raise StorageError(f"{path} is not a SQLite database, or is damaged: it is empty; {advice}")
         verdict, tables = _inspect(path)
-    except sqlite3.OperationalError as error:  # no room, no permission, or busy: that says nothing about the content
+    except sqlite3.OperationalError as error:  # disk full, no permission, or busy: the file may be intact
         if "full" in str(error):
             raise
         raise StorageError(f"{path} cannot be read ({error}); {advice}") from None
     except sqlite3.DatabaseError as error:
-        if "not a database" in str(error):
-            raise StorageError(f"{path} is not a SQLite database, or is damaged; {advice}") from None
-        raise StorageError(f"{path} is damaged ({error}); {advice}") from None
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+        damage = "not a SQLite database, or is damaged" if "not a database" in str(error) else f"damaged ({error})"
+        raise StorageError(f"{path} is {damage}; {advice}") from None
     if verdict != "ok":
         raise StorageError(f"{path} is damaged ({verdict.splitlines()[-1]}); {advice}")
     if table not in tables:
@@ -100,7 +88,7 @@ def check_sqlite(path: Path, table: str) -> None:
 
 
 def _inspect(path: Path) -> tuple[str, set[str]]:
-    """SQLite's own verdict on the file, and the names of its tables."""
+    """Return SQLite's verdict on the file and the names of its tables."""
     with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
         connection.execute("PRAGMA query_only=ON")
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -1,4 +1,4 @@
-"""How a result was made: command, code, versions and hardware."""
+"""Command, code, versions and hardware behind a result."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from search.common.passwords import mask
 
-PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
+MAIN_PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
 
 
 def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
-    """Return plain values for the study, its report and its runs."""
+    """Return the provenance of a study as plain values, for its storage, report and runs."""
     return {
         "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
         "seed": seed,
@@ -29,30 +29,24 @@ def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the main packages."""
-    installed = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return installed
+    return {"python": platform.python_version()} | {package: version(package) for package in MAIN_PACKAGES}
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_commit() -> str | None:
-    """Return the commit of the current folder, with `+` for uncommitted changes; None outside of git."""
+    """Return the commit of the current folder, with `+` for uncommitted changes; None outside a repository."""
     try:
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""Format figures for display, the same on every page and in the terminal."""
+"""Formats of figures, the same in the terminal and on every page."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def duration(seconds: float | None) -> str:
 
 
 def readable(value: object, *, digits: int = 6) -> str:
-    """Format a parameter for display; Optuna's storage and the run's `params.json` hold all digits."""
+    """Format a parameter, rounded for display."""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Every path that a search writes under `mlruns/`."""
+"""Paths of everything that a search writes under `mlruns/`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from search.common.errors import UsageError
 
 
 def slug(name: str) -> str:
-    """`name` as a file name: letters, digits, dot, dash and underscore stay; a name that has others gets a digest."""
+    """Convert a name to a file name. If characters other than letters, digits, `.`, `-` and `_` go, add a digest."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80]
     return plain if plain == name else f"{plain or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """Files that trainings leave until the search ends, one for each run."""
+    """Folders of checkpoints, and of weights of trials that may win. They hold one file per run."""
 
     checkpoints: Path
-    """Folder of the states to resume from."""
     weights: Path
-    """Folder of the weights of trials that may win, kept until the winner is known."""
 
     def checkpoint_of(self, run: str) -> Path:
         return self.checkpoints / f"{run}.pt"
@@ -34,7 +32,7 @@ class TrainingFiles:
         return self.weights / f"{run}.pt"
 
     def sweep_checkpoints(self, resumed: Set[str]) -> None:
-        """Remove checkpoints of trials that are not `resumed`, and files that a kill left half written."""
+        """Remove checkpoints of trials that are not `resumed`, and partial files of killed processes."""
         for path in self.checkpoints.glob("*"):
             if path.name.startswith(".") or (path.name.startswith("trial-") and path.stem not in resumed):
                 path.unlink()
@@ -51,7 +49,6 @@ class Workspace:
         return self.root / "mlruns"
 
     def training_files(self, study: str, uid: str) -> TrainingFiles:
-        """The files that the trainings of a study leave."""
         folder = f"{slug(study)}-{uid}"
         return TrainingFiles(self.mlruns / "checkpoints" / folder, self.mlruns / "weights" / folder)
 
@@ -65,11 +62,11 @@ class Workspace:
         return self.mlruns / "reports" / f"{slug(study)}.html"
 
     def pictures(self, study: str) -> Path:
-        """Image of the winner's sample predictions, shown in the report."""
+        """Return the image of the winner's sample predictions, which the report shows."""
         return self.mlruns / "reports" / f"{slug(study)}.png"
 
     def check_writable(self) -> None:
-        """Raise UsageError when nothing could be written here; leave no trace either way."""
+        """Check that files can be created here, without leaving any. Raises UsageError otherwise."""
         folder = self.root
         while not folder.exists():
             folder = folder.parent
@@ -79,7 +76,5 @@ class Workspace:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise UsageError(
-                f"--workspace {self.root} cannot be written ({error.strerror}); "
-                "run in another folder or name one with --workspace DIR"
-            ) from None
+            advice = "run in another folder or name one with --workspace DIR"
+            raise UsageError(f"--workspace {self.root} cannot be written ({error.strerror}); {advice}") from None

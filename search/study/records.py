@@ -122,7 +122,6 @@ class StudyRecord:
     """One study as users see it."""
 
     name: str
-    study_id: int
     metric: str
     maximize: bool
     trials: tuple[TrialRecord, ...]
@@ -138,7 +137,6 @@ class StudyRecord:
         summary = attrs.get(SUMMARY)
         return cls(
             name=study.study_name,
-            study_id=study._study_id,
             metric=attrs.get(METRIC, "value"),
             maximize=study.direction == optuna.study.StudyDirection.MAXIMIZE,
             trials=tuple(_linked(trial, attrs.get(RUNS, {})) for trial in study.get_trials(deepcopy=False)),

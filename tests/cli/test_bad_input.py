@@ -1,4 +1,4 @@
-"""What is said when something is wrong: one clear message, a status, and nothing changed."""
+"""Wrong input ends in one clear message and an exit status, and changes nothing."""
 
 from __future__ import annotations
 
@@ -121,21 +121,21 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
         r"none of 1,000 random configurations is that small; .*Type",
     ),
     ("no contract", ["check-objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
-    ("no picture given", ["predict"], None, 2, r"Missing argument 'IMAGE...'"),
+    ("no image", ["predict"], None, 2, r"Missing argument 'IMAGE...'"),
     ("no study", ["report", "--study", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
     ("no study to show", ["show", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
 ]
 
 
-def blame(place: Path, words: list[str], status: int, message: str) -> None:
-    """The command ends with one clear message, and changes nothing."""
+def check_error(place: Path, words: list[str], status: int, message: str) -> None:
+    """Check that a command ends with one clear message and changes nothing."""
     before = contents(place)
     result = search(*words, cwd=place)
-    said = result.stderr
+    errors = result.stderr
     assert result.returncode == status, result
-    assert len(re.findall("^Error: ", said, re.M)) == 1, result
-    assert re.search(message, said, re.S), result
-    assert "Traceback" not in said + result.stdout
+    assert len(re.findall("^Error: ", errors, re.M)) == 1, result
+    assert re.search(message, errors, re.S), result
+    assert "Traceback" not in errors + result.stdout
     assert contents(place) == before
 
 
@@ -149,7 +149,7 @@ SLOW = ("newer mlflow", "no GPU")  # they load MLflow and torch
 def test_bad_input(folder: Path, words: list[str], prepare: Callable[[Path], object] | None, status: int, message: str):
     if prepare is not None:
         prepare(folder)
-    blame(folder, words, status, message)
+    check_error(folder, words, status, message)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_bad_input(folder: Path, words: list[str], prepare: Callable[[Path], obj
     ids=["predict", "report", "studies"],
 )
 def test_an_empty_folder_stays_empty(tmp_path: Path, words: list[str], message: str):
-    blame(tmp_path, words, 1, message)
+    check_error(tmp_path, words, 1, message)
 
 
 @pytest.mark.slow
 def test_no_champion_yet(folder: Path):
-    blame(folder, ["predict", "digits:0"], 1, r"no champion is registered here yet. Run a search first")
+    check_error(folder, ["predict", "digits:0"], 1, r"no champion is registered here yet. Run a search first")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_another_study_of_the_same_name(finished: Finished, folder: Path, words:
         (folder / "pets" / name).mkdir(parents=True)
         for number in range(8):
             Image.effect_noise((28, 28), 50).save(folder / "pets" / name / f"{number}.png")
-    if words[1] == "folder:pets":  # its pictures are decoded before anything is compared
+    if words[1] == "folder:pets":  # its images are decoded before anything is compared
         words = [*words, "--data-dir", str(folder.parent / "data")]
     one_file(finished.folder / "optuna.db", folder / "optuna.db")
     before = contents(folder)

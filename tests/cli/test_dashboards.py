@@ -1,4 +1,4 @@
-"""The two servers: their links, their start, and that nothing is left of them."""
+"""The two servers: their links, their start and their end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ import pytest
 from shell import alive, children, wait_until
 
 from search.cli import dashboards
+from search.common.config import Config
 from search.common.errors import SearchError
 from search.study.storage.storage import quiet_optuna
 from search.tracking import pages
+
+UNUSABLE = Config(tracking_uri="http://127.0.0.1:9", storage="nonsense://nowhere")
 
 
 def test_mlflow_link_opens_the_view_that_the_experiment_carries():
@@ -38,10 +41,9 @@ def test_mlflow_link_needs_no_experiment():
 
 def test_dashboard_link():
     assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", 3) == "http://127.0.0.1:8080/dashboard/studies/3"
-    assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", None) == "http://127.0.0.1:8080/dashboard/"
 
 
-def test_a_taken_port_gives_way_to_a_free_one():
+def test_a_free_port_replaces_a_taken_one():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -52,19 +54,16 @@ def test_a_taken_port_gives_way_to_a_free_one():
 
 
 @pytest.mark.slow
-def test_a_server_that_cannot_start_is_quoted():
+def test_the_error_quotes_a_server_that_cannot_start():
     with pytest.raises(SearchError, match=r"(?s)optuna-dashboard ended before it was ready; it last wrote:.*nonsense"):
-        dashboards.serve(
-            tracking_uri="http://127.0.0.1:9", storage_url="nonsense://nowhere", announce=lambda _: None,
-            dashboard_port=0,
-        )  # fmt: skip
+        dashboards.serve(UNUSABLE, 1, None, ports=(0, 0))
 
 
 # Real servers ------------------------------------------------------------------------------------------------------
 
 
 class Started:
-    """`serve` in a process of its own, with the two links that it announced."""
+    """`serve` in its own process, with the two links that it printed."""
 
     def __init__(self, folder: Path, tracking_uri: str) -> None:
         storage = f"sqlite:///{folder}/optuna.db"
@@ -72,11 +71,11 @@ class Started:
         study = optuna.create_study(storage=storage, study_name="s")
         script = textwrap.dedent(f"""
             import sys
+            from pathlib import Path
             from search.cli.dashboards import serve
-            sys.exit(serve(
-                tracking_uri={tracking_uri!r}, storage_url={storage!r}, study_id={study._study_id},
-                experiment_id="0", announce=lambda line: print(line, flush=True), mlflow_port=0, dashboard_port=0,
-            ))
+            from search.common.config import Config
+            config = Config(tracking_uri={tracking_uri!r}, storage={storage!r}, workspace=Path({str(folder)!r}))
+            sys.exit(serve(config, {study._study_id}, "0", ports=(0, 0)))
         """)
         root = str(Path(__file__).parents[2])
         self.process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
@@ -91,7 +90,7 @@ class Started:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to count processes")
 @pytest.mark.timeout(180)
-def test_both_servers_answer_and_leave_nothing_after_ctrl_c(tmp_path):
+def test_both_servers_answer_and_end_with_ctrl_c(tmp_path):
     started = Started(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     assert len(started.below) == 3  # mlflow and its one worker, the dashboard
     for link in started.links:
@@ -106,7 +105,7 @@ def test_both_servers_answer_and_leave_nothing_after_ctrl_c(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to count processes")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_the_dashboard_alone_ends_with_us(tmp_path, number, status):
+def test_the_dashboard_ends_with_its_parent(tmp_path, number, status):
     started = Started(tmp_path, "http://127.0.0.1:9/")
     assert started.links[0].startswith("http://127.0.0.1:9/#/experiments/0/runs?")
     assert len(started.below) == 1
@@ -131,7 +130,7 @@ def test_outside_the_main_thread_there_are_no_signals():
 
     def run() -> None:
         try:
-            dashboards.serve(tracking_uri="http://127.0.0.1:9", storage_url="nonsense://", announce=lambda _: None)
+            dashboards.serve(UNUSABLE, 1, None, ports=(0, 0))
         except SearchError as error:
             raised.append(str(error))
 

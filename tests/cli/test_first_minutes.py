@@ -1,4 +1,4 @@
-"""What the README shows, typed line by line in an empty folder: on the small digits, with trainings of one epoch."""
+"""The commands of the README and of docs/search-space.md, run in an empty folder on digits, one epoch per training."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 from shell import environment
-from test_readme import README
+from test_readme import README, docs
 
 FIRST = "python -m search --trials 50"
-SETTINGS = {
-    "SEARCH_DATASET": "digits", "SEARCH_REGISTER": "mnist", "SEARCH_EPOCHS": "1", "SEARCH_CONFIRM": "1",
-}  # fmt: skip
-FOLLOWING = ("ui", "watch")
-"""What goes on until it is told to stop."""
+SETTINGS = {"SEARCH_DATASET": "digits", "SEARCH_REGISTER": "mnist", "SEARCH_EPOCHS": "1", "SEARCH_CONFIRM": "1"}
+ENDLESS_COMMANDS = ("ui", "watch")
+"""Commands that run until Ctrl-C."""
 
 pytestmark = pytest.mark.long
 
 
 def run(command: str, folder: Path, study: str = "mnist") -> subprocess.CompletedProcess[str]:
-    """A line of the README, in that folder."""
+    """Run a documented command in a folder."""
     words = [sys.executable, *shlex.split(command.replace("mnist:0", "digits:0"), comments=True)[1:]]
     env = environment({**SETTINGS, "SEARCH_STUDY": study})
-    process = subprocess.Popen(
-        words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
-    if words[3:4] in ([name] for name in FOLLOWING):
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
+    if words[3] in ENDLESS_COMMANDS:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=25)
         process.send_signal(signal.SIGINT)
@@ -40,18 +37,20 @@ def run(command: str, folder: Path, study: str = "mnist") -> subprocess.Complete
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
-def block(heading: str, language: str, number: int = 0) -> str:
-    """The lines that a part of the README shows."""
-    part = README[README.index(f"\n{heading}\n") :]
-    return re.findall(rf"```{language}\n(.*?)```", part, re.S)[number]
+def block(text: str, language: str, number: int = 0) -> str:
+    """A block of code in a text."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)[number]
+
+
+AFTER_A_SEARCH = README[README.index("\n## After a search\n") :]
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three registered versions, and a picture that a person drew."""
+    """A folder with three registered versions and a drawn digit."""
     folder = tmp_path_factory.mktemp("first_minutes")
     for study in ("mnist", "A", "B"):
-        done = run(f"{FIRST} --trials 3", folder, study)  # of a flag that is there twice the last counts
+        done = run(f"{FIRST} --trials 3", folder, study)  # of a repeated flag, the last value counts
         assert done.returncode == 0, done.stderr
     picture = Image.new("L", (90, 120), "white")
     ImageDraw.Draw(picture).line([(25, 25), (65, 25), (40, 95)], fill="black", width=9)
@@ -60,14 +59,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_first_command_is_the_readmes():
-    assert FIRST in README.split("```sh\n")[1].split("```")[0]
+def test_the_readme_begins_with_the_first_command():
+    assert FIRST in block(README, "sh")
 
 
-@pytest.mark.parametrize("command", block("## After a search", "sh").splitlines(), ids=lambda line: line[17:40].strip())
+@pytest.mark.parametrize("command", block(AFTER_A_SEARCH, "sh").splitlines(), ids=lambda line: line[17:40].strip())
 def test_each_command_after_a_search(searched: Path, command: str):
     done = run(command, searched)
-    assert done.returncode in ((0, 130) if command.split()[3] in FOLLOWING else (0,)), done.stdout + done.stderr
+    assert done.returncode in ((0, 130) if command.split()[3] in ENDLESS_COMMANDS else (0,)), done.stdout + done.stderr
     assert done.stdout.strip()
     assert "Traceback" not in done.stderr
 
@@ -78,8 +77,8 @@ def test_two_studies_are_compared(searched: Path):
 
 @pytest.mark.parametrize("number", [0, 1], ids=["with this package", "with MLflow alone"])
 def test_each_program(searched: Path, number: int):
-    """`images` stands for a person's own pictures; the model is one of 8x8 pixels."""
-    program = block("## After a search", "python", number).replace("28, 28", "8, 8").replace(", 17)", ", 2)")
+    """`images` stands for the user's own images. The model takes 8x8 pixels."""
+    program = block(AFTER_A_SEARCH, "python", number).replace("28, 28", "8, 8").replace(", 17)", ", 2)")
     images = "import numpy as np\nimages = np.zeros((3, 8, 8), dtype=np.uint8)\n"
     done = subprocess.run(
         [sys.executable, "-c", images + program], cwd=searched, env=environment(), capture_output=True, text=True
@@ -88,6 +87,6 @@ def test_each_program(searched: Path, number: int):
 
 
 def test_a_smaller_space(searched: Path):
-    done = run(f"{block('### A smaller space', 'sh').strip()} --trials 4", searched, "smaller")
+    done = run(f"{block(docs('search-space'), 'sh').strip()} --trials 4", searched, "smaller")
     assert done.returncode == 0, done.stderr
     assert "batch_size" in done.stdout

@@ -1,4 +1,4 @@
-"""The command as people type it: what it prints, and what it leaves."""
+"""Whole commands: what they print, and what they store."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
 
 
 def tag(database: Path, run: str, key: str) -> str | None:
-    found = rows(database, TAG, run, key)
-    return found[0][0] if found else None
+    values = rows(database, TAG, run, key)
+    return values[0][0] if values else None
 
 
 # A finished search --------------------------------------------------------------------------------------------------
 
 
-def test_three_trials_are_three_trials_and_their_runs(finished: Finished):
+def test_each_trial_has_one_run(finished: Finished):
     trials = rows(finished.folder / "optuna.db", "SELECT number, state FROM trials ORDER BY number")
     assert trials == [(0, "COMPLETE"), (1, "COMPLETE"), (2, "COMPLETE")]
     runs = rows(finished.folder / "mlflow.db", RUNS)
     (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
-    confirmed = [len(each["values"]) for each in shown["summary"]["confirmation"]["candidates"]]
+    confirmed = [len(candidate["values"]) for candidate in shown["summary"]["confirmation"]["candidates"]]
     assert len(confirmed) == 3
-    assert set(confirmed) <= {1, 2}  # one that is clearly behind is spared the second
-    kinds = {kind: len(found) for kind, found in runs_by_kind(finished.folder).items()}
+    assert set(confirmed) <= {1, 2}  # a candidate that is clearly behind gets no second seed
+    kinds = {kind: len(runs_of_kind) for kind, runs_of_kind in runs_by_kind(finished.folder).items()}
     assert kinds == {"study": 1, "trial": 3, "confirm": sum(confirmed), "refit": 1}
     assert [(status, stage) for _, status, stage in runs] == [("FINISHED", "active")] * sum(kinds.values())
 
 
-def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
+def test_runs_have_their_tags_and_their_parent(finished: Finished):
     database = finished.folder / "mlflow.db"
     runs = [run for run, *_ in rows(database, RUNS)]
     (parent,) = [run for run in runs if tag(database, run, "kind") == "study"]
@@ -59,7 +59,7 @@ def test_every_run_is_tagged_and_below_its_parent(finished: Finished):
 
 
 @pytest.mark.slow
-def test_names_of_runs_say_what_became_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_names_of_runs_mark_the_winner_and_failures(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TOY_MODE", "error_right")
     database, marked, winners = folder / "mlflow.db", {}, []
     for n in (2, 6):  # the longer search has a better winner
@@ -75,7 +75,7 @@ def test_names_of_runs_say_what_became_of_them(folder: Path, monkeypatch: pytest
     assert marked["✕"] == failed != []
 
 
-def test_every_trial_has_its_curves_parameters_and_dataset(finished: Finished):
+def test_trials_have_curves_parameters_and_a_dataset(finished: Finished):
     database = finished.folder / "mlflow.db"
     trials = [run for run, *_ in rows(database, RUNS) if tag(database, run, "kind") == "trial"]
     for run in trials:
@@ -93,7 +93,7 @@ def test_every_trial_has_its_curves_parameters_and_dataset(finished: Finished):
     assert digests == [("digits", 32)]
 
 
-def test_artifacts_are_where_the_runs_say(finished: Finished):
+def test_runs_have_their_artifacts(finished: Finished):
     database = finished.folder / "mlflow.db"
     for run, *_ in rows(database, RUNS):
         ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
@@ -106,16 +106,16 @@ def test_artifacts_are_where_the_runs_say(finished: Finished):
                 assert {"confusion_matrix.png", "sample_predictions.png"} <= names
 
 
-def test_nothing_is_left_over(finished: Finished):
-    found = {path.name for path in finished.folder.iterdir() if not path.name.endswith((".locks", "-wal", "-shm"))}
-    assert found == {"mlflow.db", "mlruns", "optuna.db"}
+def test_a_search_leaves_no_temporary_files(finished: Finished):
+    names = {path.name for path in finished.folder.iterdir() if not path.name.endswith((".locks", "-wal", "-shm"))}
+    assert names == {"mlflow.db", "mlruns", "optuna.db"}
     assert not list(finished.folder.glob("mlruns/checkpoints/**/*.pt"))
     assert not list(finished.folder.glob("mlruns/weights/**/*.pt"))
     (journal,) = finished.folder.glob("mlruns/journal/*.db")
     assert rows(journal, "SELECT count(*) FROM writes") == [(0,)]
 
 
-def test_it_says_who_won_and_where_to_look(finished: Finished):
+def test_the_summary_shows_the_winner_and_the_next_steps(finished: Finished):
     out = finished.result.stdout
     lines = [line for line in out.splitlines() if re.match(r"\[\d/3\]  trial \d  ", line)]
     assert len(lines) == 3
@@ -137,8 +137,7 @@ def test_it_says_who_won_and_where_to_look(finished: Finished):
 
 
 @pytest.mark.slow
-def test_the_same_command_again_does_nothing_and_says_so(finished: Finished, tmp_path: Path):
-    """In the folder itself: a finished search may not change it."""
+def test_a_finished_search_changes_nothing_when_repeated(finished: Finished, tmp_path: Path):
     before = contents(finished.folder)
     result = search("--dataset", "digits", "--trials", 3, "--epochs", 6, cwd=finished.folder)
     assert result.returncode == 0, result.stderr
@@ -147,7 +146,7 @@ def test_the_same_command_again_does_nothing_and_says_so(finished: Finished, tmp
 
 
 @pytest.mark.slow
-def test_pictures_are_classified_and_drawn(finished: Finished, tmp_path: Path):
+def test_images_are_classified_and_drawn(finished: Finished, tmp_path: Path):
     seven = Image.new("RGB", (120, 160), "white")
     ImageDraw.Draw(seven).line([(25, 30), (95, 30), (50, 140)], fill="black", width=16)
     seven.save(tmp_path / "seven.png")
@@ -155,19 +154,26 @@ def test_pictures_are_classified_and_drawn(finished: Finished, tmp_path: Path):
     before = contents(finished.folder)
     out = tmp_path / "out.png"
     result = search(
-        "predict", tmp_path / "seven.png", tmp_path / "no.png", "digits:0-9", "--show", out, "--workspace",
-        finished.folder, cwd=tmp_path,
-    )  # fmt: skip
+        "predict",
+        tmp_path / "seven.png",
+        tmp_path / "no.png",
+        "digits:0-9",
+        "--show",
+        out,
+        "--workspace",
+        finished.folder,
+        cwd=tmp_path,
+    )
     assert result.returncode == 1
     assert contents(finished.folder) == before
-    said = result.stdout
-    assert "model: models:/digits@champion" in said
-    assert re.search(r"seven\.png\s+\d\s+[01]\.\d{4}\s+.*inverted", said)
-    assert len(re.findall(r"^digits:\d\s+\d\s+[01]\.\d{4}\s+\d", said, re.M)) == 10
-    agree = re.search(r"^(\d+) of 10 are correct$", said, re.M)
+    out_text = result.stdout
+    assert "model: models:/digits@champion" in out_text
+    assert re.search(r"seven\.png\s+\d\s+[01]\.\d{4}\s+.*inverted", out_text)
+    assert len(re.findall(r"^digits:\d\s+\d\s+[01]\.\d{4}\s+\d", out_text, re.M)) == 10
+    agree = re.search(r"^(\d+) of 10 are correct$", out_text, re.M)
     assert agree
     assert int(agree[1]) >= 8
-    assert len(re.findall(r"^Error: .*no\.png", said + result.stderr, re.M)) == 1
+    assert len(re.findall(r"^Error: .*no\.png", out_text + result.stderr, re.M)) == 1
     with Image.open(out) as drawn:
         assert np.asarray(drawn.convert("L")).std() > 10
         assert min(drawn.size) > 100
@@ -187,7 +193,7 @@ def test_a_study_is_listed_shown_and_reported(finished: Finished, tmp_path: Path
     assert contents(finished.folder) == before
 
 
-def test_programs_get_the_same_as_json(finished: Finished):
+def test_json_output_has_the_whole_study(finished: Finished):
     place = ("--workspace", finished.folder)
     shown = json.loads(in_process("show", "digits", "--json", *place).stdout)
     assert [trial["number"] for trial in shown["trials"]] == [0, 1, 2]
@@ -209,13 +215,13 @@ def test_a_study_is_exported_as_a_table(finished: Finished, tmp_path: Path, form
     assert table["params.family"].tolist() == ["mlp", "mlp", "cnn"]
 
 
-def test_a_finished_study_is_watched_to_its_end_at_once(finished: Finished):
+def test_watching_a_finished_study_ends_immediately(finished: Finished):
     shown = in_process("watch", "--workspace", finished.folder).stdout
     assert shown.startswith("study digits: 3 of 3 trials done\n")
     assert "test accuracy: " in shown
 
 
-def test_ctrl_c_ends_any_command_with_the_status_that_is_promised(monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_ends_any_command_with_status_130(monkeypatch: pytest.MonkeyPatch):
     def interrupted(config: Config) -> list[StudyRecord]:
         raise KeyboardInterrupt
 

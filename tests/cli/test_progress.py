@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: plain lines in a pipe, a table that moves in a terminal."""
+"""Displays of a running search: plain lines in a pipe, a live table in a terminal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from shell import environment
 
-from search.cli.output import PLAIN
-from search.cli.progress import SPARKS, LiveDisplay, PlainDisplay, describe_end, sparkline
+from search.cli.progress import SPARK_CHARACTERS, LiveDisplay, PlainDisplay, describe_end, sparkline
 from search.coordinator.progress import RunningTrial, SearchProgress, Standing
 from search.study.records import TrialRecord
 
@@ -31,10 +30,21 @@ BEGIN = datetime(2026, 1, 1)
 
 def a_trial(number: int, state: TrialState, value: float | None, **other: Any) -> TrialRecord:
     values: dict[str, Any] = {
-        "number": number, "state": state, "value": value, "params": {}, "label": "mlp-64 adam 1.0e-3", "baseline": None,
-        "failure": None, "failure_message": None, "metrics": {"epochs": 1.5}, "slot": 0, "started": BEGIN,
-        "ended": BEGIN + timedelta(seconds=4.25), "run_id": None, "intermediate": {},
-    }  # fmt: skip
+        "number": number,
+        "state": state,
+        "value": value,
+        "params": {},
+        "label": "mlp-64 adam 1.0e-3",
+        "baseline": None,
+        "failure": None,
+        "failure_message": None,
+        "metrics": {"epochs": 1.5},
+        "slot": 0,
+        "started": BEGIN,
+        "ended": BEGIN + timedelta(seconds=4.25),
+        "run_id": None,
+        "intermediate": {},
+    }
     return TrialRecord(**{**values, **other})
 
 
@@ -60,16 +70,16 @@ RUNNING = RunningTrial(7, "cnn-2x16 sgd 1.0e-1", 3.0, 20, (0.1, 0.5, 0.8))
 
 def plain() -> tuple[PlainDisplay, io.StringIO]:
     written = io.StringIO()
-    return PlainDisplay(Console(**PLAIN, file=written, width=40)), written
+    return PlainDisplay(Console(highlight=False, emoji=False, file=written, width=40)), written
 
 
-def test_names_stay_as_they_are():
+def test_names_are_printed_without_markup_or_emoji():
     display, written = plain()
     display.notice("python -m search predict folder:ok:0-3 [red]")
     assert written.getvalue() == "python -m search predict folder:ok:0-3 [red]\n"
 
 
-def test_each_trial_is_one_line_however_narrow_the_pipe():
+def test_each_trial_is_one_line_even_in_a_narrow_pipe():
     display, written = plain()
     display.begin("study mnist", 10, 0)
     ended: list[TrialRecord] = []
@@ -86,7 +96,7 @@ def test_each_trial_is_one_line_however_narrow_the_pipe():
     ]
 
 
-def test_trainings_that_are_no_trials_are_called_what_they_are():
+def test_confirmations_and_refits_are_called_trainings():
     display, written = plain()
     display.begin("confirming the best on fresh seeds", 2, 0, "trainings")
     display.trial_ended(COMPLETE, standing(COMPLETE, unit="trainings"))
@@ -100,7 +110,7 @@ def test_trainings_that_are_no_trials_are_called_what_they_are():
     ]
 
 
-def test_trouble_with_tracking_is_said_once_and_so_is_its_end():
+def test_a_tracking_outage_is_reported_once_and_so_is_its_end():
     display, written = plain()
     for trouble in (None, "refused", "refused", "timed out", None, None):
         display.refresh(a_snapshot(trouble=trouble))
@@ -120,8 +130,8 @@ def test_the_best_follows_the_direction_and_counts_completed_trials_only():
     assert standing(PRUNED, FAILED).best is None
     assert standing(BETTER, a_trial(5, TrialState.COMPLETE, 0.95)).best == BETTER
     assert standing(COMPLETE, a_trial(5, TrialState.COMPLETE, 0.99, constraints={"parameters": 0.1})).best == COMPLETE
-    found = standing(COMPLETE, PRUNED, FAILED, a_trial(4, TrialState.RUNNING, None))
-    assert (found.finished, found.counts[TrialState.PRUNED]) == (3, 1)
+    mixed = standing(COMPLETE, PRUNED, FAILED, a_trial(4, TrialState.RUNNING, None))
+    assert (mixed.finished, mixed.counts[TrialState.PRUNED]) == (3, 1)
 
 
 def test_a_trial_without_times_has_none():
@@ -133,25 +143,25 @@ def test_a_trial_without_times_has_none():
 
 def test_a_sparkline_rises_with_its_curve():
     assert sparkline([]) == ""
-    assert sparkline([0.5]) == sparkline([0.7]) == SPARKS[0]
-    assert sparkline([0, 1]) == SPARKS[0] + SPARKS[-1]
-    assert sparkline(range(8)) == SPARKS
-    assert sparkline(range(100), width=8) == SPARKS
+    assert sparkline([0.5]) == sparkline([0.7]) == SPARK_CHARACTERS[0]
+    assert sparkline([0, 1]) == SPARK_CHARACTERS[0] + SPARK_CHARACTERS[-1]
+    assert sparkline(range(8)) == SPARK_CHARACTERS
+    assert sparkline(range(100), width=8) == SPARK_CHARACTERS
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.integers(1, 30))
 def test_a_sparkline_is_as_long_as_its_curve_and_no_longer_than_its_width(curve: list[float], width: int):
     line = sparkline(curve, width)
     assert len(line) == min(len(curve), width)
-    assert set(line) <= set(SPARKS)
+    assert set(line) <= set(SPARK_CHARACTERS)
     shown = curve[-width:]
-    assert line[shown.index(min(shown))] == SPARKS[0]
+    assert line[shown.index(min(shown))] == SPARK_CHARACTERS[0]
 
 
 # A terminal ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_says_how_far_the_search_is():
+def test_the_table_shows_progress():
     written = io.StringIO()
     console = Console(file=written, width=110, force_terminal=True, color_system=None)
     display = LiveDisplay(console)
@@ -161,15 +171,25 @@ def test_the_table_says_how_far_the_search_is():
     display.end()
     text = written.getvalue()
     for part in (
-        "study mnist", "3/10 trials", "1 pruned", "1 failed", "best 0.9100 (#000)", "#007",
-        "cnn-2x16 sgd 1.0e-1", "3/20", "0.8000", sparkline(RUNNING.curve), "tracking is out of reach", "★ #001",
-    ):  # fmt: skip
+        "study mnist",
+        "3/10 trials",
+        "1 pruned",
+        "1 failed",
+        "best 0.9100 (#000)",
+        "#007",
+        "cnn-2x16 sgd 1.0e-1",
+        "3/20",
+        "0.8000",
+        sparkline(RUNNING.curve),
+        "tracking is out of reach",
+        "★ #001",
+    ):
         assert part in text, part
     assert re.search(r"about .* left", text)
 
 
 def through_a_terminal(program: str) -> str:
-    """What a program writes to a terminal of 100 columns."""
+    """Return what a program writes to a terminal of 100 columns."""
     ours, theirs = pty.openpty()
     env = environment({"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"})
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=theirs, stderr=theirs, env=env)
@@ -190,13 +210,13 @@ def through_a_terminal(program: str) -> str:
     return written.decode()
 
 
-def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
+def test_a_terminal_shows_the_table_and_restores_the_cursor():
     program = """
         from search.cli import output
         from search.coordinator.progress import RunningTrial, SearchProgress, Standing
         from search.cli.progress import LiveDisplay
 
-        display = terminal.display()
+        display = output.choose_display()
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
         trial = RunningTrial(7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8))
@@ -212,7 +232,7 @@ def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
 
 
 def test_a_pipe_gets_plain_lines():
-    program = "from search import terminal; print(type(terminal.display()).__name__)"
+    program = "from search.cli import output; print(type(output.choose_display()).__name__)"
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Settings: each flag from the command line, the environment and the file, the nearer source first."""
+"""Settings from flags, the environment and the file, in this order of precedence."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.cli.main import cli
-from search.cli.options import options, read_config
-from search.common.config import ENGINES, LOG_FORMATS, NAMES, PRUNERS, SAMPLERS, Config
+from search.cli.options import SETTINGS, options, read_config
+from search.common.config import ENGINES, LOG_FORMATS, PRUNERS, SAMPLERS, Config
 from search.common.errors import UsageError
 from search.study.space.space import parse
 
@@ -29,22 +29,22 @@ FLAGS = [
 
 
 def configured(*words: str, env: Mapping[str, str] | None = None) -> Config:
-    """What `run` would be told, through the real options; where real data lies is no setting here."""
-    found: list[Config] = []
+    """The settings of `run`, through its real options. The folder of the real data is ignored."""
+    configs: list[Config] = []
 
     @click.command()
-    @options(*NAMES)
-    def command(**values: Any) -> None:
-        found.append(Config(**values))
+    @options()
+    def command(config: Config) -> None:
+        configs.append(config)
 
     result = CliRunner().invoke(command, list(words), env={"SEARCH_DATA_DIR": None, **(env or {})})
     if isinstance(result.exception, UsageError):
         raise result.exception
     assert result.exit_code == 0, result.output
-    return found[0]
+    return configs[0]
 
 
-def test_every_flag_of_the_contract_is_there():
+def test_help_lists_every_promised_flag():
     shown = CliRunner().invoke(cli, ["run", "--help"]).output
     assert [flag for flag in FLAGS if f"--{flag} " not in re.sub(r"\s+", " ", shown)] == []
     top = CliRunner().invoke(cli, ["--help"]).output
@@ -76,7 +76,7 @@ def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
     assert dict(map(parse, config.fix)) == {"batch_size": 64, "adam_lr": [0.001, 0.01], "optimizer": "adam"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_flag_can_come_from_the_environment(name: str):
     values = {
         "device": "cuda:1",
@@ -110,14 +110,14 @@ def test_every_flag_can_come_from_the_environment(name: str):
         ("fix = 'family=cnn'", r"fix = \"family=cnn\"; make it a list: fix = \[\.\.\.\]"),
     ],
 )
-def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str):
+def test_a_mistake_in_the_file_is_an_error(tmp_path: Path, text: str, message: str):
     file = tmp_path / "search.toml"
     file.write_text(text)
     with pytest.raises(UsageError, match=rf"--config .*search\.toml(:| has an)? {message}"):
         configured("--config", str(file))
 
 
-def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path):
+def test_a_missing_or_binary_file_is_an_error(tmp_path: Path):
     with pytest.raises(UsageError, match=r"--config .*nowhere.toml cannot be read: No such file"):
         configured("--config", str(tmp_path / "nowhere.toml"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\0")
@@ -138,19 +138,40 @@ def test_stores_are_in_the_workspace_unless_they_are_named(tmp_path: Path):
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
 PATHS = st.from_regex(r"[a-z][a-z0-9_ /.-]{0,15}[a-z]", fullmatch=True)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "trials": st.integers(1, 10**6), "dataset": TEXT, "study": TEXT, "epochs": st.integers(1, 1000),
-    "jobs": st.integers(1, 512), "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
-    "seed": st.integers(0, 2**62), "sampler": st.sampled_from(SAMPLERS), "pruner": st.sampled_from(PRUNERS),
-    "confirm": st.integers(0, 100), "confirm_seeds": st.integers(1, 100), "no_refit": st.booleans(),
-    "timeout": st.floats(1e-3, 1e9), "objective": TEXT, "engine": st.sampled_from(ENGINES), "workspace": PATHS,
+    "trials": st.integers(1, 10**6),
+    "dataset": TEXT,
+    "study": TEXT,
+    "epochs": st.integers(1, 1000),
+    "jobs": st.integers(1, 512),
+    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
+    "seed": st.integers(0, 2**62),
+    "sampler": st.sampled_from(SAMPLERS),
+    "pruner": st.sampled_from(PRUNERS),
+    "confirm": st.integers(0, 100),
+    "confirm_seeds": st.integers(1, 100),
+    "no_refit": st.booleans(),
+    "timeout": st.floats(1e-3, 1e9),
+    "objective": TEXT,
+    "engine": st.sampled_from(ENGINES),
+    "workspace": PATHS,
     "storage_wait": st.floats(0, 1e6),
-    "data_dir": PATHS, "storage": TEXT, "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
-    "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True), "no_register": st.booleans(),
-    "max_parameters": st.integers(1, 10**9), "max_latency_ms": st.floats(1e-3, 1e9), "patience": st.integers(1, 1000),
-    "fix": st.lists(TEXT, max_size=3), "warm_start": TEXT,
-    "address": TEXT, "cpus_per_trial": st.floats(1e-3, 1e3), "gpus_per_trial": st.floats(0, 8),
-    "checkpoint_interval": st.floats(0, 1e6), "quiet": st.booleans(), "log_format": st.sampled_from(LOG_FORMATS),
-}  # fmt: skip
+    "data_dir": PATHS,
+    "storage": TEXT,
+    "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
+    "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True),
+    "no_register": st.booleans(),
+    "max_parameters": st.integers(1, 10**9),
+    "max_latency_ms": st.floats(1e-3, 1e9),
+    "patience": st.integers(1, 1000),
+    "fix": st.lists(TEXT, max_size=3),
+    "warm_start": TEXT,
+    "address": TEXT,
+    "cpus_per_trial": st.floats(1e-3, 1e3),
+    "gpus_per_trial": st.floats(0, 8),
+    "checkpoint_interval": st.floats(0, 1e6),
+    "quiet": st.booleans(),
+    "log_format": st.sampled_from(LOG_FORMATS),
+}
 
 
 def toml(value: Any) -> str:
@@ -166,7 +187,7 @@ def toml(value: Any) -> str:
 @given(st.fixed_dictionaries({}, optional=VALUES), st.booleans())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, Any], dashes: bool):
-    assert set(VALUES) == set(NAMES)
+    assert set(VALUES) == set(SETTINGS)
     file = tmp_path / "any.toml"
     written = {name.replace("_", "-") if dashes else name: toml(value) for name, value in chosen.items()}
     file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()), encoding="utf-8")
@@ -175,9 +196,9 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
     assert context.default_map == chosen
     config = configured("--config", str(file))
     for name, value in chosen.items():
-        found = getattr(config, name)
+        actual = getattr(config, name)
         value = tuple(value) if isinstance(value, list) else value
-        assert (str(found) if isinstance(found, Path) else found) == (
+        assert (str(actual) if isinstance(actual, Path) else actual) == (
             str(Path(value)) if name in ("workspace", "data_dir") else value
         )
 
@@ -191,6 +212,6 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
         (["--timeout", "inf"], r"--timeout inf is not a number of seconds; leave it out for no limit"),
     ],
 )
-def test_what_would_fail_only_at_the_end_is_refused_at_the_start(words: list[str], message: str):
+def test_values_that_would_fail_late_are_rejected_early(words: list[str], message: str):
     with pytest.raises(UsageError, match=message):
         configured(*words)

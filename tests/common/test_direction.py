@@ -1,4 +1,4 @@
-"""The direction of a metric: which of two values is better, and by how much."""
+"""Comparison of values in the direction of the metric."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def test_a_better_value_is_a_gain(direction: Direction, best: float):
     assert math.copysign(1, direction.gain(best, best)) == 1
 
 
-def test_it_is_made_from_what_objectives_and_optuna_have():
+def test_conversion_from_objectives_and_from_optuna():
     assert Direction("maximize") is Direction.of(maximize=True) is Direction.of_study(StudyDirection.MAXIMIZE)
     assert Direction("minimize") is Direction.of(maximize=False) is Direction.of_study(StudyDirection.MINIMIZE)

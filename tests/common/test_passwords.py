@@ -1,4 +1,4 @@
-"""Passwords in URLs never reach people: not in text, not in errors, not in links."""
+"""Passwords in URLs are masked in texts, errors, links and tracebacks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from shell import environment
 from sqlalchemy.engine import URL, make_url
 
-from search.cli import dashboards
-from search.cli import exits as failures
+from search.cli import dashboards, exits
 from search.common.errors import SearchError, StorageError
 from search.common.passwords import bare, first_line, mask
 from search.study.storage.storage import parse_url
@@ -23,7 +22,7 @@ PASSWORDS = st.text(string.ascii_letters + string.digits + "@:/?#%&=+ !$*(),;[]~
 
 
 @given(PASSWORDS, st.sampled_from(["postgresql+psycopg", "http", "https", "mysql"]))
-def test_no_password_is_left_however_it_is_spelt(password: str, scheme: str):
+def test_any_password_is_masked(password: str, scheme: str):
     assume(not re.match(r"\d{1,5} ", password))  # that is how a port in a sentence looks
     url = URL.create(scheme, "user", password, "host", 5432, "name").render_as_string(hide_password=False)
     hidden = f"{scheme}://user:***@host:5432/name"
@@ -37,7 +36,10 @@ def test_no_password_is_left_however_it_is_spelt(password: str, scheme: str):
     [
         ("postgresql://u:p@ss@h/d", "postgresql://u:***@h/d"),
         ("postgresql://u:a/b@h/d", "postgresql://u:***@h/d"),
-        ("postgresql+psycopg://u@h/d?password=secret&sslmode=require", "postgresql+psycopg://u@h/d?password=***&sslmode=require"),
+        (
+            "postgresql+psycopg://u@h/d?password=secret&sslmode=require",
+            "postgresql+psycopg://u@h/d?password=***&sslmode=require",
+        ),
         ("postgresql://h/d?sslmode=require&sslpassword=secret'", "postgresql://h/d?sslmode=require&sslpassword=***'"),
         ("mysql://h/d?passwd=secret", "mysql://h/d?passwd=***"),
         ("http://:secret@h", "http://:***@h"),
@@ -48,43 +50,43 @@ def test_no_password_is_left_however_it_is_spelt(password: str, scheme: str):
         ("postgres//u:secret@h", "postgres//u:***@h"),
         ("http://h:5000, or ask a@b", "http://h:5000, or ask a@b"),
     ],
-)  # fmt: skip
-def test_what_is_masked_and_what_is_not(text: str, masked: str):
+)
+def test_only_passwords_are_masked(text: str, masked: str):
     assert mask(text) == masked
     assert mask(mask(text)) == masked
 
 
-def test_the_masked_address_still_leads_there_without_its_user():
+def test_a_bare_address_has_no_user():
     assert bare("http://admin:secret@mlflow:5000/prefix") == "http://mlflow:5000/prefix"
     assert bare("https://mlflow.example/") == "https://mlflow.example/"
     assert bare("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
     assert bare("") == ""
 
 
-def test_errors_links_and_quoted_messages_hold_none():
+def test_errors_and_links_hold_no_password():
     url = "postgresql+psycopg://u:secret@h/d"
     assert str(SearchError(f"no {url}")) == "no postgresql+psycopg://u:***@h/d"
     assert first_line(ValueError(f"cannot reach {url}\nmore")) == "cannot reach postgresql+psycopg://u:***@h/d"
     for wrong in ("oracle://u:secret@h/d", "sqlite://u:secret@/", "postgres//u:secret@h"):
-        with pytest.raises(SearchError, match="--storage") as refused:
+        with pytest.raises(SearchError, match="--storage") as error:
             parse_url(wrong)
-        assert "secret" not in str(refused.value)
+        assert "secret" not in str(error.value)
     assert dashboards.mlflow_deep_link("http://admin:secret@h:5000/", None) == "http://h:5000/"
     assert dashboards.mlflow_deep_link("http://admin:secret@h:5000", "7").startswith("http://h:5000/#/experiments/7/")
     assert make_url(url).render_as_string() in mask(url)
     assert isinstance(StorageError("x"), SearchError)
 
 
-def test_the_end_of_a_command_and_a_crash_hold_none(capsys: pytest.CaptureFixture[str]):
+def test_exits_and_tracebacks_hold_no_password(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="2"):
-        failures.fail("no http://admin:secret@h", 2)
+        exits.fail("no http://admin:secret@h", 2)
     assert capsys.readouterr().err == "Error: no http://admin:***@h\n"
     program = """
-from search.cli.main import main
+from search.cli import main
 def answer():
     raise KeyError("http://admin:secret@h")
-cli.answer = answer
-cli.main()
+main.answer = answer
+main.main()
 """
     crashed = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
     assert crashed.returncode == 1

@@ -1,4 +1,4 @@
-"""SQLite files are created whole, by one of several processes."""
+"""SQLite files are created atomically and checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def a_table(path: Path) -> None:
         connection.execute("INSERT INTO studies VALUES (7)")
 
 
-def test_a_database_appears_whole_in_one_file(tmp_path: Path):
+def test_a_database_is_created_as_one_complete_file(tmp_path: Path):
     path = tmp_path / "sub" / "optuna.db"
     create_whole(path, a_table)
     assert [entry.name for entry in path.parent.iterdir() if entry.is_file()] == ["optuna.db"]
@@ -37,7 +37,7 @@ def test_a_database_that_exists_is_left_alone(tmp_path: Path):
     assert path.read_bytes() == before
 
 
-def test_a_half_made_database_is_made_again(tmp_path: Path):
+def test_an_interrupted_creation_is_repeated(tmp_path: Path):
     path = tmp_path / "optuna.db"
 
     def interrupted(temporary: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_half_made_database_is_made_again(tmp_path: Path):
     check_sqlite(path, "studies")
 
 
-def test_of_many_makers_one_makes_it(tmp_path: Path):
+def test_only_one_of_many_threads_creates_the_database(tmp_path: Path):
     path, made = tmp_path / "optuna.db", []
 
     def make(temporary: Path) -> None:
@@ -67,7 +67,7 @@ def test_of_many_makers_one_makes_it(tmp_path: Path):
     check_sqlite(path, "studies")
 
 
-def test_a_database_of_mlflow_is_not_taken_for_one_of_optuna(fresh_mlflow: Path):
+def test_a_database_of_mlflow_is_not_accepted_for_optuna(fresh_mlflow: Path):
     with pytest.raises(StorageError, match="a database of something else"):
         check_sqlite(fresh_mlflow, OPTUNA_TABLE)
     check_sqlite(fresh_mlflow, MLFLOW_TABLE)

@@ -1,4 +1,4 @@
-"""How figures read in text."""
+"""Formats of figures."""
 
 from __future__ import annotations
 

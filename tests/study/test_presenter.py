@@ -18,7 +18,7 @@ SUMMARY = Summary(number=1, label="cnn", value=0.95, params={"lr": 0.0123456}, r
 
 def presented(*candidates: Candidate, maximize: bool = True, percent: bool = False, seeds: int = 2) -> Outcome:
     summary = replace(SUMMARY, confirmation=Confirmation(candidates, seeds, 0.01, 100))
-    study = StudyRecord("s", 1, "val_accuracy", maximize, (), summary, {}, (), {})
+    study = StudyRecord("s", "val_accuracy", maximize, (), summary, {}, (), {})
     return present(study, summary, Unit("validation accuracy", percent=True) if percent else Decimals())
 
 
@@ -64,7 +64,7 @@ def test_a_medium_chooses_the_unit():
 )
 def test_a_gain_that_may_be_chance_is_doubtful(gain: float, half: float | None, remark: str, doubtful: bool):
     summary = replace(SUMMARY, gains=(Gain("base", 0, 0.9, gain, half, 2),))
-    (row,) = present(StudyRecord("s", 1, "m", True, (), summary, {}, (), {}), summary, Decimals()).gains
+    (row,) = present(StudyRecord("s", "m", True, (), summary, {}, (), {}), summary, Decimals()).gains
     assert (row.remark, row.is_doubtful, row.measured) == (remark, doubtful, "mean of 2 fresh seeds")
 
 

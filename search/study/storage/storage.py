@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.common.errors import StorageError, UsageError
 from search.common.passwords import first_line, mask
-from search.common.sqlite import OPTUNA_TABLE, check_sqlite, connect, create_whole, lock_folder, sqlite_path
+from search.common.sqlite import OPTUNA_TABLE, check_sqlite, connect, create_whole, lock_folder, sqlite_file
 from search.study.storage.lock import StudyLock, lock_file, lock_number, lock_on_server
 from search.study.storage.postgres import DRIVERS, connect_arguments, connection_errors, masked_url, open_connection
 from search.study.storage.retry import RetryingStorage, RetryPolicy
@@ -46,7 +46,7 @@ def open_storage(text: str, *, create: bool = True, retry: RetryPolicy | None = 
     Raises StorageError when the storage is absent, damaged, foreign, newer than this Optuna, or not writable.
     """
     url = parse_url(text)
-    path = sqlite_path(url)
+    path = sqlite_file(url)
     if path is None:
         return _open_on_server(url, create=create, retry=retry)
     if not path.exists():
@@ -102,7 +102,7 @@ def study_names(storage: RDBStorage) -> list[str]:
 def hold_study(storage: str, study: str) -> AbstractContextManager[StudyLock]:
     """Lock a study until the block ends or this process dies. Raises StudyHeldError when another process holds it."""
     url = parse_url(storage)
-    path = sqlite_path(url)
+    path = sqlite_file(url)
     return lock_on_server(url, study) if path is None else lock_file(lock_folder(path), study)
 
 
