@@ -95,7 +95,7 @@ def report(study: Sequence[str], output: Path | None, **values: Any) -> None:
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
     with writing("--output", target):
-        write_report(chosen[0], target, others=chosen[1:], pictures=images)
+        write_report(chosen[0], target, others=chosen[1:], images=images)
     say(f"report: {target}")
 
 
