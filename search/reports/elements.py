@@ -1,4 +1,4 @@
-"""What the parts of the report share: charts, bars, the format of values, and the choice of trials to show."""
+"""Charts, bars, the format of values and the choice of trials, shared by all parts of the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Chart:
     caption: str
     figure: Figure | None = None
     note: str = ""
-    """The reason why there is no figure."""
+    """Shown instead of a figure, with the reason."""
     height_px: int = 340
     min_width_px: int = 0
     """On narrower screens the figure scrolls sideways inside its frame."""

@@ -80,8 +80,8 @@ class OptunaCharts:
 
     def timeline(self) -> Chart:
         n, plot = len(self.study.get_trials(deepcopy=False)), visualization.plot_timeline
-        latest = f"the last {TIMELINE_TRIALS} trials" if n > TIMELINE_TRIALS else "the trials"
-        chart = Chart("timeline", "Timeline", f"Start and end of {latest}.")
+        trials = f"each of the last {TIMELINE_TRIALS} trials" if n > TIMELINE_TRIALS else "each trial"
+        chart = Chart("timeline", "Timeline", f"When {trials} ran.")
         lack = "" if n else "No trial has started yet."
         return _drawn(chart, lack, lambda: plot(self.study, n_recent_trials=TIMELINE_TRIALS))
 

@@ -32,7 +32,7 @@ _TEXT, _TICKS = {"color": GREY, "size": 12}, {"color": GREY, "size": 11}
 _COLOUR_BAR = {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickfont": _TICKS}
 _TITLE = {"font": _TEXT, "standoff": 10}
 _LINES = {"gridcolor": RULE, "linecolor": RULE, "zeroline": False, "automargin": True}
-_AXIS = _LINES | {"exponentformat": "power", "minorloglabels": "none", "tickfont": _TICKS, "title": _TITLE}
+_AXIS = _LINES | {"exponentformat": "e", "minorloglabels": "none", "tickfont": _TICKS, "title": _TITLE}
 TEMPLATE: Figure = {
     "layout": {
         "font": {"family": "Inter, -apple-system, Segoe UI, Roboto, Arial, sans-serif", "color": INK, "size": 12},
