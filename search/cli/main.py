@@ -72,7 +72,7 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
     drawing = workspace.pictures(chosen[0].study_name)
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
-    write_output("--output", target, render(chosen[0], others=chosen[1:], pictures=images).encode())
+    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images).encode())
     click.echo(f"report: {target}")
 
 

@@ -177,7 +177,7 @@ class Finish:
         study = self.study.record()
         path = self.workspace.pictures(self.study.name)
         pictures = {"Predictions on the test split": path.read_bytes()} if path.exists() else {}
-        report = write_report(self.study.optuna_study, self.workspace.report(self.study.name), pictures=pictures)
+        report = write_report(self.study.optuna_study, self.workspace.report(self.study.name), images=pictures)
         self.tracking.file(PARENT, "report.html", report.read_bytes())
         self.tracking.file(PARENT, "leaderboard.csv", leaderboard(study))
         if study.summary is not None:

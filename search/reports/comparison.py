@@ -2,85 +2,66 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
+from itertools import accumulate
 
+import plotly.graph_objects as go  # type: ignore[import-untyped]
 from optuna.trial import TrialState
 
 from search.common.text import duration
-from search.reports.elements import Chart, Unit, focus, plain, winner
-from search.reports.style import SERIES, Figure, axes
+from search.reports.elements import Chart, Unit, escaped, focus, winner
 from search.reports.tables import Cell
 from search.reports.timing import SearchTime, training_s, wall_s
 from search.study.records import StudyRecord, TrialRecord
 
-Position = Callable[[TrialRecord], float]
-"""Where a trial lies on the axis; called once for each trial, in order of their ends."""
+Positions = Callable[[Sequence[TrialRecord]], Sequence[float]]
+"""Where finished trials, in order of their ends, lie on the axis."""
 
 
 def best_by_trials(records: Sequence[StudyRecord]) -> Chart:
     """Draw the best value so far over the number of finished trials, one line per study."""
-
-    def counting(_: StudyRecord) -> Position:
-        numbers = itertools.count(1)
-        return lambda _: next(numbers)
-
-    return _compared("compared-trials", "Best value by trials", "finished trials", records, counting)
+    key, title = "compared-trials", "Best value by trials"
+    return _compared(key, title, "finished trials", records, lambda ended: range(1, len(ended) + 1))
 
 
 def best_by_time(records: Sequence[StudyRecord]) -> Chart:
     """Draw the best value so far over minutes of search, one line per study."""
-
-    def timing(record: StudyRecord) -> Position:
-        time = SearchTime.of(record.trials)
-        return lambda trial: time.at(trial.ended) / 60 if trial.ended else 0.0
-
-    return _compared("compared-time", "Best value by time", "minutes of search, without pauses", records, timing)
+    return _compared("compared-time", "Best value by time", "minutes of search, without pauses", records, _minutes)
 
 
-def _compared(
-    key: str, title: str, axis: str, records: Sequence[StudyRecord], position: Callable[[StudyRecord], Position]
-) -> Chart:
+def _minutes(ended: Sequence[TrialRecord]) -> list[float]:
+    time = SearchTime.of(ended)
+    return [time.at(trial.ended) / 60 for trial in ended if trial.ended]
+
+
+def _compared(key: str, title: str, axis: str, records: Sequence[StudyRecord], positions: Positions) -> Chart:
     unit = Unit.of(records[0])
-    colours = itertools.cycle(SERIES)
-    traces = [_best_so_far(record, next(colours), position(record)) for record in records]
     chart = Chart(key, title, f"Best {unit.name} so far.")
-    if not any(trace["x"] for trace in traces):
-        return replace(chart, note="No trial of these studies has completed yet.")
-    span = focus([y for trace in traces for y in trace["y"]], maximize=records[0].maximize)
-    layout = axes(axis, unit.name, ytick=unit.tick, yrange=span) | {"showlegend": True}
-    return replace(chart, figure={"data": traces, "layout": layout})
+    lines = [_best_so_far(record, positions) for record in records]
+    if not any(line.x for line in lines):
+        return chart.missing("No trial of these studies has completed yet.")
+    span = focus([y for line in lines for y in line.y], maximize=records[0].maximize)
+    figure = go.Figure(lines).update_xaxes(title=axis).update_yaxes(unit.axis(span), title=unit.name)
+    return chart.drawn(figure)
 
 
-def _best_so_far(record: StudyRecord, colour: str, position: Position) -> Figure:
-    better = max if record.maximize else min
+def _best_so_far(record: StudyRecord, positions: Positions) -> go.Scatter:
     ended = sorted((t for t in record.trials if t.ended), key=lambda t: (t.ended or datetime.min, t.number))
-    x: list[float] = []
-    y: list[float] = []
-    for trial in ended:
-        at = position(trial)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            x.append(at)
-            y.append(better(trial.value, y[-1]) if y else trial.value)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plain(record.name, 40),
-        "x": x,
-        "y": y,
-        "line": {"color": colour, "width": 2.4, "shape": "hv"},
-        "hovertemplate": f"{plain(record.name, 40)}: %{{y}}<extra></extra>",
-    }
+    placed = zip(positions(ended), ended, strict=True)
+    points = [(x, t.value) for x, t in placed if t.state == TrialState.COMPLETE and t.value is not None]
+    return go.Scatter(
+        x=[x for x, _ in points],
+        y=list(accumulate((value for _, value in points), max if record.maximize else min)),
+        mode="lines",
+        name=escaped(record.name, 40),
+        line={"width": 2.4, "shape": "hv"},
+        hovertemplate="%{fullData.name}: %{y}<extra></extra>",
+    )
 
 
-def comparison(records: Sequence[StudyRecord]) -> list[list[Cell]]:
-    """One row per study: name, trials, winner, validation, test, wall time, training time."""
-    return [_row(record) for record in records]
-
-
-def _row(record: StudyRecord) -> list[Cell]:
+def row(record: StudyRecord) -> list[Cell]:
+    """One study: name, trials, winner, validation, test, wall time, training time."""
     best, summary = winner(record), record.summary
     test = (summary.test if summary else None) or {}
     tested = f"{test['accuracy']:.2%} ({test['low']:.2%} – {test['high']:.2%})" if test else "–"

@@ -1,98 +1,67 @@
-"""What Optuna's charts are given: copies of a study in memory, and the parameters worth drawing.
+"""In-memory copies of a study for Optuna's charts, and the parameters worth drawing.
 
-Copies are frozen, so all charts of a running search show the same trials.
-They have no user attributes: Optuna writes them into every hover text.
+The copies are frozen, so all charts of a running search show the same trials.
+They have no user attributes because Optuna writes those into every hover text.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from copy import copy
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.reports.elements import excerpt
+from search.study.records import StudyRecord
 
 
 def frozen(study: optuna.Study) -> optuna.Study:
     """Copy all trials of a study as they are now."""
-    return _study_of(study, [_copied(trial) for trial in study.get_trials(deepcopy=False)])
+    return _study_of(study, [_without_attrs(trial) for trial in study.get_trials(deepcopy=False)])
 
 
 def thinned(study: optuna.Study, limit: int, states: Collection[TrialState] = (TrialState.COMPLETE,)) -> optuna.Study:
     """Copy at most `limit` trials in the given states: the best, and a spread of the others.
 
-    All others become failed trials without parameters, which no chart of values or parameters shows. Their places
-    are kept because a trial's number is its place.
+    All others become failed trials without parameters, which no chart of values or parameters shows. They stay in
+    place because a trial's number is its position.
     """
-    trials = study.get_trials(deepcopy=False)
-    ranked = sorted((trial for trial in trials if trial.state in states), key=lambda trial: _rank(study, trial))
+    ranked = [trial for trial in StudyRecord.of(study).ranked() if trial.state in states]
     chosen = {trial.number for trial in excerpt(ranked, limit)}
-    return _study_of(
-        study, [trial if trial.number in chosen else create_trial(state=TrialState.FAIL) for trial in trials]
-    )
+    hidden = create_trial(state=TrialState.FAIL)
+    return _study_of(study, [t if t.number in chosen else hidden for t in study.get_trials(deepcopy=False)])
 
 
 def varying_params(study: optuna.Study) -> list[str]:
     """Return the parameters with at least two values among completed trials, most important first."""
-    seen: dict[str, set[object]] = {}
+    values: dict[str, set[object]] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         for name, value in trial.params.items():
-            seen.setdefault(name, set()).add(value)
+            values.setdefault(name, set()).add(value)
     importances = _importances(study)
-    several = [name for name, values in seen.items() if len(values) > 1]
-    return sorted(several, key=lambda name: (-importances.get(name, 0.0), name))
+    varying = [name for name in values if len(values[name]) > 1]
+    return sorted(varying, key=lambda name: (-importances.get(name, 0.0), name))
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
     try:
-        with quiet():
+        with warnings.catch_warnings(action="ignore"):
             return optuna.importance.get_param_importances(study)
     except Exception:  # too few trials, or equal values; the order is then alphabetical
         return {}
 
 
 def _study_of(study: optuna.Study, trials: list[FrozenTrial]) -> optuna.Study:
-    with quiet():
-        copy = optuna.create_study(study_name=study.study_name, direction=study.direction)
-        copy.add_trials(trials)
-    return copy
+    copied = optuna.create_study(study_name=study.study_name, direction=study.direction)
+    copied.add_trials(trials)
+    return copied
 
 
-def _copied(trial: FrozenTrial) -> FrozenTrial:
-    copy = create_trial(
-        state=trial.state,
-        values=trial.values,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values=trial.intermediate_values,
-        constraints=trial.constraints,
-    )
+def _without_attrs(trial: FrozenTrial) -> FrozenTrial:
+    copied = copy(trial)
+    copied.user_attrs = {}
     # a trial that failed while it waited has no start, which Optuna requires
-    copy.datetime_start = trial.datetime_start or trial.datetime_complete
-    copy.datetime_complete = trial.datetime_complete
-    return copy
-
-
-def _rank(study: optuna.Study, trial: FrozenTrial) -> tuple[bool, float]:
-    """Sort by value or, without one, by the last report; best first."""
-    value = trial.value if trial.state == TrialState.COMPLETE else None
-    if value is None and trial.intermediate_values:
-        value = trial.intermediate_values[max(trial.intermediate_values)]
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return value is None, sign * (value or 0.0)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Optuna's log and warnings; the report has its own notes."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    copied.datetime_start = trial.datetime_start or trial.datetime_complete
+    return copied

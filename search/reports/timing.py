@@ -2,117 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from optuna.trial import TrialState
+import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from search.common.text import duration
 from search.reports.charts import MAX_POINTS, cost
-from search.reports.elements import STATE_NAMES, Chart, Part, titled
-from search.reports.style import PAPER, STATE_COLOURS, Figure, axes
+from search.reports.elements import Chart, Part, trial_label
+from search.reports.style import PAPER, STATES
 from search.study.records import EXTRA, METRICS, StudyRecord, TrialRecord
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A time in which the search ran without a pause."""
-
-    first: datetime
-    last: datetime
-    before_s: float
-    """Seconds of search before it."""
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of search up to its end."""
-        return self.before_s + (self.last - self.first).total_seconds()
 
 
 @dataclass(frozen=True)
 class SearchTime:
     """Seconds of search, without the pauses between its starts."""
 
-    stretches: Sequence[Stretch]
+    periods: Sequence[tuple[datetime, datetime]]
+    """Starts and ends of the periods without a pause, in order."""
 
     @classmethod
     def of(cls, trials: Sequence[TrialRecord]) -> SearchTime:
-        """Find the stretches in which at least one of `trials` ran; only longer gaps count as pauses."""
+        """Find the periods in which trials ran. Only gaps above 30 s and 5% of all training count as pauses."""
         spans = sorted((t.started, t.ended or t.started) for t in trials if t.started)
-        pause_s = max(30.0, 0.05 * sum((ended - started).total_seconds() for started, ended in spans))
-        stretches: list[Stretch] = []
-        for started, ended in spans:
-            if stretches and (started - stretches[-1].last).total_seconds() <= pause_s:
-                stretches[-1] = replace(stretches[-1], last=max(stretches[-1].last, ended))
+        pause_s = max(30.0, 0.05 * sum((end - start).total_seconds() for start, end in spans))
+        periods: list[tuple[datetime, datetime]] = []
+        for start, end in spans:
+            if periods and (start - periods[-1][1]).total_seconds() <= pause_s:
+                periods[-1] = periods[-1][0], max(periods[-1][1], end)
             else:
-                stretches.append(Stretch(started, ended, stretches[-1].total_s if stretches else 0.0))
-        return cls(stretches)
+                periods.append((start, end))
+        return cls(periods)
 
     @property
     def total_s(self) -> float:
         """Seconds of search in all."""
-        return self.stretches[-1].total_s if self.stretches else 0.0
+        return self.at(datetime.max)
 
     def at(self, moment: datetime) -> float:
         """Return the seconds of search before `moment`."""
-        begun = [stretch for stretch in self.stretches if stretch.first <= moment] or self.stretches[:1]
-        return begun[-1].before_s + max(0.0, (min(moment, begun[-1].last) - begun[-1].first).total_seconds())
+        return sum(max(0.0, (min(moment, end) - start).total_seconds()) for start, end in self.periods)
 
 
 def workers_over_time(record: StudyRecord) -> Chart:
-    """Draw what each worker did when."""
-    ran = [t for t in record.trials if t.slot is not None and t.started and t.ended][-MAX_POINTS:]
-    slots = sorted({t.slot for t in ran if t.slot is not None})
-    caption, height = "One row per worker, one bar per trial; gaps are idle time.", 110 + 40 * max(1, len(slots))
-    chart = Chart("workers", "Workers over time", caption, height_px=height, wide=True)
-    if not ran:
-        return replace(chart, note="No finished trial names its worker.")
-    time = SearchTime.of(ran)
-    unit_s, name = (60.0, "minutes") if time.total_s > 180 else (1.0, "seconds")
-    rows = {slot: _row(slot, [t for t in ran if t.slot == slot], time.total_s) for slot in slots}
-    traces = [_bars(state, [t for t in ran if t.state == state], rows, time, unit_s) for state in STATE_COLOURS]
-    layout = axes(f"{name} of search{', without pauses' if len(time.stretches) > 1 else ''}", "")
-    layout |= {"barmode": "overlay", "bargap": 0.35}
-    layout["yaxis"] = {
-        "showgrid": False,
-        "autorange": "reversed",
-        "type": "category",
-        "categoryarray": list(rows.values()),
-        "categoryorder": "array",
-    }
-    return replace(chart, figure={"data": [trace for trace in traces if trace["y"]], "layout": layout})
-
-
-def _row(slot: int, ran: Sequence[TrialRecord], total_s: float) -> str:
-    busy_s = sum(t.seconds or 0.0 for t in ran)
-    return f"{slot} · {min(1.0, busy_s / total_s):.0%} busy" if total_s else f"{slot}"
-
-
-def _bars(
-    state: TrialState, trials: Sequence[TrialRecord], rows: Mapping[int, str], time: SearchTime, unit_s: float
-) -> Figure:
-    starts = [time.at(t.started) / unit_s for t in trials if t.started]
-    ends = [time.at(t.ended) / unit_s for t in trials if t.ended]
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": STATE_NAMES[state],
-        "y": [rows[t.slot or 0] for t in trials],
-        "base": starts,
-        "x": [end - start for start, end in zip(starts, ends, strict=True)],
-        "marker": {"color": STATE_COLOURS[state], "line": {"color": PAPER, "width": 0.7}},
-        "text": [f"{titled(t)}, {duration(t.seconds)}" for t in trials],
-        "textposition": "none",
-        "hovertemplate": "%{text}<extra></extra>",
-    }
+    """Draw each worker's trials over time."""
+    finished = [t for t in record.trials if t.slot is not None and t.started and t.ended][-MAX_POINTS:]
+    slots = sorted({t.slot for t in finished if t.slot is not None})
+    caption, height_px = "One row per worker, one bar per trial; gaps are idle time.", 110 + 40 * max(1, len(slots))
+    chart = Chart("workers", "Workers over time", caption, height_px=height_px, wide=True)
+    if not finished:
+        return chart.missing("No finished trial names its worker.")
+    time = SearchTime.of(finished)
+    busy_s = {slot: sum(t.seconds or 0.0 for t in finished if t.slot == slot) for slot in slots}
+    rows = {slot: f"{slot} · {min(1.0, busy_s[slot] / (time.total_s or 1.0)):.0%} busy" for slot in slots}
+    unit_s, unit = (60.0, "minutes") if time.total_s > 180 else (1.0, "seconds")
+    figure = go.Figure(layout={"barmode": "overlay", "bargap": 0.35})
+    for state, (name, colour) in STATES.items():
+        trials = [t for t in finished if t.state == state]
+        starts = [time.at(t.started) / unit_s for t in trials if t.started]
+        ends = [time.at(t.ended) / unit_s for t in trials if t.ended]
+        if trials:
+            figure.add_bar(
+                orientation="h",
+                name=name,
+                y=[rows[t.slot or 0] for t in trials],
+                base=starts,
+                x=[end - start for start, end in zip(starts, ends, strict=True)],
+                marker={"color": colour, "line": {"color": PAPER, "width": 0.7}},
+                text=[f"{trial_label(t)}, {duration(t.seconds)}" for t in trials],
+                textposition="none",
+                hovertemplate="%{text}<extra></extra>",
+            )
+    figure.update_xaxes(title=f"{unit} of search{', without pauses' if len(time.periods) > 1 else ''}")
+    order = {"type": "category", "categoryorder": "array", "categoryarray": list(rows.values())}
+    return chart.drawn(figure.update_yaxes(order, autorange="reversed", showgrid=False))
 
 
 def wall_s(record: StudyRecord) -> float | None:
-    """Return the seconds that the search ran, all its starts together."""
-    known = [_number(session, "wall_s") for session in record.sessions]
-    return sum(known) or SearchTime.of(record.trials).total_s or None
+    """Return the seconds that the search ran, summed over its starts."""
+    return _total(record, "wall_s") or SearchTime.of(record.trials).total_s or None
 
 
 def training_s(record: StudyRecord) -> float:
@@ -122,8 +91,25 @@ def training_s(record: StudyRecord) -> float:
 
 def confirming_s(record: StudyRecord) -> float:
     """Return the seconds of training that confirmed and refitted the winner, summed over workers."""
-    ended = record.attrs.get(EXTRA, {}).values()
-    return sum(_number(extra["attrs"].get(METRICS, {}), "train_seconds") for extra in ended)
+    trainings = record.attrs.get(EXTRA, {}).values()
+    return sum(training["attrs"].get(METRICS, {}).get("train_seconds") or 0.0 for training in trainings)
+
+
+def _total(record: StudyRecord, key: str) -> float:
+    """Sum a figure over the starts of the search."""
+    return sum(session.get(key) or 0.0 for session in record.sessions)
+
+
+def costs(record: StudyRecord) -> list[tuple[str, str]]:
+    """Return what the search cost, as (name, amount)."""
+    training, confirming = training_s(record), confirming_s(record)
+    ended = [trial.seconds for trial in record.trials if trial.seconds]
+    rows = [("wall time", duration(wall_s(record))), ("training of trials, all workers", duration(training or None))]
+    if confirming:
+        rows.append(("training to confirm and refit", duration(confirming)))
+    if ended:
+        rows.append(("a trial, on average", duration(sum(ended) / len(ended))))
+    return rows + ([("starts of the search", f"{len(record.sessions)}")] if record.sessions else [])
 
 
 def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
@@ -131,35 +117,32 @@ def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
     wall = wall_s(record)
     if not wall:
         return []
-    slots = max(1, len({trial.slot for trial in record.trials if trial.slot is not None}))
-    available = sum(_number(s, "wall_s") * (_number(s, "slots") or slots) for s in record.sessions) or wall * slots
-    rows = [("Workers", duration(available), _of_workers(record, available))]
-    search, tracking = (sum(_number(s, key) for s in record.sessions) for key in ("search_s", "tracking_s"))
+    n_workers = max(1, len({trial.slot for trial in record.trials if trial.slot is not None}))
+    offered = sum((s.get("wall_s") or 0.0) * (s.get("slots") or n_workers) for s in record.sessions)
+    rows = [_of_workers(record, offered or wall * n_workers)]
+    search, tracking = _total(record, "search_s"), _total(record, "tracking_s")
     if search or tracking:
-        waiting = max(0.0, wall - search - tracking)
-        known = [
-            ("search", search, "accent"),
-            ("tracking", tracking, "prune"),
-            ("waiting for workers", waiting, "rule"),
-        ]
-        rows.append(("Coordinator", duration(wall), _parts(wall, known)))
+        waiting = ("waiting for workers", max(0.0, wall - search - tracking), "rule")
+        parts = _parts(wall, ("search", search, "accent"), ("tracking", tracking, "prune"), waiting)
+        rows.append(("Coordinator", duration(wall), parts))
     return rows
 
 
-def _of_workers(record: StudyRecord, available: float) -> list[Part]:
-    occupied = min(available, sum(trial.seconds or 0.0 for trial in record.trials))
-    training = min(occupied, training_s(record))
-    confirming = min(available - occupied, confirming_s(record))
-    known = [
+def _of_workers(record: StudyRecord, total: float) -> tuple[str, str, list[Part]]:
+    busy = min(total, sum(trial.seconds or 0.0 for trial in record.trials))
+    training = min(busy, training_s(record))
+    confirming = min(total - busy, confirming_s(record))
+    parts = _parts(
+        total,
         ("training", training, "accent"),
-        ("between epochs", occupied - training, "prune"),
+        ("between epochs", busy - training, "prune"),
         ("confirming and refitting", confirming, "good"),
-        ("idle", available - occupied - confirming, "rule"),
-    ]
-    return _parts(available, known)
+        ("idle", total - busy - confirming, "rule"),
+    )
+    return "Workers", duration(total), parts
 
 
-def _parts(total: float, parts: Iterable[tuple[str, float, str]]) -> list[Part]:
+def _parts(total: float, *parts: tuple[str, float, str]) -> list[Part]:
     return [
         Part(f"{name} {seconds / total:.0%}", duration(seconds), 100 * seconds / total, colour)
         for name, seconds, colour in parts
@@ -167,22 +150,14 @@ def _parts(total: float, parts: Iterable[tuple[str, float, str]]) -> list[Part]:
     ]
 
 
-def sessions(record: StudyRecord) -> list[list[str]]:
-    """One row for each start of the search: started, ran for, workers."""
+def sessions(record: StudyRecord) -> list[tuple[str, str, str]]:
+    """Return one row for each start of the search: started, ran for, workers."""
     return [
-        [_moment(session.get("started")), duration(_number(session, "wall_s") or None), f"{session.get('slots', '–')}"]
-        for session in record.sessions
+        (moment(datetime.fromisoformat(s["started"])), duration(s["wall_s"] or None), f"{s.get('slots', '–')}")
+        for s in record.sessions
     ]
 
 
-def _moment(stored: object) -> str:
-    """Format a time given as ISO text; other text stays as it is."""
-    try:
-        return datetime.fromisoformat(str(stored)).strftime("%-d %B %Y, %H:%M")
-    except ValueError:
-        return "–" if stored is None else str(stored)
-
-
-def _number(values: Mapping[str, Any], key: str) -> float:
-    value = values.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
+def moment(time: datetime) -> str:
+    """Format a time, as in `27 November 2025, 09:05`."""
+    return time.strftime("%-d %B %Y, %H:%M")

@@ -1,6 +1,6 @@
-"""The pages that people look at, in a real browser: MLflow's, the dashboard's, and the report of finished searches.
+"""MLflow's pages, the dashboard and the report of finished searches, in a real browser.
 
-Servers are started by `python -m search ui`; every page is of a search that `python -m search` has just done.
+`python -m search ui` starts the servers. Every page shows a search that `python -m search` has just finished.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ CHART = """() => {
   }
   return [];
 }"""
-"""Names and lengths of the lines in MLflow's chart of the validation accuracy; a band behind a line has its name."""
+"""Names and lengths of the lines in MLflow's chart of the validation accuracy."""
 
-PICTURE = "i.src.startsWith('blob:') && i.naturalWidth > 300"
+IMAGE = "i.src.startsWith('blob:') && i.naturalWidth > 300"
 """An artifact that MLflow's page has loaded."""
 
 COUNT = """id => {
   const plot = document.querySelector(`#${id}.js-plotly-plot, #${id} .js-plotly-plot`);
   return plot ? plot.querySelectorAll('.point').length : 0;
 }"""
-"""How many dots or bars a figure of the dashboard has drawn."""
+"""Number of dots or bars that a figure of the dashboard has drawn."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study as the databases know it."""
+    """A finished study as the databases store it."""
 
     folder: Path
     name: str
@@ -59,12 +59,12 @@ class Study:
 
     @property
     def drawable(self) -> dict[str, str]:
-        """Those that came to a value: one may diverge before that."""
+        """Trials with at least one report; a trial may diverge before its first."""
         return {name: state for name, state in self.trials.items() if state != "FAIL"}
 
     @property
     def winner(self) -> str:
-        """Run of the winner."""
+        """MLflow's id of the winner's run."""
         query = (
             "SELECT run_uuid FROM runs JOIN experiments e USING (experiment_id) JOIN tags t USING (run_uuid) "
             "WHERE e.name = ? AND t.key = 'winner' AND t.value = 'true'"
@@ -74,20 +74,21 @@ class Study:
 
     @property
     def experiment(self) -> str:
-        """MLflow's id of it."""
-        ((found,),) = rows(self.folder / "mlflow.db", "SELECT experiment_id FROM experiments WHERE name = ?", self.name)
-        return str(found)
+        """MLflow's id of its experiment."""
+        query = "SELECT experiment_id FROM experiments WHERE name = ?"
+        ((number,),) = rows(self.folder / "mlflow.db", query, self.name)
+        return str(number)
 
     @property
     def study_id(self) -> int:
-        """Optuna's id of it."""
-        ((found,),) = rows(self.folder / "optuna.db", "SELECT study_id FROM studies WHERE study_name = ?", self.name)
-        return int(found)
+        """Optuna's id of the study."""
+        ((number,),) = rows(self.folder / "optuna.db", "SELECT study_id FROM studies WHERE study_name = ?", self.name)
+        return int(number)
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 3 trials of MNIST, where its files are, in a part of the space that is quick, and 9 of digits."""
+    """A folder with a study of 9 trials of digits, and one of 3 quick trials of MNIST if its files are there."""
     folder, mnist = tmp_path_factory.mktemp("searched"), mnist_folder()
     quick = ("--trials", 3, "--epochs", 1, "--fix", "family=mlp", "--confirm", 1, "--confirm-seeds", 1)
     searches = [("mnist", *quick)] if mnist else []
@@ -99,13 +100,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(searched: Path) -> Path:
-    """What a browser writes down that `ui --open` is told to use, one address a line."""
+    """The file to which the browser of `ui --open` writes each address, one a line."""
     return searched / "opened"
 
 
 @pytest.fixture(scope="module")
 def ui(searched: Path, opened: Path) -> Iterator[Served]:
-    """Both servers, over the latest study, which is that of digits."""
+    """Both servers, open at the latest study, digits."""
     scribe = searched / "scribe"
     scribe.write_text(f'#!/bin/sh\necho "$1" >> "{opened}"\n')
     scribe.chmod(0o755)
@@ -117,7 +118,7 @@ def ui(searched: Path, opened: Path) -> Iterator[Served]:
 def study(request: pytest.FixtureRequest, searched: Path) -> Study:
     """Each of the two studies."""
     if request.param == "mnist" and mnist_folder() is None:
-        pytest.skip("the real MNIST files are not here; name their folder with SEARCH_DATA_DIR")
+        pytest.skip("needs the MNIST files: name their folder with SEARCH_DATA_DIR")
     return Study(searched, str(request.param))
 
 
@@ -138,7 +139,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def test_ui_is_ready_soon_and_opens_both_links(ui: Served, opened: Path) -> None:
     print(f"\nui: both servers ready in {ui.ready_s:.1f} s (15 s promised on two idle cores)")
-    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 60)  # beside other work the figure is that work's
+    assert ui.ready_s < (15 if os.getloadavg()[0] < 1.5 else 60)  # a busy machine takes longer
     deadline = time.monotonic() + 10
     while not (opened.exists() and len(opened.read_text().split()) == 2) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -160,13 +161,13 @@ def test_the_deep_link_shows_every_trials_curves(ui: Served, page: Any, study: S
     assert "".join(listed).count("✕") == len(study.trials) - len(trials)
 
 
-def test_the_winners_run_shows_its_pictures_and_note(ui: Served, page: Any, study: Study) -> None:
+def test_the_winners_run_shows_its_images_and_note(ui: Served, page: Any, study: Study) -> None:
     run = f"{ui.mlflow}/#/experiments/{study.experiment}/runs/{study.winner}"
     page.goto(f"{run}/artifacts")
     shown = {""}
-    for name in ("curves", "confusion_matrix", "sample_predictions", "test_predictions"):
+    for name in ("confusion_matrix", "sample_predictions", "test_predictions"):
         page.get_by_text(f"{name}.png").first.click()
-        loaded = f"[...document.images].find(i => {PICTURE} && !{sorted(shown)}.includes(i.src))"
+        loaded = f"[...document.images].find(i => {IMAGE} && !{sorted(shown)}.includes(i.src))"
         shown.add(page.wait_for_function(f"{loaded}?.src").json_value())
     page.get_by_role("tab", name="Overview").click()
     page.get_by_text(f"Winner of {study.name}").wait_for()
