@@ -13,47 +13,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from search.testing.checks_network import (
-    check_cost,
-    check_images,
-    check_network,
-    check_whole,
-)
-from search.testing.checks_space import (
-    check_baselines,
-    check_names,
-    check_schedule,
-    check_suggest,
-    check_words,
-)
-from search.testing.checks_training import (
-    check_outcome,
-    check_plain_data,
-    check_repeats,
-    check_resume,
-    check_training,
-)
-from search.testing.specimen import ContractError, NotTried, Specimen
+from search.study.space.objective_calls import ContractError
+from search.testing import checks_answers, checks_training
+from search.testing.specimen import NotTried, Specimen
 
-CHECKS: tuple[Callable[[Specimen], None], ...] = (
-    check_names,
-    check_suggest,
-    check_baselines,
-    check_words,
-    check_schedule,
-    check_training,
-    check_repeats,
-    check_resume,
-    check_outcome,
-    check_plain_data,
-    check_whole,
-    check_images,
-    check_network,
-    check_cost,
-)
+CHECKS: Sequence[Callable[[Specimen], None]] = (*checks_answers.CHECKS, *checks_training.CHECKS)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from toy import Toy, ToyTraining
 from objectives.base import Diverged, EpochResult, ObjectiveSpec, Outcome, Params, Suggest, Task, Training
 from objectives.images.objective import ImageClassification
 from search.cli.main import cli
+from search.study.space.objective_calls import ContractError
 from search.study.space.space import search_space
 from search.testing.checks import CHECKS, examine
-from search.testing.specimen import ContractError, NotTried, Specimen
+from search.testing.specimen import NotTried, Specimen
 
 README = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
 
@@ -29,7 +30,7 @@ class Tidy(Toy):
     """A toy that trains as long as it is told and leaves no weights."""
 
     def start(self, task: Task, device: str) -> ToyTraining:
-        return Left(task, Outcome({"noise": 0.5}))
+        return Ending(task, Outcome({"noise": 0.5}))
 
 
 @pytest.fixture(scope="module", params=["test_checks:Tidy", "regression:Curve", "digits"])
@@ -87,13 +88,13 @@ class Bare(ToyTraining):
         return self.value
 
 
-class Left(ToyTraining):
+class Ending(ToyTraining):
     def __init__(self, task: Task, outcome: Any) -> None:
         super().__init__(task, steps=task.epochs, mode="fine")
-        self.left = outcome
+        self.last_outcome = outcome
 
     def outcome(self) -> Any:
-        return self.left
+        return self.last_outcome
 
 
 class Changed(Toy):
@@ -170,11 +171,15 @@ WRONG: list[tuple[object, str, str]] = [
         "check_resume",
         r"gave step 1; go on from task.checkpoint",
     ),
-    (of_training(lambda task: Left(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
-    (of_training(lambda task: Left(task, Outcome({}, b"x"))), "check_outcome", r"weights cannot be read with torch"),
-    (of_training(lambda task: Left(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
-    (Unfitted(), "check_whole", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
-    (Changed(example_input=list), "check_whole", r"has example_input and lacks load_weights, .* an Exportable"),
+    (of_training(lambda task: Ending(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
+    (
+        of_training(lambda task: Ending(task, Outcome({}, b"x"))),
+        "check_outcome",
+        r"weights cannot be read with torch",
+    ),
+    (of_training(lambda task: Ending(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
+    (Unfitted(), "check_protocols", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
+    (Changed(example_input=list), "check_protocols", r"has example_input and lacks load_weights, .* an Exportable"),
     (classifier(), "check_images", r"start failed: ValueError: a refit was not thought of"),
     (classifier(class_names=lambda: ("a", "a")), "check_images", r"class_names gave \('a', 'a'\); give different"),
     (classifier(class_names=lambda: ("a", "b")), "check_images", r"labels go from 0 to 9; there are 2 classes"),
@@ -190,26 +195,26 @@ WRONG: list[tuple[object, str, str]] = [
 def test_what_is_wrong_is_named(objective: Any, check: str, message: str):
     specimen = Specimen(ObjectiveSpec("toy:Toy"), objective)
     with pytest.raises(ContractError, match=message):
-        next(each for each in CHECKS if each.__name__ == check)(specimen)
+        {check.__name__: check for check in CHECKS}[check](specimen)
 
 
 def test_what_depends_on_a_training_is_not_tried_twice():
     specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: ToyTraining(task, 3, "error")))
     findings = list(examine(specimen))
     assert [finding.wrong is not None for finding in findings].count(True) == 1
-    assert [finding.not_tried for finding in findings].count("a training does not get so far") == 5
-    with pytest.raises(NotTried, match="a training does not get so far"):
+    assert [finding.not_tried for finding in findings].count("no training gets this far") == 5
+    with pytest.raises(NotTried, match="no training gets this far"):
         specimen.sample()
 
 
-def test_a_training_of_one_setting_may_diverge():
-    class Some(Left):
+def test_a_training_of_one_configuration_may_diverge():
+    class SometimesDiverging(Ending):
         def __next__(self) -> EpochResult:
             if float(self.task.params["x"] or 0) > 0:
                 raise Diverged("the loss became nan")
             return super().__next__()
 
-    specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: Some(task, Outcome())))
+    specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: SometimesDiverging(task, Outcome())))
     assert all(finding.wrong is None for finding in examine(specimen))
 
 
@@ -222,13 +227,13 @@ def test_a_whole_number_of_epochs_is_trained_of_a_finer_schedule():
 
 
 def test_the_command_says_what_is_wrong_and_how_it_ended():
-    def said(target: str) -> tuple[int, str]:
+    def run(target: str) -> tuple[int, str]:
         result = CliRunner().invoke(cli, ["check-objective", target])
         return result.exit_code, result.output
 
-    status, text = said("test_checks:Tidy")
+    status, text = run("test_checks:Tidy")
     assert (status, text.splitlines()[-1]) == (0, "test_checks:Tidy: all checks passed")
-    status, text = said("test_checks:Heavy")
+    status, text = run("test_checks:Heavy")
     assert status == 1
     assert re.search(r"^wrong  Its number of parameters is true.*\n       n_parameters says 7", text, re.M)
     assert text.splitlines()[-1] == "test_checks:Heavy: 1 check failed"

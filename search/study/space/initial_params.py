@@ -17,7 +17,7 @@ from search.common.text import readable
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import objective_call
+from search.study.space.objective_calls import call, explain_errors
 from search.study.space.space import ConfigurationKey, Space, configuration_key, contains, search_space, words
 
 WARM_START_TRIALS = 5
@@ -137,8 +137,8 @@ def missing(objective: Objective, space: Space, params: Mapping[str, ParamValue]
     Raises ObjectiveError when `suggest` fails.
     """
     trial = PartialTrial(params)
-    with objective_call("suggest"):
-        space.suggest(objective, trial)
+    with explain_errors():
+        call("suggest", space.suggest, objective, trial)
     return {name for name in trial.missing if not space.fixes(name)}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from objectives.base import Objective, Params, Sized, Timed
 from search.common.errors import UsageError
-from search.study.space.objective_calls import objective_call
+from search.study.space.objective_calls import call, explain_errors
 
 FLAGS = {"parameters": "--max-parameters", "latency_ms": "--max-latency-ms"}
 
@@ -55,8 +55,8 @@ class Limits:
         if self.parameters is None:
             return {}
         assert isinstance(objective, Sized)
-        with objective_call("n_parameters"):
-            return {"parameters": float(objective.n_parameters(params))}
+        with explain_errors():
+            return {"parameters": float(call("n_parameters", objective.n_parameters, params))}
 
     def excess(self, figures: Mapping[str, float]) -> dict[str, float]:
         """How far each figure is above its limit, as a share of the limit; negative below it."""

@@ -23,7 +23,7 @@ from optuna.samplers import RandomSampler
 
 from objectives.base import Objective, Params, ParamValue, Suggest
 from search.common.errors import UsageError
-from search.study.space.objective_calls import objective_call
+from search.study.space.objective_calls import call, explain_errors
 
 PROBES = 48
 """Configurations sampled to see the search space. Two spaces that agree on all of them count as the same."""
@@ -108,8 +108,8 @@ def search_space(
         if probe >= PROBES and named <= distributions.keys():
             break
         trial = study.ask()
-        with objective_call("suggest"):
-            space.suggest(objective, trial)
+        with explain_errors():
+            call("suggest", space.suggest, objective, trial)
         for name, distribution in trial.distributions.items():
             distributions.setdefault(name, distribution)
     return dict(sorted(distributions.items()))

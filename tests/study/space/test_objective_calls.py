@@ -34,7 +34,10 @@ def refuse(*_: object) -> None:
         ({"epochs": refuse}, r"epochs failed: KeyError: 'width'"),
         ({"steps_per_epoch": lambda: None}, r"steps_per_epoch gave None; give a whole number"),
         ({"fingerprint": lambda: None}, r"fingerprint gave None; give a dict"),
-        ({"fingerprint": lambda: {"data": object()}}, r"fingerprint failed: TypeError: .*not JSON serializable"),
+        (
+            {"fingerprint": lambda: {"data": object()}},
+            r"fingerprint gave .* which is not plain data",
+        ),
         ({"fingerprint": refuse}, r"fingerprint failed: KeyError"),
         ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
         ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
