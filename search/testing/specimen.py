@@ -5,21 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
 
-from objectives.base import (
-    Diverged,
-    EpochResult,
-    ImageClassifier,
-    Objective,
-    ObjectiveSpec,
-    Outcome,
-    Params,
-    Task,
-    Training,
-)
+from objectives.base import Diverged, EpochResult, ImageClassifier, Objective, ObjectiveSpec, Params, Task, Training
 from search.study.space.initial_params import PartialTrial
 from search.study.space.objective_calls import ContractError, call, require_baselines
 
@@ -40,9 +31,9 @@ class Sample:
 
     task: Task
     results: list[EpochResult] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-    """After the first pull, and after the last."""
-    checkpoint: bytes = b""
+    outcomes: list[Any] = field(default_factory=list)
+    """After the first pull, and after the last; not checked yet, like `checkpoint`."""
+    checkpoint: Any = None
     """After the first pull."""
     ended: bool = False
 

@@ -48,10 +48,10 @@ class SamplingStudy:
     def __init__(
         self, stored: StoredStudy, memory: SamplingCopy, study: optuna.Study, proposals: Proposals, pruner: BasePruner
     ) -> None:
-        self.stored, self.objective, self.finished = stored, stored.objective, 0
+        self.stored, self.objective, self.limits, self.finished = stored, stored.objective, proposals.limits, 0
         self._storage, self._memory, self._copy = stored.storage, memory, study
         self._memory_id = study._study_id  # private, as in Optuna 5.0.0: a study has no public id
-        self._proposals, self._pruner = proposals, pruner
+        self.proposals, self._pruner = proposals, pruner
         self._stored_ids: list[int] = []
         self._unfinished: list[FrozenTrial] = []
         self._stored_study_attrs: dict[str, Any] = {}
@@ -91,7 +91,7 @@ class SamplingStudy:
             self._memory.create_new_trial(self._memory_id, self._as_sampler_sees(trial))
             self._stored_ids.append(trial._trial_id)  # private, as in Optuna 5.0.0: a trial has no public id
             self._stored_attrs[trial.number] = dict(trial.system_attrs)
-            self._proposals.note(trial)
+            self.proposals.note(trial)
             if trial.state.is_finished():
                 self.finished += 1
             else:
@@ -118,15 +118,6 @@ class SamplingStudy:
         """Number of trials that `resume` will return."""
         return len(self._unfinished)
 
-    @property
-    def exhausted(self) -> str | None:
-        """Why no configuration is left to try, once an ask has found none."""
-        return self._proposals.exhausted
-
-    def is_exhausted(self) -> bool:
-        """True if no configuration is left to try."""
-        return self._proposals.is_exhausted()
-
     def resume(self) -> list[PreparedTrial]:
         """The trials that a dead coordinator left running, or that a user enqueued, with their sampling finished."""
         unfinished, self._unfinished = self._unfinished, []
@@ -137,7 +128,7 @@ class SamplingStudy:
         if trial.state == TrialState.WAITING:
             self._memory.set_trial_state_values(memory_id, TrialState.RUNNING)
             self._storage.set_trial_state_values(stored_id, TrialState.RUNNING)
-        params = self._proposals.complete(number, memory_id)
+        params = self.proposals.complete(number, memory_id)
         sampled = self._memory.get_trial(memory_id)
         for name in sampled.params.keys() - trial.params.keys():
             distribution = sampled.distributions[name]
@@ -150,7 +141,7 @@ class SamplingStudy:
     def ask(self) -> PreparedTrial | None:
         """Sample the next trial, on the copy: `start` stores it. None when nothing is left to try."""
         number = len(self._copy.get_trials(deepcopy=False))
-        if (proposal := self._proposals.next(number)) is None:
+        if (proposal := self.proposals.next(number)) is None:
             return None
         params, initial = proposal
         return PreparedTrial(number, params, initial.name if initial and initial.origin == records.BASELINE else None)
@@ -189,7 +180,7 @@ class SamplingStudy:
     def tell(self, number: int, result: TrainingResult) -> FrozenTrial:
         """End a trial and return it as stored. A pruned trial gets the value of its last report."""
         trial_id, value = self._id(number), result.value
-        self._memory.add_constraints(trial_id, self._proposals.limits.excess(result.metrics))
+        self._memory.add_constraints(trial_id, self.limits.excess(result.metrics))
         reports = self._memory.get_trial(trial_id).intermediate_values
         if result.state == TrialState.PRUNED and reports:  # without reports, it was refused before it trained
             value = reports[max(reports)]

@@ -51,12 +51,10 @@ class PartialTrial:
         self.missing: set[str] = set()
         """Parameters that were asked for and not given."""
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
         return float(self._take(name, low))
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
         return int(self._take(name, low))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:

@@ -57,27 +57,21 @@ class NarrowedTrial:
     def __init__(self, trial: Suggest, narrowed: Mapping[str, BaseDistribution]) -> None:
         self._trial, self._narrowed = trial, narrowed
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        low, high = self._range(name, low, high)
-        return self._trial.suggest_float(name, low, high, step=step, log=log)
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        return self._trial.suggest_float(name, *self._range(name, low, high), **options)
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        low, high = self._range(name, low, high)
-        return self._trial.suggest_int(name, low, high, step=step, log=log)
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        return self._trial.suggest_int(name, *self._range(name, low, high), **options)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        if (remaining := self._narrowed.get(name)) is not None:
-            assert isinstance(remaining, CategoricalDistribution)
+        if isinstance(remaining := self._narrowed.get(name), CategoricalDistribution):
             choices = [choice for choice in choices if choice in remaining.choices]
         return self._trial.suggest_categorical(name, choices)
 
     def _range(self, name: str, low: Any, high: Any) -> tuple[Any, Any]:
-        if (remaining := self._narrowed.get(name)) is None:
-            return low, high
-        assert isinstance(remaining, FloatDistribution | IntDistribution)
-        return max(low, remaining.low), min(high, remaining.high)
+        if isinstance(remaining := self._narrowed.get(name), FloatDistribution | IntDistribution):
+            return max(low, remaining.low), min(high, remaining.high)
+        return low, high
 
 
 WHOLE_SPACE = Space()
@@ -107,10 +101,10 @@ def contains(distribution: BaseDistribution, value: ParamValue) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if not isinstance(value, int | float) or not low <= value <= high:
         return False
-    steps = (value - distribution.low) / (distribution.step or 1)
-    return distribution.step is None or abs(steps - round(steps)) < 1e-8
+    return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-8
 
 
 def format_distribution(distribution: BaseDistribution) -> str:
@@ -150,11 +144,9 @@ def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
     space = _narrowed(_find_parameters(objective, values), values)
     unsampled = sorted(values.keys() - search_space(objective, space, values.keys()).keys())
     if unsampled:
-        single = (f"{name}={format_distribution(dist)}" for name, dist in space.narrowed.items() if dist.single())
-        raise UsageError(
-            f"--fix or [space]: {', '.join(unsampled)} would never be sampled with {', '.join(single)}; leave out one "
-            "or the other"
-        )
+        single = [f"{name}={format_distribution(dist)}" for name, dist in space.narrowed.items() if dist.single()]
+        problem = f"{', '.join(unsampled)} would never be sampled with {', '.join(single)}"
+        raise UsageError(f"--fix or [space]: {problem}; leave out one or the other")
     return space
 
 
@@ -177,15 +169,15 @@ def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> dict[st
 
 def _narrowed(distributions: Mapping[str, BaseDistribution], values: Mapping[str, Any]) -> Space:
     """Narrow those parameters that have a value."""
-    narrowed: dict[str, BaseDistribution] = {}
-    for name in (name for name in values if name in distributions):
-        distribution = distributions[name]
-        if isinstance(distribution, CategoricalDistribution):
-            narrowed[name] = _with_choices(name, distribution, values[name])
-        else:
-            assert isinstance(distribution, FloatDistribution | IntDistribution)
-            narrowed[name] = _with_range(name, distribution, values[name])
-    return Space(narrowed)
+    given = [name for name in values if name in distributions]
+    return Space({name: _with_values(name, distributions[name], values[name]) for name in given})
+
+
+def _with_values(name: str, distribution: BaseDistribution, value: Any) -> BaseDistribution:
+    if isinstance(distribution, CategoricalDistribution):
+        return _with_choices(name, distribution, value)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return _with_range(name, distribution, value)
 
 
 def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) -> CategoricalDistribution:

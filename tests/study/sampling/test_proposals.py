@@ -71,10 +71,10 @@ def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_searc
     study = search(a_study(database, Few(steps=1), sampler=sampler), 20)
     trials = study.stored.record().trials
     assert len({configuration_key(trial.params) for trial in trials}) == len(trials) == 6
-    assert study.exhausted is not None
-    assert study.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
+    assert study.proposals.exhausted is not None
+    assert study.proposals.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
     again = a_study(database, Few(steps=1), sampler=sampler)
-    assert again.is_exhausted()
+    assert again.proposals.is_exhausted()
     assert again.ask() is None
     assert story(again) == story(study)
 
@@ -84,9 +84,9 @@ def test_a_space_of_sixty_configurations_is_tried_completely(database: str, samp
     objective = Few(steps=1)
     objective.largest = 30
     study = search(a_study(database, objective, sampler=sampler), 59)
-    assert not study.is_exhausted()
+    assert not study.proposals.is_exhausted()
     assert len(search(study, 99).stored.record().trials) == 60
-    assert study.exhausted
+    assert study.proposals.exhausted
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
@@ -183,7 +183,7 @@ def test_the_search_ends_when_nothing_small_enough_is_new(database: str):
     objective, space = Weighed(steps=1), narrow(Toy(), ["x=0.5", "kind=deep"])
     study = search(a_study(database, objective, space=space, limits=Limits(parameters=100)), 5)
     assert [trial.params["depth"] for trial in study.stored.record().trials] == [1]
-    assert study.exhausted
+    assert study.proposals.exhausted
 
 
 def test_an_objective_that_cannot_tell_is_refused():

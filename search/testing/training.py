@@ -79,13 +79,13 @@ def check_outcome(specimen: Specimen) -> None:
         for name, figure in outcome.metrics.items():
             require(isinstance(float(figure), float), f"the outcome's {name} is {figure!r}; give a number")
         if outcome.weights is not None:
-            _check_weights(specimen, outcome.weights)
+            _check_weights(outcome.weights)
         if outcome.predictions is not None and isinstance(objective, ImageClassifier):
             shape = (len(objective.validation_images()[1]), len(objective.class_names()))
             require(outcome.predictions.shape == shape, f"predictions are {outcome.predictions.shape}, not {shape}")
 
 
-def _check_weights(specimen: Specimen, weights: bytes) -> None:
+def _check_weights(weights: bytes) -> None:
     import torch
 
     try:
@@ -95,8 +95,6 @@ def _check_weights(specimen: Specimen, weights: bytes) -> None:
             f"the outcome's weights cannot be read with torch.load(..., weights_only=True). Give the bytes of "
             f"torch.save(model.state_dict(), ...), or no weights. It says: {str(error).splitlines()[0]}"
         ) from error
-    if isinstance(specimen.objective, ImageClassifier):
-        call("load_weights", specimen.objective.load_weights, specimen.sample().task.params, weights)
 
 
 def check_plain_data(specimen: Specimen) -> None:
