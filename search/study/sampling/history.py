@@ -76,7 +76,7 @@ class SamplingCopy(InMemoryStorage):
         return [trials[number] for number in self._shown] + trials[self._checked :]
 
     def _choose(self, study_id: int) -> None:
-        """Keep visible: good and recent trials that TPE can learn from, and all that have not ended."""
+        """Keep visible: the good and recent trials that TPE learns from, and all that have not ended."""
         direction = Direction.of_study(self.get_study_directions(study_id)[0])
         candidates = self._candidates(study_id)
         useful = [trial for trial in candidates if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]

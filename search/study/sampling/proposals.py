@@ -55,9 +55,8 @@ class Proposals:
     def note(self, trial: FrozenTrial) -> None:
         """Take note of a trial that exists."""
         self._tried.add(configuration_key(trial.params))
-        for origin in (records.BASELINE, records.WARM_START):
-            if (name := trial.user_attrs.get(origin)) is not None:
-                self._proposed.add((origin, name))
+        origins = [origin for origin in (records.BASELINE, records.WARM_START) if origin in trial.user_attrs]
+        self._proposed |= {(origin, trial.user_attrs[origin]) for origin in origins}
 
     def complete(self, number: int, trial_id: int) -> Params:
         """Sample the parameters that a trial of the copy does not have yet."""
@@ -71,19 +70,17 @@ class Proposals:
             return None
         if (initial := self._next_initial()) is not None:
             self.study.enqueue_trial(initial.params, user_attrs={initial.origin: initial.name})
-        trial, params = self._sample(number, 0)
-        for attempt in range(1, SAMPLER_TRIES + RANDOM_TRIES):
+        trial_id = None
+        for attempt in range(SAMPLER_TRIES + RANDOM_TRIES):
+            trial, params = self._sample(number, attempt, trial_id)
             if self._is_wanted(trial.params, params):
-                break
-            initial = None
-            self.memory.blank(trial._trial_id)  # private, as in Optuna 5.0.0: a trial has no public id
-            trial, params = self._sample(number, attempt, trial._trial_id)
-        if not self._is_wanted(trial.params, params):
-            self.exhausted = EXHAUSTED_MESSAGE
-            self.study.tell(number, state=TrialState.FAIL)  # on the copy alone: the number stays free
-            return None
-        self._accept(trial, params)
-        return params, initial
+                self._accept(trial, params)
+                return params, None if attempt else initial
+            trial_id = trial._trial_id  # private, as in Optuna 5.0.0: a trial has no public id
+            self.memory.blank(trial_id)
+        self.exhausted = EXHAUSTED_MESSAGE
+        self.study.tell(number, state=TrialState.FAIL)  # on the copy alone: the number stays free
+        return None
 
     def is_exhausted(self) -> bool:
         """True if random draws find nothing left to try. Leaves the copy as it is."""
@@ -121,7 +118,6 @@ class Proposals:
         return is_new and self.limits.allow(self.limits.figures(self.objective, params))
 
     def _accept(self, trial: optuna.Trial, params: Params) -> None:
-        """Record a configuration as tried, and its trial's constraints as far as they are known."""
         self._tried.add(configuration_key(trial.params))
         excess = self.limits.excess(self.limits.figures(self.objective, params))
         self.memory.add_constraints(trial._trial_id, excess)

@@ -1,8 +1,7 @@
 """The trials of a study: sampled and pruned on a copy in memory, stored as they start, report and end.
 
-The coordinator is the study's only writer, so the copy is exact. Sampling and pruning read the copy alone. A trial
-enters the storage whole, in one transaction, when its training starts; every report and its end follow. Trial numbers
-are the order of creation in both, which the storage asserts.
+The coordinator is the study's only writer, so the copy is exact. A trial enters the storage whole, in one transaction,
+when its training starts. Trials have the same numbers in both, which the storage asserts.
 """
 
 from __future__ import annotations
@@ -34,12 +33,11 @@ class PreparedTrial:
 
     number: int
     params: Params
-    """The objective's parameters, made from the sampled ones."""
     baseline: str | None = None
     last_step: int = 0
-    """The last step that the storage has a report of; positive for a trial that is resumed."""
+    """The last stored step of a trial that is resumed."""
     last_value: float | None = None
-    """The value reported there, which is the trial's own if only its end is missing."""
+    """The value at that step."""
 
 
 class SamplingStudy:
@@ -74,7 +72,7 @@ class SamplingStudy:
         """Copy a stored study into memory. `initial` parameters are tried first; None: the objective's baselines."""
         memory, objective = SamplingCopy(), stored.objective
         memory.create_new_study(stored.storage.get_study_directions(stored.study_id), stored.name)
-        # The sampler sees every trial. Were the pruner set here, Optuna would show it one Hyperband bracket only.
+        # With another pruner here, Optuna would show the sampler only one Hyperband bracket.
         study = optuna.load_study(study_name=stored.name, storage=memory, pruner=NopPruner())
         if initial is None:
             initial = baselines(objective, space, limits)[0]
@@ -130,10 +128,10 @@ class SamplingStudy:
             self._storage.set_trial_state_values(stored_id, TrialState.RUNNING)
         params = self.proposals.complete(number, memory_id)
         sampled = self._memory.get_trial(memory_id)
-        for name in sampled.params.keys() - trial.params.keys():
-            distribution = sampled.distributions[name]
-            internal = distribution.to_internal_repr(sampled.params[name])
-            self._storage.set_trial_param(stored_id, name, internal, distribution)
+        for name, distribution in sampled.distributions.items():
+            if name not in trial.params:
+                internal = distribution.to_internal_repr(sampled.params[name])
+                self._storage.set_trial_param(stored_id, name, internal, distribution)
         last_step = max(trial.intermediate_values, default=0)
         last_value = trial.intermediate_values.get(last_step)
         return PreparedTrial(number, params, trial.user_attrs.get(records.BASELINE), last_step, last_value)
@@ -164,8 +162,7 @@ class SamplingStudy:
     def report(self, number: int, step: int, value: float, *, prunable: bool = True) -> bool:
         """Store a metric. Returns True if the trial ends here: it is `prunable`, and the pruner ends it.
 
-        The pruner's attributes are stored with the report or, if the trial ends, with its end. A search that is killed
-        in between reports the same step again and decides the same.
+        The pruner's attributes of a trial that ends are stored with its end, so a killed search decides the same again.
         """
         trial_id = self._id(number)
         # Pruners look at the last step alone. Earlier steps were decided before a kill.
@@ -197,8 +194,6 @@ class SamplingStudy:
         ended.state, ended.value = result.state, value  # the sampler may see another end
         ended.user_attrs = {**ended.user_attrs, **result.attrs}
         return ended
-
-    # ---- the copy
 
     def _id(self, number: int) -> int:
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)

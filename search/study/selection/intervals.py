@@ -58,7 +58,7 @@ class Noise:
     def image_variance(self, value: float) -> float:
         """Variance of an accuracy over draws of its images: at most the binomial one.
 
-        Two right and two wrong ones are added. Otherwise few mistakes on few images would look certain.
+        Two right and two wrong ones are added, so that few mistakes on few images do not look certain.
         Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
         """
         if not self.n_images:
@@ -80,8 +80,7 @@ class Noise:
     def significant_difference(self, a: Candidate, b: Candidate) -> float | None:
         """The largest difference of two confirmed means that chance explains; None before any has two seeds.
 
-        It is three standard errors if the noise of seeds is well known. Otherwise it is the equally unlikely difference
-        by Student's t: 19 standard errors with two degrees of freedom.
+        Three standard errors, or what is equally unlikely by Student's t: 19 of them with two degrees of freedom.
         """
         error = self.standard_error(a, b)
         if self.seed is None or error is None:
@@ -94,8 +93,7 @@ class Noise:
         """Half the width of the 95% interval of the winner's mean, or of its difference from another mean.
 
         means: each with its number of seeds. Returns None before any configuration has two seeds.
-
-        The squares of two parts are added: t times the standard error of the seeds, and z times that of the images. The
+        The squares of two parts are added: t times the standard error of the seeds, z times that of the images. The
         winner is at most the luckiest of `candidates` in its fresh seeds, and of all `trials` in the images.
         Sources: Z. Sidak, https://doi.org/10.1080/01621459.1967.10482935, for the luckiest of several;
         G. Y. Zou, A. Donner, https://doi.org/10.1002/sim.3095, for the sum of the squares.

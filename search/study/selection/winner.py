@@ -55,21 +55,16 @@ def choose(candidates: Sequence[Candidate], noise: Noise, direction: Direction) 
     """
     measured = [candidate for candidate in candidates if candidate.values]
     measured = [candidate for candidate in measured if not candidate.failed] or measured
-    if not measured:
-        return None
-    most_seeds = max(len(candidate.values) for candidate in measured)
+    most_seeds = max((len(candidate.values) for candidate in measured), default=0)
     # A candidate with fewer seeds was dropped as clearly worse. Its few values must not win by luck.
     finalists = [candidate for candidate in measured if len(candidate.values) == most_seeds]
-    best = max(finalists, key=lambda candidate: direction.sign * _mean(candidate))
-
-    def is_level(candidate: Candidate) -> bool:
-        return direction.gain(_mean(best), _mean(candidate)) <= (noise.standard_error(candidate, best) or 0.0)
-
-    def order(candidate: Candidate) -> tuple[float, float, int]:
-        size = math.inf if candidate.parameters is None else candidate.parameters
-        return size, -direction.sign * _mean(candidate), candidate.number
-
-    return min(filter(is_level, finalists), key=order)
+    ranked = sorted(finalists, key=lambda candidate: (-direction.sign * _mean(candidate), candidate.number))
+    level = [
+        candidate
+        for candidate in ranked
+        if direction.gain(_mean(ranked[0]), _mean(candidate)) <= (noise.standard_error(candidate, ranked[0]) or 0.0)
+    ]
+    return min(level, key=lambda c: math.inf if c.parameters is None else c.parameters, default=None)
 
 
 def _mean(candidate: Candidate) -> float:

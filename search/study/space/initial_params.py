@@ -18,15 +18,7 @@ from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, explain_errors
-from search.study.space.space import (
-    WHOLE_SPACE,
-    ConfigurationKey,
-    Space,
-    configuration_key,
-    contains,
-    format_distribution,
-    search_space,
-)
+from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
 WARM_START_TRIALS = 5
 """Number of configurations taken over from an earlier study."""
@@ -80,8 +72,7 @@ def example_configuration(objective: Objective) -> Params:
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:
     """The baselines that fit the space and the limits, and notices about those that were changed or left out.
 
-    A fixed parameter replaces the baseline's value and is added to the name. Such a baseline must still set everything.
-    A baseline outside a narrowed range or above a limit is left out. Raises ObjectiveError for an impossible choice.
+    A fixed parameter replaces the baseline's value. Raises ObjectiveError for an impossible choice.
     """
     fitting, notices, whole = [], [], search_space(objective)
     for name, params in objective.baselines().items():
@@ -112,7 +103,7 @@ def _why_unfit(objective: Objective, params: Params, adapted: Params, space: Spa
     """Why a baseline, adapted to the fixed parameters, cannot be tried. None if it can."""
     for name, value in adapted.items():
         if name in space.narrowed and not contains(space.narrowed[name], value):
-            return f"its {name} is {value}, outside the searched {format_distribution(space.narrowed[name])}"
+            return f"its {name} is {value}, and the search allows {format_distribution(space.narrowed[name])}"
     if adapted != params and (unset := missing(objective, space, adapted) - missing(objective, WHOLE_SPACE, params)):
         return f"it does not set {', '.join(sorted(unset))}"
     return _above(objective, space, limits, adapted)
@@ -120,24 +111,20 @@ def _why_unfit(objective: Objective, params: Params, adapted: Params, space: Spa
 
 def _fixed(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> Params:
     """The only values of those parameters that `space` fixes to another value."""
-    outside = {
-        name: space[name] for name, value in params.items() if name in space and not contains(space[name], value)
-    }
-    return {name: _only_value(distribution) for name, distribution in outside.items() if distribution.single()}
-
-
-def _only_value(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return distribution.low
+    fixed: Params = {}
+    for name, value in params.items():
+        distribution = space.get(name)
+        if distribution is None or not distribution.single() or contains(distribution, value):
+            continue
+        if isinstance(distribution, CategoricalDistribution):
+            fixed[name] = distribution.choices[0]
+        elif isinstance(distribution, FloatDistribution | IntDistribution):
+            fixed[name] = distribution.low
+    return fixed
 
 
 def missing(objective: Objective, space: Space, params: Mapping[str, ParamValue]) -> set[str]:
-    """Parameters that the objective asks for, that are not fixed, and that `params` leaves out.
-
-    Raises ObjectiveError when `suggest` fails.
-    """
+    """The parameters that `params` leaves out, and that are not fixed. Raises ObjectiveError when `suggest` fails."""
     trial = PartialTrial(params)
     with explain_errors():
         call("suggest", space.suggest, objective, trial)
@@ -162,10 +149,11 @@ def warm_start(
 
     Raises UsageError when nothing fits.
     """
-    flag, trials = f"--warm-start {earlier.name}", _best_trials(earlier)
+    flag = f"--warm-start {earlier.name}"
+    trials = [trial for trial in earlier.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
     if not trials:
         raise UsageError(f"{flag}: none of its trials was completed, so it has no best to start from")
-    initial: dict[ConfigurationKey, InitialParams] = {}
+    initial: dict[object, InitialParams] = {}
     removed: set[str] = set()
     notices, outside = [], []
     for trial in trials:
@@ -183,20 +171,14 @@ def warm_start(
         else:
             initial[key] = InitialParams(f"{earlier.name} #{trial.number}", fitting, records.WARM_START)
     if not initial:
-        raise UsageError(
-            f"{flag}: nothing of its best trials fits the limits and the space of this search, whose parameters are "
-            f"{', '.join(space)}; leave the flag out"
-        )
+        allowed = f"the limits and the space of this search, whose parameters are {', '.join(space)}"
+        raise UsageError(f"{flag}: none of its best trials fits {allowed}; leave the flag out")
     notices.append(f"warm start: the best {len(initial)} of study {earlier.name} come after the baselines")
     if removed:
         notices.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(removed))}")
     if outside:
         notices.append(f"warm start: out of range, and resampled: {'; '.join(outside)}")
     return list(initial.values()), notices
-
-
-def _best_trials(study: StudyRecord) -> list[TrialRecord]:
-    return [trial for trial in study.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
 
 
 def _out_of_range(trial: TrialRecord, fitting: Params, space: Mapping[str, BaseDistribution]) -> list[str]:

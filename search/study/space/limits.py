@@ -1,8 +1,6 @@
-"""Upper limits on the size and latency of the winner: `--max-parameters` and `--max-latency-ms`.
+"""Upper limits on the winner, which are constraints in Optuna's sense: `--max-parameters` and `--max-latency-ms`.
 
-Both are constraints in Optuna's sense. A trial stores the excess over each limit as a share of the limit; zero or less
-is feasible. Parameters are counted before training, and a configuration with too many never becomes a trial. The worker
-measures latency before the first step.
+A configuration with too many parameters never becomes a trial. The worker measures latency before the first step.
 """
 
 from __future__ import annotations

@@ -21,22 +21,19 @@ from search.common.errors import UsageError
 from search.study.space.objective_calls import call, explain_errors
 
 PROBES = 48
-"""Number of sampled configurations that show the search space. Spaces that agree on all of them are the same."""
+"""Number of configurations sampled to learn the search space. Spaces that agree on all of them are the same."""
 
 MORE_PROBES = 500
-"""Number of further ones to find a parameter that the user names, which few configurations may have."""
+"""Number of further ones, for a parameter that the user names and few configurations have."""
 
 ConfigurationKey = tuple[tuple[str, ParamValue], ...]
 
 
 def configuration_key(params: Mapping[str, ParamValue]) -> ConfigurationKey:
-    """Equal for two trials with the same sampled parameters.
-
-    Floats are rounded to 12 digits: samplers compute the values of a stepped range in different ways.
-    """
-    return tuple(
-        (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in sorted(params.items())
-    )
+    """Equal for two trials with the same sampled parameters."""
+    # Rounded, because samplers compute the values of a stepped range in different ways.
+    rounded = {name: float(f"{v:.12g}") if isinstance(v, float) else v for name, v in params.items()}
+    return tuple(sorted(rounded.items()))
 
 
 @dataclass(frozen=True)
@@ -80,10 +77,7 @@ WHOLE_SPACE = Space()
 def search_space(
     objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()
 ) -> dict[str, BaseDistribution]:
-    """The parameters that the objective samples, by name. Draws more configurations to find those that are `named`.
-
-    Raises ObjectiveError when `suggest` fails.
-    """
+    """The parameters that the objective samples, those that are `named` among them. Raises ObjectiveError."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     distributions: dict[str, BaseDistribution] = {}
     for probe in range(PROBES + MORE_PROBES):
@@ -123,7 +117,7 @@ def format_distribution(distribution: BaseDistribution) -> str:
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """Split `NAME=VALUE`. The value is written as in TOML; quotes may be left out. Raises UsageError."""
+    """Split `NAME=VALUE`. The value is TOML, with or without quotes. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not name or not value:
         raise UsageError(f"--fix {text!r} is not NAME=VALUE; type for example --fix batch_size=128")
@@ -134,10 +128,7 @@ def parse(text: str) -> tuple[str, Any]:
 
 
 def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
-    """The space narrowed by `NAME=VALUE` texts; the last one of a name counts.
-
-    Raises UsageError for a name that the objective does not sample, and for values that it does not allow.
-    """
+    """The space narrowed by `NAME=VALUE` texts, the last one of a name. Raises UsageError for impossible ones."""
     if not fixes:
         return WHOLE_SPACE
     values = dict(map(parse, fixes))
@@ -151,11 +142,9 @@ def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
 
 
 def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """The search space with every named parameter. Raises UsageError for one that is never sampled.
-
-    A parameter may appear only when another one is fixed, so the parameters are fixed as they appear.
-    """
+    """The search space with every named parameter. Raises UsageError for one that is never sampled."""
     distributions = search_space(objective)
+    # A parameter may appear only when another one is fixed, so the parameters are fixed as they appear.
     while missing := values.keys() - distributions.keys():
         more = search_space(objective, _narrowed(distributions, values), missing)
         if missing.isdisjoint(more):
@@ -169,15 +158,14 @@ def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> dict[st
 
 def _narrowed(distributions: Mapping[str, BaseDistribution], values: Mapping[str, Any]) -> Space:
     """Narrow those parameters that have a value."""
-    given = [name for name in values if name in distributions]
-    return Space({name: _with_values(name, distributions[name], values[name]) for name in given})
-
-
-def _with_values(name: str, distribution: BaseDistribution, value: Any) -> BaseDistribution:
-    if isinstance(distribution, CategoricalDistribution):
-        return _with_choices(name, distribution, value)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return _with_range(name, distribution, value)
+    narrowed: dict[str, BaseDistribution] = {}
+    for name in (name for name in values if name in distributions):
+        distribution = distributions[name]
+        if isinstance(distribution, CategoricalDistribution):
+            narrowed[name] = _with_choices(name, distribution, values[name])
+        elif isinstance(distribution, FloatDistribution | IntDistribution):
+            narrowed[name] = _with_range(name, distribution, values[name])
+    return Space(narrowed)
 
 
 def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) -> CategoricalDistribution:
