@@ -1,4 +1,4 @@
-"""The contract suite: what keeps the contract passes, and everything that breaks it is named in plain words."""
+"""The contract checks: a correct objective passes, and every mistake is named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ README = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encodi
 
 
 class Tidy(Toy):
-    """A toy that trains as long as it is told and leaves no weights."""
+    """A toy that trains for the given epochs and returns no weights."""
 
     def start(self, task: Task, device: str) -> ToyTraining:
         return Ending(task, Outcome({"noise": 0.5}))
@@ -53,7 +53,7 @@ class Slow(Toy):
 
 
 class Forgetful(ToyTraining):
-    """Keeps its place, and not its random numbers."""
+    """A training whose checkpoint lacks the random numbers."""
 
     def __init__(self, task: Task, **more: Any) -> None:
         super().__init__(task, steps=3, mode="fine")
@@ -75,7 +75,7 @@ class Renumbered(ToyTraining):
 
 
 class Worded(ToyTraining):
-    """It gives its values as texts."""
+    """A training that gives its values as texts."""
 
     def __next__(self) -> EpochResult:
         result = super().__next__()
@@ -98,7 +98,7 @@ class Ending(ToyTraining):
 
 
 class Changed(Toy):
-    """A toy of which one method, or one figure, is another."""
+    """A toy with some attributes replaced."""
 
     def __init__(self, **changes: Any) -> None:
         super().__init__(steps=3)
@@ -107,7 +107,7 @@ class Changed(Toy):
 
 
 class Unfitted(ImageClassification):
-    """A classifier without `refit_epochs`: it was, for one method, none."""
+    """A classifier that lacks `refit_epochs` alone."""
 
     refit_epochs = None  # type: ignore[assignment]
 
@@ -118,7 +118,7 @@ class Unfitted(ImageClassification):
 
     def start(self, task: Task, device: str) -> Training:
         if task.refit:
-            raise ValueError("a refit was not thought of")
+            raise ValueError("refits are not supported")
         return super().start(task, device)
 
 
@@ -180,7 +180,7 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(lambda task: Ending(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
     (Unfitted(), "check_protocols", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
     (Changed(example_input=list), "check_protocols", r"has example_input and lacks load_weights, .* an Exportable"),
-    (classifier(), "check_images", r"start failed: ValueError: a refit was not thought of"),
+    (classifier(), "check_images", r"start failed: ValueError: refits are not supported"),
     (classifier(class_names=lambda: ("a", "a")), "check_images", r"class_names gave \('a', 'a'\); give different"),
     (classifier(class_names=lambda: ("a", "b")), "check_images", r"labels go from 0 to 9; there are 2 classes"),
     (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),
@@ -192,13 +192,13 @@ WRONG: list[tuple[object, str, str]] = [
 @pytest.mark.parametrize(
     ("objective", "check", "message"), [pytest.param(*case, id=f"{case[1]}-{n}") for n, case in enumerate(WRONG)]
 )
-def test_what_is_wrong_is_named(objective: Any, check: str, message: str):
+def test_a_broken_contract_is_named(objective: Any, check: str, message: str):
     specimen = Specimen(ObjectiveSpec("toy:Toy"), objective)
     with pytest.raises(ContractError, match=message):
         {check.__name__: check for check in CHECKS}[check](specimen)
 
 
-def test_what_depends_on_a_training_is_not_tried_twice():
+def test_checks_of_a_failed_training_are_not_tried():
     specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: ToyTraining(task, 3, "error")))
     findings = list(examine(specimen))
     assert [finding.wrong is not None for finding in findings].count(True) == 1
@@ -218,7 +218,7 @@ def test_a_training_of_one_configuration_may_diverge():
     assert all(finding.wrong is None for finding in examine(specimen))
 
 
-def test_a_whole_number_of_epochs_is_trained_of_a_finer_schedule():
+def test_whole_epochs_are_trained_on_a_finer_schedule():
     specimen = Specimen.of("regression:Curve")
     assert isinstance(specimen.objective, Curve)
     assert [result.epoch for result in specimen.sample().results] == [0.25, 0.5, 0.75, 1.0]
@@ -226,7 +226,7 @@ def test_a_whole_number_of_epochs_is_trained_of_a_finer_schedule():
     assert set(search_space(specimen.objective)) == {"units", "lr"}
 
 
-def test_the_command_says_what_is_wrong_and_how_it_ended():
+def test_the_command_prints_every_mistake_and_the_result():
     def run(target: str) -> tuple[int, str]:
         result = CliRunner().invoke(cli, ["check-objective", target])
         return result.exit_code, result.output

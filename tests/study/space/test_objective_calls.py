@@ -1,4 +1,4 @@
-"""An objective's own mistakes are said in one sentence, before anything is trained."""
+"""Mistakes of an objective are reported in one sentence, before training starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.study.space.objective_calls import check_answers, described
 
 
 def changed(**parts: Any) -> Toy:
-    """A toy that answers otherwise."""
+    """A toy with some parts replaced."""
     objective = Toy()
     for name, part in parts.items():
         setattr(objective, name, part)
@@ -44,13 +44,13 @@ def refuse(*_: object) -> None:
         ({"baselines": refuse}, r"baselines failed: KeyError"),
     ],
 )
-def test_an_answer_of_no_use_is_named(parts: dict[str, Callable[..., Any]], message: str):
+def test_an_unusable_answer_is_named(parts: dict[str, Callable[..., Any]], message: str):
     check_answers(Toy())
     with pytest.raises(ObjectiveError, match=rf"^the objective's {message}.*type: python -m search check-objective"):
         check_answers(changed(**parts))
 
 
-def test_a_setting_is_described_in_words():
+def test_a_configuration_is_described_in_words():
     assert described(Toy(), {"kind": "a", "x": 0.1}) == "a 0.10"
     with pytest.raises(ObjectiveError, match=r"describe gave None; give a few words on one line"):
         described(changed(describe=lambda params: None), {})
