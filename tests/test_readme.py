@@ -16,8 +16,7 @@ import pytest
 from objectives.images.objective import ImageClassification
 from search.cli.main import cli
 from search.common.config import Config, Device
-from search.study.space.space import narrow
-from search.study.space.space import words as describe
+from search.study.space.space import format_distribution, narrow
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -100,7 +99,7 @@ def test_the_example_settings_are_a_space(tmp_path: Path) -> None:
         params = cli.commands["run"].make_context("run", words, parent=parent).params
     assert params["trials"] == 50
     space = narrow(ImageClassification("digits"), params["fix"])
-    narrowed = {name: describe(values) for name, values in space.narrowed.items()}
+    narrowed = {name: format_distribution(values) for name, values in space.narrowed.items()}
     assert narrowed == {"optimizer": "adam or adamw", "adam_lr": "0.001 to 0.01", "batch_size": "128"}
 
 

@@ -106,7 +106,7 @@ class Trials:
     @property
     def stop_reason(self) -> str | None:
         """Why no further trial begins although some are missing; None while trials go on."""
-        return self.study.exhausted or self._stopped
+        return self.study.proposals.exhausted or self._stopped
 
     def _missing(self) -> int:
         """How many trials are still to begin."""

@@ -9,7 +9,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 
 from objectives.base import Objective
 from search.study.space.limits import Limits
-from search.study.space.space import Space, search_space, words
+from search.study.space.space import Space, format_distribution, search_space
 
 SPACE = "search space"
 
@@ -53,4 +53,4 @@ def _value_in_words(value: object) -> str:
 
 
 def _range_in_words(stored: str | None) -> str:
-    return "absent" if stored is None else words(json_to_distribution(stored))
+    return "absent" if stored is None else format_distribution(json_to_distribution(stored))

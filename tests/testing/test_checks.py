@@ -1,4 +1,4 @@
-"""The contract suite: what keeps the contract passes, and everything that breaks it is named in plain words."""
+"""The contract checks: a correct objective passes, and every mistake is named."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from toy import Toy, ToyTraining
 from objectives.base import Diverged, EpochResult, ObjectiveSpec, Outcome, Params, Suggest, Task, Training
 from objectives.images.objective import ImageClassification
 from search.cli.main import cli
+from search.study.space.objective_calls import ContractError
 from search.study.space.space import search_space
 from search.testing.checks import CHECKS, examine
-from search.testing.specimen import ContractError, NotTried, Specimen
+from search.testing.specimen import NotTried, Specimen
 
 README = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
 
 
 class Tidy(Toy):
-    """A toy that trains as long as it is told and leaves no weights."""
+    """A toy that trains for the given epochs and returns no weights."""
 
     def start(self, task: Task, device: str) -> ToyTraining:
-        return Left(task, Outcome({"noise": 0.5}))
+        return Ending(task, Outcome({"noise": 0.5}))
 
 
 @pytest.fixture(scope="module", params=["test_checks:Tidy", "regression:Curve", "digits"])
@@ -52,7 +53,7 @@ class Slow(Toy):
 
 
 class Forgetful(ToyTraining):
-    """Keeps its place, and not its random numbers."""
+    """A training whose checkpoint lacks the random numbers."""
 
     def __init__(self, task: Task, **more: Any) -> None:
         super().__init__(task, steps=3, mode="fine")
@@ -74,7 +75,7 @@ class Renumbered(ToyTraining):
 
 
 class Worded(ToyTraining):
-    """It gives its values as texts."""
+    """A training that gives its values as texts."""
 
     def __next__(self) -> EpochResult:
         result = super().__next__()
@@ -87,17 +88,17 @@ class Bare(ToyTraining):
         return self.value
 
 
-class Left(ToyTraining):
+class Ending(ToyTraining):
     def __init__(self, task: Task, outcome: Any) -> None:
         super().__init__(task, steps=task.epochs, mode="fine")
-        self.left = outcome
+        self.last_outcome = outcome
 
     def outcome(self) -> Any:
-        return self.left
+        return self.last_outcome
 
 
 class Changed(Toy):
-    """A toy of which one method, or one figure, is another."""
+    """A toy with some attributes replaced."""
 
     def __init__(self, **changes: Any) -> None:
         super().__init__(steps=3)
@@ -106,7 +107,7 @@ class Changed(Toy):
 
 
 class Unfitted(ImageClassification):
-    """A classifier without `refit_epochs`: it was, for one method, none."""
+    """A classifier that lacks `refit_epochs` alone."""
 
     refit_epochs = None  # type: ignore[assignment]
 
@@ -117,7 +118,7 @@ class Unfitted(ImageClassification):
 
     def start(self, task: Task, device: str) -> Training:
         if task.refit:
-            raise ValueError("a refit was not thought of")
+            raise ValueError("refits are not supported")
         return super().start(task, device)
 
 
@@ -170,12 +171,16 @@ WRONG: list[tuple[object, str, str]] = [
         "check_resume",
         r"gave step 1; go on from task.checkpoint",
     ),
-    (of_training(lambda task: Left(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
-    (of_training(lambda task: Left(task, Outcome({}, b"x"))), "check_outcome", r"weights cannot be read with torch"),
-    (of_training(lambda task: Left(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
-    (Unfitted(), "check_whole", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
-    (Changed(example_input=list), "check_whole", r"has example_input and lacks load_weights, .* an Exportable"),
-    (classifier(), "check_images", r"start failed: ValueError: a refit was not thought of"),
+    (of_training(lambda task: Ending(task, None)), "check_outcome", r"outcome gave None; give an objectives.base"),
+    (
+        of_training(lambda task: Ending(task, Outcome({}, b"x"))),
+        "check_outcome",
+        r"weights cannot be read with torch",
+    ),
+    (of_training(lambda task: Ending(task, Outcome({"f": (lambda: 1)}))), "check_plain_data", r"cannot be sent"),
+    (Unfitted(), "check_protocols", r"lacks refit_epochs, so it is not taken for an ImageClassifier"),
+    (Changed(example_input=list), "check_protocols", r"has example_input and lacks load_weights, .* an Exportable"),
+    (classifier(), "check_images", r"start failed: ValueError: refits are not supported"),
     (classifier(class_names=lambda: ("a", "a")), "check_images", r"class_names gave \('a', 'a'\); give different"),
     (classifier(class_names=lambda: ("a", "b")), "check_images", r"labels go from 0 to 9; there are 2 classes"),
     (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),
@@ -187,33 +192,33 @@ WRONG: list[tuple[object, str, str]] = [
 @pytest.mark.parametrize(
     ("objective", "check", "message"), [pytest.param(*case, id=f"{case[1]}-{n}") for n, case in enumerate(WRONG)]
 )
-def test_what_is_wrong_is_named(objective: Any, check: str, message: str):
+def test_a_broken_contract_is_named(objective: Any, check: str, message: str):
     specimen = Specimen(ObjectiveSpec("toy:Toy"), objective)
     with pytest.raises(ContractError, match=message):
-        next(each for each in CHECKS if each.__name__ == check)(specimen)
+        {check.__name__: check for check in CHECKS}[check](specimen)
 
 
-def test_what_depends_on_a_training_is_not_tried_twice():
+def test_checks_of_a_failed_training_are_not_tried():
     specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: ToyTraining(task, 3, "error")))
     findings = list(examine(specimen))
     assert [finding.wrong is not None for finding in findings].count(True) == 1
-    assert [finding.not_tried for finding in findings].count("a training does not get so far") == 5
-    with pytest.raises(NotTried, match="a training does not get so far"):
+    assert [finding.not_tried for finding in findings].count("no training gets this far") == 5
+    with pytest.raises(NotTried, match="no training gets this far"):
         specimen.sample()
 
 
-def test_a_training_of_one_setting_may_diverge():
-    class Some(Left):
+def test_a_training_of_one_configuration_may_diverge():
+    class SometimesDiverging(Ending):
         def __next__(self) -> EpochResult:
             if float(self.task.params["x"] or 0) > 0:
                 raise Diverged("the loss became nan")
             return super().__next__()
 
-    specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: Some(task, Outcome())))
+    specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: SometimesDiverging(task, Outcome())))
     assert all(finding.wrong is None for finding in examine(specimen))
 
 
-def test_a_whole_number_of_epochs_is_trained_of_a_finer_schedule():
+def test_whole_epochs_are_trained_on_a_finer_schedule():
     specimen = Specimen.of("regression:Curve")
     assert isinstance(specimen.objective, Curve)
     assert [result.epoch for result in specimen.sample().results] == [0.25, 0.5, 0.75, 1.0]
@@ -221,14 +226,14 @@ def test_a_whole_number_of_epochs_is_trained_of_a_finer_schedule():
     assert set(search_space(specimen.objective)) == {"units", "lr"}
 
 
-def test_the_command_says_what_is_wrong_and_how_it_ended():
-    def said(target: str) -> tuple[int, str]:
+def test_the_command_prints_every_mistake_and_the_result():
+    def run(target: str) -> tuple[int, str]:
         result = CliRunner().invoke(cli, ["check-objective", target])
         return result.exit_code, result.output
 
-    status, text = said("test_checks:Tidy")
+    status, text = run("test_checks:Tidy")
     assert (status, text.splitlines()[-1]) == (0, "test_checks:Tidy: all checks passed")
-    status, text = said("test_checks:Heavy")
+    status, text = run("test_checks:Heavy")
     assert status == 1
     assert re.search(r"^wrong  Its number of parameters is true.*\n       n_parameters says 7", text, re.M)
     assert text.splitlines()[-1] == "test_checks:Heavy: 1 check failed"

@@ -31,4 +31,4 @@ def _has_stopped(plan: SearchPlan, study: StoredStudy, record: StudyRecord) -> b
     if plan.scope.stop_reason(plan.objective, record.trials) is not None:
         return True
     sampling, _ = open_sampling(plan, study)
-    return sampling.is_exhausted()
+    return sampling.proposals.is_exhausted()

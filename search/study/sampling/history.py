@@ -6,6 +6,7 @@ import copy
 import heapq
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
@@ -14,15 +15,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.common.direction import Direction
 
 GOOD_TRIALS, RECENT_TRIALS = 25, 275
-"""Ended trials of a long study that TPE sees: the best ones, and the latest of the others."""
+"""Numbers of ended trials of a long study that TPE sees: the best ones, and the latest of the others."""
 
 
 class SamplingCopy(InMemoryStorage):
     """One study in memory, of which TPE sees a part.
 
-    The cost of TPE grows with the trials it sees. It models at most 25 good trials. Of the others it takes all and
-    gives the older ones little weight, so the latest are enough.
-    Source: `gamma` and `weights` of optuna.samplers.TPESampler, with their defaults.
+    TPE slows down with the trials it sees. It models at most 25 good trials and gives little weight to the older ones
+    of the others. Source: `gamma` and `weights` of optuna.samplers.TPESampler, with their defaults.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,17 @@ class SamplingCopy(InMemoryStorage):
         """Numbers of the visible trials, of those before `_checked`. A hidden trial never becomes visible again."""
         self._checked = 0
 
+    def replace(self, trial_id: int, **fields: Any) -> FrozenTrial:
+        """Replace a trial by a copy with some other fields, and return it."""
+        trial = copy.copy(self.get_trial(trial_id))
+        for name, value in fields.items():
+            setattr(trial, name, value)
+        self._set_trial(trial_id, trial)  # private, as in Optuna 5.0.0: public methods only add to a trial
+        return trial
+
     def blank(self, trial_id: int) -> None:
         """Clear everything sampled for a running trial, so that it can be sampled again under the same number."""
-        trial = copy.copy(self.get_trial(trial_id))
-        trial.params, trial.distributions, trial.system_attrs, trial.user_attrs = {}, {}, {}, {}
-        self._set_trial(trial_id, trial)  # private, as in Optuna 5.0.0: no public method removes a parameter
+        self.replace(trial_id, params={}, distributions={}, system_attrs={}, user_attrs={})
 
     def add_constraints(self, trial_id: int, excess: Mapping[str, float]) -> None:
         """Set those constraints of a trial that it does not have yet."""
@@ -70,7 +76,7 @@ class SamplingCopy(InMemoryStorage):
         return [trials[number] for number in self._shown] + trials[self._checked :]
 
     def _choose(self, study_id: int) -> None:
-        """Keep visible: good and recent trials that TPE can learn from, and all that have not ended."""
+        """Keep visible: the good and recent trials that TPE learns from, and all that have not ended."""
         direction = Direction.of_study(self.get_study_directions(study_id)[0])
         candidates = self._candidates(study_id)
         useful = [trial for trial in candidates if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]

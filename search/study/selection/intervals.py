@@ -23,8 +23,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def images_of(objective: Objective, values: Iterable[float]) -> int | None:
     """The number of validation images if the values are shares of them, otherwise None.
 
-    The values decide, not the name of the metric: a share of n images is a whole number of n-ths. A loss or a
-    percentage is not.
+    The values decide, not the metric's name: a share of n images is a whole number of n-ths.
     """
     if not isinstance(objective, ImageClassifier):
         return None
@@ -34,35 +33,32 @@ def images_of(objective: Objective, values: Iterable[float]) -> int | None:
 
 @dataclass(frozen=True)
 class Noise:
-    """Why a value differs from the expected value of its configuration: the seed, and the images that measured it.
-
-    More seeds average the first part away. The second stays, since all seeds are measured on the same images.
-    """
+    """Why values of a configuration differ: the seed, which more seeds average out, and the images, which all share."""
 
     seed: float | None
     """Standard deviation of a value around the mean of its configuration, pooled; None before any has two seeds."""
     freedom: int
     """Degrees of freedom of `seed`."""
     n_images: int | None
-    """How many images a value is a share of; None for other metrics."""
+    """Number of images that a value is a share of; None for other metrics."""
     candidates: int = 1
-    """From how many the winner is chosen by its fresh seeds."""
+    """Number of candidates from which the winner is chosen by its fresh seeds."""
     trials: int = 1
-    """From how many trials the search chose the candidates by these images."""
+    """Number of trials from which the search chose the candidates by these images."""
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Noise:
         """Estimate the noise from the values of fresh seeds."""
-        measured = [candidate for candidate in candidates if candidate.values]
-        freedom = sum(len(candidate.values) - 1 for candidate in measured)
-        squares = sum((value - (candidate.mean or 0.0)) ** 2 for candidate in measured for value in candidate.values)
+        samples = [(candidate.values, candidate.mean) for candidate in candidates if candidate.mean is not None]
+        freedom = sum(len(values) - 1 for values, _ in samples)
+        squares = sum((value - mean) ** 2 for values, mean in samples for value in values)
         seed = math.sqrt(squares / freedom) if freedom else None
         return cls(seed, freedom, n_images, max(1, len(candidates)), max(1, trials))
 
     def image_variance(self, value: float) -> float:
         """Variance of an accuracy over draws of its images: at most the binomial one.
 
-        Two right and two wrong ones are added: without them, few or no mistakes on few images would look certain.
+        Two right and two wrong ones are added, so that few mistakes on few images do not look certain.
         Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
         """
         if not self.n_images:
@@ -73,10 +69,10 @@ class Noise:
     def standard_error(self, a: Candidate, b: Candidate) -> float | None:
         """Standard error of the difference of two confirmed means, for comparing them.
 
-        Both were measured on the same images, which cancels an unknown part of the images' noise. So this takes the
-        larger of the two noises for one value: differences that the images cannot resolve do not count.
+        Shared images cancel an unknown part of the noise. The larger of the two noises counts, so differences that the
+        images cannot resolve do not matter.
         """
-        images = max(self.image_variance(a.mean or 0.0), self.image_variance(b.mean or 0.0))
+        images = max(self.image_variance(candidate.mean or 0.0) for candidate in (a, b))
         if self.seed is None and not images:
             return None
         return math.sqrt(max((self.seed or 0.0) ** 2, images) * (1 / len(a.values) + 1 / len(b.values)))
@@ -84,8 +80,7 @@ class Noise:
     def significant_difference(self, a: Candidate, b: Candidate) -> float | None:
         """The largest difference of two confirmed means that chance explains; None before any has two seeds.
 
-        It is three standard errors where the noise of seeds is well known. Where it is known from few, it is the
-        equally unlikely difference by Student's t: 19 standard errors with two degrees of freedom.
+        Three standard errors, or what is equally unlikely by Student's t: 19 of them with two degrees of freedom.
         """
         error = self.standard_error(a, b)
         if self.seed is None or error is None:
@@ -98,10 +93,8 @@ class Noise:
         """Half the width of the 95% interval of the winner's mean, or of its difference from another mean.
 
         means: each with its number of seeds. Returns None before any configuration has two seeds.
-
-        The two parts are added as squares. One is t times the standard error of the seeds. They were fresh, so the
-        winner is at most the luckiest of `candidates` in them. The other is z times the standard error of the images,
-        in which it may be the luckiest of all `trials`.
+        The squares of two parts are added: t times the standard error of the seeds, z times that of the images. The
+        winner is at most the luckiest of `candidates` in its fresh seeds, and of all `trials` in the images.
         Sources: Z. Sidak, https://doi.org/10.1080/01621459.1967.10482935, for the luckiest of several;
         G. Y. Zou, A. Donner, https://doi.org/10.1002/sim.3095, for the sum of the squares.
         """

@@ -18,27 +18,27 @@ from search.study.summary import Candidate, Confirmation, Gain
 
 def best_trial(study: StudyRecord) -> TrialRecord:
     """The best completed trial within the limits, by the validation metric. Raises SearchError when there is none."""
-    ranked = study.ranked(trial for trial in study.trials if trial.state == TrialState.COMPLETE and trial.feasible)
-    if ranked:
-        return ranked[0]
+    for trial in study.ranked():
+        if trial.state == TrialState.COMPLETE and trial.feasible:
+            return trial
     if (outside := [trial for trial in study.trials if not trial.feasible]) and not study.count(TrialState.FAIL):
         nearest = min(outside, key=lambda trial: sum(max(0.0, excess) for excess in trial.constraints.values()))
         raise SearchError(
-            f"no trial of study {study.name!r} is within its limits, so there is no winner; the nearest, trial "
+            f"no trial of study {study.name!r} is within its limits, so no winner can be chosen; the nearest, trial "
             f"{nearest.number}, has {limits.describe(nearest.metrics)}. Another limit is another study: type a higher "
             "one, and add --study NAME"
         )
     failures = [trial for trial in study.trials if trial.failure]
     why = f"; the last failure was {failures[-1].failure}: {failures[-1].failure_message}" if failures else ""
-    raise SearchError(f"no trial of study {study.name!r} was completed, so there is no winner{why}")
+    raise SearchError(f"no trial of study {study.name!r} was completed, so no winner can be chosen{why}")
 
 
 def clearly_worse(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> bool:
     """True if fresh seeds show a candidate significantly worse than the best one.
 
-    A candidate with a failed seed counts as worse, unless no other candidate has only good ones.
+    A candidate with a failed seed counts as worse, unless every measured candidate has one.
     """
-    rivals = [other for other in candidates if other.values and not other.failed]
+    rivals = [rival for rival in candidates if rival.values and not rival.failed]
     if candidate.failed:
         return bool(rivals)
     if not candidate.values or not rivals:
@@ -54,35 +54,28 @@ def choose(candidates: Sequence[Candidate], noise: Noise, direction: Direction) 
     Source of the rule: Breiman, Friedman, Olshen, Stone, Classification and Regression Trees (1984), section 3.4.3.
     """
     measured = [candidate for candidate in candidates if candidate.values]
-    sound = [candidate for candidate in measured if not candidate.failed] or measured
-    most_seeds = max((len(candidate.values) for candidate in sound), default=0)
+    measured = [candidate for candidate in measured if not candidate.failed] or measured
+    most_seeds = max((len(candidate.values) for candidate in measured), default=0)
     # A candidate with fewer seeds was dropped as clearly worse. Its few values must not win by luck.
-    finalists = [candidate for candidate in sound if len(candidate.values) == most_seeds]
-    if not finalists:
-        return None
-    best = max(finalists, key=lambda candidate: direction.sign * _mean(candidate))
+    finalists = [candidate for candidate in measured if len(candidate.values) == most_seeds]
+    ranked = sorted(finalists, key=lambda candidate: (-direction.sign * _mean(candidate), candidate.number))
     level = [
         candidate
-        for candidate in finalists
-        if direction.gain(_mean(best), _mean(candidate)) <= (noise.standard_error(candidate, best) or 0.0)
+        for candidate in ranked
+        if direction.gain(_mean(ranked[0]), _mean(candidate)) <= (noise.standard_error(candidate, ranked[0]) or 0.0)
     ]
-    return min(level, key=lambda candidate: (_size(candidate), -direction.sign * _mean(candidate), candidate.number))
+    return min(level, key=lambda c: math.inf if c.parameters is None else c.parameters, default=None)
 
 
 def _mean(candidate: Candidate) -> float:
     return candidate.mean or 0.0
 
 
-def _size(candidate: Candidate) -> float:
-    return math.inf if candidate.parameters is None else candidate.parameters
-
-
 def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | None = None) -> tuple[Gain, ...]:
-    """How much better the winner is than each baseline, by the validation metric.
+    """How much better the winner is than each completed baseline, by the validation metric.
 
-    Confirmed means are compared where there are some. A baseline that was trained once is not among the candidates
-    because others looked better, partly by its bad luck, so the gain over it is too large on average. Each interval
-    allows for that by itself; they do not hold jointly.
+    Compares confirmed means where there are some. A baseline that was trained once was not selected, partly by bad
+    luck, so the gain over it is too large on average. Each interval holds by itself, not all of them jointly.
     """
     candidates = confirmation.candidates if confirmation else ()
     noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.considered)
@@ -108,5 +101,4 @@ def score(
     result = objective.score_test(objective.load_weights(params, weights), device)
     n = len(result.labels)
     low, high = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
-    figures = {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}
-    return result, figures
+    return result, {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}

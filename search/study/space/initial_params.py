@@ -17,11 +17,11 @@ from search.common.text import readable
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import objective_call
-from search.study.space.space import ConfigurationKey, Space, configuration_key, contains, search_space, words
+from search.study.space.objective_calls import call, explain_errors
+from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
 WARM_START_TRIALS = 5
-"""How many configurations are taken over from an earlier study."""
+"""Number of configurations taken over from an earlier study."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,19 @@ class InitialParams:
 class PartialTrial:
     """A trial that suggests given values, and the lowest value or first choice where none is given."""
 
-    def __init__(self, given: Mapping[str, ParamValue]) -> None:
-        self._given = given
+    def __init__(self, params: Mapping[str, ParamValue]) -> None:
+        self._given = params
         self.params: dict[str, ParamValue] = {}
         self.missing: set[str] = set()
         """Parameters that were asked for and not given."""
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """The given number, or the lowest."""
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
         return float(self._take(name, low))
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """The given number, or the lowest."""
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
         return int(self._take(name, low))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """The given choice, or the first."""
         return self._take(name, choices[0])
 
     def _take(self, name: str, default: Any) -> Any:
@@ -77,30 +72,22 @@ def example_configuration(objective: Objective) -> Params:
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:
     """The baselines that fit the space and the limits, and notices about those that were changed or left out.
 
-    A fixed parameter replaces the baseline's value if the baseline then still sets every parameter; the name says so.
-    A baseline outside a narrowed range or above a limit is left out. Raises ObjectiveError for an impossible choice.
+    A fixed parameter replaces the baseline's value. Raises ObjectiveError for an impossible choice.
     """
-    kept, notices, whole = [], [], search_space(objective)
+    fitting, notices, whole = [], [], search_space(objective)
     for name, params in objective.baselines().items():
         _check_choices(name, params, whole)
-        if strange := sorted(set(params) - set(whole)):
-            notices.append(f"baseline {name} has {', '.join(strange)}, which suggest does not ask for")
-        fixed = _fixed_otherwise(params, space)
-        if isinstance(fixed, str):
-            notices.append(f"baseline {name} is left out: {fixed}")
+        if unknown := sorted(params.keys() - whole.keys()):
+            notices.append(f"baseline {name} has {', '.join(unknown)}, which suggest does not ask for")
+        adapted = {**params, **_fixed(params, space.narrowed)}
+        if reason := _why_unfit(objective, params, adapted, space, limits):
+            notices.append(f"baseline {name} is left out: {reason}")
             continue
-        if fixed:
-            name = f"{name} ({', '.join(f'{parameter}={value}' for parameter, value in fixed.items())})"
-        adapted = {**params, **fixed}
-        if fixed and (lost := missing(objective, space, adapted) - missing(objective, Space(), params)):
-            notices.append(f"baseline {name} is left out: it does not set {', '.join(sorted(lost))}")
-        elif (too_large := _above(objective, space, limits, adapted)) is not None:
-            notices.append(f"baseline {name} is left out: it has {too_large}, too many")
-        else:
-            if fixed:
-                notices.append(f"baseline {name} is tried with what is fixed")
-            kept.append(InitialParams(name, adapted))
-    return kept, notices
+        if changed := [f"{key}={value}" for key, value in adapted.items() if value != params[key]]:
+            name = f"{name} ({', '.join(changed)})"
+            notices.append(f"baseline {name} is tried with the fixed values")
+        fitting.append(InitialParams(name, adapted))
+    return fitting, notices
 
 
 def _check_choices(name: str, params: Params, space: Mapping[str, BaseDistribution]) -> None:
@@ -108,46 +95,48 @@ def _check_choices(name: str, params: Params, space: Mapping[str, BaseDistributi
     for parameter, value in params.items():
         allowed = space.get(parameter)
         if isinstance(allowed, CategoricalDistribution) and not contains(allowed, value):
-            raise ObjectiveError(f"baseline {name!r}: {parameter} is {value!r}, and suggest offers {words(allowed)}")
+            choices = format_distribution(allowed)
+            raise ObjectiveError(f"baseline {name!r}: {parameter} is {value!r}, and suggest offers {choices}")
 
 
-def _fixed_otherwise(params: Mapping[str, ParamValue], space: Space) -> Params | str:
-    """The parameters that `space` fixes to another value, or why the baseline cannot be tried."""
+def _why_unfit(objective: Objective, params: Params, adapted: Params, space: Space, limits: Limits) -> str | None:
+    """Why a baseline, adapted to the fixed parameters, cannot be tried. None if it can."""
+    for name, value in adapted.items():
+        if name in space.narrowed and not contains(space.narrowed[name], value):
+            return f"its {name} is {value}, and the search allows {format_distribution(space.narrowed[name])}"
+    if adapted != params and (unset := missing(objective, space, adapted) - missing(objective, WHOLE_SPACE, params)):
+        return f"it does not set {', '.join(sorted(unset))}"
+    return _above(objective, space, limits, adapted)
+
+
+def _fixed(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> Params:
+    """The only values of those parameters that `space` fixes to another value."""
     fixed: Params = {}
     for name, value in params.items():
-        allowed = space.narrowed.get(name)
-        if allowed is None or contains(allowed, value):
+        distribution = space.get(name)
+        if distribution is None or not distribution.single() or contains(distribution, value):
             continue
-        if not allowed.single():
-            return f"its {name} is {value}, and what is searched is {words(allowed)}"
-        fixed[name] = _only_value(allowed)
+        if isinstance(distribution, CategoricalDistribution):
+            fixed[name] = distribution.choices[0]
+        elif isinstance(distribution, FloatDistribution | IntDistribution):
+            fixed[name] = distribution.low
     return fixed
 
 
-def _only_value(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return distribution.low
-
-
 def missing(objective: Objective, space: Space, params: Mapping[str, ParamValue]) -> set[str]:
-    """Parameters that the objective asks for, that are not fixed, and that `params` leaves out.
-
-    Raises ObjectiveError when `suggest` fails.
-    """
+    """The parameters that `params` leaves out, and that are not fixed. Raises ObjectiveError when `suggest` fails."""
     trial = PartialTrial(params)
-    with objective_call("suggest"):
-        space.suggest(objective, trial)
-    return {name for name in trial.missing if not space.fixes(name)}
+    with explain_errors():
+        call("suggest", space.suggest, objective, trial)
+    return {name for name in trial.missing if name not in space.narrowed or not space.narrowed[name].single()}
 
 
 def _above(objective: Objective, space: Space, limits: Limits, params: Params) -> str | None:
-    """The figures of a configuration above a limit, in words. None if it is within them or leaves parameters out."""
+    """The limit that a configuration exceeds, in words. None if there is none, or if parameters are left out."""
     if missing(objective, space, params):
         return None
     figures = limits.figures(objective, space.suggest(objective, PartialTrial(params)))
-    return None if limits.allow(figures) else describe(figures)
+    return None if limits.allow(figures) else f"it has {describe(figures)}, too many"
 
 
 # ---- an earlier study
@@ -160,66 +149,48 @@ def warm_start(
 
     Raises UsageError when nothing fits.
     """
-    done = [trial for trial in earlier.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
-    if not done:
-        raise UsageError(
-            f"--warm-start {earlier.name}: none of its trials was completed, so it has no best to start from"
-        )
-    taken: dict[ConfigurationKey, InitialParams] = {}
+    flag = f"--warm-start {earlier.name}"
+    trials = [trial for trial in earlier.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+    if not trials:
+        raise UsageError(f"{flag}: none of its trials was completed, so it has no best to start from")
+    initial: dict[object, InitialParams] = {}
     removed: set[str] = set()
-    outside: list[str] = []
-    notices: list[str] = []
-    for trial in done:
-        fitting = _fitting(trial.params, space)
+    notices, outside = [], []
+    for trial in trials:
+        fitting = {name: value for name, value in trial.params.items() if name in space} | _fixed(trial.params, space)
+        fitting = {name: value for name, value in fitting.items() if contains(space[name], value)}
         key = configuration_key(fitting)
-        if key in taken or not fitting:
+        if key in initial or not fitting:
             continue
-        if len(taken) == WARM_START_TRIALS:
+        if len(initial) == WARM_START_TRIALS:
             break
         removed |= trial.params.keys() - space.keys()
         outside += _out_of_range(trial, fitting, space)
-        if (too_large := _above(objective, Space(), limits, fitting)) is not None:
-            notices.append(
-                f"warm start: trial {trial.number} of {earlier.name} is left out: it has {too_large}, too many"
-            )
-            continue
-        taken[key] = InitialParams(f"{earlier.name} #{trial.number}", fitting, records.WARM_START)
-    if not taken:
-        raise UsageError(
-            f"--warm-start {earlier.name}: nothing of its best trials fits the limits and the space of this search, "
-            f"whose parameters are {', '.join(space)}; leave the flag out"
-        )
-    notices.append(f"warm start: the best {len(taken)} of study {earlier.name} come after the baselines")
+        if reason := _above(objective, WHOLE_SPACE, limits, fitting):
+            notices.append(f"warm start: trial {trial.number} of {earlier.name} is left out: {reason}")
+        else:
+            initial[key] = InitialParams(f"{earlier.name} #{trial.number}", fitting, records.WARM_START)
+    if not initial:
+        allowed = f"the limits and the space of this search, whose parameters are {', '.join(space)}"
+        raise UsageError(f"{flag}: none of its best trials fits {allowed}; leave the flag out")
+    notices.append(f"warm start: the best {len(initial)} of study {earlier.name} come after the baselines")
     if removed:
         notices.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(removed))}")
     if outside:
         notices.append(f"warm start: out of range, and resampled: {'; '.join(outside)}")
-    return list(taken.values()), notices
-
-
-def _fitting(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> Params:
-    """The parameters that `space` allows. A fixed parameter takes its only value."""
-    fitting: Params = {}
-    for name, value in params.items():
-        if (allowed := space.get(name)) is None:
-            continue
-        if contains(allowed, value):
-            fitting[name] = value
-        elif allowed.single():
-            fitting[name] = _only_value(allowed)
-    return fitting
+    return list(initial.values()), notices
 
 
 def _out_of_range(trial: TrialRecord, fitting: Params, space: Mapping[str, BaseDistribution]) -> list[str]:
     return [
-        f"{name} = {readable(value, digits=3)} of trial {trial.number} (here {words(space[name])})"
+        f"{name} = {readable(value, digits=3)} of trial {trial.number} (here {format_distribution(space[name])})"
         for name, value in trial.params.items()
         if name in space and name not in fitting
     ]
 
 
 def as_stored(initial: Sequence[InitialParams]) -> list[list[Any]]:
-    """Plain values to store with a study: it resumes from them, whatever happens to the earlier study."""
+    """Plain values to store with a study, which resumes from them even without the earlier study."""
     return [[params.name, params.params] for params in initial]
 
 

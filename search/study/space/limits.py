@@ -1,8 +1,6 @@
-"""Upper limits on the size and latency of the winner: `--max-parameters` and `--max-latency-ms`.
+"""Upper limits on the winner, which are constraints in Optuna's sense: `--max-parameters` and `--max-latency-ms`.
 
-Both are constraints in Optuna's sense. A trial stores the excess over each limit as a share of the limit; zero or less
-is feasible. Parameters are counted before training, and a configuration with too many never becomes a trial. The worker
-measures latency before the first step.
+A configuration with too many parameters never becomes a trial. The worker measures latency before the first step.
 """
 
 from __future__ import annotations
@@ -13,9 +11,7 @@ from typing import Any
 
 from objectives.base import Objective, Params, Sized, Timed
 from search.common.errors import UsageError
-from search.study.space.objective_calls import objective_call
-
-FLAGS = {"parameters": "--max-parameters", "latency_ms": "--max-latency-ms"}
+from search.study.space.objective_calls import call, explain_errors
 
 
 @dataclass(frozen=True)
@@ -27,12 +23,11 @@ class Limits:
 
     def as_dict(self) -> dict[str, float]:
         """The limits that are set, by the name of the figure."""
-        both = {"parameters": self.parameters, "latency_ms": self.latency_ms}
-        return {name: limit for name, limit in both.items() if limit is not None}
+        return {name: limit for name, limit in vars(self).items() if limit is not None}
 
     def as_settings(self) -> dict[str, float | None]:
         """Both limits, by the names of their flags."""
-        return {"max_parameters": self.parameters, "max_latency_ms": self.latency_ms}
+        return {f"max_{name}": limit for name, limit in vars(self).items()}
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Limits:
@@ -41,22 +36,18 @@ class Limits:
 
     def check(self, objective: Objective) -> None:
         """Raise UsageError when the objective lacks the method for a limited figure."""
-        needed = {"parameters": (Sized, "n_parameters(params)"), "latency_ms": (Timed, "latency_ms(params, device)")}
-        for name in self.as_dict():
-            protocol, method = needed[name]
-            if not isinstance(objective, protocol):
-                raise UsageError(
-                    f"{FLAGS[name]} needs an objective that says what its models come to: give "
-                    f"{type(objective).__name__} a method {method} as in objectives/base.py, or leave the flag out"
-                )
+        if self.parameters is not None and not isinstance(objective, Sized):
+            raise _missing_method("--max-parameters", objective, "n_parameters(params)")
+        if self.latency_ms is not None and not isinstance(objective, Timed):
+            raise _missing_method("--max-latency-ms", objective, "latency_ms(params, device)")
 
     def figures(self, objective: Objective, params: Params) -> dict[str, float]:
         """The limited figures that are known before training."""
         if self.parameters is None:
             return {}
         assert isinstance(objective, Sized)
-        with objective_call("n_parameters"):
-            return {"parameters": float(objective.n_parameters(params))}
+        with explain_errors():
+            return {"parameters": float(call("n_parameters", objective.n_parameters, params))}
 
     def excess(self, figures: Mapping[str, float]) -> dict[str, float]:
         """How far each figure is above its limit, as a share of the limit; negative below it."""
@@ -65,6 +56,13 @@ class Limits:
     def allow(self, figures: Mapping[str, float]) -> bool:
         """True if these figures are within the limits."""
         return all(excess <= 0 for excess in self.excess(figures).values())
+
+
+def _missing_method(flag: str, objective: Objective, method: str) -> UsageError:
+    return UsageError(
+        f"{flag} needs an objective that measures its models: give {type(objective).__name__} a method {method} as in "
+        "objectives/base.py, or leave the flag out"
+    )
 
 
 def describe(figures: Mapping[str, float]) -> str:

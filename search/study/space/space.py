@@ -1,4 +1,4 @@
-"""The search space: all that an objective offers, or the part left by `--fix` and the `[space]` table of a file.
+"""The search space: an objective's whole space, or the part left by `--fix` and the `[space]` table of a file.
 
 A fixed parameter stays a parameter, with one choice. Trials are stored, shown and loaded as if nothing were fixed.
 """
@@ -13,35 +13,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 
 from objectives.base import Objective, Params, ParamValue, Suggest
 from search.common.errors import UsageError
-from search.study.space.objective_calls import objective_call
+from search.study.space.objective_calls import call, explain_errors
 
 PROBES = 48
-"""Configurations sampled to see the search space. Two spaces that agree on all of them count as the same."""
+"""Number of configurations sampled to learn the search space. Spaces that agree on all of them are the same."""
 
 MORE_PROBES = 500
-"""Configurations sampled beyond those to find a parameter that the user names, which few of them may have."""
+"""Number of further ones, for a parameter that the user names and few configurations have."""
 
 ConfigurationKey = tuple[tuple[str, ParamValue], ...]
 
 
 def configuration_key(params: Mapping[str, ParamValue]) -> ConfigurationKey:
-    """Equal for two trials with the same sampled parameters.
-
-    Floats are rounded to 12 digits: samplers compute the values of a stepped range in different ways.
-    """
-    return tuple(
-        (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in sorted(params.items())
-    )
+    """Equal for two trials with the same sampled parameters."""
+    # Rounded, because samplers compute the values of a stepped range in different ways.
+    rounded = {name: float(f"{v:.12g}") if isinstance(v, float) else v for name, v in params.items()}
+    return tuple(sorted(rounded.items()))
 
 
 @dataclass(frozen=True)
@@ -52,12 +44,8 @@ class Space:
     """The remaining range or choices of each parameter that is fixed or narrowed."""
 
     def suggest(self, objective: Objective, trial: Suggest) -> Params:
-        """The configuration that the objective makes of `trial`, within this space."""
+        """Sample a configuration of the objective within this space."""
         return dict(objective.suggest(NarrowedTrial(trial, self.narrowed) if self.narrowed else trial))
-
-    def fixes(self, name: str) -> bool:
-        """True if this parameter has one value left."""
-        return name in self.narrowed and self.narrowed[name].single()
 
 
 class NarrowedTrial:
@@ -66,30 +54,21 @@ class NarrowedTrial:
     def __init__(self, trial: Suggest, narrowed: Mapping[str, BaseDistribution]) -> None:
         self._trial, self._narrowed = trial, narrowed
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number of the remaining range."""
-        low, high = self._range(name, low, high)
-        return self._trial.suggest_float(name, low, high, step=step, log=log)
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        return self._trial.suggest_float(name, *self._range(name, low, high), **options)
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """A whole number of the remaining range."""
-        low, high = self._range(name, low, high)
-        return self._trial.suggest_int(name, low, high, step=step, log=log)
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        return self._trial.suggest_int(name, *self._range(name, low, high), **options)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the remaining choices."""
-        if (left := self._narrowed.get(name)) is not None:
-            assert isinstance(left, CategoricalDistribution)
-            choices = [choice for choice in choices if choice in left.choices]
+        if isinstance(remaining := self._narrowed.get(name), CategoricalDistribution):
+            choices = [choice for choice in choices if choice in remaining.choices]
         return self._trial.suggest_categorical(name, choices)
 
     def _range(self, name: str, low: Any, high: Any) -> tuple[Any, Any]:
-        if (left := self._narrowed.get(name)) is None:
-            return low, high
-        assert isinstance(left, FloatDistribution | IntDistribution)
-        return max(low, left.low), min(high, left.high)
+        if isinstance(remaining := self._narrowed.get(name), FloatDistribution | IntDistribution):
+            return max(low, remaining.low), min(high, remaining.high)
+        return low, high
 
 
 WHOLE_SPACE = Space()
@@ -98,20 +77,16 @@ WHOLE_SPACE = Space()
 def search_space(
     objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()
 ) -> dict[str, BaseDistribution]:
-    """The parameters that the objective samples, by name. Draws more configurations to find those that are `named`.
-
-    Raises ObjectiveError when `suggest` fails.
-    """
+    """The parameters that the objective samples, those that are `named` among them. Raises ObjectiveError."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     distributions: dict[str, BaseDistribution] = {}
     for probe in range(PROBES + MORE_PROBES):
         if probe >= PROBES and named <= distributions.keys():
             break
         trial = study.ask()
-        with objective_call("suggest"):
-            space.suggest(objective, trial)
-        for name, distribution in trial.distributions.items():
-            distributions.setdefault(name, distribution)
+        with explain_errors():
+            call("suggest", space.suggest, objective, trial)
+        distributions = trial.distributions | distributions
     return dict(sorted(distributions.items()))
 
 
@@ -120,13 +95,13 @@ def contains(distribution: BaseDistribution, value: ParamValue) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if not isinstance(value, int | float) or not low <= value <= high:
         return False
-    steps = (value - distribution.low) / (distribution.step or 1)
-    return distribution.step is None or abs(steps - round(steps)) < 1e-8
+    return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-8
 
 
-def words(distribution: BaseDistribution) -> str:
+def format_distribution(distribution: BaseDistribution) -> str:
     """The values of a distribution in words: `64, 128 or 256`, `0.0005 to 0.02`."""
     if isinstance(distribution, CategoricalDistribution):
         *most, last = map(str, distribution.choices)
@@ -134,15 +109,15 @@ def words(distribution: BaseDistribution) -> str:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.single():
         return f"{distribution.low:g}"
-    step = distribution.step if distribution.step not in (None, 1) else None
-    return f"{distribution.low:g} to {distribution.high:g}" + (f" in steps of {step:g}" if step else "")
+    step = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    return f"{distribution.low:g} to {distribution.high:g}{step}"
 
 
 # ---- from what the user gave
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """Split `NAME=VALUE`. The value is written as in TOML; quotes may be left out. Raises UsageError."""
+    """Split `NAME=VALUE`. The value is TOML, with or without quotes. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not name or not value:
         raise UsageError(f"--fix {text!r} is not NAME=VALUE; type for example --fix batch_size=128")
@@ -152,88 +127,86 @@ def parse(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def narrow(objective: Objective, given: Sequence[str]) -> Space:
-    """The space narrowed by `NAME=VALUE` texts; the last one of a name counts.
-
-    Raises UsageError for a name that the objective does not sample, and for values that it does not allow.
-    """
-    if not given:
-        return Space()
-    wanted = dict(map(parse, given))
-    known = _with_wanted(objective, wanted)
-    space = Space({name: _narrowed(name, known[name], value) for name, value in wanted.items()})
-    unsampled = sorted(space.narrowed.keys() - search_space(objective, space, wanted.keys()).keys())
+def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
+    """The space narrowed by `NAME=VALUE` texts, the last one of a name. Raises UsageError for impossible ones."""
+    if not fixes:
+        return WHOLE_SPACE
+    values = dict(map(parse, fixes))
+    space = _narrowed(_find_parameters(objective, values), values)
+    unsampled = sorted(values.keys() - search_space(objective, space, values.keys()).keys())
     if unsampled:
-        fixed = ", ".join(f"{name}={words(allowed)}" for name, allowed in space.narrowed.items() if allowed.single())
-        raise UsageError(
-            f"--fix or [space]: {', '.join(unsampled)} would never be sampled with {fixed}; leave out one or the other"
-        )
+        single = [f"{name}={format_distribution(dist)}" for name, dist in space.narrowed.items() if dist.single()]
+        problem = f"{', '.join(unsampled)} would never be sampled with {', '.join(single)}"
+        raise UsageError(f"--fix or [space]: {problem}; leave out one or the other")
     return space
 
 
-def _with_wanted(objective: Objective, wanted: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """The search space with every wanted parameter. Raises UsageError for one that is never sampled.
-
-    A parameter may appear only when another one is fixed, so each parameter found is fixed in turn.
-    """
-    known = search_space(objective)
-    while missing := wanted.keys() - known.keys():
-        space = Space({name: _narrowed(name, known[name], wanted[name]) for name in wanted.keys() & known.keys()})
-        distributions = search_space(objective, space, missing)
-        if missing.isdisjoint(distributions):
-            name = next(name for name in wanted if name in missing)
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"--fix or [space]: there is no parameter {name!r}; {hint}")
-        known = distributions | known
-    return known
+def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """The search space with every named parameter. Raises UsageError for one that is never sampled."""
+    distributions = search_space(objective)
+    # A parameter may appear only when another one is fixed, so the parameters are fixed as they appear.
+    while missing := values.keys() - distributions.keys():
+        more = search_space(objective, _narrowed(distributions, values), missing)
+        if missing.isdisjoint(more):
+            name = next(name for name in values if name in missing)
+            similar = difflib.get_close_matches(name, distributions, 1)
+            hint = f"did you mean {similar[0]}?" if similar else f"allowed: {', '.join(distributions)}"
+            raise UsageError(f"--fix or [space]: unknown parameter {name!r}; {hint}")
+        distributions = more | distributions
+    return distributions
 
 
-def _narrowed(name: str, allowed: BaseDistribution, value: Any) -> BaseDistribution:
-    if isinstance(allowed, CategoricalDistribution):
-        return _chosen(name, allowed, value)
-    assert isinstance(allowed, FloatDistribution | IntDistribution)
-    return _ranged(name, allowed, value)
+def _narrowed(distributions: Mapping[str, BaseDistribution], values: Mapping[str, Any]) -> Space:
+    """Narrow those parameters that have a value."""
+    narrowed: dict[str, BaseDistribution] = {}
+    for name in (name for name in values if name in distributions):
+        distribution = distributions[name]
+        if isinstance(distribution, CategoricalDistribution):
+            narrowed[name] = _with_choices(name, distribution, values[name])
+        elif isinstance(distribution, FloatDistribution | IntDistribution):
+            narrowed[name] = _with_range(name, distribution, values[name])
+    return Space(narrowed)
 
 
-def _chosen(name: str, allowed: CategoricalDistribution, value: Any) -> CategoricalDistribution:
-    wanted = value if isinstance(value, list) else [value]
-    for item in wanted:
-        if not any(_matches(item, choice) for choice in allowed.choices):
-            raise _impossible(name, item, allowed, f"--fix {name}={allowed.choices[0]}")
-    if not wanted:
-        raise _impossible(name, value, allowed, f"--fix {name}={allowed.choices[0]}")
-    return CategoricalDistribution([c for c in allowed.choices if any(_matches(item, c) for item in wanted)])
+def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) -> CategoricalDistribution:
+    values, choices = value if isinstance(value, list) else [value], distribution.choices
+    invalid = [item for item in values if not any(_matches(item, choice) for choice in choices)]
+    if invalid or not values:
+        raise _invalid(name, invalid[0] if invalid else value, distribution, f"--fix {name}={choices[0]}")
+    return CategoricalDistribution([choice for choice in choices if any(_matches(item, choice) for item in values)])
 
 
-def _matches(given: Any, choice: Any) -> bool:
-    """True if the given value means this choice. TOML has no None, and writes True as true."""
-    numbers = isinstance(given, int | float) and isinstance(choice, int | float)
-    if numbers and not isinstance(given, bool) and not isinstance(choice, bool):
-        return bool(given == choice)
-    return str(given).lower() == str(choice).lower()
+def _matches(value: Any, choice: Any) -> bool:
+    """True if the user's value means this choice. TOML has no None, and writes True as true."""
+    if _is_number(value) and _is_number(choice):
+        return bool(value == choice)
+    return str(value).lower() == str(choice).lower()
 
 
-def _ranged(name: str, allowed: FloatDistribution | IntDistribution, value: Any) -> FloatDistribution | IntDistribution:
-    hint = f"--fix {name}={allowed.low:g}, or in [space]: {name} = [{allowed.low:g}, {allowed.high:g}]"
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _with_range(name: str, distribution: FloatDistribution | IntDistribution, value: Any) -> BaseDistribution:
+    lowest, highest, step = distribution.low, distribution.high, distribution.step
+    hint = f"--fix {name}={lowest:g}, or in [space]: {name} = [{lowest:g}, {highest:g}]"
     ends = value if isinstance(value, list) else [value, value]
-    if len(ends) != 2 or not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
-        raise _impossible(name, value, allowed, hint, "one number, or a range of two")
+    if len(ends) != 2 or not all(map(_is_number, ends)):
+        raise _invalid(name, value, distribution, hint, "one number, or a range of two")
     low, high = ends
     if low > high:
-        upright = f"--fix {name}=[{high:g},{low:g}]"
-        raise UsageError(f"--fix or [space]: the range {name} = [{low:g}, {high:g}] is upside down; type {upright}")
+        sorted_fix = f"--fix {name}=[{high:g},{low:g}]"
+        raise UsageError(f"--fix or [space]: the range {name} = [{low:g}, {high:g}] is upside down; type {sorted_fix}")
     for end in ends:
-        if not math.isfinite(end) or not allowed.low <= end <= allowed.high:
-            raise _impossible(name, value, allowed, hint)
-        if not contains(allowed, end):
-            raise _impossible(name, value, allowed, hint, f"one of the values from {words(allowed)}")
-    if isinstance(allowed, IntDistribution):
-        return IntDistribution(int(low), int(high), step=allowed.step, log=allowed.log)
-    return FloatDistribution(float(low), float(high), step=allowed.step, log=allowed.log)
+        if not math.isfinite(end) or not lowest <= end <= highest:
+            raise _invalid(name, value, distribution, hint)
+        if not contains(distribution, end):
+            raise _invalid(
+                name, value, distribution, hint, f"one of the values from {format_distribution(distribution)}"
+            )
+    return type(distribution)(low, high, distribution.log, step)  # type: ignore[arg-type]  # each takes its own step
 
 
-def _impossible(name: str, value: Any, allowed: BaseDistribution, hint: str, need: str = "") -> UsageError:
-    return UsageError(
-        f"--fix or [space]: {name} cannot be {value}; allowed: {need or words(allowed)}. Type for example {hint}"
-    )
+def _invalid(name: str, value: Any, distribution: BaseDistribution, hint: str, allowed: str = "") -> UsageError:
+    allowed = allowed or format_distribution(distribution)
+    return UsageError(f"--fix or [space]: {name} cannot be {value}; allowed: {allowed}. Type for example {hint}")

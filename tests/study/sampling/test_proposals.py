@@ -1,4 +1,4 @@
-"""What is tried next: nothing twice, nothing above a limit, initial parameters first; and the same after a kill."""
+"""Proposals: initial parameters first, no configuration twice, none above a limit, and the same ones after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
     pytest.mark.filterwarnings("ignore:Constraints have been set, but CmaEsSampler"),
 ]
-EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name == "gp")) for name in SAMPLERS]
+SAMPLER_CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name == "gp")) for name in SAMPLERS]
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +71,10 @@ def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_searc
     study = search(a_study(database, Few(steps=1), sampler=sampler), 20)
     trials = study.stored.record().trials
     assert len({configuration_key(trial.params) for trial in trials}) == len(trials) == 6
-    assert study.exhausted is not None
-    assert study.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
+    assert study.proposals.exhausted is not None
+    assert study.proposals.exhausted.startswith("of 1,000 configurations drawn at random, none was both new and within")
     again = a_study(database, Few(steps=1), sampler=sampler)
-    assert again.is_exhausted()
+    assert again.proposals.is_exhausted()
     assert again.ask() is None
     assert story(again) == story(study)
 
@@ -84,9 +84,9 @@ def test_a_space_of_sixty_configurations_is_tried_completely(database: str, samp
     objective = Few(steps=1)
     objective.largest = 30
     study = search(a_study(database, objective, sampler=sampler), 59)
-    assert not study.is_exhausted()
+    assert not study.proposals.is_exhausted()
     assert len(search(study, 99).stored.record().trials) == 60
-    assert study.exhausted
+    assert study.proposals.exhausted
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
@@ -112,18 +112,18 @@ def test_a_configuration_in_training_is_not_proposed_again(database: str):
 # Fixed --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", EACH)
+@pytest.mark.parametrize("sampler", SAMPLER_CASES)
 def test_every_sampler_keeps_to_what_is_fixed_and_narrowed(database: str, sampler: str):
     space = narrow(Toy(), ["kind=wide", "width=[0.01, 0.1]", "x=0.5"])
     study = search(a_study(database, Toy(steps=1), sampler=sampler, space=space), 14)
     params = [trial.params for trial in study.stored.record().trials]
-    assert {each["kind"] for each in params} == {"wide"}
-    assert {each["x"] for each in params} == {0.5}
-    assert all(0.01 <= each["width"] <= 0.1 for each in params)
-    assert len({each["width"] for each in params}) == 14
+    assert {configuration["kind"] for configuration in params} == {"wide"}
+    assert {configuration["x"] for configuration in params} == {0.5}
+    assert all(0.01 <= configuration["width"] <= 0.1 for configuration in params)
+    assert len({configuration["width"] for configuration in params}) == 14
 
 
-def test_a_study_is_not_gone_on_with_in_another_space_or_under_another_limit(database: str):
+def test_resuming_a_study_with_another_space_or_limit_is_an_error(database: str):
     search(a_study(database, space=narrow(Toy(), ["x=[0, 0.5]"])), 1)
     with pytest.raises(StudyMismatchError, match=r"in its search space x was 0 to 0.5, now -1 to 1\."):
         a_study(database)
@@ -131,7 +131,7 @@ def test_a_study_is_not_gone_on_with_in_another_space_or_under_another_limit(dat
         a_study(database, Weighed(), limits=Limits(parameters=500))
 
 
-def test_a_baseline_that_is_fixed_otherwise_is_tried_with_the_fix(database: str):
+def test_a_baseline_is_tried_with_the_fixed_values(database: str):
     objective = Toy(steps=STEPS)
     objective.known = {
         "left": {"kind": "deep", "x": -1.0, "depth": 2},
@@ -146,8 +146,8 @@ def test_a_baseline_that_is_fixed_otherwise_is_tried_with_the_fix(database: str)
 # Limits -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", EACH)
-def test_what_is_too_large_never_becomes_a_trial(database: str, sampler: str):
+@pytest.mark.parametrize("sampler", SAMPLER_CASES)
+def test_a_configuration_above_the_limit_never_becomes_a_trial(database: str, sampler: str):
     study = search(a_study(database, Weighed(steps=1), sampler=sampler, limits=Limits(parameters=150)), 12)
     stored = study.stored.optuna_study.trials
     assert len(stored) == 12
@@ -157,7 +157,7 @@ def test_what_is_too_large_never_becomes_a_trial(database: str, sampler: str):
     assert excess == pytest.approx([size / 150 - 1 for size in sizes])
 
 
-def test_what_was_measured_is_a_constraint_and_a_slow_trial_does_not_win(database: str):
+def test_measured_latency_is_a_constraint_and_a_slow_trial_does_not_win(database: str):
     study = a_study(database, limits=Limits(latency_ms=2.0))
     for latency, value in ((1.0, 0.5), (3.0, 0.9)):
         sampled = ask(study)
@@ -183,10 +183,10 @@ def test_the_search_ends_when_nothing_small_enough_is_new(database: str):
     objective, space = Weighed(steps=1), narrow(Toy(), ["x=0.5", "kind=deep"])
     study = search(a_study(database, objective, space=space, limits=Limits(parameters=100)), 5)
     assert [trial.params["depth"] for trial in study.stored.record().trials] == [1]
-    assert study.exhausted
+    assert study.proposals.exhausted
 
 
-def test_an_objective_that_cannot_tell_is_refused():
+def test_a_limit_needs_an_objective_with_the_method():
     with pytest.raises(UsageError, match=r"--max-parameters needs an objective .* give Toy a method n_parameters"):
         Limits(parameters=5).check(Toy())
     with pytest.raises(UsageError, match=r"--max-latency-ms needs an objective .* give Weighed a method latency_ms"):
@@ -197,39 +197,39 @@ def test_an_objective_that_cannot_tell_is_refused():
 
 
 def warmed(earlier: SamplingStudy, objective: Toy, space: Space) -> tuple[list[Mapping[str, object]], list[str]]:
-    known, said = warm_start(earlier.stored.record(), objective, search_space(objective, space), Limits())
-    return [each.params for each in known], said
+    initial, notices = warm_start(earlier.stored.record(), objective, search_space(objective, space), Limits())
+    return [params.params for params in initial], notices
 
 
 def test_the_best_of_an_earlier_study_comes_first_and_once(database: str):
     earlier = search(a_study(database, name="old"), 12)
-    settings, said = warmed(earlier, Toy(), Space())
-    assert settings == [trial.params for trial in earlier.stored.record().ranked()[:5]]
-    assert said == ["warm start: the best 5 of study old come after the baselines"]
-    known = from_stored([[f"old #{number}", params] for number, params in enumerate(settings)])
-    search(a_study(database, initial=known), 2)
-    study = search(a_study(database, initial=known), 7)
-    assert [trial.params for trial in study.stored.record().trials[:5]] == settings
+    configurations, notices = warmed(earlier, Toy(), Space())
+    assert configurations == [trial.params for trial in earlier.stored.record().ranked()[:5]]
+    assert notices == ["warm start: the best 5 of study old come after the baselines"]
+    initial = from_stored([[f"old #{number}", params] for number, params in enumerate(configurations)])
+    search(a_study(database, initial=initial), 2)
+    study = search(a_study(database, initial=initial), 7)
+    assert [trial.params for trial in study.stored.record().trials[:5]] == configurations
     assert [trial.baseline for trial in study.stored.record().trials] == [None] * 7
     assert len({configuration_key(trial.params) for trial in study.stored.record().trials}) == 7
 
 
-def test_what_does_not_fit_the_new_space_is_reported_and_resampled(database: str):
+def test_parameters_outside_the_new_space_are_reported_and_resampled(database: str):
     earlier = search(a_study(database, name="old"), 8)
-    settings, said = warmed(earlier, Few(), Space())
-    assert all(set(params) == {"kind"} for params in settings)
-    assert "warm start: not a parameter here, and skipped: depth, width, x" in said
+    configurations, notices = warmed(earlier, Few(), Space())
+    assert all(set(params) == {"kind"} for params in configurations)
+    assert "warm start: not a parameter here, and skipped: depth, width, x" in notices
     narrowed = narrow(Toy(), ["x=[0.9, 1.0]"])
-    settings, said = warmed(earlier, Toy(), narrowed)
-    assert all("x" not in params or params["x"] >= 0.9 for params in settings)
-    assert any(text.startswith("warm start: out of range, and resampled: x = ") for text in said)
+    configurations, notices = warmed(earlier, Toy(), narrowed)
+    assert all("x" not in params or params["x"] >= 0.9 for params in configurations)
+    assert any(text.startswith("warm start: out of range, and resampled: x = ") for text in notices)
 
 
-def test_what_is_fixed_is_fixed_in_a_warm_start_too(database: str):
+def test_fixed_parameters_are_fixed_in_a_warm_start_too(database: str):
     earlier = search(a_study(database, name="old"), 8)
-    settings, said = warmed(earlier, Toy(), narrow(Toy(), ["x=0.5"]))
-    assert [params["x"] for params in settings if "x" in params] == [0.5] * len(settings)
-    assert not any("out of range" in text for text in said)
+    configurations, notices = warmed(earlier, Toy(), narrow(Toy(), ["x=0.5"]))
+    assert [params["x"] for params in configurations if "x" in params] == [0.5] * len(configurations)
+    assert not any("out of range" in text for text in notices)
 
 
 def test_a_study_without_a_best_cannot_be_started_from(database: str):
@@ -237,7 +237,7 @@ def test_a_study_without_a_best_cannot_be_started_from(database: str):
         warmed(a_study(database, name="old"), Toy(), Space())
 
 
-def test_a_search_goes_on_when_the_study_it_started_from_is_gone(tmp_path: Path):
+def test_a_search_resumes_after_the_study_it_started_from_was_deleted(tmp_path: Path):
     config = Config(workspace=tmp_path, warm_start="old")
     storage = open_storage(config.storage_url)
     made = open_study(storage, "next", Toy(), "toy:Toy", 4)
@@ -246,5 +246,5 @@ def test_a_search_goes_on_when_the_study_it_started_from_is_gone(tmp_path: Path)
     made.set_attr(records.WARM_STARTS, {"old": [["old #3", {"x": 0.25}]]})
     scope = Scope.of(config, Toy(), "next")
     assert scope.earlier is None
-    known, _ = scope.initial_params(made)
-    assert known[-1].params == {"x": 0.25}
+    initial, _ = scope.initial_params(made)
+    assert initial[-1].params == {"x": 0.25}

@@ -1,4 +1,4 @@
-"""A sampler is shown a part of a long study: enough to choose as from the whole. Rungs suit the default objective."""
+"""TPE sees enough of a long study to choose as from the whole. Rungs suit the default objective."""
 
 from __future__ import annotations
 
@@ -48,14 +48,12 @@ def a_long_study(direction: str, trials: int, ends: Sequence[TrialState] = ENDS)
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("ends", [ENDS, (TrialState.COMPLETE, *[TrialState.PRUNED] * 99)], ids=["mixed", "pruned"])
-def test_every_trial_that_tpe_calls_good_is_shown_and_the_latest_of_the_others(
-    direction: str, ends: Sequence[TrialState]
-):
+def test_tpe_sees_every_good_trial_and_the_latest_of_the_others(direction: str, ends: Sequence[TrialState]):
     study, memory = a_long_study(direction, 1200, ends)
     everything = study.get_trials(deepcopy=False)
     ended = [trial for trial in everything if trial.state.is_finished()]
-    learnt_from = [trial for trial in ended if trial.state != TrialState.FAIL]
-    good, _ = _split_trials(study, learnt_from, default_gamma(len(learnt_from)))
+    useful = [trial for trial in ended if trial.state != TrialState.FAIL]
+    good, _ = _split_trials(study, useful, default_gamma(len(useful)))
 
     with memory.as_shown_to(TPESampler(), study._study_id):
         visible = study.get_trials(deepcopy=False)
@@ -63,14 +61,14 @@ def test_every_trial_that_tpe_calls_good_is_shown_and_the_latest_of_the_others(
     seen = [trial for trial in visible if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
 
     assert _split_trials(study, seen, default_gamma(len(seen)))[0] == good
-    assert {trial.number for trial in learnt_from[-RECENT_TRIALS:]} <= shown
+    assert {trial.number for trial in useful[-RECENT_TRIALS:]} <= shown
     assert len(shown) <= GOOD_TRIALS + RECENT_TRIALS + 2
     assert {trial.number for trial in everything if not trial.state.is_finished()} <= shown
     assert study.get_trials(deepcopy=False) == everything
 
 
 class Large(ImageClassification):
-    """As MNIST is, without it."""
+    """As large as MNIST, without its files."""
 
     is_large = True
 
@@ -116,7 +114,6 @@ def test_a_blank_trial_is_sampled_again_under_its_number():
     study = optuna.create_study(storage=memory, sampler=make_sampler("random", 0, 0))
     trial = study.ask()
     first = trial.suggest_float("x", 0.0, 1.0)
-    assert hasattr(memory, "_set_trial"), "Optuna changed InMemoryStorage._set_trial, which SamplingCopy.blank needs"
     memory.blank(trial._trial_id)
     assert study.trials[0].params == {}
     study.sampler = make_sampler("random", 0, 0, attempt=1)
@@ -136,7 +133,6 @@ def test_constraints_are_added_and_never_changed():
 @pytest.fixture
 def logarithm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The `log_ndtr` that Optuna has by itself. Every replacement ends with the test."""
-    assert hasattr(_truncnorm, "_log_ndtr"), "Optuna changed TPE's _truncnorm._log_ndtr: see sampling.use_scipy_in_tpe"
     monkeypatch.setattr(_truncnorm, "_log_ndtr", _truncnorm._log_ndtr)
     return lambda x: np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)(x).astype(float)
 

@@ -34,20 +34,20 @@ def test_the_interval_of_a_proportion_is_wilsons():
 
 
 def candidates(values: NDArray[np.float64]) -> list[Candidate]:
-    """values: (k, r), one row a setting; networks of one size."""
+    """values: (k, r), one row for each configuration; networks of one size."""
     return [Candidate(i, "", 0.0, None, tuple(map(float, row))) for i, row in enumerate(values)]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
-def test_of_one_setting_it_is_students(values: list[float]):
+def test_the_interval_of_one_configuration_is_students(values: list[float]):
     noise = Noise.of(candidates(np.array([values])), None)
     mean, n = statistics.mean(values), len(values)
     error = statistics.stdev(values) / math.sqrt(n)
-    half = noise.half_width((mean, n))
+    half_width = noise.half_width((mean, n))
     if error < 1e-12:
-        assert half is None or half < 1e-9
+        assert half_width is None or half_width < 1e-9
     else:
-        assert half == pytest.approx(mean - t.interval(0.95, n - 1, mean, error)[0])
+        assert half_width == pytest.approx(mean - t.interval(0.95, n - 1, mean, error)[0])
 
 
 def test_images_that_all_seeds_share_do_not_average_away():
@@ -67,7 +67,7 @@ def test_the_interval_of_a_share_ends_at_one():
     assert Confirmation((candidate,), 2, 0.01).interval(candidate) == pytest.approx((0.975, 1.015))
 
 
-def test_nothing_known_is_no_interval():
+def test_without_two_seeds_there_is_no_interval():
     assert Noise.of([], None) == Noise(None, 0, None)
     single = candidates(np.array([[0.5], [0.7]]))
     assert Noise.of(single, None).half_width((0.5, 1)) is None
@@ -80,70 +80,67 @@ def test_nothing_known_is_no_interval():
 
 @dataclass(frozen=True)
 class World:
-    """Equal settings, where choosing does most harm: 50 are tried, k confirmed on r seeds each, one is chosen."""
+    """Equal configurations, where selection does most harm: k of 50 are confirmed on r seeds each, one is chosen."""
 
     n: int | None
     """Validation images; None for a value that is no share of images."""
     common: float = 1.0
-    """The share of images in whose luck all networks share; that of the others is each setting's own, on all its seeds.
-
-    Networks of one setting with different seeds have in common what two settings have, and hardly more (README).
-    """
+    """The share of images on which all networks make the same mistakes. On the others, configurations differ."""
     k: int = 3
     r: int = 2
     seed: float = 0.0005
     """Standard deviation between seeds; that of the images is 0.0007 of 10,000 and 0.007 of 288."""
 
     @property
-    def worth(self) -> float:
+    def true_value(self) -> float:
         return 0.985 if self.n == 288 else 0.995
 
-    def search(self, rng: np.random.Generator) -> Found:
+    def search(self, rng: np.random.Generator) -> SearchResult:
         """One search, with the code that decides in a real one."""
-        here = np.full(50, self.worth)
+        here = np.full(50, self.true_value)
         if self.n is not None:
             alike = round(self.common * self.n)
-            wrong = rng.binomial(alike, 1 - self.worth) + rng.binomial(self.n - alike, 1 - self.worth, 50)
+            wrong = rng.binomial(alike, 1 - self.true_value) + rng.binomial(self.n - alike, 1 - self.true_value, 50)
             here = 1 - wrong / self.n
         seen, sizes = here + rng.normal(0, self.seed, 50), rng.permutation(50)
         values: dict[int, tuple[float, ...]] = {int(i): () for i in np.argsort(-seen)[: self.k]}
         for _ in range(self.r):
             for i in values:
                 tried = [Candidate(j, "", seen[j], float(sizes[j]), values[j]) for j in values]
-                me = next(each for each in tried if each.number == i)
-                if not clearly_worse(me, tried, Noise.of(tried, self.n, 50), MAXIMIZE):
+                current = next(candidate for candidate in tried if candidate.number == i)
+                if not clearly_worse(current, tried, Noise.of(tried, self.n, 50), MAXIMIZE):
                     values[i] = (*values[i], float(rng.normal(here[i], self.seed)))
         tried = [Candidate(j, "", seen[j], float(sizes[j]), values[j]) for j in values]
         noise = Noise.of(tried, self.n, 50)
         chosen = choose(tried, noise, MAXIMIZE)
         assert chosen is not None
-        return Found(tried, noise, chosen, seen, sum(len(each.values) < self.r for each in tried))
+        return SearchResult(tried, noise, chosen, seen, sum(len(candidate.values) < self.r for candidate in tried))
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     candidates: list[Candidate]
     noise: Noise
     chosen: Candidate
     seen: NDArray[np.float64]
-    spared: int
+    dropped: int
     """Candidates that did not get all of their seeds."""
 
-    def covers(self, worth: float) -> bool:
+    def covers(self, true_value: float) -> bool:
         """Whether the chosen one's interval does."""
         assert self.chosen.mean is not None
-        half = self.noise.half_width((self.chosen.mean, len(self.chosen.values)))
-        assert half is not None
-        return abs(self.chosen.mean - worth) <= half
+        half_width = self.noise.half_width((self.chosen.mean, len(self.chosen.values)))
+        assert half_width is not None
+        return abs(self.chosen.mean - true_value) <= half_width
 
     def gain_covers(self, other: int) -> bool:
-        """Whether the interval of the gain over another setting covers the truth, which is none."""
-        values = next((each.values for each in self.candidates if each.number == other), None)
+        """Whether the interval of the gain over another configuration covers the true gain of 0."""
+        values = next((candidate.values for candidate in self.candidates if candidate.number == other), None)
         value, n = (self.seen[other], 1) if values is None else (sum(values) / len(values), len(values))
         assert self.chosen.mean is not None
-        half = self.noise.half_width((self.chosen.mean, len(self.chosen.values)), (value, n))
-        assert half is not None
-        return abs(self.chosen.mean - value) <= half
+        half_width = self.noise.half_width((self.chosen.mean, len(self.chosen.values)), (value, n))
+        assert half_width is not None
+        return abs(self.chosen.mean - value) <= half_width
 
 
 ROUNDS = 300
@@ -171,31 +168,31 @@ DIGITS = 0.004  # between seeds, of 288 images
     ],
     ids=str,
 )
-def test_the_chosen_ones_interval_holds_its_worth_95_times_in_100(world: World):
-    """From 50 trials to the winner; intervals that forget the 50 hold 86 to 91 times where half is common."""
+def test_the_winners_interval_covers_its_true_value_95_times_in_100(world: World):
+    """From 50 trials to the winner. Without a correction for the 50, it covers 86 to 91 times if half is common."""
     rng = np.random.default_rng(0)
-    found = [world.search(rng) for _ in range(ROUNDS)]
-    assert np.mean([each.covers(world.worth) for each in found]) >= NOT_LESS
-    assert np.mean([each.gain_covers(0) for each in found]) >= NOT_LESS
+    searches = [world.search(rng) for _ in range(ROUNDS)]
+    assert np.mean([search.covers(world.true_value) for search in searches]) >= NOT_LESS
+    assert np.mean([search.gain_covers(0) for search in searches]) >= NOT_LESS
 
 
-def test_nothing_common_is_where_it_holds_less():
-    """As the README says. Real networks have more in common: they find the same images hard."""
+def test_the_interval_covers_less_often_if_networks_have_nothing_in_common():
+    """Real networks have more in common: they find the same images hard."""
     world, rng = World(10_000, 0.0, k=5, r=4), np.random.default_rng(1)
-    assert 0.80 < np.mean([world.search(rng).covers(world.worth) for _ in range(ROUNDS)]) < 0.94
+    assert 0.80 < np.mean([world.search(rng).covers(world.true_value) for _ in range(ROUNDS)]) < 0.94
 
 
 @pytest.mark.parametrize("world", [World(None), World(None, k=5, r=4), World(10_000, k=5, r=4, seed=0.0015)], ids=str)
-def test_of_100_equal_candidates_hardly_one_is_spared_seeds(world: World):
-    """Three standard errors, whatever the degrees of freedom, would spare about 10."""
+def test_of_100_equal_grouphardly_one_is_dropped(world: World):
+    """Three standard errors, whatever the degrees of freedom, would drop about 10."""
     rng = np.random.default_rng(2)
-    assert np.mean([world.search(rng).spared / world.k for _ in range(ROUNDS)]) <= 0.015
+    assert np.mean([world.search(rng).dropped / world.k for _ in range(ROUNDS)]) <= 0.015
 
 
 def test_confirmation_removes_what_luck_added():
     """The best of 50 equal trials: what the search saw is 2.25 standard deviations too good, a confirmed mean is not.
 
-    What is left comes from choosing among three means of two: at most 0.6 deviations, less where ties go by size.
+    The rest comes from choosing among three means of two: at most 0.6 deviations, less where ties go by size.
     """
     rng, rounds = np.random.default_rng(1), 2000
     seen, fresh, winners = [], [], []
@@ -222,7 +219,7 @@ def tried(number: int, *values: float, size: float | None = None, failed: int = 
 
 
 @pytest.mark.parametrize(
-    ("given_", "maximize", "winner"),
+    ("group", "maximize", "winner"),
     [
         ([tried(0, 0.90, 0.92, size=9), tried(1, 0.91, 0.93, size=5)], True, 1),
         ([tried(0, 0.91, 0.93, size=9), tried(1, 0.90, 0.92, size=5)], True, 1),
@@ -242,24 +239,24 @@ def tried(number: int, *values: float, size: float | None = None, failed: int = 
         "level, sizes unknown",
         "clearly best",
         "a loss",
-        "spared further seeds",
+        "dropped early",
         "a seed failed",
         "all had failures",
         "no noise",
     ],
 )
-def test_the_best_mean_wins_and_ties_go_to_the_smaller_network(given_: list[Candidate], maximize: bool, winner: int):
-    chosen = choose(given_, Noise.of(given_, None), Direction.of(maximize=maximize))
+def test_the_best_mean_wins_and_ties_go_to_the_smaller_network(group: list[Candidate], maximize: bool, winner: int):
+    chosen = choose(group, Noise.of(group, None), Direction.of(maximize=maximize))
     assert chosen is not None
     assert chosen.number == winner
 
 
-def test_without_values_nobody_is_chosen():
+def test_without_values_no_candidate_is_chosen():
     assert choose([], Noise(None, 0, None), MAXIMIZE) is None
     assert choose([tried(0, failed=2)], Noise(None, 0, None), MAXIMIZE) is None
 
 
-def test_clearly_behind_is_what_chance_does_not_do():
+def test_clearly_worse_means_more_than_chance():
     best, close, far = tried(0, 0.99, 0.99), tried(1, 0.9845), tried(2, 0.983)
     noise = Noise(0.0015, 1_000, None)  # the error of a difference of one seed and two: 0.0018
     assert not clearly_worse(close, [best, close, far], noise, MAXIMIZE)
@@ -268,19 +265,19 @@ def test_clearly_behind_is_what_chance_does_not_do():
     assert clearly_worse(best, [best, far], noise, MINIMIZE)
     assert clearly_worse(tried(3, 0.999, failed=1), [best, tried(3, 0.999, failed=1)], noise, MAXIMIZE)
     assert not clearly_worse(tried(3, failed=1), [tried(3, failed=1)], noise, MAXIMIZE)  # the only one goes on
-    assert not clearly_worse(tried(3), [best, tried(3)], noise, MAXIMIZE)  # nothing is known of it
+    assert not clearly_worse(tried(3), [best, tried(3)], noise, MAXIMIZE)  # it has no values
 
 
 @pytest.mark.parametrize(("freedom", "errors"), [(1, 235.8), (2, 19.21), (3, 9.219), (10, 3.957), (1_000_000, 3.0)])
-def test_few_degrees_of_freedom_ask_for_more(freedom: int, errors: float):
+def test_few_degrees_of_freedom_need_a_larger_difference(freedom: int, errors: float):
     best = tried(0, 0.0, 0.0)
-    for times, behind in ((0.999, False), (1.001, True)):
+    for times, worse in ((0.999, False), (1.001, True)):
         far = tried(1, *[-times * errors] * 2)
-        assert clearly_worse(far, [best, far], Noise(1.0, freedom, None), MAXIMIZE) is behind
+        assert clearly_worse(far, [best, far], Noise(1.0, freedom, None), MAXIMIZE) is worse
 
 
 @pytest.mark.parametrize("n_images", [None, 10_000])
-def test_before_any_setting_has_two_seeds_nobody_clearly_worse(n_images: int | None):
+def test_no_candidate_is_clearly_worse_before_one_has_two_seeds(n_images: int | None):
     best, far = tried(0, 0.99), tried(1, 0.5)
     assert not clearly_worse(far, [best, far], Noise.of([best, far], n_images), MAXIMIZE)
 
@@ -311,10 +308,10 @@ def test_a_share_of_images_is_a_whole_number_of_them(values: list[float], is_sha
 
 
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_every_accuracy_is_one_also_in_single_precision(case: tuple[int, int]):
+def test_every_accuracy_is_a_share_of_images_also_in_single_precision(case: tuple[int, int]):
     right, n = case
     assert images_of(a_classifier(n), [right / n, float(np.float32(right) / np.float32(n))]) == n
 
 
-def test_of_what_is_no_classifier_nothing_is_a_share():
+def test_values_of_other_objectives_are_no_shares_of_images():
     assert images_of(Toy(), [0.5]) is None

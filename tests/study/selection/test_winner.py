@@ -23,8 +23,8 @@ def a_record(direction: str, *trials: tuple[TrialState, float | None, dict[str, 
     study = optuna.create_study(direction=direction, study_name="toy")
     for state, value, attrs in trials:
         reports = {1: value} if value is not None else {}
-        told = value if state == TrialState.COMPLETE else None
-        study.add_trial(create_trial(state=state, value=told, intermediate_values=reports, user_attrs=attrs))
+        final = value if state == TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, value=final, intermediate_values=reports, user_attrs=attrs))
     return StudyRecord.of(study)
 
 
@@ -46,39 +46,39 @@ def test_gains_over_other_trials_are_positive_when_the_winner_is_better():
     ]
     for direction, expected in (("maximize", {"plain": 0.2, "small": 0.5}), ("minimize", {"plain": 0.3})):
         study = a_record(direction, *trials)
-        found = {gain.baseline: gain.gain for gain in gains(study, best_trial(study))}
-        assert found == pytest.approx(expected), direction
+        by_baseline = {gain.baseline: gain.gain for gain in gains(study, best_trial(study))}
+        assert by_baseline == pytest.approx(expected), direction
 
 
 def test_gains_are_of_confirmed_means_where_there_are_some():
     plain, good = {records.BASELINE: "plain"}, {records.BASELINE: "good"}
     study = a_record("maximize", (COMPLETE, 0.5, plain), (COMPLETE, 0.9, {}), (COMPLETE, 0.8, good))
     confirmed = (Candidate(1, "", 0.9, 5, (0.84, 0.86)), Candidate(2, "", 0.8, 5, (0.77, 0.79)))
-    found = gains(study, study.trials[1], Confirmation(confirmed, 2, 0.0141))
-    assert [(gain.baseline, gain.value, gain.seeds) for gain in found] == [
+    compared = gains(study, study.trials[1], Confirmation(confirmed, 2, 0.0141))
+    assert [(gain.baseline, gain.value, gain.seeds) for gain in compared] == [
         ("plain", 0.5, 0),
         ("good", pytest.approx(0.78), 2),
     ]
-    assert [gain.gain for gain in found] == pytest.approx([0.35, 0.07])
+    assert [gain.gain for gain in compared] == pytest.approx([0.35, 0.07])
     noise = Noise.of(confirmed, None)
     assert (noise.seed, noise.freedom) == (pytest.approx(0.01414, abs=1e-5), 2)
     level = (1 + 0.95**0.5) / 2
-    halves = [t.ppf(level, 2) * noise.seed * (1 / 2 + 1 / n) ** 0.5 for n in (1, 2)]
-    assert [gain.half for gain in found] == pytest.approx(halves)
+    half_widths = [t.ppf(level, 2) * noise.seed * (1 / 2 + 1 / n) ** 0.5 for n in (1, 2)]
+    assert [gain.half for gain in compared] == pytest.approx(half_widths)
 
 
-def test_a_confirmed_mean_of_zero_is_one():
+def test_a_confirmed_mean_may_be_zero():
     study = a_record("minimize", (COMPLETE, 0.4, {records.BASELINE: "plain"}), (COMPLETE, 0.1, {}))
     zero = Confirmation((Candidate(1, "", 0.1, None, (0.0, 0.0)),), 2, 0.0)
     assert [gain.gain for gain in gains(study, study.trials[1], zero)] == [0.4]
 
 
-def test_without_a_completed_trial_the_reason_is_said():
+def test_without_a_completed_trial_the_error_says_why():
     failed = {records.FAILURE: "diverged", records.FAILURE_MESSAGE: "the loss became nan"}
     study = a_record("maximize", (PRUNED, 0.3, {}), (FAIL, None, failed))
     with pytest.raises(
         SearchError, match="no trial of study 'toy' was completed.*the last failure was diverged: the loss"
     ):
         best_trial(study)
-    with pytest.raises(SearchError, match="no trial of study 'toy' was completed, so there is no winner$"):
+    with pytest.raises(SearchError, match="no trial of study 'toy' was completed, so no winner can be chosen$"):
         best_trial(a_record("maximize"))

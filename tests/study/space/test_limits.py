@@ -1,4 +1,4 @@
-"""Limits: what is counted is what is built, and what is too slow is refused before its first step."""
+"""Limits: the count is that of the built network, and a slow network is refused before its first step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_larger_network_takes_longer():
     assert 0 < latency_ms(small, (512,), "cpu") < latency_ms(large, (512,), "cpu")
 
 
-def test_what_is_too_slow_is_refused_before_its_first_step(worker: Worker):
+def test_a_slow_network_is_refused_before_its_first_step(worker: Worker):
     reply = worker.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e-6))
     assert isinstance(reply, Refused)
     assert reply.metrics["latency_ms"] > 1e-6
@@ -65,7 +65,7 @@ def test_what_is_too_slow_is_refused_before_its_first_step(worker: Worker):
     assert isinstance(worker.start(Task(1, PARAMS, 1, 2)), EpochDone)  # and it is ready for another
 
 
-def test_what_was_measured_is_among_the_last_figures(worker: Worker):
+def test_a_measured_latency_is_among_the_last_figures(worker: Worker):
     worker.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
     ended = worker.stop()
     assert isinstance(ended, Finished)
@@ -76,21 +76,21 @@ def test_what_was_measured_is_among_the_last_figures(worker: Worker):
     assert "latency_ms" not in ended.outcome.metrics
 
 
-def test_a_training_that_has_begun_is_not_refused_any_more(worker: Worker):
+def test_a_training_that_has_begun_is_no_longer_refused(worker: Worker):
     worker.start(Task(0, PARAMS, 1, 2))
-    left = worker.checkpoint()
-    assert isinstance(left, Checkpointed)
-    reply = worker.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e-6))
+    checkpoint = worker.checkpoint()
+    assert isinstance(checkpoint, Checkpointed)
+    reply = worker.start(Task(0, PARAMS, 1, 2, checkpoint=checkpoint.state, max_latency_ms=1e-6))
     assert isinstance(reply, EpochDone)
     assert reply.result.step == 2
 
 
-def test_a_training_that_goes_on_keeps_the_figure_it_was_let_in_with(worker: Worker):
+def test_a_resumed_training_keeps_its_first_measurement(worker: Worker):
     worker.start(Task(0, PARAMS, 1, 2, max_latency_ms=1e6))
-    first, left = dict(worker.measured), worker.checkpoint()
-    assert isinstance(left, Checkpointed)
+    first, checkpoint = dict(worker.measured), worker.checkpoint()
+    assert isinstance(checkpoint, Checkpointed)
     worker.start(Task(1, PARAMS, 1, 2))
-    worker.start(Task(0, PARAMS, 1, 2, checkpoint=left.state, max_latency_ms=1e6))
+    worker.start(Task(0, PARAMS, 1, 2, checkpoint=checkpoint.state, max_latency_ms=1e6))
     ended = worker.stop()
     assert isinstance(ended, Finished)
     assert ended.outcome.metrics["latency_ms"] == first["latency_ms"]

@@ -1,4 +1,4 @@
-"""An objective's own mistakes are said in one sentence, before anything is trained."""
+"""Mistakes of an objective are reported in one sentence, before training starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.study.space.objective_calls import check_answers, described
 
 
 def changed(**parts: Any) -> Toy:
-    """A toy that answers otherwise."""
+    """A toy with some parts replaced."""
     objective = Toy()
     for name, part in parts.items():
         setattr(objective, name, part)
@@ -34,20 +34,23 @@ def refuse(*_: object) -> None:
         ({"epochs": refuse}, r"epochs failed: KeyError: 'width'"),
         ({"steps_per_epoch": lambda: None}, r"steps_per_epoch gave None; give a whole number"),
         ({"fingerprint": lambda: None}, r"fingerprint gave None; give a dict"),
-        ({"fingerprint": lambda: {"data": object()}}, r"fingerprint failed: TypeError: .*not JSON serializable"),
+        (
+            {"fingerprint": lambda: {"data": object()}},
+            r"fingerprint gave .* which is not plain data",
+        ),
         ({"fingerprint": refuse}, r"fingerprint failed: KeyError"),
         ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
         ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
         ({"baselines": refuse}, r"baselines failed: KeyError"),
     ],
 )
-def test_an_answer_of_no_use_is_named(parts: dict[str, Callable[..., Any]], message: str):
+def test_an_unusable_answer_is_named(parts: dict[str, Callable[..., Any]], message: str):
     check_answers(Toy())
     with pytest.raises(ObjectiveError, match=rf"^the objective's {message}.*type: python -m search check-objective"):
         check_answers(changed(**parts))
 
 
-def test_a_setting_is_described_in_words():
+def test_a_configuration_is_described_in_words():
     assert described(Toy(), {"kind": "a", "x": 0.1}) == "a 0.10"
     with pytest.raises(ObjectiveError, match=r"describe gave None; give a few words on one line"):
         described(changed(describe=lambda params: None), {})

@@ -1,4 +1,4 @@
-"""A smaller space: what fixes and ranges leave, and what they refuse."""
+"""A narrowed space: the values that fixes and ranges leave, and the errors of impossible ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ from search.cli.options import read_table
 from search.common.errors import UsageError
 from search.study.space.initial_params import baselines
 from search.study.space.limits import Limits
-from search.study.space.space import Space, configuration_key, contains, narrow, parse, search_space, words
+from search.study.space.space import (
+    Space,
+    configuration_key,
+    contains,
+    format_distribution,
+    narrow,
+    parse,
+    search_space,
+)
 
 DIGITS = ImageClassification("digits")
 
@@ -43,7 +51,7 @@ def drawn(objective: Toy | ImageClassification, space: Space, n: int = 60) -> li
     return [space.suggest(objective, study.ask()) for _ in range(n)]
 
 
-def test_what_is_fixed_or_narrowed_is_all_that_is_sampled():
+def test_only_fixed_and_narrowed_values_are_sampled():
     fixes = [
         "optimizer=['adam', \"sgd\"]",
         "batch_size=[64, 128]",
@@ -51,14 +59,14 @@ def test_what_is_fixed_or_narrowed_is_all_that_is_sampled():
         "adam_lr=[1e-3, 1e-2]",
         "mlp_depth=2",
     ]
-    found = drawn(DIGITS, narrow(DIGITS, fixes))
-    assert {params["batch_size"] for params in found} == {128}
-    assert {params["optimizer"] for params in found} == {"adam", "sgd"}
-    rates = [float(params["adam_lr"] or 0) for params in found if "adam_lr" in params]
+    samples = drawn(DIGITS, narrow(DIGITS, fixes))
+    assert {params["batch_size"] for params in samples} == {128}
+    assert {params["optimizer"] for params in samples} == {"adam", "sgd"}
+    rates = [float(params["adam_lr"] or 0) for params in samples if "adam_lr" in params]
     assert rates
     assert 1e-3 <= min(rates) <= max(rates) <= 1e-2
-    assert {params["mlp_depth"] for params in found if params["family"] == "mlp"} == {2}
-    assert {params["family"] for params in found} == {"mlp", "cnn"}
+    assert {params["mlp_depth"] for params in samples if params["family"] == "mlp"} == {2}
+    assert {params["family"] for params in samples} == {"mlp", "cnn"}
 
 
 def test_a_fixed_parameter_is_stored_with_the_trial():
@@ -70,8 +78,8 @@ def test_a_fixed_parameter_is_stored_with_the_trial():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("batch_sise=64", r"there is no parameter 'batch_sise'; did you mean batch_size\?"),
-        ("xyzzy=64", r"there is no parameter 'xyzzy'; there are: adam_lr, .*weight_decay"),
+        ("batch_sise=64", r"unknown parameter 'batch_sise'; did you mean batch_size\?"),
+        ("xyzzy=64", r"unknown parameter 'xyzzy'; allowed: adam_lr, .*weight_decay"),
         ("batch_size=100", r"batch_size cannot be 100; allowed: 32, 64 or 128\. .*--fix batch_size=32"),
         ("batch_size=[64, 100]", r"batch_size cannot be 100; allowed: 32, 64 or 128"),
         ("batch_size=[]", r"batch_size cannot be \[\]; allowed: 32, 64 or 128"),
@@ -87,12 +95,12 @@ def test_a_fixed_parameter_is_stored_with_the_trial():
         ("=3", r"--fix '=3' is not NAME=VALUE"),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_can(given: str, message: str):
+def test_an_impossible_value_is_an_error_that_names_the_allowed_ones(given: str, message: str):
     with pytest.raises(UsageError, match=message):
         narrow(DIGITS, [given])
 
 
-def test_what_another_fix_makes_pointless_is_refused():
+def test_a_fix_that_rules_out_another_one_is_an_error():
     with pytest.raises(UsageError, match=r"cnn_width would never be sampled with family=mlp, cnn_width=8"):
         narrow(DIGITS, ["family=mlp", "cnn_width=8"])
 
@@ -111,7 +119,7 @@ class Branches(Toy):
 
 
 @pytest.mark.parametrize("number", range(0, 60, 7))
-def test_a_parameter_that_few_settings_have_can_be_fixed(number: int):
+def test_a_parameter_that_few_configurations_have_can_be_fixed(number: int):
     fixes = [f"size_{number}=5", f"kind={number}"]
     assert {params[f"size_{number}"] for params in drawn(Branches(), narrow(Branches(), fixes), 5)} == {5}
     assert narrow(Branches(), [f"size_{number}=5"]).narrowed.keys() == {f"size_{number}"}
@@ -120,13 +128,13 @@ def test_a_parameter_that_few_settings_have_can_be_fixed(number: int):
 def test_fixes_that_lead_to_a_parameter_are_followed_to_it():
     assert narrow(Branches(), ["rare=0.5"]).narrowed.keys() == {"rare"}
     assert narrow(Branches(), ["rarest=0.5", "size_7=3", "kind=7"]).narrowed.keys() == {"rarest", "size_7", "kind"}
-    with pytest.raises(UsageError, match="there is no parameter 'rarer'; did you mean rare"):
+    with pytest.raises(UsageError, match="unknown parameter 'rarer'; did you mean rare"):
         narrow(Branches(), ["rarer=0.5", "kind=7"])
 
 
-def test_choices_are_meant_however_they_are_written():
+def test_a_choice_may_be_written_in_several_ways():
     space = search_space(Choices())
-    assert words(space["flag"]) == "True, False or None"
+    assert format_distribution(space["flag"]) == "True, False or None"
     for text in ("flag=true", "flag=True", 'flag="true"'):
         assert {params["flag"] for params in drawn(Choices(), narrow(Choices(), [text]))} == {True}
     assert {params["flag"] for params in drawn(Choices(), narrow(Choices(), ["flag=none"]))} == {None}
@@ -175,29 +183,28 @@ def test_a_configuration_has_one_key_however_its_values_were_computed():
 # Baselines ----------------------------------------------------------------------------------------------------------
 
 
-def test_baselines_follow_a_fix_or_are_left_out_and_that_is_said():
+def test_baselines_follow_a_fix_or_are_left_out_with_a_notice():
     space = narrow(DIGITS, ["batch_size=128", "optimizer=['adam', 'adamw']"])
-    known, said = baselines(DIGITS, space, Limits())
-    names = [each.name for each in known]
+    kept, notices = baselines(DIGITS, space, Limits())
+    names = [baseline.name for baseline in kept]
     assert names == [
         "tutorial MLP, Adam (batch_size=128)",
         "tutorial CNN, Adam (batch_size=128)",
         "strong CNN, one cycle",
     ]
-    assert [each.params["batch_size"] for each in known] == [128, 128, 128]
-    assert any(
-        "tutorial MLP, SGD is left out: its optimizer is sgd, and what is searched is adam or" in s for s in said
-    )
+    assert [baseline.params["batch_size"] for baseline in kept] == [128, 128, 128]
+    why = "its optimizer is sgd, and the search allows adam or adamw"
+    assert f"baseline tutorial MLP, SGD is left out: {why}" in notices
 
 
 def test_a_baseline_of_another_kind_is_left_out():
-    known, said = baselines(DIGITS, narrow(DIGITS, ["family=cnn"]), Limits())
-    assert [each.name for each in known] == ["tutorial CNN, Adam", "strong CNN, one cycle"]
-    assert len(said) == 2
-    assert "it does not set cnn_blocks, cnn_dense" in said[0]
+    kept, notices = baselines(DIGITS, narrow(DIGITS, ["family=cnn"]), Limits())
+    assert [baseline.name for baseline in kept] == ["tutorial CNN, Adam", "strong CNN, one cycle"]
+    assert len(notices) == 2
+    assert "it does not set cnn_blocks, cnn_dense" in notices[0]
 
 
-def test_a_baseline_with_a_choice_that_is_not_offered_is_said():
+def test_a_baseline_with_an_impossible_choice_is_an_error():
     class Wrong(Choices):
         def baselines(self) -> Mapping[str, Params]:
             return {"plain": {"flag": "yes"}}
@@ -207,9 +214,9 @@ def test_a_baseline_with_a_choice_that_is_not_offered_is_said():
 
 
 def test_a_baseline_above_a_limit_is_left_out():
-    known, said = baselines(DIGITS, Space(), Limits(parameters=60_000))
-    assert [each.name for each in known] == ["strong CNN, one cycle"]
-    assert said[0] == "baseline tutorial MLP, Adam is left out: it has 167,178 parameters, too many"
+    kept, notices = baselines(DIGITS, Space(), Limits(parameters=60_000))
+    assert [baseline.name for baseline in kept] == ["strong CNN, one cycle"]
+    assert notices[0] == "baseline tutorial MLP, Adam is left out: it has 167,178 parameters, too many"
 
 
 def test_the_narrowed_space_is_another_space():

@@ -33,6 +33,14 @@ FUNCTIONS = [  # our module, where the name lives, the names of its parameters
         "optuna.storages:RDBStorage._get_trials",
         "self study_id states included_trial_ids trial_id_greater_than",
     ),
+    ("search/study/sampling/history.py", "optuna.storages:InMemoryStorage._set_trial", "self trial_id trial"),
+]
+
+ATTRIBUTES = [  # our module, the class of Optuna, its attribute that we read
+    ("search/study/sampling/proposals.py", "optuna.study:Study", "_study_id"),
+    ("search/study/sampling/proposals.py", "optuna.trial:Trial", "_trial_id"),
+    ("search/study/sampling/sampling_study.py", "optuna.study:Study", "_study_id"),
+    ("search/study/sampling/sampling_study.py", "optuna.trial:FrozenTrial", "_trial_id"),
 ]
 
 TABLES = [  # our module, Optuna's model of the table, its columns, those that tell its rows apart
@@ -88,6 +96,17 @@ def test_a_private_function_takes_what_we_give_it(module: str, path: str, parame
     assert list(inspect.signature(resolve(path, module)).parameters) == parameters.split(), changed(path, module)
 
 
+@pytest.mark.parametrize(("module", "path", "attribute"), ATTRIBUTES)
+def test_an_object_has_the_private_id_that_we_read(module: str, path: str, attribute: str):
+    kind, storage = resolve(path, module), optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    value = next(value for value in (study, trial, study.trials[0]) if type(value) is kind)
+    assert hasattr(value, attribute), changed(f"{path}.{attribute}", module)
+    read = storage.get_study_name_from_id if attribute == "_study_id" else storage.get_trial
+    assert read(getattr(value, attribute)), changed(f"{path}.{attribute}", module)
+
+
 @pytest.mark.parametrize(("module", "model", "columns", "key"), TABLES)
 def test_a_table_has_the_columns_that_we_write(module: str, model: str, columns: str, key: str):
     table = resolve(f"{RDB}.models:{model}.__table__", module)
@@ -116,3 +135,10 @@ def test_a_study_in_the_list_of_studies_has_an_id():
     assert "_study_id" in vars(frozen("name", optuna.study.StudyDirection.MAXIMIZE, {}, {}, 7)), changed(
         "FrozenStudy._study_id", "search/study/storage/storage.py"
     )
+
+
+def test_tpe_calls_the_logarithm_that_we_replace():
+    module, name = "search/study/sampling/samplers.py", "optuna.samplers._tpe:_truncnorm"
+    source = inspect.getsource(resolve(name, module))  # the function itself may be replaced in this process
+    assert "def _log_ndtr(a: np.ndarray)" in source, changed(f"{name}._log_ndtr", module)
+    assert "_log_diff(_log_ndtr(b), _log_ndtr(a))" in source, changed(f"{name}._log_ndtr", module)
