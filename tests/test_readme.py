@@ -77,7 +77,7 @@ def test_the_program_prints_the_documented_messages() -> None:
         path.read_text(encoding="utf-8") for part in ("search", "objectives") for path in (ROOT / part).rglob("*.py")
     ]
     code = re.sub(r'"\s+f?"', "", "\n".join(texts))  # literals that are one sentence
-    code = re.sub(r"\{gpus\}", "0", code)
+    code = re.sub(r"\{n_gpus\}", "0", code)
     for message in messages:
         assert message in code, f"the program never prints {message!r}"
 
