@@ -17,8 +17,8 @@ from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe
 from search.common.text import duration
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
-from search.study.presenter import ConfirmationTable, Decimals, Outcome, present
-from search.study.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
+from search.study.presenter import ConfirmationTable, Decimals, SearchOutcome, present
+from search.study.records import EXPERIMENT, STEPS_PER_EPOCH, STOP_REASON, TARGET, UID, StudyRecord, to_json
 from search.study.summary import counted
 from search.tracking.registry.promotion import CHAMPION
 
@@ -66,7 +66,7 @@ def print_result(result: Result, config: Config) -> None:
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
         return
     if result.was_complete:
-        early = study.attrs.get(OVER) is not None
+        early = study.attrs.get(STOP_REASON) is not None
         more = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
         say(f"nothing was left to do; {'the reason is given below' if early else more}")
     print_summary(study)
@@ -97,7 +97,7 @@ def _print_next_steps(study: StudyRecord, config: Config) -> None:
 def print_summary(study: StudyRecord) -> None:
     """Print the outcome of a study: winner, confirmation, test score, gains, registered version."""
     say(f"\nstudy {study.name}: {_counts(study)}")
-    if (reason := study.attrs.get(OVER)) is not None:
+    if (reason := study.attrs.get(STOP_REASON)) is not None:
         say(f"ended early: {reason}")
     if study.summary is None:
         say("no winner yet: the search is running or was interrupted; run the same command again to continue it")
@@ -108,9 +108,9 @@ def print_summary(study: StudyRecord) -> None:
         _print_confirmation(outcome.confirmation)
     _print_network(outcome)
     _print_gains(outcome)
-    if version := outcome.registration:
-        alias = f", alias {version.alias}" if version.alias else ""
-        say(f"registered: {version.name} version {version.version}{alias} ({version.uri})")
+    if model := outcome.registration:
+        alias = f", alias {model['alias']}" if model["alias"] else ""
+        say(f"registered: {model['name']} version {model['version']}{alias} ({model['uri']})")
     for text in outcome.notes:
         say(f"note: {text}")
 
@@ -123,7 +123,7 @@ def _counts(study: StudyRecord) -> str:
     return f"{trials} ({', '.join(counts) or 'none ended'}) in {duration(wall_s)}"
 
 
-def _print_winner(outcome: Outcome) -> None:
+def _print_winner(outcome: SearchOutcome) -> None:
     values = f"{outcome.score} confirmed, {outcome.searched} in the search"
     if outcome.confirmed is None:
         values = f"{outcome.score}, not confirmed"
@@ -142,7 +142,7 @@ def _print_confirmation(confirmation: ConfirmationTable) -> None:
     console.print(table)
 
 
-def _print_network(outcome: Outcome) -> None:
+def _print_network(outcome: SearchOutcome) -> None:
     if outcome.refit:
         say(f"refit on training and validation images: {outcome.refit}")
     elif outcome.network == "confirm":
@@ -151,7 +151,7 @@ def _print_network(outcome: Outcome) -> None:
         say(f"test accuracy: {test.accuracy} (95% interval {test.interval}, n = {test.images}, {test.reads})")
 
 
-def _print_gains(outcome: Outcome) -> None:
+def _print_gains(outcome: SearchOutcome) -> None:
     if outcome.gains:
         say("gains over the baselines" + (f", {outcome.gains_note}" if outcome.gains_note else "") + ":")
     for gain in outcome.gains:

@@ -87,7 +87,7 @@ class Unit:
             return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
         return f"{100 * value:+.2f} ± {100 * half:.2f} points" if self.percent else f"{value:+.4g} ± {half:.2g}"
 
-    def half(self, value: float | None) -> str:
+    def half_width(self, value: float | None) -> str:
         """Format half the width of an interval, or a spread; empty for None."""
         if value is None:
             return ""

@@ -13,7 +13,7 @@ from search.common.text import duration
 from search.reports.charts import MAX_POINTS, cost
 from search.reports.elements import STATE_NAMES, Chart, Part, titled
 from search.reports.style import PAPER, STATE_COLOURS, Figure, axes
-from search.study.records import EXTRA, METRICS, StudyRecord, TrialRecord
+from search.study.records import EXTRA_TRAININGS, METRICS, StudyRecord, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def training_s(record: StudyRecord) -> float:
 
 def confirming_s(record: StudyRecord) -> float:
     """Return the seconds of training that confirmed and refitted the winner, summed over workers."""
-    ended = record.attrs.get(EXTRA, {}).values()
+    ended = record.attrs.get(EXTRA_TRAININGS, {}).values()
     return sum(_number(extra["attrs"].get(METRICS, {}), "train_seconds") for extra in ended)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.reports.elements import Unit
-from search.study.presenter import Decimals, Outcome, present
+from search.study.presenter import Decimals, SearchOutcome, present
 from search.study.records import StudyRecord
 from search.study.summary import Candidate, Confirmation, Gain, Summary
 
@@ -16,13 +16,13 @@ LARGER = Candidate(2, "mlp", 0.96, 90_000, (0.95, 0.95), half=0.01)
 SUMMARY = Summary(number=1, label="cnn", value=0.95, params={"lr": 0.0123456}, run="confirm-1-1")
 
 
-def presented(*candidates: Candidate, maximize: bool = True, percent: bool = False, seeds: int = 2) -> Outcome:
+def presented(*candidates: Candidate, maximize: bool = True, percent: bool = False, seeds: int = 2) -> SearchOutcome:
     summary = replace(SUMMARY, confirmation=Confirmation(candidates, seeds, 0.01, 100))
     study = StudyRecord("s", 1, "val_accuracy", maximize, (), summary, {}, (), {})
     return present(study, summary, Unit("validation accuracy", percent=True) if percent else Decimals())
 
 
-def verdicts(outcome: Outcome) -> list[str]:
+def verdicts(outcome: SearchOutcome) -> list[str]:
     assert outcome.confirmation is not None
     return [row.verdict for row in outcome.confirmation.rows]
 

@@ -23,8 +23,8 @@ from search.study.sampling.history import SamplingCopy
 from search.study.sampling.proposals import Proposals
 from search.study.space.initial_params import InitialParams, baselines
 from search.study.space.limits import Limits
-from search.study.space.space import Space
-from search.study.study import NO_LIMITS, WHOLE, StoredStudy
+from search.study.space.space import WHOLE_SPACE, Space
+from search.study.study import NO_LIMITS, StoredStudy
 from search.study.training_result import TrainingResult
 
 
@@ -74,7 +74,7 @@ class SamplingStudy:
         pruner: BasePruner,
         sampler: str,
         seed: int,
-        space: Space = WHOLE,
+        space: Space = WHOLE_SPACE,
         limits: Limits = NO_LIMITS,
         initial: Sequence[InitialParams] | None = None,
     ) -> Self:

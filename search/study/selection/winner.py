@@ -85,7 +85,7 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
     allows for that by itself; they do not hold jointly.
     """
     candidates = confirmation.candidates if confirmation else ()
-    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.considered)
+    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.n_eligible)
     confirmed = {c.number: (c.mean, len(c.values)) for c in candidates if c.mean is not None}
     winning, seeds = confirmed.get(winner.number, (winner.value, 0))
     assert winning is not None, "a completed trial has a value"

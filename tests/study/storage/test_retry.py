@@ -98,7 +98,7 @@ def test_without_the_lock_nothing_is_written(database: str):
         lambda: storage.end_trial(trial, TrialState.COMPLETE, 0.5, {}, {}),
         lambda: storage.set_study_user_attr(study, "key", 1),
         lambda: storage.set_study_system_attr(study, "key", 1),
-        lambda: storage.set_trial_user_attr(trial, "key", 1),
+        lambda: storage.set_trial_state_values(trial, TrialState.FAIL),
     ):
         with pytest.raises(StudyHeldError, match="another process has the study"):
             write()
