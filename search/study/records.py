@@ -1,6 +1,6 @@
-"""The user attributes that a study stores beside Optuna's own fields, and records that read both back.
+"""A study's user attributes, and records of studies and trials as users see them.
 
-The terminal and the report read a study from Optuna's storage alone. So they work without MLflow and during a search.
+All come from Optuna's storage alone. So terminal and report work without MLflow and during a search.
 """
 
 from __future__ import annotations

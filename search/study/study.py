@@ -101,8 +101,7 @@ def open_study(
 ) -> StoredStudy:
     """Open a study, or create it if it does not exist.
 
-    With `epochs` None, an existing study keeps its own. Raises StudyMismatchError when the stored study has another
-    objective, dataset, search space or budget, because their values cannot be compared.
+    With `epochs` None, an existing study keeps its own. Raises StudyMismatchError if the fingerprints differ.
     """
     wanted = _fingerprint(objective, target, epochs, space, limits)
     study_id = find_study(storage, name)

@@ -41,7 +41,7 @@ def test_each_candidate_has_its_verdict(other: Candidate, expected: list[str]):
     assert verdicts(presented(WINNER, other)) == expected
 
 
-def test_of_an_error_the_lowest_mean_is_the_best():
+def test_the_lowest_mean_is_the_best_if_the_metric_is_minimised():
     assert verdicts(presented(WINNER, LARGER, maximize=False)) == ["winner", ""]
 
 
@@ -68,8 +68,8 @@ def test_a_gain_that_may_be_chance_is_doubtful(gain: float, half: float | None, 
     assert (row.remark, row.is_doubtful, row.measured) == (remark, doubtful, "mean of 2 fresh seeds")
 
 
-def test_candidates_dropped_early_make_it_up_to_so_many_seeds():
-    whole, dropped = presented(WINNER).confirmation, presented(WINNER, replace(LARGER, values=(0.5,))).confirmation
-    assert whole is not None
+def test_with_dropped_candidates_the_number_of_seeds_is_an_upper_bound():
+    complete, dropped = presented(WINNER).confirmation, presented(WINNER, replace(LARGER, values=(0.5,))).confirmation
+    assert complete is not None
     assert dropped is not None
-    assert (whole.seeds, dropped.seeds) == ("2 fresh seeds", "up to 2 fresh seeds")
+    assert (complete.seeds, dropped.seeds) == ("2 fresh seeds", "up to 2 fresh seeds")

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import socket
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,9 +30,6 @@ from search.common.workspace import slug
 from search.study import records
 from search.study.storage.postgres import connection_errors, open_connection, session_name
 
-HOLDER_TIMEOUT_S = 2.0
-"""How long to wait until the file names a living process: it writes its name just after it takes the lock."""
-
 
 class StudyLock:
     """The right to write to a study. A file lock needs no mark and no check: a living process cannot lose it."""
@@ -49,14 +45,14 @@ class StudyLock:
 
 
 def lock_number(name: str) -> int:
-    """The key of an advisory lock: 64 bits, signed."""
+    """Return the key of an advisory lock: 64 bits, signed."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def _held_by(holder: str, study: str) -> StudyHeldError:
     return StudyHeldError(
         f"study {study!r} is being searched by {holder}.\n"
-        f"Wait for it or stop it, or search beside it: add --study {slug(study)}-2 to what you typed"
+        f"Wait for it, stop it, or start another study: add --study {slug(study)}-2 to what you typed"
     )
 
 
@@ -85,17 +81,12 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _read_holder(path: Path) -> str:
-    """Name the process that holds the lock. While the file still names a dead one, read it again."""
-    name = "another process"
-    deadline = time.monotonic() + HOLDER_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with suppress(OSError, ValueError, KeyError):
-            holder: dict[str, Any] = json.loads(path.read_text())
-            name = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-            if holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
-                break
-        time.sleep(0.02)
-    return name
+    """Name the process that holds the lock. For a moment after it took the lock, the file names an earlier one."""
+    with suppress(OSError, ValueError, KeyError):
+        holder: dict[str, Any] = json.loads(path.read_text())
+        if holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
+            return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    return "another process"
 
 
 def _is_alive(pid: int) -> bool:
@@ -171,7 +162,7 @@ class AdvisoryLock(StudyLock):
         return _held_by(f"process {name[1]} on {name[2]} since {since}" if name else "another process", self._study)
 
     def release(self) -> None:
-        """Close the connection, and with it the lock."""
+        """Close the connection, which ends the lock."""
         assert self._connection is not None, "the lock was taken"
         with suppress(SQLAlchemyError):  # the server may have closed it already
             self._connection.close()

@@ -23,11 +23,10 @@ T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 LONGEST_PAUSE_S = 2.0
-"""The longest pause between two attempts."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return True if a call failed because there was no connection, or because it broke."""
+    """Return True if a call failed because its connection could not be opened, or broke."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | InterfaceError | ConnectionError)
 
@@ -86,8 +85,9 @@ class RetryPolicy:
 
 
 def _reason(state: tenacity.RetryCallState) -> str:
-    error = state.outcome.exception() if state.outcome else None
-    return driver_message(error) if error else "no answer"
+    error = state.outcome and state.outcome.exception()
+    assert error, "only failed attempts are repeated"
+    return driver_message(error)
 
 
 def _retried(method: Method) -> Method:

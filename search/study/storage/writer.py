@@ -29,6 +29,15 @@ Attrs = Mapping[str, Any]
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
+def _id_stored_before(row: Any, trial: FrozenTrial) -> int:
+    """Return the id of the same trial, stored by an earlier call whose answer was lost."""
+    if row.datetime_start == trial.datetime_start:
+        return int(row.trial_id)
+    raise SearchStoppedError(
+        f"another program has added trial {trial.number} to this study; type the same command again, which resumes it"
+    )
+
+
 class WriterStorage(RDBStorage):
     """Optuna's storage, with short calls for the trials of the only writer."""
 
@@ -37,30 +46,20 @@ class WriterStorage(RDBStorage):
 
         Raises SearchStoppedError when the study already has another trial of this number.
         """
-        start = trial.datetime_start
+        table, start = models.TrialModel, trial.datetime_start
         with transaction(self.scoped_session) as session:
-            # RDBStorage locks the study's row, then counts the rows to get the trial's number.
-            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            row: Any = models.TrialModel(study_id=study_id, state=TrialState.RUNNING, datetime_start=start)
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)  # locks the study's row
+            row: Any = table(study_id=study_id, number=trial.number, state=TrialState.RUNNING, datetime_start=start)
             session.add(row)
             session.flush()  # gives the row its id
-            row.number = row.count_past_trials(session)
-            if row.number != trial.number:
+            others = session.query(table).filter(table.study_id == study_id, table.trial_id != row.trial_id)
+            if other := others.filter_by(number=trial.number).first():
+                stored_id = _id_stored_before(other, trial)
                 session.rollback()
-                return self._started_before(session, study_id, trial)
+                return stored_id
             self._write_params(session, row.trial_id, trial)
             self._write_attrs(session, row.trial_id, trial.user_attrs, trial.system_attrs)
             return int(row.trial_id)
-
-    def _started_before(self, session: Session, study_id: int, trial: FrozenTrial) -> int:
-        """Return the id of the same trial, stored by an earlier call whose answer was lost."""
-        for row in session.query(models.TrialModel).filter_by(study_id=study_id, number=trial.number):
-            if row.datetime_start == trial.datetime_start:
-                return int(row.trial_id)
-        raise SearchStoppedError(
-            f"another program has added trial {trial.number} to this study; type the same command again, which resumes "
-            "it"
-        )
 
     def report_trial(self, trial_id: int, step: int, value: float, system_attrs: Attrs) -> None:
         """Store a reported value, with the pruner's notes in `system_attrs`."""
