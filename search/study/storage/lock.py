@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ from search.common.errors import StudyHeldError
 from search.common.workspace import slug
 from search.study import records
 from search.study.storage.postgres import connection_errors, open_connection, session_name
+
+HOLDER_TIMEOUT_S = 2.0
 
 
 class StudyLock:
@@ -81,11 +84,14 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _read_holder(path: Path) -> str:
-    """Name the process that holds the lock. For a moment after it took the lock, the file names an earlier one."""
-    with suppress(OSError, ValueError, KeyError):
-        holder: dict[str, Any] = json.loads(path.read_text())
-        if holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
-            return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    """Name the process that holds the lock. It writes its name just after it takes the lock, so wait for that."""
+    deadline = time.monotonic() + HOLDER_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with suppress(OSError, ValueError, KeyError):
+            holder: dict[str, Any] = json.loads(path.read_text())
+            if holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
+                return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        time.sleep(0.02)
     return "another process"
 
 
