@@ -18,8 +18,8 @@ from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe
 from search.common.text import duration
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
-from search.study.presenter import Decimals, Outcome, present
-from search.study.records import EXPERIMENT, OVER, STEPS_PER_EPOCH, TARGET, UID, StudyRecord, to_json
+from search.study.presenter import Decimals, SearchOutcome, present
+from search.study.records import EXPERIMENT, STEPS_PER_EPOCH, STOP_REASON, TARGET, UID, StudyRecord, to_json
 from search.study.summary import counted
 from search.tracking.registry.promotion import CHAMPION
 
@@ -51,7 +51,9 @@ def print_result(result: Result, config: Config) -> None:
         return
     if result.was_complete:
         advice = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
-        echo(f"nothing was left to do; {'the reason is given below' if study.attrs.get(OVER) is not None else advice}")
+        echo(
+            f"nothing was left to do; {'the reason is given below' if study.attrs.get(STOP_REASON) is not None else advice}"
+        )
     print_summary(study)
     if result.undelivered:
         journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent
@@ -78,7 +80,7 @@ def _print_next_steps(study: StudyRecord, config: Config) -> None:
 def print_summary(study: StudyRecord) -> None:
     """Print the outcome of a study."""
     echo(f"\nstudy {study.name}: {_counts(study)}")
-    if (reason := study.attrs.get(OVER)) is not None:
+    if (reason := study.attrs.get(STOP_REASON)) is not None:
         echo(f"ended early: {reason}")
     if study.summary is None:
         echo("no winner yet: the search is running or was interrupted; run the same command again to continue it")
@@ -88,9 +90,9 @@ def print_summary(study: StudyRecord) -> None:
     _print_confirmation(outcome)
     _print_network(outcome)
     _print_gains(outcome)
-    if version := outcome.registration:
-        alias = f", alias {version.alias}" if version.alias else ""
-        echo(f"registered: {version.name} version {version.version}{alias} ({version.uri})")
+    if model := outcome.registration:
+        alias = f", alias {model['alias']}" if model["alias"] else ""
+        echo(f"registered: {model['name']} version {model['version']}{alias} ({model['uri']})")
     for text in outcome.notes:
         echo(f"note: {text}")
 
@@ -104,7 +106,7 @@ def _counts(study: StudyRecord) -> str:
     return f"{trials} ({', '.join(counts) or 'none ended'}) in {duration(wall_s)}"
 
 
-def _print_winner(outcome: Outcome) -> None:
+def _print_winner(outcome: SearchOutcome) -> None:
     source = "not confirmed" if outcome.confirmed is None else f"{outcome.searched} in the search"
     score = outcome.score + ("" if outcome.confirmed is None else " confirmed")
     echo(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {score}, {source}")
@@ -113,7 +115,7 @@ def _print_winner(outcome: Outcome) -> None:
     echo("  " + ", ".join(f"{name}={value}" for name, value in outcome.params))
 
 
-def _print_confirmation(outcome: Outcome) -> None:
+def _print_confirmation(outcome: SearchOutcome) -> None:
     if (confirmation := outcome.confirmation) is None:
         return
     echo(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
@@ -124,7 +126,7 @@ def _print_confirmation(outcome: Outcome) -> None:
     console.print(table)
 
 
-def _print_network(outcome: Outcome) -> None:
+def _print_network(outcome: SearchOutcome) -> None:
     if outcome.refit:
         echo(f"refit on training and validation images: {outcome.refit}")
     elif outcome.network == "confirm":
@@ -133,7 +135,7 @@ def _print_network(outcome: Outcome) -> None:
         echo(f"test accuracy: {test.accuracy} (95% interval {test.interval}, n = {test.images}, {test.reads})")
 
 
-def _print_gains(outcome: Outcome) -> None:
+def _print_gains(outcome: SearchOutcome) -> None:
     if outcome.gains:
         echo(", ".join(filter(None, ("gains over the baselines", outcome.gains_note))) + ":")
     for gain in outcome.gains:

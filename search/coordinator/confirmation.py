@@ -71,7 +71,7 @@ class Confirmer:
         ]
         n_images = images_of(study.objective, (t.value for t in complete if t.value is not None))
         confirmer = cls(
-            study, tracking, best, jobs, seeds=seeds, n_images=n_images, n_considered=record.considered, notice=notice
+            study, tracking, best, jobs, seeds=seeds, n_images=n_images, n_considered=record.n_eligible, notice=notice
         )
         confirmer.work.resume()
         return confirmer
@@ -158,5 +158,5 @@ def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> 
         for repeat in range(1, (confirmation.seeds if confirmation else 0) + 1)
     }
     runs |= {refit_run(summary.number)} if refits else set()
-    results = attrs.get(records.EXTRA, {})
+    results = attrs.get(records.EXTRA_TRAININGS, {})
     return any(is_transient(TrainingResult.from_dict(results[run])) for run in runs & results.keys())

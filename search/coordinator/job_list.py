@@ -116,13 +116,13 @@ class JobList:
         return [self._record(job) for job in self._jobs if job.run in self._results]
 
     def _stored(self) -> dict[str, dict[str, object]]:
-        return dict(self._study.attrs().get(records.EXTRA, {}))
+        return dict(self._study.attrs().get(records.EXTRA_TRAININGS, {}))
 
     def _store(self, run: str, result: TrainingResult) -> None:
         self._results[run] = result
         stored = self._stored()
         if stored.get(run) != result.as_dict():
-            self._study.set_attr(records.EXTRA, {**stored, run: result.as_dict()})
+            self._study.set_attr(records.EXTRA_TRAININGS, {**stored, run: result.as_dict()})
 
     def _record(self, job: Job) -> TrialRecord:
         result, begun = self._results[job.run], self._begun.get(job.run)

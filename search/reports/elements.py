@@ -88,7 +88,7 @@ class Unit:
             return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
         return f"{100 * value:+.2f} ± {100 * half:.2f} points" if self.percent else f"{value:+.4g} ± {half:.2g}"
 
-    def half(self, value: float | None) -> str:
+    def half_width(self, value: float | None) -> str:
         """Format a half-width or a standard deviation; empty for None."""
         return "" if value is None else f"{100 * value:.2f} points" if self.percent else f"{value:.2g}"
 

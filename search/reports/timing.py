@@ -12,7 +12,7 @@ from search.common.text import duration
 from search.reports.charts import MAX_POINTS, cost
 from search.reports.elements import Chart, Part, trial_label
 from search.reports.style import PAPER, STATES
-from search.study.records import EXTRA, METRICS, StudyRecord, TrialRecord
+from search.study.records import EXTRA_TRAININGS, METRICS, StudyRecord, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def training_s(record: StudyRecord) -> float:
 
 def confirming_s(record: StudyRecord) -> float:
     """Return the seconds of training that confirmed and refitted the winner, summed over workers."""
-    trainings = record.attrs.get(EXTRA, {}).values()
+    trainings = record.attrs.get(EXTRA_TRAININGS, {}).values()
     return sum(training["attrs"].get(METRICS, {}).get("train_seconds") or 0.0 for training in trainings)
 
 

@@ -5,9 +5,9 @@ The terminal, MLflow's Markdown and the HTML report only lay these texts out. Ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from search.common.text import readable
 from search.study.records import TEST_READS, StudyRecord
@@ -25,31 +25,25 @@ class Format(Protocol):
     """How a medium writes values of the study's metric."""
 
     def text(self, value: float | None) -> str:
-        """Write one value."""
-        ...
+        """Write one value, or a dash for None."""
 
-    def gain(self, value: float, half: float | None = None) -> str:
-        """Write a signed difference with the half-width of its interval."""
-        ...
+    def gain(self, value: float, half_width: float | None = None, /) -> str:
+        """Write a signed difference, such as `+0.0235 ± 0.0021`. `half_width` is that of its interval."""
 
-    def half(self, value: float | None) -> str:
-        """Write a half-width or a standard deviation; "" for None."""
-        ...
+    def half_width(self, value: float | None) -> str:
+        """Write the half-width of an interval, or a standard deviation; "" for None."""
 
 
 class Decimals:
     """Four decimals, for the terminal and Markdown."""
 
     def text(self, value: float | None) -> str:
-        """Write one value; a dash for None."""
         return "-" if value is None else f"{value:.4f}"
 
-    def gain(self, value: float, half: float | None = None) -> str:
-        """Write a signed difference, such as `+0.0235 ± 0.0021`."""
-        return f"{value:+.4f}" + (f" ± {half:.4f}" if half is not None else "")
+    def gain(self, value: float, half_width: float | None = None, /) -> str:
+        return f"{value:+.4f}" + ("" if half_width is None else f" ± {half_width:.4f}")
 
-    def half(self, value: float | None) -> str:
-        """Write a half-width or a standard deviation; "" for None."""
+    def half_width(self, value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
 
 
@@ -60,26 +54,20 @@ class CandidateRow:
     candidate: Candidate
     is_winner: bool
     mean: str
-    interval: str
-    """95% interval; "" if unknown."""
+    interval: str  # 95% interval; "" if unknown
     spread: str
-    values: str
-    """One value for each fresh seed."""
-    searched: str
-    """The value of the search, for which it was selected."""
+    values: str  # one value for each fresh seed
+    searched: str  # the value of the search, for which it was selected
     weights: str
-    verdict: str
-    """What the confirmation decided; "" if nothing sets it apart."""
+    verdict: str  # the decision of the confirmation, such as `winner` or `clearly behind`; "" if there is none
 
 
 @dataclass(frozen=True)
 class ConfirmationTable:
     """The candidates, best of the search first."""
 
-    seeds: str
-    """Fresh seeds of each candidate, such as `2 fresh seeds` or `up to 2 fresh seeds`."""
-    intervals: str
-    """What the intervals cover, or why there are none."""
+    seeds: str  # fresh seeds of each candidate, such as `2 fresh seeds` or `up to 2 fresh seeds`
+    intervals: str  # the kind of intervals, or the reason why there are none
     rows: tuple[CandidateRow, ...]
 
 
@@ -88,17 +76,12 @@ class GainRow:
     """The winner's lead over one baseline on the validation split."""
 
     source: Gain
-    value: str
-    """The baseline's value."""
-    measured: str
-    """What `value` rests on."""
-    difference: str
-    """The gain without its interval."""
+    value: str  # the baseline's value
+    measured: str  # how `value` was measured
+    difference: str  # the gain without its interval
     half_width: str
-    gain: str
-    """The gain with its interval."""
-    is_doubtful: bool
-    """The winner is behind, or the gain may be chance."""
+    gain: str  # the gain with its interval
+    is_doubtful: bool  # the winner is behind, or the gain may be chance
     remark: str
 
 
@@ -108,60 +91,38 @@ class Accuracy:
 
     accuracy: str
     interval: str
-    images: str
-    """Number of test images."""
-    reads: str
-    """How often this study has read the test split."""
+    images: str  # number of test images
+    reads: str  # how often this study has read the test split
 
 
 @dataclass(frozen=True)
-class Registration:
-    """The registered version."""
-
-    name: str
-    version: str
-    alias: str
-    """"" if it has none."""
-    uri: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All that is shown of a finished search."""
+class SearchOutcome:
+    """Everything shown about a finished search."""
 
     number: int
     label: str
     metric: str
-    score: str
-    """The winner's best validation figure: confirmed if possible."""
-    searched: str
-    """Its value in the search."""
+    score: str  # the winner's best validation figure: confirmed if possible
+    searched: str  # its value in the search
     params: tuple[tuple[str, str], ...]
-    baseline: str
-    """Which baseline the winner is, and why; "" if it is none."""
-    network: str
-    """Which training was tested and registered: `trial`, `confirm` or `refit`."""
+    baseline: str  # which baseline the winner is, and why; "" if it is none
+    network: str  # which training was tested and registered: `trial`, `confirm` or `refit`
     network_text: str
-    refit: str
-    """Images and epochs of the refit; "" without one."""
-    confirmed: CandidateRow | None
-    """The winner's row; None if no fresh seed of it finished."""
+    refit: str  # images and epochs of the refit; "" without one
+    confirmed: CandidateRow | None  # the winner's row; None if no fresh seed of it finished
     confirmation: ConfirmationTable | None
     gains: tuple[GainRow, ...]
-    gains_note: str
-    """What is known of all gains together; "" if there is nothing to say."""
+    gains_note: str  # a remark about all gains together; may be ""
     test: Accuracy | None
-    registration: Registration | None
-    notes: tuple[str, ...]
-    """What did not go as planned."""
+    registration: Mapping[str, Any] | None  # `name`, `version`, `alias` and `uri` of the registered version
+    notes: tuple[str, ...]  # deviations from the plan
 
 
-def present(study: StudyRecord, summary: Summary, style: Format) -> Outcome:
+def present(study: StudyRecord, summary: Summary, style: Format) -> SearchOutcome:
     """Format the outcome `summary` of `study`."""
-    confirmation = _confirmation(study, summary, summary.confirmation, style) if summary.confirmation else None
+    refit, confirmation = summary.refit, _confirmation(study, summary, style)
     rows = confirmation.rows if confirmation else ()
-    refit = summary.refit
-    return Outcome(
+    return SearchOutcome(
         number=summary.number,
         label=summary.label,
         metric=study.metric,
@@ -177,7 +138,7 @@ def present(study: StudyRecord, summary: Summary, style: Format) -> Outcome:
         gains=gain_rows(summary.gains, style),
         gains_note=_gains_note(summary),
         test=accuracy_on_test(study, summary),
-        registration=_registration(summary),
+        registration=summary.model,
         notes=tuple(text for text in (summary.note, summary.standing) if text),
     )
 
@@ -198,19 +159,18 @@ def reads_of_test_split(study: StudyRecord) -> str:
 
 def gain_rows(gains: Iterable[Gain], style: Format) -> tuple[GainRow, ...]:
     """Format gains, in their order."""
-    return tuple(_gain_row(gain, style) for gain in gains)
-
-
-def _gain_row(gain: Gain, style: Format) -> GainRow:
-    return GainRow(
-        source=gain,
-        value=style.text(gain.value),
-        measured=f"mean of {counted(gain.seeds, 'fresh seed')}" if gain.seeds else "one training, not confirmed",
-        difference=style.gain(gain.gain),
-        half_width=f"± {style.half(gain.half)}" if gain.half is not None else "",
-        gain=style.gain(gain.gain, gain.half),
-        is_doubtful=gain.half is None or gain.gain <= gain.half,
-        remark="may be chance" if gain.half is not None and abs(gain.gain) <= gain.half else "",
+    return tuple(
+        GainRow(
+            source=gain,
+            value=style.text(gain.value),
+            measured=f"mean of {counted(gain.seeds, 'fresh seed')}" if gain.seeds else "one training, not confirmed",
+            difference=style.gain(gain.gain),
+            half_width=f"± {style.half_width(gain.half)}" if gain.half is not None else "",
+            gain=style.gain(gain.gain, gain.half),
+            is_doubtful=gain.half is None or gain.gain <= gain.half,
+            remark="may be chance" if gain.half is not None and abs(gain.gain) <= gain.half else "",
+        )
+        for gain in gains
     )
 
 
@@ -230,32 +190,26 @@ def _baseline(study: StudyRecord, summary: Summary) -> str:
     name = next((trial.baseline for trial in study.trials if trial.number == summary.number), None)
     if name is None:
         return ""
-    only = all(trial.baseline is not None for trial in study.trials)
-    return f"the baseline {name}: " + ("only baselines were tried" if only else "no sampled trial is clearly better")
+    only_baselines = all(trial.baseline is not None for trial in study.trials)
+    reason = "only baselines were tried" if only_baselines else "no sampled trial is clearly better"
+    return f"the baseline {name}: {reason}"
 
 
-def _registration(summary: Summary) -> Registration | None:
-    if not (model := summary.model):
+def _confirmation(study: StudyRecord, summary: Summary, style: Format) -> ConfirmationTable | None:
+    if (confirmation := summary.confirmation) is None:
         return None
-    return Registration(model["name"], str(model["version"]), model["alias"] or "", model["uri"])
-
-
-# Confirmation -----------------------------------------------------------------------------------------------------
-
-
-def _confirmation(study: StudyRecord, summary: Summary, confirmation: Confirmation, style: Format) -> ConfirmationTable:
     candidates, seeds = confirmation.candidates, counted(confirmation.seeds, "fresh seed")
     dropped = any(len(candidate.values) + candidate.failed < confirmation.seeds for candidate in candidates)
     return ConfirmationTable(
         seeds=f"up to {seeds}" if dropped else seeds,
-        intervals=_intervals(confirmation, study.considered),
+        intervals=_intervals(confirmation, study.n_eligible),
         rows=tuple(
             CandidateRow(
                 candidate=candidate,
                 is_winner=candidate.number == summary.number,
                 mean=style.text(candidate.mean),
                 interval=" to ".join(map(style.text, confirmation.interval(candidate) or ())),
-                spread=style.half(candidate.spread),
+                spread=style.half_width(candidate.spread),
                 values=", ".join(map(style.text, candidate.values)) or "all failed",
                 searched=style.text(candidate.searched),
                 weights="" if candidate.parameters is None else f"{candidate.parameters:,.0f}",
@@ -277,7 +231,7 @@ def _intervals(confirmation: Confirmation, n_trials: int) -> str:
 def _verdict(study: StudyRecord, summary: Summary, confirmation: Confirmation, candidate: Candidate) -> str:
     if candidate.number == summary.number:
         means = [c.mean for c in confirmation.candidates if c.mean is not None and not c.failed]
-        best = (max if study.maximize else min)(means, default=None)
+        best = max(means, key=lambda mean: study.direction.sign * mean, default=None)
         return "winner" if best in (None, candidate.mean) else "winner: level, but smaller"
     if candidate.failed:
         return f"{counted(candidate.failed, 'seed')} failed"

@@ -1,7 +1,6 @@
-"""The user attributes that a study stores with Optuna's own fields, and how both are read back.
+"""A study's user attributes, and records of studies and trials as users see them.
 
-The terminal, the report and `show` read a study through here, from Optuna's storage alone. So they work without MLflow
-and while a search is running.
+All come from Optuna's storage alone. So terminal and report work without MLflow and during a search.
 """
 
 from __future__ import annotations
@@ -9,39 +8,40 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.common.direction import Direction
 from search.study.summary import Summary
 
 # Attributes of a study.
-UID = "uid"  # tells this study from an earlier one of the same name in the same folder
-OBJECTIVE = "objective"  # {"target": ..., "options": {...}}: how to make the objective again
+UID = "uid"  # distinguishes the study from an earlier one of the same name in the same folder
+OBJECTIVE = "objective"  # {"target": ..., "options": {...}}, from which the objective can be made again
 METRIC = "metric"  # the objective's name for its value
 STEPS_PER_EPOCH = "steps_per_epoch"
-FINGERPRINT = "fingerprint"  # what must be equal for values to be comparable
+FINGERPRINT = "fingerprint"  # values are comparable only if it is equal
 PROVENANCE = "provenance"  # command, seed, git commit, versions, hardware, dataset
-SESSIONS = "sessions"  # one per start of the search: {"started", "slots"}, and once it ended "wall_s" and more seconds
+SESSIONS = "sessions"  # one per start of the search: {"started", "slots"}; after its end also "wall_s" and more seconds
 TARGET = "trials"  # the --trials of the latest start
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its user; "" for the folder's own store
-HOLDER = "holder"  # signed by each search that writes: a mark of its own
-TEST_READS = "test_reads"  # one each time that the test split was read: {"number", "run", "time"}, kept before
-EXTRA = "trainings"  # by run: results of the trainings that are not trials: confirmation and refit
+HOLDER = "holder"  # the mark of the search that holds the lock
+TEST_READS = "test_reads"  # one per read of the test split, stored before it: {"number", "run", "time"}
+EXTRA_TRAININGS = "trainings"  # by run: the results of confirmation and refit
 SUMMARY = "summary"  # Summary.as_dict()
-OVER = "over"  # why the study has ended with fewer trials than TARGET once said; absent or None otherwise
-WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best settings, tried first
+STOP_REASON = "over"  # why the study ended with fewer trials than planned; otherwise absent or None
+WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best configurations, tried first
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
-RUNS = "mlflow_run_ids"  # by trial, of those that ended before MLflow had made their run; Optuna closes ended trials
+RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Optuna allows no changes after the end
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
 BASELINE = "baseline"
-WARM_START = "warm_start"  # the earlier study and trial that a configuration was taken from
+WARM_START = "warm_start"  # the earlier study and trial that its configuration comes from
 LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
@@ -55,30 +55,25 @@ class TrialRecord:
 
     number: int
     state: TrialState
-    value: float | None
-    """The metric at the end; for a pruned trial, the last one reported."""
+    value: float | None  # the metric at the end; for a pruned trial, the last one reported
     params: Mapping[str, Any]
-    label: str
-    """A few words such as `cnn-3x32 adamw 3.1e-3`."""
+    label: str  # a short description, such as `cnn-3x32 adamw 3.1e-3`
     baseline: str | None
-    failure: str | None
-    """Why a FAIL failed: `diverged`, `out_of_memory`, `crashed` or `error`."""
+    failure: str | None  # the kind of failure: `diverged`, `out_of_memory`, `crashed` or `error`
     failure_message: str | None
     metrics: Mapping[str, float]
     """Last figures: `train_seconds`, `parameters`, `images_per_s`, `epochs` and the last curve points."""
-    slot: int | None
-    """The slot that trained it."""
+    slot: int | None  # the slot that trained it
     started: datetime | None
     ended: datetime | None
     run_id: str | None
-    intermediate: Mapping[int, float]
-    """Metric by step."""
+    intermediate: Mapping[int, float]  # metric by step
     constraints: Mapping[str, float] = field(default_factory=dict)
     """By limited figure, its excess over the limit as a share of the limit."""
 
     @property
     def feasible(self) -> bool:
-        """Whether it is within the limits of the search."""
+        """True if it is within the limits of the search."""
         return all(excess <= 0 for excess in self.constraints.values())
 
     @property
@@ -87,13 +82,13 @@ class TrialRecord:
         return (self.ended - self.started).total_seconds() if self.started and self.ended else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Convert to plain JSON values."""
         values: dict[str, Any] = json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds})
         return values
 
     @classmethod
-    def of(cls, trial: FrozenTrial) -> TrialRecord:
-        """Read one Optuna trial."""
+    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None) -> TrialRecord:
+        """Read an Optuna trial. `runs` is the study's attribute RUNS."""
         attrs = trial.user_attrs
         value = trial.value if trial.state == TrialState.COMPLETE else None
         if value is None and trial.intermediate_values:
@@ -111,7 +106,7 @@ class TrialRecord:
             slot=attrs.get(SLOT),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
-            run_id=attrs.get(RUN),
+            run_id=attrs.get(RUN) or (runs or {}).get(str(trial.number)),
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
         )
@@ -132,27 +127,30 @@ class StudyRecord:
 
     @classmethod
     def of(cls, study: optuna.Study) -> StudyRecord:
-        """Read one Optuna study."""
-        attrs = study.user_attrs
-        summary = attrs.get(SUMMARY)
+        """Read an Optuna study."""
+        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
         return cls(
             name=study.study_name,
             metric=attrs.get(METRIC, "value"),
-            maximize=study.direction == optuna.study.StudyDirection.MAXIMIZE,
-            trials=tuple(_linked(trial, attrs.get(RUNS, {})) for trial in study.get_trials(deepcopy=False)),
-            summary=Summary.from_dict(summary) if summary else None,
+            maximize=Direction.of_study(study.direction) is Direction.MAXIMIZE,
+            trials=tuple(TrialRecord.of(trial, attrs.get(RUNS)) for trial in trials),
+            summary=Summary.from_dict(attrs[SUMMARY]) if attrs.get(SUMMARY) else None,
             provenance=attrs.get(PROVENANCE, {}),
-            sessions=tuple(_measured(attrs.get(SESSIONS, ()), study.get_trials(deepcopy=False)))[::-1],
+            sessions=tuple(_measured(attrs.get(SESSIONS, ()), trials))[::-1],
             attrs=attrs,
         )
 
+    @property
+    def direction(self) -> Direction:
+        return Direction.of(maximize=self.maximize)
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: everything that the terminal and the report show."""
+        """Convert to plain JSON values: everything that the terminal and the report show."""
         values: dict[str, Any] = json_values(
             {
                 "name": self.name,
                 "metric": self.metric,
-                "direction": "maximize" if self.maximize else "minimize",
+                "direction": self.direction.value,
                 "summary": self.summary and self.summary.as_dict(),
                 "test_reads": self.attrs.get(TEST_READS, ()),
                 "trials": [trial.as_dict() for trial in self.trials],
@@ -163,46 +161,41 @@ class StudyRecord:
         return values
 
     def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
-        """Trials with a value, best first: those within the limits before others, completed ones before pruned ones."""
-        chosen = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
-        sign = -1.0 if self.maximize else 1.0
+        """Sort trials with a value, best first: within the limits before others, completed before pruned."""
+        valued = [trial for trial in (self.trials if trials is None else trials) if trial.value is not None]
+        sign = self.direction.sign
         return sorted(
-            chosen, key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number)
+            valued, key=lambda t: (not t.feasible, t.state != TrialState.COMPLETE, -sign * (t.value or 0.0), t.number)
         )
 
     @property
-    def considered(self) -> int:
-        """Number of trials that the best was chosen from: those with a value, within the limits."""
+    def n_eligible(self) -> int:
+        """Number of trials among which the best was chosen: those with a value, within the limits."""
         return sum(trial.value is not None and trial.feasible for trial in self.trials)
 
     @property
     def finished(self) -> int:
-        """How many trials have ended."""
+        """Number of trials that have ended."""
         return sum(trial.state.is_finished() for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
-        """How many trials are in `state`."""
+        """Count the trials in `state`."""
         return sum(trial.state == state for trial in self.trials)
 
 
 def _measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
-    """Sessions with durations, latest first. One that was killed or still runs lasts until its last trial event."""
-    moments = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
-    until = datetime.max
+    """Add durations, latest session first. A session that was killed or still runs lasts until its last trial event."""
+    events = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
+    end = datetime.max
     for session in reversed(sessions):
-        since = datetime.fromisoformat(session["started"])
-        last = max((at for at in moments if since <= at < until), default=since)
-        yield {"wall_s": (last - since).total_seconds(), **session}
-        until = since
-
-
-def _linked(trial: FrozenTrial, runs: Mapping[str, str]) -> TrialRecord:
-    record = TrialRecord.of(trial)
-    return record if record.run_id else replace(record, run_id=runs.get(str(record.number)))
+        start = datetime.fromisoformat(session["started"])
+        last = max((at for at in events if start <= at < end), default=start)
+        yield {"wall_s": (last - start).total_seconds(), **session}
+        end = start
 
 
 def json_values(value: Any) -> Any:
-    """Plain JSON values; a number that is not finite becomes None."""
+    """Convert to plain JSON values; a number that is not finite becomes None."""
     match value:
         case datetime():
             return value.isoformat()
@@ -216,5 +209,5 @@ def json_values(value: Any) -> Any:
 
 
 def to_json(values: Any) -> bytes:
-    """Readable JSON."""
+    """Encode as indented JSON."""
     return json.dumps(values, indent=2, ensure_ascii=False).encode()

@@ -1,17 +1,18 @@
-"""A study as Optuna's storage has it: its attributes, its trials, and how it is made or found again.
+"""A study in Optuna's storage: its attributes and trials, and how it is created or opened.
 
-Confirmation, the finish and `promote` need no more than this. The trials sample theirs through
-`search.study.sampling.sampling_study`.
+Its fingerprint holds objective, dataset, space, limits and epochs; values of another fingerprint cannot be compared.
+`search.study.sampling.sampling_study` samples the trials.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial
@@ -21,12 +22,12 @@ from search.common.direction import Direction
 from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
 from search.study import records
-from search.study.fingerprint import differences, fingerprint
 from search.study.space.limits import Limits
-from search.study.space.space import Space
+from search.study.space.space import WHOLE_SPACE, Space, format_distribution, search_space
 from search.study.storage.writer import WriterStorage
 
-WHOLE, NO_LIMITS = Space(), Limits()
+NO_LIMITS = Limits()
+SPACE = "search space"
 
 
 class StoredStudy:
@@ -37,12 +38,11 @@ class StoredStudy:
 
     @cached_property
     def name(self) -> str:
-        """The study's name."""
         return self.storage.get_study_name_from_id(self.study_id)
 
     @cached_property
     def uid(self) -> str:
-        """Tells this study from an earlier one of the same name."""
+        """An id that distinguishes this study from an earlier one of the same name."""
         return str(self.attrs()[records.UID])
 
     @property
@@ -51,8 +51,8 @@ class StoredStudy:
 
     @property
     def maximize(self) -> bool:
-        """Whether larger values of the metric are better."""
-        return self.objective.direction == "maximize"
+        """True if larger values of the metric are better."""
+        return self.direction is Direction.MAXIMIZE
 
     @property
     def epochs(self) -> int | None:
@@ -65,7 +65,7 @@ class StoredStudy:
         self.set_attr(records.FINGERPRINT, {**self.attrs()[records.FINGERPRINT], "epochs": epochs})
 
     def attrs(self) -> dict[str, Any]:
-        """The study's user attributes."""
+        """Read the study's user attributes."""
         return self.storage.get_study_user_attrs(self.study_id)
 
     def set_attr(self, key: str, value: Any) -> None:
@@ -73,16 +73,16 @@ class StoredStudy:
         self.storage.set_study_user_attr(self.study_id, key, value)
 
     def params_of(self, sampled: Mapping[str, Any]) -> Params:
-        """The objective's parameters for a trial's sampled ones."""
+        """Convert a trial's sampled parameters to the objective's parameters."""
         return dict(self.objective.suggest(FixedTrial(dict(sampled))))
 
     def record(self) -> records.StudyRecord:
-        """The study as users see it."""
+        """Read the study as users see it."""
         return records.StudyRecord.of(self.optuna_study)
 
     @cached_property
     def optuna_study(self) -> optuna.Study:
-        """The study as Optuna shows it. It reads a trial that has ended only once."""
+        """The study as an Optuna object, which reads a trial that has ended only once."""
         return optuna.load_study(study_name=self.name, storage=self.storage)
 
     def delete(self) -> None:
@@ -96,54 +96,92 @@ def open_study(
     objective: Objective,
     target: str,
     epochs: int | None,
-    space: Space = WHOLE,
+    space: Space = WHOLE_SPACE,
     limits: Limits = NO_LIMITS,
 ) -> StoredStudy:
-    """Find or make a study.
+    """Open a study, or create it if it does not exist.
 
-    `epochs` None takes the study's own where it exists. Raises StudyMismatchError when the stored study was made with
-    another objective, dataset, search space or budget, because values of the two cannot be compared.
+    With `epochs` None, an existing study keeps its own. Raises StudyMismatchError if the fingerprints differ.
     """
-    wanted = fingerprint(objective, target, epochs, space, limits)
+    wanted = _fingerprint(objective, target, epochs, space, limits)
     study_id = find_study(storage, name)
     if study_id is None:
-        return _make(storage, name, objective, wanted)
+        return _create(storage, name, objective, wanted)
     stored = storage.get_study_user_attrs(study_id).get(records.FINGERPRINT)
-    if stored is None and not storage.get_n_trials(study_id):  # a search was killed while it made the study
-        storage.delete_study(study_id)
-        return _make(storage, name, objective, wanted)
-    if stored is None:
+    if stored is None and storage.get_n_trials(study_id):
         raise StudyMismatchError(f"study {name!r} was not made by this program; choose another name with --study NAME")
-    study = StoredStudy(storage, study_id, objective)
-    if epochs is None or stored.get("epochs") is None:
-        wanted["epochs"] = stored.get("epochs")
+    if stored is None:  # a search was killed while it created the study
+        storage.delete_study(study_id)
+        return _create(storage, name, objective, wanted)
+    study, stored_epochs = StoredStudy(storage, study_id, objective), stored.get("epochs")
+    if epochs is None or stored_epochs is None:
+        wanted["epochs"] = stored_epochs
     _check_same(name, stored, wanted)
-    if stored.get("epochs") is None and epochs is not None:  # nothing was trained with another number
+    if stored_epochs is None and epochs is not None:  # no trial was trained yet
         study.fix_epochs(epochs)
     return study
 
 
 def find_study(storage: RDBStorage, name: str) -> int | None:
-    """The id of a study; None when there is none of that name."""
+    """Return the id of a study, or None if there is none of that name."""
     try:
         return storage.get_study_id_from_name(name)
     except KeyError:
         return None
 
 
-def _make(storage: WriterStorage, name: str, objective: Objective, fingerprint_: Mapping[str, Any]) -> StoredStudy:
-    direction = StudyDirection.MAXIMIZE if objective.direction == "maximize" else StudyDirection.MINIMIZE
-    study = StoredStudy(storage, storage.create_new_study([direction], name), objective)
+def _create(storage: WriterStorage, name: str, objective: Objective, fingerprint: Mapping[str, Any]) -> StoredStudy:
+    study_id = storage.create_new_study([StudyDirection[objective.direction.upper()]], name)
+    study = StoredStudy(storage, study_id, objective)
     study.set_attr(records.UID, uuid.uuid4().hex[:8])
     study.set_attr(records.METRIC, objective.metric)
     study.set_attr(records.STEPS_PER_EPOCH, objective.steps_per_epoch())
-    study.set_attr(records.FINGERPRINT, fingerprint_)
+    study.set_attr(records.FINGERPRINT, fingerprint)
     return study
 
 
 def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    if different := list(differences(stored, wanted)):
+    if different := list(_differences(stored, wanted)):
         raise StudyMismatchError(
             f"study {name!r} was made with other settings: {'; '.join(different)}.\n"
-            f"Give what it was made with, or start another study: add --study {slug(name)}-2 to what you typed"
+            f"Give the original settings, or start another study: add --study {slug(name)}-2 to what you typed"
         )
+
+
+# Fingerprint ------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(objective: Objective, target: str, epochs: int | None, space: Space, limits: Limits) -> dict[str, Any]:
+    """Return the fingerprint of a study. `target` names the objective as MODULE:ATTR."""
+    return {
+        "objective": target,
+        "metric": f"{objective.direction} {objective.metric}",
+        **objective.fingerprint(),
+        "epochs": epochs,
+        **limits.as_settings(),
+        SPACE: {name: distribution_to_json(values) for name, values in search_space(objective, space).items()},
+    }
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Describe how two fingerprints differ."""
+    for key in sorted({*stored, *wanted} - {SPACE}):
+        if stored.get(key) == wanted.get(key):
+            continue
+        old, new = ("not given" if values.get(key) is None else str(values[key]) for values in (stored, wanted))
+        if key == "dataset":
+            yield f"its images have changed (digest {old[:8]}, now {new[:8]})"
+        else:
+            yield f"{key} was {old}, now {new}"
+    yield from _space_differences(stored.get(SPACE, {}), wanted[SPACE])
+
+
+def _space_differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    texts = [f"{name} was {_range_text(old.get(name))}, now {_range_text(new.get(name))}" for name in changed]
+    if texts:
+        yield f"in its search space {', '.join(texts[:5])}{' ...' if len(texts) > 5 else ''}"
+
+
+def _range_text(stored: str | None) -> str:
+    return "absent" if stored is None else format_distribution(json_to_distribution(stored))

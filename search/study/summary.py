@@ -15,12 +15,10 @@ class Gain:
     baseline: str
     number: int
     value: float
-    gain: float
-    """Positive when the winner is better, whatever the direction."""
+    gain: float  # positive when the winner is better, whatever the direction
     half: float | None = None
     """Half-width of the gain's 95% interval; None if the winner was not confirmed or the noise is unknown."""
-    seeds: int = 0
-    """Number of fresh seeds whose mean is `value`; 0 if it is the value of the search."""
+    seeds: int = 0  # number of fresh seeds whose mean is `value`; 0 if it is the value of the search
 
 
 @dataclass(frozen=True)
@@ -29,18 +27,13 @@ class Candidate:
 
     number: int
     label: str
-    searched: float
-    """Its value in the search. Too good on average, because the trial was selected for it."""
-    parameters: float | None
-    """Number of weights; None if unknown."""
-    values: tuple[float, ...]
-    """One for each fresh seed that finished."""
-    failed: int = 0
-    """Number of fresh seeds that failed."""
+    searched: float  # its value in the search. Too good on average, because the trial was selected for it
+    parameters: float | None  # number of weights; None if unknown
+    values: tuple[float, ...]  # one for each fresh seed that finished
+    failed: int = 0  # number of fresh seeds that failed
     half: float | None = None
     """Half-width of the mean's 95% interval, corrected for the selection; None if the noise is unknown."""
-    behind: bool = False
-    """True if it is significantly worse than the best."""
+    behind: bool = False  # true if it is significantly worse than the best
 
     @property
     def spread(self) -> float | None:
@@ -57,14 +50,10 @@ class Candidate:
 class Confirmation:
     """The best trials, trained again on fresh seeds."""
 
-    candidates: tuple[Candidate, ...]
-    """Best of the search first."""
-    seeds: int
-    """Fresh seeds planned for each candidate."""
-    noise: float | None
-    """Pooled standard deviation of one value; None if no configuration has two values."""
-    n_images: int | None = None
-    """Validation images, if the values are shares of them; else None."""
+    candidates: tuple[Candidate, ...]  # best of the search first
+    seeds: int  # fresh seeds planned for each candidate
+    noise: float | None  # pooled standard deviation of one value; None if no configuration has two values
+    n_images: int | None = None  # validation images, if the values are shares of them; else None
 
     def interval(self, candidate: Candidate) -> tuple[float, float] | None:
         """Return the 95% interval of a candidate's mean; a share of images is clipped to [0, 1]."""
@@ -78,29 +67,22 @@ class Confirmation:
 class Summary:
     """The outcome of a finished search."""
 
-    number: int
-    """Number of the winning trial."""
+    number: int  # the winning trial
     label: str
-    value: float
-    """Its validation metric in the search."""
+    value: float  # its validation metric in the search
     params: Mapping[str, Any]
-    run: str
-    """The journal's name for the run whose network is tested and registered."""
+    run: str  # the journal's name for the run whose network is tested and registered
     gains: tuple[Gain, ...] = ()
     test: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
     confusion: Sequence[Sequence[int]] | None = None
     """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
-    model: Mapping[str, Any] | None = None
-    """`name`, `version`, `alias`, `uri`; None if nothing was registered."""
-    confirmation: Confirmation | None = None
-    """None with `--confirm 0`."""
-    refit: Mapping[str, Any] | None = None
-    """`epochs`, `seconds`, `images` of the refit; None if there was none."""
-    note: str | None = None
-    """What did not go as planned, such as a refit that failed."""
+    model: Mapping[str, Any] | None = None  # `name`, `version`, `alias`, `uri`; None if nothing was registered
+    confirmation: Confirmation | None = None  # None with `--confirm 0`
+    refit: Mapping[str, Any] | None = None  # `epochs`, `seconds`, `images` of the refit; None if there was none
+    note: str | None = None  # deviations from the plan, such as a refit that failed
     standing: str | None = None
-    """Why the model is not the champion or not registered; None if it is, or if nobody asked for it."""
+    """Why the model is not the champion or not registered; None if it is, or if that was not requested."""
 
     def noted(self, text: str) -> Summary:
         """Return a copy with `text` added to the note."""
@@ -129,14 +111,13 @@ class Summary:
     @property
     def score(self) -> float:
         """The winner's confirmed mean on the validation split, or its value in the search without one."""
-        confirmed = self.confirmed
-        return self.value if confirmed is None or confirmed.mean is None else confirmed.mean
+        mean = self.confirmed.mean if self.confirmed else None
+        return self.value if mean is None else mean
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the winner's confirmed mean; None if unknown."""
-        confirmed = self.confirmed
-        return self.confirmation.interval(confirmed) if self.confirmation and confirmed else None
+        return self.confirmation.interval(self.confirmed) if self.confirmation and self.confirmed else None
 
     @property
     def network(self) -> str:
@@ -146,8 +127,8 @@ class Summary:
     def figures(self, metric: str) -> dict[str, float]:
         """Return the winner's figures by name; `test_accuracy` belongs to the registered network alone."""
         figures = {f"best_{metric}": self.value}
-        if self.confirmed is not None and self.confirmed.mean is not None:
-            figures[f"confirmed_{metric}"] = self.confirmed.mean
+        if self.confirmed:
+            figures[f"confirmed_{metric}"] = self.score
         return figures | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
 
 

@@ -1,4 +1,4 @@
-"""How one training ended: the same type in the coordinator, in the journal and in the study."""
+"""The end of a training, as the coordinator, the journal and the study have it."""
 
 from __future__ import annotations
 
@@ -17,40 +17,37 @@ class TrainingResult:
 
     state: TrialState
     value: float | None = None
-    """The metric at the end of a completed training. None for a pruned or failed one, and for a refit."""
+    """The metric of a completed training. None for a pruned or failed one, and for a refit."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """User attributes that the trial gets, by the keys of `search.study.records`."""
 
     @classmethod
     def failed(cls, kind: str, message: str) -> Self:
-        """A training that failed. `kind` is `diverged`, `out_of_memory`, `crashed` or `error`."""
+        """Describe a failed training. `kind` is `diverged`, `out_of_memory`, `crashed` or `error`."""
         return cls(TrialState.FAIL, None, {records.FAILURE: kind, records.FAILURE_MESSAGE: message[:2000]})
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Read what `as_dict` has stored."""
+        """Read what `as_dict` returned."""
         return cls(TrialState[stored["state"]], stored["value"], stored["attrs"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for the journal and for the study."""
+        """Convert to plain JSON values, for the journal and the study."""
         return {"state": self.state.name, "value": self.value, "attrs": dict(self.attrs)}
 
     def with_attrs(self, attrs: Mapping[str, Any]) -> Self:
-        """A copy with more attributes."""
+        """Return a copy with more attributes."""
         return replace(self, attrs={**self.attrs, **attrs})
 
     @property
     def failure(self) -> str | None:
-        """The kind of failure; None if it did not fail."""
         return self.attrs.get(records.FAILURE)
 
     @property
     def failure_message(self) -> str | None:
-        """The error message of the failure."""
         return self.attrs.get(records.FAILURE_MESSAGE)
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The last figures of the training."""
         metrics: Mapping[str, float] = self.attrs.get(records.METRICS, {})
         return metrics

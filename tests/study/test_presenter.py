@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.reports.elements import Unit
-from search.study.presenter import Decimals, Outcome, present
+from search.study.presenter import Decimals, SearchOutcome, present
 from search.study.records import StudyRecord
 from search.study.summary import Candidate, Confirmation, Gain, Summary
 
@@ -16,13 +16,13 @@ LARGER = Candidate(2, "mlp", 0.96, 90_000, (0.95, 0.95), half=0.01)
 SUMMARY = Summary(number=1, label="cnn", value=0.95, params={"lr": 0.0123456}, run="confirm-1-1")
 
 
-def presented(*candidates: Candidate, maximize: bool = True, percent: bool = False, seeds: int = 2) -> Outcome:
+def presented(*candidates: Candidate, maximize: bool = True, percent: bool = False, seeds: int = 2) -> SearchOutcome:
     summary = replace(SUMMARY, confirmation=Confirmation(candidates, seeds, 0.01, 100))
     study = StudyRecord("s", "val_accuracy", maximize, (), summary, {}, (), {})
     return present(study, summary, Unit("validation accuracy", percent=True) if percent else Decimals())
 
 
-def verdicts(outcome: Outcome) -> list[str]:
+def verdicts(outcome: SearchOutcome) -> list[str]:
     assert outcome.confirmation is not None
     return [row.verdict for row in outcome.confirmation.rows]
 
@@ -41,7 +41,7 @@ def test_each_candidate_has_its_verdict(other: Candidate, expected: list[str]):
     assert verdicts(presented(WINNER, other)) == expected
 
 
-def test_of_an_error_the_lowest_mean_is_the_best():
+def test_the_lowest_mean_is_the_best_if_the_metric_is_minimised():
     assert verdicts(presented(WINNER, LARGER, maximize=False)) == ["winner", ""]
 
 
@@ -68,8 +68,8 @@ def test_a_gain_that_may_be_chance_is_doubtful(gain: float, half: float | None, 
     assert (row.remark, row.is_doubtful, row.measured) == (remark, doubtful, "mean of 2 fresh seeds")
 
 
-def test_candidates_dropped_early_make_it_up_to_so_many_seeds():
-    whole, dropped = presented(WINNER).confirmation, presented(WINNER, replace(LARGER, values=(0.5,))).confirmation
-    assert whole is not None
+def test_with_dropped_candidates_the_number_of_seeds_is_an_upper_bound():
+    complete, dropped = presented(WINNER).confirmation, presented(WINNER, replace(LARGER, values=(0.5,))).confirmation
+    assert complete is not None
     assert dropped is not None
-    assert (whole.seeds, dropped.seeds) == ("2 fresh seeds", "up to 2 fresh seeds")
+    assert (complete.seeds, dropped.seeds) == ("2 fresh seeds", "up to 2 fresh seeds")

@@ -1,4 +1,4 @@
-"""A study: the copy it samples on and the storage it writes to never part, however often it is killed."""
+"""A study: the copy it samples on always equals the storage, however often the search is killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from search.study.storage.storage import open_storage, quiet_optuna
 from search.study.study import open_study
 from search.study.training_result import TrainingResult
 
-# Notes of Optuna on its own samplers, which are what is tested here.
+# Optuna warns about its own experimental samplers.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
@@ -38,10 +38,10 @@ def quiet() -> None:
 @pytest.mark.parametrize(
     ("sampler", "pruner"), [*((name, "hyperband") for name in SAMPLERS), *(("random", name) for name in PRUNERS[1:])]
 )
-def test_a_study_reopened_after_every_trial_is_the_one_that_never_closed(
+def test_a_study_reopened_after_every_trial_equals_one_that_stayed_open(
     database: str, fresh_optuna: Path, tmp_path: Path, sampler: str, pruner: str
 ):
-    """In two databases, since Hyperband's draws depend on the study's name."""
+    """Two databases, because Hyperband's random numbers depend on the study's name."""
     whole = a_study(f"sqlite:///{shutil.copy(fresh_optuna, tmp_path / 'whole.db')}", sampler=sampler, pruner=pruner)
     for _ in range(12):
         train(whole, ask(whole))
@@ -54,18 +54,18 @@ def test_a_study_reopened_after_every_trial_is_the_one_that_never_closed(
     assert {state for _, state, *_ in story(whole)} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_the_same_seed_asks_the_same_and_another_seed_does_not(database: str):
-    told = []
+def test_the_same_seed_samples_the_same_trials_and_another_seed_does_not(database: str):
+    stories = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         study = a_study(database, seed=seed, sampler="tpe", name=name)
         for _ in range(4):
             train(study, ask(study))
-        told.append(story(study))
-    assert told[0] == told[1]
-    assert told[0] != told[2]
+        stories.append(story(study))
+    assert stories[0] == stories[1]
+    assert stories[0] != stories[2]
 
 
-def test_a_sampled_trial_is_not_stored_before_it_starts_and_then_whole(database: str):
+def test_a_sampled_trial_is_stored_completely_and_only_when_it_starts(database: str):
     study = a_study(database)
     sampled = ask(study)
     assert study.stored.optuna_study.trials == []
@@ -94,7 +94,7 @@ def test_two_trials_may_be_sampled_ahead_and_end_in_any_order(database: str):
     assert study.finished == 2
 
 
-def test_a_result_is_stored_as_studies_and_journals_of_before_have_it():
+def test_a_result_is_stored_in_the_format_of_existing_studies_and_journals():
     result = TrainingResult(TrialState.COMPLETE, 0.5, {records.METRICS: {"loss": 0.25}})
     stored = {"state": "COMPLETE", "value": 0.5, "attrs": {"metrics": {"loss": 0.25}}}
     assert result.as_dict() == stored
@@ -112,22 +112,22 @@ def test_a_result_is_stored_as_studies_and_journals_of_before_have_it():
         (TrialState.FAIL, None, {records.FAILURE: "diverged", records.FAILURE_MESSAGE: "it became nan"}),
     ],
 )
-def test_a_trial_is_told_as_it_is_stored(
+def test_tell_returns_the_trial_as_it_is_stored(
     database: str, state: TrialState, value: float | None, attrs: dict[str, object]
 ):
     study = a_study(database)
-    train(study, ask(study))  # the worst so far, which the sampler is shown for a diverged one
+    train(study, ask(study))  # the sampler sees this worst value for a diverged trial
     study.start(ask(study), {records.LABEL: "toy", records.SLOT: 1})
     study.report(1, 1, 0.25)
-    told, stored = study.tell(1, TrainingResult(state, value, attrs)), study.stored.optuna_study.trials[1]
-    assert told.datetime_complete is not None
+    returned, stored = study.tell(1, TrainingResult(state, value, attrs)), study.stored.optuna_study.trials[1]
+    assert returned.datetime_complete is not None
     assert stored.datetime_complete is not None
-    assert abs((told.datetime_complete - stored.datetime_complete).total_seconds()) < 1
-    told.datetime_complete, told._trial_id = stored.datetime_complete, stored._trial_id
-    assert told == stored
+    assert abs((returned.datetime_complete - stored.datetime_complete).total_seconds()) < 1
+    returned.datetime_complete, returned._trial_id = stored.datetime_complete, stored._trial_id
+    assert returned == stored
 
 
-def test_baselines_come_first_once_and_by_name(database: str):
+def test_baselines_come_first_and_once_with_their_names(database: str):
     objective = Toy(steps=STEPS)
     objective.known = {
         "left": {"kind": "deep", "x": -1.0, "depth": 2},
@@ -163,8 +163,8 @@ def test_a_trial_left_running_is_resumed_as_itself(database: str):
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "halving"])
-def test_what_the_pruner_noted_of_a_spared_trial_is_stored_at_once(database: str, pruner: str):
-    """Later trials are compared with it, also after a kill."""
+def test_the_pruner_notes_of_an_unprunable_trial_are_stored_immediately(database: str, pruner: str):
+    """Later trials are compared with it, even after a kill."""
     study = a_study(database, pruner=pruner)
     for value in (0.9, 0.1):
         sampled = ask(study)
@@ -177,16 +177,16 @@ def test_what_the_pruner_noted_of_a_spared_trial_is_stored_at_once(database: str
     assert study.report(other.number, STEPS, 0.05)
 
 
-def test_what_was_to_end_and_was_not_trains_on_to_the_step_where_it_ends(database: str):
-    """The coordinator was killed between the two, and the checkpoint is an older one."""
+def test_a_trial_pruned_just_before_a_kill_is_pruned_at_the_same_step(database: str):
+    """The coordinator was killed before it stored the end, and the checkpoint is older."""
     study = a_study(database, Toy(steps=16), pruner="halving")
     train(study, ask(study))
     values, ends = {1: 2.0, 2: 2.0, 3: 2.0, 4: -5.0}, [False, False, False, True]
     study.start(sampled := ask(study), {})
     assert [study.report(sampled.number, step, value) for step, value in values.items()] == ends
     again = a_study(database, Toy(steps=16), pruner="halving")
-    (left,) = again.resume()
-    assert [again.report(left.number, step, value) for step, value in values.items()] == ends
+    (resumed,) = again.resume()
+    assert [again.report(resumed.number, step, value) for step, value in values.items()] == ends
 
 
 def test_an_enqueued_trial_is_adopted(database: str):
@@ -202,7 +202,7 @@ def test_an_enqueued_trial_is_adopted(database: str):
     assert ask(study).number == 1
 
 
-def test_a_half_sampled_trial_is_sampled_to_its_end(database: str):
+def test_a_partly_sampled_trial_gets_its_missing_parameters(database: str):
     a_study(database)
     trial = optuna.load_study(study_name="toy", storage=database).ask()
     kind = trial.suggest_categorical("kind", ["deep", "wide"])
@@ -214,8 +214,7 @@ def test_a_half_sampled_trial_is_sampled_to_its_end(database: str):
     assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
 
 
-def test_a_resumed_trial_is_sampled_as_it_would_have_been(database: str):
-    """Killed before it started, the next search asks the same."""
+def test_a_trial_that_never_started_is_sampled_again_with_the_same_parameters(database: str):
     first = a_study(database, sampler="tpe").ask()
     assert a_study(database, sampler="tpe").ask() == first
 
@@ -224,7 +223,7 @@ def test_a_resumed_trial_is_sampled_as_it_would_have_been(database: str):
 
 
 def right_share(database: str, mode: str) -> float:
-    """Share of the later trials that TPE puts where trainings fail."""
+    """The share of the later trials that TPE places where trainings fail."""
     study = a_study(database, Toy(steps=1, mode=mode), sampler="tpe", name=mode)
     for _ in range(30):
         train(study, ask(study))
@@ -272,7 +271,7 @@ def test_pruners_end_hopeless_trials(database: str, pruner: str):
     assert TrialState.COMPLETE in states
 
 
-def test_a_minimised_study_prunes_and_ranks_the_other_way(database: str):
+def test_a_minimised_study_ranks_the_smallest_value_first(database: str):
     study = a_study(database, Toy("minimize", steps=STEPS), pruner="halving")
     for _ in range(16):
         train(study, ask(study))
@@ -292,10 +291,10 @@ def test_the_search_space_has_every_branch():
     assert set(search_space(Toy())) == {"kind", "x", "depth", "width"}
 
 
-# Another study than the one on disk ---------------------------------------------------------------------------------
+# A study with other settings ---------------------------------------------------------------------------------------
 
 
-def test_another_setting_is_refused_by_name(database: str):
+def test_a_changed_setting_is_an_error_that_names_it(database: str):
     storage = open_storage(database)
     open_study(storage, "toy", Toy(), "toy:Toy", 4)
     before = story_of(storage)
@@ -320,13 +319,13 @@ def story_of(storage: RDBStorage) -> dict[str, object]:
     return {study.study_name: study.user_attrs for study in storage.get_all_studies()}
 
 
-def test_epochs_that_nobody_names_are_those_of_the_study(database: str):
+def test_epochs_default_to_those_of_the_study(database: str):
     storage = open_storage(database)
     made = open_study(storage, "toy", Toy(), "toy:Toy", 4)
     assert open_study(storage, "toy", Toy(), "toy:Toy", None).study_id == made.study_id
 
 
-def test_epochs_are_those_first_named_when_a_search_never_began(database: str):
+def test_a_study_without_epochs_takes_the_first_number_given(database: str):
     storage = open_storage(database)
     made = open_study(storage, "toy", Toy(), "toy:Toy", None)
     assert open_study(storage, "toy", Toy(), "toy:Toy", 5).study_id == made.study_id
@@ -335,28 +334,29 @@ def test_epochs_are_those_first_named_when_a_search_never_began(database: str):
         open_study(storage, "toy", Toy(), "toy:Toy", 6)
 
 
-def test_a_study_of_another_program_is_refused(database: str):
+def test_a_study_of_another_program_is_an_error(database: str):
     optuna.create_study(study_name="toy", storage=database).add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(StudyMismatchError, match=r"study 'toy' was not made by this program; choose another name"):
         open_study(open_storage(database), "toy", Toy(), "toy:Toy", 4)
 
 
-def test_a_study_that_was_killed_while_it_was_made_is_made_again(database: str):
+def test_a_study_is_created_again_after_a_kill_during_its_creation(database: str):
     storage = open_storage(database)
     storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "toy")
     a_study(storage).ask()
     assert open_study(storage, "toy", Toy(), "toy:Toy", STEPS).attrs()[records.METRIC] == "score"
 
 
-def test_how_long_a_start_ran_is_known_though_it_was_killed_or_still_runs():
-    begun = datetime(2026, 11, 1, 12)
+def test_a_session_that_was_killed_or_still_runs_has_a_duration():
+    beginning = datetime(2026, 11, 1, 12)
     study = optuna.create_study()
     for after_s in (5, 40, 100, 190):
         trial = create_trial(value=0.0)
-        trial.datetime_start, trial.datetime_complete = (begun + timedelta(seconds=after_s + more) for more in (0, 10))
+        trial.datetime_start = beginning + timedelta(seconds=after_s)
+        trial.datetime_complete = trial.datetime_start + timedelta(seconds=10)
         study.add_trial(trial)
     starts: list[dict[str, Any]] = [
-        {"started": (begun + timedelta(seconds=at)).isoformat()} for at in (0, 90, 180, 300)
+        {"started": (beginning + timedelta(seconds=at)).isoformat()} for at in (0, 90, 180, 300)
     ]
     starts[1]["wall_s"] = 33.0
     study.set_user_attr(records.SESSIONS, starts)

@@ -13,10 +13,10 @@ from search.study.sampling.samplers import derive_seed, make_pruner
 from search.study.sampling.sampling_study import PreparedTrial, SamplingStudy
 from search.study.space.initial_params import InitialParams
 from search.study.space.limits import Limits
-from search.study.space.space import Space
+from search.study.space.space import WHOLE_SPACE, Space
 from search.study.storage.storage import open_storage
 from search.study.storage.writer import WriterStorage
-from search.study.study import NO_LIMITS, WHOLE, open_study
+from search.study.study import NO_LIMITS, open_study
 from search.study.training_result import TrainingResult
 
 STEPS = 4
@@ -30,7 +30,7 @@ def a_study(
     pruner: str = "none",
     seed: int = 0,
     name: str = "toy",
-    space: Space = WHOLE,
+    space: Space = WHOLE_SPACE,
     limits: Limits = NO_LIMITS,
     initial: Sequence[InitialParams] | None = None,
 ) -> SamplingStudy:

@@ -75,7 +75,7 @@ class Phases:
         finished = self._study.record().finished
         # `watch` need not wait for trials that will never begin.
         missing = finished < self._config.trials
-        self._study.set_attr(records.OVER, self.trials.stop_reason if missing else None)
+        self._study.set_attr(records.STOP_REASON, self.trials.stop_reason if missing else None)
         self._study.set_attr(records.TARGET, min(self._config.trials, finished))
 
     def confirm(self) -> Summary:

@@ -78,7 +78,7 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
     luck, so the gain over it is too large on average. Each interval holds by itself, not all of them jointly.
     """
     candidates = confirmation.candidates if confirmation else ()
-    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.considered)
+    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.n_eligible)
     confirmed = {c.number: (c.mean, len(c.values)) for c in candidates if c.mean is not None}
     winning, seeds = confirmed.get(winner.number, (winner.value, 0))
     assert winning is not None, "a completed trial has a value"

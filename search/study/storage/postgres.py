@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are opened, how they are named, and what to type when one fails."""
+"""Connections to PostgreSQL: their parameters, their name, and advice when one fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from search.common.errors import StorageError
 from search.common.passwords import first_line, mask
 
 DRIVERS = ("postgresql+psycopg", "postgresql")
-"""Names in a URL. To SQLAlchemy both mean psycopg 3."""
+"""Names in a URL; both mean psycopg 3."""
 
 CONNECTION_DEFAULTS = {
     "connect_timeout": 10,
@@ -28,28 +28,27 @@ CONNECTION_DEFAULTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""Parameters of libpq, in seconds, the last one in milliseconds. A server that vanished counts as away after a minute.
+"""Parameters of libpq, in seconds, the last one in milliseconds: a vanished server is noticed within a minute.
 
-A parameter in the URL (`?connect_timeout=3`) wins. Source: https://www.postgresql.org/docs/18/libpq-connect.html
+Source: https://www.postgresql.org/docs/18/libpq-connect.html
 """
 
 
 def session_name() -> str:
-    """The name that our connections have on the server: process id and host."""
+    """Return the name of our connections on the server: process id and host."""
     return f"search {os.getpid()} {socket.gethostname()}"[:63]
 
 
 def connect_arguments(url: URL) -> dict[str, Any]:
-    """The parameters of a connection that the URL does not give."""
+    """Return the parameters of a connection. One in the URL (`?connect_timeout=3`) takes precedence."""
     defaults = {name: value for name, value in CONNECTION_DEFAULTS.items() if name not in url.query}
     return {**defaults, "application_name": session_name()}
 
 
 def open_connection(url: URL) -> sqlalchemy.Connection:
     """Open a connection outside any pool. Its locks end when it closes."""
-    engine = sqlalchemy.create_engine(
-        url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_arguments(url)
-    )
+    arguments = connect_arguments(url)
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=arguments)
     return engine.connect()
 
 
@@ -65,12 +64,12 @@ def connection_errors(url: URL) -> Iterator[None]:
 
 
 def masked_url(url: URL) -> str:
-    """The URL without its password, for messages."""
+    """Return the URL without its password, for messages."""
     return mask(url.render_as_string())
 
 
 def driver_message(error: BaseException) -> str:
-    """The driver's own message, in one line."""
+    """Return the driver's own message, in one line."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:
@@ -79,17 +78,14 @@ def driver_message(error: BaseException) -> str:
 
 
 def _with_advice(url: URL, message: str) -> str:
-    """Add what to type to a message of the server. A message in another language than English stays as it is."""
+    """Add a command to a message of the server. A message in another language than English stays as it is."""
     server = f"{url.host or 'localhost'}:{url.port or 5432}"
     options = zip("hpU", (url.host, url.port, url.username), strict=True)
     flags = "".join(f" -{flag} {value}" for flag, value in options if value)
-    # `set` would ignore a None.
-    without_password = mask(url._replace(password=None).render_as_string())
+    without_password = mask(url._replace(password=None).render_as_string())  # `set` would ignore a None
+    export = f"export PGPASSWORD=..., and --storage {without_password}"
     advice = {
-        r"password authentication failed|no password supplied": (
-            "type the password where no list of processes shows it: "
-            f"export PGPASSWORD=..., and --storage {without_password}"
-        ),
+        r"password authentication failed|no password supplied": "keep the password out of the process list: " + export,
         r"database .* does not exist": f"type: createdb{flags} {url.database}",
         r"role .* does not exist": f"type: createuser{flags}, or name another user in --storage",
         r"resolve|translate host name|Name or service": f"there is no host {url.host!r}; name another one in --storage",

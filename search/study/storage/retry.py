@@ -1,18 +1,18 @@
-"""Waits while a database server is away: each call of the storage is made again until the server answers.
+"""Outlasts a database server that is away: a call of the storage is repeated until the server answers.
 
-Each call is one transaction, and only a whole call can be repeated: Optuna reads, decides and writes inside it. A call
-whose answer was lost may have been committed, so only calls that have the same outcome when made twice are repeated.
+Each call is one transaction. Only a whole call can be repeated, because Optuna reads, decides and writes inside it. If
+the answer was lost, the transaction may be committed: every repeated call has the same outcome when it is made twice.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tenacity
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage
+from optuna.storages import RDBStorage
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from search.common.errors import StorageError
@@ -20,45 +20,47 @@ from search.study.storage.postgres import driver_message
 from search.study.storage.writer import WriterStorage
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 LONGEST_PAUSE_S = 2.0
-"""Between two tries."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a call failed because there was no connection, or because it broke."""
+    """Return True if a call failed because its connection could not be opened, or broke."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | InterfaceError | ConnectionError)
 
 
 class RetryPolicy:
-    """Repeats a call until the server answers. Reports once that it waits, and once that the server is back."""
+    """Repeats a call until the server answers. Reports once that it waits, and once that the server is back.
+
+    `check` runs before every attempt. It raises when the study's lock is lost or the server is away. After `wait_s`
+    seconds the policy gives up for good. `say` shows a message. `pause` sleeps, and raises when the user interrupts.
+    """
 
     def __init__(
         self, check: Callable[[], None], *, wait_s: float, say: Callable[[str], None], pause: Callable[[float], None]
     ) -> None:
-        """`check` runs before every call. It raises when the study's lock is lost or the server is away.
-
-        After `wait_s` seconds the policy gives up for good. `say` shows a message. `pause` sleeps, and raises when the
-        search was interrupted.
-        """
-        self._check, self._wait_s, self._say, self._pause = check, wait_s, say, pause
+        self._check, self._wait_s, self._say = check, wait_s, say
         self._waiting = False
         self._gave_up: StorageError | None = None
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(is_outage),
+            stop=tenacity.stop_after_attempt(2) & tenacity.stop_after_delay(wait_s),
+            wait=tenacity.wait_incrementing(start=0.0, increment=0.2, max=LONGEST_PAUSE_S),
+            sleep=pause,
+            before_sleep=self._report_waiting,
+            retry_error_callback=self._give_up,
+        )
 
     def run(self, call: Callable[[], T]) -> T:
         """Return the call's result.
 
-        Raises StudyHeldError when another search has the study by then, StorageError when the server stays away.
+        Raises StudyHeldError when another search has locked the study, StorageError when the server stays away.
         """
         if self._gave_up is not None:
             raise self._gave_up
-        try:
-            return self._attempt(call)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-        result = self._repeat(call)
+        result: T = self._retrying(self._attempt, call)
         if self._waiting:
             self._waiting = False
             self._say("the database is back; the search goes on")
@@ -68,24 +70,11 @@ class RetryPolicy:
         self._check()
         return call()
 
-    def _repeat(self, call: Callable[[], T]) -> T:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(is_outage),
-            stop=tenacity.stop_after_delay(self._wait_s),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=LONGEST_PAUSE_S),
-            sleep=self._pause,
-            before_sleep=self._report_waiting,
-            retry_error_callback=self._give_up,
-        )
-        result: T = retrying(self._attempt, call)
-        return result
-
     def _report_waiting(self, state: tenacity.RetryCallState) -> None:
-        if not self._waiting:
+        if state.attempt_number > 1 and not self._waiting:  # a new connection often helps
             self._waiting = True
-            self._say(
-                f"the database does not answer ({_reason(state)}); the search waits for it, up to {self._wait_s:.0f} s"
-            )
+            wait = f"the search waits for it, up to {self._wait_s:.0f} s"
+            self._say(f"the database does not answer ({_reason(state)}); {wait}")
 
     def _give_up(self, state: tenacity.RetryCallState) -> None:
         self._gave_up = StorageError(
@@ -96,15 +85,23 @@ class RetryPolicy:
 
 
 def _reason(state: tenacity.RetryCallState) -> str:
-    error = state.outcome.exception() if state.outcome else None
-    return driver_message(error) if error else "no answer"
+    error = state.outcome and state.outcome.exception()
+    assert error, "only failed attempts are repeated"
+    return driver_message(error)
+
+
+def _retried(method: Method) -> Method:
+    @functools.wraps(method)
+    def call(self: RetryingStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.retry.run(functools.partial(method, self, *args, **kwargs))
+
+    return cast(Method, call)
 
 
 class RetryingStorage(WriterStorage):
-    """A storage on a server whose calls run under a retry policy.
+    """A storage on a server, with the calls of a search under a retry policy.
 
-    It repeats all getters and setters of Optuna's storage contract, and the calls that start a trial, report and end
-    it. `create_new_study`, `create_new_trial` and `delete_study` are made once.
+    `create_new_study` and `delete_study` are made once: a second call has another outcome.
     """
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], *, retry: RetryPolicy) -> None:
@@ -115,23 +112,17 @@ class RetryingStorage(WriterStorage):
         """Pickle it as a storage without retries: the policy needs this process's lock and terminal."""
         return WriterStorage, (self.url, self.engine_kwargs)
 
-
-def _retried(method: Callable[..., T]) -> Callable[..., T]:
-    @functools.wraps(method)
-    def call(self: RetryingStorage, *args: Any, **kwargs: Any) -> T:
-        return self.retry.run(lambda: method(self, *args, **kwargs))
-
-    return call
-
-
-REPEATABLE_CALLS = (
-    *(name for name in dir(BaseStorage) if name.startswith(("get_", "set_"))),
-    "_get_trials",  # read from optuna 5.0.0: the cache that Optuna puts around a study's storage reads through it
-    "start_trial",
-    "report_trial",
-    "end_trial",
-)
-"""A second `set_trial_state_values` says that the state was set already; a search sets WAITING trials RUNNING with it,
-and ignores that."""
-for _name in REPEATABLE_CALLS:
-    setattr(RetryingStorage, _name, _retried(getattr(WriterStorage, _name)))
+    start_trial = _retried(WriterStorage.start_trial)
+    report_trial = _retried(WriterStorage.report_trial)
+    end_trial = _retried(WriterStorage.end_trial)
+    set_study_user_attr = _retried(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _retried(RDBStorage.set_study_system_attr)
+    set_trial_param = _retried(RDBStorage.set_trial_param)
+    set_trial_state_values = _retried(RDBStorage.set_trial_state_values)  # a second call returns False; ignored
+    get_study_id_from_name = _retried(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _retried(RDBStorage.get_study_name_from_id)
+    get_study_directions = _retried(RDBStorage.get_study_directions)
+    get_study_user_attrs = _retried(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _retried(RDBStorage.get_study_system_attrs)
+    get_n_trials = _retried(RDBStorage.get_n_trials)
+    _get_trials = _retried(RDBStorage._get_trials)  # optuna 5.0.0: get_all_trials and the cache of a Study call it

@@ -1,4 +1,4 @@
-"""Optuna's storage: opened and checked, in a SQLite file or in PostgreSQL, and locked by one coordinator per study."""
+"""Opens and checks Optuna's storage, in a SQLite file or in PostgreSQL, and locks its studies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from search.study.storage.writer import WriterStorage
 
 
 def parse_url(text: str) -> URL:
-    """Parse a `--storage` URL. Raises UsageError when no study can live there."""
+    """Parse a `--storage` URL. Raises UsageError for an unsupported one."""
     allowed = "allowed: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
     try:
         url = make_url(text)
@@ -39,9 +39,9 @@ def parse_url(text: str) -> URL:
 
 
 def open_storage(text: str, *, create: bool = True, retry: RetryPolicy | None = None) -> WriterStorage:
-    """Open Optuna's storage. Creates it when it does not exist and `create` is set.
+    """Open Optuna's storage, and create it if it does not exist and `create` is set.
 
-    With `retry`, calls wait while a server is away. Without it, they fail.
+    With `retry`, calls wait while a server is away; without it, they fail.
 
     Raises StorageError when the storage is absent, damaged, foreign, newer than this Optuna, or not writable.
     """
@@ -59,7 +59,7 @@ def open_storage(text: str, *, create: bool = True, retry: RetryPolicy | None = 
 
 def _open_on_server(url: URL, *, create: bool, retry: RetryPolicy | None) -> WriterStorage:
     with connection_errors(url), open_connection(url) as connection:
-        # Two processes that create the tables at the same time would fail. The lock ends with the connection.
+        # If two processes created the tables at the same time, both would fail. The lock ends with the connection.
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": lock_number("search")})
         tables = sqlalchemy.inspect(connection).get_table_names()
         if OPTUNA_TABLE not in tables and "alembic_version" in tables:
@@ -87,15 +87,15 @@ def _close(storage: RDBStorage) -> None:
 def _with_clear_errors(open_: Callable[[], WriterStorage], where: str) -> WriterStorage:
     try:
         return open_()
-    except RuntimeError as error:  # raised for another schema; Optuna's message names the command that upgrades it
+    except RuntimeError as error:  # another schema; Optuna's message names the command that upgrades it
         raise StorageError(f"{where} was made by another version of Optuna: {error}") from None
     except (SQLAlchemyError, sqlite3.Error, ImportError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(f"{where} cannot be opened: {first_line(error)}") from None
 
 
 def study_names(storage: RDBStorage) -> list[str]:
-    """The names of all studies, oldest first."""
-    # Read from optuna 5.0.0: ids grow with every new study, and the id of a FrozenStudy has no public name.
+    """Return the names of all studies, oldest first."""
+    # optuna 5.0.0: ids grow with every new study, and the id of a FrozenStudy has no public name.
     return [study.study_name for study in sorted(storage.get_all_studies(), key=lambda study: study._study_id)]
 
 
@@ -107,5 +107,5 @@ def hold_study(storage: str, study: str) -> AbstractContextManager[StudyLock]:
 
 
 def quiet_optuna() -> None:
-    """Keep Optuna's own log lines off the terminal; the search prints what matters itself."""
+    """Keep Optuna's own log lines off the terminal."""
     optuna.logging.set_verbosity(logging.ERROR)

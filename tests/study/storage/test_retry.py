@@ -1,4 +1,4 @@
-"""Calls of the storage wait for a server that is away, and never write without the study's lock."""
+"""Calls of the storage outlast an outage, and never write without the study's lock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.study.storage.storage import open_storage
 
 
 class Server:
-    """A server that is away for the first `outages` calls."""
+    """A server that does not answer the first `outages` calls."""
 
     def __init__(self, outages: float) -> None:
         self.outages, self.calls = outages, 0
@@ -45,13 +45,13 @@ def test_a_call_is_repeated_until_the_server_answers():
     ]
 
 
-def test_a_connection_that_broke_once_is_not_worth_a_message():
+def test_one_broken_connection_causes_no_message():
     messages: list[str] = []
     assert policy(messages).run(Server(outages=1).call) == "answer"
     assert messages == []
 
 
-def test_after_its_time_the_policy_gives_up_for_good():
+def test_the_policy_gives_up_for_good_after_the_wait():
     server = Server(outages=float("inf"))
     retry = policy([])
     with pytest.raises(StorageError, match=r"has not answered for 0 s \(connection refused\)\. Nothing is lost: when"):
@@ -70,7 +70,7 @@ def test_an_interruption_ends_the_wait():
         policy([], pause=interrupted).run(Server(outages=5).call)
 
 
-def test_an_error_that_is_no_outage_is_raised_as_it_is():
+def test_another_error_than_an_outage_is_not_retried():
     calls = []
 
     def fail() -> None:
@@ -98,7 +98,7 @@ def test_without_the_lock_nothing_is_written(database: str):
         lambda: storage.end_trial(trial, TrialState.COMPLETE, 0.5, {}, {}),
         lambda: storage.set_study_user_attr(study, "key", 1),
         lambda: storage.set_study_system_attr(study, "key", 1),
-        lambda: storage.set_trial_user_attr(trial, "key", 1),
+        lambda: storage.set_trial_state_values(trial, TrialState.FAIL),
     ):
         with pytest.raises(StudyHeldError, match="another process has the study"):
             write()

@@ -37,7 +37,7 @@ def database(tmp_path: Path, fresh_optuna: Path) -> Path:
         ("sqlite://", r"'sqlite://' names no file; allowed: sqlite"),
     ],
 )
-def test_a_url_that_no_study_can_live_in_is_refused(text: str, message: str):
+def test_an_unsupported_url_is_an_error(text: str, message: str):
     with pytest.raises(UsageError, match=f"--storage {message}"):
         parse_url(text)
 
@@ -52,7 +52,7 @@ def test_a_password_is_never_shown():
 
 
 @pytest.mark.slow
-def test_processes_that_open_a_fresh_study_together_all_succeed(tmp_path: Path):
+def test_processes_that_create_a_database_together_all_succeed(tmp_path: Path):
     program = f"""
         from search.study.storage.storage import open_storage
         print(len(open_storage("sqlite:///{tmp_path}/optuna.db").get_all_studies()))
@@ -126,13 +126,13 @@ def test_opening_without_create_makes_no_database(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_optuna_itself_opens_what_was_made(database: Path):
+def test_optuna_itself_opens_the_database(database: Path):
     storage = open_storage(f"sqlite:///{database}")
     storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "mine")
     assert optuna.get_all_study_names(f"sqlite:///{database}") == ["mine"]
 
 
-def test_a_reader_does_not_hold_up_the_writer(database: Path):
+def test_a_reader_does_not_block_the_writer(database: Path):
     storage = open_storage(f"sqlite:///{database}")
     with closing(sqlite3.connect(database)) as reader:
         reader.execute("BEGIN")
@@ -152,7 +152,7 @@ class TestConformance(StorageTestCase):
         storage.engine.dispose()
 
 
-def test_names_of_studies_come_oldest_first(database: Path):
+def test_study_names_are_sorted_by_age(database: Path):
     storage = open_storage(f"sqlite:///{database}")
     for name in ("b", "c", "a"):
         storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name)

@@ -1,4 +1,4 @@
-"""The short calls of a search leave in the tables what Optuna's own calls leave."""
+"""The short calls of a search store the same rows as Optuna's own calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STARTED = datetime(2026, 11, 1, 12, 30, 15, 250)
 
 
 def running(number: int, started: datetime = STARTED) -> FrozenTrial:
-    """A trial as a search stores it at its start."""
+    """Make a trial as a search stores it at its start."""
     trial = create_trial(
         state=TrialState.RUNNING,
         params={"lr": 0.01, "layers": 2, "optimizer": None},
@@ -42,7 +42,7 @@ def running(number: int, started: datetime = STARTED) -> FrozenTrial:
 
 
 def with_optuna(storage: RDBStorage, study: int, ends: dict[TrialState, float | None]) -> None:
-    """The same trials by Optuna's own calls."""
+    """Store the trials with Optuna's own calls."""
     for number, (state, value) in enumerate(ends.items()):
         trial = storage.create_new_trial(study, template_trial=running(number))
         for step, reported in enumerate((0.5, math.inf, -math.inf, math.nan, 0.25)):
@@ -54,7 +54,7 @@ def with_optuna(storage: RDBStorage, study: int, ends: dict[TrialState, float | 
 
 
 def in_short(storage: WriterStorage, study: int, ends: dict[TrialState, float | None], times: int) -> None:
-    """As a search does it. Each call is made `times` times, as it is when an answer was lost."""
+    """Store the trials as a search does. Each call is made `times` times, as after a lost answer."""
     for number, (state, value) in enumerate(ends.items()):
         (trial,) = {storage.start_trial(study, running(number)) for _ in range(times)}
         for step, reported in enumerate((0.5, math.inf, -math.inf, math.nan, 0.25)):
@@ -65,7 +65,7 @@ def in_short(storage: WriterStorage, study: int, ends: dict[TrialState, float | 
 
 
 def read_back(storage: RDBStorage, study: int) -> list[str]:
-    """All trials as texts, without ids and times, which differ between two studies."""
+    """Read all trials as texts, without ids and times, which differ between studies."""
     trials = storage.get_all_trials(study)
     for trial in trials:
         assert trial.datetime_complete is not None
@@ -76,8 +76,8 @@ def read_back(storage: RDBStorage, study: int) -> list[str]:
 
 
 @pytest.fixture
-def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A time zone in which local time differs from the UTC of the tables."""
+def new_york_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Use a time zone that differs from the UTC of the tables."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "America/New_York")
         time.tzset()
@@ -86,13 +86,13 @@ def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.usefixtures("far_from_greenwich")
+@pytest.mark.usefixtures("new_york_time")
 def test_trials_are_stored_as_optuna_stores_them(database: str, times: int):
     check_alike(database, times)
 
 
 def check_alike(url: str, times: int) -> None:
-    """The same for any kind of database."""
+    """Compare both ways of storing in a database."""
     ends = {TrialState.COMPLETE: 0.75, TrialState.PRUNED: 0.25, TrialState.FAIL: None}
     storage = open_storage(url)
     plain, ours = (storage.create_new_study([StudyDirection.MAXIMIZE], name) for name in ("plain", "ours"))
@@ -105,7 +105,7 @@ def check_alike(url: str, times: int) -> None:
         opened.engine.dispose()
 
 
-def test_another_end_is_not_stored_over_the_first(database: str):
+def test_a_second_end_does_not_replace_the_first(database: str):
     storage = open_storage(database)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
     trial = storage.start_trial(study, running(0))
@@ -118,7 +118,7 @@ def test_another_end_is_not_stored_over_the_first(database: str):
     storage.engine.dispose()
 
 
-def test_a_number_that_another_writer_took_is_not_stored(database: str):
+def test_a_trial_number_used_by_another_writer_is_an_error(database: str):
     storage = open_storage(database)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "ours")
     storage.create_new_trial(study)
