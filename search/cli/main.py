@@ -226,7 +226,7 @@ def sync(**values: Any) -> None:
     A search leaves them in its journal when MLflow was unreachable.
     """
     from search.cli.output import say
-    from search.commands.promote import sync as deliver
+    from search.commands.sync import sync as deliver
 
     undelivered = 0
     for study, arrived, left, trouble in deliver(Config(**values)):

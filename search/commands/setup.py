@@ -1,4 +1,4 @@
-"""The plan of a search: made of its settings once, and checked before anything is written."""
+"""The plan of a search: made from its settings once, and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from objectives.base import ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
 from search.commands.scope import Scope
 from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
+from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
 from search.common.workspace import Workspace
@@ -28,41 +29,36 @@ class SearchPlan:
     """Everything that is decided before a search begins."""
 
     config: Config
+    workspace: Workspace
     name: str
     """The study's."""
     spec: ObjectiveSpec
     objective: Objective
     scope: Scope
-    workspace: Workspace
     register_as: str | None
     """Name of the registered model; None: do not register."""
     refits: bool
-    """The winner trains again, on all but the test split."""
+    """True if the winner trains again, on all but the test split."""
 
     @classmethod
     def of(cls, config: Config) -> SearchPlan:
-        """Make the objective, see to its data, and check what was asked for.
+        """Check the settings, make the objective and prepare its data.
 
         Raises UsageError, StorageError, ObjectiveError or DeviceError for what the user can correct.
         """
         quiet_optuna()
         workspace = Workspace(config.workspace)
         workspace.check_writable()
-        check_stores(config)
+        for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
+            if (path := sqlite_file(url)) is not None and path.exists():
+                check_sqlite(path, table)
         check_engine(config)
         spec = objective_spec(config)
         objective = load_objective(spec)
         name = config.study or objective.name
-        return cls(
-            config=config,
-            name=name,
-            spec=spec,
-            objective=objective,
-            register_as=registered_name(config, objective),
-            scope=Scope.of(config, objective, name),
-            workspace=workspace,
-            refits=not config.no_refit and isinstance(objective, ImageClassifier),
-        )
+        model, scope = registered_name(config, objective), Scope.of(config, objective, name)
+        refits = not config.no_refit and isinstance(objective, ImageClassifier)
+        return cls(config, workspace, name, spec, objective, scope, model, refits)
 
     @property
     def goal(self) -> dict[str, Any]:
@@ -76,73 +72,8 @@ class SearchPlan:
         return dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
 
 
-# ---- the objective
-
-
-def objective_spec(config: Config) -> ObjectiveSpec:
-    """How workers make the objective. A custom objective takes no arguments: it knows its own data."""
-    if config.objective != DEFAULT_OBJECTIVE:
-        return ObjectiveSpec(config.objective)
-    data_dir = str(config.data_dir.absolute()) if config.data_dir else None
-    return ObjectiveSpec(config.objective, {"dataset": config.dataset, "data_dir": data_dir})
-
-
-def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
-    """How to make a study's objective again. Raises StorageError for what no search has stored.
-
-    Anyone who can write to the storage could otherwise choose what is called here, and with which arguments.
-    Objectives other than this project's take none.
-    """
-    spec = ObjectiveSpec(**attrs[records.OBJECTIVE])
-    if spec.options and spec.target != DEFAULT_OBJECTIVE:
-        raise StorageError(
-            f"the study names an objective with arguments, {spec.target}, which no search does; not made"
-        )
-    return spec
-
-
-def load_objective(spec: ObjectiveSpec) -> Objective:
-    """Make the objective and see to its data. Raises ObjectiveError."""
-    objective = spec.load()
-    if isinstance(objective, ImageClassifier):
-        objective.prepare()
-    check_answers(objective)
-    return objective
-
-
-def registered_name(config: Config, objective: Objective) -> str | None:
-    """The name of the winner's registered model; None when it is not registered.
-
-    Raises UsageError for a name that was given where nothing can be registered.
-    """
-    if not version.can_be_made(objective):
-        if config.register is None or config.no_register:
-            return None
-        raise UsageError(
-            f"--register {config.register}: the winner of objective {objective.name!r} cannot be registered; give it "
-            "load_weights(params, weights) and example_input(), or leave the flag out"
-        )
-    name = None if config.no_register else config.register or objective.name
-    if name is not None and not is_model_name(name):
-        raise UsageError(
-            f"objective {objective.name!r} cannot give its name to a model: MLflow takes letters, digits, dots, dashes "
-            "and spaces. Name the model with --register NAME, or give the objective another name"
-        )
-    return name
-
-
-# ---- stores and workers
-
-
-def check_stores(config: Config) -> None:
-    """Raise StorageError for a store that is damaged or not ours, before anything is written."""
-    for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
-        if (path := sqlite_file(url)) is not None and path.exists():
-            check_sqlite(path, table)
-
-
 def check_engine(config: Config) -> None:
-    """Raise UsageError for flags that do not go together, DeviceError for a device that is not there."""
+    """Raise UsageError for flags that contradict each other, DeviceError for a missing device."""
     if config.engine != "ray":
         for name in ("address", "cpus_per_trial", "gpus_per_trial"):
             if getattr(config, name) != getattr(Config, name):
@@ -161,9 +92,60 @@ def check_engine(config: Config) -> None:
         raise UsageError("--device cuda with --gpus-per-trial 0 asks for a GPU and for none; leave one of them out")
 
 
-def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: bool) -> Tracking:
-    """Open the tracking of one study; `attrs` are those of the study."""
+def objective_spec(config: Config) -> ObjectiveSpec:
+    """How workers make the objective. A custom objective takes no arguments: it knows its own data."""
+    if config.objective != DEFAULT_OBJECTIVE:
+        return ObjectiveSpec(config.objective)
+    data_dir = str(config.data_dir.absolute()) if config.data_dir else None
+    return ObjectiveSpec(config.objective, {"dataset": config.dataset, "data_dir": data_dir})
+
+
+def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
+    """How to make a study's objective again.
+
+    Raises StorageError for a custom objective with arguments, which no search stores. Anyone who can write to the
+    storage could otherwise choose which function is called here, and with which arguments.
+    """
+    spec = ObjectiveSpec(**attrs[records.OBJECTIVE])
+    if spec.options and spec.target != DEFAULT_OBJECTIVE:
+        message = "the study names an objective with arguments, {}, which no search does; not made"
+        raise StorageError(message.format(spec.target))
+    return spec
+
+
+def load_objective(spec: ObjectiveSpec) -> Objective:
+    """Make the objective and prepare its data. Raises ObjectiveError."""
+    objective = spec.load()
+    if isinstance(objective, ImageClassifier):
+        objective.prepare()
+    check_answers(objective)
+    return objective
+
+
+def registered_name(config: Config, objective: Objective) -> str | None:
+    """The name of the winner's registered model; None if it is not registered.
+
+    Raises UsageError for a name that MLflow does not accept, and for `--register` if nothing can be registered.
+    """
+    if config.no_register or (config.register is None and not version.can_be_made(objective)):
+        return None
+    if not version.can_be_made(objective):
+        raise UsageError(
+            f"--register {config.register}: the winner of objective {objective.name!r} cannot be registered; give it "
+            "load_weights(params, weights) and example_input(), or leave the flag out"
+        )
+    name = config.register or objective.name
+    if not is_model_name(name):
+        raise UsageError(
+            f"objective {objective.name!r} cannot give its name to a model: MLflow takes letters, digits, dots, dashes "
+            "and spaces. Name the model with --register NAME, or give the objective another name"
+        )
+    return name
+
+
+def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction) -> Tracking:
+    """Open the tracking of one study; `attrs` are the study's."""
     workspace, uid = Workspace(config.workspace), attrs[records.UID]
-    tags = experiment_tags(study, attrs[records.METRIC], maximize=maximize)
+    tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
     destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
     return Tracking(workspace.journal(study, uid), destination)

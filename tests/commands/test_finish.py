@@ -94,7 +94,7 @@ def unread() -> Iterator[None]:
 def searched(folder: Path, objective: str = "Counted", **settings: Any) -> StudyRecord:
     """One start of a small search."""
     settings = {"trials": 1, "epochs": 1, "confirm": 0, "no_refit": True, "no_register": True} | settings
-    target = objective if ":" in objective else f"test_conclusion:{objective}"
+    target = objective if ":" in objective else f"test_finish:{objective}"
     config = Config(objective=target, engine="inline", workspace=folder, **settings)
     return run(SearchPlan.of(config), PlainDisplay(Console(quiet=True))).study
 
