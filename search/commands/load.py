@@ -22,7 +22,6 @@ from search.tracking.registry.model_store import download, load_model, require_s
 
 if TYPE_CHECKING:
     import torch
-    from mlflow.pyfunc import PyFuncModel
 
 BATCH_SIZE = 500
 
@@ -50,8 +49,8 @@ class Predictor:
     """Size, channels and polarity of the images in training."""
     metadata: Mapping[str, Any] = field(repr=False)
     """Stored by the search with the model: study, trial, dataset, figures."""
-    model: PyFuncModel = field(repr=False)
-    """MLflow's model."""
+    model: Any = field(repr=False)
+    """MLflow's `PyFuncModel`."""
 
     def __str__(self) -> str:
         """Its URI, and the version that an alias stands for."""

@@ -21,16 +21,12 @@ class Prediction:
     """One image, and its prediction once there is one."""
 
     name: str
-    pixels: NDArray[np.float32] | None = None
-    """The image as the model sees it: (c, h, w) in [0, 1]; None if it cannot be read."""
-    notes: tuple[str, ...] = ()
-    """How a file was changed to look like the training images."""
-    truth: str | None = None
-    """The true label, for an image of a dataset."""
+    pixels: NDArray[np.float32] | None = None  # the model's input: (c, h, w) in [0, 1]; None if it cannot be read
+    notes: tuple[str, ...] = ()  # how a file was changed to look like the training images
+    truth: str | None = None  # the true label, for an image of a dataset
     label: str = ""
     probability: float = 0.0
-    error: str | None = None
-    """Why there is no prediction."""
+    error: str | None = None  # why there is no prediction
 
 
 def require_readable(names: Sequence[str]) -> None:

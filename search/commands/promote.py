@@ -15,7 +15,6 @@ from search.commands.studies import tracked_elsewhere
 from search.common.config import Config, is_model_name
 from search.common.errors import UsageError
 from search.study import records
-from search.study.records import StudyRecord
 from search.study.storage.storage import hold_study, open_storage, quiet_optuna, study_names
 from search.study.study import StoredStudy, find_study
 from search.study.summary import Summary
@@ -25,7 +24,7 @@ from search.tracking.registry.promotion import CHAMPION, rollback, set_champion
 from search.tracking.store import connect_mlflow, mlflow_errors
 
 
-def register_winner(config: Config, name: str) -> StudyRecord:
+def register_winner(config: Config, name: str) -> records.StudyRecord:
     """Score and register the winner of a study. If it is registered already, make it the champion.
 
     Raises UsageError if no study of this name has a winner, SearchError if MLflow still does not answer.
@@ -46,7 +45,7 @@ def register_winner(config: Config, name: str) -> StudyRecord:
             storage.set_study_user_attr(study_id, records.SUMMARY, summary.as_dict())
         else:
             _register(config, StoredStudy(storage, study_id, load_objective(stored_objective(attrs))), summary)
-        return StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
+        return records.StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
 
 
 def _find_searched(storage: RDBStorage, name: str) -> int:
@@ -88,10 +87,9 @@ def _set_champion(config: Config, name: str, version: str) -> None:
 
 
 def restore_previous_champion(config: Config, name: str | None) -> tuple[str, str, str]:
-    """Swap the champion and the previous champion of a model, by default of the newest champion's model.
+    """Swap the champion and the previous one of a model, by default the newest champion's.
 
-    Returns the model's name, the version that was champion and the one that is now. Raises ModelNotFoundError if there
-    is no previous champion.
+    Returns the model's name, the old and the new champion's version. Raises ModelNotFoundError without a previous one.
     """
     client = connect_mlflow(config.mlflow_uri)
     if name is not None and not is_model_name(name):

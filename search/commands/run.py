@@ -23,17 +23,14 @@ class Result:
     """How a run of the command ended."""
 
     study: StudyRecord
-    undelivered: int
-    """Tracking writes that stay in the journal."""
-    was_complete: bool
-    """True if there was nothing left to do."""
+    undelivered: int  # writes to MLflow that stay in the journal
+    was_complete: bool  # nothing was left to do
 
 
 def run(plan: SearchPlan, display: Display) -> Result:
-    """Search, then score and publish the winner.
+    """Search, then score and publish the winner. After any error, the next start does what is missing.
 
-    Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal. Nothing is lost
-    then: the next start does what is missing.
+    Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal.
     """
     if (notice := unfinished(plan.objective)) is not None:
         display.notice(notice)

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
 from objectives.base import ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
-from search.commands.scope import Scope
+from search.commands.studies import read_study
 from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
 from search.common.workspace import Workspace
 from search.study import records
+from search.study.selection.intervals import images_of
+from search.study.selection.stopping import stopping_reason
+from search.study.space.initial_params import InitialParams, as_stored, baselines, from_stored, warm_start
+from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import check_answers
-from search.study.storage.storage import quiet_optuna
+from search.study.space.space import Space, narrow, search_space
+from search.study.storage.storage import open_storage, quiet_optuna
+from search.study.study import StoredStudy, find_study
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
 from search.tracking.store import Destination
 from search.tracking.tracker import Tracking
+
+LIMIT_DRAWS = 1_000
+"""Number of random configurations drawn before a limit counts as impossible."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +43,14 @@ class SearchPlan:
 
     config: Config
     workspace: Workspace
-    name: str
-    """The study's."""
+    name: str  # the study's
     spec: ObjectiveSpec
     objective: Objective
-    scope: Scope
-    register_as: str | None
-    """Name of the registered model; None: do not register."""
-    refits: bool
-    """True if the winner trains again, on all but the test split."""
+    space: Space
+    limits: Limits
+    earlier: records.StudyRecord | None  # its best configurations are tried first
+    register_as: str | None  # name of the registered model; None: do not register
+    refits: bool  # the winner trains again, on all but the test split
 
     @classmethod
     def of(cls, config: Config) -> SearchPlan:
@@ -55,10 +67,12 @@ class SearchPlan:
         check_engine(config)
         spec = objective_spec(config)
         objective = load_objective(spec)
-        name = config.study or objective.name
-        model, scope = registered_name(config, objective), Scope.of(config, objective, name)
+        name, model = config.study or objective.name, registered_name(config, objective)
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
-        return cls(config, workspace, name, spec, objective, scope, model, refits)
+        space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
+        _check_limits(objective, space, limits)
+        earlier = _earlier_study(config, name)
+        return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits)
 
     @property
     def goal(self) -> dict[str, Any]:
@@ -70,6 +84,29 @@ class SearchPlan:
     def dataset(self) -> dict[str, Any] | None:
         """The dataset's name, digest and sizes; None if the objective is not an image classifier."""
         return dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
+
+    def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
+        """The baselines, then the best of earlier studies; and notices about them for the user.
+
+        Those of an earlier study are stored with this one, so it resumes from the same whatever happens to that study.
+        """
+        initial, notices = baselines(self.objective, self.space, self.limits)
+        stored = dict(study.attrs().get(records.WARM_STARTS, {}))
+        if self.earlier is not None and self.earlier.name not in stored:
+            space = search_space(self.objective, self.space)
+            best, warnings = warm_start(self.earlier, self.objective, space, self.limits)
+            notices += warnings
+            stored[self.earlier.name] = as_stored(best)
+            study.set_attr(records.WARM_STARTS, stored)
+        return initial + [params for best in stored.values() for params in from_stored(best)], notices
+
+    def stop_reason(self, trials: Sequence[records.TrialRecord]) -> str | None:
+        """Why the stopping rule ends the search, in words; None while it goes on."""
+        if self.config.patience is None:
+            return None
+        values = (t.value for t in trials if t.state == TrialState.COMPLETE and t.value is not None)
+        n_images, direction = images_of(self.objective, values), Direction(self.objective.direction)
+        return stopping_reason(trials, self.config.patience, direction, n_images=n_images)
 
 
 def check_engine(config: Config) -> None:
@@ -92,6 +129,39 @@ def check_engine(config: Config) -> None:
         raise UsageError("--device cuda with --gpus-per-trial 0 asks for a GPU and for none; leave one of them out")
 
 
+def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
+    """Raise UsageError if the objective lacks a figure, or if random draws give no configuration within the limits."""
+    limits.check(objective)
+    if limits.parameters is None:
+        return
+    study, smallest = optuna.create_study(sampler=RandomSampler(seed=0)), math.inf
+    for _ in range(LIMIT_DRAWS):
+        figures = limits.figures(objective, space.suggest(objective, study.ask()))
+        if limits.allow(figures):
+            return
+        smallest = min(smallest, *figures.values())
+    raise UsageError(
+        f"--max-parameters {limits.parameters}: none of {LIMIT_DRAWS:,} random configurations is that small; "
+        f"the smallest has {describe({'parameters': smallest})}. Type for example --max-parameters {2 * smallest:.0f}"
+    )
+
+
+def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
+    """The study of `--warm-start`; None if study `name` has stored its configurations and it is gone."""
+    if config.warm_start is None:
+        return None
+    if config.warm_start == name:
+        raise UsageError(f"--warm-start {name}: a study cannot start from itself; add --study NAME to begin another")
+    try:
+        return read_study(config, config.warm_start)
+    except UsageError:
+        storage = open_storage(config.storage_url, create=False)
+        study = find_study(storage, name)
+        if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
+            raise
+        return None
+
+
 def objective_spec(config: Config) -> ObjectiveSpec:
     """How workers make the objective. A custom objective takes no arguments: it knows its own data."""
     if config.objective != DEFAULT_OBJECTIVE:
@@ -108,8 +178,8 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     """
     spec = ObjectiveSpec(**attrs[records.OBJECTIVE])
     if spec.options and spec.target != DEFAULT_OBJECTIVE:
-        message = "the study names an objective with arguments, {}, which no search does; not made"
-        raise StorageError(message.format(spec.target))
+        objective = f"an objective with arguments, {spec.target}"
+        raise StorageError(f"the study names {objective}, which no search does; not made")
     return spec
 
 
@@ -130,10 +200,9 @@ def registered_name(config: Config, objective: Objective) -> str | None:
     if config.no_register or (config.register is None and not version.can_be_made(objective)):
         return None
     if not version.can_be_made(objective):
-        raise UsageError(
-            f"--register {config.register}: the winner of objective {objective.name!r} cannot be registered; give it "
-            "load_weights(params, weights) and example_input(), or leave the flag out"
-        )
+        advice = "give it load_weights(params, weights) and example_input(), or leave the flag out"
+        winner = f"the winner of objective {objective.name!r}"
+        raise UsageError(f"--register {config.register}: {winner} cannot be registered; {advice}")
     name = config.register or objective.name
     if not is_model_name(name):
         raise UsageError(

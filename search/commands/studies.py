@@ -58,9 +58,8 @@ def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
     uri = attrs.get(records.TRACKING)
     if uri is None or uri == bare(config.tracking_uri or ""):
         return None
-    if not uri:
-        return "it is tracked here; leave out --tracking-uri"
-    return f"it is tracked at {uri}; add --tracking-uri {uri}"
+    hint = f"at {uri}; add --tracking-uri {uri}" if uri else "here; leave out --tracking-uri"
+    return f"it is tracked {hint}"
 
 
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:

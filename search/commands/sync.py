@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from search.commands.setup import open_tracking
@@ -25,8 +26,7 @@ class SyncResult(NamedTuple):
     study: str
     delivered: int
     pending: int
-    reason: str | None
-    """Why writes are pending."""
+    reason: str | None  # why writes are pending
 
 
 def sync(config: Config) -> Iterator[SyncResult]:
@@ -34,27 +34,26 @@ def sync(config: Config) -> Iterator[SyncResult]:
     quiet_optuna()
     for study in open_storage(config.storage_url, create=False).get_all_studies():
         name, attrs = study.study_name, study.user_attrs
-        if records.UID not in attrs or not Workspace(config.workspace).journal(name, attrs[records.UID]).exists():
+        path = Workspace(config.workspace).journal(name, attrs.get(records.UID, ""))
+        if not path.exists():
             continue
         try:
-            with hold_study(config.storage_url, name):
-                yield _deliver(config, name, attrs, Direction.of_study(study.direction))
+            with hold_study(config.storage_url, name), closing(Journal(path)) as journal:
+                yield _deliver(config, name, attrs, Direction.of_study(study.direction), journal.n_pending())
         except StudyHeldError:
             yield SyncResult(name, 0, 0, "it is being searched now, which delivers too")
 
 
-def _deliver(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction) -> SyncResult:
-    journal = Journal(Workspace(config.workspace).journal(study, attrs[records.UID]))
-    before = journal.n_pending()
-    journal.close()
-    if not before:
+def _deliver(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction, n: int) -> SyncResult:
+    """Deliver the `n` writes that are pending."""
+    if n == 0:
         return SyncResult(study, 0, 0, None)
     if (reason := tracked_elsewhere(config, attrs)) is not None:
-        return SyncResult(study, 0, before, reason)
+        return SyncResult(study, 0, n, reason)
     tracking = open_tracking(config, study, attrs, direction)
     try:
         tracking.ready()
         pending = tracking.flush(DELIVERY_S)
-        return SyncResult(study, before - pending, pending, tracking.trouble)
+        return SyncResult(study, n - pending, pending, tracking.trouble)
     finally:
         tracking.close(1.0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from objectives.base import ObjectiveError
 from search.commands.session.session import SearchSession
@@ -25,8 +24,11 @@ def parent_run(session: SearchSession, devices: list[str]) -> Iterator[None]:
     _store_origin(session)
     study, tracking = session.study, session.tracking
     tags = {**run_tags(study, devices), "kind": "study", "command": study.attrs()[records.PROVENANCE]["command"]}
-    tags |= {f"setting.{name}": str(value) for name, value in _settings(session).items()}
-    tracking.open_run(PARENT, f"search {study.name}", tags=tags, dataset=session.plan.dataset)
+    plan, config = session.plan, session.plan.config
+    settings = {"objective": plan.spec.target, "epochs": study.epochs, "fix": ", ".join(config.fix)}
+    settings |= {name: getattr(config, name) for name in TAGGED_FLAGS} | plan.limits.as_settings() | plan.goal
+    tags |= {f"setting.{name}": str(value) for name, value in settings.items()}
+    tracking.open_run(PARENT, f"search {study.name}", tags=tags, dataset=plan.dataset)
     try:
         yield
     except Interrupted:
@@ -54,10 +56,3 @@ def _store_origin(session: SearchSession) -> None:
     study.set_attr(records.TRACKING, bare(plan.config.tracking_uri or ""))
     if records.PROVENANCE not in study.attrs():
         study.set_attr(records.PROVENANCE, provenance(plan.config.seed, plan.dataset))
-
-
-def _settings(session: SearchSession) -> Mapping[str, Any]:
-    plan, config = session.plan, session.plan.config
-    settings = {"objective": plan.spec.target, "epochs": session.study.epochs, "fix": ", ".join(config.fix)}
-    flags = {name: getattr(config, name) for name in TAGGED_FLAGS}
-    return {**settings, **flags, **plan.scope.limits.as_settings(), **plan.goal}

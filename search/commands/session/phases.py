@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from threading import Thread
 from typing import Any, Self
 
@@ -27,7 +26,6 @@ from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
 from search.coordinator.work import Work
 from search.study import records
-from search.study.records import TrialRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.selection.winner import best_trial, gains
 from search.study.summary import Confirmation, Summary, counted
@@ -35,10 +33,7 @@ from search.tracking.journal import trial_run
 
 
 class Phases:
-    """The phases of one start of a search, to be run in order. Each skips what earlier starts have done.
-
-    Each raises Interrupted after a signal.
-    """
+    """The phases of one start, to be run in order. Each skips finished work, and raises Interrupted after a signal."""
 
     def __init__(self, session: SearchSession, trials: Trials, coordinator: Coordinator, epochs: int) -> None:
         self._session, self._trials, self._coordinator, self._epochs = session, trials, coordinator, epochs
@@ -50,35 +45,35 @@ class Phases:
         """The phases of a start that begins now. `--timeout` counts from here."""
         plan, config, epochs = session.plan, session.plan.config, session.study.epochs
         assert epochs is not None, "the study is open for sampling"
-        tracking, executor, tags = session.tracking, session.executor, run_tags(session.study, devices)
-        files, display, interval_s = session.files, session.display, config.checkpoint_interval
+        objective, executor, tracking = plan.objective, session.executor, session.tracking
+        files, tags, display = session.files, run_tags(session.study, devices), session.display
+        interval_s, target, seed = config.checkpoint_interval, config.trials, config.seed
         coordinator = Coordinator(
-            plan.objective,
-            executor,
-            tracking,
-            files=files,
-            tags=tags,
-            display=display,
-            checkpoint_interval_s=interval_s,
+            objective, executor, tracking, files=files, tags=tags, display=display, checkpoint_interval_s=interval_s
         )
         deadline = time.monotonic() + config.timeout if config.timeout else math.inf
-        rule = partial(plan.scope.stop_reason, plan.objective)
-        target, seed = config.trials, config.seed
-        trials = Trials(study, tracking, target=target, epochs=epochs, seed=seed, deadline=deadline, stopping_rule=rule)
+        trials = Trials(
+            study, tracking, target=target, epochs=epochs, seed=seed, deadline=deadline, stopping_rule=plan.stop_reason
+        )
         return cls(session, trials, coordinator, epochs)
 
     @contextmanager
     def begin(self) -> Iterator[None]:
         """Run the phases inside the block. Stores its duration and, when all went well, removes the checkpoints."""
-        interruption = self._session.interruption
-        with self._timed():
-            try:
-                with interruption.graceful():
-                    yield
-                    shutil.rmtree(self._session.files.checkpoints, ignore_errors=True)
-            finally:
-                if self._preload.ident is not None:
-                    self._preload.join(2.0 if interruption.number else None)
+        interruption, executor, study = self._session.interruption, self._session.executor, self._study
+        clock, earlier = time.monotonic(), list(study.attrs().get(records.SESSIONS, ()))
+        times: dict[str, Any] = {"started": datetime.now().isoformat(), "slots": executor.slots}
+        study.set_attr(records.SESSIONS, [*earlier, times])
+        try:
+            with interruption.graceful():
+                yield
+                shutil.rmtree(self._session.files.checkpoints, ignore_errors=True)
+        finally:
+            if self._preload.ident is not None:
+                self._preload.join(2.0 if interruption.number else None)
+            times |= {"slots": executor.slots, "wall_s": time.monotonic() - clock}
+            times |= {"search_s": self._trials.search_s, "tracking_s": self._tracking.busy_s}
+            study.set_attr(records.SESSIONS, [*earlier, times])
 
     def search(self) -> None:
         """Train the trials."""
@@ -87,9 +82,7 @@ class Phases:
         self._train(self._trials, f"study {study.name}", is_last=not config.confirm and not self._plan.refits)
         finished = study.record().finished
         study.set_attr(records.OVER, self._trials.stop_reason if finished < config.trials else None)
-        study.set_attr(
-            records.TARGET, min(config.trials, finished)
-        )  # `watch` must not wait for trials that never begin
+        study.set_attr(records.TARGET, min(config.trials, finished))  # `watch` ends even if the search stopped early
 
     def confirm(self) -> Summary:
         """Choose the winner by fresh seeds. Raises SearchError when no trial completed."""
@@ -130,8 +123,6 @@ class Phases:
         images = info["n_train"] + info["n_validation"]
         return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds, "images": images})
 
-    # ---- steps
-
     def _train(self, work: Work, title: str, *, is_last: bool) -> None:
         """Run some work under the display. During the last one, idle cores import what the finish needs."""
         interruption, display = self._session.interruption, self._session.display
@@ -149,27 +140,14 @@ class Phases:
         if self._preload.ident is None:
             self._preload.start()
 
-    def _trial(self, number: int) -> TrialRecord:
+    def _trial(self, number: int) -> records.TrialRecord:
         return next(trial for trial in self._study.record().trials if trial.number == number)
 
-    def _summary(self, winner: TrialRecord, run: str, confirmation: Confirmation | None = None) -> Summary:
+    def _summary(self, winner: records.TrialRecord, run: str, confirmation: Confirmation | None = None) -> Summary:
         assert winner.value is not None, "a completed trial has a value"
         lead = gains(self._study.record(), winner, confirmation)
         summary = Summary(winner.number, winner.label, winner.value, winner.params, run, lead)
         return replace(summary, confirmation=confirmation)
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Store when this start began and, at its end, how long it took."""
-        clock, earlier = time.monotonic(), list(self._study.attrs().get(records.SESSIONS, ()))
-        times: dict[str, Any] = {"started": datetime.now().isoformat(), "slots": self._session.executor.slots}
-        self._study.set_attr(records.SESSIONS, [*earlier, times])
-        try:
-            yield
-        finally:
-            times |= {"slots": self._session.executor.slots, "wall_s": time.monotonic() - clock}
-            times |= {"search_s": self._trials.search_s, "tracking_s": self._tracking.busy_s}
-            self._study.set_attr(records.SESSIONS, [*earlier, times])
 
 
 def _import_for_finish(plan: SearchPlan) -> None:

@@ -56,21 +56,18 @@ class SearchSession:
         registered = plan.register_as is None or plan.register_as == (summary.model or {}).get("name")
         if not registered or may_improve(self.study.attrs(), summary, refits=plan.refits):
             return False
-        if record.finished >= plan.config.trials or plan.scope.stop_reason(plan.objective, record.trials) is not None:
+        if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
             return True
         sampling, _ = self.open_sampling()
         return sampling.is_exhausted()
 
     def open_sampling(self) -> tuple[SamplingStudy, list[str]]:
-        """Open the sampler and the pruner; returns notices for the user about the initial parameters too.
-
-        The number of epochs must be stored before.
-        """
-        config, scope, epochs = self.plan.config, self.plan.scope, self.study.epochs
+        """Open the sampler and the pruner; also returns notices for the user about the initial parameters."""
+        plan, config, epochs = self.plan, self.plan.config, self.study.epochs
         assert epochs is not None, "the first worker's device decides it before"
-        initial, notices = scope.initial_params(self.study)
-        pruner = make_pruner(config.pruner, epochs * self.plan.objective.steps_per_epoch())
-        sampler, seed, space, limits = config.sampler, config.seed, scope.space, scope.limits
+        initial, notices = plan.initial_params(self.study)
+        pruner = make_pruner(config.pruner, epochs * plan.objective.steps_per_epoch())
+        sampler, seed, space, limits = config.sampler, config.seed, plan.space, plan.limits
         sampling = SamplingStudy.open(
             self.study, pruner=pruner, sampler=sampler, seed=seed, space=space, limits=limits, initial=initial
         )
@@ -108,10 +105,10 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
 
 
 def _open_study(plan: SearchPlan, lock: StudyLock, display: Display, interruption: Interruption) -> StoredStudy:
-    config, scope = plan.config, plan.scope
+    config = plan.config
     retry = RetryPolicy(lock.check, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
     storage = open_storage(config.storage_url, retry=retry)
-    study = open_study(storage, plan.name, plan.objective, plan.spec.target, config.epochs, scope.space, scope.limits)
+    study = open_study(storage, plan.name, plan.objective, plan.spec.target, config.epochs, plan.space, plan.limits)
     lock.sign(storage, study.study_id)
     return study
 
