@@ -1,7 +1,4 @@
-"""After the last training: score the winner once, register it, and write the report.
-
-A step that an earlier start of the search has done is skipped. A search that is killed here ends like any other.
-"""
+"""After the last training: score the winner once, register it, write the report. Finished steps are skipped."""
 
 from __future__ import annotations
 
@@ -60,17 +57,14 @@ class Finish:
             self.tracking.tag(trial_run(before.number), {RUN_NAME: name, "winner": "false"})
         if isinstance(self.study.objective, ImageClassifier) and summary.test is None:
             summary = self._scored(summary, self.study.objective)
-        self._store(summary)
+        self.study.set_attr(records.SUMMARY, summary.as_dict())
         summary = self._registered(summary)
-        self._store(summary)
+        self.study.set_attr(records.SUMMARY, summary.as_dict())
         self._mark(summary)
         if summary.model is not None or self.register_as is None:  # each run has its own weights in MLflow
             shutil.rmtree(self._files.weights, ignore_errors=True)
         self._report()
         return summary
-
-    def _store(self, summary: Summary) -> None:
-        self.study.set_attr(records.SUMMARY, summary.as_dict())
 
     def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
         """Add the figures on the test split. The study stores each read of the split before it happens."""
@@ -99,8 +93,7 @@ class Finish:
         from search.tracking.registry.registry import publish
 
         self.tracking.flush(60.0)
-        run_id = self.tracking.mlflow_id(summary.run)
-        if run_id is None:
+        if (run_id := self.tracking.mlflow_id(summary.run)) is None:
             return self._unregistered(summary, self.tracking.trouble or "MLflow has not answered yet")
         objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)
         metadata = version.metadata(study, summary, objective)

@@ -82,7 +82,7 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     """Load a registered model: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
 
     Without a name, load the newest champion. `workspace` is the folder where the search ran. Raises ModelNotFoundError
-    if there is no such model, TrackingError if MLflow does not answer.
+    for an unknown model, TrackingError if MLflow does not answer.
     """
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     require_store(config)

@@ -26,7 +26,7 @@ class Prediction:
     truth: str | None = None  # the true label, for an image of a dataset
     label: str = ""
     probability: float = 0.0
-    error: str | None = None  # why there is no prediction
+    error: str | None = None  # the reason, if it could not be classified
 
 
 def require_readable(names: Sequence[str]) -> None:

@@ -70,10 +70,7 @@ def _register(config: Config, study: StoredStudy, winner: Summary) -> None:
 
 
 def promote_version(config: Config, version: str) -> tuple[str, str] | None:
-    """Make `NAME/VERSION` the champion and return both; None if `version` has another form.
-
-    Raises ModelNotFoundError if there is no such version.
-    """
+    """Make `NAME/VERSION` the champion and return both; None for another form. Raises ModelNotFoundError."""
     if (match := re.fullmatch(r"(?:models:/)?([^/:]+)/(\d+)", version)) is None:
         return None
     _set_champion(config, match[1], match[2])

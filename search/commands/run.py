@@ -35,25 +35,25 @@ def run(plan: SearchPlan, display: Display) -> Result:
     if (notice := unfinished(plan.objective)) is not None:
         display.notice(notice)
     with open_session(plan, display) as session:  # locks the study and opens both stores
-        was_complete = session.is_complete()
-        if not was_complete:
-            _search_and_finish(session)
-        return Result(session.study.record(), session.tracking.flush(DELIVERY_S), was_complete)
+        if session.is_complete():
+            return _result(session, was_complete=True)
+        devices = _start_workers(session)
+        study = _open_for_sampling(session, devices[0])
+        _choose_slots(session, study)
+        devices = devices[: session.executor.slots]
+        with parent_run(session, devices):
+            phases = Phases.of(session, study, devices)
+            with phases.begin():
+                phases.search()
+                candidate = phases.confirm()
+                winner = phases.refit(candidate)
+            session.executor.close()  # frees a cluster's resources while the winner is scored and published
+            _finish(session, winner, devices[0])
+        return _result(session, was_complete=False)
 
 
-def _search_and_finish(session: SearchSession) -> None:
-    devices = _start_workers(session)
-    study = _open_for_sampling(session, devices[0])
-    _choose_slots(session, study)
-    devices = devices[: session.executor.slots]
-    with parent_run(session, devices):
-        phases = Phases.of(session, study, devices)
-        with phases.begin():
-            phases.search()
-            candidate = phases.confirm()
-            winner = phases.refit(candidate)
-        session.executor.close()  # frees a cluster's resources while the winner is scored and published
-        _finish(session, winner, devices[0])
+def _result(session: SearchSession, *, was_complete: bool) -> Result:
+    return Result(session.study.record(), session.tracking.flush(DELIVERY_S), was_complete)
 
 
 def _start_workers(session: SearchSession) -> list[str]:

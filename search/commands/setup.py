@@ -33,8 +33,7 @@ from search.tracking.registry import version
 from search.tracking.store import Destination
 from search.tracking.tracker import Tracking
 
-LIMIT_DRAWS = 1_000
-"""Number of random configurations drawn before a limit counts as impossible."""
+LIMIT_DRAWS = 1_000  # number of random configurations drawn before a limit counts as impossible
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class SearchPlan:
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
-        earlier = _earlier_study(config, name)
-        return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits)
+        return cls(config, workspace, name, spec, objective, space, limits, _earlier_study(config, name), model, refits)
 
     @property
     def goal(self) -> dict[str, Any]:
@@ -88,7 +86,7 @@ class SearchPlan:
     def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
         """The baselines, then the best of earlier studies; and notices about them for the user.
 
-        Those of an earlier study are stored with this one, so it resumes from the same whatever happens to that study.
+        The study stores the latter, so it can resume after the earlier study was deleted.
         """
         initial, notices = baselines(self.objective, self.space, self.limits)
         stored = dict(study.attrs().get(records.WARM_STARTS, {}))
@@ -164,10 +162,9 @@ def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
 
 def objective_spec(config: Config) -> ObjectiveSpec:
     """How workers make the objective. A custom objective takes no arguments: it knows its own data."""
-    if config.objective != DEFAULT_OBJECTIVE:
-        return ObjectiveSpec(config.objective)
     data_dir = str(config.data_dir.absolute()) if config.data_dir else None
-    return ObjectiveSpec(config.objective, {"dataset": config.dataset, "data_dir": data_dir})
+    options = {"dataset": config.dataset, "data_dir": data_dir} if config.objective == DEFAULT_OBJECTIVE else {}
+    return ObjectiveSpec(config.objective, options)
 
 
 def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
@@ -177,9 +174,8 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     storage could otherwise choose which function is called here, and with which arguments.
     """
     spec = ObjectiveSpec(**attrs[records.OBJECTIVE])
-    if spec.options and spec.target != DEFAULT_OBJECTIVE:
-        objective = f"an objective with arguments, {spec.target}"
-        raise StorageError(f"the study names {objective}, which no search does; not made")
+    if spec.options and (target := spec.target) != DEFAULT_OBJECTIVE:
+        raise StorageError(f"the study names an objective with arguments, {target}, which no search does; not made")
     return spec
 
 

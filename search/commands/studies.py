@@ -19,15 +19,11 @@ from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.storage.storage import open_storage, quiet_optuna, study_names
 
-POLL_S = 0.5
-"""Pause between two reads of the study."""
+POLL_S = 0.5  # pause between two reads of the study
 
 
 def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
-    """Open the studies with these names, by default the newest.
-
-    Raises StorageError if the database does not exist, UsageError if a study does not.
-    """
+    """Open the studies with these names, by default the newest. Raises StorageError or UsageError if one is missing."""
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     existing = study_names(storage)

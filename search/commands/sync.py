@@ -16,8 +16,7 @@ from search.study import records
 from search.study.storage.storage import hold_study, open_storage, quiet_optuna
 from search.tracking.journal import Journal
 
-DELIVERY_S = 600.0
-"""How long to wait for one study's writes."""
+DELIVERY_S = 600.0  # how long to wait for one study's writes
 
 
 class SyncResult(NamedTuple):

@@ -71,7 +71,7 @@ class Phases:
         finally:
             if self._preload.ident is not None:
                 self._preload.join(2.0 if interruption.number else None)
-            times |= {"slots": executor.slots, "wall_s": time.monotonic() - clock}
+            times = {**times, "slots": executor.slots, "wall_s": time.monotonic() - clock}
             times |= {"search_s": self._trials.search_s, "tracking_s": self._tracking.busy_s}
             study.set_attr(records.SESSIONS, [*earlier, times])
 

@@ -26,8 +26,7 @@ from search.study.study import StoredStudy, open_study
 from search.tracking.journal import PARENT
 from search.tracking.tracker import Tracking
 
-DELIVERY_S = 60.0
-"""How long the end of a search waits for MLflow to accept the pending writes."""
+DELIVERY_S = 60.0  # how long the end of a search waits for MLflow
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class SearchSession:
             return False
         if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
             return True
-        sampling, _ = self.open_sampling()
-        return sampling.is_exhausted()
+        return self.open_sampling()[0].is_exhausted()
 
     def open_sampling(self) -> tuple[SamplingStudy, list[str]]:
         """Open the sampler and the pruner; also returns notices for the user about the initial parameters."""
@@ -76,10 +74,9 @@ class SearchSession:
 
 @contextmanager
 def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
-    """Lock the study, create the executor, and open both stores. All of it closes with the block.
+    """Lock the study, create the executor, and open both stores; close all of it with the block.
 
-    Raises StudyHeldError, StudyMismatchError, StorageError, TrackingError or UsageError. A new study is removed if
-    nothing of it began.
+    A new study of which nothing began is removed. Raises SearchError, such as StudyHeldError or StudyMismatchError.
     """
     config = plan.config
     plan.workspace.root.mkdir(parents=True, exist_ok=True)
