@@ -183,7 +183,7 @@ def sync(config: Config) -> None:
     A search keeps them in its journal when it cannot reach MLflow.
     """
     from search.cli.output import print_deliveries
-    from search.commands.promote import sync as deliver
+    from search.commands.sync import sync as deliver
 
     raise SystemExit(print_deliveries(deliver(config)))
 

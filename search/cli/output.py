@@ -51,9 +51,8 @@ def print_result(result: Result, config: Config) -> None:
         return
     if result.was_complete:
         advice = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
-        echo(
-            f"nothing was left to do; {'the reason is given below' if study.attrs.get(STOP_REASON) is not None else advice}"
-        )
+        stopped = study.attrs.get(STOP_REASON) is not None
+        echo(f"nothing was left to do; {'the reason is given below' if stopped else advice}")
     print_summary(study)
     if result.undelivered:
         journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent

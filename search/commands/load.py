@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from optuna.trial import FixedTrial
 
 from objectives.data.image_files import Framing
+from search.commands.setup import stored_objective
+from search.commands.studies import read_study, tracked_elsewhere
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError, TrackingError, UsageError
 from search.study import records
+from search.tracking.registry.model_store import download, load_model, require_store
 
 if TYPE_CHECKING:
     import torch
-    from mlflow.pyfunc import PyFuncModel
 
-BATCH = 500
+BATCH_SIZE = 500
 
 
 class Predictions(NamedTuple):
@@ -45,9 +48,9 @@ class Predictor:
     framing: Framing
     """Size, channels and polarity of the images in training."""
     metadata: Mapping[str, Any] = field(repr=False)
-    """What the search stored with the model: study, trial, dataset, figures."""
-    model: PyFuncModel = field(repr=False)
-    """MLflow's model."""
+    """Stored by the search with the model: study, trial, dataset, figures."""
+    model: Any = field(repr=False)
+    """MLflow's `PyFuncModel`."""
 
     def __str__(self) -> str:
         """Its URI, and the version that an alias stands for."""
@@ -55,7 +58,7 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of the images it takes."""
+        """(c, h, w) of its images."""
         return self.framing.channels, *self.framing.size
 
     def predict(self, images: ArrayLike) -> Predictions:
@@ -63,75 +66,24 @@ class Predictor:
 
         images: (n, h, w) if the network takes one channel, else (n, c, h, w); uint8, or floats in [0, 1]. They must be
         bright on dark, or dark on bright, as in training: nothing is inverted, scaled or centred here.
-        Raises ValueError with advice when they are something else.
+        Raises ValueError, with advice, for anything else.
         """
         pixels = as_input(images, self.shape)
         parts = [np.empty((0, len(self.classes)), np.float32)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for first in range(0, len(pixels), BATCH):
-                parts.append(np.asarray(self.model.predict(pixels[first : first + BATCH]), dtype=np.float32))
+            for first in range(0, len(pixels), BATCH_SIZE):
+                parts.append(np.asarray(self.model.predict(pixels[first : first + BATCH_SIZE]), dtype=np.float32))
         probabilities = np.concatenate(parts)
         return Predictions(np.array(self.classes)[probabilities.argmax(1)], probabilities)
-
-
-def as_input(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Convert images of `shape` (c, h, w) to float32 (n, c, h, w) in [0, 1]. Raises ValueError with advice."""
-    try:
-        given = np.asarray(images)
-    except ValueError:
-        raise ValueError(f"images differ in shape; each must be {_wanted(shape)}") from None
-    if given.dtype.kind in "OSU":
-        raise ValueError(
-            f"images hold no numbers; give an array of shape {_wanted(shape)}. Image files are read by "
-            "python -m search predict FILE"
-        )
-    c, h, w = shape
-    if given.ndim == 3 and c == 1 and given.shape[1:] == (h, w):
-        given = given[:, None]
-    if given.ndim != 4 or given.shape[1:] != shape:
-        raise ValueError(f"images have shape {given.shape}, this network wants {_wanted(shape)}{_hint(given, shape)}")
-    if given.dtype == np.uint8:
-        return (given / 255).astype(np.float32)
-    if not np.issubdtype(given.dtype, np.floating):
-        raise ValueError(
-            f"images are {given.dtype}; give uint8 (0 to 255), or floats in [0, 1]. Whole numbers from 0 to 255 become "
-            "the former with .astype('uint8')"
-        )
-    if not np.isfinite(given).all():
-        raise ValueError("images hold values that are not finite (NaN or infinity)")
-    if given.size and not (given.min() >= 0 and given.max() <= 1):
-        raise ValueError(
-            f"images are floats from {given.min():g} to {given.max():g}; give floats in [0, 1] (divide by 255 what "
-            "goes to 255), not normalised: the network does that itself"
-        )
-    return given.astype(np.float32)
-
-
-def _wanted(shape: tuple[int, int, int]) -> str:
-    c, h, w = shape
-    return f"(n, {c}, {h}, {w})" + (f" or (n, {h}, {w})" if c == 1 else "")
-
-
-def _hint(given: NDArray[np.generic], shape: tuple[int, int, int]) -> str:
-    c, h, w = shape
-    if given.shape in (shape, (h, w)):
-        return "; a single image goes in as images[None]"
-    if given.shape[1:] == (h, w, c):
-        return "; channels come first: images.transpose(0, 3, 1, 2)"
-    if given.ndim == 2 and given.shape[1] == c * h * w:
-        return f"; rows of pixels become images with images.reshape(-1, {c}, {h}, {w})"
-    return ""
 
 
 def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri: str | None = None) -> Predictor:
     """Load a registered model: `mnist` is the champion of that name, `mnist/3` a version, `mnist@challenger` an alias.
 
     Without a name, load the newest champion. `workspace` is the folder where the search ran. Raises ModelNotFoundError
-    when there is no such model, TrackingError when MLflow does not answer.
+    for an unknown model, TrackingError if MLflow does not answer.
     """
-    from search.tracking.registry.model_store import load_model, require_store
-
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     require_store(config)
     uri, version, loaded = load_model(config.mlflow_uri, model)
@@ -145,16 +97,9 @@ def load_trial(
 ) -> torch.nn.Module:
     """Load the network of any trial with its weights, on the CPU, in evaluation mode.
 
-    The study's objective builds it. It maps float32 (n, c, h, w) in [0, 1] to logits (n, k). Raises UsageError when
-    there is no such study or trial, ModelNotFoundError when the trial has no weights, ObjectiveError when the objective
-    cannot be built here.
+    The study's objective builds it. It maps float32 (n, c, h, w) in [0, 1] to logits (n, k). Raises UsageError for an
+    unknown study or trial, ModelNotFoundError for a trial without weights, ObjectiveError if the objective fails here.
     """
-    from optuna.trial import FixedTrial
-
-    from search.commands.setup import stored_objective
-    from search.commands.studies import elsewhere, read_study
-    from search.tracking.registry.model_store import download, require_store
-
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
     record = read_study(config, study)
     trial = next((trial for trial in record.trials if trial.number == number), None)
@@ -162,20 +107,58 @@ def load_trial(
         raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")
     if records.OBJECTIVE not in record.attrs:
         raise UsageError(f"study {study!r} was not made by a search, so its networks are unknown")
-    if (said := elsewhere(config, record.attrs)) is not None:
-        raise UsageError(f"study {study!r}: {said}")
+    if (hint := tracked_elsewhere(config, record.attrs)) is not None:
+        raise UsageError(f"study {study!r}: {hint}")
     objective = stored_objective(record.attrs).load()
     if not hasattr(objective, "load_weights"):
-        raise UsageError(
-            f"the objective of study {study!r} cannot load weights; give it a method load_weights(params, weights)"
-        )
-    not_there = f"trial {number} of {study!r} ({trial.state.name.lower()}) has no weights that can be read"
+        advice = "give it a method load_weights(params, weights)"
+        raise UsageError(f"the objective of study {study!r} cannot load weights; {advice}")
+    absent = f"trial {number} of {study!r} ({trial.state.name.lower()}) has no weights that can be read"
     if trial.run_id is None:
-        raise ModelNotFoundError(f"{not_there}: it has no MLflow run")
+        raise ModelNotFoundError(f"{absent}: it has no MLflow run")
     require_store(config)
     try:
         weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
     except TrackingError as error:
-        raise ModelNotFoundError(f"{not_there}: {error}") from None
+        raise ModelNotFoundError(f"{absent}: {error}") from None
     network: torch.nn.Module = objective.load_weights(dict(objective.suggest(FixedTrial(dict(trial.params)))), weights)
     return network
+
+
+def as_input(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Convert images of `shape` (c, h, w) to float32 (n, c, h, w) in [0, 1]. Raises ValueError with advice."""
+    c, h, w = shape
+    allowed = f"(n, {c}, {h}, {w})" + (f" or (n, {h}, {w})" if c == 1 else "")
+    try:
+        array = np.asarray(images)
+    except ValueError:
+        raise ValueError(f"images differ in shape; each must be {allowed}") from None
+    if array.dtype.kind in "OSU":
+        advice = "Image files are read by python -m search predict FILE"
+        raise ValueError(f"images hold no numbers; give an array of shape {allowed}. {advice}")
+    if array.ndim == 3 and c == 1 and array.shape[1:] == (h, w):
+        array = array[:, None]
+    if array.ndim != 4 or array.shape[1:] != shape:
+        raise ValueError(f"images have shape {array.shape}, this network wants {allowed}{_shape_hint(array, shape)}")
+    if array.dtype == np.uint8:
+        return (array / 255).astype(np.float32)
+    if not np.issubdtype(array.dtype, np.floating):
+        advice = "Whole numbers from 0 to 255 become the former with .astype('uint8')"
+        raise ValueError(f"images are {array.dtype}; give uint8 (0 to 255), or floats in [0, 1]. {advice}")
+    if not np.isfinite(array).all():
+        raise ValueError("images hold values that are not finite (NaN or infinity)")
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        advice = "(divide by 255 what goes to 255), not normalised: the network does that itself"
+        raise ValueError(f"images are floats from {array.min():g} to {array.max():g}; give floats in [0, 1] {advice}")
+    return array.astype(np.float32)
+
+
+def _shape_hint(array: NDArray[np.generic], shape: tuple[int, int, int]) -> str:
+    c, h, w = shape
+    if array.shape in (shape, (h, w)):
+        return "; a single image goes in as images[None]"
+    if array.shape[1:] == (h, w, c):
+        return "; channels come first: images.transpose(0, 3, 1, 2)"
+    if array.ndim == 2 and array.shape[1] == c * h * w:
+        return f"; rows of pixels become images with images.reshape(-1, {c}, {h}, {w})"
+    return ""

@@ -21,20 +21,16 @@ class Prediction:
     """One image, and its prediction once there is one."""
 
     name: str
-    pixels: NDArray[np.float32] | None = None
-    """The image as the model sees it: (c, h, w) in [0, 1]; None when it cannot be read."""
-    notes: tuple[str, ...] = ()
-    """How a file was changed to look like the training images."""
-    truth: str | None = None
-    """The true label, for an image of a dataset."""
+    pixels: NDArray[np.float32] | None = None  # the model's input: (c, h, w) in [0, 1]; None if it cannot be read
+    notes: tuple[str, ...] = ()  # how a file was changed to look like the training images
+    truth: str | None = None  # the true label, for an image of a dataset
     label: str = ""
     probability: float = 0.0
-    error: str | None = None
-    """Why there is no prediction."""
+    error: str | None = None  # the reason, if it could not be classified
 
 
 def require_readable(names: Sequence[str]) -> None:
-    """Raise PictureError when no name can be read, which is known long before a model is loaded."""
+    """Raise PictureError if no name can be read, before a model is loaded."""
     errors = []
     for name in names:
         if _dataset_images(name):
@@ -48,7 +44,7 @@ def require_readable(names: Sequence[str]) -> None:
 
 
 def predict(predictor: Predictor, names: Sequence[str], data_dir: Path | None) -> list[Prediction]:
-    """Classify images, one prediction for each.
+    """Classify images; returns one prediction per image.
 
     A name is a path, or `DATASET:INDEX` or `DATASET:FIRST-LAST` for images of a dataset's test split.
     """
@@ -58,11 +54,15 @@ def predict(predictor: Predictor, names: Sequence[str], data_dir: Path | None) -
         return rows
     labels, probabilities = predictor.predict(np.stack(pixels))
     answers = iter(zip(labels.tolist(), probabilities.max(1).tolist(), strict=True))
-    return [row if row.pixels is None else _with_answer(row, *next(answers)) for row in rows]
+    for index, row in enumerate(rows):
+        if row.pixels is not None:
+            label, probability = next(answers)
+            rows[index] = replace(row, label=label, probability=probability)
+    return rows
 
 
 def draw(predictions: Sequence[Prediction], classes: Sequence[str]) -> bytes | None:
-    """Draw the images with their predictions and true labels, as PNG; None when no image could be read."""
+    """Draw the images with their predictions and true labels, as PNG; None if no image could be read."""
     from search.tracking.figures.figures import prediction_grid
 
     index = {name: number for number, name in enumerate(classes)}
@@ -74,18 +74,10 @@ def draw(predictions: Sequence[Prediction], classes: Sequence[str]) -> bytes | N
     return prediction_grid(images, titles, classes)
 
 
-def _with_answer(row: Prediction, label: str, probability: float) -> Prediction:
-    return replace(row, label=label, probability=probability)
-
-
 def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Prediction]:
     """Read the images of one name."""
-    if (found := _dataset_images(name)) is not None:
-        dataset, first, last = found
-        if dataset != (own := predictor.metadata["dataset"]):
-            error = f"{name}: this model knows {own}; type {own}:0, or name another model with --model"
-            return [Prediction(name, error=error)]
-        return _read_dataset(dataset, first, last, predictor.classes, data_dir)
+    if (images := _dataset_images(name)) is not None:
+        return _read_dataset(name, *images, predictor, data_dir)
     try:
         pixels, notes = to_model_input(read_image(Path(name)), predictor.framing)
     except PictureError as error:
@@ -96,27 +88,27 @@ def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Predic
 
 
 def _dataset_images(name: str) -> tuple[str, int, int] | None:
-    """Parse `mnist:7` and `mnist:0-24` to dataset, first and last index; None when the name is that of a file."""
-    found = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
-    if found is None or Path(name).exists() or not (found[1] in NAMES or found[1].startswith("folder:")):
+    """Parse `mnist:7` or `mnist:0-24` into dataset, first and last index; None for the name of a file."""
+    match = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
+    if match is None or Path(name).exists() or not (match[1] in NAMES or match[1].startswith("folder:")):
         return None
-    return found[1], int(found[2]), int(found[3] or found[2])
+    return match[1], int(match[2]), int(match[3] or match[2])
 
 
 def _read_dataset(
-    dataset: str, first: int, last: int, classes: Sequence[str], data_dir: Path | None
+    name: str, dataset: str, first: int, last: int, predictor: Predictor, data_dir: Path | None
 ) -> list[Prediction]:
+    if dataset != (own := predictor.metadata["dataset"]):
+        error = f"{name}: this model knows {own}; type {own}:0, or name another model with --model"
+        return [Prediction(name, error=error)]
     load_dataset(dataset, data_dir)  # downloads the files if necessary
     images, labels = load_test_split(dataset, data_dir)
     if last < first:
-        error = f"{dataset}:{first}-{last} ends before it begins; type {dataset}:{last}-{first}"
-        return [Prediction(f"{dataset}:{first}-{last}", error=error)]
+        return [Prediction(name, error=f"{name} ends before it begins; type {dataset}:{last}-{first}")]
     if last >= len(labels):
         example = f"type for example {dataset}:0-{min(24, len(labels) - 1)}"
-        error = f"{dataset} has test images 0 to {len(labels) - 1}; {example}"
-        return [Prediction(f"{dataset}:{first}", error=error)]
+        return [Prediction(name, error=f"{dataset} has test images 0 to {len(labels) - 1}; {example}")]
     pixels = (images[first : last + 1] / 255).astype(np.float32)
-    return [
-        Prediction(f"{dataset}:{index}", image, truth=classes[int(labels[index])])
-        for index, image in enumerate(pixels, start=first)
-    ]
+    truths = [predictor.classes[label] for label in labels[first : last + 1].tolist()]
+    rows = enumerate(zip(pixels, truths, strict=True), start=first)
+    return [Prediction(f"{dataset}:{index}", image, truth=truth) for index, (image, truth) in rows]

@@ -2,59 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from objectives.base import ObjectiveError, Task, missing_methods
+from objectives.base import Task, missing_methods
 from objectives.devices import resolve_device
 from search.commands.finish import Finish
-from search.commands.session.completion import is_complete
-from search.commands.session.origin import open_parent_run, store_origin
-from search.commands.session.phases import Phases, timed_session
-from search.commands.session.session import DELIVERY_S, SearchSession, open_sampling, open_session
+from search.commands.session.parent_run import parent_run
+from search.commands.session.phases import Phases
+from search.commands.session.session import DELIVERY_S, SearchSession, open_session
 from search.commands.setup import SearchPlan
-from search.common.errors import SearchError
-from search.common.signals import Interrupted
 from search.coordinator.progress import Display
-from search.study import records
+from search.study.records import StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configuration
 from search.study.summary import Summary
-from search.tracking.journal import PARENT
 
 
 @dataclass(frozen=True)
 class Result:
     """How a run of the command ended."""
 
-    study: records.StudyRecord
-    undelivered: int
-    """Tracking writes that stay in the journal."""
-    was_complete: bool
-    """There was nothing left to do."""
+    study: StudyRecord
+    undelivered: int  # writes to MLflow that stay in the journal
+    was_complete: bool  # nothing was left to do
 
 
 def run(plan: SearchPlan, display: Display) -> Result:
-    """Search, then score and publish the winner.
+    """Search, then score and publish the winner. After any error, the next start does what is missing.
 
-    Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal. Nothing is lost
-    then: the next start does what is missing.
+    Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal.
     """
-    if (missing := missing_methods(plan.objective)) is not None:
-        display.notice(missing)
-    with open_session(plan, display) as session:
-        if session.tracking_existed:
-            _wait_for_tracking(session)
-        if is_complete(plan, session.study, session.tracking):  # no worker need start for that
+    if (notice := missing_methods(plan.objective)) is not None:
+        display.notice(notice)
+    with open_session(plan, display) as session:  # locks the study and opens both stores
+        if session.is_complete():
             return _result(session, was_complete=True)
         devices = _start_workers(session)
         study = _open_for_sampling(session, devices[0])
         _choose_slots(session, study)
         devices = devices[: session.executor.slots]
-        with _parent_run(session, devices):
-            winner = _find_winner(session, study, devices)
-            session.executor.close()  # a cluster's resources are for others while the winner is scored and published
+        with parent_run(session, devices):
+            phases = Phases.of(session, study, devices)
+            with phases.begin():
+                phases.search()
+                candidate = phases.confirm()
+                winner = phases.refit(candidate)
+            session.executor.close()  # frees a cluster's resources while the winner is scored and published
             _finish(session, winner, devices[0])
         return _result(session, was_complete=False)
 
@@ -63,81 +56,43 @@ def _result(session: SearchSession, *, was_complete: bool) -> Result:
     return Result(session.study.record(), session.tracking.flush(DELIVERY_S), was_complete)
 
 
-def _wait_for_tracking(session: SearchSession) -> None:
-    """Raise StorageError or TrackingError when MLflow's store is of no use, before anything is written."""
-    with session.display.busy("opening MLflow"):
-        session.tracking.ready()
-
-
 def _start_workers(session: SearchSession) -> list[str]:
-    """Wait for the workers; returns their devices, one for each slot."""
+    """Wait for the workers; returns the device of each slot."""
     finished = session.study.record().finished
-    session.executor.expect(max(1, session.config.trials - finished))
+    session.executor.expect(max(1, session.plan.config.trials - finished))
     with session.display.busy("starting the workers"):
         return session.executor.ready()
 
 
 def _open_for_sampling(session: SearchSession, device: str) -> SamplingStudy:
-    """The study, ready to sample. The first worker's device decides the epochs of a study that has none yet."""
+    """Open the sampler and the pruner. In a new study, the first worker's device decides the number of epochs."""
     if session.study.epochs is None:
         session.study.fix_epochs(session.plan.objective.epochs(device))
-    study, notices = open_sampling(session.plan, session.study)
+    study, notices = session.open_sampling()
     for text in notices:
         session.display.notice(text)
     return study
 
 
 def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
-    """Let the executor measure how many workers are fastest, if there is anything to search."""
-    if study.finished >= session.config.trials and not study.unfinished:
+    """Let the executor measure how many workers are fastest, if trials are left."""
+    if study.finished >= session.plan.config.trials and not study.unfinished:
         return
     epochs = session.study.epochs
     assert epochs is not None, "the study is open for sampling"
-    task = Task(0, example_configuration(session.plan.objective), session.config.seed, epochs)
+    task = Task(0, example_configuration(session.plan.objective), session.plan.config.seed, epochs)
     with session.display.busy("measuring how many workers are fastest"):
-        chosen = session.executor.settle(task)
-    if chosen is not None:
-        session.display.notice(chosen)
-
-
-@contextmanager
-def _parent_run(session: SearchSession, devices: list[str]) -> Iterator[None]:
-    """The study's run in MLflow, which ends as KILLED or FAILED if the block raises."""
-    store_origin(session.plan, session.study)
-    open_parent_run(session.plan, session.study, session.tracking, devices)
-    try:
-        yield
-    except Interrupted:
-        session.tracking.end_run(PARENT, "KILLED")
-        raise
-    except (SearchError, ObjectiveError):
-        session.tracking.end_run(PARENT, "FAILED")
-        raise
-
-
-def _find_winner(session: SearchSession, study: SamplingStudy, devices: list[str]) -> Summary:
-    """Search, confirm, refit: everything that trains."""
-    phases = Phases.of(session, study, devices)
-    with timed_session(session, phases), phases.preload_at_end(), session.interruption.graceful():
-        phases.search()
-        summary = phases.refit(phases.confirm())
-        phases.remove_checkpoints()
-        return summary
+        choice = session.executor.settle(task)
+    if choice is not None:
+        session.display.notice(choice)
 
 
 def _finish(session: SearchSession, winner: Summary, device: str) -> None:
     """Score the winner, register it, write the report."""
     plan, study = session.plan, session.study
-    if session.config.engine == "ray" and device != "cpu":  # a cluster's worker may have a GPU that this machine lacks
+    if plan.config.engine == "ray" and device != "cpu":  # this machine may lack the GPU of a cluster's worker
         device = resolve_device("auto", 0)
-    finish = Finish(
-        study,
-        session.tracking,
-        plan.workspace,
-        session.config,
-        register_as=plan.register_as,
-        device=device,
-        goal={"finished": study.record().finished, **plan.goal},
-    )
+    goal = {"finished": study.record().finished, **plan.goal}
+    finish = Finish(study, session.tracking, plan.config, register_as=plan.register_as, device=device, goal=goal)
     with session.display.busy("scoring and registering the winner, writing the report"):
         finish.run(winner)

@@ -19,15 +19,11 @@ from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.storage.storage import open_storage, quiet_optuna, study_names
 
-POLL_S = 0.5
-"""Time between two looks at the study."""
+POLL_S = 0.5  # pause between two reads of the study
 
 
 def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
-    """Open the studies with these names, or the newest study when there are no names.
-
-    Raises StorageError when there is no database, UsageError when there is no such study.
-    """
+    """Open the studies with these names, by default the newest. Raises StorageError or UsageError if one is missing."""
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     existing = study_names(storage)
@@ -42,7 +38,7 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
 
 
 def all_studies(config: Config) -> list[StudyRecord]:
-    """Read every study, oldest first. Raises StorageError when there is no database."""
+    """Read every study, oldest first. Raises StorageError if the database does not exist."""
     quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
@@ -53,22 +49,20 @@ def read_study(config: Config, name: str | None) -> StudyRecord:
     return StudyRecord.of(open_studies(config, [] if name is None else [name])[0])
 
 
-def elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
-    """Return a hint when the study is tracked in another MLflow store than this command names, else None."""
+def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
+    """A hint if the study is tracked in another MLflow store than `config` names, else None; `attrs`: the study's."""
     uri = attrs.get(records.TRACKING)
     if uri is None or uri == bare(config.tracking_uri or ""):
         return None
-    return (
-        f"it is tracked at {uri}; add --tracking-uri {uri}" if uri else "it is tracked here; leave out --tracking-uri"
-    )
+    hint = f"at {uri}; add --tracking-uri {uri}" if uri else "here; leave out --tracking-uri"
+    return f"it is tracked {hint}"
 
 
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
     """Show the progress of a search in another process until it ends. Raises as `open_studies` does."""
     study = open_studies(config, [name] if name else [])[0]
     record = StudyRecord.of(study)
-    shown = {trial.number for trial in record.trials if trial.state.is_finished()}
-    standing = _progress(record).standing
+    shown, standing = {trial.number for trial in _ended(record)}, _progress(record).standing
     display.begin(f"study {study.study_name}", standing.target, standing.finished)
     try:
         while True:
@@ -89,24 +83,19 @@ def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
 
 
 def _ended(study: StudyRecord) -> list[TrialRecord]:
-    """Return the finished trials in the order in which they ended."""
+    """The trials that ended, in that order."""
     ended = (trial for trial in study.trials if trial.state.is_finished())
     return sorted(ended, key=lambda trial: (trial.ended or datetime.max, trial.number))
 
 
 def _progress(study: StudyRecord) -> SearchProgress:
-    steps = int(study.attrs.get(records.STEPS_PER_EPOCH, 1))
-    epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
-    running = [
-        RunningTrial(
-            trial.number,
-            trial.label,
-            max(trial.intermediate, default=0) / steps,
-            epochs,
-            tuple(value for _, value in sorted(trial.intermediate.items())),
-        )
-        for trial in study.trials
-        if trial.state == TrialState.RUNNING
-    ]
+    running = [_running_trial(study, trial) for trial in study.trials if trial.state == TrialState.RUNNING]
     target = int(study.attrs.get(records.TARGET, len(study.trials)))
     return SearchProgress(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)
+
+
+def _running_trial(study: StudyRecord, trial: TrialRecord) -> RunningTrial:
+    epoch = max(trial.intermediate, default=0) / int(study.attrs.get(records.STEPS_PER_EPOCH, 1))
+    epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
+    curve = tuple(value for _, value in sorted(trial.intermediate.items()))
+    return RunningTrial(trial.number, trial.label, epoch, epochs, curve)

@@ -96,7 +96,7 @@ def test_registered_models_predict_and_any_trial_loads(unpacked: Path):
         result = search("predict", "digits:0-19", *words, cwd=unpacked)
         assert result.returncode == 0, result.stderr
         assert model in result.stdout
-        agree = int(next(line for line in result.stdout.splitlines() if "of 20 agree" in line).split()[0])
+        agree = int(next(line for line in result.stdout.splitlines() if "of 20 are correct" in line).split()[0])
         assert agree >= 18
     code = "import search; print(sum(p.numel() for p in search.load_trial('finished', 1).parameters()))"
     loaded = subprocess.run(

@@ -1,4 +1,4 @@
-"""The ending of a search, in this process: what is read and kept, in which order, whatever cuts it short."""
+"""The finish of a search, in this process: what is read and stored, in which order, and after a kill."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from search.tracking.store import connect_mlflow
 
 
 class Killed(BaseException):
-    """Instead of a signal that nothing can catch."""
+    """Stands for SIGKILL."""
 
 
 class Counted(ImageClassification):
-    """Digits; counts how often the test split is read, and can be killed right after."""
+    """Digits; counts the reads of the test split, and can be killed right after one."""
 
     reads = 0
     killed = False
@@ -56,8 +56,8 @@ class Counted(ImageClassification):
         return score
 
 
-class Wrong(Counted):
-    """Counts mistakes, of which fewer are better."""
+class Minimised(Counted):
+    """The metric is the error, which is minimised."""
 
     metric, direction = "val_error", "minimize"
 
@@ -74,13 +74,13 @@ class Mistakes:
         return replace(result, value=None if result.value is None else 1 - result.value)
 
 
-class Weak(Counted):
-    """Has no memory for the refit, as long as it is `full`."""
+class OutOfMemory(Counted):
+    """The refit runs out of memory while `full` is set."""
 
     full = True
 
     def start(self, task: Task, device: str) -> Training:
-        if task.refit and Weak.full:
+        if task.refit and OutOfMemory.full:
             raise MemoryError("no room for 12 GiB")
         return super().start(task, device)
 
@@ -94,19 +94,19 @@ def unread() -> Iterator[None]:
 def searched(folder: Path, objective: str = "Counted", **settings: Any) -> StudyRecord:
     """One start of a small search."""
     settings = {"trials": 1, "epochs": 1, "confirm": 0, "no_refit": True, "no_register": True} | settings
-    target = objective if ":" in objective else f"test_conclusion:{objective}"
+    target = objective if ":" in objective else f"test_finish:{objective}"
     config = Config(objective=target, engine="inline", workspace=folder, **settings)
     return run(SearchPlan.of(config), PlainDisplay(Console(quiet=True))).study
 
 
 def read_by(folder: Path) -> list[str]:
-    """The runs for which the study says that the test split was read."""
+    """The runs of the reads of the test split that the study stores."""
     ((stored,),) = rows(folder / "optuna.db", "SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'")
     return [read["run"] for read in json.loads(stored)]
 
 
 @pytest.mark.slow
-def test_flags_that_make_another_network_the_winner_read_it_again_and_that_is_said(folder: Path):
+def test_another_winning_network_reads_the_test_split_again_and_the_count_is_shown(folder: Path):
     study = searched(folder)
     assert (Counted.reads, read_by(folder), reads_of_test_split(study)) == (1, ["trial-0"], "measured once")
     assert searched(folder).summary == study.summary
@@ -115,13 +115,13 @@ def test_flags_that_make_another_network_the_winner_read_it_again_and_that_is_sa
     assert (Counted.reads, read_by(folder)) == (2, ["trial-0", "refit-0"])
     assert reads_of_test_split(study) == "the test split was read 2 times in this study"
     notes = rows(folder / "mlflow.db", "SELECT value FROM tags WHERE key = 'mlflow.note.content'")
-    told = [note for (note,) in notes if "Test accuracy" in note]
-    assert told
-    assert all(f"n = 359), {reads_of_test_split(study)}." in note for note in told)
+    texts = [note for (note,) in notes if "Test accuracy" in note]
+    assert texts
+    assert all(f"n = 359), {reads_of_test_split(study)}." in note for note in texts)
     assert reads_of_test_split(study) in (folder / "mlruns/reports/digits.html").read_text()
 
 
-def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
+def test_a_read_is_counted_even_if_its_result_was_lost(folder: Path):
     Counted.killed = True
     with pytest.raises(Killed, match="right after the reading"):
         searched(folder)
@@ -133,12 +133,12 @@ def test_a_kill_between_reading_and_keeping_is_not_hidden(folder: Path):
 
 
 @pytest.mark.slow
-def test_a_refit_that_failed_for_want_of_memory_is_tried_again_by_the_same_command(folder: Path):
-    study = searched(folder, "Weak", no_refit=False)
+def test_the_same_command_repeats_a_refit_that_ran_out_of_memory(folder: Path):
+    study = searched(folder, "OutOfMemory", no_refit=False)
     assert study.summary is not None
     assert "(no room for 12 GiB); trial-0 is kept" in str(study.summary.note)
-    Weak.full = False
-    study = searched(folder, "Weak", no_refit=False)
+    OutOfMemory.full = False
+    study = searched(folder, "OutOfMemory", no_refit=False)
     assert study.summary is not None
     assert (study.summary.run, study.summary.note) == ("refit-0", None)
     assert read_by(folder) == ["trial-0", "refit-0"]
@@ -146,14 +146,14 @@ def test_a_refit_that_failed_for_want_of_memory_is_tried_again_by_the_same_comma
 
 @pytest.fixture
 def unexported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions without a model behind them, which takes seconds to export."""
+    """Registers versions without a model, whose export takes seconds."""
     monkeypatch.setattr(registry, "_log", lambda *_: ("file:///nowhere", None))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unexported")
-def test_more_fresh_seeds_bring_the_version_up_to_date(folder: Path):
-    """The same network, so the same version, and no second export; what it says of itself is what is known now."""
+def test_more_fresh_seeds_update_the_version(folder: Path):
+    """The same network stays the same version and is not exported again; its tags and description follow."""
     for seeds in (1, 2):
         study = searched(folder, confirm=1, confirm_seeds=seeds, no_refit=False, no_register=False)
         (version,) = versions(connect_mlflow(f"sqlite:///{folder}/mlflow.db"), "digits")
@@ -169,9 +169,9 @@ def test_more_fresh_seeds_bring_the_version_up_to_date(folder: Path):
 
 
 @pytest.mark.usefixtures("unexported")
-@pytest.mark.parametrize(("objective", "metric"), [("Wrong", "val_error"), ("regression:Curve", "mse")])
-def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, objective: str, metric: str):
-    """A classifier, and what is none: two studies, whose winners meet in the registry."""
+@pytest.mark.parametrize(("objective", "metric"), [("Minimised", "val_error"), ("regression:Curve", "mse")])
+def test_the_lower_value_is_champion_if_the_metric_is_minimised(folder: Path, objective: str, metric: str):
+    """For a classifier and for a regression: two studies register the same model."""
     scores = []
     for seed in (1, 2):
         wanted = {"study": f"seed-{seed}", "seed": seed, "trials": 2, "confirm": 1, "confirm_seeds": 1}
@@ -179,17 +179,17 @@ def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, object
         assert summary is not None
         scores.append(summary.score)
     client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")
-    found = versions(client, "low")
-    assert [version.tags["validation"] for version in found] == [repr(score) for score in scores]
-    assert [version.tags[f"confirmed_{metric}"] for version in found] == [f"{score:.4f}" for score in scores]
-    assert not any("accuracy" in name for version in found for name in version.tags if name != "test_accuracy")
-    assert found[0].tags["protocol.direction"] == "minimize"
+    registered = versions(client, "low")
+    assert [version.tags["validation"] for version in registered] == [repr(score) for score in scores]
+    assert [version.tags[f"confirmed_{metric}"] for version in registered] == [f"{score:.4f}" for score in scores]
+    assert not any("accuracy" in name for version in registered for name in version.tags if name != "test_accuracy")
+    assert registered[0].tags["protocol.direction"] == "minimize"
     assert alias(client.get_registered_model("low"), CHAMPION) == str(1 + scores.index(min(scores)))
-    assert all(f"| {metric} |" in version.description for version in found)
-    assert all(("on the test split" in version.description) == (objective == "Wrong") for version in found)
+    assert all(f"| {metric} |" in version.description for version in registered)
+    assert all(("on the test split" in version.description) == (objective == "Minimised") for version in registered)
 
 
-def test_an_objective_that_is_a_classifier_but_for_one_method_is_told_so(folder: Path):
+def test_an_objective_that_lacks_one_method_of_a_classifier_gives_a_notice(folder: Path):
     plan = SearchPlan.of(Config(objective="test_checks:Unfitted", engine="inline", workspace=folder))
     lacking = "lacks refit_epochs, so it is not taken for an ImageClassifier"
     with pytest.raises(Killed, match=lacking):
@@ -203,26 +203,26 @@ class Hearing(PlainDisplay):
         raise Killed(text)
 
 
-def test_a_name_for_what_cannot_be_registered_is_refused_at_once(folder: Path):
+def test_register_is_an_error_if_the_objective_cannot_be_registered(folder: Path):
     with pytest.raises(UsageError, match="--register x: the winner of objective 'toy' cannot be registered; give it"):
         searched(folder, "toy:Toy", no_register=False, register="x")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unexported")
-def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each start is killed one step later than the one before: scored, kept, registered, promoted, marked, reported."""
+def test_a_finish_that_is_killed_after_every_step_ends_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each start is killed one step later than the one before."""
     steps: list[str] = []
     limit = 0
 
     def stepping(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*given: Any, **named: Any) -> Any:
-            found = function(*given, **named)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
             if steps:
                 steps.append(name)
                 if len(steps) == limit + 1:
                     raise Killed
-            return found
+            return result
 
         return step
 
@@ -250,9 +250,9 @@ def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, mon
     assert (study.summary.run, study.summary.standing) == ("refit-0", None)
     assert version.tags["validation"] == repr(study.summary.score)
     assert alias(client.get_registered_model("digits"), CHAMPION) == "1"
-    assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first was killed when it had noted that it would read
+    assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first start was killed before it read
     assert f"read {len(read_by(folder))} times in this study" in version.description
     summary = study.summary
     steps.clear()
     assert searched(folder, **wanted).summary == summary
-    assert not steps  # there was no ending left to do
+    assert not steps  # nothing was left to finish

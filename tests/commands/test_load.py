@@ -150,9 +150,9 @@ def test_bytes_and_floats_are_the_same_images(n: int, shape: tuple[int, int, int
     given = images[:, 0] if flat and shape[0] == 1 else images
     expected = (images / 255).astype(np.float32)
     for same in (given, given / 255, (given / 255).astype(np.float32)):
-        found = as_input(same, shape)
-        assert (found.dtype, found.shape) == (np.float32, (n, *shape))
-        assert np.array_equal(found, expected)
+        converted = as_input(same, shape)
+        assert (converted.dtype, converted.shape) == (np.float32, (n, *shape))
+        assert np.array_equal(converted, expected)
 
 
 def test_the_storage_does_not_choose_what_is_called_here(database: str):

@@ -1,4 +1,4 @@
-"""The plan of a search: what its settings come to, before anything is written."""
+"""The plan of a search, made from its settings before anything is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_classifier_is_refitted_and_registered_under_its_dataset_unless_flags_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_classifier_is_neither_refitted_nor_registered(tmp_path: Path):
+def test_other_objectives_are_neither_refitted_nor_registered(tmp_path: Path):
     plan = SearchPlan.of(Config(objective="toy:Toy", workspace=tmp_path))
     assert (plan.name, plan.register_as, plan.refits, plan.dataset) == ("toy", None, False, None)
 
@@ -36,7 +36,7 @@ def test_a_plan_does_not_change(tmp_path: Path):
         plan.name = "another"  # type: ignore[misc]
 
 
-def test_flags_that_do_not_go_together_are_refused_before_the_objective_is_made(tmp_path: Path):
+def test_contradictory_flags_are_an_error_before_the_objective_is_made(tmp_path: Path):
     config = Config(objective="no.such:Objective", workspace=tmp_path, address="auto")
     with pytest.raises(UsageError, match="--address is for Ray: add --engine ray, or leave it out"):
         SearchPlan.of(config)

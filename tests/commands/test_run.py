@@ -1,4 +1,4 @@
-"""Whole searches as people type them: own objectives, watched, ended early, gone on with, repeated."""
+"""Complete searches from the command line: custom objectives, watching, stopping early, resuming, repeating."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 
 def running_trials(folder: Path) -> int:
-    found = rows(folder / "optuna.db", "SELECT count(*) FROM trials WHERE state = 'RUNNING'")
-    return int(found[0][0])
+    ((count,),) = rows(folder / "optuna.db", "SELECT count(*) FROM trials WHERE state = 'RUNNING'")
+    return int(count)
 
 
 def trials_and_runs(folder: Path) -> tuple[list[str], int]:
@@ -27,7 +27,7 @@ def trials_and_runs(folder: Path) -> tuple[list[str], int]:
     return states, len(rows(folder / "mlflow.db", RUNS))
 
 
-# An own objective, whose error is minimised -------------------------------------------------------------------------
+# A custom objective, which is minimised -----------------------------------------------------------------------------
 
 
 BARE_CURVE = """
@@ -39,8 +39,8 @@ print(error)
 
 
 @pytest.mark.long
-def test_a_regression_works_through_every_part(folder: Path):
-    """Pruned, limited, confirmed, registered, ended by patience, gone on with, shown, watched, reported, exported."""
+def test_a_regression_works_in_every_command(folder: Path):
+    """Pruning, limits, confirmation, registration, patience, resuming, and the other commands."""
     curve = ("--objective", "regression:Curve", "--jobs", 1, "--seed", 1, "--max-latency-ms", 100)
     result = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -52,7 +52,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     assert "PRUNED" in {trial["state"] for trial in trials}
     assert shown["direction"] == "minimize"
     assert summary["value"] <= min(trial["value"] for trial in complete if trial["baseline"])
-    means = [sum(each["values"]) / len(each["values"]) for each in summary["confirmation"]["candidates"]]
+    means = [sum(c["values"]) / len(c["values"]) for c in summary["confirmation"]["candidates"]]
     assert len(means) == 3
     assert summary["gains"][0]["gain"] > 0
     assert all(trial["constraints"]["latency_ms"] <= 0 for trial in complete)
@@ -64,7 +64,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     command = [sys.executable, "-c", BARE_CURVE]
     alone = environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""})
     bare = subprocess.run(command, cwd=folder, env=alone, check=True, capture_output=True, text=True)
-    winner = next(each for each in summary["confirmation"]["candidates"] if each["number"] == summary["number"])
+    winner = next(c for c in summary["confirmation"]["candidates"] if c["number"] == summary["number"])
     assert float(bare.stdout) == pytest.approx(winner["values"][0], rel=1e-3)
     before = contents(folder)
     again = search(*curve, "--trials", 60, "--patience", 8, "--confirm-seeds", 3, cwd=folder)
@@ -83,7 +83,7 @@ def test_a_regression_works_through_every_part(folder: Path):
     assert [trial["params"] for trial in started[1:]] == [trial["params"] for trial in done[:2]]
 
 
-# Searches that end early or go on -----------------------------------------------------------------------------------
+# Searches that end early or resume -----------------------------------------------------------------------------------
 
 
 def test_a_search_is_watched_from_another_terminal_and_logged_as_json(folder: Path):
@@ -105,7 +105,7 @@ def test_a_search_is_watched_from_another_terminal_and_logged_as_json(folder: Pa
     assert quiet.stdout.startswith("\nstudy toy: 5 trials")
 
 
-def test_a_search_of_which_every_trial_fails_stops_and_says_why(folder: Path):
+def test_a_search_stops_with_the_reason_if_every_trial_fails(folder: Path):
     result = search(*TOY, "--trials", 30, cwd=folder, env={"TOY_MODE": "error"})
     assert result.returncode == 1
     assert re.search(
@@ -114,7 +114,7 @@ def test_a_search_of_which_every_trial_fails_stops_and_says_why(folder: Path):
     assert trials_and_runs(folder) == (["FAIL"] * 10, 11)
 
 
-def test_a_search_whose_time_is_up_confirms_what_it_has_and_goes_on_later(folder: Path):
+def test_a_search_that_runs_out_of_time_confirms_and_can_resume(folder: Path):
     words = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 2)
     result = search(*words, "--trials", 50, "--timeout", 2, cwd=folder, env={"TOY_PAUSE_S": "0.15"})
     assert result.returncode == 0, result.stderr
@@ -135,7 +135,7 @@ def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_refit_that_fails_leaves_a_confirmed_network(folder: Path):
+def test_a_failed_refit_leaves_a_confirmed_network(folder: Path):
     words = ("--objective", "stubborn:Stubborn", "--trials", 2, "--epochs", 1, "--confirm", 1, "--no-register")
     result = search(*words, "--jobs", 1, cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -176,7 +176,7 @@ def test_the_same_seed_repeats_a_search_exactly(folder: Path):
     assert len(rows(folder / "optuna.db", "SELECT DISTINCT param_value FROM trial_params")) > 8
 
 
-def test_mnist_that_cannot_be_had_is_digits_unless_it_was_asked_for(folder: Path):
+def test_unavailable_mnist_falls_back_to_digits_unless_it_was_named(folder: Path):
     nowhere = {"SEARCH_DATA_DIR": str(folder.parent / "data")}
     asked = search("--dataset", "mnist", "--trials", 1, cwd=folder, env=nowhere)
     assert (asked.returncode, "Traceback" in asked.stderr) == (1, False)

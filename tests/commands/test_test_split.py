@@ -1,4 +1,4 @@
-"""The test split is read once in a search, by one process, after the winner was stored: each open of it is seen.
+"""A search reads the test split once, in one process, after it stored the winner. The tests see every open file.
 
 Each Python process of the search, workers included, reports what it opens (`sys.addaudithook` in a `sitecustomize`).
 """
@@ -28,9 +28,9 @@ def winner():  # noted before the reading
     if not os.path.exists(DATABASE):
         return None
     connection = sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True)
-    found = connection.execute("SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'").fetchone()
+    row = connection.execute("SELECT value_json FROM study_user_attributes WHERE key = 'test_reads'").fetchone()
     connection.close()
-    return json.loads(found[0])[-1] if found else None
+    return json.loads(row[0])[-1] if row else None
 
 def watch(event, arguments):
     if event != "open" or not isinstance(arguments[0], str) or os.path.basename(arguments[0]) not in NAMES:
@@ -50,7 +50,7 @@ with open(LOG + ".watching", "a") as watching:
 ONE_READING = "import sys; from objectives.data.datasets import load_test_split; load_test_split(sys.argv[1], None)"
 
 
-def pictures(folder: Path) -> Path:
+def image_folder(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     for label, level in (("dark", 40), ("light", 200)):
         (folder / label).mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     if dataset == "mnist" and not (data / "MNIST/raw" / TEST_FILES[0]).exists():
         pytest.skip("the real MNIST files are not here; name their folder with SEARCH_DATA_DIR")
     watched = ("test-images.npy", "test-labels.npy", *(TEST_FILES if dataset == "mnist" else ()))
-    name = dataset if dataset == "mnist" else f"folder:{pictures(tmp_path / 'pictures')}"
+    name = dataset if dataset == "mnist" else f"folder:{image_folder(tmp_path / 'pictures')}"
     (tmp_path / "watch").mkdir()
     (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
     log, yardstick = tmp_path / "opened", tmp_path / "yardstick"
@@ -88,7 +88,7 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     words += ("--fix", "family=mlp") if dataset == "mnist" else ()
     result = search(*words, cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
-    found = opened(log)
+    reads = opened(log)
 
     alone = {**env, "WATCH_LOG": str(yardstick)}
     if dataset == "mnist":  # the first reading makes arrays of the files
@@ -100,18 +100,18 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
         timeout=60,
         env=environment(alone),
     )
-    assert [each["file"] for each in found] == [each["file"] for each in opened(yardstick)]
-    assert {each["file"] for each in found} == set(watched)
-    assert len({each["process"] for each in found}) == 1
-    stored = [each["winner"] for each in found]
+    assert [read["file"] for read in reads] == [read["file"] for read in opened(yardstick)]
+    assert {read["file"] for read in reads} == set(watched)
+    assert len({read["process"] for read in reads}) == 1
+    stored = [read["winner"] for read in reads]
     assert stored[0] is not None
     assert stored[0]["run"] == f"refit-{stored[0]['number']}"
     assert stored == [stored[0]] * len(stored)
     processes = set(log.with_name("opened.watching").read_text().split())
     assert len(processes) > 1  # workers were watched as well
-    assert str(found[0]["process"]) in processes
+    assert str(reads[0]["process"]) in processes
 
     again = search(*words, cwd=folder, env=env)
     assert "nothing was left to do" in again.stdout
     assert search("report", cwd=folder, env=env).returncode == 0
-    assert opened(log) == found
+    assert opened(log) == reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
 import time
@@ -9,14 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from threading import Thread
 from typing import Any, Self
 
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier
-from search.commands.session.origin import run_tags
-from search.commands.session.preload import Preload
+from search.commands.session.parent_run import run_tags
 from search.commands.session.session import SearchSession
+from search.commands.setup import SearchPlan
 from search.common.signals import Interrupted
 from search.coordinator.confirmation import Confirmer, refit_job
 from search.coordinator.job_list import JobList
@@ -24,7 +26,6 @@ from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
 from search.coordinator.work import Work
 from search.study import records
-from search.study.records import TrialRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.selection.winner import best_trial, gains
 from search.study.summary import Confirmation, Summary, counted
@@ -32,68 +33,68 @@ from search.tracking.journal import trial_run
 
 
 class Phases:
-    """The phases of one start of a search, to be run in order. Each skips what earlier starts have done."""
+    """The phases of one start, to be run in order. Each skips finished work, and raises Interrupted after a signal."""
 
     def __init__(self, session: SearchSession, trials: Trials, coordinator: Coordinator, epochs: int) -> None:
-        self.trials = trials
-        self._session, self._coordinator, self._epochs = session, coordinator, epochs
-        self._config, self._study, self._display = session.config, session.study, session.display
-        self._preload = Preload(session.plan.objective, registers=session.plan.register_as is not None)
+        self._session, self._trials, self._coordinator, self._epochs = session, trials, coordinator, epochs
+        self._plan, self._study, self._tracking = session.plan, session.study, session.tracking
+        self._preload = Thread(target=_import_for_finish, args=[session.plan], daemon=True)
 
     @classmethod
     def of(cls, session: SearchSession, study: SamplingStudy, devices: list[str]) -> Self:
-        """The phases of a search that begins now, with its clock."""
-        plan, config, epochs = session.plan, session.config, session.study.epochs
+        """The phases of a start that begins now. `--timeout` counts from here."""
+        plan, config, epochs = session.plan, session.plan.config, session.study.epochs
         assert epochs is not None, "the study is open for sampling"
-        trials = Trials(
-            study,
-            session.tracking,
-            target=config.trials,
-            epochs=epochs,
-            seed=config.seed,
-            deadline=time.monotonic() + config.timeout if config.timeout else math.inf,
-            stopping_rule=lambda ended: plan.scope.stop_reason(plan.objective, ended),
-        )
+        objective, executor, tracking = plan.objective, session.executor, session.tracking
+        files, tags, display = session.files, run_tags(session.study, devices), session.display
+        interval_s, target, seed = config.checkpoint_interval, config.trials, config.seed
         coordinator = Coordinator(
-            plan.objective,
-            session.executor,
-            session.tracking,
-            files=session.files,
-            tags=run_tags(session.study, devices),
-            display=session.display,
-            checkpoint_interval_s=config.checkpoint_interval,
+            objective, executor, tracking, files=files, tags=tags, display=display, checkpoint_interval_s=interval_s
+        )
+        deadline = time.monotonic() + config.timeout if config.timeout else math.inf
+        trials = Trials(
+            study, tracking, target=target, epochs=epochs, seed=seed, deadline=deadline, stopping_rule=plan.stop_reason
         )
         return cls(session, trials, coordinator, epochs)
 
-    # ---- the phases
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Run the phases inside the block. Stores its duration and, when all went well, removes the checkpoints."""
+        interruption, executor, study = self._session.interruption, self._session.executor, self._study
+        clock, earlier = time.monotonic(), list(study.attrs().get(records.SESSIONS, ()))
+        times: dict[str, Any] = {"started": datetime.now().isoformat(), "slots": executor.slots}
+        study.set_attr(records.SESSIONS, [*earlier, times])
+        try:
+            with interruption.graceful():
+                yield
+                shutil.rmtree(self._session.files.checkpoints, ignore_errors=True)
+        finally:
+            if self._preload.ident is not None:
+                self._preload.join(2.0 if interruption.number else None)
+            times = {**times, "slots": executor.slots, "wall_s": time.monotonic() - clock}
+            times |= {"search_s": self._trials.search_s, "tracking_s": self._tracking.busy_s}
+            study.set_attr(records.SESSIONS, [*earlier, times])
 
     def search(self) -> None:
-        """The trials. Raises Interrupted after a signal."""
-        self._session.files.sweep_checkpoints(self.trials.resume())
-        is_last = not self._config.confirm and not self._session.plan.refits
-        self._train(self.trials, f"study {self._study.name}", is_last=is_last)
-        finished = self._study.record().finished
-        # `watch` need not wait for trials that will never begin.
-        missing = finished < self._config.trials
-        self._study.set_attr(records.STOP_REASON, self.trials.stop_reason if missing else None)
-        self._study.set_attr(records.TARGET, min(self._config.trials, finished))
+        """Train the trials."""
+        config, study = self._plan.config, self._study
+        self._session.files.sweep_checkpoints(self._trials.resume())
+        self._train(self._trials, f"study {study.name}", is_last=not config.confirm and not self._plan.refits)
+        finished = study.record().finished
+        study.set_attr(records.STOP_REASON, self._trials.stop_reason if finished < config.trials else None)
+        study.set_attr(records.TARGET, min(config.trials, finished))  # `watch` ends even if the search stopped early
 
     def confirm(self) -> Summary:
-        """The winner by fresh seeds. Raises SearchError when no trial completed, Interrupted after a signal."""
+        """Choose the winner by fresh seeds. Raises SearchError when no trial completed."""
+        config, tracking, notice = self._plan.config, self._tracking, self._session.display.notice
         best = best_trial(self._study.record())
-        if not self._config.confirm:
-            return self._summary(best, trial_run(best.number), None)
+        if not config.confirm:
+            return self._summary(best, trial_run(best.number))
+        seeds, epochs, seed = config.confirm_seeds, self._epochs, config.seed
         confirmer = Confirmer.open(
-            self._study,
-            self._session.tracking,
-            top=self._config.confirm,
-            seeds=self._config.confirm_seeds,
-            epochs=self._epochs,
-            seed=self._config.seed,
-            notice=self._display.notice,
+            self._study, tracking, top=config.confirm, seeds=seeds, epochs=epochs, seed=seed, notice=notice
         )
-        is_last = not self._session.plan.refits
-        self._train(confirmer.work, "confirming the best on fresh seeds", is_last=is_last)
+        self._train(confirmer.work, "confirming the best on fresh seeds", is_last=not self._plan.refits)
         confirmation, winner = confirmer.confirmation(), confirmer.winner()
         if winner is None:
             summary = self._summary(best, trial_run(best.number), confirmation)
@@ -103,86 +104,58 @@ class Phases:
         return self._summary(self._trial(winner.number), run, confirmation)
 
     def refit(self, summary: Summary) -> Summary:
-        """Train the winner on all but the test split, if that is wanted; if it fails, the network so far is kept."""
-        objective = self._session.plan.objective
-        if not self._session.plan.refits:
+        """Train the winner on all but the test split, if planned. If that fails, keep the network so far."""
+        objective = self._plan.objective
+        if not self._plan.refits:
             return summary
         assert isinstance(objective, ImageClassifier), "the plan refits only image classifiers"
         epochs = objective.refit_epochs(self._epochs)
-        job = refit_job(self._study, self._trial(summary.number), epochs=epochs, seed=self._config.seed)
-        work = JobList(self._study, self._session.tracking, [job])
+        job = refit_job(self._study, self._trial(summary.number), epochs=epochs, seed=self._plan.config.seed)
+        work = JobList(self._study, self._tracking, [job])
         work.resume()
-        title = f"training the winner on all but the test split, {counted(epochs, 'epoch')}"
-        self._train(work, title, is_last=True)
+        title = "training the winner on all but the test split"
+        self._train(work, f"{title}, {counted(epochs, 'epoch')}", is_last=True)
         result = work.result(job)
         assert result is not None, "the coordinator brings every training to an end"
         if result.state != TrialState.COMPLETE:
-            why = result.failure_message
-            return summary.noted(f"training the winner on all but the test split failed ({why}); {summary.run} is kept")
-        info = objective.dataset_info()
-        seconds = result.metrics.get("train_seconds")
+            return summary.noted(f"{title} failed ({result.failure_message}); {summary.run} is kept")
+        info, seconds = objective.dataset_info(), result.metrics.get("train_seconds")
         images = info["n_train"] + info["n_validation"]
         return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds, "images": images})
 
-    def remove_checkpoints(self) -> None:
-        """Remove all checkpoints, also of candidates that better trials have displaced since."""
-        shutil.rmtree(self._session.files.checkpoints, ignore_errors=True)
-
-    @contextmanager
-    def preload_at_end(self) -> Iterator[None]:
-        """Let no import run on after the block; after a signal, wait for it 2 s at most."""
-        try:
-            yield
-        finally:
-            self._preload.wait(2.0 if self._session.interruption.number else None)
-
-    # ---- steps
-
     def _train(self, work: Work, title: str, *, is_last: bool) -> None:
-        """Do some work under the display. During the last one, idle cores import what the finish needs.
-
-        Raises Interrupted after a signal.
-        """
-        interruption = self._session.interruption
+        """Run some work under the display. During the last one, idle cores import what the finish needs."""
+        interruption, display = self._session.interruption, self._session.display
         done = sum(trial.state.is_finished() for trial in work.records())
-        self._display.begin(title, work.target, done, work.unit)
+        idle = self._start_preload if is_last else lambda: None
+        display.begin(title, work.target, done, work.unit)
         try:
-            self._coordinator.run(
-                work,
-                interrupted=lambda: interruption.number is not None,
-                idle=self._preload.start if is_last else lambda: None,
-            )
+            self._coordinator.run(work, interrupted=lambda: interruption.number is not None, idle=idle)
         finally:
-            self._display.end()
+            display.end()
         if interruption.number is not None:
             raise Interrupted(interruption.number)
 
-    def _trial(self, number: int) -> TrialRecord:
+    def _start_preload(self) -> None:
+        if self._preload.ident is None:
+            self._preload.start()
+
+    def _trial(self, number: int) -> records.TrialRecord:
         return next(trial for trial in self._study.record().trials if trial.number == number)
 
-    def _summary(self, winner: TrialRecord, run: str, confirmation: Confirmation | None) -> Summary:
+    def _summary(self, winner: records.TrialRecord, run: str, confirmation: Confirmation | None = None) -> Summary:
         assert winner.value is not None, "a completed trial has a value"
-        return Summary(
-            winner.number,
-            winner.label,
-            winner.value,
-            winner.params,
-            run,
-            gains(self._study.record(), winner, confirmation),
-            confirmation=confirmation,
-        )
+        lead = gains(self._study.record(), winner, confirmation)
+        summary = Summary(winner.number, winner.label, winner.value, winner.params, run, lead)
+        return replace(summary, confirmation=confirmation)
 
 
-@contextmanager
-def timed_session(session: SearchSession, phases: Phases) -> Iterator[None]:
-    """Store when this start began and, at its end, how long it took."""
-    study, executor, clock = session.study, session.executor, time.monotonic()
-    started = {"started": datetime.now().isoformat()}
-    earlier = list(study.attrs().get(records.SESSIONS, ()))
-    study.set_attr(records.SESSIONS, [*earlier, {**started, "slots": executor.slots}])
-    try:
-        yield
-    finally:
-        ended: dict[str, Any] = {**started, "slots": executor.slots, "wall_s": time.monotonic() - clock}
-        ended |= {"search_s": phases.trials.search_s, "tracking_s": session.tracking.busy_s}
-        study.set_attr(records.SESSIONS, [*earlier, ended])
+def _import_for_finish(plan: SearchPlan) -> None:
+    """Import what the finish needs. It takes seconds, so it runs while the last trainings leave cores idle."""
+    modules = ["optuna.importance", "optuna.visualization", "search.reports.page"]
+    if isinstance(plan.objective, ImageClassifier):
+        modules += ["torch", "search.tracking.figures.figures"]
+    if plan.register_as is not None:
+        modules += ["torch._dynamo", "mlflow.pytorch"]
+    for name in modules:
+        importlib.import_module(name)

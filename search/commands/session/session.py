@@ -1,17 +1,17 @@
-"""Everything that is open while a search runs: its locked study, both stores, and the workers."""
+"""One start of a search: its locked study, both stores and the workers, and whether anything is left to do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from objectives.base import ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
-from search.common.config import Config
 from search.common.signals import Interruption
 from search.common.sqlite import sqlite_file
 from search.common.workspace import TrainingFiles
+from search.coordinator.confirmation import may_improve
 from search.coordinator.progress import Display
 from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
@@ -23,10 +23,10 @@ from search.study.storage.lock import StudyLock
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import hold_study, open_storage
 from search.study.study import StoredStudy, open_study
+from search.tracking.journal import PARENT
 from search.tracking.tracker import Tracking
 
-DELIVERY_S = 60.0
-"""How long the end of a search waits for MLflow to take what is left."""
+DELIVERY_S = 60.0  # how long the end of a search waits for MLflow
 
 
 @dataclass(frozen=True)
@@ -36,41 +36,64 @@ class SearchSession:
     plan: SearchPlan
     study: StoredStudy
     tracking: Tracking
-    tracking_existed: bool
-    """MLflow's store was there before this start; it may be of no use, which `Tracking.ready` tells."""
     executor: Executor
     display: Display
     interruption: Interruption
-
-    @property
-    def config(self) -> Config:
-        """The settings."""
-        return self.plan.config
 
     @property
     def files(self) -> TrainingFiles:
         """Checkpoints and weights of the study's trainings."""
         return self.plan.workspace.training_files(self.study.name, self.study.uid)
 
+    def is_complete(self) -> bool:
+        """True if all trials have ended and the winner was confirmed, refitted, registered and tracked as planned."""
+        plan, record = self.plan, self.study.record()
+        if (summary := record.summary) is None or record.finished < len(record.trials):
+            return False
+        if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
+            return False
+        registered = plan.register_as is None or plan.register_as == (summary.model or {}).get("name")
+        if not registered or may_improve(self.study.attrs(), summary, refits=plan.refits):
+            return False
+        if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
+            return True
+        return self.open_sampling()[0].proposals.is_exhausted()
+
+    def open_sampling(self) -> tuple[SamplingStudy, list[str]]:
+        """Open the sampler and the pruner; also returns notices for the user about the initial parameters."""
+        plan, config, epochs = self.plan, self.plan.config, self.study.epochs
+        assert epochs is not None, "the first worker's device decides it before"
+        initial, notices = plan.initial_params(self.study)
+        pruner = make_pruner(config.pruner, epochs * plan.objective.steps_per_epoch())
+        sampler, seed, space, limits = config.sampler, config.seed, plan.space, plan.limits
+        sampling = SamplingStudy.open(
+            self.study, pruner=pruner, sampler=sampler, seed=seed, space=space, limits=limits, initial=initial
+        )
+        return sampling, notices
+
 
 @contextmanager
 def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
-    """Lock the study, start the workers, open both stores; close all of it with the block.
+    """Lock the study, create the executor, and open both stores; close all of it with the block.
 
-    Raises StudyHeldError, StudyMismatchError, StorageError or UsageError. A study for which nothing was begun is
-    removed again.
+    A new study of which nothing began is removed. Raises SearchError, such as StudyHeldError or StudyMismatchError.
     """
+    config = plan.config
     plan.workspace.root.mkdir(parents=True, exist_ok=True)
     with (
         Interruption() as interruption,
-        hold_study(plan.config.storage_url, plan.name) as hold,
-        _open_executor(plan, display) as executor,
+        hold_study(config.storage_url, plan.name) as lock,
+        closing(_executor(plan, display)) as executor,
     ):
-        study = _open_study(plan, hold, display, interruption)
-        existed = _tracking_exists(plan.config)
-        tracking = open_tracking(plan.config, plan.name, study.attrs(), maximize=study.maximize)
+        study = _open_study(plan, lock, display, interruption)
+        database = sqlite_file(config.mlflow_uri)
+        must_wait = database is None or database.exists()  # a new database is created while the workers start
+        tracking = open_tracking(config, plan.name, study.attrs(), study.direction)
         try:
-            yield SearchSession(plan, study, tracking, existed, executor, display, interruption)
+            if must_wait:
+                with display.busy("opening MLflow"):
+                    tracking.ready()
+            yield SearchSession(plan, study, tracking, executor, display, interruption)
         finally:
             tracking.close(timeout_s=1.0 if interruption.number else DELIVERY_S)
             if records.PROVENANCE not in study.attrs():
@@ -78,53 +101,17 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
                 study.delete()
 
 
-def open_sampling(plan: SearchPlan, study: StoredStudy) -> tuple[SamplingStudy, list[str]]:
-    """The study with its sampler and pruner, and notices for the user about what is tried first.
-
-    The study's epochs must be known.
-    """
-    epochs, config, scope = study.epochs, plan.config, plan.scope
-    assert epochs is not None, "the first worker's device decides before"
-    initial, notices = scope.initial_params(study)
-    sampling = SamplingStudy.open(
-        study,
-        pruner=make_pruner(config.pruner, epochs * plan.objective.steps_per_epoch()),
-        sampler=config.sampler,
-        seed=config.seed,
-        space=scope.space,
-        limits=scope.limits,
-        initial=initial,
-    )
-    return sampling, notices
-
-
-def _open_study(plan: SearchPlan, hold: StudyLock, display: Display, interruption: Interruption) -> StoredStudy:
+def _open_study(plan: SearchPlan, lock: StudyLock, display: Display, interruption: Interruption) -> StoredStudy:
     config = plan.config
-    retry = RetryPolicy(hold.check, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
+    retry = RetryPolicy(lock.check, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
     storage = open_storage(config.storage_url, retry=retry)
-    scope = plan.scope
-    study = open_study(storage, plan.name, plan.objective, plan.spec.target, config.epochs, scope.space, scope.limits)
-    hold.sign(storage, study.study_id)
+    study = open_study(storage, plan.name, plan.objective, plan.spec.target, config.epochs, plan.space, plan.limits)
+    lock.sign(storage, study.study_id)
     return study
 
 
-def _tracking_exists(config: Config) -> bool:
-    """Whether MLflow's store is a server, or a file that exists."""
-    path = sqlite_file(config.mlflow_uri)
-    return path is None or path.exists()
-
-
-@contextmanager
-def _open_executor(plan: SearchPlan, display: Display) -> Iterator[Executor]:
-    """The executor; its workers end with the block. Raises UsageError when it cannot be reached."""
-    executor = _executor(plan, display)
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
 def _executor(plan: SearchPlan, display: Display) -> Executor:
+    """The executor that `--engine` names. Raises UsageError when Ray cannot be reached."""
     config, spec = plan.config, plan.spec
     if config.engine == "inline":
         return InlineExecutor(spec, config.device)
@@ -134,14 +121,8 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
 
     if isinstance(plan.objective, Portable):
         spec = ObjectiveSpec(spec.target, {**spec.options, **plan.objective.portable()})
+    device, jobs, cpus, gpus = config.device, config.jobs, config.cpus_per_trial, config.gpus_per_trial
     with display.busy("starting or reaching Ray"):
         return RayExecutor(
-            spec,
-            config.device,
-            config.jobs,
-            cpus=config.cpus_per_trial,
-            gpus=config.gpus_per_trial,
-            address=config.address,
-            tasks=config.trials,
-            say=display.notice,
+            spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, tasks=config.trials, say=display.notice
         )

@@ -12,7 +12,7 @@ from studies import STEPS, a_study, ask, story, train
 from toy import Toy
 
 from objectives.base import Params, Suggest
-from search.commands.scope import Scope
+from search.commands.setup import SearchPlan
 from search.common.config import SAMPLERS, Config
 from search.common.errors import StudyMismatchError, UsageError
 from search.study import records
@@ -238,13 +238,13 @@ def test_a_study_without_a_best_cannot_be_started_from(database: str):
 
 
 def test_a_search_resumes_after_the_study_it_started_from_was_deleted(tmp_path: Path):
-    config = Config(workspace=tmp_path, warm_start="old")
+    config = Config(workspace=tmp_path, objective="toy:Toy", study="next", warm_start="old")
     storage = open_storage(config.storage_url)
     made = open_study(storage, "next", Toy(), "toy:Toy", 4)
     with pytest.raises(UsageError, match="there is no study 'old'"):
-        Scope.of(config, Toy(), "next")
+        SearchPlan.of(config)
     made.set_attr(records.WARM_STARTS, {"old": [["old #3", {"x": 0.25}]]})
-    scope = Scope.of(config, Toy(), "next")
-    assert scope.earlier is None
-    initial, _ = scope.initial_params(made)
+    plan = SearchPlan.of(config)
+    assert plan.earlier is None
+    initial, _ = plan.initial_params(made)
     assert initial[-1].params == {"x": 0.25}

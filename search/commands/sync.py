@@ -1,0 +1,58 @@
+"""Deliver the writes to MLflow that a search had to leave in its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple
+
+from search.commands.setup import open_tracking
+from search.commands.studies import tracked_elsewhere
+from search.common.config import Config
+from search.common.direction import Direction
+from search.common.errors import StudyHeldError
+from search.common.workspace import Workspace
+from search.study import records
+from search.study.storage.storage import hold_study, open_storage, quiet_optuna
+from search.tracking.journal import Journal
+
+DELIVERY_S = 600.0  # how long to wait for one study's writes
+
+
+class SyncResult(NamedTuple):
+    """The writes of one study."""
+
+    study: str
+    delivered: int
+    pending: int
+    reason: str | None  # why writes are pending
+
+
+def sync(config: Config) -> Iterator[SyncResult]:
+    """Deliver the journal of every study, one after the other."""
+    quiet_optuna()
+    for study in open_storage(config.storage_url, create=False).get_all_studies():
+        name, attrs = study.study_name, study.user_attrs
+        path = Workspace(config.workspace).journal(name, attrs.get(records.UID, ""))
+        if not path.exists():
+            continue
+        try:
+            with hold_study(config.storage_url, name), closing(Journal(path)) as journal:
+                yield _deliver(config, name, attrs, Direction.of_study(study.direction), journal.n_pending())
+        except StudyHeldError:
+            yield SyncResult(name, 0, 0, "it is being searched now, which delivers too")
+
+
+def _deliver(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction, n: int) -> SyncResult:
+    """Deliver the `n` writes that are pending."""
+    if n == 0:
+        return SyncResult(study, 0, 0, None)
+    if (reason := tracked_elsewhere(config, attrs)) is not None:
+        return SyncResult(study, 0, n, reason)
+    tracking = open_tracking(config, study, attrs, direction)
+    try:
+        tracking.ready()
+        pending = tracking.flush(DELIVERY_S)
+        return SyncResult(study, n - pending, pending, tracking.trouble)
+    finally:
+        tracking.close(1.0)
