@@ -202,7 +202,7 @@ def predict(image: Sequence[str], model: str | None, picture: Path | None, **val
     from search.commands.load import load
     from search.commands.predict import draw, require_readable
     from search.commands.predict import predict as classify
-    from search.tracking.registry.model_store import require_store
+    from search.tracking.registry.loading import require_store
 
     config = Config(**values)
     require_store(config)
@@ -247,7 +247,7 @@ def promote(target: str | None, rollback: bool, **values: Any) -> None:
     """
     from search.cli.output import print_summary, say
     from search.commands.promote import promote_version, register_winner, restore_previous_champion
-    from search.tracking.registry.model_store import require_store
+    from search.tracking.registry.loading import require_store
     from search.tracking.registry.promotion import CHAMPION
 
     config = Config(**values)

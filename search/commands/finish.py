@@ -111,12 +111,12 @@ class Finish:
         """Register the network, or update what its version says of itself."""
         if (name := self._register_as) is None:
             return summary
-        from search.tracking.registry.registry import publish
+        from search.tracking.registry.registration import publish
 
         self.tracking.flush(60.0)
         run_id = self.tracking.mlflow_id(summary.run)
         if run_id is None:
-            return self._unregistered(summary, self.tracking.trouble or "MLflow has not answered yet")
+            return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
         study, params = self.study.record(), self.study.params_of(summary.params)
         metadata = version.metadata(study, summary, self.objective)
         try:
@@ -150,7 +150,7 @@ class Finish:
         """The winner's weights from the workspace or, if they are gone there, from its MLflow run."""
         if (path := self._files.weights_of(run)).exists():
             return path.read_bytes()
-        from search.tracking.registry.model_store import download
+        from search.tracking.registry.loading import download
 
         run_id = self.tracking.mlflow_id(run)
         if run_id is None:

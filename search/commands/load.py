@@ -130,7 +130,7 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     Without a name, load the newest champion. `workspace` is the folder where the search ran. Raises ModelNotFoundError
     when there is no such model, TrackingError when MLflow does not answer.
     """
-    from search.tracking.registry.model_store import load_model, require_store
+    from search.tracking.registry.loading import load_model, require_store
 
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     require_store(config)
@@ -153,7 +153,7 @@ def load_trial(
 
     from search.commands.setup import stored_objective
     from search.commands.studies import elsewhere, read_study
-    from search.tracking.registry.model_store import download, require_store
+    from search.tracking.registry.loading import download, require_store
 
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
     record = read_study(config, study)

@@ -23,7 +23,7 @@ from search.study.storage.storage import hold_study, open_storage, quiet_optuna
 from search.study.study import StoredStudy, find_study
 from search.study.summary import Summary
 from search.tracking.journal import PARENT, Journal
-from search.tracking.registry.model_store import newest_champion
+from search.tracking.registry.loading import newest_champion
 from search.tracking.registry.promotion import CHAMPION, rollback, set_champion
 from search.tracking.store import connect_mlflow, mlflow_errors
 
@@ -58,7 +58,7 @@ def _deliver(config: Config, study: str, attrs: Mapping[str, Any], *, maximize: 
     try:
         tracking.ready()
         left = tracking.flush(WAIT_S)
-        return before - left, left, tracking.trouble
+        return before - left, left, tracking.last_error
     finally:
         tracking.close(1.0)
 

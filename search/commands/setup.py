@@ -115,7 +115,7 @@ def registered_name(config: Config, objective: Objective) -> str | None:
 
     Raises UsageError for a name that was given where nothing can be registered.
     """
-    if not version.can_be_made(objective):
+    if not version.can_be_registered(objective):
         if config.register is None or config.no_register:
             return None
         raise UsageError(

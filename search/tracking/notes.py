@@ -25,10 +25,7 @@ def note(study: StudyRecord, summary: Summary) -> str:
 
 
 def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any], uri: str) -> str:
-    """Write the card of a registered version: figures, training, mistakes, limits, how to load it.
-
-    `metadata` is what `version.metadata` returns.
-    """
+    """Write the card of a registered version from its metadata (`version.metadata`) and its URI."""
     return _render(
         "model_card.md.j2",
         study=study,
@@ -48,16 +45,13 @@ def _render(template: str, **values: object) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["cell"] = _cell
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    strict = jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=strict)
+    environment.filters["cell"] = _table_cell
     return environment
 
 
-def _cell(text: str) -> str:
+def _table_cell(text: str) -> str:
     """Keep bars and newlines inside a table cell from ending it."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -16,7 +16,15 @@ NOTE = "mlflow.note.content"
 VIEW = "trials"
 """Key of the view in an experiment's tags and in links."""
 
-WIDTHS_PX = {"run": 300, "metric": 125, "other": 110}
+NARROW_COLUMNS = (
+    "tags.`optuna.state`",
+    "runDateAndNestInfo",
+    "duration",
+    "metrics.`train_seconds`",
+    "metrics.`parameters`",
+    "attributes.`Models`",
+    "attributes.`Dataset`",
+)
 
 
 def run_name(number: int, label: str, mark: str = "") -> str:
@@ -36,39 +44,21 @@ def experiment_tags(study: str, metric: str, *, maximize: bool) -> dict[str, str
 def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
     """Return what MLflow's page stores when a user shares a view (observed in MLflow 3.17).
 
-    A link can set a filter and an order. Only a view can show more than ten runs, put validation before training, and
-    choose the columns of the table.
+    Only a view can show more than ten runs, put validation before training, and choose the columns of the table.
     """
-    best = f"metrics.`{metric}`"
-    columns = {
-        "attributes.`Run Name`": WIDTHS_PX["run"],
-        best: WIDTHS_PX["metric"],
-        **dict.fromkeys(
-            (
-                "tags.`optuna.state`",
-                "runDateAndNestInfo",
-                "duration",
-                "metrics.`train_seconds`",
-                "metrics.`parameters`",
-                "attributes.`Models`",
-                "attributes.`Dataset`",
-            ),
-            WIDTHS_PX["other"],
-        ),
-    }
-    sections = [
-        {"uuid": name, "name": name, "display": True, "isReordered": False, "deleted": False, "isGenerated": True}
-        for name in ("val", "train", "Model metrics", "System metrics")
-    ]
+    value = f"metrics.`{metric}`"
+    widths_px = {"attributes.`Run Name`": 300, value: 125, **dict.fromkeys(NARROW_COLUMNS, 110)}
+    section = {"display": True, "isReordered": False, "deleted": False, "isGenerated": True}
+    names = ("val", "train", "Model metrics", "System metrics")
     return {
         "searchFilter": "tags.kind = 'trial'",
-        "orderByKey": best,
+        "orderByKey": value,
         "orderByAsc": not maximize,
         "runsHiddenMode": "SHOW_ALL",
-        "selectedColumns": [name for name in columns if "." in name],
-        "columnOrder": list(columns),
-        "columnWidths": columns,
+        "selectedColumns": [name for name in widths_px if "." in name],
+        "columnOrder": list(widths_px),
+        "columnWidths": widths_px,
         "compareRunCharts": [],  # the page adds one for each metric
-        "compareRunSections": sections,
+        "compareRunSections": [{"uuid": name, "name": name, **section} for name in names],
         "isAccordionReordered": True,
     }

@@ -26,9 +26,9 @@ from search.study.records import StudyRecord
 from search.study.study import StoredStudy
 from search.study.summary import Summary, counted
 from search.tracking.journal import Journal
-from search.tracking.registry import promotion, registry
-from search.tracking.registry.comparison import versions
-from search.tracking.registry.promotion import CHAMPION, alias
+from search.tracking.registry import promotion, registration
+from search.tracking.registry.promotion import CHAMPION, aliases_of
+from search.tracking.registry.version import versions
 from search.tracking.store import connect_mlflow
 
 
@@ -147,7 +147,7 @@ def test_a_refit_that_failed_for_want_of_memory_is_tried_again_by_the_same_comma
 @pytest.fixture
 def unexported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions without a model behind them, which takes seconds to export."""
-    monkeypatch.setattr(registry, "_log", lambda *_: ("file:///nowhere", None))
+    monkeypatch.setattr(registration, "_log", lambda *_: ("file:///nowhere", None))
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_the_champion_of_what_is_minimised_is_the_lower_one(folder: Path, object
     assert [version.tags[f"confirmed_{metric}"] for version in found] == [f"{score:.4f}" for score in scores]
     assert not any("accuracy" in name for version in found for name in version.tags if name != "test_accuracy")
     assert found[0].tags["protocol.direction"] == "minimize"
-    assert alias(client.get_registered_model("low"), CHAMPION) == str(1 + scores.index(min(scores)))
+    assert aliases_of(client.get_registered_model("low"))[CHAMPION] == 1 + scores.index(min(scores))
     assert all(f"| {metric} |" in version.description for version in found)
     assert all(("on the test split" in version.description) == (objective == "Wrong") for version in found)
 
@@ -232,8 +232,8 @@ def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, mon
 
     whole = Finish.run
     monkeypatch.setattr(Finish, "run", finishing)
-    places = (StoredStudy, "set_attr"), (Journal, "append"), (registry, "_create_version"), (promotion, "_move")
-    for owner, name in places:
+    places = (StoredStudy, "set_attr"), (Journal, "append")
+    for owner, name in (*places, (registration, "_create_version"), (promotion, "_move_alias")):
         monkeypatch.setattr(owner, name, stepping(name, getattr(owner, name)))
     wanted = {"confirm": 1, "confirm_seeds": 1, "no_refit": False, "no_register": False}
     study = None
@@ -249,7 +249,7 @@ def test_killed_after_every_step_it_ends_as_if_it_had_not_been(folder: Path, mon
     assert study.summary.model == {"name": "digits", "version": "1", "uri": "models:/digits/1", "alias": "champion"}
     assert (study.summary.run, study.summary.standing) == ("refit-0", None)
     assert version.tags["validation"] == repr(study.summary.score)
-    assert alias(client.get_registered_model("digits"), CHAMPION) == "1"
+    assert aliases_of(client.get_registered_model("digits"))[CHAMPION] == 1
     assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first was killed when it had noted that it would read
     assert f"read {len(read_by(folder))} times in this study" in version.description
     summary = study.summary

@@ -10,7 +10,7 @@ import requests
 from mlflow.protos import databricks_pb2 as codes
 
 from search.common.errors import SearchError, StorageError, TrackingError, TrackingRefusedError
-from search.tracking.store import is_denied, mlflow_errors, tracking_error
+from search.tracking.store import is_access_denied, mlflow_errors, tracking_error
 
 URI = "http://admin:secret@mlflow:5000"
 
@@ -77,10 +77,10 @@ def test_kinds_of_errors():
     reply.status_code = 401
     refused.append(requests.HTTPError("401", response=reply))  # what an artifact's upload raises
     assert [type(tracking_error(error, URI)) for error in refused] == [TrackingRefusedError] * 3
-    assert all(map(is_denied, refused))
+    assert all(map(is_access_denied, refused))
     others = [answer(500), answer(404), OSError("down"), KeyError("x"), TrackingError("x")]
     others.append(mlflow.exceptions.MlflowException("no", error_code=codes.INVALID_PARAMETER_VALUE))
-    assert not any(map(is_denied, others))
+    assert not any(map(is_access_denied, others))
 
 
 def test_a_block_is_told_with_what_was_to_be_done():

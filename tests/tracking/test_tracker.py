@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from search.common.errors import StorageError
 from search.tracking.delivery import MAX_POINTS, Delivery, batches
+from search.tracking.figures.predictions import pack
 from search.tracking.journal import Journal, Kind, Write
-from search.tracking.store import Destination, connect_mlflow, is_refusal
+from search.tracking.store import Destination, connect_mlflow, is_rejected
 from search.tracking.tracker import Tracking
 
 
@@ -99,10 +100,10 @@ def test_pictures_are_drawn_from_what_the_training_left(
     labels = np.arange(30) % 3
     rows = random.dirichlet(np.ones(3), size=30).astype(np.float32)
     images = random.integers(0, 256, (30, 1, 8, 8)).astype(np.uint8)
-    tracking.pictures(run, classes=["a", "b", "c"], images=images, labels=labels, probabilities=rows)
+    tracking.predictions(run, ["a", "b", "c"], pack(images, labels, rows))
     perfect = a_trial(tracking, 1)
     right = np.eye(3, dtype=np.float32)[labels]
-    tracking.pictures(perfect, classes=["a", "b", "c"], images=images, labels=labels, probabilities=right)
+    tracking.predictions(perfect, ["a", "b", "c"], pack(images, labels, right))
     assert tracking.flush(60.0) == 0
     drawn = {"confusion_matrix.png", "sample_predictions.png"}
     for name, expected in ((run, drawn | {"confidently_wrong.png"}), (perfect, drawn)):
@@ -118,8 +119,8 @@ def test_what_mlflow_or_a_picture_does_not_take_holds_up_nothing(tracking: Track
     run = a_trial(tracking)
     images, labels = np.zeros((4, 1, 8, 8), dtype=np.uint8), np.arange(4) % 2
     rows = np.eye(2, dtype=np.float32)[1 - labels]
-    tracking.pictures(run, classes=["a\nb", "c"], images=images, labels=labels, probabilities=rows)
-    tracking.pictures(run, classes=["one too few"], images=images, labels=labels, probabilities=rows)
+    tracking.predictions(run, ["a\nb", "c"], pack(images, labels, rows))
+    tracking.predictions(run, ["one too few"], pack(images, labels, rows))
     tracking.log(run, {"accuracy in %": 1.0}, step=4, position=4)
     tracking.end_run(run, "FINISHED", metrics={"how much?": 2.0})
     assert tracking.flush(60.0) == 0
@@ -259,8 +260,8 @@ def test_only_a_refusal_is_given_up():
         (codes.TEMPORARILY_UNAVAILABLE, False),
         (codes.INTERNAL_ERROR, False),
     ):
-        assert is_refusal(mlflow.exceptions.MlflowException("no", error_code=code)) is refused
-    assert is_refusal(ConnectionError("down")) is False
+        assert is_rejected(mlflow.exceptions.MlflowException("no", error_code=code)) is refused
+    assert is_rejected(ConnectionError("down")) is False
 
 
 # Batches ------------------------------------------------------------------------------------------------------------

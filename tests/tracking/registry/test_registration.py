@@ -20,11 +20,11 @@ from objectives.images.models import InputSpec, MlpSpec, Probabilities, build_ml
 from objectives.images.objective import ImageClassification
 from search.commands.load import load
 from search.common.errors import ModelNotFoundError, TrackingError, UnpublishableError
-from search.tracking.registry.comparison import versions
-from search.tracking.registry.model_store import default_store, download
+from search.tracking.registry.loading import download
 from search.tracking.registry.promotion import CHAMPION
-from search.tracking.registry.registry import publish
-from search.tracking.store import connect_mlflow
+from search.tracking.registry.registration import publish
+from search.tracking.registry.version import versions
+from search.tracking.store import connect_mlflow, default_store
 
 FRAMING = {"channels": 1, "size": [8, 8], "content_fraction": None, "dark_background": True}
 BARE = """
@@ -184,7 +184,7 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
     assert (first.version, first.alias, first.why, first.uri) == ("1", "champion", None, "models:/toy/1")
     assert put("uid/trial-1", 0.9) == first
     worse = put("uid/trial-2", 0.8)
-    assert (worse.version, worse.alias, worse.champion, worse.uri) == ("2", "challenger", "1", "models:/toy/2")
+    assert (worse.version, worse.alias, worse.uri) == ("2", "challenger", "models:/toy/2")
     assert worse.why == "version 1 of toy stays champion: validation 0.8000 is behind its 0.9000"
     assert put("uid/trial-3", 0.95).alias == "champion"
     assert [version.description for version in versions(store, "toy")] == ["# toy 1", "# toy 2", "# toy 3"]
