@@ -30,8 +30,7 @@ from search.study.study import StoredStudy
 from search.study.summary import Summary
 from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
-from search.tracking.notes import MAX_CLASSES, model_card, note
-from search.tracking.pages import NOTE, RUN_NAME, WINNER, run_name
+from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
 from search.tracking.registry import version
 from search.tracking.tracker import Tracking
 

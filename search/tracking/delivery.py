@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.common.passwords import first_line
-from search.tracking.journal import EXPERIMENT, Journal, Write
+from search.tracking.journal import EXPERIMENT, Body, Journal, Write
 from search.tracking.store import Destination, is_rejected
 
 if TYPE_CHECKING:
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-RUN_TAG = "search.run"
-"""Tag of runs and model versions that holds the journal name of the run."""
-
-MAX_POINTS = 900
-"""Below MLflow's limit of 1,000 metrics per request."""
+RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
+MAX_POINTS = 900  # MLflow's limit is 1,000 metrics per request
 
 
 class Delivery:
@@ -40,10 +37,7 @@ class Delivery:
         self._experiment: str | None = None
 
     def round(self, stopped: Callable[[], bool], give_way: Callable[[], object]) -> None:
-        """Deliver the journal. Errors of MLflow are raised, and undelivered writes stay in the journal.
-
-        `give_way` is called before each request.
-        """
+        """Deliver the journal, calling `give_way` before each request. When MLflow fails, the writes stay there."""
         while (writes := self._journal.pending(limit=100)) and not stopped():
             for batch in batches(writes):
                 give_way()
@@ -62,48 +56,34 @@ class Delivery:
                 LOGGER.warning("%s of %s has no run to go to", first.kind, first.run)
 
     def _open(self, write: Write) -> None:
-        run_id = self._find(write.run)
-        if run_id is None:
-            run_id = self._create(write)
-            self._journal.set_mlflow_id(write.run, run_id)
-        else:
-            self._journal.set_mlflow_id(write.run, run_id)
-            self._client.update_run(run_id, status="RUNNING")
-            self._client.log_batch(run_id, tags=_run_tags(write.body["tags"]))
-        self._describe(run_id, write.body)
-
-    def _create(self, write: Write) -> str:
-        body = write.body
-        tags = {**body["tags"], RUN_TAG: self._scoped(write.run)}
-        if body["parent"] is not None:
-            tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
-        values = {"start_time": body["time"], "tags": tags, "run_name": body["name"]}
-        try:
-            run = self._client.create_run(self.experiment(), **values)
-        except Exception as error:
-            if not is_rejected(error):
-                raise
-            self._experiment = None  # a user deleted it; the next lookup restores it
-            run = self._client.create_run(self.experiment(), **values)
-        return str(run.info.run_id)
-
-    def _describe(self, run_id: str, body: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
+        body, scoped = write.body, f"{self._destination.scope}/{write.run}"
+        # An interrupted search or delivery may have created the run.
+        runs = self._client.search_runs([self.experiment()], f"tags.`{RUN_TAG}` = '{scoped}'", max_results=1)
+        run_id = str(runs[0].info.run_id) if runs else self._create(body, scoped)
+        self._journal.set_mlflow_id(write.run, run_id)
+        if runs:
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=_run_tags(body["tags"]))
         if body["params"]:
             self._client.log_batch(run_id, params=[Param(key, value) for key, value in body["params"].items()])
         if data := body["dataset"]:
             entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
             self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
-    def _find(self, run: str) -> str | None:
-        """Return the id of a run that an interrupted search or delivery created."""
-        same = f"tags.`{RUN_TAG}` = '{self._scoped(run)}'"
-        runs = self._client.search_runs([self.experiment()], same, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
-
-    def _scoped(self, run: str) -> str:
-        return f"{self._destination.scope}/{run}"
+    def _create(self, body: Body, scoped: str) -> str:
+        tags = {**body["tags"], RUN_TAG: scoped}
+        if body["parent"] is not None:
+            tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
+        values = {"start_time": body["time"], "tags": tags, "run_name": body["name"]}
+        try:
+            return str(self._client.create_run(self.experiment(), **values).info.run_id)
+        except Exception as error:
+            if not is_rejected(error):
+                raise
+            self._experiment = None  # a user deleted it; the next lookup restores it
+            return str(self._client.create_run(self.experiment(), **values).info.run_id)
 
     def experiment(self) -> str:
         """Return the experiment's id; create or restore the experiment if needed."""

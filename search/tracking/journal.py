@@ -21,11 +21,8 @@ from search.common.sqlite import check_sqlite, connect, create_whole
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 Body = Mapping[str, Any]
 
-PARENT = "study"
-"""Journal name of the parent run."""
-
-EXPERIMENT = "experiment"
-"""Journal name of the experiment, whose id is kept like that of a run."""
+PARENT = "study"  # journal name of the parent run
+EXPERIMENT = "experiment"  # journal name of the experiment, whose id is kept like that of a run
 
 SCHEMA = """
 CREATE TABLE writes (
@@ -55,21 +52,17 @@ def refit_run(number: int) -> str:
 
 @dataclass(frozen=True)
 class Write:
-    """One undelivered write."""
+    """One undelivered write. `run` is the journal name of its run."""
 
     id: int
     run: str
-    """Journal name of the run."""
     kind: Kind
     body: Body
     content: bytes | None
 
 
 class Journal:
-    """The journal at `path`, which is created if it does not exist. Use one per thread.
-
-    Raises StorageError when the file is damaged or is not a journal.
-    """
+    """The journal at `path`, created if needed. Raises StorageError if the file is damaged or not a journal."""
 
     def __init__(self, path: Path) -> None:
         create_whole(path, _create_tables)
@@ -123,7 +116,8 @@ class Journal:
 
     def mlflow_id(self, run: str) -> str | None:
         """Return MLflow's id of a run; None before it was delivered."""
-        return self._get("mlflow_id", "runs", run)
+        mlflow_id: str | None = self._get("mlflow_id", "runs", run)
+        return mlflow_id
 
     def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
         """Store MLflow's id of a run."""

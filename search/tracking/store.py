@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""MLflow's codes for requests that will never succeed."""
-
 LOGIN_HELP = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both into ~/.mlflow/credentials "
     "(a line [mlflow], then mlflow_tracking_username = ... and mlflow_tracking_password = ...)"
 )
-
+# MLflow reads these when it is imported. The user's own values win.
 MLFLOW_VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -38,7 +36,6 @@ MLFLOW_VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""Environment variables that MLflow reads when it is imported. The user's own values win."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,9 @@ class Destination:
 
     uri: str
     experiment: str
-    scope: str
-    """Distinguishes the runs of this study from those of another study with the same name."""
-    artifacts: Path
-    """Root of the artifacts for a store without a server; a server has its own."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """Tags of a new experiment; those of an existing experiment are kept."""
+    scope: str  # distinguishes the runs of this study from those of another study with the same name
+    artifacts: Path  # root of the artifacts for a store without a server; a server has its own
+    tags: Mapping[str, str] = field(default_factory=dict)  # the experiment's; a tag that it has already is kept
 
     @property
     def database(self) -> Path | None:
@@ -61,10 +55,10 @@ class Destination:
 
 
 def connect_mlflow(uri: str) -> MlflowClient:
-    """Return a client for a tracking store. A missing SQLite file is created.
+    """Return a client for a tracking store, after one request. A missing SQLite file is created.
 
-    One request is sent, so that a server that rejects the login does so here. Raises StorageError when the file is
-    damaged or foreign, TrackingRefusedError when a server rejects this user, TrackingError when it does not answer.
+    Raises StorageError if the file is damaged or foreign, TrackingRefusedError if the server rejects this user,
+    TrackingError if it does not answer.
     """
     for variable, value in MLFLOW_VARIABLES.items():
         os.environ.setdefault(variable, value)
@@ -103,10 +97,7 @@ def default_store(uri: str) -> Iterator[None]:
 
 
 def retry(failed: str, call: Callable[[], T], *, attempts: int = 60) -> T:
-    """Call MLflow again while SQLite is busy or writers collide.
-
-    Raises TrackingError, which begins with `failed`, and MLflow's own error if the user lacks a permission.
-    """
+    """Call MLflow again while SQLite is busy or writers collide. In the end, raises TrackingError "`failed`: ..."."""
     import mlflow
 
     while True:
@@ -123,10 +114,7 @@ def retry(failed: str, call: Callable[[], T], *, attempts: int = 60) -> T:
 
 @contextmanager
 def mlflow_errors(uri: str, failed: str | None = None) -> Iterator[None]:
-    """Raise a SearchError with a message for the user instead of the errors of MLflow's client.
-
-    `failed` says what did not happen, such as "the model could not be registered".
-    """
+    """Turn errors of MLflow's client into a SearchError for the user. `failed` says what did not happen."""
     import mlflow
 
     try:
@@ -147,7 +135,9 @@ def tracking_error(error: Exception, uri: str, failed: str | None = None) -> Sea
 
 
 def _why_denied(error: Exception, uri: str) -> str:
-    user = _user(uri)
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    user = read_mlflow_creds().username or urlsplit(uri).username  # what MLflow's client sends
     if _http_status(error) == 401:
         login = "none was given" if user is None else f"the one of user {user!r} is not right"
         return f"wants a password: {login} (401). To log in, {LOGIN_HELP}"
@@ -170,15 +160,7 @@ def is_access_denied(error: Exception) -> bool:
 
 
 def _http_status(error: Exception) -> int | None:
-    """Return the HTTP status behind an error; None without a response."""
     if (response := getattr(error, "response", None)) is not None:  # for artifacts MLflow raises requests' own errors
         return int(response.status_code)
     status = getattr(error, "get_http_status_code", None)
     return int(status()) if status else None
-
-
-def _user(uri: str) -> str | None:
-    """Return the user name that MLflow's client sends; None without one."""
-    from mlflow.utils.credentials import read_mlflow_creds
-
-    return read_mlflow_creds().username or urlsplit(uri).username

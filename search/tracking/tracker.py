@@ -19,14 +19,9 @@ from search.tracking.delivery import Delivery
 from search.tracking.journal import Body, Journal
 from search.tracking.store import Destination, connect_mlflow, is_access_denied, tracking_error
 
-GATHER_S = 1.0
-"""Time to collect writes: one request with forty points takes little longer than one with a single point."""
-
-YIELD_S = 0.05
-"""Longest time that a request waits for the search to be idle."""
-
-RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)
-"""Pauses after failed deliveries; the last one is repeated."""
+GATHER_S = 1.0  # time to collect writes: one request with forty points takes little longer than one with one point
+YIELD_S = 0.05  # longest time that a request waits for the search to be idle
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses after failed deliveries; the last one is repeated
 
 
 class Tracking:
@@ -38,10 +33,9 @@ class Tracking:
         self._thread.start()
 
     def ready(self) -> None:
-        """Wait until a local store is open, or until the first request to a server has succeeded or failed.
+        """Wait until the store was opened, or until the first request to a server has failed.
 
-        Raises StorageError or TrackingError if the store cannot be opened or the server rejects the login. A server
-        that does not answer is not an error: the writes wait in the journal.
+        Raises StorageError or TrackingError if waiting cannot help, as when the server rejects the login.
         """
         self._thread.tried.wait()
         if self._thread.fatal is not None:
@@ -58,21 +52,14 @@ class Tracking:
         dataset: Body | None = None,
         step: int = 0,
     ) -> None:
-        """Begin a run, or resume a run of an interrupted search.
-
-        `step` is the last step that was logged before; an interrupted search in another workspace had another journal.
-        """
-        texts = {key: str(value) for key, value in params.items()}
-        data = dict(dataset) if dataset else None
-        body = {"name": name, "tags": dict(tags), "params": texts, "parent": parent, "dataset": data, "time": _now_ms()}
+        """Begin a run, or resume one of an interrupted search, which logged up to `step`, maybe in another journal."""
+        body = {"name": name, "tags": dict(tags), "params": {key: str(value) for key, value in params.items()}}
+        body |= {"parent": parent, "dataset": dict(dataset) if dataset else None, "time": _now_ms()}
         self._journal.append(run, "run", body, step=step)
         self._thread.wake.set()
 
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
-        """Write metrics at `step`, unless an interrupted search already did.
-
-        `position` numbers the calls of one run. A resumed training repeats some of them, which are skipped.
-        """
+        """Write metrics at `step`. `position` numbers the calls of one run; a resumed training repeats some."""
         if position > self._journal.last_step(run):
             body = {"step": step, "time": _now_ms(), "values": _valid_names(metrics)}
             self._journal.append(run, "metrics", body, step=position)
@@ -118,7 +105,6 @@ class Tracking:
         return self._journal.knows(run)
 
     def mlflow_id(self, run: str) -> str | None:
-        """Return MLflow's id of a run; None before it was delivered."""
         return self._journal.mlflow_id(run)
 
     @property
@@ -133,7 +119,10 @@ class Tracking:
 
     def set_search_busy(self, *, busy: bool) -> None:
         """Deliver slowly while the coordinator works, since workers wait for it."""
-        (self._thread.search_idle.clear if busy else self._thread.search_idle.set)()
+        if busy:
+            self._thread.search_idle.clear()
+        else:
+            self._thread.search_idle.set()
 
     def flush(self, timeout_s: float) -> int:
         """Wait until everything is delivered or the next attempt has failed; return the number of writes left."""
@@ -159,19 +148,14 @@ class DeliveryThread(threading.Thread):
 
     def __init__(self, journal: Path, destination: Destination) -> None:
         super().__init__(name="delivery", daemon=True)
-        self.tried = threading.Event()
-        """Set after the first attempt to open the store."""
-        self.wake = threading.Event()
-        """Ends the pause between deliveries."""
-        self.retry = threading.Event()
-        """Ends the pause after a failed delivery."""
+        self.tried = threading.Event()  # set after the first attempt to open the store
+        self.wake = threading.Event()  # ends the pause between deliveries
+        self.retry = threading.Event()  # ends the pause after a failed delivery
         self.search_idle = threading.Event()
         self.search_idle.set()
-        self.attempts = 0
-        self.fatal: Exception | None = None
-        """Why the store can never be opened."""
+        self.attempts, self.busy_s = 0, 0.0
+        self.fatal: Exception | None = None  # why the store can never be opened
         self.last_error: str | None = None
-        self.busy_s = 0.0
         self._path, self._destination = journal, destination
         self._stopping = threading.Event()
 
@@ -201,7 +185,8 @@ class DeliveryThread(threading.Thread):
                 delivery.round(self._stopping.is_set, lambda: self.search_idle.wait(YIELD_S))
                 failures, self.last_error = 0, None
             except Exception as error:
-                if not self.tried.is_set() and self._is_final(error):
+                local = self._destination.database is not None
+                if not self.tried.is_set() and (local or isinstance(error, StorageError | TrackingRefusedError)):
                     raise
                 denied = is_access_denied(error)
                 self.last_error = first_line(tracking_error(error, self._destination.uri) if denied else error)
@@ -211,10 +196,6 @@ class DeliveryThread(threading.Thread):
             self.attempts += 1
             self._pause(failures)
         journal.close()
-
-    def _is_final(self, error: Exception) -> bool:
-        """Return whether waiting cannot help after a first failure."""
-        return self._destination.database is not None or isinstance(error, StorageError | TrackingRefusedError)
 
     def _pause(self, failures: int) -> None:
         pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else GATHER_S

@@ -63,12 +63,10 @@ def load_font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | Imag
 
     MLflow depends on matplotlib, which carries the file. Without it, Pillow's own font has plain Latin letters only.
     """
-    matplotlib = find_spec("matplotlib")
-    if matplotlib is None or matplotlib.origin is None:
-        return ImageFont.load_default(size)
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    package = find_spec("matplotlib")
+    folder = Path(package.origin).parent / "mpl-data/fonts/ttf" if package and package.origin else Path()
     try:
-        return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / name, size)
+        return ImageFont.truetype(folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
     except OSError:
         return ImageFont.load_default(size)
 

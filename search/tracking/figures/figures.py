@@ -19,21 +19,14 @@ from search.tracking.figures.canvas import GREY, INK, Canvas, load_font
 BLUE_RGB, RED_RGB, EMPTY_RGB = (36, 89, 199), (194, 65, 45), (246, 247, 249)
 RED = "#c2412d"
 
-CELL_PX = 84
-"""Side of one image in a grid."""
+CELL_PX = 84  # side of one image in a grid
+TOP_PX = 44  # height of the headline above a confusion matrix
 
-TOP_PX = 44
-"""Height of the headline above a confusion matrix."""
-
-Caption = tuple[int, int | None, float]
-"""Predicted class, true class if known, probability of the predicted class."""
+Caption = tuple[int, int | None, float]  # predicted class, true class if known, probability of the predicted class
 
 
 def draw_trial(packed: bytes, classes: Sequence[str]) -> dict[str, bytes]:
-    """Draw all images of a trial from what `predictions.pack` returns. The keys are file names.
-
-    Without a mistake, `confidently_wrong.png` is left out.
-    """
+    """Draw the images of a trial, by file name, from what `predictions.pack` returns."""
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         labels, predicted = arrays["labels"], arrays["predicted"]
         images = {

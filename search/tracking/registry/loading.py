@@ -33,10 +33,7 @@ def require_store(config: Config) -> None:
 
 
 def newest_champion(client: MlflowClient) -> str:
-    """Return the name of the last updated model that has a champion.
-
-    Raises ModelNotFoundError if no model has one, TrackingError if MLflow does not answer.
-    """
+    """Return the name of the last updated model that has a champion. Raises ModelNotFoundError without one."""
     with mlflow_errors(client.tracking_uri):
         models = [model for model in client.search_registered_models() if CHAMPION in model.aliases]
     if not models:
@@ -46,10 +43,7 @@ def newest_champion(client: MlflowClient) -> str:
 
 
 def uri_of(model: str) -> str:
-    """Return MLflow's URI of a model: `mnist` is its champion, `mnist/3` a version, `mnist@challenger` an alias.
-
-    Raises ModelNotFoundError for anything else.
-    """
+    """Return MLflow's URI of a model: `mnist` is its champion, `mnist/3` a version, `mnist@challenger` an alias."""
     if ":/" in model:
         return model
     name, slash, number = model.partition("/")

@@ -6,6 +6,8 @@ the alias behind; the next registration moves it.
 
 A version that a user promotes competes with later versions only, and a tag of the model keeps that choice. A move on
 MLflow's page leaves no tag. It is recognised because a search never moves the alias to an older or worse version.
+
+Functions raise TrackingError if MLflow rejects a move.
 """
 
 from __future__ import annotations
@@ -24,11 +26,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"
-USER_CHOICE_TAG = "champion_by_hand"
-"""A model's tag, `VERSION/NEWEST`: the version that a user promoted, and the newest version at that time."""
+USER_CHOICE_TAG = "champion_by_hand"  # VERSION/NEWEST: the version that a user promoted, the newest at that time
 MAX_LOOKS = 60
-MAX_UNEXPLAINED = 15
-"""Looks, about 0.1 s apart, until an unexpected alias counts as moved by a user. Another search may be moving it."""
+MAX_UNEXPLAINED = 15  # looks, 0.1 s apart, until an alias counts as moved by a user and not by another search
 
 
 def successive_champions(
@@ -58,10 +58,7 @@ def successive_champions(
 
 
 def promote_if_better(client: MlflowClient, name: str, registered: str) -> str:
-    """Move the alias to the best version after a registration. Return the champion's version.
-
-    Raises TrackingError when MLflow rejects the move, or when other searches keep moving the alias.
-    """
+    """Move the alias to the best version after a registration. Return the champion's version."""
     moved, unexplained = set[int](), 0
     for _ in range(MAX_LOOKS):
         aliases, user_choice, scored = _read(client, name)
@@ -91,10 +88,7 @@ def set_challenger(client: MlflowClient, name: str, version: str) -> None:
 
 
 def set_champion(client: MlflowClient, name: str, version: str) -> None:
-    """Promote a version that a user chose.
-
-    Raises ModelNotFoundError if there is no such version, TrackingError if MLflow rejects the move.
-    """
+    """Promote a version that a user chose. Raises ModelNotFoundError if it does not exist."""
     aliases, _, scored = _read(client, name)
     numbers = [str(entry.number) for entry in scored]
     if version not in numbers:
@@ -103,9 +97,9 @@ def set_champion(client: MlflowClient, name: str, version: str) -> None:
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[str, str]:
-    """Swap the champion with the previous champion. Return both versions, the one that had the alias first.
+    """Swap the champion with the previous champion. Return the old and the new one.
 
-    Raises ModelNotFoundError if either is missing, TrackingError if MLflow rejects the move.
+    Raises ModelNotFoundError if either is missing.
     """
     aliases, _, scored = _read(client, name)
     current, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
@@ -134,7 +128,7 @@ def _read(client: MlflowClient, name: str) -> tuple[dict[str, int], tuple[int, i
 
 
 def _call(name: str, method: Callable[..., Any], *args: str) -> Any:
-    """Call a method of MLflow's client for a model, again while other writers are in the way."""
+    """Call a method of MLflow's client for a model, and retry it."""
     return retry(f"the aliases of {name} cannot be set", lambda: method(name, *args))
 
 

@@ -35,8 +35,7 @@ class RegisteredVersion:
 
     name: str
     version: str
-    why: str | None
-    """Why this version is not the champion; None when it is."""
+    why: str | None  # why this version is not the champion; None if it is
 
     @property
     def alias(self) -> str:
@@ -61,10 +60,9 @@ def publish(
 ) -> RegisteredVersion:
     """Log a trained network as a model of a run, register it, and make it the champion if it is better.
 
-    model: builds the network on the CPU. A classifier maps float32 (n, c, h, w) in [0, 1] to probabilities (n, k).
-    example: inputs of the network, n >= 2. card: returns the description of a version, in Markdown.
-    tags: what `version.tags` returns. If the run they name has a version already, its tags and description are updated.
-    Raises TrackingError when MLflow fails, UnpublishableError when the network cannot be exported.
+    model: builds the network on the CPU. example: inputs, n >= 2. card: describes a version, in Markdown.
+    tags: what `version.tags` returns. If their run has a version already, its tags and description are updated.
+    Raises TrackingError if MLflow fails, UnpublishableError if the network cannot be exported.
     """
     client = connect_mlflow(uri)
     with mlflow_errors(uri, FAILED):

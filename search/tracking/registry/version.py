@@ -1,6 +1,6 @@
 """What does a registered version store, and how do two versions compare?
 
-A version's tags say how its score was measured. Only versions with the same protocol are compared.
+A version's tags hold its score and the protocol by which it was measured. Only equal protocols are compared.
 """
 
 from __future__ import annotations
@@ -26,13 +26,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
-SCORE_TAG = "validation"
-"""Holds the mean on fresh seeds or, without a confirmation, the score in the search."""
-
-PROTOCOL_TAG = "protocol."
-"""Prefix of the tags that say how the score was measured."""
-
-# What a search stores ---------------------------------------------------------------------------------------------
+SCORE_TAG = "validation"  # the mean on fresh seeds or, without a confirmation, the score in the search
+PROTOCOL_TAG = "protocol."  # prefix of the tags that say how the score was measured
 
 
 def can_be_registered(objective: Objective) -> bool:
@@ -102,9 +97,6 @@ def _data(study: StudyRecord, objective: Objective) -> dict[str, str]:
     return {"dataset": info["digest"], "split": split}
 
 
-# How versions compare ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ScoredVersion:
     """A version's number, score and protocol. Versions of other programs have no score."""
@@ -116,9 +108,9 @@ class ScoredVersion:
     @classmethod
     def of(cls, version: ModelVersion) -> ScoredVersion:
         """Read a version's tags."""
-        prefix, score = PROTOCOL_TAG, version.tags.get(SCORE_TAG)
-        protocol = {key.removeprefix(prefix): value for key, value in version.tags.items() if key.startswith(prefix)}
-        return cls(int(version.version), None if score is None else float(score), protocol)
+        tags, n = version.tags, len(PROTOCOL_TAG)
+        protocol = {key[n:]: value for key, value in tags.items() if key.startswith(PROTOCOL_TAG)}
+        return cls(int(version.version), float(tags[SCORE_TAG]) if SCORE_TAG in tags else None, protocol)
 
     def beats(self, other: ScoredVersion) -> bool:
         """Return whether this score is better. Both versions have one."""
