@@ -125,12 +125,12 @@ class Delivery:
     def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
         from search.tracking.figures import figures
 
-        for write in batch:
-            try:
-                images = figures.draw_trial(write.content or b"", write.body["classes"])
-            except Exception:  # an image that cannot be drawn must not hold up the later writes
-                LOGGER.warning("the images of %s cannot be drawn", write.run, exc_info=True)
-                continue
+        (write,) = batch
+        try:
+            images = figures.draw_trial(write.content or b"", write.body["classes"])
+        except Exception:  # an image that cannot be drawn must not hold up the later writes
+            LOGGER.warning("the images of %s cannot be drawn", write.run, exc_info=True)
+        else:
             self._put(run_id, images)
 
     def _tags(self, run_id: str, batch: Sequence[Write]) -> None:

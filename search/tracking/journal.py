@@ -116,8 +116,7 @@ class Journal:
 
     def mlflow_id(self, run: str) -> str | None:
         """Return MLflow's id of a run; None before it was delivered."""
-        mlflow_id: str | None = self._get("mlflow_id", "runs", run)
-        return mlflow_id
+        return self._get("mlflow_id", "runs", run) or None
 
     def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
         """Store MLflow's id of a run."""

@@ -25,11 +25,23 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses after failed deliveries; the las
 
 
 class Tracking:
-    """Writes of one study. Used by one thread. `run` is always the journal's name for a run."""
+    """Writes of one study, and the thread that delivers them. Its methods are called by one thread.
+
+    `run` is always the journal's name for a run.
+    """
 
     def __init__(self, journal: Path, destination: Destination) -> None:
-        self._journal = Journal(journal)
-        self._thread = DeliveryThread(journal, destination)
+        self.last_error: str | None = None  # why the last delivery failed; None if it succeeded
+        self.busy_s = 0.0  # time that the thread has worked
+        self._path, self._destination, self._journal = journal, destination, Journal(journal)
+        self._attempts = 0
+        self._fatal: Exception | None = None  # why the store can never be opened
+        self._tried = threading.Event()  # set after the first attempt to open the store
+        self._wake = threading.Event()  # ends the pause between deliveries
+        self._retry = threading.Event()  # ends the pause after a failed delivery
+        self._stopping, self._search_idle = threading.Event(), threading.Event()
+        self._search_idle.set()
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
 
     def ready(self) -> None:
@@ -37,9 +49,9 @@ class Tracking:
 
         Raises StorageError or TrackingError if waiting cannot help, as when the server rejects the login.
         """
-        self._thread.tried.wait()
-        if self._thread.fatal is not None:
-            raise self._thread.fatal
+        self._tried.wait()
+        if self._fatal is not None:
+            raise self._fatal
 
     def open_run(
         self,
@@ -53,10 +65,11 @@ class Tracking:
         step: int = 0,
     ) -> None:
         """Begin a run, or resume one of an interrupted search, which logged up to `step`, maybe in another journal."""
-        body = {"name": name, "tags": dict(tags), "params": {key: str(value) for key, value in params.items()}}
-        body |= {"parent": parent, "dataset": dict(dataset) if dataset else None, "time": _now_ms()}
+        body: dict[str, Any] = {"name": name, "tags": dict(tags), "parent": parent, "time": _now_ms()}
+        body["params"] = {key: str(value) for key, value in params.items()}
+        body["dataset"] = dict(dataset) if dataset else None
         self._journal.append(run, "run", body, step=step)
-        self._thread.wake.set()
+        self._wake.set()
 
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
         """Write metrics at `step`. `position` numbers the calls of one run; a resumed training repeats some."""
@@ -107,30 +120,20 @@ class Tracking:
     def mlflow_id(self, run: str) -> str | None:
         return self._journal.mlflow_id(run)
 
-    @property
-    def last_error(self) -> str | None:
-        """Why the last delivery failed; None if it succeeded."""
-        return self._thread.last_error
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds that the delivery thread has worked."""
-        return self._thread.busy_s
-
     def set_search_busy(self, *, busy: bool) -> None:
         """Deliver slowly while the coordinator works, since workers wait for it."""
         if busy:
-            self._thread.search_idle.clear()
+            self._search_idle.clear()
         else:
-            self._thread.search_idle.set()
+            self._search_idle.set()
 
     def flush(self, timeout_s: float) -> int:
         """Wait until everything is delivered or the next attempt has failed; return the number of writes left."""
-        thread, attempts, deadline = self._thread, self._thread.attempts, time.monotonic() + timeout_s
-        thread.wake.set()
-        thread.retry.set()
-        while (n_left := self._journal.n_pending()) and time.monotonic() < deadline and thread.is_alive():
-            if thread.last_error is not None and thread.attempts > attempts:
+        attempts, deadline = self._attempts, time.monotonic() + timeout_s
+        self._wake.set()
+        self._retry.set()
+        while (n_left := self._journal.n_pending()) and time.monotonic() < deadline and self._thread.is_alive():
+            if self.last_error is not None and self._attempts > attempts:
                 break
             time.sleep(0.02)
         return n_left
@@ -138,68 +141,47 @@ class Tracking:
     def close(self, timeout_s: float = 60.0) -> int:
         """Deliver what can be delivered and stop; return the number of writes that stay in the journal."""
         n_left = self.flush(timeout_s)
-        self._thread.stop(max(timeout_s, 2.0))
+        for event in (self._stopping, self._wake, self._retry):
+            event.set()
+        self._thread.join(min(max(timeout_s, 2.0), 15.0))  # the current delivery may take a while
         self._journal.close()
         return n_left
 
+    # ---- on the delivery thread
 
-class DeliveryThread(threading.Thread):
-    """Delivers the journal to MLflow until it is stopped."""
-
-    def __init__(self, journal: Path, destination: Destination) -> None:
-        super().__init__(name="delivery", daemon=True)
-        self.tried = threading.Event()  # set after the first attempt to open the store
-        self.wake = threading.Event()  # ends the pause between deliveries
-        self.retry = threading.Event()  # ends the pause after a failed delivery
-        self.search_idle = threading.Event()
-        self.search_idle.set()
-        self.attempts, self.busy_s = 0, 0.0
-        self.fatal: Exception | None = None  # why the store can never be opened
-        self.last_error: str | None = None
-        self._path, self._destination = journal, destination
-        self._stopping = threading.Event()
-
-    def stop(self, timeout_s: float) -> None:
-        """End after the current delivery, for which this waits at most 15 s."""
-        for event in (self._stopping, self.wake, self.retry):
-            event.set()
-        self.join(min(timeout_s, 15.0))
-
-    def run(self) -> None:
-        """Open the store, then deliver until `stop` is called."""
+    def _run(self) -> None:
         try:
             self._deliver(Journal(self._path))
         except Exception as error:
-            self.fatal = error
-        self.tried.set()
+            self._fatal = error
+        self._tried.set()
 
     def _deliver(self, journal: Journal) -> None:
-        failures = 0
+        uri, failures = self._destination.uri, 0
         delivery: Delivery | None = None
         while not self._stopping.is_set():
             started = time.perf_counter()
             try:
                 if delivery is None:
-                    delivery = Delivery(connect_mlflow(self._destination.uri), journal, self._destination)
-                    self.tried.set()
-                delivery.round(self._stopping.is_set, lambda: self.search_idle.wait(YIELD_S))
+                    delivery = Delivery(connect_mlflow(uri), journal, self._destination)
+                    self._tried.set()
+                delivery.round(self._stopping.is_set, lambda: self._search_idle.wait(YIELD_S))
                 failures, self.last_error = 0, None
             except Exception as error:
                 local = self._destination.database is not None
-                if not self.tried.is_set() and (local or isinstance(error, StorageError | TrackingRefusedError)):
+                if not self._tried.is_set() and (local or isinstance(error, StorageError | TrackingRefusedError)):
                     raise
-                denied = is_access_denied(error)
-                self.last_error = first_line(tracking_error(error, self._destination.uri) if denied else error)
+                self.last_error = first_line(tracking_error(error, uri) if is_access_denied(error) else error)
                 failures += 1
-                self.tried.set()  # the server may be away only for now
+                self._tried.set()  # the server may be away only for now
             self.busy_s += time.perf_counter() - started
-            self.attempts += 1
+            self._attempts += 1
             self._pause(failures)
         journal.close()
 
     def _pause(self, failures: int) -> None:
         pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else GATHER_S
-        event = self.retry if failures else self.wake
+        event = self._retry if failures else self._wake
         event.wait(pause_s)
         event.clear()
 

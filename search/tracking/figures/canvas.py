@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_BYTES = 60_000
-INK, GREY = "#1b1e24", "#646b78"
+BLACK, GREY = "#1b1e24", "#646b78"
 
 
 class Canvas:
@@ -25,13 +25,13 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._image)
 
     def text(
-        self, x: float, y: float, text: str, size: int, colour: str = INK, anchor: str = "lm", *, bold: bool = False
+        self, x: float, y: float, text: str, size: int, colour: str = BLACK, anchor: str = "lm", *, bold: bool = False
     ) -> None:
         """Write `text`, `size` pixels high; `anchor` is Pillow's two-letter anchor."""
         self._draw.text((x, y), text, font=load_font(size, bold=bold), fill=colour, anchor=anchor)
 
     def vertical_text(
-        self, x: float, y: float, text: str, size: int, colour: str = INK, *, below: bool = False
+        self, x: float, y: float, text: str, size: int, colour: str = BLACK, *, below: bool = False
     ) -> None:
         """Write `text` from bottom to top, centred at (x, y) or, if `below`, with its end at y."""
         font = load_font(size)

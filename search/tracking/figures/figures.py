@@ -1,7 +1,4 @@
-"""PNG images of one trial: its confusion matrix, a sample of its predictions, its most confident mistakes.
-
-Images are uint8 (n, c, h, w); labels are class indices; colours suit the white page of the MLflow UI.
-"""
+"""PNG images of one trial: its confusion matrix, a sample of its predictions, its most confident mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from search.tracking.figures.canvas import GREY, INK, Canvas, load_font
+from search.tracking.figures.canvas import BLACK, GREY, Canvas, load_font
 
 BLUE_RGB, RED_RGB, EMPTY_RGB = (36, 89, 199), (194, 65, 45), (246, 247, 249)
 RED = "#c2412d"
@@ -44,9 +41,6 @@ def draw_trial(packed: bytes, classes: Sequence[str]) -> dict[str, bytes]:
 def _grid(arrays: Mapping[str, NDArray[Any]], name: str, classes: Sequence[str], title: str) -> bytes:
     captions = list(zip(*arrays[name].tolist(), arrays[f"{name}_sure"].tolist(), strict=True))
     return prediction_grid(arrays[f"{name}_images"], captions, classes, title=title)
-
-
-# Confusion matrix -------------------------------------------------------------------------------------------------
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> bytes:
@@ -88,7 +82,7 @@ def _draw_axes(canvas: Canvas, names: Sequence[str], left: int, cell: int, font:
             canvas.vertical_text(left + middle, TOP_PX + side + 6, name, font, GREY, below=True)
         else:
             canvas.text(left + middle, TOP_PX + side + 6, name, font, GREY, "mt")
-    canvas.text(left + side / 2, canvas.height - 10, "predicted", 12, INK, "mm")
+    canvas.text(left + side / 2, canvas.height - 10, "predicted", 12, BLACK, "mm")
     canvas.vertical_text(12, TOP_PX + side / 2, "true", 12)
 
 
@@ -106,11 +100,8 @@ def _draw_cells(canvas: Canvas, counts: NDArray[np.int64], left: int, cell: int,
         text = f"{counts[row, column]}"
         size = min(font, int(cell / (0.7 * len(text))))
         if size >= 7:
-            colour = "white" if tints[row, column] > 0.5 else INK
+            colour = "white" if tints[row, column] > 0.5 else BLACK
             canvas.text(left + (column + 0.5) * cell, TOP_PX + (row + 0.5) * cell, text, size, colour, "mm")
-
-
-# Prediction grids -------------------------------------------------------------------------------------------------
 
 
 def prediction_grid(
@@ -152,10 +143,10 @@ def _draw_image(canvas: Canvas, pixels: NDArray[np.uint8], x: int, y: int, *, fr
 def _draw_caption(canvas: Canvas, caption: Caption, classes: Sequence[str], x: int, y: int, *, wrong: bool) -> None:
     predicted, truth, probability = caption
     share = ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"
-    canvas.text(x, y + 11, _shorten(classes[predicted], 8), 11, RED if wrong else INK, bold=True)
+    canvas.text(x, y + 11, _shorten(classes[predicted], 8), 11, RED if wrong else BLACK, bold=True)
     canvas.text(x + CELL_PX, y + 11, share, 10, GREY, "rm")
     if truth is not None:
-        canvas.text(x, y + 26, f"true {_shorten(classes[truth], 9)}", 10, INK if wrong else GREY)
+        canvas.text(x, y + 26, f"true {_shorten(classes[truth], 9)}", 10, BLACK if wrong else GREY)
 
 
 def _rgb(images: ArrayLike) -> NDArray[np.uint8]:

@@ -101,9 +101,9 @@ def _create_version(
             raise
 
     def create() -> ModelVersion:  # MLflow numbers it, and gives up after three collisions with other writers
-        found = _find(client, name, tags[RUN_TAG])
+        created = _find(client, name, tags[RUN_TAG])
         uri, model_id = logged
-        return found or client.create_model_version(name, uri, run_id, tags=dict(tags), model_id=model_id)
+        return created or client.create_model_version(name, uri, run_id, tags=dict(tags), model_id=model_id)
 
     return retry(FAILED, create, attempts=10)
 
