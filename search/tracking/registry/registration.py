@@ -6,7 +6,8 @@ A registered model is a `torch.export` program, MLflow's `pt2` format. It loads 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
@@ -118,13 +119,10 @@ def _log(
     with torch.no_grad():
         output = network(torch.from_numpy(example)).numpy()
     try:
-        with warnings.catch_warnings(action="ignore"):
-            info = mlflow.models.Model.log(  # mlflow.pytorch.log_model would begin a run of its own
-                artifact_path=None,
+        with _reopened(run_id), warnings.catch_warnings(action="ignore"):
+            info = mlflow.pytorch.log_model(
+                network.eval(),
                 name="model",
-                flavor=mlflow.pytorch,
-                run_id=run_id,
-                pytorch_model=network.eval(),
                 serialization_format="pt2",
                 signature=mlflow.models.infer_signature(example, output),
                 input_example=example,
@@ -137,3 +135,17 @@ def _log(
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UnpublishableError(f"torch.export cannot export the network: {reason}") from error
     return info.model_uri, info.model_id
+
+
+@contextmanager
+def _reopened(run_id: str) -> Iterator[None]:
+    """Resume a run that has ended, and restore its end time afterwards. A model goes to the active run's experiment."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    ended = client.get_run(run_id).info.end_time
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        client.set_terminated(run_id, "FINISHED", ended)
