@@ -162,7 +162,7 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
     from search.commands.load import load
     from search.commands.predict import draw, require_readable
     from search.commands.predict import predict as classify
-    from search.tracking.registry.model_store import require_store
+    from search.tracking.registry.loading import require_store
 
     require_store(config)
     require_readable(image)
@@ -200,7 +200,7 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
     """
     from search.cli.output import print_summary
     from search.commands.promote import promote_version, register_winner, restore_previous_champion
-    from search.tracking.registry.model_store import require_store
+    from search.tracking.registry.loading import require_store
     from search.tracking.registry.promotion import CHAMPION
 
     if rollback or "/" in (target or ""):

@@ -25,8 +25,7 @@ from search.study.study import StoredStudy
 from search.study.summary import Summary
 from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
-from search.tracking.notes import MAX_CLASSES, model_card, note
-from search.tracking.pages import NOTE, RUN_NAME, WINNER, run_name
+from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
 from search.tracking.registry import version
 from search.tracking.tracker import Tracking
 
@@ -90,11 +89,11 @@ class Finish:
         """Register the network. If it is registered already, update the tags and the description of its version."""
         if (name := self.register_as) is None:
             return summary
-        from search.tracking.registry.registry import publish
+        from search.tracking.registry.registration import publish
 
         self.tracking.flush(60.0)
         if (run_id := self.tracking.mlflow_id(summary.run)) is None:
-            return self._unregistered(summary, self.tracking.trouble or "MLflow has not answered yet")
+            return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
         objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)
         metadata = version.metadata(study, summary, objective)
         try:
@@ -125,7 +124,7 @@ class Finish:
         """The winner's weights from the workspace, or from the run in MLflow if the file is gone."""
         if (path := self._files.weights_of(run)).exists():
             return path.read_bytes()
-        from search.tracking.registry.model_store import download
+        from search.tracking.registry.loading import download
 
         if (run_id := self.tracking.mlflow_id(run)) is None:
             raise TrackingError(f"the weights of {run} are neither at {path} nor in MLflow")

@@ -18,7 +18,7 @@ from search.commands.studies import read_study, tracked_elsewhere
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError, TrackingError, UsageError
 from search.study import records
-from search.tracking.registry.model_store import download, load_model, require_store
+from search.tracking.registry.loading import download, load_model, require_store
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from search.study.storage.storage import hold_study, open_storage, quiet_optuna,
 from search.study.study import StoredStudy, find_study
 from search.study.summary import Summary
 from search.tracking.journal import PARENT
-from search.tracking.registry.model_store import newest_champion
+from search.tracking.registry.loading import newest_champion
 from search.tracking.registry.promotion import CHAMPION, rollback, set_champion
 from search.tracking.store import connect_mlflow, mlflow_errors
 

@@ -194,9 +194,9 @@ def registered_name(config: Config, objective: Objective) -> str | None:
 
     Raises UsageError for a name that MLflow does not accept, and for `--register` if nothing can be registered.
     """
-    if config.no_register or (config.register is None and not version.can_be_made(objective)):
+    if config.no_register or (config.register is None and not version.can_be_registered(objective)):
         return None
-    if not version.can_be_made(objective):
+    if not version.can_be_registered(objective):
         advice = "give it load_weights(params, weights) and example_input(), or leave the flag out"
         winner = f"the winner of objective {objective.name!r}"
         raise UsageError(f"--register {config.register}: {winner} cannot be registered; {advice}")

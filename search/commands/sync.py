@@ -53,6 +53,6 @@ def _deliver(config: Config, study: str, attrs: Mapping[str, Any], direction: Di
     try:
         tracking.ready()
         pending = tracking.flush(DELIVERY_S)
-        return SyncResult(study, n - pending, pending, tracking.trouble)
+        return SyncResult(study, n - pending, pending, tracking.last_error)
     finally:
         tracking.close(1.0)

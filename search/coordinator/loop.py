@@ -261,4 +261,4 @@ class Coordinator:
         self._shown_at = time.monotonic()
         self._standing.target = self.work.target
         running = [training.shown() for _, training in sorted(self._running.items())]
-        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))
+        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.last_error))

@@ -20,6 +20,7 @@ from search.coordinator.work import Job
 from search.study import records
 from search.study.space.limits import describe
 from search.study.training_result import TrainingResult
+from search.tracking.figures.predictions import pack
 from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name
 from search.tracking.tracker import Tracking
@@ -97,11 +98,8 @@ class TrainingRuns:
         if outcome.weights is not None:
             self._tracking.file(job.run, "weights.pt", outcome.weights)
         if outcome.predictions is not None and isinstance(self._objective, ImageClassifier):
-            images, labels = self._objective.validation_images()
-            classes = self._objective.class_names()
-            self._tracking.pictures(
-                job.run, classes=classes, images=images, labels=labels, probabilities=outcome.predictions
-            )
+            packed = pack(*self._objective.validation_images(), outcome.predictions)
+            self._tracking.predictions(job.run, self._objective.class_names(), packed)
 
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}

@@ -1,7 +1,7 @@
 """Turns the writes of the journal into calls of MLflow's client.
 
-Every delivery can be repeated safely: a run is looked up by its tag before it is created, a metric carries the time of
-its measurement, and MLflow stores equal points once.
+Deliveries can be repeated safely. A run is looked up by its tag before it is created. A metric carries the time of its
+measurement, and MLflow stores equal points once.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.common.passwords import first_line
-from search.tracking.journal import EXPERIMENT, Journal, Write
-from search.tracking.store import Destination, is_refusal
+from search.tracking.journal import EXPERIMENT, Body, Journal, Write
+from search.tracking.store import Destination, is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
 
-RUN_TAG = "search.run"
-"""Tag of runs and model versions that holds the journal name of the run."""
+LOGGER = logging.getLogger(__name__)
 
-MAX_POINTS = 900
-"""Below MLflow's limit of 1,000 metrics per request."""
+RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
+MAX_POINTS = 900  # MLflow's limit is 1,000 metrics per request
 
 
 class Delivery:
@@ -36,10 +37,7 @@ class Delivery:
         self._experiment: str | None = None
 
     def round(self, stopped: Callable[[], bool], give_way: Callable[[], object]) -> None:
-        """Deliver the journal. Errors of MLflow are raised, and undelivered writes stay in the journal.
-
-        `give_way` is called before each request.
-        """
+        """Deliver the journal, calling `give_way` before each request. When MLflow fails, the writes stay there."""
         while (writes := self._journal.pending(limit=100)) and not stopped():
             for batch in batches(writes):
                 give_way()
@@ -48,95 +46,69 @@ class Delivery:
 
     def _deliver(self, batch: Sequence[Write]) -> None:
         first = batch[0]
-        try:
+        # A repeated delivery would be rejected forever, for instance because a user deleted the run.
+        with _rejections_logged(f"{first.kind} of {first.run}"):
             if first.kind == "run":
                 self._open(first)
-                return
-            run_id = self._journal.mlflow_id(first.run)
-            if run_id is None:  # MLflow rejected the run itself
-                logging.getLogger(__name__).warning("%s of %s has no run to go to", first.kind, first.run)
-                return
-            getattr(self, f"_{first.kind}")(run_id, batch)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            # A repeated delivery would be rejected forever, for instance because a user deleted the run.
-            reason = first_line(error)
-            logging.getLogger(__name__).warning("MLflow refused %s of %s: %s", first.kind, first.run, reason)
+            elif (run_id := self._journal.mlflow_id(first.run)) is not None:
+                getattr(self, f"_{first.kind}")(run_id, batch)
+            else:  # MLflow rejected the run itself
+                LOGGER.warning("%s of %s has no run to go to", first.kind, first.run)
 
     def _open(self, write: Write) -> None:
-        from mlflow.entities import RunTag
-
-        run_id = self._find(write.run)
-        if run_id is None:
-            run_id = self._create(write)
-            self._journal.set_mlflow_id(write.run, run_id)
-        else:
-            self._journal.set_mlflow_id(write.run, run_id)
-            self._client.update_run(run_id, status="RUNNING")
-            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in write.body["tags"].items()])
-        self._describe(run_id, write.body)
-
-    def _create(self, write: Write) -> str:
-        body = write.body
-        tags = {**body["tags"], RUN_TAG: self._scoped(write.run)}
-        if body["parent"] is not None:
-            tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
-        try:
-            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            self._experiment = None  # a user deleted it; the next lookup restores it
-            run = self._client.create_run(self.experiment(), start_time=body["time"], tags=tags, run_name=body["name"])
-        return str(run.info.run_id)
-
-    def _describe(self, run_id: str, body: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
+        body, scoped = write.body, f"{self._destination.scope}/{write.run}"
+        # An interrupted search or delivery may have created the run.
+        runs = self._client.search_runs([self.experiment()], f"tags.`{RUN_TAG}` = '{scoped}'", max_results=1)
+        run_id = str(runs[0].info.run_id) if runs else self._create(body, scoped)
+        self._journal.set_mlflow_id(write.run, run_id)
+        if runs:
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=_run_tags(body["tags"]))
         if body["params"]:
             self._client.log_batch(run_id, params=[Param(key, value) for key, value in body["params"].items()])
         if data := body["dataset"]:
             entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
             self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
-    def _find(self, run: str) -> str | None:
-        """Return the id of a run that an interrupted search or delivery created."""
-        same = f"tags.`{RUN_TAG}` = '{self._scoped(run)}'"
-        found = self._client.search_runs([self.experiment()], same, max_results=1)
-        return str(found[0].info.run_id) if found else None
-
-    def _scoped(self, run: str) -> str:
-        return f"{self._destination.scope}/{run}"
+    def _create(self, body: Body, scoped: str) -> str:
+        tags = {**body["tags"], RUN_TAG: scoped}
+        if body["parent"] is not None:
+            tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
+        values = {"start_time": body["time"], "tags": tags, "run_name": body["name"]}
+        try:
+            return str(self._client.create_run(self.experiment(), **values).info.run_id)
+        except Exception as error:
+            if not is_rejected(error):
+                raise
+            self._experiment = None  # a user deleted it; the next lookup restores it
+            return str(self._client.create_run(self.experiment(), **values).info.run_id)
 
     def experiment(self) -> str:
         """Return the experiment's id; create or restore the experiment if needed."""
         if self._experiment is None:
-            found = self._client.get_experiment_by_name(self._destination.experiment)
-            if found is None:
-                local = self._destination.artifacts.as_uri() if self._destination.database else None
-                self._experiment = self._client.create_experiment(
-                    self._destination.experiment, local, tags=dict(self._destination.tags)
-                )
-            else:
-                if found.lifecycle_stage == "deleted":
-                    self._client.restore_experiment(found.experiment_id)
-                self._experiment = found.experiment_id
-                for key, value in self._destination.tags.items():
-                    if key not in found.tags:
-                        self._client.set_experiment_tag(found.experiment_id, key, value)
+            self._experiment = self._open_experiment(self._destination)
             self._journal.set_mlflow_id(EXPERIMENT, self._experiment)
         return self._experiment
 
-    def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
-        from mlflow.entities import Metric
+    def _open_experiment(self, destination: Destination) -> str:
+        experiment = self._client.get_experiment_by_name(destination.experiment)
+        if experiment is None:
+            local = destination.artifacts.as_uri() if destination.database else None
+            return str(self._client.create_experiment(destination.experiment, local, tags=dict(destination.tags)))
+        experiment_id = str(experiment.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment_id)
+        for key, value in destination.tags.items():
+            if key not in experiment.tags:
+                self._client.set_experiment_tag(experiment_id, key, value)
+        return experiment_id
 
-        points = [
-            Metric(name, value, write.body["time"], write.body["step"])
-            for write in batch
-            for name, value in write.body["values"].items()
-        ]
-        self._client.log_batch(run_id, metrics=points)
+    def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
+        bodies = [write.body for write in batch]
+        metrics = [metric for body in bodies for metric in _metric_points(body["values"], body["time"], body["step"])]
+        self._client.log_batch(run_id, metrics=metrics)
 
     def _file(self, run_id: str, batch: Sequence[Write]) -> None:
         self._put(run_id, {write.body["path"]: write.content or b"" for write in batch})
@@ -153,36 +125,48 @@ class Delivery:
     def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
         from search.tracking.figures import figures
 
-        for write in batch:
-            try:
-                drawn = figures.of_trial(write.content or b"", write.body["classes"])
-            except Exception:  # an image that cannot be drawn must not hold up everything behind it
-                logging.getLogger(__name__).warning("the images of %s cannot be drawn", write.run, exc_info=True)
-                continue
-            self._put(run_id, drawn)
+        (write,) = batch
+        try:
+            images = figures.draw_trial(write.content or b"", write.body["classes"])
+        except Exception:  # an image that cannot be drawn must not hold up the later writes
+            LOGGER.warning("the images of %s cannot be drawn", write.run, exc_info=True)
+        else:
+            self._put(run_id, images)
 
     def _tags(self, run_id: str, batch: Sequence[Write]) -> None:
-        from mlflow.entities import RunTag
-
         tags = {key: value for write in batch for key, value in write.body["tags"].items()}
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.log_batch(run_id, tags=_run_tags(tags))
 
     def _end(self, run_id: str, batch: Sequence[Write]) -> None:
-        from mlflow.entities import Metric, RunTag
-
         body = batch[-1].body
-        step = body.get("step", 0)
-        metrics = [Metric(name, value, body["time"], step) for name, value in body["metrics"].items()]
-        tags = [RunTag(key, value) for key, value in body["tags"].items()]
-        try:
+        metrics, tags = _metric_points(body["metrics"], body["time"], body.get("step", 0)), _run_tags(body["tags"])
+        with _rejections_logged(f"the final figures of {batch[-1].run}"):
             if metrics or tags:
                 self._client.log_batch(run_id, metrics=metrics, tags=tags)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            reason = first_line(error)
-            logging.getLogger(__name__).warning("MLflow refused the final figures of %s: %s", batch[-1].run, reason)
         self._client.set_terminated(run_id, body["status"], body["time"])
+
+
+def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _metric_points(values: Mapping[str, float], time_ms: int, step: int) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, time_ms, step) for name, value in values.items()]
+
+
+@contextmanager
+def _rejections_logged(what: str) -> Iterator[None]:
+    """Log an error of a request that MLflow will never accept. Other errors are raised."""
+    try:
+        yield
+    except Exception as error:
+        if not is_rejected(error):
+            raise
+        LOGGER.warning("MLflow rejected %s: %s", what, first_line(error))
 
 
 def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
@@ -191,12 +175,12 @@ def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
     by_run = sorted(writes, key=lambda write: (order[write.run], write.id))
     for (_, kind), group in groupby(by_run, key=lambda write: (write.run, write.kind)):
         batch: list[Write] = []
-        points = 0
+        n_points = 0
         for write in group:
             n = len(write.body.get("values", ())) if kind == "metrics" else 0
-            if batch and (kind in ("run", "pictures") or points + n > MAX_POINTS):
+            if batch and (kind in ("run", "pictures") or n_points + n > MAX_POINTS):
                 yield batch
-                batch, points = [], 0
+                batch, n_points = [], 0
             batch.append(write)
-            points += n
+            n_points += n
         yield batch

@@ -1,6 +1,6 @@
-"""The local journal of tracking writes, which are stored here first and then delivered to MLflow.
+"""The local journal of a study: tracking writes are stored here first and then delivered to MLflow.
 
-One SQLite file per study. Each write is one short transaction, so a killed search loses none, and an unreachable server
+It is one SQLite file. Each write is one short transaction, so a killed search loses none, and an unreachable server
 does not slow the search down. Delivered writes are deleted. MLflow's ids of runs are kept for resumed searches.
 
 Any number of threads may use it, each with its own `Journal`. One process writes and delivers; others may read.
@@ -19,12 +19,10 @@ from typing import Any, Literal
 from search.common.sqlite import check_sqlite, connect, create_whole
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
+Body = Mapping[str, Any]
 
-PARENT = "study"
-"""Journal name of the parent run."""
-
-EXPERIMENT = "experiment"
-"""Journal name of the experiment, whose id is kept like that of a run."""
+PARENT = "study"  # journal name of the parent run
+EXPERIMENT = "experiment"  # journal name of the experiment, whose id is kept like that of a run
 
 SCHEMA = """
 CREATE TABLE writes (
@@ -37,20 +35,13 @@ CREATE TABLE verdicts (run TEXT PRIMARY KEY, verdict TEXT NOT NULL);
 """
 
 
-def _create_tables(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        # The file shrinks again after weights have passed through it. Must be set before the write-ahead log.
-        connection.execute("PRAGMA auto_vacuum=FULL")
-        connection.executescript(SCHEMA)
-
-
 def trial_run(number: int) -> str:
     """Return the journal name of a trial's run."""
     return f"trial-{number}"
 
 
 def confirm_run(number: int, repeat: int) -> str:
-    """Return the journal name of the training of a trial on its fresh seed number `repeat`, from 1."""
+    """Return the journal name of a trial's training on fresh seed number `repeat`, from 1."""
     return f"confirm-{number}-{repeat}"
 
 
@@ -61,21 +52,17 @@ def refit_run(number: int) -> str:
 
 @dataclass(frozen=True)
 class Write:
-    """One undelivered write."""
+    """One undelivered write. `run` is the journal name of its run."""
 
     id: int
     run: str
-    """Journal name of the run."""
     kind: Kind
-    body: Mapping[str, Any]
+    body: Body
     content: bytes | None
 
 
 class Journal:
-    """The journal at `path`, which is created if it does not exist. Use one per thread.
-
-    Raises StorageError when the file is damaged or is not a journal.
-    """
+    """The journal at `path`, created if needed. Raises StorageError if the file is damaged or not a journal."""
 
     def __init__(self, path: Path) -> None:
         create_whole(path, _create_tables)
@@ -86,23 +73,17 @@ class Journal:
         self,
         run: str,
         kind: Kind,
-        body: Mapping[str, Any],
+        body: Body,
         content: bytes | None = None,
         *,
         step: int = 0,
-        verdict: Mapping[str, Any] | None = None,
+        verdict: Body | None = None,
     ) -> None:
         """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended."""
+        insert = "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)"
         with self._db:
-            self._db.execute(
-                "INSERT INTO runs (run, last_step) VALUES (?, ?)"
-                " ON CONFLICT (run) DO UPDATE SET last_step = max(last_step, excluded.last_step)",
-                (run, step),
-            )
-            self._db.execute(
-                "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)",
-                (run, kind, json.dumps(body), content),
-            )
+            self._set_run(run, "last_step", step, "max(last_step, excluded.last_step)")
+            self._db.execute(insert, (run, kind, json.dumps(body), content))
             if verdict is not None:
                 self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (run, json.dumps(verdict)))
 
@@ -122,32 +103,41 @@ class Journal:
 
     def knows(self, run: str) -> bool:
         """Return whether anything was ever written for this run."""
-        return self._db.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
+        return self._get("run", "runs", run) is not None
 
     def last_step(self, run: str) -> int:
         """Return the last step that was written for a run; 0 before the first."""
-        row = self._db.execute("SELECT last_step FROM runs WHERE run = ?", (run,)).fetchone()
-        return int(row[0]) if row else 0
+        return self._get("last_step", "runs", run) or 0
 
     def verdict(self, run: str) -> dict[str, Any] | None:
         """Return how the run ended; None while it has not."""
-        row = self._db.execute("SELECT verdict FROM verdicts WHERE run = ?", (run,)).fetchone()
-        return json.loads(row[0]) if row else None
+        verdict = self._get("verdict", "verdicts", run)
+        return None if verdict is None else json.loads(verdict)
 
     def mlflow_id(self, run: str) -> str | None:
         """Return MLflow's id of a run; None before it was delivered."""
-        row = self._db.execute("SELECT mlflow_id FROM runs WHERE run = ?", (run,)).fetchone()
-        return row[0] if row else None
+        return self._get("mlflow_id", "runs", run) or None
 
     def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
         """Store MLflow's id of a run."""
         with self._db:
-            self._db.execute(
-                "INSERT INTO runs (run, mlflow_id) VALUES (?, ?)"
-                " ON CONFLICT (run) DO UPDATE SET mlflow_id = excluded.mlflow_id",
-                (run, mlflow_id),
-            )
+            self._set_run(run, "mlflow_id", mlflow_id, "excluded.mlflow_id")
+
+    def _get(self, column: str, table: str, run: str) -> Any:
+        row = self._db.execute(f"SELECT {column} FROM {table} WHERE run = ?", (run,)).fetchone()
+        return row[0] if row else None
+
+    def _set_run(self, run: str, column: str, value: object, update: str) -> None:
+        """Insert a run with one value, or update that value with the SQL expression `update`."""
+        insert = f"INSERT INTO runs (run, {column}) VALUES (?, ?)"
+        self._db.execute(f"{insert} ON CONFLICT (run) DO UPDATE SET {column} = {update}", (run, value))
 
     def close(self) -> None:
-        """Close the file."""
         self._db.close()
+
+
+def _create_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        # The file shrinks again after weights have passed through it. Must be set before the write-ahead log.
+        connection.execute("PRAGMA auto_vacuum=FULL")
+        connection.executescript(SCHEMA)

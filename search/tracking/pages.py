@@ -1,22 +1,28 @@
-"""Texts on MLflow's pages: names of runs, notes, and the view that the deep link opens."""
+"""Texts on MLflow's pages: names of runs, notes, model cards, and the view that the deep link opens."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
+import jinja2
 from optuna.trial import TrialState
 
-WINNER = "★"
-MARKS = {TrialState.PRUNED: "✂", TrialState.FAIL: "✕"}
-"""Marks in the names of runs, because MLflow has no state for pruned runs."""
+from search.study.presenter import Decimals, present
+from search.study.records import StudyRecord
+from search.study.summary import Summary
 
+WINNER = "★"
+MARKS = {TrialState.PRUNED: "✂", TrialState.FAIL: "✕"}  # in the names of runs: MLflow has no state for pruned ones
 RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"
-VIEW = "trials"
-"""Key of the view in an experiment's tags and in links."""
+VIEW = "trials"  # key of the view in an experiment's tags and in links
 
-WIDTHS_PX = {"run": 300, "metric": 125, "other": 110}
+MAX_CLASSES = 30  # a larger confusion matrix is left out of the model card
 
 
 def run_name(number: int, label: str, mark: str = "") -> str:
@@ -36,39 +42,67 @@ def experiment_tags(study: str, metric: str, *, maximize: bool) -> dict[str, str
 def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
     """Return what MLflow's page stores when a user shares a view (observed in MLflow 3.17).
 
-    A link can set a filter and an order. Only a view can show more than ten runs, put validation before training, and
-    choose the columns of the table.
+    Only a view can show more than ten runs, put validation before training, and choose the columns of the table.
     """
-    best = f"metrics.`{metric}`"
-    columns = {
-        "attributes.`Run Name`": WIDTHS_PX["run"],
-        best: WIDTHS_PX["metric"],
-        **dict.fromkeys(
-            (
-                "tags.`optuna.state`",
-                "runDateAndNestInfo",
-                "duration",
-                "metrics.`train_seconds`",
-                "metrics.`parameters`",
-                "attributes.`Models`",
-                "attributes.`Dataset`",
-            ),
-            WIDTHS_PX["other"],
-        ),
-    }
-    sections = [
-        {"uuid": name, "name": name, "display": True, "isReordered": False, "deleted": False, "isGenerated": True}
-        for name in ("val", "train", "Model metrics", "System metrics")
-    ]
+    value = f"metrics.`{metric}`"
+    columns = (
+        "tags.`optuna.state`",
+        "runDateAndNestInfo",
+        "duration",
+        "metrics.`train_seconds`",
+        "metrics.`parameters`",
+    )
+    narrow = dict.fromkeys((*columns, "attributes.`Models`", "attributes.`Dataset`"), 110)
+    widths_px = {"attributes.`Run Name`": 300, value: 125, **narrow}
+    section = {"display": True, "isReordered": False, "deleted": False, "isGenerated": True}
+    names = ("val", "train", "Model metrics", "System metrics")
     return {
         "searchFilter": "tags.kind = 'trial'",
-        "orderByKey": best,
+        "orderByKey": value,
         "orderByAsc": not maximize,
         "runsHiddenMode": "SHOW_ALL",
-        "selectedColumns": [name for name in columns if "." in name],
-        "columnOrder": list(columns),
-        "columnWidths": columns,
+        "selectedColumns": [name for name in widths_px if "." in name],
+        "columnOrder": list(widths_px),
+        "columnWidths": widths_px,
         "compareRunCharts": [],  # the page adds one for each metric
-        "compareRunSections": sections,
+        "compareRunSections": [{"uuid": name, "name": name, **section} for name in names],
         "isAccordionReordered": True,
     }
+
+
+def note(study: StudyRecord, summary: Summary) -> str:
+    """Write the note shown at the top of the parent run and of the winner's run."""
+    return _render("note.md.j2", study=study, outcome=present(study, summary, Decimals()), star=WINNER)
+
+
+def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any], uri: str) -> str:
+    """Write the card of a registered version from its metadata (`version.metadata`) and its URI."""
+    return _render(
+        "model_card.md.j2",
+        study=study,
+        outcome=present(study, summary, Decimals()),
+        confusion=[[str(count or "") for count in counts] for counts in summary.confusion or ()],
+        note=summary.note,
+        metadata={"classes": (), "data": {}, **metadata},
+        origin={"command": "", "seed": "", "versions": {}, **study.provenance},
+        uri=uri,
+    )
+
+
+def _render(template: str, **values: object) -> str:
+    text = _environment().get_template(template).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()  # paragraphs left out leave blank lines
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    strict = jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=strict)
+    environment.filters["cell"] = _table_cell
+    return environment
+
+
+def _table_cell(text: str) -> str:
+    """Keep bars and newlines inside a table cell from ending it."""
+    return " ".join(text.split()).replace("|", "\\|")

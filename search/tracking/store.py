@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from search.common.errors import SearchError, StorageError, TrackingError, TrackingRefusedError
@@ -18,10 +20,22 @@ from search.common.sqlite import MLFLOW_TABLE, check_sqlite, connect, create_who
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOGIN = (
+T = TypeVar("T")
+
+PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+LOGIN_HELP = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both into ~/.mlflow/credentials "
     "(a line [mlflow], then mlflow_tracking_username = ... and mlflow_tracking_password = ...)"
 )
+# MLflow reads these when it is imported. The user's own values win.
+MLFLOW_VARIABLES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # by default it retries for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,9 @@ class Destination:
 
     uri: str
     experiment: str
-    scope: str
-    """Distinguishes the runs of this study from those of another study with the same name."""
-    artifacts: Path
-    """Root of the artifacts for a store without a server; a server has its own."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """Tags of a new experiment; those of an existing experiment are kept."""
+    scope: str  # distinguishes the runs of this study from those of another study with the same name
+    artifacts: Path  # root of the artifacts for a store without a server; a server has its own
+    tags: Mapping[str, str] = field(default_factory=dict)  # the experiment's; a tag that it has already is kept
 
     @property
     def database(self) -> Path | None:
@@ -43,23 +54,14 @@ class Destination:
         return sqlite_file(self.uri)
 
 
-def quiet_mlflow() -> None:
-    """Configure MLflow before its import: no telemetry, no banners, no minutes of retries."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-
-
 def connect_mlflow(uri: str) -> MlflowClient:
-    """Return a client for a tracking store. A missing SQLite file is created.
+    """Return a client for a tracking store, after one request. A missing SQLite file is created.
 
-    One request is sent, so that a server that rejects the login does so here. Raises StorageError when the file is
-    damaged or foreign, TrackingRefusedError when a server rejects this user, TrackingError when it does not answer.
+    Raises StorageError if the file is damaged or foreign, TrackingRefusedError if the server rejects this user,
+    TrackingError if it does not answer.
     """
-    quiet_mlflow()
+    for variable, value in MLFLOW_VARIABLES.items():
+        os.environ.setdefault(variable, value)
     path = sqlite_file(uri)
     if path is not None and path.exists():
         check_sqlite(path, MLFLOW_TABLE)
@@ -74,23 +76,45 @@ def connect_mlflow(uri: str) -> MlflowClient:
         client = mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)
     except mlflow.exceptions.MlflowException as error:
-        if "database schema" in str(error):
-            raise StorageError(
-                f"{path or uri} was made by another version of MLflow; type: mlflow db upgrade {uri}"
-            ) from None
-        raise tracking_error(error, uri) from None
+        if "database schema" not in str(error):
+            raise tracking_error(error, uri) from None
+        upgrade = f"type: mlflow db upgrade {uri}"
+        raise StorageError(f"{path or uri} was made by another version of MLflow; {upgrade}") from None
     return client
 
 
-# Errors
+@contextmanager
+def default_store(uri: str) -> Iterator[None]:
+    """Point MLflow's module-level functions at a store, and back afterwards."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def retry(failed: str, call: Callable[[], T], *, attempts: int = 60) -> T:
+    """Call MLflow again while SQLite is busy or writers collide. In the end, raises TrackingError "`failed`: ..."."""
+    import mlflow
+
+    while True:
+        attempts -= 1
+        try:
+            return call()
+        except mlflow.exceptions.MlflowException as error:
+            if is_access_denied(error):
+                raise  # the caller names the server and the user
+            if not attempts or error.error_code in PERMANENT_ERRORS:
+                raise TrackingError(f"{failed}: {first_line(error)}") from error
+        time.sleep(random.uniform(0.0, 0.2))
 
 
 @contextmanager
 def mlflow_errors(uri: str, failed: str | None = None) -> Iterator[None]:
-    """Raise a SearchError with a message for the user instead of the errors of MLflow's client.
-
-    `failed` says what did not happen, such as "the model could not be registered".
-    """
+    """Turn errors of MLflow's client into a SearchError for the user. `failed` says what did not happen."""
     import mlflow
 
     try:
@@ -104,49 +128,39 @@ def tracking_error(error: Exception, uri: str, failed: str | None = None) -> Sea
     if isinstance(error, SearchError):
         return error
     store, before = f"MLflow at {bare(uri)}", f"{failed}: " if failed else ""
-    if (status := http_status(error)) == 401:
-        return TrackingRefusedError(f"{before}{store} wants a password: {_given_login(uri)} (401). To log in, {LOGIN}")
-    if status == 403 and "Invalid Host header" in str(error):
-        name = urlsplit(bare(uri)).netloc
-        return TrackingRefusedError(
-            f"{before}{store} does not accept the host name {name} (403). Use a name in its --allowed-hosts, or "
-            f"start it with --allowed-hosts {name}"
-        )
-    if status == 403:
-        return TrackingRefusedError(
-            f"{before}{store} does not let user {user(uri)!r} do this (403). Ask its administrator for the permission, "
-            f"or log in as another user: {LOGIN}"
-        )
+    if is_access_denied(error):
+        return TrackingRefusedError(f"{before}{store} {_why_denied(error, uri)}")
     what = "does not answer" if uri.startswith("http") else "cannot be used"
     return TrackingError(f"{before}{first_line(error)}" if failed else f"{store} {what}: {first_line(error)}")
 
 
-def is_refusal(error: Exception) -> bool:
-    """Return whether MLflow understood a request and will never accept it, as opposed to being unreachable."""
+def _why_denied(error: Exception, uri: str) -> str:
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    user = read_mlflow_creds().username or urlsplit(uri).username  # what MLflow's client sends
+    if _http_status(error) == 401:
+        login = "none was given" if user is None else f"the one of user {user!r} is not right"
+        return f"wants a password: {login} (401). To log in, {LOGIN_HELP}"
+    if "Invalid Host header" in str(error):
+        host, flag = urlsplit(bare(uri)).netloc, "--allowed-hosts"
+        return f"does not accept the host name {host} (403). Use a name in its {flag}, or start it with {flag} {host}"
+    permission = "Ask its administrator for the permission, or log in as another user"
+    return f"does not let user {user!r} do this (403). {permission}: {LOGIN_HELP}"
+
+
+def is_rejected(error: Exception) -> bool:
+    """Return whether MLflow answered that it will never accept a request, as opposed to being unreachable."""
     code = getattr(error, "error_code", None)
-    return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+    return code in (*PERMANENT_ERRORS, "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
 
-def is_denied(error: Exception) -> bool:
+def is_access_denied(error: Exception) -> bool:
     """Return whether the server rejects the login or the user lacks the permission."""
-    return http_status(error) in (401, 403)
+    return _http_status(error) in (401, 403)
 
 
-def http_status(error: Exception) -> int | None:
-    """Return the HTTP status behind an error; None when there was no answer."""
+def _http_status(error: Exception) -> int | None:
     if (response := getattr(error, "response", None)) is not None:  # for artifacts MLflow raises requests' own errors
         return int(response.status_code)
     status = getattr(error, "get_http_status_code", None)
     return int(status()) if status else None
-
-
-def user(uri: str) -> str | None:
-    """Return the user name that MLflow's client sends; None when none was given."""
-    from mlflow.utils.credentials import read_mlflow_creds
-
-    return read_mlflow_creds().username or urlsplit(uri).username
-
-
-def _given_login(uri: str) -> str:
-    name = user(uri)
-    return "none was given" if name is None else f"the one of user {name!r} is not right"

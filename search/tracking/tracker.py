@@ -13,46 +13,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from search.common.errors import StorageError, TrackingRefusedError
 from search.common.passwords import first_line
 from search.tracking.delivery import Delivery
-from search.tracking.figures.predictions import pack
-from search.tracking.journal import Journal
-from search.tracking.store import Destination, connect_mlflow, is_denied, tracking_error
+from search.tracking.journal import Body, Journal
+from search.tracking.store import Destination, connect_mlflow, is_access_denied, tracking_error
 
-GATHER_S = 1.0
-"""Time to collect writes: one request with forty points takes little longer than one with a single point."""
-
-YIELD_S = 0.05
-"""Longest time that a request waits for the search to be idle."""
-
-RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)
-"""Pauses after failed deliveries; the last one is repeated."""
+GATHER_S = 1.0  # time to collect writes: one request with forty points takes little longer than one with one point
+YIELD_S = 0.05  # longest time that a request waits for the search to be idle
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses after failed deliveries; the last one is repeated
 
 
 class Tracking:
-    """Writes of one study. Used by one thread.
+    """Writes of one study, and the thread that delivers them. Its methods are called by one thread.
 
-    `ready` waits until the store is open; `close` waits until the writes are delivered.
+    `run` is always the journal's name for a run.
     """
 
     def __init__(self, journal: Path, destination: Destination) -> None:
-        self._journal = Journal(journal)
-        self._thread = DeliveryThread(journal, destination)
+        self.last_error: str | None = None  # why the last delivery failed; None if it succeeded
+        self.busy_s = 0.0  # time that the thread has worked
+        self._path, self._destination, self._journal = journal, destination, Journal(journal)
+        self._attempts = 0
+        self._fatal: Exception | None = None  # why the store can never be opened
+        self._tried = threading.Event()  # set after the first attempt to open the store
+        self._wake = threading.Event()  # ends the pause between deliveries
+        self._retry = threading.Event()  # ends the pause after a failed delivery
+        self._stopping, self._search_idle = threading.Event(), threading.Event()
+        self._search_idle.set()
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
 
     def ready(self) -> None:
-        """Wait until a local store is open, or until the first request to a server has succeeded or failed.
+        """Wait until the store was opened, or until the first request to a server has failed.
 
-        Raises StorageError or TrackingError when the store cannot be opened or the server rejects the login, so that a
-        search does not begin. A server that does not answer is no error: the writes wait in the journal.
+        Raises StorageError or TrackingError if waiting cannot help, as when the server rejects the login.
         """
-        self._thread.tried.wait()
-        if self._thread.fatal is not None:
-            raise self._thread.fatal
+        self._tried.wait()
+        if self._fatal is not None:
+            raise self._fatal
 
     def open_run(
         self,
@@ -62,51 +61,29 @@ class Tracking:
         tags: Mapping[str, str],
         params: Mapping[str, Any] = {},
         parent: str | None = None,
-        dataset: Mapping[str, Any] | None = None,
+        dataset: Body | None = None,
         step: int = 0,
     ) -> None:
-        """Begin a run, or resume a run of an interrupted search.
-
-        `step` is the last step that was logged before; an interrupted search in another workspace had another journal.
-        """
-        body = {
-            "name": name,
-            "tags": dict(tags),
-            "params": {key: str(value) for key, value in params.items()},
-            "parent": parent,
-            "dataset": dict(dataset) if dataset else None,
-            "time": _now_ms(),
-        }
+        """Begin a run, or resume one of an interrupted search, which logged up to `step`, maybe in another journal."""
+        body: dict[str, Any] = {"name": name, "tags": dict(tags), "parent": parent, "time": _now_ms()}
+        body["params"] = {key: str(value) for key, value in params.items()}
+        body["dataset"] = dict(dataset) if dataset else None
         self._journal.append(run, "run", body, step=step)
-        self._thread.wake.set()
+        self._wake.set()
 
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
-        """Write metrics at `step`, unless an interrupted search already did.
-
-        `position` numbers the calls of one run. A resumed training repeats some of them, which are skipped.
-        """
+        """Write metrics at `step`. `position` numbers the calls of one run; a resumed training repeats some."""
         if position > self._journal.last_step(run):
-            body = {"step": step, "time": _now_ms(), "values": _named(metrics)}
+            body = {"step": step, "time": _now_ms(), "values": _valid_names(metrics)}
             self._journal.append(run, "metrics", body, step=position)
 
     def file(self, run: str, path: str, content: bytes) -> None:
         """Write an artifact at `path` of the run."""
         self._journal.append(run, "file", {"path": path}, content)
 
-    def pictures(
-        self,
-        run: str,
-        *,
-        classes: Sequence[str],
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        probabilities: NDArray[np.float32],
-    ) -> None:
-        """Write the data of the run's plots; the delivery thread draws them.
-
-        images: (n, c, h, w), labels: (n,), probabilities: (n, k).
-        """
-        self._journal.append(run, "pictures", {"classes": list(classes)}, pack(images, labels, probabilities))
+    def predictions(self, run: str, classes: Sequence[str], packed: bytes) -> None:
+        """Write what `figures.predictions.pack` returns. The delivery thread draws the run's images from it."""
+        self._journal.append(run, "pictures", {"classes": list(classes)}, packed)
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
@@ -120,7 +97,7 @@ class Tracking:
         tags: Mapping[str, str] = {},
         metrics: Mapping[str, float] = {},
         step: int = 0,
-        verdict: Mapping[str, Any] | None = None,
+        verdict: Body | None = None,
     ) -> None:
         """End a run as `FINISHED`, `FAILED` or `KILLED`, with its final metrics.
 
@@ -128,8 +105,8 @@ class Tracking:
         in the same transaction, so a search that is killed right afterwards still knows how the run ended.
         """
         repeated = 0 < step <= self._journal.last_step(run)
-        figures = {} if repeated else _named(metrics)
-        body = {"status": status, "tags": dict(tags), "metrics": figures, "step": step, "time": _now_ms()}
+        finals = {} if repeated else _valid_names(metrics)
+        body = {"status": status, "tags": dict(tags), "metrics": finals, "step": step, "time": _now_ms()}
         self._journal.append(run, "end", body, step=step, verdict=verdict)
 
     def verdict(self, run: str) -> dict[str, Any] | None:
@@ -141,118 +118,75 @@ class Tracking:
         return self._journal.knows(run)
 
     def mlflow_id(self, run: str) -> str | None:
-        """Return MLflow's id of a run; None before it was delivered."""
         return self._journal.mlflow_id(run)
-
-    @property
-    def trouble(self) -> str | None:
-        """Why nothing can be delivered at the moment; None without a problem."""
-        return self._thread.trouble
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds that the delivery thread has worked."""
-        return self._thread.busy_s
 
     def set_search_busy(self, *, busy: bool) -> None:
         """Deliver slowly while the coordinator works, since workers wait for it."""
         if busy:
-            self._thread.search_idle.clear()
+            self._search_idle.clear()
         else:
-            self._thread.search_idle.set()
+            self._search_idle.set()
 
     def flush(self, timeout_s: float) -> int:
         """Wait until everything is delivered or the next attempt has failed; return the number of writes left."""
-        deadline, attempts = time.monotonic() + timeout_s, self._thread.attempts
-        self._thread.wake.set()
-        self._thread.retry.set()
-        while (left := self._journal.n_pending()) and time.monotonic() < deadline and self._thread.is_alive():
-            if self._thread.trouble is not None and self._thread.attempts > attempts:
+        attempts, deadline = self._attempts, time.monotonic() + timeout_s
+        self._wake.set()
+        self._retry.set()
+        while (n_left := self._journal.n_pending()) and time.monotonic() < deadline and self._thread.is_alive():
+            if self.last_error is not None and self._attempts > attempts:
                 break
             time.sleep(0.02)
-        return left
+        return n_left
 
     def close(self, timeout_s: float = 60.0) -> int:
         """Deliver what can be delivered and stop; return the number of writes that stay in the journal."""
-        left = self.flush(timeout_s)
-        self._thread.stop(max(timeout_s, 2.0))
+        n_left = self.flush(timeout_s)
+        for event in (self._stopping, self._wake, self._retry):
+            event.set()
+        self._thread.join(min(max(timeout_s, 2.0), 15.0))  # the current delivery may take a while
         self._journal.close()
-        return left
+        return n_left
 
+    # ---- on the delivery thread
 
-class DeliveryThread(threading.Thread):
-    """Delivers the journal to MLflow until it is stopped."""
-
-    def __init__(self, journal: Path, destination: Destination) -> None:
-        super().__init__(name="delivery", daemon=True)
-        self.tried = threading.Event()
-        """Set after the first attempt to open the store."""
-        self.wake = threading.Event()
-        """Ends the pause between deliveries."""
-        self.retry = threading.Event()
-        """Ends the pause after a failed delivery."""
-        self.search_idle = threading.Event()
-        self.search_idle.set()
-        self.attempts = 0
-        self.fatal: Exception | None = None
-        """Why the store can never be opened."""
-        self.trouble: str | None = None
-        self.busy_s = 0.0
-        self._path, self._destination = journal, destination
-        self._stopping = threading.Event()
-
-    def stop(self, timeout_s: float) -> None:
-        """End after the current delivery, for which this waits at most 15 s."""
-        self._stopping.set()
-        self.wake.set()
-        self.retry.set()
-        self.join(min(timeout_s, 15.0))
-
-    def run(self) -> None:
-        """Open the store, then deliver until `stop` is called."""
+    def _run(self) -> None:
         try:
             self._deliver(Journal(self._path))
         except Exception as error:
-            self.fatal = error
-        self.tried.set()
+            self._fatal = error
+        self._tried.set()
 
     def _deliver(self, journal: Journal) -> None:
-        failures = 0
+        uri, failures = self._destination.uri, 0
         delivery: Delivery | None = None
         while not self._stopping.is_set():
             started = time.perf_counter()
             try:
                 if delivery is None:
-                    delivery = Delivery(connect_mlflow(self._destination.uri), journal, self._destination)
-                    self.tried.set()
-                delivery.round(self._stopping.is_set, lambda: self.search_idle.wait(YIELD_S))
-                failures, self.trouble = 0, None
+                    delivery = Delivery(connect_mlflow(uri), journal, self._destination)
+                    self._tried.set()
+                delivery.round(self._stopping.is_set, lambda: self._search_idle.wait(YIELD_S))
+                failures, self.last_error = 0, None
             except Exception as error:
-                if not self.tried.is_set() and self._is_final(error):
+                local = self._destination.database is not None
+                if not self._tried.is_set() and (local or isinstance(error, StorageError | TrackingRefusedError)):
                     raise
-                denied = is_denied(error)
-                self.trouble = first_line(tracking_error(error, self._destination.uri) if denied else error)
+                self.last_error = first_line(tracking_error(error, uri) if is_access_denied(error) else error)
                 failures += 1
-                self.tried.set()  # the server may be away only for now
+                self._tried.set()  # the server may be away only for now
             self.busy_s += time.perf_counter() - started
-            self.attempts += 1
+            self._attempts += 1
             self._pause(failures)
         journal.close()
 
-    def _is_final(self, error: Exception) -> bool:
-        """Return whether waiting cannot help after a first failure."""
-        return self._destination.database is not None or isinstance(error, StorageError | TrackingRefusedError)
-
     def _pause(self, failures: int) -> None:
-        if failures:
-            self.retry.wait(RETRY_S[min(failures, len(RETRY_S)) - 1])
-            self.retry.clear()
-        else:
-            self.wake.wait(GATHER_S)
-            self.wake.clear()
+        pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else GATHER_S
+        event = self._retry if failures else self._wake
+        event.wait(pause_s)
+        event.clear()
 
 
-def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+def _valid_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """Replace characters that MLflow does not allow in names; it would reject the whole batch."""
     return {re.sub(r"[^/\w.\- :]", "_", name): value for name, value in metrics.items()}
 

@@ -128,7 +128,7 @@ class Instant(Idlers):
 class Untracked:
     """Takes what a tracker takes, and forgets it."""
 
-    trouble = None
+    last_error = None
 
     def __getattr__(self, name: str) -> Any:
         return lambda *words, **named: None

@@ -26,9 +26,9 @@ from search.study.records import StudyRecord
 from search.study.study import StoredStudy
 from search.study.summary import Summary, counted
 from search.tracking.journal import Journal
-from search.tracking.registry import promotion, registry
-from search.tracking.registry.comparison import versions
-from search.tracking.registry.promotion import CHAMPION, alias
+from search.tracking.registry import promotion, registration
+from search.tracking.registry.promotion import CHAMPION, aliases_of
+from search.tracking.registry.version import versions
 from search.tracking.store import connect_mlflow
 
 
@@ -147,7 +147,7 @@ def test_the_same_command_repeats_a_refit_that_ran_out_of_memory(folder: Path):
 @pytest.fixture
 def unexported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers versions without a model, whose export takes seconds."""
-    monkeypatch.setattr(registry, "_log", lambda *_: ("file:///nowhere", None))
+    monkeypatch.setattr(registration, "_log", lambda *_: ("file:///nowhere", None))
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_the_lower_value_is_champion_if_the_metric_is_minimised(folder: Path, ob
     assert [version.tags[f"confirmed_{metric}"] for version in registered] == [f"{score:.4f}" for score in scores]
     assert not any("accuracy" in name for version in registered for name in version.tags if name != "test_accuracy")
     assert registered[0].tags["protocol.direction"] == "minimize"
-    assert alias(client.get_registered_model("low"), CHAMPION) == str(1 + scores.index(min(scores)))
+    assert aliases_of(client.get_registered_model("low"))[CHAMPION] == 1 + scores.index(min(scores))
     assert all(f"| {metric} |" in version.description for version in registered)
     assert all(("on the test split" in version.description) == (objective == "Minimised") for version in registered)
 
@@ -232,8 +232,8 @@ def test_a_finish_that_is_killed_after_every_step_ends_the_same(folder: Path, mo
 
     whole = Finish.run
     monkeypatch.setattr(Finish, "run", finishing)
-    places = (StoredStudy, "set_attr"), (Journal, "append"), (registry, "_create_version"), (promotion, "_move")
-    for owner, name in places:
+    places = (StoredStudy, "set_attr"), (Journal, "append")
+    for owner, name in (*places, (registration, "_create_version"), (promotion, "_move_alias")):
         monkeypatch.setattr(owner, name, stepping(name, getattr(owner, name)))
     wanted = {"confirm": 1, "confirm_seeds": 1, "no_refit": False, "no_register": False}
     study = None
@@ -249,7 +249,7 @@ def test_a_finish_that_is_killed_after_every_step_ends_the_same(folder: Path, mo
     assert study.summary.model == {"name": "digits", "version": "1", "uri": "models:/digits/1", "alias": "champion"}
     assert (study.summary.run, study.summary.standing) == ("refit-0", None)
     assert version.tags["validation"] == repr(study.summary.score)
-    assert alias(client.get_registered_model("digits"), CHAMPION) == "1"
+    assert aliases_of(client.get_registered_model("digits"))[CHAMPION] == 1
     assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first start was killed before it read
     assert f"read {len(read_by(folder))} times in this study" in version.description
     summary = study.summary

@@ -20,7 +20,7 @@ from objectives.images.objective import ImageClassification
 from search.commands.load import as_input
 from search.common.errors import ModelNotFoundError, StorageError, UsageError
 from search.study import records
-from search.tracking.registry.model_store import download
+from search.tracking.registry.loading import download
 
 
 def test_importing_search_loads_nothing_and_names_are_there():

@@ -1,4 +1,4 @@
-"""The journal: nothing that was appended is lost, nothing is delivered twice, and steps only go up."""
+"""The journal loses no write, delivers none twice, and never lowers a step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_writes_come_back_in_order_until_they_are_delivered(path: Path):
     assert journal.n_pending() == 1
 
 
-def test_what_mlflow_calls_a_run_outlives_its_writes(path: Path):
+def test_ids_and_steps_of_a_run_outlive_its_writes(path: Path):
     journal = Journal(path)
     assert (journal.knows("trial-0"), journal.mlflow_id("trial-0"), journal.last_step("trial-0")) == (False, None, 0)
     journal.append("trial-0", "metrics", {}, step=4)
@@ -49,8 +49,8 @@ def test_what_mlflow_calls_a_run_outlives_its_writes(path: Path):
     assert again.n_pending() == 0
 
 
-def test_ids_are_never_used_again(path: Path):
-    """A delivery that was slow to say so must not forget a write that came after."""
+def test_ids_are_never_reused(path: Path):
+    """A late acknowledgement must not delete a later write."""
     journal = Journal(path)
     journal.append("a", "tags", {"n": 1})
     (first,) = journal.pending(9)
@@ -69,7 +69,7 @@ def test_the_file_shrinks_when_large_files_have_passed(path: Path):
     assert sum(file.stat().st_size for file in path.parent.iterdir()) < 2_000_000
 
 
-def test_what_was_appended_survives_a_kill(path: Path):
+def test_writes_survive_a_kill(path: Path):
     program = f"""
         import os, signal
         from pathlib import Path
@@ -94,7 +94,7 @@ BODIES = st.dictionaries(
 
 @given(st.lists(st.tuples(st.text(), BODIES, st.one_of(st.none(), st.binary())), max_size=8))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_anything_comes_back_as_it_was(tmp_path: Path, writes: list[tuple[str, dict[str, object], bytes | None]]):
+def test_any_write_can_be_read_back(tmp_path: Path, writes: list[tuple[str, dict[str, object], bytes | None]]):
     path = tmp_path / "any.db"
     path.unlink(missing_ok=True)
     journal = Journal(path)

@@ -1,4 +1,4 @@
-"""The journal gives back what it was given, in order, whoever opens it again and whenever."""
+"""The journal returns its writes in order, also after it was opened again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BODIES = st.dictionaries(st.text(max_size=8), VALUES | st.lists(VALUES, max_size
 
 
 class JournalModel(RuleBasedStateMachine):
-    """A journal beside a list of what is to be in it, closed and opened again at will."""
+    """A journal beside a list of its expected writes, closed and opened again at random."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A search through the servers of docker/compose.yaml: who is let in, what arrives, and that no password is seen."""
+"""A search through the servers of docker/compose.yaml: logins, deliveries, and no visible passwords."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-class Seen:
-    """A command to its end: what it printed, and every command line that was there meanwhile."""
+class CompletedCommand:
+    """A command that has ended: its output, and all command lines that other users could see."""
 
     def __init__(self, stack: Stack, *words: object, env: Mapping[str, str] = {}) -> None:
         process = stack.search(*words, env=env)
@@ -57,9 +57,9 @@ class Seen:
 
     def _watch(self, pid: int) -> None:
         while alive(pid):
-            for each in {pid} | children(pid):
+            for process in {pid} | children(pid):
                 try:
-                    self.lines.add(Path(f"/proc/{each}/cmdline").read_text())
+                    self.lines.add(Path(f"/proc/{process}/cmdline").read_text())
                 except OSError:  # it ended meanwhile
                     continue
             time.sleep(0.05)
@@ -74,19 +74,19 @@ def status(url: str, headers: Mapping[str, str] = {}) -> int:
 
 
 @pytest.fixture(scope="module")
-def searched(stack: Stack) -> Seen:
+def searched(stack: Stack) -> CompletedCommand:
     """Three trials of digits, as `docker compose run search-cpu` runs them."""
     began = time.monotonic()
-    seen = Seen(stack, *SMALL, "--trials", 3)
+    seen = CompletedCommand(stack, *SMALL, "--trials", 3)
     print(f"\n  searched in {time.monotonic() - began:.0f} s")
     assert seen.status == 0, seen.out + seen.err
     return seen
 
 
-# Who is let in ------------------------------------------------------------------------------------------------------
+# Logins -------------------------------------------------------------------------------------------------------------
 
 
-def test_mlflow_lets_in_who_has_a_password_and_calls_it_by_a_name_it_knows(stack: Stack):
+def test_mlflow_requires_a_password_and_a_known_host_name(stack: Stack):
     page = f"{stack.mlflow_url}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
     password = stack.secret("mlflow-credentials")
     login = {"Authorization": f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}"}
@@ -97,7 +97,7 @@ def test_mlflow_lets_in_who_has_a_password_and_calls_it_by_a_name_it_knows(stack
     assert status(page, login) == 200
 
 
-def test_postgres_lets_nobody_in_without_a_password(stack: Stack):
+def test_postgres_requires_a_password(stack: Stack):
     asked = ("psql", "--no-password", "--host", "127.0.0.1", "--username", "search", "optuna", "--command", "SELECT 1")
     assert "no password supplied" in stack.postgres.run(*asked).stderr
     assert "authentication failed" in stack.postgres.run(*asked, env={"PGPASSWORD": "guess"}).stderr
@@ -105,7 +105,7 @@ def test_postgres_lets_nobody_in_without_a_password(stack: Stack):
     assert right.returncode == 0, right.stderr
 
 
-def test_the_searchs_role_may_not_rule_the_server(stack: Stack):
+def test_the_role_of_searches_cannot_administer_the_server(stack: Stack):
     asked = ("psql", "--host", "127.0.0.1", "--username", "search", "optuna", "--command", "CREATE ROLE other")
     refused = stack.postgres.run(*asked, env={"PGPASSWORD": stack.secret("search-password")})
     assert "permission denied" in refused.stderr
@@ -114,19 +114,19 @@ def test_the_searchs_role_may_not_rule_the_server(stack: Stack):
     assert "permission denied for database" in refused.stderr
 
 
-def test_the_dashboard_shows_the_study(stack: Stack, searched: Seen):
+def test_the_dashboard_shows_the_study(stack: Stack, searched: CompletedCommand):
     with urllib.request.urlopen(f"{stack.dashboard_url}/api/studies", timeout=10) as reply:
         assert '"digits"' in reply.read().decode()
 
 
 @pytest.mark.parametrize(
-    ("credentials", "said"),
+    ("credentials", "reason"),
     [("", "none was given"), (NOBODY, "the one of user 'nobody' is not right")],
     ids=["none", "wrong"],
 )
 @pytest.mark.parametrize("verb", ["run", "predict", "promote"])
-def test_whom_mlflow_refuses_is_told_at_once_and_in_one_message(
-    stack: Stack, searched: Seen, tmp_path: Path, credentials: str, said: str, verb: str
+def test_a_rejected_login_is_reported_in_one_message(
+    stack: Stack, searched: CompletedCommand, tmp_path: Path, credentials: str, reason: str, verb: str
 ):
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow" / "credentials").write_text(f"[mlflow]\n{credentials}")
@@ -136,21 +136,21 @@ def test_whom_mlflow_refuses_is_told_at_once_and_in_one_message(
         "promote": ("promote", "digits/1"),
     }
     began = time.monotonic()
-    refused = Seen(stack, *words[verb], env={"HOME": str(tmp_path)})
+    refused = CompletedCommand(stack, *words[verb], env={"HOME": str(tmp_path)})
     took_s = time.monotonic() - began
     assert refused.status == 1
     (line,) = refused.err.splitlines()
-    assert line.startswith(f"Error: MLflow at {stack.mlflow_url} wants a password: {said} (401)")
+    assert line.startswith(f"Error: MLflow at {stack.mlflow_url} wants a password: {reason} (401)")
     assert "MLFLOW_TRACKING_USERNAME" in refused.err
     assert took_s < 30
     assert "trial 0" not in refused.out
-    assert '"refused"' not in Seen(stack, "studies", "--json").out
+    assert '"refused"' not in CompletedCommand(stack, "studies", "--json").out
 
 
-# What arrives -------------------------------------------------------------------------------------------------------
+# Deliveries - -------------------------------------------------------------------------------------------------------
 
 
-def test_a_search_registers_its_winner_through_the_server(stack: Stack, searched: Seen):
+def test_a_search_registers_its_winner_through_the_server(stack: Stack, searched: CompletedCommand):
     assert "study digits: 3 trials" in searched.out
     assert "registered: digits version 1, alias champion (models:/digits/1)" in searched.out
     assert "tracking writes wait in" not in searched.out
@@ -159,7 +159,7 @@ def test_a_search_registers_its_winner_through_the_server(stack: Stack, searched
     assert list(stack.volume("search-cpu").rglob("reports/digits.html"))
 
 
-def test_the_champion_is_loaded_through_the_server(stack: Stack, searched: Seen, tmp_path: Path):
+def test_the_champion_is_loaded_through_the_server(stack: Stack, searched: CompletedCommand, tmp_path: Path):
     """By the project from anywhere, and by a bare MLflow that knows the user from its environment."""
     script = """
         import mlflow, numpy as np, search, sys
@@ -182,17 +182,17 @@ def test_the_champion_is_loaded_through_the_server(stack: Stack, searched: Seen,
     assert loaded.stdout.splitlines() == ["(2, 10)", "Sequential"]
 
 
-def test_every_command_works_through_the_servers(stack: Stack, searched: Seen):
-    assert "digits:4" in Seen(stack, "predict", "digits:0-4").out
-    assert "digits" in Seen(stack, "studies").out
-    assert "mlruns/reports/digits.html" in Seen(stack, "report").out
-    assert "0 writes delivered, 0 left" in Seen(stack, "sync").out
-    assert Seen(stack, "promote", "digits").status == 0
-    again = Seen(stack, *SMALL, "--trials", 3)
+def test_every_command_works_through_the_servers(stack: Stack, searched: CompletedCommand):
+    assert "digits:4" in CompletedCommand(stack, "predict", "digits:0-4").out
+    assert "digits" in CompletedCommand(stack, "studies").out
+    assert "mlruns/reports/digits.html" in CompletedCommand(stack, "report").out
+    assert "0 writes delivered, 0 left" in CompletedCommand(stack, "sync").out
+    assert CompletedCommand(stack, "promote", "digits").status == 0
+    again = CompletedCommand(stack, *SMALL, "--trials", 3)
     assert "nothing was left to do" in again.out
 
 
-def test_who_may_not_write_is_named_and_what_was_written_waits(stack: Stack, searched: Seen):
+def test_a_missing_permission_is_reported_and_writes_wait(stack: Stack, searched: CompletedCommand):
     """A user whom MLflow knows, and who did not make this experiment."""
     make = """
         import sys
@@ -202,24 +202,24 @@ def test_who_may_not_write_is_named_and_what_was_written_waits(stack: Stack, sea
     command = [sys.executable, "-c", textwrap.dedent(make), stack.mlflow_url]
     subprocess.run(command, env=stack.variables("search-cpu"), check=True, capture_output=True)
     guest = {"MLFLOW_TRACKING_USERNAME": "guest", "MLFLOW_TRACKING_PASSWORD": "the-guests-own-word"}
-    denied = Seen(stack, *SMALL, "--trials", 4, env=guest)
+    denied = CompletedCommand(stack, *SMALL, "--trials", 4, env=guest)
     assert "does not let user 'guest' do this (403)" in denied.out
     assert "tracking writes wait in" in denied.out
     assert "Traceback" not in denied.err
-    delivered = Seen(stack, "sync")
+    delivered = CompletedCommand(stack, "sync")
     assert "digits: " in delivered.out
     assert ", 0 left" in delivered.out
     assert delivered.status == 0
 
 
-# What is never seen -------------------------------------------------------------------------------------------------
+# Passwords --------- -------------------------------------------------------------------------------------------------
 
 
 def hidden(stack: Stack, text: str) -> bool:
     return not any(password in text for password in stack.passwords())
 
 
-def test_no_password_is_seen_anywhere(stack: Stack, searched: Seen):
+def test_no_password_is_visible(stack: Stack, searched: CompletedCommand):
     """A search whose addresses hold passwords, from the environment: terminal, files, databases, command lines."""
     password, login = stack.secret("search-password"), stack.secret("mlflow-credentials")
     variables = stack.variables("search-cpu")
@@ -229,12 +229,12 @@ def test_no_password_is_seen_anywhere(stack: Stack, searched: Seen):
         "PGPASSFILE": "/dev/null",
         "HOME": str(stack.folder),
     }
-    seen = Seen(stack, *SMALL, "--trials", 3, "--study", "secret", env=addresses)
+    seen = CompletedCommand(stack, *SMALL, "--trials", 3, "--study", "secret", env=addresses)
     assert seen.status == 0, seen.out + seen.err
     assert "alias challenger" in seen.out or "alias champion" in seen.out
     assert f"{stack.mlflow_url}/#/experiments/" in seen.out
     assert "--storage" in seen.out, "the next commands are named with their stores"
-    shown = Seen(stack, "show", "secret", "--json", env=addresses)
+    shown = CompletedCommand(stack, "show", "secret", "--json", env=addresses)
     assert hidden(stack, seen.out + seen.err + shown.out + shown.err)
     assert hidden(stack, "\n".join(seen.lines | searched.lines))
     assert any("objectives" in line for line in seen.lines), "workers were looked at"
@@ -245,16 +245,16 @@ def test_no_password_is_seen_anywhere(stack: Stack, searched: Seen):
     assert [path for path in files if not hidden(stack, path.read_text(errors="replace"))] == []
 
 
-def test_a_password_on_the_command_line_is_warned_of_and_masked(stack: Stack):
+def test_a_password_on_the_command_line_gives_a_warning_and_is_masked(stack: Stack):
     storage = stack.variables("search-cpu")["SEARCH_STORAGE"].replace("search@", "search:wrong-password-2@")
-    refused = Seen(stack, *SMALL, "--storage", storage, env={"PGPASSFILE": "/dev/null"})
+    refused = CompletedCommand(stack, *SMALL, "--storage", storage, env={"PGPASSFILE": "/dev/null"})
     assert refused.status == 1
     assert "other users of this machine can see the password in --storage" in refused.out
     assert "password authentication failed" in refused.err
     assert "wrong-password-2" not in refused.out + refused.err
 
 
-def test_a_held_study_and_dead_servers_say_no_password(stack: Stack, searched: Seen):
+def test_messages_about_held_studies_and_dead_servers_hide_passwords(stack: Stack, searched: CompletedCommand):
     password = stack.secret("search-password")
     storage = stack.variables("search-cpu")["SEARCH_STORAGE"].replace("search@", f"search:{password}@")
     holder = subprocess.Popen(
@@ -263,7 +263,7 @@ def test_a_held_study_and_dead_servers_say_no_password(stack: Stack, searched: S
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        held = Seen(stack, *SMALL, env={"SEARCH_STORAGE": storage})
+        held = CompletedCommand(stack, *SMALL, env={"SEARCH_STORAGE": storage})
     finally:
         holder.kill()
         holder.communicate()
@@ -272,16 +272,16 @@ def test_a_held_study_and_dead_servers_say_no_password(stack: Stack, searched: S
     assert hidden(stack, held.out + held.err)
 
     nobody = {"SEARCH_STORAGE": storage.replace(f":{stack.postgres.port}/", ":9/")}
-    down = Seen(stack, "studies", env=nobody)
+    down = CompletedCommand(stack, "studies", env=nobody)
     assert down.status == 1
     assert "cannot be opened" in down.err
     login = stack.secret("mlflow-credentials")
     nowhere = {"SEARCH_TRACKING_URI": f"http://admin:{login}@127.0.0.1:9"}
-    away = Seen(stack, "predict", "digits:0", env=nowhere)
+    away = CompletedCommand(stack, "predict", "digits:0", env=nowhere)
     assert away.status == 1
     assert "MLflow at http://127.0.0.1:9 does not answer" in away.err
-    searching = Seen(stack, *SMALL, "--trials", 1, "--study", "away", "--no-register", env=nowhere)
+    searching = CompletedCommand(stack, *SMALL, "--trials", 1, "--study", "away", "--no-register", env=nowhere)
     assert searching.status == 0, searching.err
     assert "tracking is out of reach" in searching.out
-    said = [each.out + each.err for each in (down, away, searching)]
-    assert hidden(stack, "\n".join(said))
+    outputs = [command.out + command.err for command in (down, away, searching)]
+    assert hidden(stack, "\n".join(outputs))

@@ -1,4 +1,4 @@
-"""Tracking: each write reaches a real MLflow store once and in order, whatever is killed or down meanwhile."""
+"""Tracking: each write reaches a real MLflow store once and in order, even after a kill or an outage."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from search.common.errors import StorageError
 from search.tracking.delivery import MAX_POINTS, Delivery, batches
+from search.tracking.figures.predictions import pack
 from search.tracking.journal import Journal, Kind, Write
-from search.tracking.store import Destination, connect_mlflow, is_refusal
+from search.tracking.store import Destination, connect_mlflow, is_rejected
 from search.tracking.tracker import Tracking
 
 
@@ -61,7 +62,7 @@ def all_runs(client: mlflow.MlflowClient) -> list[Any]:
 # Everything arrives -------------------------------------------------------------------------------------------------
 
 
-def test_a_run_arrives_with_all_that_was_said_of_it(tracking: Tracking, client: mlflow.MlflowClient):
+def test_a_run_arrives_complete(tracking: Tracking, client: mlflow.MlflowClient):
     tracking.open_run("study", "search toy", tags={"kind": "study"})
     run = a_trial(tracking)
     tracking.file(run, "params.json", b"{}")
@@ -72,37 +73,41 @@ def test_a_run_arrives_with_all_that_was_said_of_it(tracking: Tracking, client: 
 
     run_id = tracking.mlflow_id(run)
     assert run_id is not None
-    found = client.get_run(run_id)
-    assert (found.info.run_name, found.info.status) == ("#000", "FINISHED")
-    assert found.data.params == {"x": "0.5", "deep": "True"}
-    assert found.data.tags.items() >= {
-        "kind": "trial", "winner": "true", "optuna.state": "COMPLETE", "optuna.trial.number": "0",
-        "mlflow.parentRunId": tracking.mlflow_id("study"),
-    }.items()  # fmt: skip
+    stored = client.get_run(run_id)
+    assert (stored.info.run_name, stored.info.status) == ("#000", "FINISHED")
+    assert stored.data.params == {"x": "0.5", "deep": "True"}
+    assert (
+        stored.data.tags.items()
+        >= {
+            "kind": "trial",
+            "winner": "true",
+            "optuna.state": "COMPLETE",
+            "optuna.trial.number": "0",
+            "mlflow.parentRunId": tracking.mlflow_id("study"),
+        }.items()
+    )
     curve = client.get_metric_history(run_id, "val/accuracy")
     assert [(point.step, point.value) for point in curve] == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert found.data.metrics["score"] == 0.3
-    (data,) = found.inputs.dataset_inputs
+    assert stored.data.metrics["score"] == 0.3
+    (data,) = stored.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("digits", "d" * 32)
     assert {file.path for file in client.list_artifacts(run_id)} == {"params.json", "deep"}
-    folder = Path(found.info.artifact_uri.removeprefix("file://"))
+    folder = Path(stored.info.artifact_uri.removeprefix("file://"))
     assert (folder / "deep" / "down.txt").read_bytes() == b"hello"
-    experiment = client.get_experiment(found.info.experiment_id)
+    experiment = client.get_experiment(stored.info.experiment_id)
     assert (experiment.name, experiment.tags["mlflow.note.content"]) == ("toy", "a note")
 
 
-def test_pictures_are_drawn_from_what_the_training_left(
-    tracking: Tracking, client: mlflow.MlflowClient, tmp_path: Path
-):
+def test_images_are_drawn_from_a_trainings_predictions(tracking: Tracking, client: mlflow.MlflowClient, tmp_path: Path):
     run = a_trial(tracking)
     random = np.random.default_rng(0)
     labels = np.arange(30) % 3
     rows = random.dirichlet(np.ones(3), size=30).astype(np.float32)
     images = random.integers(0, 256, (30, 1, 8, 8)).astype(np.uint8)
-    tracking.pictures(run, classes=["a", "b", "c"], images=images, labels=labels, probabilities=rows)
+    tracking.predictions(run, ["a", "b", "c"], pack(images, labels, rows))
     perfect = a_trial(tracking, 1)
     right = np.eye(3, dtype=np.float32)[labels]
-    tracking.pictures(perfect, classes=["a", "b", "c"], images=images, labels=labels, probabilities=right)
+    tracking.predictions(perfect, ["a", "b", "c"], pack(images, labels, right))
     assert tracking.flush(60.0) == 0
     drawn = {"confusion_matrix.png", "sample_predictions.png"}
     for name, expected in ((run, drawn | {"confidently_wrong.png"}), (perfect, drawn)):
@@ -114,19 +119,19 @@ def test_pictures_are_drawn_from_what_the_training_left(
             assert content.startswith(b"\x89PNG")
 
 
-def test_what_mlflow_or_a_picture_does_not_take_holds_up_nothing(tracking: Tracking, client: mlflow.MlflowClient):
+def test_a_metric_or_image_that_is_rejected_holds_up_nothing(tracking: Tracking, client: mlflow.MlflowClient):
     run = a_trial(tracking)
     images, labels = np.zeros((4, 1, 8, 8), dtype=np.uint8), np.arange(4) % 2
     rows = np.eye(2, dtype=np.float32)[1 - labels]
-    tracking.pictures(run, classes=["a\nb", "c"], images=images, labels=labels, probabilities=rows)
-    tracking.pictures(run, classes=["one too few"], images=images, labels=labels, probabilities=rows)
+    tracking.predictions(run, ["a\nb", "c"], pack(images, labels, rows))
+    tracking.predictions(run, ["one too few"], pack(images, labels, rows))
     tracking.log(run, {"accuracy in %": 1.0}, step=4, position=4)
     tracking.end_run(run, "FINISHED", metrics={"how much?": 2.0})
     assert tracking.flush(60.0) == 0
-    (found,) = all_runs(client)
-    assert found.info.status == "FINISHED"
-    assert found.data.metrics.items() >= {"accuracy in _": 1.0, "how much_": 2.0}.items()
-    assert "confidently_wrong.png" in {file.path for file in client.list_artifacts(found.info.run_id)}
+    (stored,) = all_runs(client)
+    assert stored.info.status == "FINISHED"
+    assert stored.data.metrics.items() >= {"accuracy in _": 1.0, "how much_": 2.0}.items()
+    assert "confidently_wrong.png" in {file.path for file in client.list_artifacts(stored.info.run_id)}
 
 
 def test_an_experiment_that_is_deleted_meanwhile_comes_back(tracking: Tracking, client: mlflow.MlflowClient):
@@ -162,9 +167,9 @@ def test_a_step_is_logged_once_although_a_resumed_training_repeats_it(
     a_trial(again, steps=(2, 3, 4))
     again.end_run(run, "FINISHED")
     assert again.close(30.0) == 0
-    (found,) = all_runs(client)
-    assert found.info.status == "FINISHED"
-    curve = client.get_metric_history(found.info.run_id, "val/accuracy")
+    (stored,) = all_runs(client)
+    assert stored.info.status == "FINISHED"
+    curve = client.get_metric_history(stored.info.run_id, "val/accuracy")
     assert [point.step for point in curve] == [1, 2, 3, 4]
 
 
@@ -173,15 +178,13 @@ def test_another_study_of_the_same_name_has_runs_of_its_own(
 ):
     a_trial(tracking)
     tracking.flush(30.0)
-    other = Tracking(
-        tmp_path / "other.db", Destination(destination.uri, "toy", "uid-2", destination.artifacts)
-    )  # fmt: skip
+    other = Tracking(tmp_path / "other.db", Destination(destination.uri, "toy", "uid-2", destination.artifacts))
     a_trial(other)
     assert other.close(30.0) == 0
     assert len(all_runs(client)) == 2
 
 
-# Killed, repeated, refused ------------------------------------------------------------------------------------------
+# Killed, repeated, rejected -----------------------------------------------------------------------------------------
 
 
 def copy_of(path: Path, to: Path) -> Path:
@@ -190,27 +193,27 @@ def copy_of(path: Path, to: Path) -> Path:
     return to
 
 
-def story(client: mlflow.MlflowClient) -> list[Any]:
+def contents(client: mlflow.MlflowClient) -> list[Any]:
     """What MLflow shows of every run, ids apart."""
-    told = []
+    rows = []
     for run in all_runs(client):
         curves = {
             name: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
             for name in run.data.metrics
         }
         files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
-        told.append(
+        rows.append(
             (run.info.run_name, run.info.status, run.data.params, curves, files, len(run.inputs.dataset_inputs))
         )
-    return told
+    return rows
 
 
 def test_a_delivery_may_be_repeated_from_any_point(
     client: mlflow.MlflowClient, tmp_path: Path, destination: Destination
 ):
-    """As if killed after MLflow took each write and before the journal forgot it, again and again."""
+    """As if killed again and again, after MLflow stored a write and before the journal deleted it."""
     path = tmp_path / "journal.db"
-    quiet = Tracking(path, Destination("http://127.0.0.1:9", "toy", "uid-1", tmp_path))  # nobody is there
+    quiet = Tracking(path, Destination("http://127.0.0.1:9", "toy", "uid-1", tmp_path))  # no server listens there
     run = a_trial(quiet)
     quiet.file(run, "weights.pt", b"w" * 1000)
     quiet.end_run(run, "FINISHED", tags={"optuna.state": "COMPLETE"}, metrics={"score": 0.3})
@@ -220,18 +223,18 @@ def test_a_delivery_may_be_repeated_from_any_point(
     journal = Journal(path)
     Delivery(client, journal, destination).round(lambda: False, lambda: None)
     assert journal.n_pending() == 0
-    once = story(client)
+    once = contents(client)
     assert len(once) == 1
 
-    for _ in range(2):  # all of it again: the journal knows nothing of the first time
+    for _ in range(2):  # deliver everything again, from a journal that still holds all writes
         repeated = Journal(copy_of(before, tmp_path / "again.db"))
         Delivery(client, repeated, destination).round(lambda: False, lambda: None)
         assert repeated.n_pending() == 0
         assert repeated.mlflow_id(run) == journal.mlflow_id(run)
-        assert story(client) == once
+        assert contents(client) == once
 
 
-def test_a_run_that_somebody_deleted_holds_up_nobody(tracking: Tracking, client: mlflow.MlflowClient):
+def test_a_run_that_a_user_deleted_holds_up_no_other(tracking: Tracking, client: mlflow.MlflowClient):
     run = a_trial(tracking)
     assert tracking.flush(30.0) == 0
     run_id = tracking.mlflow_id(run)
@@ -240,7 +243,7 @@ def test_a_run_that_somebody_deleted_holds_up_nobody(tracking: Tracking, client:
     tracking.log(run, {"val/accuracy": 0.9}, step=9, position=9)
     a_trial(tracking, 1)
     assert tracking.flush(30.0) == 0
-    assert [found.info.run_name for found in all_runs(client)] == ["#001"]
+    assert [stored.info.run_name for stored in all_runs(client)] == ["#001"]
 
 
 def test_a_deleted_experiment_comes_back(client: mlflow.MlflowClient, tmp_path: Path, destination: Destination):
@@ -251,16 +254,16 @@ def test_a_deleted_experiment_comes_back(client: mlflow.MlflowClient, tmp_path: 
     assert len(all_runs(client)) == 1
 
 
-def test_only_a_refusal_is_given_up():
+def test_only_a_rejected_request_is_given_up():
     codes = mlflow.protos.databricks_pb2
-    for code, refused in (
+    for code, rejected in (
         (codes.INVALID_PARAMETER_VALUE, True),
         (codes.RESOURCE_DOES_NOT_EXIST, True),
         (codes.TEMPORARILY_UNAVAILABLE, False),
         (codes.INTERNAL_ERROR, False),
     ):
-        assert is_refusal(mlflow.exceptions.MlflowException("no", error_code=code)) is refused
-    assert is_refusal(ConnectionError("down")) is False
+        assert is_rejected(mlflow.exceptions.MlflowException("no", error_code=code)) is rejected
+    assert is_rejected(ConnectionError("down")) is False
 
 
 # Batches ------------------------------------------------------------------------------------------------------------
@@ -288,7 +291,7 @@ def test_batches_hold_every_write_once_in_the_order_of_its_run(sketch: list[tupl
 # Stores -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_no_good_is_said_before_anything_is_written(tmp_path: Path):
+def test_an_unusable_store_is_reported_before_anything_is_written(tmp_path: Path):
     (tmp_path / "mlflow.db").write_text("dear diary")
     tracking = Tracking(tmp_path / "journal.db", Destination(f"sqlite:///{tmp_path}/mlflow.db", "toy", "u", tmp_path))
     with pytest.raises(StorageError, match=r"mlflow.db is not a SQLite database, or is damaged"):

@@ -1,4 +1,4 @@
-"""A white PNG image measured in pixels: text, boxes and pasted images, drawn with Pillow."""
+"""A white PNG image measured in pixels, drawn with Pillow; (0, 0) is its top left corner."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_BYTES = 60_000
-INK, SOFT = "#1b1e24", "#646b78"
+BLACK, GREY = "#1b1e24", "#646b78"
 
 
 class Canvas:
-    """A white image; (0, 0) is its top left corner, and what is drawn later covers what was drawn before."""
+    """A white image of the given size."""
 
     def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
+        self.height = height
         self._image = Image.new("RGB", (width, height), "white")
         self._draw = ImageDraw.Draw(self._image)
 
     def text(
-        self, x: float, y: float, text: str, size: int, colour: str = INK, anchor: str = "lm", *, bold: bool = False
+        self, x: float, y: float, text: str, size: int, colour: str = BLACK, anchor: str = "lm", *, bold: bool = False
     ) -> None:
         """Write `text`, `size` pixels high; `anchor` is Pillow's two-letter anchor."""
-        self._draw.text((x, y), text, font=typeface(size, bold=bold), fill=colour, anchor=anchor)
+        self._draw.text((x, y), text, font=load_font(size, bold=bold), fill=colour, anchor=anchor)
 
-    def upward_text(self, x: float, y: float, text: str, size: int, colour: str = INK, *, below: bool = False) -> None:
-        """Write `text` so that it reads upwards, centred at (x, y) or, if `below`, hanging down from it."""
-        face = typeface(size, bold=False)
-        length, breadth = max(1, math.ceil(face.getlength(text))), size + 4
+    def vertical_text(
+        self, x: float, y: float, text: str, size: int, colour: str = BLACK, *, below: bool = False
+    ) -> None:
+        """Write `text` from bottom to top, centred at (x, y) or, if `below`, with its end at y."""
+        font = load_font(size)
+        length, breadth = max(1, math.ceil(font.getlength(text))), size + 4
         strip = Image.new("RGB", (length, breadth), "white")
-        ImageDraw.Draw(strip).text((0, breadth / 2), text, font=face, fill=colour, anchor="lm")
+        ImageDraw.Draw(strip).text((0, breadth / 2), text, font=font, fill=colour, anchor="lm")
         corner = (round(x - breadth / 2), round(y if below else y - length / 2))
         self._image.paste(strip.transpose(Image.Transpose.ROTATE_90), corner)
 
@@ -56,18 +58,15 @@ class Canvas:
 
 
 @lru_cache(maxsize=32)
-def typeface(size: int, *, bold: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font of all images, `size` in pixels.
+def load_font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return DejaVu Sans, `size` in pixels, which has accents, Greek and Cyrillic.
 
-    It is DejaVu Sans, which has accents, Greek and Cyrillic. MLflow depends on matplotlib, which carries the file;
-    matplotlib itself is not imported. Without it, Pillow's own font serves, which has plain Latin letters only.
+    MLflow depends on matplotlib, which carries the file. Without it, Pillow's own font has plain Latin letters only.
     """
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    matplotlib = find_spec("matplotlib")
-    if matplotlib is None or matplotlib.origin is None:
-        return ImageFont.load_default(size)
+    package = find_spec("matplotlib")
+    folder = Path(package.origin).parent / "mpl-data/fonts/ttf" if package and package.origin else Path()
     try:
-        return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / name, size)
+        return ImageFont.truetype(folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
     except OSError:
         return ImageFont.load_default(size)
 

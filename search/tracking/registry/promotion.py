@@ -1,149 +1,149 @@
-"""Which version of a registered model is the champion, and what moves the alias.
+"""Which version of a registered model is the champion?
 
-MLflow's registry has no compare-and-set. A search therefore compares all versions, moves the alias to the best one, and
-looks once more. The last search to look has seen every version, so the alias ends at the best. A search that is killed
-before it looks again can leave the alias behind; the next one that registers a version moves it.
+A search compares all versions and moves the alias to the best one. MLflow's registry has no compare-and-set, so the
+search then looks again: the last search to look has seen every version. A search that is killed in between can leave
+the alias behind; the next registration moves it.
 
-A version promoted by hand competes only with later versions. A tag of the model keeps that choice. A move on MLflow's
-page leaves no tag, but it shows: a search never moves the alias to an older or a worse version.
+A version that a user promotes competes with later versions only, and a tag of the model keeps that choice. A move on
+MLflow's page leaves no tag. It is recognised because a search never moves the alias to an older or worse version.
+
+Functions raise TrackingError if MLflow rejects a move.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.common.errors import ModelNotFoundError, TrackingError
-from search.common.passwords import first_line
-from search.tracking.registry.comparison import Entry, champions, versions
-from search.tracking.store import is_denied
+from search.tracking.registry.version import ScoredVersion, model_names, versions
+from search.tracking.store import retry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"
-BY_HAND_TAG = "champion_by_hand"
-"""A model's tag, `VERSION/NEWEST`: the version promoted by hand, and the newest version at that time."""
-TRIES = 60
-DOUBTS = 15
-"""Looks, about 0.1 s apart, before an unexplained alias counts as moved by hand: another search may be moving it."""
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""Errors that a repetition does not help. BAD_REQUEST is not one: writers that collide get it."""
+USER_CHOICE_TAG = "champion_by_hand"  # VERSION/NEWEST: the version that a user promoted, the newest at that time
+MAX_LOOKS = 60
+MAX_UNEXPLAINED = 15  # looks, 0.1 s apart, until an alias counts as moved by a user and not by another search
 
 
-def model_names(client: MlflowClient) -> str:
-    """List the registered models for a message."""
-    return ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+def successive_champions(
+    versions: Sequence[ScoredVersion], user_choice: tuple[int, int] | None = None, current: int | None = None
+) -> list[int]:
+    """Return the versions that became champion in turn, each better than the one before; the last is the best.
 
-
-def alias(model: RegisteredModel, name: str) -> str | None:
-    """Return the version that an alias points to."""
-    return str(model.aliases[name]) if name in model.aliases else None
-
-
-def promote_if_better(client: MlflowClient, name: str, own: str) -> str:
-    """Move the alias to the best version, now that version `own` is registered. Return the champion's version.
-
-    Raises TrackingError when MLflow refuses, or when other searches keep moving the alias.
+    versions: all of them, oldest first. user_choice: as in `USER_CHOICE_TAG`; ignored once that version is deleted.
+    current: the version with the alias. Only versions compete that were measured like the user's choice, or like the
+    current champion, or like the first version with a score.
     """
-    moved, doubts = set[int](), 0
-    for _ in range(TRIES):
-        aliases, by_hand, entries = _look(client, name)
-        present, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-        order = champions(entries, by_hand, present)
-        if order[-1] == present:
-            return str(present)
+    scored = [version for version in versions if version.score is not None]
+    chosen, newest = user_choice or (0, 0)
+    base = next((version for version in versions if version.number == chosen), None)
+    if base is not None and base.score is None:
+        return [base.number]
+    if base is not None:
+        scored = [base, *(version for version in scored if version.number > newest)]
+    if not scored:
+        return []
+    reference = base or next((version for version in scored if version.number == current), scored[0])
+    best: list[ScoredVersion] = []
+    for version in scored:
+        if version.protocol == reference.protocol and (not best or version.beats(best[-1])):
+            best.append(version)
+    return [version.number for version in best]
+
+
+def promote_if_better(client: MlflowClient, name: str, registered: str) -> str:
+    """Move the alias to the best version after a registration. Return the champion's version."""
+    moved, unexplained = set[int](), 0
+    for _ in range(MAX_LOOKS):
+        aliases, user_choice, scored = _read(client, name)
+        current, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+        order = successive_champions(scored, user_choice, current)
+        if order[-1] == current:
+            return str(current)
         # Searches move the alias forward in `order`: anything else is a user's move, or one that is under way.
-        went_back = present not in order or (previous in order and order.index(previous) >= order.index(present))
-        if present is None or present in moved or not went_back:
-            _move(client, name, order[-1], present)
+        went_back = current not in order or (previous in order and order.index(previous) >= order.index(current))
+        if current is None or current in moved or not went_back:
+            _move_alias(client, name, order[-1], current)
             moved.add(order[-1])
-        elif (doubts := doubts + 1) > DOUBTS:
-            before = max((version for version in order if version < int(own)), default=None)
-            _promote_by_hand(client, name, present, before, newest=int(own) - 1)
+        elif (unexplained := unexplained + 1) > MAX_UNEXPLAINED:
+            before = max((version for version in order if version < int(registered)), default=None)
+            _keep_choice(client, name, current, before, newest=int(registered) - 1)
         time.sleep(random.uniform(0.0, 0.2))
     raise TrackingError(f"other searches keep moving the alias {CHAMPION} of {name}; type the same command again")
 
 
 def set_challenger(client: MlflowClient, name: str, version: str) -> None:
-    """Give the alias `challenger` to a version that is not the champion, unless a newer version has it."""
-    for _ in range(TRIES):
-        present = alias(_retry(name, client.get_registered_model, name), CHALLENGER)
-        if present is not None and int(present) >= int(version):
+    """Give the alias `challenger` to a version, unless a newer version has it."""
+    for _ in range(MAX_LOOKS):  # looks again after each move, as other searches may move it too
+        model = _call(name, client.get_registered_model)
+        if aliases_of(model).get(CHALLENGER, 0) >= int(version):
             return
-        _retry(name, client.set_registered_model_alias, name, CHALLENGER, version)
+        _call(name, client.set_registered_model_alias, CHALLENGER, version)
 
 
 def set_champion(client: MlflowClient, name: str, version: str) -> None:
-    """Promote a version by hand.
-
-    Raises ModelNotFoundError when there is no such version, TrackingError when MLflow refuses.
-    """
-    aliases, _, entries = _look(client, name)
-    known = [str(entry.version) for entry in entries]
-    if version not in known:
-        raise ModelNotFoundError(f"there is no version {version} of {name!r}; it has {', '.join(known)}")
-    _promote_by_hand(client, name, int(version), aliases.get(CHAMPION), newest=int(known[-1]))
+    """Promote a version that a user chose. Raises ModelNotFoundError if it does not exist."""
+    aliases, _, scored = _read(client, name)
+    numbers = [str(entry.number) for entry in scored]
+    if version not in numbers:
+        raise ModelNotFoundError(f"there is no version {version} of {name!r}; it has {', '.join(numbers)}")
+    _keep_choice(client, name, int(version), aliases.get(CHAMPION), newest=scored[-1].number)
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[str, str]:
-    """Swap the champion and the champion before it. Return both, the one that had the alias first.
+    """Swap the champion with the previous champion. Return the old and the new one.
 
-    Raises ModelNotFoundError when either is missing, TrackingError when MLflow refuses.
+    Raises ModelNotFoundError if either is missing.
     """
-    aliases, _, entries = _look(client, name)
-    present, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    aliases, _, scored = _read(client, name)
+    current, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
     command = f"to choose one, type: python -m search promote {name}/VERSION"
-    if present is None:
+    if current is None:
         raise ModelNotFoundError(f"{name} has no champion; {command}")
-    if previous is None or previous == present:
-        raise ModelNotFoundError(f"no champion of {name} before version {present} is known; {command}")
-    _promote_by_hand(client, name, previous, present, newest=entries[-1].version)
-    return str(present), str(previous)
+    if previous is None or previous == current:
+        raise ModelNotFoundError(f"no champion of {name} before version {current} is known; {command}")
+    _keep_choice(client, name, previous, current, newest=scored[-1].number)
+    return str(current), str(previous)
 
 
-def _look(client: MlflowClient, name: str) -> tuple[dict[str, int], tuple[int, int] | None, list[Entry]]:
-    """Read a model's aliases, the choice made by hand, and then all versions. Raises ModelNotFoundError."""
-    models = _retry(name, client.search_registered_models, f"name = '{name}'")
-    entries = [Entry.of(version) for version in _retry(name, versions, client, name)]
-    if not models or not entries:
+def aliases_of(model: RegisteredModel) -> dict[str, int]:
+    """Return the version behind each alias of a model."""
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def _read(client: MlflowClient, name: str) -> tuple[dict[str, int], tuple[int, int] | None, list[ScoredVersion]]:
+    """Read a model's aliases, the user's choice, and only then all versions. Raises ModelNotFoundError."""
+    models = _call(name, lambda name: client.search_registered_models(f"name = '{name}'"))
+    scored = [ScoredVersion.of(version) for version in _call(name, lambda name: versions(client, name))]
+    if not models or not scored:
         raise ModelNotFoundError(f"there is no model {name!r} with versions; registered here: {model_names(client)}")
-    version, _, newest = models[0].tags.get(BY_HAND_TAG, "").partition("/")
-    by_hand = (int(version), int(newest)) if newest else None
-    return {name: int(number) for name, number in models[0].aliases.items()}, by_hand, entries
+    version, _, newest = models[0].tags.get(USER_CHOICE_TAG, "").partition("/")
+    return aliases_of(models[0]), (int(version), int(newest)) if newest else None, scored
 
 
-def _promote_by_hand(client: MlflowClient, name: str, version: int, before: int | None, *, newest: int) -> None:
+def _call(name: str, method: Callable[..., Any], *args: str) -> Any:
+    """Call a method of MLflow's client for a model, and retry it."""
+    return retry(f"the aliases of {name} cannot be set", lambda: method(name, *args))
+
+
+def _keep_choice(client: MlflowClient, name: str, version: int, before: int | None, *, newest: int) -> None:
     """Keep a user's choice against the versions up to `newest`, and move the alias."""
-    _retry(name, client.set_registered_model_tag, name, BY_HAND_TAG, f"{version}/{newest}")
-    _move(client, name, version, before)
+    _call(name, client.set_registered_model_tag, USER_CHOICE_TAG, f"{version}/{newest}")
+    _move_alias(client, name, version, before)
 
 
-def _move(client: MlflowClient, name: str, version: int, before: int | None) -> None:
-    """Make a version the champion, and `before` the champion before it. It loses its other aliases."""
-    _retry(name, client.set_registered_model_alias, name, CHAMPION, str(version))
+def _move_alias(client: MlflowClient, name: str, version: int, before: int | None) -> None:
+    """Make a version the champion and `before` the previous champion. The version loses its other aliases."""
+    _call(name, client.set_registered_model_alias, CHAMPION, str(version))
     if before not in (None, version):
-        _retry(name, client.set_registered_model_alias, name, PREVIOUS, str(before))
-    model = _retry(name, client.get_registered_model, name)
-    for other in (CHALLENGER, PREVIOUS):
-        if alias(model, other) == str(version):
-            _retry(name, client.delete_registered_model_alias, name, other)
-
-
-def _retry(name: str, call: Callable[..., Any], *args: Any) -> Any:
-    """Call MLflow again while SQLite is busy or other writers collide. Raises TrackingError when MLflow refuses."""
-    import mlflow
-
-    for attempt in range(TRIES):
-        try:
-            return call(*args)
-        except mlflow.exceptions.MlflowException as error:
-            if is_denied(error):
-                raise  # the caller names the server and the user
-            if error.error_code in REFUSALS or attempt == TRIES - 1:
-                raise TrackingError(f"the aliases of {name} cannot be set: {first_line(error)}") from error
-            time.sleep(random.uniform(0.0, 0.2))
-    raise AssertionError("the last attempt returns or raises")
+        _call(name, client.set_registered_model_alias, PREVIOUS, str(before))
+    aliases = aliases_of(_call(name, client.get_registered_model))
+    for alias in (CHALLENGER, PREVIOUS):
+        if aliases.get(alias) == version:
+            _call(name, client.delete_registered_model_alias, alias)

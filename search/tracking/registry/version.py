@@ -1,27 +1,37 @@
-"""What is stored with a registered version: the network, its tags, its metadata, and the protocol of its score."""
+"""What does a registered version store, and how do two versions compare?
+
+A version's tags hold its score and the protocol by which it was measured. Only equal protocols are compared.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import Exportable, ImageClassifier, Objective, Params
+from search.common.direction import Direction
 from search.study import records
 from search.study.records import StudyRecord
 from search.study.summary import Summary
 from search.tracking.delivery import RUN_TAG
-from search.tracking.registry.comparison import PROTOCOL_TAG, SCORE_TAG
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
+SCORE_TAG = "validation"  # the mean on fresh seeds or, without a confirmation, the score in the search
+PROTOCOL_TAG = "protocol."  # prefix of the tags that say how the score was measured
 
-def can_be_made(objective: Objective) -> bool:
-    """Tell whether the objective can build a network and example inputs, which registration needs."""
+
+def can_be_registered(objective: Objective) -> bool:
+    """Return whether the objective can build a network and example inputs."""
     return isinstance(objective, ImageClassifier | Exportable)
 
 
@@ -45,44 +55,30 @@ def example(objective: Objective) -> NDArray[np.float32]:
 
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -> dict[str, str]:
-    """Return the version's tags: its origin, figures and protocol. `run` is the journal's name of the winner's run."""
-    figures = summary.figures(study.metric)
-    shown = {name: f"{value:.4f}" for name, value in figures.items()}
+    """Return the version's tags: its origin, figures and protocol. `run` is the winner's run as `RUN_TAG` has it."""
+    figures = {name: f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
     origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
-    return {**origin, "network": summary.network, **shown, **protocol}
+    return {**origin, "network": summary.network, **figures, **protocol}
 
 
 def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
     """Return the metadata stored in the model itself."""
-    origin = {
-        "study": study.name,
-        "trial": summary.number,
-        "architecture": summary.label,
-        "network": summary.network,
-        **summary.figures(study.metric),
-    }
+    origin = {"study": study.name, "trial": summary.number, "architecture": summary.label, "network": summary.network}
+    origin |= summary.figures(study.metric)
     if not isinstance(objective, ImageClassifier):
         return {"shape": list(example(objective).shape[1:]), "data": dict(objective.fingerprint()), **origin}
-    data = dict(objective.dataset_info())
-    return {
-        "classes": list(objective.class_names()),
-        "framing": dict(objective.framing()),
-        "dataset": data["name"],
-        "dataset_digest": data["digest"],
-        "shape": list(data["shape"]),
-        "n_train": data["n_train"],
-        "n_validation": data["n_validation"],
-        **origin,
-    }
+    info = objective.dataset_info()
+    data = {"dataset": info["name"], "dataset_digest": info["digest"], "shape": list(info["shape"])}
+    data |= {"n_train": info["n_train"], "n_validation": info["n_validation"]}
+    return {"classes": list(objective.class_names()), "framing": dict(objective.framing()), **data, **origin}
 
 
 def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
-    """Describe how the score was measured. Two versions are compared only if all of this is equal."""
     return {
         **_data(study, objective),
         "metric": study.metric,
-        "direction": "maximize" if study.maximize else "minimize",
+        "direction": Direction.of(maximize=study.maximize).value,
         "epochs": study.attrs[records.FINGERPRINT]["epochs"],
         "fresh_seeds": len(summary.confirmed.values) if summary.confirmed else 0,
         "refit": "yes" if summary.refit else "no",
@@ -99,3 +95,60 @@ def _data(study: StudyRecord, objective: Objective) -> dict[str, str]:
     validation.update(np.ascontiguousarray(labels).data)
     split = f"{info['n_train']} and {info['n_validation']}, {validation.hexdigest()[:12]}"
     return {"dataset": info["digest"], "split": split}
+
+
+@dataclass(frozen=True)
+class ScoredVersion:
+    """A version's number, score and protocol. Versions of other programs have no score."""
+
+    number: int
+    score: float | None
+    protocol: Mapping[str, str]
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> ScoredVersion:
+        """Read a version's tags."""
+        tags, n = version.tags, len(PROTOCOL_TAG)
+        protocol = {key[n:]: value for key, value in tags.items() if key.startswith(PROTOCOL_TAG)}
+        return cls(int(version.version), float(tags[SCORE_TAG]) if SCORE_TAG in tags else None, protocol)
+
+    def beats(self, other: ScoredVersion) -> bool:
+        """Return whether this score is better. Both versions have one."""
+        assert self.score is not None
+        assert other.score is not None
+        return Direction.of(maximize=self.protocol.get("direction") != "minimize").better(self.score, other.score)
+
+
+def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Return all versions of a registered model, oldest first."""
+    return sorted(client.search_model_versions(f"name = '{name}'", max_results=1000), key=lambda v: int(v.version))
+
+
+def model_names(client: MlflowClient) -> str:
+    """List the registered models for a message."""
+    return ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+
+
+def why_not_champion(client: MlflowClient, name: str, version: str, champion: str) -> str:
+    """Explain to the user why a version did not replace the champion."""
+    scored = {str(entry.number): entry for entry in map(ScoredVersion.of, versions(client, name))}
+    return f"version {champion} of {name} stays champion: {_why_not(name, scored[version], scored[champion])}"
+
+
+def _why_not(name: str, version: ScoredVersion, champion: ScoredVersion) -> str:
+    if champion.score is None or version.score is None:
+        return "it was promoted by hand, and one of the two versions has no score"
+    here, there = version.protocol, champion.protocol
+    keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+    differing = [
+        f"{key.replace('_', ' ')} ({there.get(key, 'unknown')} there, {here.get(key, 'unknown')} here)" for key in keys
+    ]
+    if differing:
+        return (
+            f"the two cannot be compared, because they differ in {', '.join(differing)}. To move the alias anyway, "
+            f"type: python -m search promote {name}/{version.number}"
+        )
+    if version.beats(champion):
+        return f"it was promoted by hand when version {version.number} was already there"
+    metric, verb = here.get("metric", SCORE_TAG), "equals" if version.score == champion.score else "is behind"
+    return f"{metric} {version.score:.4f} {verb} its {champion.score:.4f}"

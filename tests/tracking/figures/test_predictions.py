@@ -40,5 +40,5 @@ def test_the_surest_mistakes_are_kept_surest_first():
 def test_a_perfect_model_has_a_sample_and_no_grid_of_mistakes():
     images = np.zeros((4, 1, 8, 8), np.uint8)
     labels = np.array([0, 1, 0, 1])
-    images_by_name = figures.of_trial(pack(images, labels, np.eye(2, dtype=np.float32)[labels]), ["a", "b"])
+    images_by_name = figures.draw_trial(pack(images, labels, np.eye(2, dtype=np.float32)[labels]), ["a", "b"])
     assert images_by_name.keys() == {"confusion_matrix.png", "sample_predictions.png"}

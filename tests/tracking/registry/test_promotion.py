@@ -1,4 +1,4 @@
-"""The champion: which version it is, what a user can do about it, and what many searches do at the same time."""
+"""The champion: how it is chosen, how a user changes it, and what happens when many searches register at once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from shell import Finished, environment, one_file
 
 from search.cli.main import cli
 from search.common.errors import ModelNotFoundError, SearchError, TrackingError
-from search.tracking.registry.comparison import Entry, champions, versions, why_not_champion
-from search.tracking.registry.model_store import newest_champion
+from search.tracking.registry.loading import newest_champion
 from search.tracking.registry.promotion import (
-    BY_HAND_TAG,
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
-    alias,
+    USER_CHOICE_TAG,
+    aliases_of,
     promote_if_better,
     rollback,
     set_challenger,
     set_champion,
+    successive_champions,
 )
+from search.tracking.registry.version import ScoredVersion, versions, why_not_champion
 from search.tracking.store import connect_mlflow
 
 # The choice ---------------------------------------------------------------------------------------------------------
@@ -40,8 +41,8 @@ from search.tracking.store import connect_mlflow
 UP, DOWN = {"direction": "maximize"}, {"direction": "minimize"}
 
 
-def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[Entry]:
-    return [Entry(version, score, protocol) for version, score in enumerate(scores, start=1)]
+def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[ScoredVersion]:
+    return [ScoredVersion(version, score, protocol) for version, score in enumerate(scores, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -61,33 +62,34 @@ def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[Entry]
 def test_the_best_of_one_protocol_is_champion(
     scores: Sequence[float | None], protocol: dict[str, str], by_hand: tuple[int, int] | None, order: list[int]
 ):
-    assert champions(entries(*scores, protocol=protocol), by_hand) == order
+    assert successive_champions(entries(*scores, protocol=protocol), by_hand) == order
 
 
 def test_versions_of_another_protocol_do_not_compete():
-    mixed = [Entry(1, 0.9, {**UP, "epochs": "4"}), Entry(2, 0.99, {**UP, "epochs": "16"})]
-    assert champions([*mixed, Entry(3, 0.91, mixed[0].protocol)], None) == [1, 3]
-    assert champions(mixed, (2, 2)) == [2]
+    mixed = [ScoredVersion(1, 0.9, {**UP, "epochs": "4"}), ScoredVersion(2, 0.99, {**UP, "epochs": "16"})]
+    assert successive_champions([*mixed, ScoredVersion(3, 0.91, mixed[0].protocol)], None) == [1, 3]
+    assert successive_champions(mixed, (2, 2)) == [2]
 
 
 def test_the_alias_stays_within_its_protocol():
     """Also after the first version was deleted or measured again."""
-    left = [Entry(2, 0.8, {**UP, "epochs": "16"}), Entry(3, 0.9, UP)]
-    assert champions(left, None, 3) == [3]
-    assert champions(left, (1, 1), 3) == [3]
-    assert champions([Entry(1, 0.9, UP), Entry(2, 0.94, {**UP, "fresh_seeds": "4"})], None, 2) == [2]
-    assert champions([*left, Entry(4, 0.95, UP)], None, 3) == [3, 4]
+    left = [ScoredVersion(2, 0.8, {**UP, "epochs": "16"}), ScoredVersion(3, 0.9, UP)]
+    assert successive_champions(left, None, 3) == [3]
+    assert successive_champions(left, (1, 1), 3) == [3]
+    measured_again = [ScoredVersion(1, 0.9, UP), ScoredVersion(2, 0.94, {**UP, "fresh_seeds": "4"})]
+    assert successive_champions(measured_again, None, 2) == [2]
+    assert successive_champions([*left, ScoredVersion(4, 0.95, UP)], None, 3) == [3, 4]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_every_new_champion_beats_the_one_before(scores: list[float]):
     """A search that sees fewer versions finds a champion before the best, never one that is worse than an earlier."""
-    order = champions(entries(*scores), None)
+    order = successive_champions(entries(*scores), None)
     worths = [scores[version - 1] for version in order]
     assert worths == sorted(set(worths))
     assert worths[-1] == max(scores)
     for n in range(1, len(scores) + 1):
-        assert champions(entries(*scores[:n]), None) == [version for version in order if version <= n]
+        assert successive_champions(entries(*scores[:n]), None) == [version for version in order if version <= n]
 
 
 # The registry -------------------------------------------------------------------------------------------------------
@@ -107,13 +109,17 @@ def add(client: mlflow.MlflowClient, score: float | None, name: str = "toy", **p
     return str(client.create_model_version(name, "file:///nowhere", tags=tags).version)
 
 
+def alias(client: mlflow.MlflowClient, alias: str, name: str = "toy") -> str | None:
+    version = aliases_of(client.get_registered_model(name)).get(alias)
+    return None if version is None else str(version)
+
+
 def aliases(client: mlflow.MlflowClient, name: str = "toy") -> tuple[str | None, str | None]:
-    model = client.get_registered_model(name)
-    return alias(model, CHAMPION), alias(model, CHALLENGER)
+    return alias(client, CHAMPION, name), alias(client, CHALLENGER, name)
 
 
-def previous(client: mlflow.MlflowClient, name: str = "toy") -> str | None:
-    return alias(client.get_registered_model(name), PREVIOUS)
+def previous(client: mlflow.MlflowClient) -> str | None:
+    return alias(client, PREVIOUS)
 
 
 def register(client: mlflow.MlflowClient, score: float, **protocol: str) -> str:
@@ -126,7 +132,7 @@ def register(client: mlflow.MlflowClient, score: float, **protocol: str) -> str:
     return why_not_champion(client, "toy", own, champion)
 
 
-def test_a_better_version_takes_the_alias_and_another_learns_why_not(store: mlflow.MlflowClient):
+def test_a_better_version_takes_the_alias_and_a_worse_one_is_explained(store: mlflow.MlflowClient):
     add(store, None)  # registered by another program
     stays = "version 2 of toy stays champion: "
     assert register(store, 0.9) == ""
@@ -142,7 +148,7 @@ def test_a_better_version_takes_the_alias_and_another_learns_why_not(store: mlfl
     assert (aliases(store), previous(store)) == (("6", "5"), "2")
 
 
-def test_searches_respect_what_a_user_promotes_and_takes_back(store: mlflow.MlflowClient):
+def test_searches_respect_promotions_and_rollbacks_by_a_user(store: mlflow.MlflowClient):
     for score in (0.9, 0.95, 0.8):
         register(store, score)
     assert aliases(store) == ("2", "3")
@@ -161,7 +167,7 @@ def test_searches_respect_what_a_user_promotes_and_takes_back(store: mlflow.Mlfl
     assert (aliases(store)[0], previous(store)) == ("8", "3")
 
 
-def test_a_version_that_was_there_when_a_user_chose_another_says_so(store: mlflow.MlflowClient):
+def test_a_better_version_that_a_user_passed_over_is_explained(store: mlflow.MlflowClient):
     register(store, 0.8)
     better = add(store, 0.9)
     set_champion(store, "toy", "1")
@@ -212,7 +218,7 @@ def test_the_next_search_moves_the_alias_that_a_killed_one_left_behind(store: ml
     best = add(store, 0.96)  # killed after the alias moved, before it looked again
     store.set_registered_model_alias("toy", CHAMPION, best)
     assert promote_if_better(store, "toy", best) == best
-    assert BY_HAND_TAG not in store.get_registered_model("toy").tags
+    assert USER_CHOICE_TAG not in store.get_registered_model("toy").tags
 
 
 def test_a_stale_move_is_repaired_by_the_search_that_made_it(store: mlflow.MlflowClient):
@@ -221,23 +227,23 @@ def test_a_stale_move_is_repaired_by_the_search_that_made_it(store: mlflow.Mlflo
         register(store, score)
     own = add(store, 0.92)
 
-    class Late:
-        """A client that is held up before its first move of the alias."""
+    class DelayedClient:
+        """A client that another search overtakes before its first move of the alias."""
 
-        held_up = False
+        moved = False
 
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
         def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
-            if not self.held_up:
-                self.held_up = True
+            if not self.moved:
+                self.moved = True
                 assert register(store, 0.95) == ""
             store.set_registered_model_alias(name, alias, version)
 
-    late: Any = Late()
-    assert promote_if_better(late, "toy", own) == aliases(store)[0] == "4"
-    assert BY_HAND_TAG not in store.get_registered_model("toy").tags
+    delayed: Any = DelayedClient()
+    assert promote_if_better(delayed, "toy", own) == aliases(store)[0] == "4"
+    assert USER_CHOICE_TAG not in store.get_registered_model("toy").tags
 
 
 def test_a_model_with_the_history_of_an_earlier_release_is_promoted(store: mlflow.MlflowClient):
@@ -255,7 +261,7 @@ def test_a_model_with_the_history_of_an_earlier_release_is_promoted(store: mlflo
     assert rollback(store, "toy") == ("5", "3")
 
 
-class Refusing:
+class Rejecting:
     """A client that cannot set aliases, `times` times."""
 
     def __init__(self, client: mlflow.MlflowClient, code: int, times: int) -> None:
@@ -272,17 +278,17 @@ class Refusing:
 
 
 @pytest.mark.parametrize("act", [promote_if_better, set_challenger, set_champion])
-def test_a_busy_store_is_asked_again_and_a_refusal_is_reported(store: mlflow.MlflowClient, act: Callable[..., object]):
+def test_a_busy_store_is_retried_and_a_rejection_is_reported(store: mlflow.MlflowClient, act: Callable[..., object]):
     own = add(store, 0.9)
-    refusing: Any = Refusing(store, INVALID_PARAMETER_VALUE, 99)
+    rejecting: Any = Rejecting(store, INVALID_PARAMETER_VALUE, 99)
     with pytest.raises(TrackingError, match=r"the aliases of toy cannot be set: .*the store says no"):
-        act(refusing, "toy", own)
-    assert refusing.left == 98
-    act(Refusing(store, TEMPORARILY_UNAVAILABLE, 2), "toy", own)
+        act(rejecting, "toy", own)
+    assert rejecting.left == 98
+    act(Rejecting(store, TEMPORARILY_UNAVAILABLE, 2), "toy", own)
     assert own in aliases(store)
 
 
-def test_a_version_that_is_measured_again_takes_no_alias_uncompared(store: mlflow.MlflowClient):
+def test_a_version_of_another_protocol_does_not_take_the_alias(store: mlflow.MlflowClient):
     for score in (0.9, 0.95):
         register(store, score)
     store.set_model_version_tag("toy", "1", "protocol.epochs", "16")
@@ -291,7 +297,7 @@ def test_a_version_that_is_measured_again_takes_no_alias_uncompared(store: mlflo
     assert promote_if_better(store, "toy", "3") == "3"
 
 
-def test_what_does_not_exist_cannot_be_promoted(store: mlflow.MlflowClient):
+def test_a_missing_model_or_version_cannot_be_promoted(store: mlflow.MlflowClient):
     with pytest.raises(ModelNotFoundError, match="no champion is registered here yet. Run a search first"):
         newest_champion(store)
     for act in (lambda: set_champion(store, "toy", "1"), lambda: rollback(store, "toy")):
@@ -314,16 +320,15 @@ PROMOTERS = 16
 PUBLISH = """
     import os, signal, sys
     import mlflow, numpy
-    from search.tracking.registry import promotion
-    from search.tracking.registry import registry
+    from search.tracking.registry import promotion, registration
 
-    registry._log = lambda *_: ("file:///nowhere", None)  # an export takes seconds, and they are to meet
+    registration._log = lambda *_: ("file:///nowhere", None)  # an export takes seconds, and they are to meet
 
     def publish(number):
         protocol = {"protocol.epochs": str(number % 2), "protocol.direction": "maximize"}
         score = 0.5 + number / 100 if number < 16 else 0.5
         tags = {"search.run": str(number), "validation": str(score), **protocol}
-        registry.publish(
+        registration.publish(
             f"sqlite:///{sys.argv[1]}", run_id=None, name="toy", model=lambda: None, example=numpy.zeros(2),
             metadata={}, tags=tags, card=lambda version: f"# {version}",
         )
@@ -336,7 +341,7 @@ PUBLISH = """
             os.close(go)
             os.read(gate, 1)
             if number == killed:
-                promotion._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+                promotion._move_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             publish(number)
             os._exit(0)
         children[pid] = number
@@ -355,8 +360,8 @@ def publish(database: Path, first: int, last: int, *, killed: int = -1) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("healed_by", ["the same search", "the next search"])
-def test_16_register_at_the_same_time(folder: Path, healed_by: str):
+@pytest.mark.parametrize("repaired_by", ["the same search", "the next search"])
+def test_16_register_at_the_same_time(folder: Path, repaired_by: str):
     """Real processes, forked after the imports so that they meet; the best is killed as it moves the alias.
 
     They have two protocols. In the end the best one of the first protocol is champion.
@@ -365,15 +370,15 @@ def test_16_register_at_the_same_time(folder: Path, healed_by: str):
     assert publish(database, 0, 1) == "{}"
     died = publish(database, 1, PROMOTERS, killed=best)
     assert died in (f"{{{best}: -9}}", "{}")  # another search may have moved the alias to it before
-    number = best if healed_by == "the same search" else PROMOTERS + 1
+    number = best if repaired_by == "the same search" else PROMOTERS + 1
     assert publish(database, number, number + 1) == "{}"
     client = connect_mlflow(f"sqlite:///{database}")
-    found = {version.tags["search.run"]: str(version.version) for version in versions(client, "toy")}
-    assert len(found) == len(versions(client, "toy")) == len({*range(PROMOTERS), number})
+    by_run = {version.tags["search.run"]: str(version.version) for version in versions(client, "toy")}
+    assert len(by_run) == len(versions(client, "toy")) == len({*range(PROMOTERS), number})
     champion, challenger = aliases(client)
-    assert champion == found[str(best)]
+    assert champion == by_run[str(best)]
     assert challenger not in (None, champion)
-    assert BY_HAND_TAG not in client.get_registered_model("toy").tags  # no move was mistaken for a user's
+    assert USER_CHOICE_TAG not in client.get_registered_model("toy").tags  # no move was mistaken for a user's
 
 
 # The command --------------------------------------------------------------------------------------------------------
@@ -398,7 +403,7 @@ def test_an_impossible_promotion_is_explained(finished: Finished, words: list[st
         command(finished.folder, *words)
 
 
-def test_a_version_a_studys_winner_and_back(finished: Finished, folder: Path):
+def test_the_command_promotes_a_version_or_a_winner_and_rolls_back(finished: Finished, folder: Path):
     for name in ("optuna.db", "mlflow.db"):
         one_file(finished.folder / name, folder / name)
     client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")

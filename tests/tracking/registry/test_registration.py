@@ -20,11 +20,11 @@ from objectives.images.models import InputSpec, MlpSpec, Probabilities, build_ml
 from objectives.images.objective import ImageClassification
 from search.commands.load import load
 from search.common.errors import ModelNotFoundError, TrackingError, UnpublishableError
-from search.tracking.registry.comparison import versions
-from search.tracking.registry.model_store import default_store, download
+from search.tracking.registry.loading import download
 from search.tracking.registry.promotion import CHAMPION
-from search.tracking.registry.registry import publish
-from search.tracking.store import connect_mlflow
+from search.tracking.registry.registration import publish
+from search.tracking.registry.version import versions
+from search.tracking.store import connect_mlflow, default_store
 
 FRAMING = {"channels": 1, "size": [8, 8], "content_fraction": None, "dark_background": True}
 BARE = """
@@ -46,7 +46,7 @@ BARE = """
 
 
 @pytest.mark.slow
-def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finished: Finished, tmp_path: Path):
+def test_mlflow_alone_loads_the_trained_network(finished: Finished, tmp_path: Path):
     """In the search's folder, without pickle and without this project."""
     objective = ImageClassification("digits")
     images, _ = objective.validation_images()
@@ -67,12 +67,12 @@ def test_a_bare_load_model_gives_the_probabilities_of_the_trained_network(finish
     network = Probabilities(objective.load_weights(winner["params"], weights)).eval()
     with torch.no_grad():
         expected = network(torch.from_numpy(inputs)).numpy()
-    found = np.load(tmp_path / "out.npy")
-    assert found.shape == (len(images), 10)
-    assert np.abs(found - expected).max() < 1e-5
+    loaded = np.load(tmp_path / "out.npy")
+    assert loaded.shape == (len(images), 10)
+    assert np.abs(loaded - expected).max() < 1e-5
 
 
-def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished):
+def test_a_model_describes_its_inputs_and_its_origin(finished: Finished):
     uri = f"sqlite:///{finished.folder}/mlflow.db"
     predictor = load(tracking_uri=uri)
     assert (predictor.uri, predictor.version) == (f"models:/digits@{CHAMPION}", "1")
@@ -83,8 +83,8 @@ def test_the_model_says_what_it_takes_and_where_it_came_from(finished: Finished)
     assert one.shape == (1, 10)
     assert one.sum() == pytest.approx(1.0, abs=1e-5)
     info = predictor.model.metadata
-    (given,), (taken,) = info.signature.outputs.inputs, info.signature.inputs.inputs
-    assert (taken.shape, taken.type, given.shape) == ((-1, 1, 8, 8), np.dtype("float32"), (-1, 10))
+    (output,), (input_,) = info.signature.outputs.inputs, info.signature.inputs.inputs
+    assert (input_.shape, input_.type, output.shape) == ((-1, 1, 8, 8), np.dtype("float32"), (-1, 10))
     (version,) = versions(connect_mlflow(uri), "digits")
     assert {"network", "best_val_accuracy", "confirmed_val_accuracy", "test_accuracy"} <= version.tags.keys()
     protocol = {key.partition(".")[2]: text for key, text in version.tags.items() if key.startswith("protocol.")}
@@ -112,7 +112,7 @@ def test_a_missing_model_is_reported(finished: Finished):
         load("models:/digits/9", tracking_uri=uri)
 
 
-# Models from somebody else's registry --------------------------------------------------------------------------------
+# Models that no search registered - --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
     example = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     metadata = {"classes": ["a", "b", "c"], "framing": FRAMING}
 
-    def put(run: str, score: float) -> Any:
+    def register(run: str, score: float) -> Any:
         run_id = store.create_run(experiment).info.run_id
         tags = {"search.run": run, "validation": repr(score), "protocol.epochs": "4"}
         return publish(
@@ -180,18 +180,18 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
             card=lambda version: f"# toy {version}",
         )
 
-    first = put("uid/trial-1", 0.9)
+    first = register("uid/trial-1", 0.9)
     assert (first.version, first.alias, first.why, first.uri) == ("1", "champion", None, "models:/toy/1")
-    assert put("uid/trial-1", 0.9) == first
-    worse = put("uid/trial-2", 0.8)
-    assert (worse.version, worse.alias, worse.champion, worse.uri) == ("2", "challenger", "1", "models:/toy/2")
+    assert register("uid/trial-1", 0.9) == first
+    worse = register("uid/trial-2", 0.8)
+    assert (worse.version, worse.alias, worse.uri) == ("2", "challenger", "models:/toy/2")
     assert worse.why == "version 1 of toy stays champion: validation 0.8000 is behind its 0.9000"
-    assert put("uid/trial-3", 0.95).alias == "champion"
+    assert register("uid/trial-3", 0.95).alias == "champion"
     assert [version.description for version in versions(store, "toy")] == ["# toy 1", "# toy 2", "# toy 3"]
     expected = model(torch.from_numpy(example)).detach().numpy()
     for n in (1, 2, 4):
-        found = load("models:/toy/2", tracking_uri=uri).predict(example[:n]).probabilities
-        assert np.abs(found - expected[:n]).max() < 1e-5
+        predicted = load("models:/toy/2", tracking_uri=uri).predict(example[:n]).probabilities
+        assert np.abs(predicted - expected[:n]).max() < 1e-5
 
 
 class Fickle(torch.nn.Module):
@@ -202,7 +202,7 @@ class Fickle(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_a_network_that_cannot_be_exported_is_refused(folder: Path, store: mlflow.MlflowClient):
+def test_a_network_that_cannot_be_exported_is_reported(folder: Path, store: mlflow.MlflowClient):
     run_id = store.create_run(store.create_experiment("toy", (folder / "artifacts").as_uri())).info.run_id
     with pytest.raises(UnpublishableError, match=r"torch.export cannot export the network: \w+"):
         publish(
@@ -223,6 +223,6 @@ def test_a_store_that_does_not_answer_is_a_tracking_error():
         load("models:/mnist@champion", tracking_uri="http://127.0.0.1:9")
 
 
-def test_a_store_that_refuses_is_a_tracking_error(folder: Path, store: mlflow.MlflowClient):
+def test_an_unknown_run_is_a_tracking_error(folder: Path, store: mlflow.MlflowClient):
     with pytest.raises(TrackingError, match=r"weights.pt of run nothing cannot be read"):
         download(f"sqlite:///{folder}/mlflow.db", "nothing", "weights.pt")

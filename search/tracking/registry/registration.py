@@ -1,0 +1,151 @@
+"""How does a trained network become a version of a registered model?
+
+A registered model is a `torch.export` program, MLflow's `pt2` format. It loads without this project and without pickle.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.common.errors import UnpublishableError
+from search.common.passwords import first_line
+from search.tracking.delivery import RUN_TAG
+from search.tracking.registry.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
+from search.tracking.registry.version import versions, why_not_champion
+from search.tracking.store import connect_mlflow, default_store, mlflow_errors, retry
+
+if TYPE_CHECKING:
+    import torch
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+FAILED = "the model could not be registered"
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    why: str | None  # why this version is not the champion; None if it is
+
+    @property
+    def alias(self) -> str:
+        return CHALLENGER if self.why else CHAMPION
+
+    @property
+    def uri(self) -> str:
+        """The URI for `mlflow.pyfunc.load_model`. Unlike an alias, it always means this version."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def publish(
+    uri: str,
+    *,
+    run_id: str,
+    name: str,
+    model: Callable[[], torch.nn.Module],
+    example: NDArray[np.float32],
+    metadata: Mapping[str, Any],
+    tags: Mapping[str, str],
+    card: Callable[[str], str],
+) -> RegisteredVersion:
+    """Log a trained network as a model of a run, register it, and make it the champion if it is better.
+
+    model: builds the network on the CPU. example: inputs, n >= 2. card: describes a version, in Markdown.
+    tags: what `version.tags` returns. If their run has a version already, its tags and description are updated.
+    Raises TrackingError if MLflow fails, UnpublishableError if the network cannot be exported.
+    """
+    client = connect_mlflow(uri)
+    with mlflow_errors(uri, FAILED):
+        registered = _find(client, name, tags[RUN_TAG])
+        if registered is None:
+            with default_store(uri):  # the registry looks the model's URI up in MLflow's default store
+                logged = _log(run_id, model(), example, metadata)
+                registered = _create_version(client, name, run_id, logged, tags)
+        version = str(registered.version)
+        for key, value in tags.items():
+            if registered.tags.get(key) != value:
+                client.set_model_version_tag(name, version, key, value)
+        if registered.description != (text := card(version)):
+            client.update_model_version(name, version, description=text)
+        champion = promote_if_better(client, name, version)
+        if champion == version:
+            return RegisteredVersion(name, version, None)
+        set_challenger(client, name, version)
+        return RegisteredVersion(name, version, why_not_champion(client, name, version, champion))
+
+
+def _find(client: MlflowClient, name: str, run: str) -> ModelVersion | None:
+    return next((version for version in versions(client, name) if version.tags.get(RUN_TAG) == run), None)
+
+
+def _create_version(
+    client: MlflowClient, name: str, run_id: str, logged: tuple[str, str], tags: Mapping[str, str]
+) -> ModelVersion:
+    """Create a version, and the registered model if it is new. `logged` is the model's URI and id."""
+    import mlflow
+
+    try:
+        client.create_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+    def create() -> ModelVersion:  # MLflow numbers it, and gives up after three collisions with other writers
+        created = _find(client, name, tags[RUN_TAG])
+        uri, model_id = logged
+        return created or client.create_model_version(name, uri, run_id, tags=dict(tags), model_id=model_id)
+
+    return retry(FAILED, create, attempts=10)
+
+
+def _log(
+    run_id: str, network: torch.nn.Module, example: NDArray[np.float32], metadata: Mapping[str, Any]
+) -> tuple[str, str]:
+    """Log the network as a model of a run that has ended. Return the model's URI and id."""
+    import mlflow
+    import torch
+
+    with torch.no_grad():
+        output = network(torch.from_numpy(example)).numpy()
+    try:
+        with _reopened(run_id), warnings.catch_warnings(action="ignore"):
+            info = mlflow.pytorch.log_model(
+                network.eval(),
+                name="model",
+                serialization_format="pt2",
+                signature=mlflow.models.infer_signature(example, output),
+                input_example=example,
+                pip_requirements=[f"{package}=={installed(package)}" for package in ("mlflow", "torch", "numpy")],
+                metadata=dict(metadata),
+            )
+    except (mlflow.exceptions.MlflowException, OSError):
+        raise
+    except Exception as error:  # torch.export raises many types
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UnpublishableError(f"torch.export cannot export the network: {reason}") from error
+    return info.model_uri, info.model_id
+
+
+@contextmanager
+def _reopened(run_id: str) -> Iterator[None]:
+    """Resume a run that has ended, and restore its end time afterwards. A model goes to the active run's experiment."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    ended = client.get_run(run_id).info.end_time
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        client.set_terminated(run_id, "FINISHED", ended)
