@@ -44,7 +44,7 @@ class PlainDisplay:
 
     def refresh(self, progress: SearchProgress) -> None:
         """Print a line when tracking fails or recovers."""
-        trouble = progress.trouble
+        trouble = progress.tracking_error
         if (trouble is None) != (self._trouble is None):
             self.tracking(trouble)
         self._trouble = trouble
@@ -146,8 +146,8 @@ class LiveDisplay:
             epoch = f"{trial.epoch:g}/{trial.epochs}"
             table.add_row(f"#{trial.number:03d}", trial.label, epoch, value, sparkline(trial.curve))
         parts.append(table)
-        if progress.trouble:
-            parts.append(Text(f"tracking is out of reach, nothing is lost: {progress.trouble}", style="yellow"))
+        if progress.tracking_error:
+            parts.append(Text(f"tracking is out of reach, nothing is lost: {progress.tracking_error}", style="yellow"))
         return Group(*parts)
 
     def _headline(self, progress: SearchProgress) -> Text:

@@ -72,7 +72,7 @@ def _wait_for_tracking(session: SearchSession) -> None:
 def _start_workers(session: SearchSession) -> list[str]:
     """Wait for the workers; returns their devices, one for each slot."""
     finished = session.study.record().finished
-    session.executor.expect(max(1, session.config.trials - finished))
+    session.executor.set_demand(max(1, session.config.trials - finished))
     with session.display.busy("starting the workers"):
         return session.executor.ready()
 
@@ -95,7 +95,7 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
     assert epochs is not None, "the study is open for sampling"
     task = Task(0, example_configuration(session.plan.objective), session.config.seed, epochs)
     with session.display.busy("measuring how many workers are fastest"):
-        chosen = session.executor.settle(task)
+        chosen = session.executor.tune_workers(task)
     if chosen is not None:
         session.display.notice(chosen)
 

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.common.config import Config
+from search.common.direction import Direction
 from search.common.errors import UsageError
 from search.common.passwords import bare, mask
 from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
@@ -109,4 +110,4 @@ def _progress(study: StudyRecord) -> SearchProgress:
         if trial.state == TrialState.RUNNING
     ]
     target = int(study.attrs.get(records.TARGET, len(study.trials)))
-    return SearchProgress(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)
+    return SearchProgress(Standing(target, _ended(study), Direction.of(maximize=study.maximize)), running, study.metric)

@@ -1,9 +1,10 @@
-"""Is the winner luck? The best trials train again on fresh seeds, and the winner on all but the test split."""
+"""Confirms the winner: the best trials train again on fresh seeds, then the winner on all but the test split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 from optuna.trial import TrialState
@@ -24,29 +25,25 @@ from search.tracking.journal import confirm_run, refit_run
 from search.tracking.tracker import Tracking
 
 
+@dataclass
 class Confirmer:
     """Trains the best completed trials on fresh seeds. A candidate that is clearly behind skips its remaining seeds.
 
     Every candidate's first seed comes before any second one, so that it shows early who is behind.
     """
 
-    def __init__(
-        self,
-        study: StoredStudy,
-        tracking: Tracking,
-        best: Sequence[TrialRecord],
-        jobs: Sequence[Job],
-        *,
-        seeds: int,
-        n_images: int | None,
-        n_considered: int,
-        notice: Callable[[str], None],
-    ) -> None:
-        """`best` are the candidates; `seeds` of the `jobs` belong to each."""
-        self._study, self._tracking = study, tracking
-        self._best, self._jobs, self._seeds = best, jobs, seeds
-        self._n_images, self._n_considered = n_images, n_considered
-        self.work = JobList(study, tracking, jobs, self._may_win, notice)
+    study: StoredStudy
+    tracking: Tracking
+    best: Sequence[TrialRecord]
+    """The candidates' trials, best first."""
+    seeds: int
+    """Fresh seeds for each candidate."""
+    jobs: Sequence[Job]
+    n_images: int | None
+    """Validation images, if the values are shares of them; else None."""
+    n_considered: int
+    """Number of trials that the candidates were chosen from."""
+    notice: Callable[[str], None]
 
     @classmethod
     def open(
@@ -58,35 +55,38 @@ class Confirmer:
         seeds: int,
         epochs: int,
         seed: int,
-        notice: Callable[[str], None] = lambda text: None,
+        notice: Callable[[str], None],
     ) -> Self:
         """Read the `top` trials of a study and what earlier starts have confirmed of them."""
         record = study.record()
         complete = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
-        best = complete[:top]
-        jobs = [
-            confirm_job(study, trial, repeat, epochs=epochs, seed=seed)
-            for repeat in range(1, seeds + 1)
-            for trial in best
-        ]
-        n_images = images_of(study.objective, (t.value for t in complete if t.value is not None))
-        confirmer = cls(
-            study, tracking, best, jobs, seeds=seeds, n_images=n_images, n_considered=record.considered, notice=notice
-        )
+        best, repeats = complete[:top], range(1, seeds + 1)
+        jobs = [confirm_job(study, trial, repeat, epochs=epochs, seed=seed) for repeat in repeats for trial in best]
+        n_images = images_of(study.objective, (trial.value for trial in complete if trial.value is not None))
+        confirmer = cls(study, tracking, best, seeds, jobs, n_images, record.considered, notice)
         confirmer.work.resume()
         return confirmer
 
+    @cached_property
+    def work(self) -> JobList:
+        """The trainings, for the coordinator."""
+        return JobList(self.study, self.tracking, self.jobs, self._may_win, self.notice)
+
     def confirmation(self) -> Confirmation:
         """The candidates' figures as far as their trainings have ended."""
-        candidates = self._candidates()
-        noise = self._noise(candidates)
-        confirmed = tuple(self._with_interval(candidate, candidates, noise) for candidate in candidates)
-        return Confirmation(confirmed, self._seeds, noise.seed, self._n_images)
+        candidates, noise = self._candidates()
+        judged = []
+        for candidate in candidates:
+            if candidate.mean is not None:
+                half_width = noise.half_width((candidate.mean, len(candidate.values)))
+                behind = clearly_worse(candidate, candidates, noise, self.study.direction)
+                candidate = replace(candidate, half=half_width, behind=behind)
+            judged.append(candidate)
+        return Confirmation(tuple(judged), self.seeds, noise.seed, self.n_images)
 
     def winner(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
-        candidates = self._candidates()
-        return choose(candidates, self._noise(candidates), self._study.direction)
+        return choose(*self._candidates(), self.study.direction)
 
     def run_of(self, number: int) -> str | None:
         """A candidate's first run that came to its end. Its network was not chosen for its value."""
@@ -95,37 +95,26 @@ class Confirmer:
 
     def _may_win(self, job: Job) -> bool:
         """Whether a job's configuration may still win. A training that an interruption cut short is finished anyway."""
-        if self._tracking.knows(job.run):
+        if self.tracking.knows(job.run):
             return True
-        candidates = self._candidates()
+        candidates, noise = self._candidates()
         candidate = next(other for other in candidates if other.number == job.task.number)
-        return not clearly_worse(candidate, candidates, self._noise(candidates), self._study.direction)
+        return not clearly_worse(candidate, candidates, noise, self.study.direction)
 
-    def _with_interval(self, candidate: Candidate, candidates: Sequence[Candidate], noise: Noise) -> Candidate:
-        if candidate.mean is None:
-            return candidate
-        half = noise.half_width((candidate.mean, len(candidate.values)))
-        behind = clearly_worse(candidate, candidates, noise, self._study.direction)
-        return replace(candidate, half=half, behind=behind)
-
-    def _noise(self, candidates: Sequence[Candidate]) -> Noise:
-        return Noise.of(candidates, self._n_images, self._n_considered)
-
-    def _candidates(self) -> list[Candidate]:
-        return [self._candidate(trial) for trial in self._best]
+    def _candidates(self) -> tuple[list[Candidate], Noise]:
+        candidates = [self._candidate(trial) for trial in self.best]
+        return candidates, Noise.of(candidates, self.n_images, self.n_considered)
 
     def _candidate(self, trial: TrialRecord) -> Candidate:
         assert trial.value is not None, "a completed trial has a value"
-        values = [result.value for _, result in self._results(trial.number)]
-        completed = tuple(value for value in values if value is not None)
-        parameters = trial.metrics.get("parameters")
-        return Candidate(
-            trial.number, trial.label, trial.value, parameters, completed, failed=len(values) - len(completed)
-        )
+        results = [result for _, result in self._results(trial.number)]
+        values = tuple(result.value for result in results if result.value is not None)
+        parameters, failed = trial.metrics.get("parameters"), len(results) - len(values)
+        return Candidate(trial.number, trial.label, trial.value, parameters, values, failed)
 
     def _results(self, number: int) -> list[tuple[Job, TrainingResult]]:
         """The ended trainings of a candidate."""
-        jobs = [job for job in self._jobs if job.task.number == number]
+        jobs = [job for job in self.jobs if job.task.number == number]
         return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
 
 
@@ -143,20 +132,17 @@ def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int
     return _job(study.objective, refit_run(winner.number), "all but the test split", "refit", task)
 
 
-def _job(objective: Objective, run: str, what: str, kind: str, task: Task) -> Job:
-    label = f"{described(objective, task.params)}, {what}"
+def _job(objective: Objective, run: str, variant: str, kind: str, task: Task) -> Job:
+    label = f"{described(objective, task.params)}, {variant}"
     tags = {"kind": kind, "optuna.trial.number": str(task.number)}
     return Job(run, f"{kind} #{task.number:03d} {label}", label, task, tags)
 
 
 def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> bool:
     """Whether a training that the winner rests on failed in a way that another start may not. `attrs`: the study's."""
-    confirmation = summary.confirmation
-    runs = {
-        confirm_run(candidate.number, repeat)
-        for candidate in (confirmation.candidates if confirmation else ())
-        for repeat in range(1, (confirmation.seeds if confirmation else 0) + 1)
-    }
-    runs |= {refit_run(summary.number)} if refits else set()
+    runs = {refit_run(summary.number)} if refits else set()
+    if (confirmation := summary.confirmation) is not None:
+        repeats = range(1, confirmation.seeds + 1)
+        runs |= {confirm_run(candidate.number, repeat) for candidate in confirmation.candidates for repeat in repeats}
     results = attrs.get(records.EXTRA, {})
     return any(is_transient(TrainingResult.from_dict(results[run])) for run in runs & results.keys())

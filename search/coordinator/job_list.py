@@ -1,14 +1,14 @@
 """A fixed list of trainings as work for the coordinator: those that are not the study's trials.
 
-Optuna never sees these trainings, so the study's counts stay exact. Their results are kept in an attribute of the
-study, by run: when more trials change the best ones, only what is new trains.
+Optuna never sees these trainings, so the study's counts stay exact. An attribute of the study keeps their results by
+run. When more trials change the best ones, only the new trainings run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 from search.coordinator.work import Job
 from search.study import records
@@ -17,21 +17,13 @@ from search.study.study import StoredStudy
 from search.study.training_result import TrainingResult
 from search.tracking.tracker import Tracking
 
-TRANSIENT = ("out_of_memory", "crashed")
+TRANSIENT_FAILURES = ("out_of_memory", "crashed")
 """Failures that another start may not meet, on a machine that does less else."""
 
 
 def is_transient(result: TrainingResult) -> bool:
     """Whether a training failed in a way that another start may not."""
-    return result.failure in TRANSIENT
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """Where and when a training of this start began."""
-
-    slot: int
-    started: datetime
+    return result.failure in TRANSIENT_FAILURES
 
 
 class JobList:
@@ -44,13 +36,14 @@ class JobList:
         study: StoredStudy,
         tracking: Tracking,
         jobs: Sequence[Job],
-        wanted: Callable[[Job], bool] = lambda job: True,
+        is_needed: Callable[[Job], bool] = lambda job: True,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`wanted` says whether a job that has not begun is still to be done."""
+        """`is_needed` decides on each job until it begins."""
         self._study, self._tracking, self._jobs = study, tracking, jobs
-        self._wanted, self._notice = wanted, notice
-        self._begun: dict[str, _Begun] = {}
+        self._is_needed, self._notice = is_needed, notice
+        self._begun: dict[str, tuple[int, datetime]] = {}
+        """By run, in which slot and when a training of this start began."""
         self._results: dict[str, TrainingResult] = {}
 
     def resume(self) -> None:
@@ -60,62 +53,53 @@ class JobList:
         """
         stored = self._stored()
         for job in self._jobs:
-            found = self._tracking.verdict(job.run) or stored.get(job.run)
-            if found is not None and not is_transient(result := TrainingResult.from_dict(found)):
+            values = self._tracking.verdict(job.run) or stored.get(job.run)
+            if values is not None and not is_transient(result := TrainingResult.from_dict(values)):
                 self._store(job.run, result)
 
     def result(self, job: Job) -> TrainingResult | None:
         """How a training ended; None while it has not."""
         return self._results.get(job.run)
 
-    # ---- what to train
-
     @property
     def target(self) -> int:
-        """Trainings that have ended, are running, or are still wanted."""
-        return sum(job.run in self._results or job.run in self._begun or self._wanted(job) for job in self._jobs)
+        return len(self._jobs) - sum(not self._is_needed(job) for job in self._not_begun())
 
     @property
     def remaining(self) -> int:
-        """How many are wanted and have not begun."""
-        return sum(1 for _ in self._waiting())
+        return len(self._waiting())
 
     def next(self) -> Job | None:
-        """The first that is wanted."""
-        return next(self._waiting(), None)
+        return next(iter(self._waiting()), None)
 
     def prepare_next(self) -> None:
         """Do nothing: there is nothing to sample."""
 
-    def _waiting(self) -> Iterator[Job]:
-        waiting = (job for job in self._jobs if job.run not in self._results and job.run not in self._begun)
-        return (job for job in waiting if self._wanted(job))
+    def _waiting(self) -> list[Job]:
+        return [job for job in self._not_begun() if self._is_needed(job)]
 
-    # ---- what became of it
+    def _not_begun(self) -> list[Job]:
+        return [job for job in self._jobs if job.run not in self._results and job.run not in self._begun]
 
     def begin(self, job: Job, slot: int) -> None:
-        """Note which slot trains it."""
-        self._begun[job.run] = _Begun(slot, datetime.now())
+        self._begun[job.run] = slot, datetime.now()
 
     def report(self, job: Job, step: int, value: float) -> bool:
-        """Train to the end."""
         return False
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Store the result, and report which trainings it makes unnecessary."""
-        waiting = list(self._waiting())
+        waiting = self._waiting()
         self._store(job.run, result)
-        still_waiting = {other.run for other in self._waiting()}
         for other in waiting:
-            if other.run not in still_waiting:
+            if not self._is_needed(other):
                 self._notice(f"{other.name} is not needed any more: its configuration cannot win")
         return self._record(job)
 
     def records(self) -> list[TrialRecord]:
-        """The trainings that have ended."""
         return [self._record(job) for job in self._jobs if job.run in self._results]
 
-    def _stored(self) -> dict[str, dict[str, object]]:
+    def _stored(self) -> dict[str, dict[str, Any]]:
         return dict(self._study.attrs().get(records.EXTRA, {}))
 
     def _store(self, run: str, result: TrainingResult) -> None:
@@ -125,7 +109,8 @@ class JobList:
             self._study.set_attr(records.EXTRA, {**stored, run: result.as_dict()})
 
     def _record(self, job: Job) -> TrialRecord:
-        result, begun = self._results[job.run], self._begun.get(job.run)
+        result = self._results[job.run]
+        slot, started = self._begun.get(job.run, (None, None))
         return TrialRecord(
             number=job.task.number,
             state=result.state,
@@ -136,9 +121,9 @@ class JobList:
             failure=result.failure,
             failure_message=result.failure_message,
             metrics=result.metrics,
-            slot=begun.slot if begun else None,
-            started=begun.started if begun else None,
-            ended=datetime.now() if begun else None,
+            slot=slot,
+            started=started,
+            ended=datetime.now() if started else None,
             run_id=self._tracking.mlflow_id(job.run),
             intermediate={},
         )

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from optuna.trial import TrialState
 
+from search.common.direction import Direction
 from search.study.records import TrialRecord
 
 TRIALS = "trials"
@@ -28,13 +29,11 @@ class RunningTrial:
 
 
 class Standing:
-    """Counts of the trials that ended, and the best of them.
+    """Counts of the trials that ended, and the best of them; updated trial by trial, because a study may be long."""
 
-    It is updated trial by trial, so a long study does not slow the search down.
-    """
-
-    def __init__(self, target: int, ended: Iterable[TrialRecord] = (), *, maximize: bool, unit: str = TRIALS) -> None:
-        self.target, self.maximize, self.unit = target, maximize, unit
+    def __init__(self, target: int, ended: Iterable[TrialRecord], direction: Direction, unit: str = TRIALS) -> None:
+        self.target, self.unit = target, unit
+        self._direction = direction
         self.counts: Counter[TrialState] = Counter()
         self._best: TrialRecord | None = None
         for trial in ended:
@@ -44,8 +43,8 @@ class Standing:
         """Count a trial that ended."""
         self.counts[trial.state] += 1
         if trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
-            sign = 1.0 if self.maximize else -1.0
-            if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
+            best = self._best and self._best.value
+            if best is None or self._direction.better(trial.value, best):
                 self._best = trial
 
     @property
@@ -69,7 +68,7 @@ class SearchProgress:
     standing: Standing
     running: Sequence[RunningTrial]
     metric: str
-    trouble: str | None = None
+    tracking_error: str | None = None
     """Why nothing can be delivered to MLflow at the moment."""
 
 
@@ -77,11 +76,11 @@ class Display(Protocol):
     """Shows the progress of a search."""
 
     def busy(self, text: str) -> AbstractContextManager[object]:
-        """Show `text` until the block ends, for steps of several seconds before or after the trials."""
+        """Show `text` until the block ends; for steps of several seconds before or after the trials."""
         ...
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
-        """Begin a series of trainings, of which `done` are already done. `unit` is what they are called."""
+        """Begin a series of trainings, of which `done` have ended. `unit` is what they are called."""
         ...
 
     def refresh(self, progress: SearchProgress) -> None:

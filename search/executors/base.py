@@ -1,16 +1,20 @@
-"""The interface between the coordinator and the workers.
+"""The contract between the coordinator and the workers.
 
-A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` a slot owes exactly one event, which
-`wait` returns. Until then nothing else may be asked of that slot. After `Finished`, `Failed`, `Refused` or `Lost` the
-slot is free.
+A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` it owes exactly one event, which
+`wait` returns. Until then it takes no other command.
 
-    start -> Refused
-          -> EpochDone -> advance -> EpochDone -> ... -> Finished
-                       -> checkpoint -> Checkpointed -> advance | (nothing: the next start drops the task)
-                       -> stop -> Finished
+    command      event          the slot is then
+    start        EpochDone      training: the next command is advance, checkpoint or stop
+                 Refused        free: the network is slower than the task allows
+    advance      EpochDone      training
+                 Finished       free: the training came to its end
+    checkpoint   Checkpointed   training; it may also be left, because the next start drops its task
+    stop         Finished       free
+    any          Failed         free: the training raised an error
+                 Lost           free once it is available again: its worker died and is replaced
 
-When a worker dies, its slot gives `Lost` and the executor replaces the worker. A task is started only in a slot that is
-`available`: on a cluster a worker may wait long for resources, and a task must not wait with it. Not thread-safe.
+A task is started only in a slot that is `available`. On a cluster a worker may wait long for resources, and a task
+must not wait with it. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -47,11 +51,7 @@ class Executor(Protocol):
         """Number of tasks that train in parallel; on a cluster, the largest number so far."""
         ...
 
-    def available(self) -> Collection[int]:
-        """Return the slots, busy or free, whose worker can begin a task within seconds."""
-        ...
-
-    def expect(self, tasks: int) -> None:
+    def set_demand(self, tasks: int) -> None:
         """Set how many tasks are running or still to come. Surplus workers may end; they return when needed."""
         ...
 
@@ -62,11 +62,15 @@ class Executor(Protocol):
         """
         ...
 
-    def settle(self, task: Task) -> str | None:
+    def tune_workers(self, task: Task) -> str | None:
         """Choose the number of workers by training `task` briefly; called once, between `ready` and the first task.
 
         Returns a message about the choice, or None when there was nothing to choose.
         """
+        ...
+
+    def available(self) -> Collection[int]:
+        """Return the slots, busy or free, whose worker is set up."""
         ...
 
     def start(self, slot: int, task: Task) -> None:

@@ -57,15 +57,14 @@ class Cluster:
 
     def __init__(self, address: str | None, target: str) -> None:
         self._is_own = address is None
-        self._logs: Path | None = None
-        """Folder of the log files on this machine, if known."""
         if address is not None:
             _check_address(address)
         with _set_environment(QUIET if address is not None else QUIET | own_settings()):
             self.ray = _import()
             context = self._start() if address is None else self._reach(address, target)
-        if (session := getattr(context, "address_info", {}).get("session_dir")) is not None:
-            self._logs = Path(session) / "logs"
+        session = getattr(context, "address_info", {}).get("session_dir")
+        self._logs = Path(session) / "logs" if session else None
+        """Folder of the log files on this machine, if known."""
 
     def _start(self) -> Any:
         try:
@@ -128,21 +127,20 @@ class Cluster:
         """Return a text such as `2 CPU and 0.25 GPU`."""
         return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount or name == "CPU")
 
-    # Deaths of actors
+    # Dead actors
 
     def lost_machine(self, location: ActorLocation | None, error: Exception) -> bool:
         """Return whether the machine of the actor is gone or unreachable, as opposed to a failure of the actor."""
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.ActorUnavailableError | exceptions.NodeDiedError):
             return True
-        if "its node has died" in str(error):  # Ray's only hint for an actor that was still starting
-            return True
-        return location is not None and not self._node(location).get("Alive", False)
+        # for an actor that was still starting, this text is Ray's only hint
+        return "its node has died" in str(error) or (location is not None and not self._node(location).get("Alive"))
 
     def describe_death(self, location: ActorLocation | None, error: Exception) -> str:
         """Return how the actor died and, if its log file is on this machine, the last lines that it printed."""
-        worker = "its worker" if location is None else f"its worker (pid {location.pid}{self.place(location)})"
-        return "\n".join([f"{worker} died: {_cause(error)}", *self._last_lines(location)])
+        which = f" (pid {location.pid}{self.place(location)})" if location else ""
+        return "\n".join([f"its worker{which} died: {_cause(error)}", *self._last_lines(location)])
 
     def place(self, location: ActorLocation | None) -> str:
         """Return a text such as ` on 10.0.0.7`; empty if the node is not known."""
@@ -209,30 +207,28 @@ def modules_to_ship(target: str) -> list[str]:
 def _in_one_line(error: object) -> str:
     """Return the message on one line; of a traceback from another process only its last line."""
     before, _, steps = str(error).partition("Traceback (most recent call last):")
-    said = before + "".join(steps.strip().splitlines()[-1:])
-    return " ".join(said.split())[:400].rstrip(".") or type(error).__name__
+    words = before.split() + " ".join(steps.strip().splitlines()[-1:]).split()
+    return " ".join(words)[:400].rstrip(".") or type(error).__name__
 
 
 def _cause(error: Exception) -> str:
     """Return what Ray says about a death, without its internal names and guesses."""
     lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
-    said = re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", " ".join(" ".join(lines).split()))
-    return _in_one_line(said)
+    text = " ".join(" ".join(lines).split())
+    return _in_one_line(re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", text))
 
 
 @contextmanager
 def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for Ray and the processes that it starts, and restore them afterwards."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextmanager

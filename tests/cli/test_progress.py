@@ -23,6 +23,7 @@ from shell import environment
 
 from search.cli.output import PLAIN
 from search.cli.progress import SPARKS, LiveDisplay, PlainDisplay, describe_end, sparkline
+from search.common.direction import Direction
 from search.coordinator.progress import RunningTrial, SearchProgress, Standing
 from search.study.records import TrialRecord
 
@@ -45,7 +46,7 @@ FAILED = a_trial(3, TrialState.FAIL, None, failure="diverged", failure_message="
 
 
 def standing(*ended: TrialRecord, maximize: bool = True, **other: Any) -> Standing:
-    return Standing(10, ended, maximize=maximize, **other)
+    return Standing(10, ended, Direction.of(maximize=maximize), **other)
 
 
 def a_snapshot(*ended: TrialRecord, running: Sequence[RunningTrial] = (), trouble: str | None = None) -> SearchProgress:
@@ -193,6 +194,7 @@ def through_a_terminal(program: str) -> str:
 def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
     program = """
         from search.cli import output
+        from search.common.direction import Direction
         from search.coordinator.progress import RunningTrial, SearchProgress, Standing
         from search.cli.progress import LiveDisplay
 
@@ -200,7 +202,7 @@ def test_a_terminal_gets_the_table_and_gets_its_cursor_back():
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
         trial = RunningTrial(7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8))
-        display.refresh(SearchProgress(Standing(10, maximize=True), (trial,), "val_accuracy"))
+        display.refresh(SearchProgress(Standing(10, (), Direction.MAXIMIZE), (trial,), "val_accuracy"))
         display.notice("something worth a line")
         display.end()
     """

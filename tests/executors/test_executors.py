@@ -48,7 +48,8 @@ def inline() -> Iterator[InlineExecutor]:
 def ray() -> Iterator[RayExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        with closing(RayExecutor(TOY, "cpu", 2, cpus=usable_cores() / 2, tasks=2, say=print)) as made:
+        with closing(RayExecutor(TOY, "cpu", 2, cpus=usable_cores() / 2, notice=print)) as made:
+            made.set_demand(2)
             assert made.ready() == ["cpu", "cpu"]
             yield made
 
@@ -201,15 +202,16 @@ def test_a_device_that_is_not_there_is_said(make: Callable[[], Executor]):
 
 def test_a_slot_that_is_all_there_is_is_kept(executor: Executor):
     slots = executor.slots
-    assert executor.settle(task()) is None
+    assert executor.tune_workers(task()) is None
     assert executor.slots == slots == len(executor.available())
 
 
 def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecutor):
-    before = inline._ready_worker().objective
+    assert inline.worker is not None
+    before = inline.worker.objective
     inline.start(0, task(mode="memory@0"))
     hear(inline)
-    assert inline._ready_worker().objective is not before
+    assert inline.worker.objective is not before
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
@@ -240,7 +242,10 @@ def test_a_killed_worker_is_lost_with_its_last_words_and_replaced(local: LocalEx
     assert isinstance(event, Lost)
     assert "was killed by SIGKILL" in event.reason
     assert event.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
-    local.start(0, task())  # at once: the new worker is not set up yet
+    assert local.available() == [1]
+    while 0 not in local.available():
+        assert local.wait(1.0) == []
+    local.start(0, task())
     assert isinstance(hear(local), EpochDone)
     local.stop(0)
     assert isinstance(hear(local), Finished)

@@ -99,9 +99,6 @@ class FakeWorker:
         gpus = 1 if ":" in settings.device else machine.gpus
         self._theirs.send(WorkerReady(device, gpus, machine.free_bytes))
 
-    def set_ready(self, ready: WorkerReady) -> None:
-        self.ready = ready
-
     def send(self, message: tuple[object, ...]) -> None:
         assert message[0] == "measure_speed"
         gpus = 1 if ":" in self.settings.device else self.machine.gpus
@@ -137,7 +134,7 @@ def test_gpus_keep_the_workers_that_pay(
     monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     executor = LocalExecutor(TOY, device, None)
     assert len(executor.ready()) == hired
-    chosen = executor.settle(TASK)
+    chosen = executor.tune_workers(TASK)
     assert chosen is not None
     assert re.fullmatch(rf"{kept} workers on {devices} \(.*\)\nit is noted", chosen)
     assert executor.slots == kept
@@ -151,7 +148,7 @@ def test_workers_of_which_somebody_said_how_many_are_not_measured(monkeypatch: p
     monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     executor = LocalExecutor(TOY, "auto", 3)
     assert executor.ready() == ["cuda:0", "cuda:1", "cuda:0"]
-    assert executor.settle(TASK) is None
+    assert executor.tune_workers(TASK) is None
     assert executor.slots == 3
     executor.close()
 

@@ -53,10 +53,12 @@ CLIENTS = 31001
 """A port that no other test listens at."""
 
 
-def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) -> RayExecutor:
-    said = [] if said is None else said
-    options = {"cpus": CORES / 2, "tasks": 2, "say": said.append, **more}
-    return RayExecutor(options.pop("objective", TOY), options.pop("device", "cpu"), jobs, **options)
+def started(jobs: int | None = 1, notices: list[str] | None = None, *, demand: int = 2, **more: Any) -> RayExecutor:
+    notices = [] if notices is None else notices
+    options = {"cpus": CORES / 2, "notice": notices.append, **more}
+    executor = RayExecutor(options.pop("objective", TOY), options.pop("device", "cpu"), jobs, **options)
+    executor.set_demand(demand)
+    return executor
 
 
 # Said before anything is started ------------------------------------------------------------------------------------
@@ -139,17 +141,17 @@ def test_a_training_from_arrays_alone_is_the_same():
 @pytest.mark.long
 def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(actors, "IDLE_S", 1.0)
-    said: list[str] = []
-    with closing(started(3, said, tasks=9)) as executor:
+    notices: list[str] = []
+    with closing(started(3, notices, demand=9)) as executor:
         executor.ready()
         monkeypatch.setattr(actors, "MISSING_NOTICE_S", 2.0)
         missing = (
             f"2 of 3 workers are set up; the others start or wait for room: each needs {CORES / 2:g} CPU, and the "
             f"cluster has {CORES} CPU in all"
         )
-        wait_for(executor, lambda: missing in said)  # the third has no room
+        wait_for(executor, lambda: missing in notices)  # the third has no room
         assert executor.available() == [0, 1]
-        executor.expect(2)
+        executor.set_demand(2)
         wait_for(executor, lambda: len(executor._actors) == 2)
         assert executor.available() == [0, 1]  # the one without room went
         executor.start(0, task(mode="kill@1"))
@@ -168,9 +170,9 @@ def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
         assert not lost.may_be_task  # the task never reached it
         wait_for(executor, lambda: executor.available() == [0, 1])
         assert len(train(executor, task())[0]) == 4
-        executor.expect(1)
+        executor.set_demand(1)
         wait_for(executor, lambda: len(executor.available()) == 1)
-        executor.expect(2)
+        executor.set_demand(2)
         wait_for(executor, lambda: len(executor.available()) == 2)
         assert len(train(executor, task())[0]) == 4
 
@@ -213,9 +215,9 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         "if not found: raise ImportError('no such package here')\nfound[0].unlink()\nPicky = toy.Toy\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
-    said: list[str] = []
-    with closing(started(2, said, objective=ObjectiveSpec("picky:Picky"))) as executor:
-        wait_for(executor, lambda: any("did not start" in text for text in said))
+    notices: list[str] = []
+    with closing(started(2, notices, objective=ObjectiveSpec("picky:Picky"))) as executor:
+        wait_for(executor, lambda: any("did not start" in text for text in notices))
         assert executor.available() == []
         for name in "ab":
             (files / name).touch()
@@ -229,7 +231,7 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         lose(executor, 0)
         (files / "c").touch()
         wait_for(executor, lambda: len(executor.available()) == 1)
-    (text,) = (text for text in said if "of 2 workers are set up" not in text)
+    (text,) = (text for text in notices if "workers are set up" not in text)
     assert re.match(r"a worker did not start on \S+, and is tried again: --objective .*no such package here", text)
 
 
@@ -303,7 +305,7 @@ COORDINATOR = """
     from objectives.base import ObjectiveSpec, Task
     from search.executors.ray import RayExecutor
 
-    executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, tasks=1, say=print)
+    executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, notice=print)
     executor.ready()
     executor.start(0, Task(0, {"x": 0.1, "mode": "hang"}, 1, 4))
     executor.wait(1)

@@ -142,6 +142,5 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
             cpus=config.cpus_per_trial,
             gpus=config.gpus_per_trial,
             address=config.address,
-            tasks=config.trials,
-            say=display.notice,
+            notice=display.notice,
         )
