@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 from optuna.trial import TrialState
 
@@ -13,7 +13,7 @@ from objectives.base import Objective, Task
 from search.coordinator.job_list import JobList, is_transient
 from search.coordinator.work import Job
 from search.study import records
-from search.study.records import TrialRecord
+from search.study.records import StudyRecord, TrialRecord
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Noise, images_of
 from search.study.selection.winner import choose, clearly_worse
@@ -34,43 +34,36 @@ class Confirmer:
 
     study: StoredStudy
     tracking: Tracking
-    best: Sequence[TrialRecord]
-    """The candidates' trials, best first."""
-    seeds: int
-    """Fresh seeds for each candidate."""
-    jobs: Sequence[Job]
-    n_images: int | None
-    """Validation images, if the values are shares of them; else None."""
-    n_considered: int
-    """Number of trials that the candidates were chosen from."""
+    top: int  # how many trials are confirmed
+    seeds: int  # fresh seeds for each
+    epochs: int
+    seed: int  # from which the fresh ones are derived
     notice: Callable[[str], None]
-
-    @classmethod
-    def open(
-        cls,
-        study: StoredStudy,
-        tracking: Tracking,
-        *,
-        top: int,
-        seeds: int,
-        epochs: int,
-        seed: int,
-        notice: Callable[[str], None],
-    ) -> Self:
-        """Read the `top` trials of a study and what earlier starts have confirmed of them."""
-        record = study.record()
-        complete = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
-        best, repeats = complete[:top], range(1, seeds + 1)
-        jobs = [confirm_job(study, trial, repeat, epochs=epochs, seed=seed) for repeat in repeats for trial in best]
-        n_images = images_of(study.objective, (trial.value for trial in complete if trial.value is not None))
-        confirmer = cls(study, tracking, best, seeds, jobs, n_images, record.considered, notice)
-        confirmer.work.resume()
-        return confirmer
 
     @cached_property
     def work(self) -> JobList:
-        """The trainings, for the coordinator."""
-        return JobList(self.study, self.tracking, self.jobs, self._may_win, self.notice)
+        """The trainings, for the coordinator, with the results of earlier starts."""
+        jobs = [
+            confirm_job(self.study, trial, repeat, epochs=self.epochs, seed=self.seed)
+            for repeat in range(1, self.seeds + 1)
+            for trial in self._complete[: self.top]
+        ]
+        work = JobList(self.study, self.tracking, jobs, self._may_win, self.notice)
+        work.resume()
+        return work
+
+    @cached_property
+    def _record(self) -> StudyRecord:
+        return self.study.record()
+
+    @cached_property
+    def _complete(self) -> list[TrialRecord]:
+        """The completed trials within the limits, best first."""
+        return [trial for trial in self._record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+
+    @cached_property
+    def _n_images(self) -> int | None:
+        return images_of(self.study.objective, (trial.value for trial in self._complete if trial.value is not None))
 
     def confirmation(self) -> Confirmation:
         """The candidates' figures as far as their trainings have ended."""
@@ -82,7 +75,7 @@ class Confirmer:
                 behind = clearly_worse(candidate, candidates, noise, self.study.direction)
                 candidate = replace(candidate, half=half_width, behind=behind)
             judged.append(candidate)
-        return Confirmation(tuple(judged), self.seeds, noise.seed, self.n_images)
+        return Confirmation(tuple(judged), self.seeds, noise.seed, self._n_images)
 
     def winner(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
@@ -102,8 +95,8 @@ class Confirmer:
         return not clearly_worse(candidate, candidates, noise, self.study.direction)
 
     def _candidates(self) -> tuple[list[Candidate], Noise]:
-        candidates = [self._candidate(trial) for trial in self.best]
-        return candidates, Noise.of(candidates, self.n_images, self.n_considered)
+        candidates = [self._candidate(trial) for trial in self._complete[: self.top]]
+        return candidates, Noise.of(candidates, self._n_images, self._record.considered)
 
     def _candidate(self, trial: TrialRecord) -> Candidate:
         assert trial.value is not None, "a completed trial has a value"
@@ -114,7 +107,7 @@ class Confirmer:
 
     def _results(self, number: int) -> list[tuple[Job, TrainingResult]]:
         """The ended trainings of a candidate."""
-        jobs = [job for job in self.jobs if job.task.number == number]
+        jobs = [job for job in self.work.jobs if job.task.number == number]
         return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
 
 

@@ -17,8 +17,7 @@ from search.study.study import StoredStudy
 from search.study.training_result import TrainingResult
 from search.tracking.tracker import Tracking
 
-TRANSIENT_FAILURES = ("out_of_memory", "crashed")
-"""Failures that another start may not meet, on a machine that does less else."""
+TRANSIENT_FAILURES = ("out_of_memory", "crashed")  # another start may not meet them, on a machine that is less busy
 
 
 def is_transient(result: TrainingResult) -> bool:
@@ -40,10 +39,9 @@ class JobList:
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         """`is_needed` decides on each job until it begins."""
-        self._study, self._tracking, self._jobs = study, tracking, jobs
+        self.jobs, self._study, self._tracking = jobs, study, tracking
         self._is_needed, self._notice = is_needed, notice
-        self._begun: dict[str, tuple[int, datetime]] = {}
-        """By run, in which slot and when a training of this start began."""
+        self._begun: dict[str, tuple[int, datetime]] = {}  # by run: the slot and the time
         self._results: dict[str, TrainingResult] = {}
 
     def resume(self) -> None:
@@ -52,7 +50,7 @@ class JobList:
         The journal may have a result that a killed search could not store in the study any more.
         """
         stored = self._stored()
-        for job in self._jobs:
+        for job in self.jobs:
             values = self._tracking.verdict(job.run) or stored.get(job.run)
             if values is not None and not is_transient(result := TrainingResult.from_dict(values)):
                 self._store(job.run, result)
@@ -63,7 +61,7 @@ class JobList:
 
     @property
     def target(self) -> int:
-        return len(self._jobs) - sum(not self._is_needed(job) for job in self._not_begun())
+        return len(self.jobs) - sum(not self._is_needed(job) for job in self._not_begun())
 
     @property
     def remaining(self) -> int:
@@ -79,7 +77,7 @@ class JobList:
         return [job for job in self._not_begun() if self._is_needed(job)]
 
     def _not_begun(self) -> list[Job]:
-        return [job for job in self._jobs if job.run not in self._results and job.run not in self._begun]
+        return [job for job in self.jobs if job.run not in self._results and job.run not in self._begun]
 
     def begin(self, job: Job, slot: int) -> None:
         self._begun[job.run] = slot, datetime.now()
@@ -97,7 +95,7 @@ class JobList:
         return self._record(job)
 
     def records(self) -> list[TrialRecord]:
-        return [self._record(job) for job in self._jobs if job.run in self._results]
+        return [self._record(job) for job in self.jobs if job.run in self._results]
 
     def _stored(self) -> dict[str, dict[str, Any]]:
         return dict(self._study.attrs().get(records.EXTRA, {}))

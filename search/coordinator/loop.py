@@ -53,13 +53,10 @@ class Coordinator:
         self.objective, self.executor, self.tracking = objective, executor, tracking
         self._files, self._runs = files, TrainingRuns(objective, tracking, files, tags)
         self._display, self._checkpoint_interval_s = display, checkpoint_interval_s
-        self._running: dict[int, RunningTraining] = {}
-        """By slot."""
-        self._retries: deque[RunningTraining] = deque()
-        """Trainings that lost their worker and wait for another."""
+        self._running: dict[int, RunningTraining] = {}  # by slot
+        self._retries: deque[RunningTraining] = deque()  # trainings that wait for another worker
+        self._notices: set[str] = set()  # notices from workers that were shown; several workers send the same one
         self._shown_at = -math.inf
-        self._notices: set[str] = set()
-        """Notices from workers that were shown; several workers send the same one."""
 
     def run(
         self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
@@ -72,16 +69,19 @@ class Coordinator:
         self.work = work
         self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since
         self._standing = Standing(work.target, work.records(), Direction(self.objective.direction), work.unit)
+        hopeless = False
         try:
-            while not interrupted() and self._step(idle):
-                self._stop_if_hopeless()
-        except SearchStoppedError:
-            self._suspend()
-            raise
+            while not interrupted() and not hopeless and self._step(idle):
+                hopeless = self._is_hopeless()
         finally:
             self.tracking.set_search_busy(busy=False)
-        if interrupted():
-            self._suspend()
+        self._suspend()
+        if hopeless:
+            failed, last = self._failures.total(), self._last_ended
+            raise SearchStoppedError(
+                f"all {failed} trials failed for the same reason ({last.failure}), so the search stops. "
+                f"The last one said: {last.failure_message}"
+            )
 
     def _step(self, idle: Callable[[], None]) -> bool:
         """One turn of the loop. Returns whether anything is left to do."""
@@ -153,7 +153,9 @@ class Coordinator:
             self._fail(slot, training, "error", error)
             return
         training.result = result
-        self._notice_once(result.notice)
+        if result.notice is not None and result.notice not in self._notices:
+            self._notices.add(result.notice)
+            self._display.notice(result.notice)
         self._runs.log(training.job, result)
         if (divergence := training.divergence(self.objective.metric, result)) is not None:
             self._fail(slot, training, "diverged", divergence)
@@ -207,15 +209,9 @@ class Coordinator:
         self._failures[record.failure if record.state == TrialState.FAIL else None] += 1
         self._last_ended: TrialRecord = record
 
-    # ---- early ends
-
-    def _stop_if_hopeless(self) -> None:
-        failed = self._failures.total()
-        if failed >= MAX_SAME_FAILURES and len(self._failures) == 1 and None not in self._failures:
-            raise SearchStoppedError(
-                f"all {failed} trials failed for the same reason ({self._last_ended.failure}), so the search stops. "
-                f"The last one said: {self._last_ended.failure_message}"
-            )
+    def _is_hopeless(self) -> bool:
+        """Whether the first trainings of this start have all failed for the same reason."""
+        return self._failures.total() >= MAX_SAME_FAILURES and len(self._failures) == 1 and None not in self._failures
 
     def _suspend(self) -> None:
         """Checkpoint the running trainings and close their runs, so that both can be resumed."""
@@ -233,13 +229,6 @@ class Coordinator:
                     pending.discard(slot)
         for training in (*self._running.values(), *self._retries):
             self._runs.suspend(training.job)
-
-    # ---- what users see
-
-    def _notice_once(self, text: str | None) -> None:
-        if text is not None and text not in self._notices:
-            self._notices.add(text)
-            self._display.notice(text)
 
     def _show(self) -> None:
         if time.monotonic() - self._shown_at < REFRESH_S:

@@ -13,8 +13,7 @@ from optuna.trial import TrialState
 from search.common.direction import Direction
 from search.study.records import TrialRecord
 
-TRIALS = "trials"
-"""The unit of a search's own trainings. Trainings that confirm or refit the winner are not trials."""
+TRIALS = "trials"  # the unit of a search's own trainings; those that confirm or refit the winner are not trials
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Standing:
         """Count a trial that ended."""
         self.counts[trial.state] += 1
         if trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
-            best = self._best and self._best.value
-            if best is None or self._direction.better(trial.value, best):
+            best = self._best.value if self._best else None
+            if best is None or self._direction.better(trial.value, than=best):
                 self._best = trial
 
     @property
@@ -68,8 +67,7 @@ class SearchProgress:
     standing: Standing
     running: Sequence[RunningTrial]
     metric: str
-    tracking_error: str | None = None
-    """Why nothing can be delivered to MLflow at the moment."""
+    tracking_error: str | None = None  # why nothing can be delivered to MLflow at the moment
 
 
 class Display(Protocol):
@@ -77,24 +75,18 @@ class Display(Protocol):
 
     def busy(self, text: str) -> AbstractContextManager[object]:
         """Show `text` until the block ends; for steps of several seconds before or after the trials."""
-        ...
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         """Begin a series of trainings, of which `done` have ended. `unit` is what they are called."""
-        ...
 
     def refresh(self, progress: SearchProgress) -> None:
         """Show the progress; called a few times a second."""
-        ...
 
     def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         """Show that a trial ended; `standing` already counts it."""
-        ...
 
     def notice(self, text: str) -> None:
         """Show a message."""
-        ...
 
     def end(self) -> None:
         """End the series of trainings."""
-        ...

@@ -26,8 +26,7 @@ from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name
 from search.tracking.tracker import Tracking
 
-CURVES = ("lr", "seconds", "images_per_s")
-"""Curve points without a group; all others are named `group/name`."""
+UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
 
 
 @dataclass
@@ -35,16 +34,12 @@ class RunningTraining:
     """A job in its slot."""
 
     job: Job
-    steps: int
-    """Steps of the whole training."""
+    steps: int  # of the whole training
     retries: int = 0
-    is_resumed: bool = False
-    """It started from a checkpoint."""
+    is_resumed: bool = False  # from a checkpoint
     checkpointed_at: float = field(default_factory=time.monotonic)
-    result: EpochResult | None = None
-    """The latest one."""
-    value: float | None = None
-    """The latest value of the metric."""
+    result: EpochResult | None = None  # the latest one
+    value: float | None = None  # the latest value of the metric
     curve: list[float] = field(default_factory=list)
     is_pruned: bool = False
 
@@ -104,7 +99,7 @@ class TrainingRuns:
         epoch = training.result.epoch if training.result else job.step / self._objective.steps_per_epoch()
         figures = {**outcome.metrics, "epochs": epoch}
         measured = {} if value is None else {self._objective.metric: value}
-        finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in CURVES}
+        finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
         result = TrainingResult(state, None if is_pruned else value, {records.METRICS: figures})
         self._keep(job, outcome)

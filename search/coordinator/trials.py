@@ -21,9 +21,6 @@ from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import run_name
 from search.tracking.tracker import Tracking
 
-StoppingRule = Callable[[Sequence[TrialRecord]], str | None]
-"""Returns why the trials that have ended are enough; None while they are not."""
-
 
 class Trials:
     """The missing trials of a study: first those that an earlier search left running, then new ones."""
@@ -39,12 +36,14 @@ class Trials:
         epochs: int,
         seed: int,
         deadline: float = math.inf,
-        stopping_rule: StoppingRule = lambda ended: None,
+        stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None,
     ) -> None:
-        """`deadline` is on `time.monotonic`'s clock: no trial is sampled after it."""
+        """`deadline` is on `time.monotonic`'s clock: no trial is sampled after it.
+
+        `stopping_rule` returns why the trials that have ended are enough; None while they are not.
+        """
         self.target = target
-        self.search_s = 0.0
-        """Seconds spent on sampling and storing."""
+        self.search_s = 0.0  # seconds spent on sampling and storing
         self._study, self._tracking, self._epochs, self._seed = study, tracking, epochs, seed
         self._deadline, self._stopping_rule = deadline, stopping_rule
         self._ended: list[TrialRecord] = []

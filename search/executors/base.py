@@ -49,50 +49,39 @@ class Executor(Protocol):
     @property
     def slots(self) -> int:
         """Number of tasks that train in parallel; on a cluster, the largest number so far."""
-        ...
 
     def set_demand(self, tasks: int) -> None:
         """Set how many tasks are running or still to come. Surplus workers may end; they return when needed."""
-        ...
 
     def ready(self) -> list[str]:
         """Wait until the workers are set up and return their devices. There may be fewer than asked for.
 
         Raises ObjectiveError when the objective or the device makes this impossible, SearchError when none starts.
         """
-        ...
 
     def tune_workers(self, task: Task) -> str | None:
         """Choose the number of workers by training `task` briefly; called once, between `ready` and the first task.
 
         Returns a message about the choice, or None when there was nothing to choose.
         """
-        ...
 
     def available(self) -> Collection[int]:
         """Return the slots, busy or free, whose worker is set up."""
-        ...
 
     def start(self, slot: int, task: Task) -> None:
         """Begin a task and pull its first result."""
-        ...
 
     def advance(self, slot: int) -> None:
         """Pull the next result."""
-        ...
 
     def checkpoint(self, slot: int) -> None:
         """Ask for the state to resume from."""
-        ...
 
     def stop(self, slot: int) -> None:
         """End the task and ask for its outcome."""
-        ...
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time, by slot; an empty list if none does."""
-        ...
 
     def close(self) -> None:
         """End all workers. A second call does nothing."""
-        ...

@@ -22,12 +22,11 @@ from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSetting
 from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Lost, SlotEvent
-from search.executors.gpu_sharing import MEASURE_S, WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
+from search.executors.gpu_sharing import MEASURE_S, choose_workers, fit_memory, joint_rate, max_workers
 
 LAST_LINES = 15
 MAX_FAILED_STARTS = 3
-MAX_KILLED_STARTS = 30
-"""Higher, because a start that SIGKILL ended says little about the next one."""
+MAX_KILLED_STARTS = 30  # higher, because a start that SIGKILL ended says little about the next one
 
 
 class WorkerProcess:
@@ -93,8 +92,7 @@ class LocalExecutor:
         self._objective, self._device, self._jobs, self._cores = objective, device, jobs, usable_cores()
         self._workers: list[WorkerProcess] = []
         self._ending: list[WorkerProcess] = []
-        self._notices: set[str] = set()
-        """Notices of the measured trainings, without duplicates."""
+        self._notices: set[str] = set()  # of the measured trainings
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
         self._add_workers(jobs or max_workers(self._cores, gpus=0 if device == "cpu" else 1))
 
@@ -130,16 +128,16 @@ class LocalExecutor:
         if self._jobs is not None or not gpus:
             return None
         per_gpu = fit_memory(self.slots // gpus, min(worker.free_bytes for worker in workers))
-        chosen = self.keep_fastest(task, per_gpu * gpus, step=gpus)
+        reason = self.keep_fastest(task, per_gpu * gpus, step=gpus)
         devices = ", ".join(sorted({worker.device for worker in workers[: self.slots]}))
-        return "\n".join([f"{self.slots} workers on {devices} ({chosen.reason})", *sorted(self._notices)])
+        return "\n".join([f"{self.slots} workers on {devices} ({reason})", *sorted(self._notices)])
 
-    def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> WorkerCount:
-        """Measure `step` workers, then twice as many, up to `most`; keep the fastest number and end the others."""
+    def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> str:
+        """Measure `step` workers, then twice as many, up to `most`; keep the fastest number. Returns the reason."""
         self.measure_rate(most, task, 0.0)  # load libraries and record CUDA graphs first
-        chosen = choose_workers(lambda workers: self.measure_rate(workers, task, MEASURE_S), most, step=step)
-        self._end_workers(keep=chosen.workers)
-        return chosen
+        workers, reason = choose_workers(lambda n: self.measure_rate(n, task, MEASURE_S), most, step=step)
+        self._end_workers(keep=workers)
+        return reason
 
     def measure_rate(self, workers: int, task: Task, seconds: float) -> float:
         """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails."""

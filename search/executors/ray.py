@@ -36,14 +36,10 @@ class Actor:
     """One worker, pending or set up."""
 
     handle: Any
-    location: ActorLocation | None = None
-    """None while it is pending."""
-    ready: WorkerReady | None = None
-    """None until it is set up."""
-    idle_since: float = -math.inf
-    """In the time of `time.monotonic`; infinite while it has a task."""
-    ping: Any = None
-    """Reference to the answer of a ping sent just before the task; an answer shows that the task arrived."""
+    location: ActorLocation | None = None  # None while it is pending
+    ready: WorkerReady | None = None  # None until it is set up
+    idle_since: float = -math.inf  # in the time of `time.monotonic`; infinite while it has a task
+    ping: Any = None  # reference to the answer of a ping sent just before the task, which shows that the task arrived
 
 
 @contextmanager
@@ -81,25 +77,21 @@ class RayExecutor:
         try:
             self._share = self._cluster.share(device, cpus, gpus)
         except UsageError:
-            self._cluster.close()
+            self._ray.shutdown()
             raise
         self._jobs, self._notice = jobs, notice
         self._device = "cpu" if device == "auto" and not self._share["GPU"] else device
         self._threads = max(1, int(cpus))
-        self._objective = self._ray.put(objective)
-        """In the object store, so each node holds the dataset once and its actors share it."""
+        self._objective = self._ray.put(objective)  # so each node holds the dataset once and its actors share it
         options = {"num_cpus": cpus, "num_gpus": self._share["GPU"], "max_restarts": 0, "max_task_retries": 0}
         self._class = self._ray.remote(**options)(WorkerActor)
         self._actors: dict[int, Actor] = {}
-        self._owed: dict[Any, int] = {}
-        """Slots by the reference of the answer that they owe."""
+        self._owed: dict[Any, int] = {}  # slots by the reference of the answer that they owe
         self.slots = self._demand = 1
         self._failed_starts = 0
         self._update_at = self._retry_at = self._notice_at = 0.0
-        self._reported_failures: set[str] = set()
-        """Nodes, or reasons without a node, of failed starts that were reported. Each is reported once."""
-        self._reported_counts: tuple[int, int] | None = None
-        """Numbers of workers that are set up and that are wanted, when missing ones were last reported."""
+        self._reported_failures: set[str] = set()  # nodes, or reasons without a node; each is reported once
+        self._reported_counts: tuple[int, int] | None = None  # workers that were set up and wanted, when some missed
 
     def set_demand(self, tasks: int) -> None:
         """The number of actors follows at the next update."""
@@ -107,11 +99,11 @@ class RayExecutor:
 
     def ready(self) -> list[str]:
         """Wait for the first worker, and a few seconds for the others."""
-        until = math.inf
-        while not self.available() or (len(self.available()) < len(self._actors) and time.monotonic() < until):
+        while not self.available():
             self.wait(0.2)
-            if self.available() and until == math.inf:
-                until = time.monotonic() + GATHER_S
+        deadline = time.monotonic() + GATHER_S
+        while len(self.available()) < len(self._actors) and time.monotonic() < deadline:
+            self.wait(0.2)
         return [actor.ready.device for actor in self._actors.values() if actor.ready]
 
     def tune_workers(self, task: Task) -> str | None:
@@ -181,7 +173,7 @@ class RayExecutor:
         return event
 
     def close(self) -> None:
-        self._cluster.close()
+        self._ray.shutdown()
 
     # Number of actors
 
@@ -189,9 +181,9 @@ class RayExecutor:
         """Start missing actors, or end surplus ones that are pending or have been idle for long."""
         most = self._cluster.room(self._share) if self._jobs is None else self._jobs
         wanted = min(max(1, most), self._demand)
-        free = (slot for slot in range(wanted) if slot not in self._actors)
-        while len(self._actors) < wanted:
-            self._add_actor(next(free))
+        free = [slot for slot in range(wanted) if slot not in self._actors]
+        for slot in free[: max(0, wanted - len(self._actors))]:
+            self._add_actor(slot)
         idle = [slot for slot, actor in self._actors.items() if actor.idle_since < time.monotonic() - IDLE_S]
         idle.sort(key=lambda slot: (self._actors[slot].ready is not None, -slot))  # pending actors first
         for slot in idle[: max(0, len(self._actors) - wanted)]:

@@ -5,7 +5,6 @@ The only module that imports Ray. Ray's own output is suppressed; errors for the
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import os
@@ -26,9 +25,7 @@ from search.common.system import usable_cores
 
 CONNECT_S = 5.0
 LAST_LINES = 15
-
-GPU_SHARE = 0.25
-"""GPUs per worker by default: a small network leaves most of a GPU idle."""
+GPU_SHARE = 0.25  # GPUs per worker by default: a small network leaves most of a GPU idle
 
 QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # errors are printed even with logging off
@@ -37,15 +34,12 @@ QUIET = {
 }
 
 
-@functools.cache  # Ray reads these only once in a process
-def own_settings() -> dict[str, str]:
-    """Return the environment variables for a Ray that the search starts itself."""
-    return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only, on every system
-        "RAY_AUTH_MODE": "token",  # other users of the machine can reach loopback
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
-    }
+OWN_RAY = QUIET | {  # for a Ray that the search starts itself, which reads these only once in a process
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only, on every system
+    "RAY_AUTH_MODE": "token",  # other users of the machine can reach loopback
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+}
 
 
 class Cluster:
@@ -59,7 +53,7 @@ class Cluster:
         self._is_own = address is None
         if address is not None:
             _check_address(address)
-        with _set_environment(QUIET if address is not None else QUIET | own_settings()):
+        with _set_environment(OWN_RAY if address is None else QUIET):
             self.ray = _import()
             context = self._start() if address is None else self._reach(address, target)
         session = getattr(context, "address_info", {}).get("session_dir")
@@ -86,10 +80,6 @@ class Cluster:
     def _init(self, address: str, **options: Any) -> Any:
         with _keep_signals(), _silence_stderr():
             return self.ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-
-    def close(self) -> None:
-        """End the job; a Ray that was started for it ends, too."""
-        self.ray.shutdown()
 
     # Resources
 
@@ -140,7 +130,11 @@ class Cluster:
     def describe_death(self, location: ActorLocation | None, error: Exception) -> str:
         """Return how the actor died and, if its log file is on this machine, the last lines that it printed."""
         which = f" (pid {location.pid}{self.place(location)})" if location else ""
-        return "\n".join([f"its worker{which} died: {_cause(error)}", *self._last_lines(location)])
+        lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
+        text = " ".join(" ".join(lines).split())
+        # without Ray's internal names and guesses
+        cause = _in_one_line(re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", text))
+        return "\n".join([f"its worker{which} died: {cause}", *self._last_lines(location)])
 
     def place(self, location: ActorLocation | None) -> str:
         """Return a text such as ` on 10.0.0.7`; empty if the node is not known."""
@@ -193,15 +187,10 @@ def modules_to_ship(target: str) -> list[str]:
     Installed packages are left out; the other machines must have them.
     """
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
-    paths = []
-    for name in dict.fromkeys(("objectives", target.partition(":")[0].partition(".")[0])):
-        spec = importlib.util.find_spec(name)
-        if spec is None or not (places := [*(spec.submodule_search_locations or ()), spec.origin]):
-            continue
-        path = Path(str(places[0])).resolve()
-        if path.exists() and installed.isdisjoint(path.parents):
-            paths.append(str(path))
-    return paths
+    names = dict.fromkeys(("objectives", re.split("[:.]", target)[0]))
+    specs = [spec for name in names if (spec := importlib.util.find_spec(name))]
+    paths = [Path([*(spec.submodule_search_locations or ()), str(spec.origin)][0]).resolve() for spec in specs]
+    return [str(path) for path in paths if path.exists() and installed.isdisjoint(path.parents)]
 
 
 def _in_one_line(error: object) -> str:
@@ -209,13 +198,6 @@ def _in_one_line(error: object) -> str:
     before, _, steps = str(error).partition("Traceback (most recent call last):")
     words = before.split() + " ".join(steps.strip().splitlines()[-1:]).split()
     return " ".join(words)[:400].rstrip(".") or type(error).__name__
-
-
-def _cause(error: Exception) -> str:
-    """Return what Ray says about a death, without its internal names and guesses."""
-    lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
-    text = " ".join(" ".join(lines).split())
-    return _in_one_line(re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", text))
 
 
 @contextmanager

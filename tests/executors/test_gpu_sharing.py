@@ -12,7 +12,7 @@ from objectives.base import DeviceError, ObjectiveSpec, Task
 from objectives.devices import place
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.executors import local
-from search.executors.gpu_sharing import WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
+from search.executors.gpu_sharing import choose_workers, fit_memory, joint_rate, max_workers
 from search.executors.local import LocalExecutor
 
 GIB = 2**30
@@ -38,7 +38,7 @@ TASK = Task(0, {}, seed=0, epochs=1)
 def test_workers_are_added_as_long_as_training_becomes_faster(
     rates: dict[int, float], most: int, step: int, chosen: int, why: str
 ):
-    assert choose_workers(rates.__getitem__, most, step=step) == WorkerCount(chosen, why)
+    assert choose_workers(rates.__getitem__, most, step=step) == (chosen, why)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Phases:
         best = best_trial(self._study.record())
         if not self._config.confirm:
             return self._summary(best, trial_run(best.number), None)
-        confirmer = Confirmer.open(
+        confirmer = Confirmer(
             self._study,
             self._session.tracking,
             top=self._config.confirm,
