@@ -13,7 +13,7 @@ from objectives.base import Objective, Task
 from search.coordinator.job_list import JobList, is_transient
 from search.coordinator.work import Job
 from search.study import records
-from search.study.records import StudyRecord, TrialRecord
+from search.study.records import TrialRecord
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Noise, images_of
 from search.study.selection.winner import choose, clearly_worse
@@ -43,27 +43,24 @@ class Confirmer:
     @cached_property
     def work(self) -> JobList:
         """The trainings, for the coordinator, with the results of earlier starts."""
-        jobs = [
-            confirm_job(self.study, trial, repeat, epochs=self.epochs, seed=self.seed)
-            for repeat in range(1, self.seeds + 1)
-            for trial in self._complete[: self.top]
-        ]
+        trials, _, _ = self._selection
+        jobs = [self._job(trial, repeat) for repeat in range(1, self.seeds + 1) for trial in trials]
         work = JobList(self.study, self.tracking, jobs, self._may_win, self.notice)
         work.resume()
         return work
 
     @cached_property
-    def _record(self) -> StudyRecord:
-        return self.study.record()
+    def _selection(self) -> tuple[list[TrialRecord], int | None, int]:
+        """The candidates' trials, best first; the images that values are shares of; how many trials were considered."""
+        record = self.study.record()
+        complete = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+        n_images = images_of(self.study.objective, (trial.value for trial in complete if trial.value is not None))
+        return complete[: self.top], n_images, record.considered
 
-    @cached_property
-    def _complete(self) -> list[TrialRecord]:
-        """The completed trials within the limits, best first."""
-        return [trial for trial in self._record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
-
-    @cached_property
-    def _n_images(self) -> int | None:
-        return images_of(self.study.objective, (trial.value for trial in self._complete if trial.value is not None))
+    def _job(self, trial: TrialRecord, repeat: int) -> Job:
+        seed = derive_seed(self.seed, "confirm", trial.number, repeat)
+        task = Task(trial.number, self.study.params_of(trial.params), seed, self.epochs)
+        return _job(self.study.objective, confirm_run(trial.number, repeat), f"fresh seed {repeat}", "confirm", task)
 
     def confirmation(self) -> Confirmation:
         """The candidates' figures as far as their trainings have ended."""
@@ -75,7 +72,7 @@ class Confirmer:
                 behind = clearly_worse(candidate, candidates, noise, self.study.direction)
                 candidate = replace(candidate, half=half_width, behind=behind)
             judged.append(candidate)
-        return Confirmation(tuple(judged), self.seeds, noise.seed, self._n_images)
+        return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images)
 
     def winner(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
@@ -95,8 +92,9 @@ class Confirmer:
         return not clearly_worse(candidate, candidates, noise, self.study.direction)
 
     def _candidates(self) -> tuple[list[Candidate], Noise]:
-        candidates = [self._candidate(trial) for trial in self._complete[: self.top]]
-        return candidates, Noise.of(candidates, self._n_images, self._record.considered)
+        trials, n_images, n_considered = self._selection
+        candidates = [self._candidate(trial) for trial in trials]
+        return candidates, Noise.of(candidates, n_images, n_considered)
 
     def _candidate(self, trial: TrialRecord) -> Candidate:
         assert trial.value is not None, "a completed trial has a value"
@@ -109,13 +107,6 @@ class Confirmer:
         """The ended trainings of a candidate."""
         jobs = [job for job in self.work.jobs if job.task.number == number]
         return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
-
-
-def confirm_job(study: StoredStudy, trial: TrialRecord, repeat: int, *, epochs: int, seed: int) -> Job:
-    """A trial's configuration on its fresh seed `repeat`, 1-based."""
-    fresh_seed = derive_seed(seed, "confirm", trial.number, repeat)
-    task = Task(trial.number, study.params_of(trial.params), fresh_seed, epochs)
-    return _job(study.objective, confirm_run(trial.number, repeat), f"fresh seed {repeat}", "confirm", task)
 
 
 def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int) -> Job:

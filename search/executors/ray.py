@@ -89,13 +89,15 @@ class RayExecutor:
         self._owed: dict[Any, int] = {}  # slots by the reference of the answer that they owe
         self.slots = self._demand = 1
         self._failed_starts = 0
-        self._update_at = self._retry_at = self._notice_at = 0.0
+        self._update_at = self._retry_at = 0.0
+        self._notice_at = time.monotonic() + MISSING_NOTICE_S
         self._reported_failures: set[str] = set()  # nodes, or reasons without a node; each is reported once
-        self._reported_counts: tuple[int, int] | None = None  # workers that were set up and wanted, when some missed
+        self._reported_counts: tuple[int, int] | None = (
+            None  # workers that were set up and wanted, when some were missing
+        )
 
     def set_demand(self, tasks: int) -> None:
-        """The number of actors follows at the next update."""
-        self._demand = tasks
+        self._demand = tasks  # the number of actors follows at the next update
 
     def ready(self) -> list[str]:
         """Wait for the first worker, and a few seconds for the others."""
@@ -134,7 +136,7 @@ class RayExecutor:
 
     @_explain_lost_cluster()
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
-        """Raises SearchError when the cluster is lost."""
+        """Return the events that arrive within the time. Raises SearchError when the cluster is lost."""
         if time.monotonic() >= self._update_at:
             self._update_at = time.monotonic() + UPDATE_S
             self._update_actors()
@@ -183,17 +185,13 @@ class RayExecutor:
         wanted = min(max(1, most), self._demand)
         free = [slot for slot in range(wanted) if slot not in self._actors]
         for slot in free[: max(0, wanted - len(self._actors))]:
-            self._add_actor(slot)
+            self._actors[slot] = Actor(handle := self._class.remote())
+            self._owed[handle.locate.remote()] = slot
+            self._owed[handle.set_up.remote(self._objective, self._device, self._threads)] = slot
         idle = [slot for slot, actor in self._actors.items() if actor.idle_since < time.monotonic() - IDLE_S]
         idle.sort(key=lambda slot: (self._actors[slot].ready is not None, -slot))  # pending actors first
         for slot in idle[: max(0, len(self._actors) - wanted)]:
             self._release(slot)
-
-    def _add_actor(self, slot: int) -> None:
-        handle = self._class.remote()
-        self._actors[slot] = Actor(handle)
-        self._owed[handle.locate.remote()] = slot
-        self._owed[handle.set_up.remote(self._objective, self._device, self._threads)] = slot
 
     def _release(self, slot: int) -> None:
         """End an actor that has no task."""

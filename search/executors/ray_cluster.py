@@ -32,8 +32,6 @@ QUIET = {
     "RAY_NUM_REDIS_GET_RETRIES": "1",  # a healthy head answers the first request
     "RAY_py_gcs_connect_timeout_s": "5",
 }
-
-
 OWN_RAY = QUIET | {  # for a Ray that the search starts itself, which reads these only once in a process
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only, on every system
     "RAY_AUTH_MODE": "token",  # other users of the machine can reach loopback
@@ -55,31 +53,24 @@ class Cluster:
             _check_address(address)
         with _set_environment(OWN_RAY if address is None else QUIET):
             self.ray = _import()
-            context = self._start() if address is None else self._reach(address, target)
+            context = self._connect(address, target)
         session = getattr(context, "address_info", {}).get("session_dir")
-        self._logs = Path(session) / "logs" if session else None
-        """Folder of the log files on this machine, if known."""
+        self._logs = Path(session) / "logs" if session else None  # folder of the log files on this machine
 
-    def _start(self) -> Any:
+    def _connect(self, address: str | None, target: str) -> Any:
+        own = {"num_cpus": usable_cores(), "include_dashboard": False}
+        options: Any = own if address is None else {"runtime_env": {"py_modules": modules_to_ship(target)}}
         try:
-            return self._init("local", num_cpus=usable_cores(), include_dashboard=False)
+            with _keep_signals(), _silence_stderr():
+                return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises many types
-            raise SearchError(
-                f"Ray does not start on this machine: {_in_one_line(error)}. Type --engine local to do without it"
-            ) from None
-
-    def _reach(self, address: str, target: str) -> Any:
-        try:
-            return self._init(address, runtime_env={"py_modules": modules_to_ship(target)})
-        except Exception as error:  # Ray raises many types
-            raise UsageError(
-                f"--address {address}: {_in_one_line(error)}. Give auto on a machine of the cluster, HOST:PORT of its "
-                "head from such a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
-            ) from None
-
-    def _init(self, address: str, **options: Any) -> Any:
-        with _keep_signals(), _silence_stderr():
-            return self.ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+            message = _in_one_line(error)
+        if address is None:
+            raise SearchError(f"Ray does not start on this machine: {message}. Type --engine local to do without it")
+        raise UsageError(
+            f"--address {address}: {message}. Give auto on a machine of the cluster, HOST:PORT of its head from such "
+            "a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
+        )
 
     # Resources
 
@@ -217,14 +208,14 @@ def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
 def _silence_stderr() -> Iterator[None]:
     """Suppress standard error, to which Ray's libraries write before their logging is configured."""
     sys.stderr.flush()
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    before = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(before, 2)
         os.close(before)
-        os.close(nowhere)
 
 
 @contextmanager
