@@ -1,16 +1,20 @@
-"""Confirms the winner: the best trials train again on fresh seeds, then the winner on all but the test split."""
+"""What trains after the trials: the best ones again on fresh seeds, and the winner on all but the test split.
+
+Optuna never sees these trainings, so the study's counts stay exact. An attribute of the study keeps their results by
+run. When more trials change the best ones, only the new trainings run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import Objective, Task
-from search.coordinator.job_list import JobList, is_transient
+from objectives.base import Task
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrialRecord
@@ -23,6 +27,101 @@ from search.study.summary import Candidate, Confirmation, Summary
 from search.study.training_result import TrainingResult
 from search.tracking.journal import confirm_run, refit_run
 from search.tracking.tracker import Tracking
+
+TRANSIENT_FAILURES = ("out_of_memory", "crashed")  # another start may not meet them, on a machine that is less busy
+
+
+@dataclass
+class JobList:
+    """Trainings that each run once. A later start repeats those that failed for a transient reason."""
+
+    unit = "trainings"
+
+    study: StoredStudy
+    tracking: Tracking
+    jobs: Sequence[Job]
+    is_needed: Callable[[Job], bool] = lambda job: True  # decides on each job until it begins
+    notice: Callable[[str], None] = lambda text: None
+    results: dict[str, TrainingResult] = field(default_factory=dict, init=False)  # by run, of those that have ended
+    _begun: dict[str, tuple[int, datetime]] = field(default_factory=dict, init=False)  # by run: the slot and the time
+
+    def resume(self) -> None:
+        """Take up the results of earlier starts; call it once, first.
+
+        The journal may have a result that a killed search could not store in the study any more.
+        """
+        stored = self._stored()
+        for job in self.jobs:
+            values = self.tracking.verdict(job.run) or stored.get(job.run)
+            if values is not None and not _is_transient(result := TrainingResult.from_dict(values)):
+                self._store(job.run, result)
+
+    @property
+    def target(self) -> int:
+        return len(self.jobs) - sum(not self.is_needed(job) for job in self._not_begun())
+
+    @property
+    def remaining(self) -> int:
+        return len(self._waiting())
+
+    def next(self) -> Job | None:
+        return next(iter(self._waiting()), None)
+
+    def prepare_next(self) -> None:
+        """Do nothing: there is nothing to sample."""
+
+    def _waiting(self) -> list[Job]:
+        return [job for job in self._not_begun() if self.is_needed(job)]
+
+    def _not_begun(self) -> list[Job]:
+        return [job for job in self.jobs if job.run not in self.results and job.run not in self._begun]
+
+    def begin(self, job: Job, slot: int) -> None:
+        self._begun[job.run] = slot, datetime.now()
+
+    def report(self, job: Job, step: int, value: float) -> bool:
+        return False
+
+    def end(self, job: Job, result: TrainingResult) -> TrialRecord:
+        """Store the result, and report which trainings it makes unnecessary."""
+        waiting = self._waiting()
+        self._store(job.run, result)
+        for other in waiting:
+            if not self.is_needed(other):
+                self.notice(f"{other.name} is not needed any more: its configuration cannot win")
+        return self._record(job)
+
+    def records(self) -> list[TrialRecord]:
+        return [self._record(job) for job in self.jobs if job.run in self.results]
+
+    def _stored(self) -> dict[str, dict[str, Any]]:
+        return dict(self.study.attrs().get(records.EXTRA, {}))
+
+    def _store(self, run: str, result: TrainingResult) -> None:
+        self.results[run] = result
+        stored = self._stored()
+        if stored.get(run) != result.as_dict():
+            self.study.set_attr(records.EXTRA, {**stored, run: result.as_dict()})
+
+    def _record(self, job: Job) -> TrialRecord:
+        result = self.results[job.run]
+        slot, started = self._begun.get(job.run, (None, None))
+        return TrialRecord(
+            number=job.task.number,
+            state=result.state,
+            value=result.value,
+            params=job.task.params,
+            label=job.label,
+            baseline=None,
+            failure=result.failure,
+            failure_message=result.failure_message,
+            metrics=result.metrics,
+            slot=slot,
+            started=started,
+            ended=datetime.now() if started else None,
+            run_id=self.tracking.mlflow_id(job.run),
+            intermediate={},
+        )
 
 
 @dataclass
@@ -58,9 +157,8 @@ class Confirmer:
         return complete[: self.top], n_images, record.considered
 
     def _job(self, trial: TrialRecord, repeat: int) -> Job:
-        seed = derive_seed(self.seed, "confirm", trial.number, repeat)
-        task = Task(trial.number, self.study.params_of(trial.params), seed, self.epochs)
-        return _job(self.study.objective, confirm_run(trial.number, repeat), f"fresh seed {repeat}", "confirm", task)
+        run, seed = confirm_run(trial.number, repeat), derive_seed(self.seed, "confirm", trial.number, repeat)
+        return _job(self.study, trial, "confirm", run, f"fresh seed {repeat}", seed, self.epochs)
 
     def confirmation(self) -> Confirmation:
         """The candidates' figures as far as their trainings have ended."""
@@ -106,20 +204,26 @@ class Confirmer:
     def _results(self, number: int) -> list[tuple[Job, TrainingResult]]:
         """The ended trainings of a candidate."""
         jobs = [job for job in self.work.jobs if job.task.number == number]
-        return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
+        return [(job, self.work.results[job.run]) for job in jobs if job.run in self.work.results]
 
 
 def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int) -> Job:
     """The winner's configuration on training and validation split together, from a fresh seed."""
-    fresh_seed = derive_seed(seed, "refit", winner.number)
-    task = Task(winner.number, study.params_of(winner.params), fresh_seed, epochs, refit=True)
-    return _job(study.objective, refit_run(winner.number), "all but the test split", "refit", task)
+    run, fresh_seed = refit_run(winner.number), derive_seed(seed, "refit", winner.number)
+    return _job(study, winner, "refit", run, "all but the test split", fresh_seed, epochs, refit=True)
 
 
-def _job(objective: Objective, run: str, variant: str, kind: str, task: Task) -> Job:
-    label = f"{described(objective, task.params)}, {variant}"
+def _job(
+    study: StoredStudy, trial: TrialRecord, kind: str, run: str, note: str, seed: int, epochs: int, refit: bool = False
+) -> Job:
+    task = Task(trial.number, study.params_of(trial.params), seed, epochs, refit=refit)
+    label = f"{described(study.objective, task.params)}, {note}"
     tags = {"kind": kind, "optuna.trial.number": str(task.number)}
     return Job(run, f"{kind} #{task.number:03d} {label}", label, task, tags)
+
+
+def _is_transient(result: TrainingResult) -> bool:
+    return result.failure in TRANSIENT_FAILURES
 
 
 def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> bool:
@@ -129,4 +233,4 @@ def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> 
         repeats = range(1, confirmation.seeds + 1)
         runs |= {confirm_run(candidate.number, repeat) for candidate in confirmation.candidates for repeat in repeats}
     results = attrs.get(records.EXTRA, {})
-    return any(is_transient(TrainingResult.from_dict(results[run])) for run in runs & results.keys())
+    return any(_is_transient(TrainingResult.from_dict(results[run])) for run in runs & results.keys())

@@ -11,7 +11,8 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 
 from optuna.trial import TrialState
 
@@ -35,28 +36,26 @@ MAX_SAME_FAILURES = 10  # the search stops when its first trials, this many, all
 INTERRUPT_S = 6.0  # how long an interrupted search waits for checkpoints, so that it ends within 10 s
 
 
+@dataclass
 class Coordinator:
     """Runs some work until nothing is left of it, or until it is interrupted."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        executor: Executor,
-        tracking: Tracking,
-        *,
-        files: TrainingFiles,
-        tags: Mapping[str, str],
-        display: Display,
-        checkpoint_interval_s: float = 30.0,
-    ) -> None:
-        """`tags` go on every MLflow run."""
-        self.objective, self.executor, self.tracking = objective, executor, tracking
-        self._files, self._runs = files, TrainingRuns(objective, tracking, files, tags)
-        self._display, self._checkpoint_interval_s = display, checkpoint_interval_s
-        self._running: dict[int, RunningTraining] = {}  # by slot
-        self._retries: deque[RunningTraining] = deque()  # trainings that wait for another worker
-        self._notices: set[str] = set()  # notices from workers that were shown; several workers send the same one
-        self._shown_at = -math.inf
+    objective: Objective
+    executor: Executor
+    tracking: Tracking
+    _: KW_ONLY
+    files: TrainingFiles
+    tags: Mapping[str, str]  # of every MLflow run
+    display: Display
+    checkpoint_interval_s: float = 30.0
+    _running: dict[int, RunningTraining] = field(default_factory=dict, init=False)  # by slot
+    _retries: deque[RunningTraining] = field(default_factory=deque, init=False)  # they wait for another worker
+    _notices: set[str] = field(default_factory=set, init=False)  # shown already; several workers send the same one
+    _shown_at: float = field(default=-math.inf, init=False)
+
+    @cached_property
+    def _runs(self) -> TrainingRuns:
+        return TrainingRuns(self.objective, self.tracking, self.files, self.tags)
 
     def run(
         self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
@@ -119,7 +118,7 @@ class Coordinator:
 
     def _start(self, slot: int, training: RunningTraining) -> None:
         """Start a training, from its checkpoint if it has one."""
-        path = self._files.checkpoint_of(training.job.run)
+        path = self.files.checkpoint_of(training.job.run)
         checkpoint = path.read_bytes() if path.exists() else None
         training.is_resumed = checkpoint is not None
         self._running[slot] = training
@@ -140,7 +139,7 @@ class Coordinator:
             case Refused(metrics):
                 self._end(slot, training, self._runs.refuse(training.job, metrics))
             case Failed("error") if training.result is None and training.is_resumed:
-                self._files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+                self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
                 self._retry(slot, training, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
                 self._fail(slot, training, kind, message, traceback)
@@ -155,7 +154,7 @@ class Coordinator:
         training.result = result
         if result.notice is not None and result.notice not in self._notices:
             self._notices.add(result.notice)
-            self._display.notice(result.notice)
+            self.display.notice(result.notice)
         self._runs.log(training.job, result)
         if (divergence := training.divergence(self.objective.metric, result)) is not None:
             self._fail(slot, training, "diverged", divergence)
@@ -167,13 +166,13 @@ class Coordinator:
                 training.is_pruned = True
                 self.executor.stop(slot)
                 return
-        if time.monotonic() - training.checkpointed_at >= self._checkpoint_interval_s:
+        if time.monotonic() - training.checkpointed_at >= self.checkpoint_interval_s:
             self.executor.checkpoint(slot)
         else:
             self.executor.advance(slot)
 
     def _save(self, training: RunningTraining, state: bytes) -> None:
-        write_atomic(self._files.checkpoint_of(training.job.run), state)
+        write_atomic(self.files.checkpoint_of(training.job.run), state)
         training.checkpointed_at = time.monotonic()
 
     def _retry(self, slot: int, training: RunningTraining, reason: str, *, counts: bool = True) -> None:
@@ -187,7 +186,7 @@ class Coordinator:
         job, retries = training.job, training.retries + counts
         self._retries.append(RunningTraining(job, training.steps, retries, value=training.value))
         del self._running[slot]
-        self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
+        self.display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
 
     def _finish(self, slot: int, training: RunningTraining, outcome: Outcome) -> None:
         if training.value is None and not training.job.task.refit:
@@ -201,11 +200,11 @@ class Coordinator:
     def _end(self, slot: int, training: RunningTraining, result: TrainingResult) -> None:
         """Store the end of a training whose run has ended."""
         record = self.work.end(training.job, result)
-        self._files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+        self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
         del self._running[slot]
         self._standing.add(record)
         self._standing.target = self.work.target
-        self._display.trial_ended(record, self._standing)
+        self.display.trial_ended(record, self._standing)
         self._failures[record.failure if record.state == TrialState.FAIL else None] += 1
         self._last_ended: TrialRecord = record
 
@@ -236,4 +235,4 @@ class Coordinator:
         self._shown_at = time.monotonic()
         self._standing.target = self.work.target
         running = [training.progress() for _, training in sorted(self._running.items())]
-        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))
+        self.display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))

@@ -65,46 +65,46 @@ class RunningTraining:
         return RunningTrial(task.number, self.job.label, epoch, task.epochs, tuple(self.curve))
 
 
+@dataclass(frozen=True)
 class TrainingRuns:
     """Writes the runs of one study's trainings to the tracking journal: open, log, then exactly one of the others."""
 
-    def __init__(
-        self, objective: Objective, tracking: Tracking, files: TrainingFiles, study_tags: Mapping[str, str]
-    ) -> None:
-        """`study_tags` go on every run."""
-        self._objective, self._tracking, self._files, self._study_tags = objective, tracking, files, study_tags
+    objective: Objective
+    tracking: Tracking
+    files: TrainingFiles
+    study_tags: Mapping[str, str]  # of every run
 
     def open(self, job: Job) -> None:
         """Begin the run of a training, or go on with it."""
         task = job.task
         params = {name: readable(value) for name, value in task.params.items()}
-        self._tracking.open_run(
+        self.tracking.open_run(
             job.run,
             job.name,
-            tags={**self._study_tags, **job.tags, "optuna.state": "RUNNING"},
+            tags={**self.study_tags, **job.tags, "optuna.state": "RUNNING"},
             params=params | {"seed": str(task.seed), "epochs": str(task.epochs)},
             parent=PARENT,
-            dataset=self._objective.dataset_info() if isinstance(self._objective, ImageClassifier) else None,
+            dataset=self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None,
             step=job.step,
         )
 
     def log(self, job: Job, result: EpochResult) -> None:
         """Write the curve points of one pull."""
         if result.metrics:
-            self._tracking.log(job.run, result.metrics, step=math.floor(result.epoch), position=result.step)
+            self.tracking.log(job.run, result.metrics, step=math.floor(result.epoch), position=result.step)
 
     def finish(self, training: RunningTraining, outcome: Outcome) -> TrainingResult:
         """End the run of a training that came to its end or was pruned."""
         job, value, is_pruned = training.job, training.value, training.is_pruned
-        epoch = training.result.epoch if training.result else job.step / self._objective.steps_per_epoch()
+        epoch = training.result.epoch if training.result else job.step / self.objective.steps_per_epoch()
         figures = {**outcome.metrics, "epochs": epoch}
-        measured = {} if value is None else {self._objective.metric: value}
+        measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
         result = TrainingResult(state, None if is_pruned else value, {records.METRICS: figures})
         self._keep(job, outcome)
         if outcome.weights is not None and not is_pruned:
-            write_atomic(self._files.weights_of(job.run), outcome.weights)
+            write_atomic(self.files.weights_of(job.run), outcome.weights)
         return self._end(job, result, metrics=measured | finals)
 
     def refuse(self, job: Job, metrics: Mapping[str, float]) -> TrainingResult:
@@ -115,23 +115,23 @@ class TrainingRuns:
     def fail(self, job: Job, kind: str, message: str, traceback: str) -> TrainingResult:
         """End the run of a training that failed."""
         if traceback:
-            self._tracking.file(job.run, "traceback.txt", traceback.encode())
+            self.tracking.file(job.run, "traceback.txt", traceback.encode())
         tags = {"failure": kind, "failure.message": message[:5000]}
         return self._end(job, TrainingResult.failed(kind, message), tags=tags)
 
     def suspend(self, job: Job) -> None:
         """Close the run of a training that an interruption cuts short."""
-        self._tracking.end_run(job.run, "KILLED", tags={"optuna.state": "RUNNING"})
+        self.tracking.end_run(job.run, "KILLED", tags={"optuna.state": "RUNNING"})
 
     def _keep(self, job: Job, outcome: Outcome) -> None:
         """Write a training's parameters and weights, and the data of its plots."""
-        self._tracking.file(job.run, "params.json", records.to_json(job.task.params))
+        self.tracking.file(job.run, "params.json", records.to_json(job.task.params))
         if outcome.weights is not None:
-            self._tracking.file(job.run, "weights.pt", outcome.weights)
-        if outcome.predictions is not None and isinstance(self._objective, ImageClassifier):
-            images, labels = self._objective.validation_images()
-            classes, probabilities = self._objective.class_names(), outcome.predictions
-            self._tracking.pictures(job.run, classes=classes, images=images, labels=labels, probabilities=probabilities)
+            self.tracking.file(job.run, "weights.pt", outcome.weights)
+        if outcome.predictions is not None and isinstance(self.objective, ImageClassifier):
+            images, labels = self.objective.validation_images()
+            classes, probabilities = self.objective.class_names(), outcome.predictions
+            self.tracking.pictures(job.run, classes=classes, images=images, labels=labels, probabilities=probabilities)
 
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}
@@ -141,5 +141,5 @@ class TrainingRuns:
         if state in MARKS:
             tags[RUN_NAME] = run_name(job.task.number, job.label, MARKS[state])
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
-        self._tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=result.as_dict())
+        self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=result.as_dict())
         return result

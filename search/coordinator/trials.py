@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 
 from objectives.base import Task
 from search.coordinator.progress import TRIALS
@@ -22,36 +23,28 @@ from search.tracking.pages import run_name
 from search.tracking.tracker import Tracking
 
 
+@dataclass
 class Trials:
     """The missing trials of a study: first those that an earlier search left running, then new ones."""
 
     unit = TRIALS
 
-    def __init__(
-        self,
-        study: SamplingStudy,
-        tracking: Tracking,
-        *,
-        target: int,
-        epochs: int,
-        seed: int,
-        deadline: float = math.inf,
-        stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None,
-    ) -> None:
-        """`deadline` is on `time.monotonic`'s clock: no trial is sampled after it.
-
-        `stopping_rule` returns why the trials that have ended are enough; None while they are not.
-        """
-        self.target = target
-        self.search_s = 0.0  # seconds spent on sampling and storing
-        self._study, self._tracking, self._epochs, self._seed = study, tracking, epochs, seed
-        self._deadline, self._stopping_rule = deadline, stopping_rule
-        self._ended: list[TrialRecord] = []
-        self._stopped: str | None = None
-        self._resumed: deque[PreparedTrial] = deque()
-        self._prepared: PreparedTrial | None = None
-        self._running: dict[int, PreparedTrial] = {}
-        self._study_linked = False
+    study: SamplingStudy
+    tracking: Tracking
+    _: KW_ONLY
+    target: int
+    epochs: int
+    seed: int
+    deadline: float = math.inf  # on the clock of `time.monotonic`; no trial is sampled after it
+    stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None
+    """Returns why the trials that have ended are enough; None while they are not."""
+    search_s: float = field(default=0.0, init=False)  # seconds spent on sampling and storing
+    _ended: list[TrialRecord] = field(default_factory=list, init=False)
+    _stopped: str | None = field(default=None, init=False)
+    _resumed: deque[PreparedTrial] = field(default_factory=deque, init=False)
+    _prepared: PreparedTrial | None = field(default=None, init=False)
+    _running: dict[int, PreparedTrial] = field(default_factory=dict, init=False)
+    _study_linked: bool = field(default=False, init=False)
 
     def resume(self) -> set[str]:
         """Take up the running trials of earlier starts; call it once, first. Returns the runs that are resumed.
@@ -59,17 +52,17 @@ class Trials:
         A trial whose result is in the journal but not in the storage ends now.
         """
         self._ended = [trial for trial in self.records() if trial.state.is_finished()]
-        for prepared in self._study.resume():
+        for prepared in self.study.resume():
             run = trial_run(prepared.number)
-            if (stored := self._tracking.verdict(run)) is None:
+            if (stored := self.tracking.verdict(run)) is None:
                 self._resumed.append(prepared)
             else:
                 self._tell(prepared.number, run, TrainingResult.from_dict(stored))
-        self._stopped = self._stopping_rule(self._ended)
+        self._stopped = self.stopping_rule(self._ended)
         return {trial_run(prepared.number) for prepared in self._resumed}
 
     def records(self) -> list[TrialRecord]:
-        return list(self._study.stored.record().trials)
+        return list(self.study.stored.record().trials)
 
     @property
     def remaining(self) -> int:
@@ -90,52 +83,52 @@ class Trials:
     @property
     def stop_reason(self) -> str | None:
         """Why no further trial begins although some are missing; None while trials go on."""
-        return self._study.exhausted or self._stopped
+        return self.study.exhausted or self._stopped
 
     def _missing(self) -> int:
-        if time.monotonic() > self._deadline or self.stop_reason is not None:
+        if time.monotonic() > self.deadline or self.stop_reason is not None:
             return 0
-        return self.target - self._study.finished - len(self._running) - len(self._resumed)
+        return self.target - self.study.finished - len(self._running) - len(self._resumed)
 
     def _ask(self) -> PreparedTrial | None:
         with self._timed():
-            return self._study.ask()
+            return self.study.ask()
 
     def _job(self, prepared: PreparedTrial) -> Job:
         self._running[prepared.number] = prepared
-        number, params, limit_ms = prepared.number, prepared.params, self._study.limits.latency_ms
-        label = described(self._study.objective, params)
+        number, params, limit_ms = prepared.number, prepared.params, self.study.limits.latency_ms
+        label = described(self.study.objective, params)
         tags = {"kind": "trial", "optuna.trial.number": str(number)}
         if prepared.baseline:
             tags["baseline"] = prepared.baseline
-        seed = derive_seed(self._seed, "train", number)
-        task = Task(number, params, seed, self._epochs, max_latency_ms=limit_ms)
+        seed = derive_seed(self.seed, "train", number)
+        task = Task(number, params, seed, self.epochs, max_latency_ms=limit_ms)
         run, name = trial_run(number), run_name(number, label)
         return Job(run, name, label, task, tags, step=prepared.last_step, value=prepared.last_value)
 
     def begin(self, job: Job, slot: int) -> None:
         """Store the complete trial, unless an earlier start has."""
         prepared = self._running[job.task.number]
-        if not self._study.holds(prepared.number):
+        if not self.study.holds(prepared.number):
             with self._timed():
-                self._study.start(prepared, {records.LABEL: job.label, records.SLOT: slot})
+                self.study.start(prepared, {records.LABEL: job.label, records.SLOT: slot})
 
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value and ask the pruner. A baseline is never pruned, because others are compared with it."""
         number = job.task.number
         with self._timed():
-            return self._study.report(number, step, value, prunable=self._running[number].baseline is None)
+            return self.study.report(number, step, value, prunable=self._running[number].baseline is None)
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         record = self._tell(job.task.number, job.run, result)
         del self._running[job.task.number]
-        self._stopped = self._stopping_rule(self._ended)
+        self._stopped = self.stopping_rule(self._ended)
         return record
 
     def _tell(self, number: int, run: str, result: TrainingResult) -> TrialRecord:
         result = result.with_attrs(self._link(run))
         with self._timed():
-            trial = self._study.tell(number, result)
+            trial = self.study.tell(number, result)
         self._ended.append(record := TrialRecord.of(trial))
         return record
 
@@ -144,12 +137,12 @@ class Trials:
 
         Nothing waits for the run, because workers would wait too. The finish links the other trials.
         """
-        if (run_id := self._tracking.mlflow_id(run)) is None:
+        if (run_id := self.tracking.mlflow_id(run)) is None:
             return {}
         if not self._study_linked:
             self._study_linked = True
             for key, name in ((records.EXPERIMENT, EXPERIMENT), (records.PARENT_RUN, PARENT)):
-                self._study.stored.set_attr(key, self._tracking.mlflow_id(name))
+                self.study.stored.set_attr(key, self.tracking.mlflow_id(name))
         return {records.RUN: run_id}
 
     @contextmanager

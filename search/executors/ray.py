@@ -92,9 +92,7 @@ class RayExecutor:
         self._update_at = self._retry_at = 0.0
         self._notice_at = time.monotonic() + MISSING_NOTICE_S
         self._reported_failures: set[str] = set()  # nodes, or reasons without a node; each is reported once
-        self._reported_counts: tuple[int, int] | None = (
-            None  # workers that were set up and wanted, when some were missing
-        )
+        self._reported_counts: tuple[int, int] | None = None  # workers that were set up, and wanted
 
     def set_demand(self, tasks: int) -> None:
         self._demand = tasks  # the number of actors follows at the next update

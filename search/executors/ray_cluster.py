@@ -49,8 +49,7 @@ class Cluster:
 
     def __init__(self, address: str | None, target: str) -> None:
         self._is_own = address is None
-        if address is not None:
-            _check_address(address)
+        _check_address(address)
         with _set_environment(OWN_RAY if address is None else QUIET):
             self.ray = _import()
             context = self._connect(address, target)
@@ -156,9 +155,9 @@ def _import() -> Any:
     return ray
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str | None) -> None:
     """Raise UsageError for a malformed address or a closed port; Ray itself would try for a minute."""
-    if address == "auto":
+    if address is None or address == "auto":
         return
     parsed = re.fullmatch(r"(ray://)?(\[[^\]\s]+\]|[^\s:/@]+):(\d{1,5})", address)
     if parsed is None:

@@ -18,8 +18,7 @@ from search.commands.session.origin import run_tags
 from search.commands.session.preload import Preload
 from search.commands.session.session import SearchSession
 from search.common.signals import Interrupted
-from search.coordinator.confirmation import Confirmer, refit_job
-from search.coordinator.job_list import JobList
+from search.coordinator.confirmation import Confirmer, JobList, refit_job
 from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
 from search.coordinator.work import Work
@@ -114,8 +113,7 @@ class Phases:
         work.resume()
         title = f"training the winner on all but the test split, {counted(epochs, 'epoch')}"
         self._train(work, title, is_last=True)
-        result = work.result(job)
-        assert result is not None, "the coordinator brings every training to an end"
+        result = work.results[job.run]
         if result.state != TrialState.COMPLETE:
             why = result.failure_message
             return summary.noted(f"training the winner on all but the test split failed ({why}); {summary.run} is kept")
