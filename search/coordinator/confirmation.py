@@ -53,12 +53,13 @@ class JobList:
         stored = self._stored()
         for job in self.jobs:
             values = self.tracking.verdict(job.run) or stored.get(job.run)
-            if values is not None and not _is_transient(result := TrainingResult.from_dict(values)):
+            result = TrainingResult.from_dict(values) if values is not None else None
+            if result is not None and result.failure not in TRANSIENT_FAILURES:
                 self._store(job.run, result)
 
     @property
     def target(self) -> int:
-        return len(self.jobs) - sum(not self.is_needed(job) for job in self._not_begun())
+        return len(self.results.keys() | self._begun.keys()) + self.remaining
 
     @property
     def remaining(self) -> int:
@@ -71,10 +72,8 @@ class JobList:
         """Do nothing: there is nothing to sample."""
 
     def _waiting(self) -> list[Job]:
-        return [job for job in self._not_begun() if self.is_needed(job)]
-
-    def _not_begun(self) -> list[Job]:
-        return [job for job in self.jobs if job.run not in self.results and job.run not in self._begun]
+        begun = self.results.keys() | self._begun.keys()
+        return [job for job in self.jobs if job.run not in begun and self.is_needed(job)]
 
     def begin(self, job: Job, slot: int) -> None:
         self._begun[job.run] = slot, datetime.now()
@@ -222,15 +221,11 @@ def _job(
     return Job(run, f"{kind} #{task.number:03d} {label}", label, task, tags)
 
 
-def _is_transient(result: TrainingResult) -> bool:
-    return result.failure in TRANSIENT_FAILURES
-
-
 def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> bool:
     """Whether a training that the winner rests on failed in a way that another start may not. `attrs`: the study's."""
     runs = {refit_run(summary.number)} if refits else set()
     if (confirmation := summary.confirmation) is not None:
         repeats = range(1, confirmation.seeds + 1)
         runs |= {confirm_run(candidate.number, repeat) for candidate in confirmation.candidates for repeat in repeats}
-    results = attrs.get(records.EXTRA, {})
-    return any(_is_transient(TrainingResult.from_dict(results[run])) for run in runs & results.keys())
+    stored = attrs.get(records.EXTRA, {})
+    return any(TrainingResult.from_dict(stored[run]).failure in TRANSIENT_FAILURES for run in runs & stored.keys())

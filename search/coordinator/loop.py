@@ -233,6 +233,5 @@ class Coordinator:
         if time.monotonic() - self._shown_at < REFRESH_S:
             return
         self._shown_at = time.monotonic()
-        self._standing.target = self.work.target
         running = [training.progress() for _, training in sorted(self._running.items())]
         self.display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.trouble))

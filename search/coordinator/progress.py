@@ -34,30 +34,23 @@ class Standing:
         self.target, self.unit = target, unit
         self._direction = direction
         self.counts: Counter[TrialState] = Counter()
-        self._best: TrialRecord | None = None
+        self.best: TrialRecord | None = None
+        """The best completed trial within the limits, the first of equal ones; None for other trainings than trials."""
         for trial in ended:
             self.add(trial)
 
     def add(self, trial: TrialRecord) -> None:
         """Count a trial that ended."""
         self.counts[trial.state] += 1
-        if trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
-            best = self._best.value if self._best else None
+        if self.unit == TRIALS and trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
+            best = self.best.value if self.best else None
             if best is None or self._direction.better(trial.value, than=best):
-                self._best = trial
+                self.best = trial
 
     @property
     def finished(self) -> int:
         """Number of trials that ended."""
         return sum(n for state, n in self.counts.items() if state.is_finished())
-
-    @property
-    def best(self) -> TrialRecord | None:
-        """The best completed trial within the limits; the first of equal ones.
-
-        None for trainings that confirm something, because only their means are compared.
-        """
-        return self._best if self.unit == TRIALS else None
 
 
 @dataclass(frozen=True)

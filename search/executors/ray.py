@@ -21,7 +21,7 @@ from objectives.worker.messages import WorkerReady
 from objectives.worker.ray_actor import ActorLocation, WorkerActor
 from search.common.errors import SearchError, UsageError
 from search.executors.base import Failed, Finished, Lost, Refused, SlotEvent
-from search.executors.ray_cluster import Cluster
+from search.executors.ray_cluster import Cluster, describe
 
 UPDATE_S = 1.0  # how often the number of actors is adapted
 IDLE_S = 10.0  # surplus workers end after this time without a task; the confirmation might need them again
@@ -200,7 +200,7 @@ class RayExecutor:
 
     def _remove_dead(self, slot: int, actor: Actor, error: Exception) -> Lost | None:
         """Remove an actor that answered with an error. The next update starts another one in its slot."""
-        machine_gone = self._cluster.lost_machine(actor.location, error)
+        machine_gone = self._cluster.is_machine_gone(actor.location, error)
         reason = self._cluster.describe_death(actor.location, error)
         self._release(slot)
         self._update_at = 0.0
@@ -242,9 +242,7 @@ class RayExecutor:
                 self._notice(f"all {wanted} workers are set up")
         elif counts != reported and now >= self._notice_at:
             self._reported_counts, self._notice_at = counts, now + MISSING_NOTICE_S
-            share = self._cluster.describe(self._share)
-            total = self._cluster.describe(self._cluster.resources())
             self._notice(
-                f"{n_ready} of {wanted} workers are set up; the others start or wait for room: each needs {share}, and "
-                f"the cluster has {total} in all"
+                f"{n_ready} of {wanted} workers are set up; the others start or wait for room: each needs "
+                f"{describe(self._share)}, and the cluster has {describe(self._cluster.resources())} in all"
             )

@@ -50,7 +50,7 @@ class Cluster:
     def __init__(self, address: str | None, target: str) -> None:
         self._is_own = address is None
         _check_address(address)
-        with _set_environment(OWN_RAY if address is None else QUIET):
+        with _quiet(OWN_RAY if address is None else QUIET), _keep_signals():
             self.ray = _import()
             context = self._connect(address, target)
         session = getattr(context, "address_info", {}).get("session_dir")
@@ -60,8 +60,7 @@ class Cluster:
         own = {"num_cpus": usable_cores(), "include_dashboard": False}
         options: Any = own if address is None else {"runtime_env": {"py_modules": modules_to_ship(target)}}
         try:
-            with _keep_signals(), _silence_stderr():
-                return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
+            return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises many types
             message = _in_one_line(error)
         if address is None:
@@ -86,7 +85,7 @@ class Cluster:
         share = {"CPU": cpus, "GPU": gpus}
         if self._is_own and not self.room(share):
             raise UsageError(
-                f"a worker with {self.describe(share)} has no room on this machine, which has {self.describe(total)}; "
+                f"a worker with {describe(share)} has no room on this machine, which has {describe(total)}; "
                 "ask for less with --cpus-per-trial and --gpus-per-trial, or name a cluster with --address"
             )
         return share
@@ -102,14 +101,9 @@ class Cluster:
         needed = [(name, amount) for name, amount in share.items() if amount]
         return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed) for node in nodes)
 
-    @staticmethod
-    def describe(resources: Mapping[str, float]) -> str:
-        """Return a text such as `2 CPU and 0.25 GPU`."""
-        return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount or name == "CPU")
-
     # Dead actors
 
-    def lost_machine(self, location: ActorLocation | None, error: Exception) -> bool:
+    def is_machine_gone(self, location: ActorLocation | None, error: Exception) -> bool:
         """Return whether the machine of the actor is gone or unreachable, as opposed to a failure of the actor."""
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.ActorUnavailableError | exceptions.NodeDiedError):
@@ -141,6 +135,11 @@ class Cluster:
         files = sorted(self._logs.glob(f"worker-{location.worker}-*"), key=lambda path: path.suffix, reverse=True)
         lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
         return [line for line in lines if not line.startswith(":")][-LAST_LINES:]  # lines that Ray itself writes
+
+
+def describe(resources: Mapping[str, float]) -> str:
+    """Return a text such as `2 CPU and 0.25 GPU`."""
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount or name == "CPU")
 
 
 def _import() -> Any:
@@ -191,30 +190,25 @@ def _in_one_line(error: object) -> str:
 
 
 @contextmanager
-def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for Ray and the processes that it starts, and restore them afterwards."""
-    before = {name: os.environ[name] for name in values if name in os.environ}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            os.environ.pop(name, None)
-        os.environ.update(before)
+def _quiet(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for Ray and its processes, and suppress standard error; restore both afterwards.
 
-
-@contextmanager
-def _silence_stderr() -> Iterator[None]:
-    """Suppress standard error, to which Ray's libraries write before their logging is configured."""
+    Ray's libraries write to standard error before their logging is configured.
+    """
+    before = {name: os.environ[name] for name in environment if name in os.environ}
+    os.environ.update(environment)
     sys.stderr.flush()
-    before = os.dup(2)
+    stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(before, 2)
-        os.close(before)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        for name in environment:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextmanager
