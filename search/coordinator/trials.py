@@ -133,10 +133,7 @@ class Trials:
         return record
 
     def _link(self, run: str) -> dict[str, str]:
-        """The attribute that links a trial to its MLflow run, if the run has arrived there.
-
-        Nothing waits for the run, because workers would wait too. The finish links the other trials.
-        """
+        """The attribute that links a trial to its run in MLflow, if the run is there; the finish links the others."""
         if (run_id := self.tracking.mlflow_id(run)) is None:
             return {}
         if not self._study_linked:

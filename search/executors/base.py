@@ -33,8 +33,7 @@ __all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Fini
 class Lost:
     """The worker died with its task."""
 
-    reason: str
-    """How it died and the last lines it printed."""
+    reason: str  # how it died and the last lines it printed
     may_be_task: bool = True
     """False if the task cannot be the cause: the machine is gone, or the worker died before the task reached it."""
 

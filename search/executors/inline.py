@@ -48,7 +48,6 @@ class InlineExecutor:
         self._command = ("stop",)
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
-        """Run the command that is due, however long it takes."""
         if not self._command:
             return []
         (name, *arguments), self._command = self._command, ()

@@ -107,8 +107,7 @@ class RayExecutor:
         return [actor.ready.device for actor in self._actors.values() if actor.ready]
 
     def tune_workers(self, task: Task) -> str | None:
-        """Choose nothing: Ray places workers by the resources that they reserve."""
-        return None
+        return None  # Ray places workers by the resources that they reserve
 
     def available(self) -> list[int]:
         return sorted(slot for slot, actor in self._actors.items() if actor.ready)

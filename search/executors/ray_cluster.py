@@ -171,10 +171,7 @@ def _check_address(address: str | None) -> None:
 
 
 def modules_to_ship(target: str) -> list[str]:
-    """Return the files and folders that workers on other machines import: `objectives` and the objective's module.
-
-    Installed packages are left out; the other machines must have them.
-    """
+    """Return the paths of `objectives` and of the objective's module, which all machines need, unless installed."""
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
     names = dict.fromkeys(("objectives", re.split("[:.]", target)[0]))
     specs = [spec for name in names if (spec := importlib.util.find_spec(name))]
@@ -191,10 +188,7 @@ def _in_one_line(error: object) -> str:
 
 @contextmanager
 def _quiet(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for Ray and its processes, and suppress standard error; restore both afterwards.
-
-    Ray's libraries write to standard error before their logging is configured.
-    """
+    """Set environment variables for Ray, and suppress standard error until its logging is configured."""
     before = {name: os.environ[name] for name in environment if name in os.environ}
     os.environ.update(environment)
     sys.stderr.flush()

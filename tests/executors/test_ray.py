@@ -179,7 +179,7 @@ def test_actors_are_replaced_and_their_number_follows_the_demand(monkeypatch: py
         assert len(train(executor, task())[0]) == 4
 
 
-def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert executor.wait(0.1) == []
