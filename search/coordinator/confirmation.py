@@ -1,4 +1,4 @@
-"""What trains after the trials: the best ones again on fresh seeds, and the winner on all but the test split.
+"""The trainings after the trials: the best configurations on fresh seeds, and the winner on all but the test split.
 
 Optuna never sees these trainings, so the study's counts stay exact. An attribute of the study keeps their results by
 run. When more trials change the best ones, only the new trainings run.

@@ -160,7 +160,7 @@ def _check_address(address: str | None) -> None:
         return
     parsed = re.fullmatch(r"(ray://)?(\[[^\]\s]+\]|[^\s:/@]+):(\d{1,5})", address)
     if parsed is None:
-        raise UsageError(f"--address {address!r} is no address; give auto, HOST:PORT or ray://HOST:PORT")
+        raise UsageError(f"--address {address!r} is not an address; give auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((parsed[2].strip("[]"), int(parsed[3])), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:

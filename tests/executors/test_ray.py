@@ -86,8 +86,8 @@ def test_flags_that_contradict_each_other_are_errors(given: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("10.0.0.1", r"--address '10.0.0.1' is no address; give auto, HOST:PORT or ray://HOST:PORT"),
-        ("http://host:6379", r"--address 'http://host:6379' is no address"),
+        ("10.0.0.1", r"--address '10.0.0.1' is not an address; give auto, HOST:PORT or ray://HOST:PORT"),
+        ("http://host:6379", r"--address 'http://host:6379' is not an address"),
         ("127.0.0.1:PORT", r"--address 127.0.0.1:\d+: nothing answers there \(.*refused\)\. .*ray start --head"),
         ("ray://127.0.0.1:PORT", r"--address ray://127.0.0.1:\d+: nothing answers there"),
     ],
