@@ -50,7 +50,7 @@ class Executor(Protocol):
         """Number of tasks that train in parallel; on a cluster, the largest number so far."""
 
     def set_demand(self, tasks: int) -> None:
-        """Set how many tasks are running or still to come. Surplus workers may end; they return when needed."""
+        """Set how many tasks are running or still to come. Surplus workers may end; new ones start when needed."""
 
     def ready(self) -> list[str]:
         """Wait until the workers are set up and return their devices. There may be fewer than asked for.
