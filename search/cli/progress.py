@@ -42,9 +42,9 @@ class PlainDisplay:
 
     def refresh(self, progress: SearchProgress) -> None:
         """Print a line when tracking fails or recovers."""
-        if (progress.trouble is None) != (self._outage is None):
-            self.tracking(progress.trouble)
-        self._outage = progress.trouble
+        if (progress.tracking_error is None) != (self._outage is None):
+            self.tracking(progress.tracking_error)
+        self._outage = progress.tracking_error
 
     def tracking(self, outage: str | None) -> None:
         """Print why tracking fails, or that it works again."""
@@ -130,8 +130,8 @@ class LiveDisplay:
             epoch = f"{trial.epoch:g}/{trial.epochs}"
             table.add_row(f"#{trial.number:03d}", trial.label, epoch, value, sparkline(trial.curve))
         parts: list[Table | Text] = [self._headline(progress), bar, table]
-        if progress.trouble:
-            parts.append(Text(f"tracking is out of reach, nothing is lost: {progress.trouble}", style="yellow"))
+        if progress.tracking_error:
+            parts.append(Text(f"tracking is out of reach, nothing is lost: {progress.tracking_error}", style="yellow"))
         return Group(*parts)
 
     def _headline(self, progress: SearchProgress) -> Text:

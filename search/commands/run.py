@@ -59,7 +59,7 @@ def _result(session: SearchSession, *, was_complete: bool) -> Result:
 def _start_workers(session: SearchSession) -> list[str]:
     """Wait for the workers; returns the device of each slot."""
     finished = session.study.record().finished
-    session.executor.expect(max(1, session.plan.config.trials - finished))
+    session.executor.set_demand(max(1, session.plan.config.trials - finished))
     with session.display.busy("starting the workers"):
         return session.executor.ready()
 
@@ -82,7 +82,7 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
     assert epochs is not None, "the study is open for sampling"
     task = Task(0, example_configuration(session.plan.objective), session.plan.config.seed, epochs)
     with session.display.busy("measuring how many workers are fastest"):
-        choice = session.executor.settle(task)
+        choice = session.executor.tune_workers(task)
     if choice is not None:
         session.display.notice(choice)
 

@@ -91,7 +91,7 @@ def _ended(study: StudyRecord) -> list[TrialRecord]:
 def _progress(study: StudyRecord) -> SearchProgress:
     running = [_running_trial(study, trial) for trial in study.trials if trial.state == TrialState.RUNNING]
     target = int(study.attrs.get(records.TARGET, len(study.trials)))
-    return SearchProgress(Standing(target, _ended(study), maximize=study.maximize), running, study.metric)
+    return SearchProgress(Standing(target, _ended(study), study.direction), running, study.metric)
 
 
 def _running_trial(study: StudyRecord, trial: TrialRecord) -> RunningTrial:

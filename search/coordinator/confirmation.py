@@ -1,15 +1,20 @@
-"""Is the winner luck? The best trials train again on fresh seeds, and the winner on all but the test split."""
+"""The trainings after the trials: the best configurations on fresh seeds, and the winner on all but the test split.
+
+Optuna never sees these trainings, so the study's counts stay exact. An attribute of the study keeps their results by
+run. When more trials change the best ones, only the new trainings run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import Objective, Task
-from search.coordinator.job_list import JobList, is_transient
+from objectives.base import Task
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrialRecord
@@ -23,70 +28,152 @@ from search.study.training_result import TrainingResult
 from search.tracking.journal import confirm_run, refit_run
 from search.tracking.tracker import Tracking
 
+TRANSIENT_FAILURES = ("out_of_memory", "crashed")  # another start may not meet them, on a machine that is less busy
 
+
+@dataclass
+class JobList:
+    """Trainings that each run once. A later start repeats those that failed for a transient reason."""
+
+    unit = "trainings"
+
+    study: StoredStudy
+    tracking: Tracking
+    jobs: Sequence[Job]
+    is_needed: Callable[[Job], bool] = lambda job: True  # decides on each job until it begins
+    notice: Callable[[str], None] = lambda text: None
+    results: dict[str, TrainingResult] = field(default_factory=dict, init=False)  # by run, of those that have ended
+    _begun: dict[str, tuple[int, datetime]] = field(default_factory=dict, init=False)  # by run: the slot and the time
+
+    def resume(self) -> None:
+        """Take up the results of earlier starts; call it once, first.
+
+        The journal may have a result that a killed search could not store in the study any more.
+        """
+        stored = self._stored()
+        for job in self.jobs:
+            values = self.tracking.verdict(job.run) or stored.get(job.run)
+            result = TrainingResult.from_dict(values) if values is not None else None
+            if result is not None and result.failure not in TRANSIENT_FAILURES:
+                self._store(job.run, result)
+
+    @property
+    def target(self) -> int:
+        return len(self.results.keys() | self._begun.keys()) + self.remaining
+
+    @property
+    def remaining(self) -> int:
+        return len(self._waiting())
+
+    def next(self) -> Job | None:
+        return next(iter(self._waiting()), None)
+
+    def prepare_next(self) -> None:
+        """Do nothing: there is nothing to sample."""
+
+    def _waiting(self) -> list[Job]:
+        begun = self.results.keys() | self._begun.keys()
+        return [job for job in self.jobs if job.run not in begun and self.is_needed(job)]
+
+    def begin(self, job: Job, slot: int) -> None:
+        self._begun[job.run] = slot, datetime.now()
+
+    def report(self, job: Job, step: int, value: float) -> bool:
+        return False
+
+    def end(self, job: Job, result: TrainingResult) -> TrialRecord:
+        """Store the result, and report which trainings it makes unnecessary."""
+        waiting = self._waiting()
+        self._store(job.run, result)
+        for other in waiting:
+            if not self.is_needed(other):
+                self.notice(f"{other.name} is not needed any more: its configuration cannot win")
+        return self._record(job)
+
+    def records(self) -> list[TrialRecord]:
+        return [self._record(job) for job in self.jobs if job.run in self.results]
+
+    def _stored(self) -> dict[str, dict[str, Any]]:
+        return dict(self.study.attrs().get(records.EXTRA_TRAININGS, {}))
+
+    def _store(self, run: str, result: TrainingResult) -> None:
+        self.results[run] = result
+        stored = self._stored()
+        if stored.get(run) != result.as_dict():
+            self.study.set_attr(records.EXTRA_TRAININGS, {**stored, run: result.as_dict()})
+
+    def _record(self, job: Job) -> TrialRecord:
+        result = self.results[job.run]
+        slot, started = self._begun.get(job.run, (None, None))
+        return TrialRecord(
+            number=job.task.number,
+            state=result.state,
+            value=result.value,
+            params=job.task.params,
+            label=job.label,
+            baseline=None,
+            failure=result.failure,
+            failure_message=result.failure_message,
+            metrics=result.metrics,
+            slot=slot,
+            started=started,
+            ended=datetime.now() if started else None,
+            run_id=self.tracking.mlflow_id(job.run),
+            intermediate={},
+        )
+
+
+@dataclass
 class Confirmer:
     """Trains the best completed trials on fresh seeds. A candidate that is clearly behind skips its remaining seeds.
 
     Every candidate's first seed comes before any second one, so that it shows early who is behind.
     """
 
-    def __init__(
-        self,
-        study: StoredStudy,
-        tracking: Tracking,
-        best: Sequence[TrialRecord],
-        jobs: Sequence[Job],
-        *,
-        seeds: int,
-        n_images: int | None,
-        n_considered: int,
-        notice: Callable[[str], None],
-    ) -> None:
-        """`best` are the candidates; `seeds` of the `jobs` belong to each."""
-        self._study, self._tracking = study, tracking
-        self._best, self._jobs, self._seeds = best, jobs, seeds
-        self._n_images, self._n_considered = n_images, n_considered
-        self.work = JobList(study, tracking, jobs, self._may_win, notice)
+    study: StoredStudy
+    tracking: Tracking
+    top: int  # how many trials are confirmed
+    seeds: int  # fresh seeds for each
+    epochs: int
+    seed: int  # from which the fresh ones are derived
+    notice: Callable[[str], None]
 
-    @classmethod
-    def open(
-        cls,
-        study: StoredStudy,
-        tracking: Tracking,
-        *,
-        top: int,
-        seeds: int,
-        epochs: int,
-        seed: int,
-        notice: Callable[[str], None] = lambda text: None,
-    ) -> Self:
-        """Read the `top` trials of a study and what earlier starts have confirmed of them."""
-        record = study.record()
+    @cached_property
+    def work(self) -> JobList:
+        """The trainings, for the coordinator, with the results of earlier starts."""
+        trials, _, _ = self._selection
+        jobs = [self._job(trial, repeat) for repeat in range(1, self.seeds + 1) for trial in trials]
+        work = JobList(self.study, self.tracking, jobs, self._may_win, self.notice)
+        work.resume()
+        return work
+
+    @cached_property
+    def _selection(self) -> tuple[list[TrialRecord], int | None, int]:
+        """The candidates' trials, best first; the images that values are shares of; how many trials were considered."""
+        record = self.study.record()
         complete = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
-        best = complete[:top]
-        jobs = [
-            confirm_job(study, trial, repeat, epochs=epochs, seed=seed)
-            for repeat in range(1, seeds + 1)
-            for trial in best
-        ]
-        n_images = images_of(study.objective, (t.value for t in complete if t.value is not None))
-        confirmer = cls(
-            study, tracking, best, jobs, seeds=seeds, n_images=n_images, n_considered=record.n_eligible, notice=notice
-        )
-        confirmer.work.resume()
-        return confirmer
+        n_images = images_of(self.study.objective, (trial.value for trial in complete if trial.value is not None))
+        return complete[: self.top], n_images, record.n_eligible
+
+    def _job(self, trial: TrialRecord, repeat: int) -> Job:
+        run, seed = confirm_run(trial.number, repeat), derive_seed(self.seed, "confirm", trial.number, repeat)
+        return _job(self.study, trial, "confirm", run, f"fresh seed {repeat}", seed, self.epochs)
 
     def confirmation(self) -> Confirmation:
         """The candidates' figures as far as their trainings have ended."""
-        candidates = self._candidates()
-        noise = self._noise(candidates)
-        confirmed = tuple(self._with_interval(candidate, candidates, noise) for candidate in candidates)
-        return Confirmation(confirmed, self._seeds, noise.seed, self._n_images)
+        candidates, noise = self._candidates()
+        judged = []
+        for candidate in candidates:
+            if candidate.mean is not None:
+                half_width = noise.half_width((candidate.mean, len(candidate.values)))
+                behind = clearly_worse(candidate, candidates, noise, self.study.direction)
+                candidate = replace(candidate, half=half_width, behind=behind)
+            judged.append(candidate)
+        return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images)
 
     def winner(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
-        candidates = self._candidates()
-        return choose(candidates, self._noise(candidates), self._study.direction)
+        return choose(*self._candidates(), self.study.direction)
 
     def run_of(self, number: int) -> str | None:
         """A candidate's first run that came to its end. Its network was not chosen for its value."""
@@ -95,68 +182,50 @@ class Confirmer:
 
     def _may_win(self, job: Job) -> bool:
         """Whether a job's configuration may still win. A training that an interruption cut short is finished anyway."""
-        if self._tracking.knows(job.run):
+        if self.tracking.knows(job.run):
             return True
-        candidates = self._candidates()
+        candidates, noise = self._candidates()
         candidate = next(other for other in candidates if other.number == job.task.number)
-        return not clearly_worse(candidate, candidates, self._noise(candidates), self._study.direction)
+        return not clearly_worse(candidate, candidates, noise, self.study.direction)
 
-    def _with_interval(self, candidate: Candidate, candidates: Sequence[Candidate], noise: Noise) -> Candidate:
-        if candidate.mean is None:
-            return candidate
-        half = noise.half_width((candidate.mean, len(candidate.values)))
-        behind = clearly_worse(candidate, candidates, noise, self._study.direction)
-        return replace(candidate, half=half, behind=behind)
-
-    def _noise(self, candidates: Sequence[Candidate]) -> Noise:
-        return Noise.of(candidates, self._n_images, self._n_considered)
-
-    def _candidates(self) -> list[Candidate]:
-        return [self._candidate(trial) for trial in self._best]
+    def _candidates(self) -> tuple[list[Candidate], Noise]:
+        trials, n_images, n_considered = self._selection
+        candidates = [self._candidate(trial) for trial in trials]
+        return candidates, Noise.of(candidates, n_images, n_considered)
 
     def _candidate(self, trial: TrialRecord) -> Candidate:
         assert trial.value is not None, "a completed trial has a value"
-        values = [result.value for _, result in self._results(trial.number)]
-        completed = tuple(value for value in values if value is not None)
-        parameters = trial.metrics.get("parameters")
-        return Candidate(
-            trial.number, trial.label, trial.value, parameters, completed, failed=len(values) - len(completed)
-        )
+        results = [result for _, result in self._results(trial.number)]
+        values = tuple(result.value for result in results if result.value is not None)
+        parameters, failed = trial.metrics.get("parameters"), len(results) - len(values)
+        return Candidate(trial.number, trial.label, trial.value, parameters, values, failed)
 
     def _results(self, number: int) -> list[tuple[Job, TrainingResult]]:
         """The ended trainings of a candidate."""
-        jobs = [job for job in self._jobs if job.task.number == number]
-        return [(job, result) for job in jobs if (result := self.work.result(job)) is not None]
-
-
-def confirm_job(study: StoredStudy, trial: TrialRecord, repeat: int, *, epochs: int, seed: int) -> Job:
-    """A trial's configuration on its fresh seed `repeat`, 1-based."""
-    fresh_seed = derive_seed(seed, "confirm", trial.number, repeat)
-    task = Task(trial.number, study.params_of(trial.params), fresh_seed, epochs)
-    return _job(study.objective, confirm_run(trial.number, repeat), f"fresh seed {repeat}", "confirm", task)
+        jobs = [job for job in self.work.jobs if job.task.number == number]
+        return [(job, self.work.results[job.run]) for job in jobs if job.run in self.work.results]
 
 
 def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int) -> Job:
     """The winner's configuration on training and validation split together, from a fresh seed."""
-    fresh_seed = derive_seed(seed, "refit", winner.number)
-    task = Task(winner.number, study.params_of(winner.params), fresh_seed, epochs, refit=True)
-    return _job(study.objective, refit_run(winner.number), "all but the test split", "refit", task)
+    run, fresh_seed = refit_run(winner.number), derive_seed(seed, "refit", winner.number)
+    return _job(study, winner, "refit", run, "all but the test split", fresh_seed, epochs, refit=True)
 
 
-def _job(objective: Objective, run: str, what: str, kind: str, task: Task) -> Job:
-    label = f"{described(objective, task.params)}, {what}"
+def _job(
+    study: StoredStudy, trial: TrialRecord, kind: str, run: str, note: str, seed: int, epochs: int, refit: bool = False
+) -> Job:
+    task = Task(trial.number, study.params_of(trial.params), seed, epochs, refit=refit)
+    label = f"{described(study.objective, task.params)}, {note}"
     tags = {"kind": kind, "optuna.trial.number": str(task.number)}
     return Job(run, f"{kind} #{task.number:03d} {label}", label, task, tags)
 
 
 def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> bool:
     """Whether a training that the winner rests on failed in a way that another start may not. `attrs`: the study's."""
-    confirmation = summary.confirmation
-    runs = {
-        confirm_run(candidate.number, repeat)
-        for candidate in (confirmation.candidates if confirmation else ())
-        for repeat in range(1, (confirmation.seeds if confirmation else 0) + 1)
-    }
-    runs |= {refit_run(summary.number)} if refits else set()
-    results = attrs.get(records.EXTRA_TRAININGS, {})
-    return any(is_transient(TrainingResult.from_dict(results[run])) for run in runs & results.keys())
+    runs = {refit_run(summary.number)} if refits else set()
+    if (confirmation := summary.confirmation) is not None:
+        repeats = range(1, confirmation.seeds + 1)
+        runs |= {confirm_run(candidate.number, repeat) for candidate in confirmation.candidates for repeat in repeats}
+    stored = attrs.get(records.EXTRA_TRAININGS, {})
+    return any(TrainingResult.from_dict(stored[run]).failure in TRANSIENT_FAILURES for run in runs & stored.keys())

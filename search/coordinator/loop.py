@@ -1,8 +1,8 @@
 """The loop: keep every worker busy, take what comes back, and store it before anything else happens.
 
-One thread. A `Work` decides what is trained and what becomes of it: the trials of a study, its winner's confirmation.
-The coordinator starts, pulls, checkpoints, tracks and retries; workers train. A training's writes go to the tracking
-journal before its end is stored, so that whatever is called finished is tracked.
+One thread. A `Work` decides what is trained and stores how it ended: the trials of a study, or its confirmation. The
+coordinator starts, pulls, checkpoints, tracks and retries; workers train. The end of a training is in the tracking
+journal before `Work` stores it, so every training that is called finished is tracked.
 """
 
 from __future__ import annotations
@@ -11,64 +11,51 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 
 from optuna.trial import TrialState
 
 from objectives.base import EpochResult, Objective, Outcome
 from objectives.files import write_atomic
+from search.common.direction import Direction
 from search.common.errors import SearchStoppedError
 from search.common.workspace import TrainingFiles
 from search.coordinator.progress import Display, SearchProgress, Standing
-from search.coordinator.running import RunningTraining
-from search.coordinator.training_runs import TrainingRuns
-from search.coordinator.work import Job, Work
+from search.coordinator.training import RunningTraining, TrainingRuns
+from search.coordinator.work import Work
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
 from search.study.records import TrialRecord
 from search.study.training_result import TrainingResult
 from search.tracking.tracker import Tracking
 
-TICK_S = 0.2
-"""How long an idle coordinator sleeps; signals and the display wait no longer."""
-
-REFRESH_S = 0.25
-"""How often the display is redrawn."""
-
-MAX_RETRIES = 2
-"""A training whose worker died is tried this often again."""
-
-MAX_SAME_FAILURES = 10
-"""The search stops when its first trials, this many, all fail for the same reason."""
-
-INTERRUPT_S = 6.0
-"""After an interruption, checkpoints that take longer are not waited for: the search ends within 10 s."""
+TICK_S = 0.2  # how long an idle coordinator sleeps; signals and the display wait no longer
+REFRESH_S = 0.25  # how often the display is redrawn
+MAX_RETRIES = 2  # how often a training whose worker died is tried again
+MAX_SAME_FAILURES = 10  # the search stops when its first trials, this many, all fail for the same reason
+INTERRUPT_S = 6.0  # how long an interrupted search waits for checkpoints, so that it ends within 10 s
 
 
+@dataclass
 class Coordinator:
     """Runs some work until nothing is left of it, or until it is interrupted."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        executor: Executor,
-        tracking: Tracking,
-        *,
-        files: TrainingFiles,
-        tags: Mapping[str, str],
-        display: Display,
-        checkpoint_interval_s: float = 30.0,
-    ) -> None:
-        """`tags` go on every MLflow run."""
-        self.objective, self.executor, self.tracking = objective, executor, tracking
-        self._files, self._runs = files, TrainingRuns(objective, tracking, files, tags)
-        self._display, self._checkpoint_interval_s = display, checkpoint_interval_s
-        self._running: dict[int, RunningTraining] = {}
-        """By slot."""
-        self._retries: deque[RunningTraining] = deque()
-        """Trainings that lost their worker and wait for another."""
-        self._shown_at = -math.inf
-        self._notices: set[str] = set()
-        """Notices from workers that were shown; several workers send the same one."""
+    objective: Objective
+    executor: Executor
+    tracking: Tracking
+    _: KW_ONLY
+    files: TrainingFiles
+    tags: Mapping[str, str]  # of every MLflow run
+    display: Display
+    checkpoint_interval_s: float = 30.0
+    _running: dict[int, RunningTraining] = field(default_factory=dict, init=False)  # by slot
+    _retries: deque[RunningTraining] = field(default_factory=deque, init=False)  # they wait for another worker
+    _notices: set[str] = field(default_factory=set, init=False)  # shown already; several workers send the same one
+    _shown_at: float = field(default=-math.inf, init=False)
+
+    @cached_property
+    def _runs(self) -> TrainingRuns:
+        return TrainingRuns(self.objective, self.tracking, self.files, self.tags)
 
     def run(
         self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
@@ -80,18 +67,20 @@ class Coordinator:
         """
         self.work = work
         self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since
-        maximize = self.objective.direction == "maximize"
-        self._standing = Standing(work.target, work.records(), maximize=maximize, unit=work.unit)
+        self._standing = Standing(work.target, work.records(), Direction(self.objective.direction), work.unit)
+        hopeless = False
         try:
-            while not interrupted() and self._step(idle):
-                self._stop_if_hopeless()
-        except SearchStoppedError:
-            self._suspend()
-            raise
+            while not interrupted() and not hopeless and self._step(idle):
+                hopeless = self._is_hopeless()
         finally:
             self.tracking.set_search_busy(busy=False)
-        if interrupted():
-            self._suspend()
+        self._suspend()
+        if hopeless:
+            failed, last = self._failures.total(), self._last_ended
+            raise SearchStoppedError(
+                f"all {failed} trials failed for the same reason ({last.failure}), so the search stops. "
+                f"The last one said: {last.failure_message}"
+            )
 
     def _step(self, idle: Callable[[], None]) -> bool:
         """One turn of the loop. Returns whether anything is left to do."""
@@ -111,7 +100,7 @@ class Coordinator:
         self._show()
         return True
 
-    # ---- what to train
+    # ---- the life of a training
 
     def _fill(self) -> None:
         """Give every free slot a training."""
@@ -119,25 +108,21 @@ class Coordinator:
             if slot in self._running:
                 continue
             if self._retries:
-                self._running[slot] = training = self._retries.popleft()
-                self.executor.start(slot, training.job.task)
+                self._start(slot, self._retries.popleft())
             elif (job := self.work.next()) is not None:
-                self._start(slot, self._with_checkpoint(job))
-        self.executor.expect(len(self._running) + len(self._retries) + self.work.remaining)
+                self.work.begin(job, slot)
+                steps = job.task.epochs * self.objective.steps_per_epoch()
+                self._start(slot, RunningTraining(job, steps, value=job.value))
+                self._runs.open(job)
+        self.executor.set_demand(len(self._running) + len(self._retries) + self.work.remaining)
 
-    def _with_checkpoint(self, job: Job) -> Job:
-        """The job with the checkpoint that was left of it, if one was."""
-        path = self._files.checkpoint_of(job.run)
-        return replace(job, task=replace(job.task, checkpoint=path.read_bytes() if path.exists() else None))
-
-    def _start(self, slot: int, job: Job) -> None:
-        steps = job.task.epochs * self.objective.steps_per_epoch()
-        self.work.begin(job, slot)
-        self._running[slot] = RunningTraining(job, steps, value=job.value)
-        self.executor.start(slot, job.task)
-        self._runs.open(job)
-
-    # ---- what came back
+    def _start(self, slot: int, training: RunningTraining) -> None:
+        """Start a training, from its checkpoint if it has one."""
+        path = self.files.checkpoint_of(training.job.run)
+        checkpoint = path.read_bytes() if path.exists() else None
+        training.is_resumed = checkpoint is not None
+        self._running[slot] = training
+        self.executor.start(slot, replace(training.job.task, checkpoint=checkpoint))
 
     def _handle(self, slot: int, event: SlotEvent) -> None:
         training = self._running.get(slot)
@@ -145,48 +130,63 @@ class Coordinator:
             return  # an idle worker died, and has been replaced
         match event:
             case EpochDone(result):
-                self._progress(slot, training, result)
+                self._report(slot, training, result)
             case Checkpointed(state):
-                write_atomic(self._files.checkpoint_of(training.job.run), state)
-                training.checkpointed_at = time.monotonic()
+                self._save(training, state)
                 self.executor.advance(slot)
             case Finished(outcome):
                 self._finish(slot, training, outcome)
-            case Failed("error") if training.result is None and training.job.task.checkpoint is not None:
-                self._files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+            case Refused(metrics):
+                self._end(slot, training, self._runs.refuse(training.job, metrics))
+            case Failed("error") if training.result is None and training.is_resumed:
+                self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
                 self._retry(slot, training, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
                 self._fail(slot, training, kind, message, traceback)
-            case Refused(metrics):
-                self._end(slot, training, self._runs.refuse(training.job, metrics))
             case Lost(reason, may_be_task):
                 self._retry(slot, training, reason, counts=may_be_task)
 
-    def _progress(self, slot: int, training: RunningTraining, result: EpochResult) -> None:
+    def _report(self, slot: int, training: RunningTraining, result: EpochResult) -> None:
         """Track and report one pull, then pull again, checkpoint or stop."""
-        if (wrong := training.miscount(result.step)) is not None:
-            self._fail(slot, training, "error", wrong)
+        if (error := training.miscount(result.step)) is not None:
+            self._fail(slot, training, "error", error)
             return
         training.result = result
-        self._notice_once(result.notice)
+        if result.notice is not None and result.notice not in self._notices:
+            self._notices.add(result.notice)
+            self.display.notice(result.notice)
         self._runs.log(training.job, result)
-        if (diverged := training.divergence(self.objective.metric, result)) is not None:
-            self._fail(slot, training, "diverged", diverged)
+        if (divergence := training.divergence(self.objective.metric, result)) is not None:
+            self._fail(slot, training, "diverged", divergence)
             return
         if result.value is not None:
             training.value = result.value
             training.curve.append(result.value)
             if self.work.report(training.job, result.step, result.value) and result.step < training.steps:
-                training.ends_as = TrialState.PRUNED
+                training.is_pruned = True
                 self.executor.stop(slot)
                 return
-        self._pull(slot, training)
-
-    def _pull(self, slot: int, training: RunningTraining) -> None:
-        if time.monotonic() - training.checkpointed_at >= self._checkpoint_interval_s:
+        if time.monotonic() - training.checkpointed_at >= self.checkpoint_interval_s:
             self.executor.checkpoint(slot)
         else:
             self.executor.advance(slot)
+
+    def _save(self, training: RunningTraining, state: bytes) -> None:
+        write_atomic(self.files.checkpoint_of(training.job.run), state)
+        training.checkpointed_at = time.monotonic()
+
+    def _retry(self, slot: int, training: RunningTraining, reason: str, *, counts: bool = True) -> None:
+        """Repeat a training from its checkpoint in the first slot that is free."""
+        if training.is_pruned:  # only what the worker would have left is lost
+            self._finish(slot, training, Outcome())
+            return
+        if counts and training.retries >= MAX_RETRIES:
+            self._fail(slot, training, "crashed", f"tried {training.retries + 1} times; {reason}")
+            return
+        job, retries = training.job, training.retries + counts
+        self._retries.append(RunningTraining(job, training.steps, retries, value=training.value))
+        del self._running[slot]
+        self.display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
 
     def _finish(self, slot: int, training: RunningTraining, outcome: Outcome) -> None:
         if training.value is None and not training.job.task.refit:
@@ -200,65 +200,38 @@ class Coordinator:
     def _end(self, slot: int, training: RunningTraining, result: TrainingResult) -> None:
         """Store the end of a training whose run has ended."""
         record = self.work.end(training.job, result)
-        self._files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+        self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
         del self._running[slot]
         self._standing.add(record)
         self._standing.target = self.work.target
-        self._display.trial_ended(record, self._standing)
+        self.display.trial_ended(record, self._standing)
         self._failures[record.failure if record.state == TrialState.FAIL else None] += 1
         self._last_ended: TrialRecord = record
 
-    def _retry(self, slot: int, training: RunningTraining, reason: str, *, counts: bool = True) -> None:
-        """Have a training done again from its checkpoint, by the first worker that is free."""
-        if training.ends_as == TrialState.PRUNED:  # only what the worker would have left is lost
-            self._finish(slot, training, Outcome())
-            return
-        if counts and training.retries >= MAX_RETRIES:
-            self._fail(slot, training, "crashed", f"tried {training.retries + 1} times; {reason}")
-            return
-        job = self._with_checkpoint(training.job)
-        self._retries.append(RunningTraining(job, training.steps, training.retries + counts, value=training.value))
-        del self._running[slot]
-        self._display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
-
-    def _stop_if_hopeless(self) -> None:
-        failed = self._failures.total()
-        if failed >= MAX_SAME_FAILURES and len(self._failures) == 1 and None not in self._failures:
-            raise SearchStoppedError(
-                f"all {failed} trials failed for the same reason ({self._last_ended.failure}), so the search stops. "
-                f"The last one said: {self._last_ended.failure_message}"
-            )
-
-    # ---- interruption
+    def _is_hopeless(self) -> bool:
+        """Whether the first trainings of this start have all failed for the same reason."""
+        return self._failures.total() >= MAX_SAME_FAILURES and len(self._failures) == 1 and None not in self._failures
 
     def _suspend(self) -> None:
-        """Checkpoint what is running and close its runs, so that both can be resumed."""
+        """Checkpoint the running trainings and close their runs, so that both can be resumed."""
         deadline = time.monotonic() + INTERRUPT_S
         for training in self._running.values():
             training.checkpointed_at = -math.inf  # a checkpoint is due after the step that is under way
-        waiting = set(self._running)
-        while waiting and (left := deadline - time.monotonic()) > 0:
-            for slot, event in self.executor.wait(min(left, TICK_S)):
+        pending = set(self._running)
+        while pending and (remaining_s := deadline - time.monotonic()) > 0:
+            for slot, event in self.executor.wait(min(remaining_s, TICK_S)):
                 if isinstance(event, Checkpointed):
-                    write_atomic(self._files.checkpoint_of(self._running[slot].job.run), event.state)
+                    self._save(self._running[slot], event.state)
                 elif not isinstance(event, Lost):
                     self._handle(slot, event)
                 if isinstance(event, Checkpointed | Lost) or slot not in self._running:
-                    waiting.discard(slot)
+                    pending.discard(slot)
         for training in (*self._running.values(), *self._retries):
             self._runs.suspend(training.job)
-
-    # ---- what users see
-
-    def _notice_once(self, text: str | None) -> None:
-        if text is not None and text not in self._notices:
-            self._notices.add(text)
-            self._display.notice(text)
 
     def _show(self) -> None:
         if time.monotonic() - self._shown_at < REFRESH_S:
             return
         self._shown_at = time.monotonic()
-        self._standing.target = self.work.target
-        running = [training.shown() for _, training in sorted(self._running.items())]
-        self._display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.last_error))
+        running = [training.progress() for _, training in sorted(self._running.items())]
+        self.display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.last_error))

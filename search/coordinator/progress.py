@@ -10,10 +10,10 @@ from typing import Protocol
 
 from optuna.trial import TrialState
 
+from search.common.direction import Direction
 from search.study.records import TrialRecord
 
-TRIALS = "trials"
-"""The unit of a search's own trainings. Trainings that confirm or refit the winner are not trials."""
+TRIALS = "trials"  # the unit of a search's own trainings; those that confirm or refit the winner are not trials
 
 
 @dataclass(frozen=True)
@@ -28,38 +28,29 @@ class RunningTrial:
 
 
 class Standing:
-    """Counts of the trials that ended, and the best of them.
+    """Counts of the trials that ended, and the best of them; updated trial by trial, because a study may be long."""
 
-    It is updated trial by trial, so a long study does not slow the search down.
-    """
-
-    def __init__(self, target: int, ended: Iterable[TrialRecord] = (), *, maximize: bool, unit: str = TRIALS) -> None:
-        self.target, self.maximize, self.unit = target, maximize, unit
+    def __init__(self, target: int, ended: Iterable[TrialRecord], direction: Direction, unit: str = TRIALS) -> None:
+        self.target, self.unit = target, unit
+        self._direction = direction
         self.counts: Counter[TrialState] = Counter()
-        self._best: TrialRecord | None = None
+        self.best: TrialRecord | None = None
+        """The best completed trial within the limits, the first of equal ones; None for other trainings than trials."""
         for trial in ended:
             self.add(trial)
 
     def add(self, trial: TrialRecord) -> None:
         """Count a trial that ended."""
         self.counts[trial.state] += 1
-        if trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
-            sign = 1.0 if self.maximize else -1.0
-            if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
-                self._best = trial
+        if self.unit == TRIALS and trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
+            best = self.best.value if self.best else None
+            if best is None or self._direction.better(trial.value, best):
+                self.best = trial
 
     @property
     def finished(self) -> int:
         """Number of trials that ended."""
         return sum(n for state, n in self.counts.items() if state.is_finished())
-
-    @property
-    def best(self) -> TrialRecord | None:
-        """The best completed trial within the limits; the first of equal ones.
-
-        None for trainings that confirm something, because only their means are compared.
-        """
-        return self._best if self.unit == TRIALS else None
 
 
 @dataclass(frozen=True)
@@ -69,33 +60,26 @@ class SearchProgress:
     standing: Standing
     running: Sequence[RunningTrial]
     metric: str
-    trouble: str | None = None
-    """Why nothing can be delivered to MLflow at the moment."""
+    tracking_error: str | None = None  # why nothing can be delivered to MLflow at the moment
 
 
 class Display(Protocol):
     """Shows the progress of a search."""
 
     def busy(self, text: str) -> AbstractContextManager[object]:
-        """Show `text` until the block ends, for steps of several seconds before or after the trials."""
-        ...
+        """Show `text` until the block ends; for steps of several seconds before or after the trials."""
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
-        """Begin a series of trainings, of which `done` are already done. `unit` is what they are called."""
-        ...
+        """Begin a series of trainings, of which `done` have ended. `unit` is what they are called."""
 
     def refresh(self, progress: SearchProgress) -> None:
         """Show the progress; called a few times a second."""
-        ...
 
     def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         """Show that a trial ended; `standing` already counts it."""
-        ...
 
     def notice(self, text: str) -> None:
         """Show a message."""
-        ...
 
     def end(self) -> None:
         """End the series of trainings."""
-        ...

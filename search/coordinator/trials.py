@@ -1,4 +1,4 @@
-"""The trials of a study as work for the coordinator: sampled, reported, pruned and told until there are enough."""
+"""The trials of a study as work for the coordinator: ask, report and tell until there are enough."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 
-from objectives.base import Objective, Task
+from objectives.base import Task
 from search.coordinator.progress import TRIALS
 from search.coordinator.work import Job
 from search.study import records
@@ -21,50 +22,32 @@ from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import run_name
 from search.tracking.tracker import Tracking
 
-StoppingRule = Callable[[Sequence[TrialRecord]], str | None]
-"""Says why the trials that have ended are enough; None while they are not."""
 
-
-def never_stop(ended: Sequence[TrialRecord]) -> None:
-    """The stopping rule that never ends a search."""
-
-
+@dataclass
 class Trials:
     """The missing trials of a study: first those that an earlier search left running, then new ones."""
 
     unit = TRIALS
 
-    def __init__(
-        self,
-        study: SamplingStudy,
-        tracking: Tracking,
-        *,
-        target: int,
-        epochs: int,
-        seed: int,
-        deadline: float = math.inf,
-        stopping_rule: StoppingRule = never_stop,
-    ) -> None:
-        """`deadline` is on `time.monotonic`'s clock: no trial is sampled after it."""
-        self.study, self.tracking, self.target = study, tracking, target
-        self.search_s = 0.0
-        """Seconds spent on sampling and storing."""
-        self._epochs, self._seed = epochs, seed
-        self._deadline, self._stopping_rule = deadline, stopping_rule
-        self._ended: list[TrialRecord] = []
-        self._stopped: str | None = None
-        self._resumed: deque[PreparedTrial] = deque()
-        self._prepared: PreparedTrial | None = None
-        self._running: dict[int, PreparedTrial] = {}
-        self._study_linked = False
-
-    @property
-    def objective(self) -> Objective:
-        """The objective that is optimised."""
-        return self.study.objective
+    study: SamplingStudy
+    tracking: Tracking
+    _: KW_ONLY
+    target: int
+    epochs: int
+    seed: int
+    deadline: float = math.inf  # on the clock of `time.monotonic`; no trial is sampled after it
+    stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None
+    """Returns why the trials that have ended are enough; None while they are not."""
+    search_s: float = field(default=0.0, init=False)  # seconds spent on sampling and storing
+    _ended: list[TrialRecord] = field(default_factory=list, init=False)
+    _stopped: str | None = field(default=None, init=False)
+    _resumed: deque[PreparedTrial] = field(default_factory=deque, init=False)
+    _prepared: PreparedTrial | None = field(default=None, init=False)
+    _running: dict[int, PreparedTrial] = field(default_factory=dict, init=False)
+    _study_linked: bool = field(default=False, init=False)
 
     def resume(self) -> set[str]:
-        """Take up what earlier starts left; call it once, first. Returns the runs of trials that train on.
+        """Take up the running trials of earlier starts; call it once, first. Returns the runs that are resumed.
 
         A trial whose result is in the journal but not in the storage ends now.
         """
@@ -75,22 +58,17 @@ class Trials:
                 self._resumed.append(prepared)
             else:
                 self._tell(prepared.number, run, TrainingResult.from_dict(stored))
-        self._stopped = self._stopping_rule(self._ended)
+        self._stopped = self.stopping_rule(self._ended)
         return {trial_run(prepared.number) for prepared in self._resumed}
 
     def records(self) -> list[TrialRecord]:
-        """All trials in the storage."""
         return list(self.study.stored.record().trials)
-
-    # ---- what to train
 
     @property
     def remaining(self) -> int:
-        """Trials that an earlier search left, and those that are missing."""
         return len(self._resumed) + max(0, self._missing())
 
     def next(self) -> Job | None:
-        """The next trial."""
         if self._resumed:
             return self._job(self._resumed.popleft())
         if self._missing() <= 0:
@@ -99,7 +77,6 @@ class Trials:
         return None if prepared is None else self._job(prepared)
 
     def prepare_next(self) -> None:
-        """Sample the next trial, if one will be needed."""
         if self._prepared is None and not self._resumed and self._missing() > 0:
             self._prepared = self._ask()
 
@@ -109,8 +86,7 @@ class Trials:
         return self.study.proposals.exhausted or self._stopped
 
     def _missing(self) -> int:
-        """How many trials are still to begin."""
-        if time.monotonic() > self._deadline or self.stop_reason is not None:
+        if time.monotonic() > self.deadline or self.stop_reason is not None:
             return 0
         return self.target - self.study.finished - len(self._running) - len(self._resumed)
 
@@ -120,41 +96,33 @@ class Trials:
 
     def _job(self, prepared: PreparedTrial) -> Job:
         self._running[prepared.number] = prepared
-        label = described(self.objective, prepared.params)
-        tags = {"kind": "trial", "optuna.trial.number": str(prepared.number)}
+        number, params, limit_ms = prepared.number, prepared.params, self.study.limits.latency_ms
+        label = described(self.study.objective, params)
+        tags = {"kind": "trial", "optuna.trial.number": str(number)}
         if prepared.baseline:
             tags["baseline"] = prepared.baseline
-        task = Task(
-            prepared.number,
-            prepared.params,
-            derive_seed(self._seed, "train", prepared.number),
-            self._epochs,
-            max_latency_ms=self.study.limits.latency_ms,
-        )
-        name = run_name(prepared.number, label)
-        run = trial_run(prepared.number)
+        seed = derive_seed(self.seed, "train", number)
+        task = Task(number, params, seed, self.epochs, max_latency_ms=limit_ms)
+        run, name = trial_run(number), run_name(number, label)
         return Job(run, name, label, task, tags, step=prepared.last_step, value=prepared.last_value)
 
-    # ---- what became of it
-
     def begin(self, job: Job, slot: int) -> None:
-        """Store the trial, whole, unless an earlier start has."""
+        """Store the complete trial, unless an earlier start has."""
         prepared = self._running[job.task.number]
         if not self.study.holds(prepared.number):
             with self._timed():
                 self.study.start(prepared, {records.LABEL: job.label, records.SLOT: slot})
 
     def report(self, job: Job, step: int, value: float) -> bool:
-        """Store a value and ask the pruner. A baseline trains to its end, for comparison."""
+        """Store a value and ask the pruner. A baseline is never pruned, because others are compared with it."""
         number = job.task.number
         with self._timed():
             return self.study.report(number, step, value, prunable=self._running[number].baseline is None)
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
-        """Tell the study."""
         record = self._tell(job.task.number, job.run, result)
         del self._running[job.task.number]
-        self._stopped = self._stopping_rule(self._ended)
+        self._stopped = self.stopping_rule(self._ended)
         return record
 
     def _tell(self, number: int, run: str, result: TrainingResult) -> TrialRecord:
@@ -165,10 +133,7 @@ class Trials:
         return record
 
     def _link(self, run: str) -> dict[str, str]:
-        """The attribute that leads from a trial to its MLflow run, if that has arrived there.
-
-        Nothing waits for it here, because workers would wait, too. The finish links what is not linked yet.
-        """
+        """The attribute that links a trial to its run in MLflow, if the run is there; the finish links the others."""
         if (run_id := self.tracking.mlflow_id(run)) is None:
             return {}
         if not self._study_linked:
@@ -179,7 +144,7 @@ class Trials:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Count the seconds of a block as the search's own."""
+        """Add the seconds of a block to `search_s`."""
         started = time.perf_counter()
         try:
             yield

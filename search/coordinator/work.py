@@ -19,55 +19,42 @@ from search.study.training_result import TrainingResult
 class Job:
     """One training to do, and its names."""
 
-    run: str
-    """Its run in the journal."""
-    name: str
-    """Its run in MLflow."""
+    run: str  # its run in the journal
+    name: str  # its run in MLflow
     label: str
     task: Task
     tags: Mapping[str, str]
-    step: int = 0
-    """The last step that an earlier start of the search has a value of."""
-    value: float | None = None
-    """The value at `step`."""
+    step: int = 0  # the last step that an earlier start of the search has a value of
+    value: float | None = None  # the value at `step`
 
 
 class Work(Protocol):
     """Trainings that a coordinator runs."""
 
-    unit: str
-    """The word for these trainings that users see, in the plural: `trials` for instance."""
+    unit: str  # the word for these trainings that users see, in the plural, such as `trials`
 
     @property
     def target(self) -> int:
         """Trainings in all, those of earlier starts included."""
-        ...
 
     @property
     def remaining(self) -> int:
         """How many are still to begin, as far as is known now."""
-        ...
 
     def next(self) -> Job | None:
         """The next training for a free worker; None when none is left."""
-        ...
 
     def prepare_next(self) -> None:
         """Sample the next training ahead of time. Called while several train."""
-        ...
 
     def begin(self, job: Job, slot: int) -> None:
         """Store that a training begins, right before it does."""
-        ...
 
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value. Returns whether the training ends here."""
-        ...
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Store how a training ended. The journal has the result already."""
-        ...
 
     def records(self) -> Sequence[TrialRecord]:
         """The trainings that earlier starts have begun or ended."""
-        ...

@@ -1,16 +1,20 @@
-"""The interface between the coordinator and the workers.
+"""The contract between the coordinator and the workers.
 
-A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` a slot owes exactly one event, which
-`wait` returns. Until then nothing else may be asked of that slot. After `Finished`, `Failed`, `Refused` or `Lost` the
-slot is free.
+A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` it owes exactly one event, which
+`wait` returns. Until then it takes no other command.
 
-    start -> Refused
-          -> EpochDone -> advance -> EpochDone -> ... -> Finished
-                       -> checkpoint -> Checkpointed -> advance | (nothing: the next start drops the task)
-                       -> stop -> Finished
+    command      event          the slot is then
+    start        EpochDone      training: the next command is advance, checkpoint or stop
+                 Refused        free: the network is slower than the task allows
+    advance      EpochDone      training
+                 Finished       free: the training came to its end
+    checkpoint   Checkpointed   training; it may also be left, because the next start drops its task
+    stop         Finished       free
+    any          Failed         free: the training raised an error
+                 Lost           free once it is available again: its worker died and is replaced
 
-When a worker dies, its slot gives `Lost` and the executor replaces the worker. A task is started only in a slot that is
-`available`: on a cluster a worker may wait long for resources, and a task must not wait with it. Not thread-safe.
+A task is started only in a slot that is `available`. On a cluster a worker may wait long for resources, and a task
+must not wait with it. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -29,8 +33,7 @@ __all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Fini
 class Lost:
     """The worker died with its task."""
 
-    reason: str
-    """How it died and the last lines it printed."""
+    reason: str  # how it died and the last lines it printed
     may_be_task: bool = True
     """False if the task cannot be the cause: the machine is gone, or the worker died before the task reached it."""
 
@@ -45,50 +48,39 @@ class Executor(Protocol):
     @property
     def slots(self) -> int:
         """Number of tasks that train in parallel; on a cluster, the largest number so far."""
-        ...
 
-    def available(self) -> Collection[int]:
-        """Return the slots, busy or free, whose worker can begin a task within seconds."""
-        ...
-
-    def expect(self, tasks: int) -> None:
-        """Set how many tasks are running or still to come. Surplus workers may end; they return when needed."""
-        ...
+    def set_demand(self, tasks: int) -> None:
+        """Set how many tasks are running or still to come. Surplus workers may end; new ones start when needed."""
 
     def ready(self) -> list[str]:
         """Wait until the workers are set up and return their devices. There may be fewer than asked for.
 
         Raises ObjectiveError when the objective or the device makes this impossible, SearchError when none starts.
         """
-        ...
 
-    def settle(self, task: Task) -> str | None:
+    def tune_workers(self, task: Task) -> str | None:
         """Choose the number of workers by training `task` briefly; called once, between `ready` and the first task.
 
         Returns a message about the choice, or None when there was nothing to choose.
         """
-        ...
+
+    def available(self) -> Collection[int]:
+        """Return the slots, busy or free, whose worker is set up."""
 
     def start(self, slot: int, task: Task) -> None:
         """Begin a task and pull its first result."""
-        ...
 
     def advance(self, slot: int) -> None:
         """Pull the next result."""
-        ...
 
     def checkpoint(self, slot: int) -> None:
         """Ask for the state to resume from."""
-        ...
 
     def stop(self, slot: int) -> None:
         """End the task and ask for its outcome."""
-        ...
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time, by slot; an empty list if none does."""
-        ...
 
     def close(self) -> None:
         """End all workers. A second call does nothing."""
-        ...

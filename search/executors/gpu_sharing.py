@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-MAX_WORKERS_PER_GPU = 8
-"""Each worker needs a core of its own and a CUDA context of about half a GiB, so more are not tried."""
-
-WORKER_BYTES = 2**30
-"""GPU memory that a worker needs: a small network, its optimizer and some recordings fit well."""
-
+MAX_WORKERS_PER_GPU = 8  # each needs a core of its own and a CUDA context of about half a GiB
+WORKER_BYTES = 2**30  # GPU memory of a worker: a small network, its optimizer and some recordings fit well
 MEASURE_S = 0.4
-
-SLOW_PULLS_PER_S = 1.0
-"""When one worker is slower than this, measuring more of them costs more time than it can save."""
-
-MIN_GAIN = 0.1
-"""A larger number of workers must be faster by this share to be worth its memory and cores."""
-
-
-@dataclass(frozen=True)
-class WorkerCount:
-    """A number of workers and the reason for it."""
-
-    workers: int
-    reason: str
+SLOW_PULLS_PER_S = 1.0  # if one worker is slower, measuring more of them costs more time than it can save
+MIN_GAIN = 0.1  # a larger number of workers must be faster by this share to be worth its memory and cores
 
 
 def max_workers(cores: int, gpus: int) -> int:
@@ -50,20 +33,20 @@ def joint_rate(workers: Sequence[tuple[float, Sequence[float]]]) -> float:
     return n_pulls / (end - start) if end > start else 0.0
 
 
-def choose_workers(rate: Callable[[int], float], most: int, *, step: int = 1) -> WorkerCount:
-    """Double the number of workers as long as training becomes faster, up to `most`.
+def choose_workers(rate: Callable[[int], float], most: int, *, step: int = 1) -> tuple[int, str]:
+    """Double the number of workers as long as training becomes faster, up to `most`. Returns it and the reason.
 
     `rate` measures a number of workers, in anything per second, and returns 0 when that fails. `step` is the smallest
     number: one worker on every GPU.
     """
     workers, best = step, rate(step)
     if 0 < best < SLOW_PULLS_PER_S * step and workers < most:
-        return WorkerCount(workers, "more were not tried: a step takes longer than a second")
+        return workers, "more were not tried: a step takes longer than a second"
     while workers < most:
         larger = min(2 * workers, most)
         faster = rate(larger)
         if faster <= (1 + MIN_GAIN) * best:
             reason = f"{larger} were {faster / best:.2f} times as fast" if best else "the measurement failed"
-            return WorkerCount(workers, reason)
+            return workers, reason
         workers, best = larger, faster
-    return WorkerCount(workers, "as many as cores and memory allow")
+    return workers, "as many as cores and memory allow"

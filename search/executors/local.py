@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -23,21 +22,22 @@ from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSetting
 from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Lost, SlotEvent
-from search.executors.gpu_sharing import MEASURE_S, WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
+from search.executors.gpu_sharing import MEASURE_S, choose_workers, fit_memory, joint_rate, max_workers
 
 LAST_LINES = 15
 MAX_FAILED_STARTS = 3
-MAX_KILLED_STARTS = 30
-"""Higher, because a start that SIGKILL ended says little about the next one."""
+MAX_KILLED_STARTS = 30  # higher, because a start that SIGKILL ended says little about the next one
 
 
 class WorkerProcess:
     """One worker process, its socket and its printed output."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
-        ours, theirs = socket.socketpair()
+    def __init__(self, settings: WorkerSettings, failed_starts: int = 0) -> None:
+        """`failed_starts`: how many workers of this slot have just died, one after the other, while they started."""
+        self.settings, self.failed_starts = settings, failed_starts
+        self.ready: WorkerReady | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+        ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "objectives.worker", str(theirs.fileno())],
@@ -45,36 +45,16 @@ class WorkerProcess:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=[theirs.fileno()],
-                env=environment,
+                env={**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # so that Ctrl-C in the terminal reaches only the coordinator
             )
         self.connection = Connection(ours.detach())
-        self.ready: WorkerReady | None = None
-        self.failed_starts = 0
-        """Number of workers in this slot that died, one after the other, before they were set up."""
-        self._unsent: deque[Any] = deque()
-        self._send_now(settings)
+        self.send(settings)
 
     def send(self, message: Any) -> None:
-        """Send a command. Until the worker is set up it is kept here, because a large task would block the socket."""
-        if self.ready is None:
-            self._unsent.append(message)
-        else:
-            self._send_now(message)
-
-    def _send_now(self, message: Any) -> None:
+        """Send a command. Before the worker is set up, a large one would block."""
         with contextlib.suppress(OSError):  # the worker is dead; the next receive reports it
             self.connection.send(message)
-
-    def set_ready(self, ready: WorkerReady) -> None:
-        """Note that the worker is set up, and send the commands that waited for this."""
-        self.ready = ready
-        while self._unsent:
-            self._send_now(self._unsent.popleft())
-
-    def take_unsent(self, other: WorkerProcess) -> None:
-        """Take over the commands that never reached `other`."""
-        self._unsent.extend(other._unsent)
 
     def describe_end(self) -> str:
         """Wait until the process has ended; return how it ended and the last lines that it printed."""
@@ -105,103 +85,94 @@ class LocalExecutor:
     """As many slots as workers.
 
     Without `jobs` there is one single-threaded worker per core. On GPUs it starts as many workers as may be useful,
-    spread over all GPUs, and `settle` keeps as many as make training faster.
+    spread over all GPUs, and `tune_workers` keeps as many as make training faster.
     """
 
     def __init__(self, objective: ObjectiveSpec, device: str, jobs: int | None) -> None:
-        self._objective, self._device, self._jobs = objective, device, jobs
-        self._threads = max(1, usable_cores() // jobs) if jobs else 1
-        self._settings: list[WorkerSettings] = []
+        self._objective, self._device, self._jobs, self._cores = objective, device, jobs, usable_cores()
         self._workers: list[WorkerProcess] = []
         self._ending: list[WorkerProcess] = []
-        self._notices: set[str] = set()
-        """Notices of the measured trainings, without duplicates."""
+        self._notices: set[str] = set()  # of the measured trainings
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
-        self._add_workers(jobs or (usable_cores() if device == "cpu" else max_workers(usable_cores(), gpus=1)))
+        self._add_workers(jobs or max_workers(self._cores, gpus=0 if device == "cpu" else 1))
 
     @property
     def slots(self) -> int:
         return len(self._workers)
 
-    def available(self) -> range:
-        """All slots: a worker that died is replaced within seconds."""
-        return range(self.slots)
-
-    def expect(self, tasks: int) -> None:
+    def set_demand(self, tasks: int) -> None:
         """Keep all workers: idle ones cost nothing."""
 
-    def _add_workers(self, total: int) -> None:
-        for index in range(self.slots, total):
-            self._settings.append(WorkerSettings(self._objective, self._device, index, self._threads, usable_cores()))
-            self._workers.append(WorkerProcess(self._settings[index]))
-
     def ready(self) -> list[str]:
-        """Wait until every worker is set up."""
         workers = self._await_ready()
         if self._jobs is None:
-            self._add_workers(max_workers(usable_cores(), workers[0].gpus))
+            self._add_workers(max_workers(self._cores, workers[0].gpus))
             workers = self._await_ready()
         return [worker.device for worker in workers]
 
+    def _add_workers(self, total: int) -> None:
+        threads = max(1, self._cores // self._jobs) if self._jobs else 1
+        for index in range(self.slots, total):
+            settings = WorkerSettings(self._objective, self._device, index, threads, threads_alone=self._cores)
+            self._workers.append(WorkerProcess(settings))
+
     def _await_ready(self) -> list[WorkerReady]:
-        while any(worker.ready is None for worker in self._workers):
+        while len(self.available()) < self.slots:
             self.wait(1.0)
         return [worker.ready for worker in self._workers if worker.ready]
 
-    def settle(self, task: Task) -> str | None:
+    def tune_workers(self, task: Task) -> str | None:
         """On GPUs without `jobs`, keep as many workers as train `task` fastest."""
         workers = self._await_ready()
         gpus = workers[0].gpus
         if self._jobs is not None or not gpus:
             return None
         per_gpu = fit_memory(self.slots // gpus, min(worker.free_bytes for worker in workers))
-        chosen = self.keep_fastest(task, per_gpu * gpus, step=gpus)
+        reason = self.keep_fastest(task, per_gpu * gpus, step=gpus)
         devices = ", ".join(sorted({worker.device for worker in workers[: self.slots]}))
-        return "\n".join([f"{self.slots} workers on {devices} ({chosen.reason})", *sorted(self._notices)])
+        return "\n".join([f"{self.slots} workers on {devices} ({reason})", *sorted(self._notices)])
 
-    def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> WorkerCount:
-        """Measure `step` workers, then twice as many, up to `most`; keep the fastest number and end the others."""
+    def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> str:
+        """Measure `step` workers, then twice as many, up to `most`; keep the fastest number. Returns the reason."""
         self.measure_rate(most, task, 0.0)  # load libraries and record CUDA graphs first
-        chosen = choose_workers(lambda workers: self.measure_rate(workers, task, MEASURE_S), most, step=step)
-        self.end_workers(chosen.workers)
-        return chosen
+        workers, reason = choose_workers(lambda n: self.measure_rate(n, task, MEASURE_S), most, step=step)
+        self._end_workers(keep=workers)
+        return reason
 
     def measure_rate(self, workers: int, task: Task, seconds: float) -> float:
         """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails."""
+        self._await_ready()
         for worker in self._workers[:workers]:
             worker.send(("measure_speed", task, seconds))
         answers: dict[int, SlotEvent] = {}
         while len(answers) < workers:
             answers |= {slot: event for slot, event in self.wait(1.0) if slot < workers}  # others may die meanwhile
         measured = [answer for answer in answers.values() if isinstance(answer, SpeedMeasured)]
-        self._notices |= {notice for answer in measured for notice in answer.notices}
-        return joint_rate([(it.started, it.pulls) for it in measured]) if len(measured) == workers else 0.0
+        self._notices |= {notice for speed in measured for notice in speed.notices}
+        return joint_rate([(speed.started, speed.pulls) for speed in measured]) if len(measured) == workers else 0.0
 
-    def end_workers(self, keep: int) -> None:
-        """End all workers but the first `keep`; those must be idle."""
+    def _end_workers(self, *, keep: int) -> None:
         for worker in self._workers[keep:]:
             worker.end()
         self._ending += self._workers[keep:]
-        del self._workers[keep:], self._settings[keep:]
+        del self._workers[keep:]
+
+    def available(self) -> list[int]:
+        return [slot for slot, worker in enumerate(self._workers) if worker.ready]
 
     def start(self, slot: int, task: Task) -> None:
-        """Begin a task."""
         self._workers[slot].send(("start", task))
 
     def advance(self, slot: int) -> None:
-        """Pull the next result."""
         self._workers[slot].send(("advance",))
 
     def checkpoint(self, slot: int) -> None:
-        """Ask for the state."""
         self._workers[slot].send(("checkpoint",))
 
     def stop(self, slot: int) -> None:
-        """End the task."""
         self._workers[slot].send(("stop",))
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
-        """Return the events that arrive within the time."""
         slots = {worker.connection: slot for slot, worker in enumerate(self._workers)}
         events = [(slots[ready], self._receive(slots[ready])) for ready in wait(list(slots), timeout_s)]  # type: ignore[index]
         return [(slot, event) for slot, event in events if event is not None]
@@ -215,7 +186,7 @@ class LocalExecutor:
         if isinstance(message, ObjectiveError):
             raise message
         if isinstance(message, WorkerReady):
-            worker.set_ready(message)
+            worker.ready = message
             return None
         event: SlotEvent = message
         return event
@@ -230,17 +201,12 @@ class LocalExecutor:
         killed = old.process.returncode == -signal.SIGKILL
         if failed_starts >= (MAX_KILLED_STARTS if killed else MAX_FAILED_STARTS):
             raise SearchError(f"workers do not start: {reason}")
-        new = WorkerProcess(self._settings[slot])
-        new.failed_starts = failed_starts
-        self._workers[slot] = new
-        if old.ready is None:
-            new.take_unsent(old)
-            return None
-        return Lost(reason)
+        self._workers[slot] = WorkerProcess(old.settings, failed_starts)
+        return Lost(reason) if old.ready else None
 
     def close(self) -> None:
         """End all workers within a few seconds."""
-        self.end_workers(0)
+        self._end_workers(keep=0)
         deadline = time.monotonic() + 3.0
         for worker in self._ending:
             worker.reap(max(0.0, deadline - time.monotonic()))

@@ -9,10 +9,10 @@ Actors belong to the job of this process. Ray ends them when the process ends, a
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,25 +21,14 @@ from objectives.worker.messages import WorkerReady
 from objectives.worker.ray_actor import ActorLocation, WorkerActor
 from search.common.errors import SearchError, UsageError
 from search.executors.base import Failed, Finished, Lost, Refused, SlotEvent
-from search.executors.ray_cluster import Cluster
+from search.executors.ray_cluster import Cluster, describe
 
-UPDATE_S = 1.0
-"""How often the number of actors is adapted."""
-
-IDLE_S = 10.0
-"""Surplus workers end after this time without a task; sooner, the confirmation might need them again."""
-
-GATHER_S = 5.0
-"""Once the first worker is set up, the search waits this long for the others, which may be pending for hours."""
-
-MISSING_NOTICE_S = 10.0
-"""Missing workers are reported after this time."""
-
-MAX_FAILED_STARTS = 3
-"""After so many failed starts in a row the search ends; fewer may be one bad node of several."""
-
-RETRY_S = 5.0
-"""Time before failed actors are started again. Failures within this time count as one."""
+UPDATE_S = 1.0  # how often the number of actors is adapted
+IDLE_S = 10.0  # surplus workers end after this time without a task; the confirmation might need them again
+GATHER_S = 5.0  # how long the search waits for the other workers, which may be pending for hours, after the first one
+MISSING_NOTICE_S = 10.0  # missing workers are reported after this time, and their number at most this often
+MAX_FAILED_STARTS = 3  # in a row, before the search ends; a single one may be a bad node
+RETRY_S = 5.0  # time before failed actors are started again; failures within this time count as one
 
 
 @dataclass
@@ -47,22 +36,29 @@ class Actor:
     """One worker, pending or set up."""
 
     handle: Any
-    location: ActorLocation | None = None
-    """None while it is pending."""
-    ready: WorkerReady | None = None
-    """None until it is set up."""
-    idle_since: float | None = None
-    """In the time of `time.monotonic`; None while it has a task."""
-    ping: Any = None
-    """Reference to the answer of a ping sent just before the task; an answer shows that the task arrived."""
+    location: ActorLocation | None = None  # None while it is pending
+    ready: WorkerReady | None = None  # None until it is set up
+    idle_since: float = -math.inf  # in the time of `time.monotonic`; infinite while it has a task
+    ping: Any = None  # reference to the answer of a ping sent just before the task, which shows that the task arrived
+
+
+@contextmanager
+def _explain_lost_cluster() -> Iterator[None]:
+    """Raise SearchError instead of the ConnectionError of a lost cluster."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise SearchError(
+            f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
+            "same command again"
+        ) from None
 
 
 class RayExecutor:
     """One slot per actor. A slot keeps its number when other actors come or go.
 
-    `jobs` is the maximum number of actors; with None it is what fits the nodes at any time. `tasks` is the initial
-    number of tasks. `say` is called with messages for the user. Raises UsageError when the cluster cannot be reached,
-    or has no room for a worker and cannot grow.
+    `jobs` is the maximum number of actors; with None it is what fits the nodes at any time. `notice` shows a message to
+    the user. Raises UsageError when the cluster cannot be reached, or has no room for a worker and cannot grow.
     """
 
     def __init__(
@@ -74,97 +70,82 @@ class RayExecutor:
         cpus: float = 1.0,
         gpus: float | None = None,
         address: str | None = None,
-        tasks: int,
-        say: Callable[[str], None],
+        notice: Callable[[str], None],
     ) -> None:
         self._cluster = Cluster(address, objective.target)
         self._ray = self._cluster.ray
         try:
             self._share = self._cluster.share(device, cpus, gpus)
         except UsageError:
-            self._cluster.close()
+            self._ray.shutdown()
             raise
-        self._jobs, self._tasks, self._say = jobs, tasks, say
+        self._jobs, self._notice = jobs, notice
         self._device = "cpu" if device == "auto" and not self._share["GPU"] else device
         self._threads = max(1, int(cpus))
-        self._objective = self._ray.put(objective)
-        """In the object store, so each node holds the dataset once and its actors share it."""
+        self._objective = self._ray.put(objective)  # so each node holds the dataset once and its actors share it
         options = {"num_cpus": cpus, "num_gpus": self._share["GPU"], "max_restarts": 0, "max_task_retries": 0}
         self._class = self._ray.remote(**options)(WorkerActor)
         self._actors: dict[int, Actor] = {}
-        self._owed: dict[Any, int] = {}
-        """Slots by the reference of the answer that they owe."""
-        self._largest = self._failed_starts = 0
+        self._owed: dict[Any, int] = {}  # slots by the reference of the answer that they owe
+        self.slots = self._demand = 1
+        self._failed_starts = 0
         self._update_at = self._retry_at = 0.0
-        self._reported_failures: set[str] = set()
-        """Nodes, or reasons without a node, of failed starts that were reported. Each is reported once."""
-        self._counted, self._counted_at = (0, 0), time.monotonic()
-        """Numbers of workers that are set up and that are wanted, and when they changed last."""
-        self._reported_count: tuple[int, int] | None = None
+        self._notice_at = time.monotonic() + MISSING_NOTICE_S
+        self._reported_failures: set[str] = set()  # nodes, or reasons without a node; each is reported once
+        self._reported_counts: tuple[int, int] | None = None  # workers that were set up, and wanted
 
-    @property
-    def slots(self) -> int:
-        return max(1, self._largest)
-
-    def available(self) -> list[int]:
-        """Slots whose actor is set up."""
-        return sorted(slot for slot, actor in self._actors.items() if actor.ready)
-
-    def expect(self, tasks: int) -> None:
-        """Set the number of tasks; the number of actors follows at the next update."""
-        self._tasks = tasks
+    def set_demand(self, tasks: int) -> None:
+        self._demand = tasks  # the number of actors follows at the next update
 
     def ready(self) -> list[str]:
         """Wait for the first worker, and a few seconds for the others."""
-        until = math.inf
-        while not self.available() or (len(self.available()) < len(self._actors) and time.monotonic() < until):
+        while not self.available():
             self.wait(0.2)
-            if self.available() and until == math.inf:
-                until = time.monotonic() + GATHER_S
+        deadline = time.monotonic() + GATHER_S
+        while len(self.available()) < len(self._actors) and time.monotonic() < deadline:
+            self.wait(0.2)
         return [actor.ready.device for actor in self._actors.values() if actor.ready]
 
-    def settle(self, task: Task) -> str | None:
-        """Nothing to choose: Ray places workers by the resources that they reserve."""
-        return None
+    def tune_workers(self, task: Task) -> str | None:
+        return None  # Ray places workers by the resources that they reserve
 
+    def available(self) -> list[int]:
+        return sorted(slot for slot, actor in self._actors.items() if actor.ready)
+
+    @_explain_lost_cluster()
     def start(self, slot: int, task: Task) -> None:
-        """Begin a task."""
         actor = self._actors[slot]
-        with _explain_lost_cluster():
-            actor.idle_since, actor.ping = None, actor.handle.ping.remote()
-        self._ask(slot, "start", task)
+        actor.idle_since, actor.ping = math.inf, actor.handle.ping.remote()
+        self._send(slot, "start", task)
 
     def advance(self, slot: int) -> None:
-        """Pull the next result."""
-        self._ask(slot, "advance")
+        self._send(slot, "advance")
 
     def checkpoint(self, slot: int) -> None:
-        """Ask for the state."""
-        self._ask(slot, "checkpoint")
+        self._send(slot, "checkpoint")
 
     def stop(self, slot: int) -> None:
-        """End the task."""
-        self._ask(slot, "stop")
+        self._send(slot, "stop")
 
-    def _ask(self, slot: int, command: str, *arguments: Any) -> None:
-        with _explain_lost_cluster():
-            self._owed[self._actors[slot].handle.do.remote(command, *arguments)] = slot
+    @_explain_lost_cluster()
+    def _send(self, slot: int, command: str, *arguments: Any) -> None:
+        self._owed[self._actors[slot].handle.do.remote(command, *arguments)] = slot
 
+    @_explain_lost_cluster()
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time. Raises SearchError when the cluster is lost."""
-        with _explain_lost_cluster():
-            if time.monotonic() >= self._update_at:
-                self._update_at = time.monotonic() + UPDATE_S
-                self._update_actors()
-                self._report_missing()
-            if not self._owed:
-                time.sleep(timeout_s)
-                return []
-            arrived, _ = self._ray.wait(list(self._owed), num_returns=1, timeout=timeout_s)
-            if arrived:
-                arrived, _ = self._ray.wait(list(self._owed), num_returns=len(self._owed), timeout=0)
-            # an actor that died meanwhile owes nothing any more
-            events = [(self._owed[answer], self._receive(answer)) for answer in arrived if answer in self._owed]
+        if time.monotonic() >= self._update_at:
+            self._update_at = time.monotonic() + UPDATE_S
+            self._update_actors()
+            self._report_missing()
+        if not self._owed:
+            time.sleep(timeout_s)
+            return []
+        arrived, _ = self._ray.wait(list(self._owed), num_returns=1, timeout=timeout_s)
+        if arrived:
+            arrived, _ = self._ray.wait(list(self._owed), num_returns=len(self._owed), timeout=0)
+        # an actor that died meanwhile owes nothing any more
+        events = [(self._owed[answer], self._receive(answer)) for answer in arrived if answer in self._owed]
         return [(slot, event) for slot, event in events if event is not None]
 
     def _receive(self, answer: Any) -> SlotEvent | None:
@@ -173,7 +154,7 @@ class RayExecutor:
         try:
             reply = self._ray.get(answer)
         except self._ray.exceptions.RayError as error:
-            return self._replace(slot, actor, error)
+            return self._remove_dead(slot, actor, error)
         if isinstance(reply, ObjectiveError):
             self._release(slot)
             self._start_failed(actor, reply, str(reply))
@@ -183,7 +164,7 @@ class RayExecutor:
             return None
         if isinstance(reply, WorkerReady):
             actor.ready, actor.idle_since, self._failed_starts = reply, time.monotonic(), 0
-            self._largest = max(self._largest, len(self.available()))
+            self.slots = max(self.slots, len(self.available()))
             return None
         if isinstance(reply, Finished | Failed | Refused):
             actor.idle_since = time.monotonic()
@@ -191,44 +172,34 @@ class RayExecutor:
         return event
 
     def close(self) -> None:
-        """End the job and its workers; a Ray that was started for this search ends, too."""
-        self._cluster.close()
+        self._ray.shutdown()
 
     # Number of actors
 
     def _update_actors(self) -> None:
-        """Start missing actors, or end surplus ones that are idle."""
+        """Start missing actors, or end surplus ones that are pending or have been idle for long."""
         most = self._cluster.room(self._share) if self._jobs is None else self._jobs
-        wanted = min(max(1, most), self._tasks)
-        free = (slot for slot in range(wanted) if slot not in self._actors)
-        while len(self._actors) < wanted:
-            self._add_actor(next(free))
-        long_ago = time.monotonic() - IDLE_S
-        idle = [
-            slot
-            for slot, actor in sorted(self._actors.items(), reverse=True)
-            if actor.ready is None or (actor.idle_since is not None and actor.idle_since < long_ago)
-        ]
-        idle.sort(key=lambda slot: self._actors[slot].ready is not None)  # pending actors first
+        wanted = min(max(1, most), self._demand)
+        free = [slot for slot in range(wanted) if slot not in self._actors]
+        for slot in free[: max(0, wanted - len(self._actors))]:
+            self._actors[slot] = Actor(handle := self._class.remote())
+            self._owed[handle.locate.remote()] = slot
+            self._owed[handle.set_up.remote(self._objective, self._device, self._threads)] = slot
+        idle = [slot for slot, actor in self._actors.items() if actor.idle_since < time.monotonic() - IDLE_S]
+        idle.sort(key=lambda slot: (self._actors[slot].ready is not None, -slot))  # pending actors first
         for slot in idle[: max(0, len(self._actors) - wanted)]:
             self._release(slot)
-
-    def _add_actor(self, slot: int) -> None:
-        handle = self._class.remote()
-        self._actors[slot] = Actor(handle)
-        self._owed[handle.locate.remote()] = slot
-        self._owed[handle.set_up.remote(self._objective, self._device, self._threads)] = slot
 
     def _release(self, slot: int) -> None:
         """End an actor that has no task."""
         actor = self._actors.pop(slot)
         self._owed = {answer: owing for answer, owing in self._owed.items() if owing != slot}
-        with contextlib.suppress(self._ray.exceptions.RayError):
+        with suppress(self._ray.exceptions.RayError):
             self._ray.kill(actor.handle)
 
-    def _replace(self, slot: int, actor: Actor, error: Exception) -> Lost | None:
-        """Give up an actor that answered with an error. The next update starts another one in its slot."""
-        machine_gone = self._cluster.lost_machine(actor.location, error)
+    def _remove_dead(self, slot: int, actor: Actor, error: Exception) -> Lost | None:
+        """Remove an actor that answered with an error. The next update starts another one in its slot."""
+        machine_gone = self._cluster.is_machine_gone(actor.location, error)
         reason = self._cluster.describe_death(actor.location, error)
         self._release(slot)
         self._update_at = 0.0
@@ -237,6 +208,12 @@ class RayExecutor:
         if not machine_gone:
             self._start_failed(actor, SearchError(f"workers do not start: {reason}"), reason)
         return None
+
+    def _task_arrived(self, actor: Actor) -> bool:
+        with suppress(self._ray.exceptions.RayError):  # a GetTimeoutError among them
+            self._ray.get(actor.ping, timeout=0)
+            return True
+        return False
 
     def _start_failed(self, actor: Actor, error: Exception, reason: str) -> None:
         """Start again later, or raise the error after too many tries. One bad node must not end a search."""
@@ -252,41 +229,19 @@ class RayExecutor:
         failure = actor.location.node if actor.location else reason
         if failure not in self._reported_failures:
             self._reported_failures.add(failure)
-            self._say(f"a worker did not start{self._cluster.place(actor.location)}, and is tried again: {reason}")
-
-    def _task_arrived(self, actor: Actor) -> bool:
-        try:
-            self._ray.get(actor.ping, timeout=0)
-        except self._ray.exceptions.RayError:  # a GetTimeoutError among them
-            return False
-        return True
+            self._notice(f"a worker did not start{self._cluster.place(actor.location)}, and is tried again: {reason}")
 
     def _report_missing(self) -> None:
-        """Report missing workers once their number has been stable for a while, and report when all have come."""
-        counted = here, wanted = len(self.available()), len(self._actors)
-        if counted != self._counted:
-            self._counted, self._counted_at = counted, time.monotonic()
-        if counted == self._reported_count or time.monotonic() < self._counted_at + MISSING_NOTICE_S:
-            return
-        before, self._reported_count = self._reported_count, counted
-        if here < wanted:
-            share = self._cluster.describe(self._share)
-            total = self._cluster.describe(self._cluster.resources())
-            self._say(
-                f"{here} of {wanted} workers are set up; the others start or wait for room: each needs {share}, and "
-                f"the cluster has {total} in all"
+        """Report workers that have been missing for a while, and report when all have come."""
+        counts = n_ready, wanted = len(self.available()), len(self._actors)
+        now, reported = time.monotonic(), self._reported_counts
+        if n_ready == wanted:
+            self._reported_counts, self._notice_at = None, now + MISSING_NOTICE_S
+            if reported and n_ready > reported[0]:
+                self._notice(f"all {wanted} workers are set up")
+        elif counts != reported and now >= self._notice_at:
+            self._reported_counts, self._notice_at = counts, now + MISSING_NOTICE_S
+            self._notice(
+                f"{n_ready} of {wanted} workers are set up; the others start or wait for room: each needs "
+                f"{describe(self._share)}, and the cluster has {describe(self._cluster.resources())} in all"
             )
-        elif before is not None and here > before[0]:
-            self._say(f"all {wanted} workers are set up")
-
-
-@contextlib.contextmanager
-def _explain_lost_cluster() -> Iterator[None]:
-    """Raise SearchError instead of the ConnectionError of a lost cluster."""
-    try:
-        yield
-    except ConnectionError as error:
-        raise SearchError(
-            f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
-            "same command again"
-        ) from None

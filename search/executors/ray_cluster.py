@@ -5,7 +5,6 @@ The only module that imports Ray. Ray's own output is suppressed; errors for the
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import os
@@ -26,26 +25,19 @@ from search.common.system import usable_cores
 
 CONNECT_S = 5.0
 LAST_LINES = 15
-
-GPU_SHARE = 0.25
-"""GPUs per worker by default: a small network leaves most of a GPU idle."""
+GPU_SHARE = 0.25  # GPUs per worker by default: a small network leaves most of a GPU idle
 
 QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # errors are printed even with logging off
     "RAY_NUM_REDIS_GET_RETRIES": "1",  # a healthy head answers the first request
     "RAY_py_gcs_connect_timeout_s": "5",
 }
-
-
-@functools.cache  # Ray reads these only once in a process
-def own_settings() -> dict[str, str]:
-    """Return the environment variables for a Ray that the search starts itself."""
-    return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only, on every system
-        "RAY_AUTH_MODE": "token",  # other users of the machine can reach loopback
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
-    }
+OWN_RAY = QUIET | {  # for a Ray that the search starts itself, which reads these only once in a process
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only, on every system
+    "RAY_AUTH_MODE": "token",  # other users of the machine can reach loopback
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+}
 
 
 class Cluster:
@@ -57,40 +49,26 @@ class Cluster:
 
     def __init__(self, address: str | None, target: str) -> None:
         self._is_own = address is None
-        self._logs: Path | None = None
-        """Folder of the log files on this machine, if known."""
-        if address is not None:
-            _check_address(address)
-        with _set_environment(QUIET if address is not None else QUIET | own_settings()):
+        _check_address(address)
+        with _quiet(OWN_RAY if address is None else QUIET), _keep_signals():
             self.ray = _import()
-            context = self._start() if address is None else self._reach(address, target)
-        if (session := getattr(context, "address_info", {}).get("session_dir")) is not None:
-            self._logs = Path(session) / "logs"
+            context = self._connect(address, target)
+        session = getattr(context, "address_info", {}).get("session_dir")
+        self._logs = Path(session) / "logs" if session else None  # folder of the log files on this machine
 
-    def _start(self) -> Any:
+    def _connect(self, address: str | None, target: str) -> Any:
+        own = {"num_cpus": usable_cores(), "include_dashboard": False}
+        options: Any = own if address is None else {"runtime_env": {"py_modules": modules_to_ship(target)}}
         try:
-            return self._init("local", num_cpus=usable_cores(), include_dashboard=False)
+            return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises many types
-            raise SearchError(
-                f"Ray does not start on this machine: {_in_one_line(error)}. Type --engine local to do without it"
-            ) from None
-
-    def _reach(self, address: str, target: str) -> Any:
-        try:
-            return self._init(address, runtime_env={"py_modules": modules_to_ship(target)})
-        except Exception as error:  # Ray raises many types
-            raise UsageError(
-                f"--address {address}: {_in_one_line(error)}. Give auto on a machine of the cluster, HOST:PORT of its "
-                "head from such a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
-            ) from None
-
-    def _init(self, address: str, **options: Any) -> Any:
-        with _keep_signals(), _silence_stderr():
-            return self.ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-
-    def close(self) -> None:
-        """End the job; a Ray that was started for it ends, too."""
-        self.ray.shutdown()
+            message = _in_one_line(error)
+        if address is None:
+            raise SearchError(f"Ray does not start on this machine: {message}. Type --engine local to do without it")
+        raise UsageError(
+            f"--address {address}: {message}. Give auto on a machine of the cluster, HOST:PORT of its head from such "
+            "a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
+        )
 
     # Resources
 
@@ -107,7 +85,7 @@ class Cluster:
         share = {"CPU": cpus, "GPU": gpus}
         if self._is_own and not self.room(share):
             raise UsageError(
-                f"a worker with {self.describe(share)} has no room on this machine, which has {self.describe(total)}; "
+                f"a worker with {describe(share)} has no room on this machine, which has {describe(total)}; "
                 "ask for less with --cpus-per-trial and --gpus-per-trial, or name a cluster with --address"
             )
         return share
@@ -123,26 +101,24 @@ class Cluster:
         needed = [(name, amount) for name, amount in share.items() if amount]
         return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed) for node in nodes)
 
-    @staticmethod
-    def describe(resources: Mapping[str, float]) -> str:
-        """Return a text such as `2 CPU and 0.25 GPU`."""
-        return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount or name == "CPU")
+    # Dead actors
 
-    # Deaths of actors
-
-    def lost_machine(self, location: ActorLocation | None, error: Exception) -> bool:
+    def is_machine_gone(self, location: ActorLocation | None, error: Exception) -> bool:
         """Return whether the machine of the actor is gone or unreachable, as opposed to a failure of the actor."""
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.ActorUnavailableError | exceptions.NodeDiedError):
             return True
-        if "its node has died" in str(error):  # Ray's only hint for an actor that was still starting
-            return True
-        return location is not None and not self._node(location).get("Alive", False)
+        # for an actor that was still starting, this text is Ray's only hint
+        return "its node has died" in str(error) or (location is not None and not self._node(location).get("Alive"))
 
     def describe_death(self, location: ActorLocation | None, error: Exception) -> str:
         """Return how the actor died and, if its log file is on this machine, the last lines that it printed."""
-        worker = "its worker" if location is None else f"its worker (pid {location.pid}{self.place(location)})"
-        return "\n".join([f"{worker} died: {_cause(error)}", *self._last_lines(location)])
+        which = f" (pid {location.pid}{self.place(location)})" if location else ""
+        lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
+        text = " ".join(" ".join(lines).split())
+        # without Ray's internal names and guesses
+        cause = _in_one_line(re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", text))
+        return "\n".join([f"its worker{which} died: {cause}", *self._last_lines(location)])
 
     def place(self, location: ActorLocation | None) -> str:
         """Return a text such as ` on 10.0.0.7`; empty if the node is not known."""
@@ -161,6 +137,11 @@ class Cluster:
         return [line for line in lines if not line.startswith(":")][-LAST_LINES:]  # lines that Ray itself writes
 
 
+def describe(resources: Mapping[str, float]) -> str:
+    """Return a text such as `2 CPU and 0.25 GPU`."""
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount or name == "CPU")
+
+
 def _import() -> Any:
     try:
         import ray
@@ -173,13 +154,13 @@ def _import() -> Any:
     return ray
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str | None) -> None:
     """Raise UsageError for a malformed address or a closed port; Ray itself would try for a minute."""
-    if address == "auto":
+    if address is None or address == "auto":
         return
     parsed = re.fullmatch(r"(ray://)?(\[[^\]\s]+\]|[^\s:/@]+):(\d{1,5})", address)
     if parsed is None:
-        raise UsageError(f"--address {address!r} is no address; give auto, HOST:PORT or ray://HOST:PORT")
+        raise UsageError(f"--address {address!r} is not an address; give auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((parsed[2].strip("[]"), int(parsed[3])), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
@@ -190,63 +171,38 @@ def _check_address(address: str) -> None:
 
 
 def modules_to_ship(target: str) -> list[str]:
-    """Return the files and folders that workers on other machines import: `objectives` and the objective's module.
-
-    Installed packages are left out; the other machines must have them.
-    """
+    """Return the paths of `objectives` and of the objective's module, which all machines need, unless installed."""
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
-    paths = []
-    for name in dict.fromkeys(("objectives", target.partition(":")[0].partition(".")[0])):
-        spec = importlib.util.find_spec(name)
-        if spec is None or not (places := [*(spec.submodule_search_locations or ()), spec.origin]):
-            continue
-        path = Path(str(places[0])).resolve()
-        if path.exists() and installed.isdisjoint(path.parents):
-            paths.append(str(path))
-    return paths
+    names = dict.fromkeys(("objectives", re.split("[:.]", target)[0]))
+    specs = [spec for name in names if (spec := importlib.util.find_spec(name))]
+    paths = [Path([*(spec.submodule_search_locations or ()), str(spec.origin)][0]).resolve() for spec in specs]
+    return [str(path) for path in paths if path.exists() and installed.isdisjoint(path.parents)]
 
 
 def _in_one_line(error: object) -> str:
     """Return the message on one line; of a traceback from another process only its last line."""
     before, _, steps = str(error).partition("Traceback (most recent call last):")
-    said = before + "".join(steps.strip().splitlines()[-1:])
-    return " ".join(said.split())[:400].rstrip(".") or type(error).__name__
-
-
-def _cause(error: Exception) -> str:
-    """Return what Ray says about a death, without its internal names and guesses."""
-    lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
-    said = re.sub(r"^.*Worker exit detail: |Some (common|potential).*$", "", " ".join(" ".join(lines).split()))
-    return _in_one_line(said)
+    words = before.split() + " ".join(steps.strip().splitlines()[-1:]).split()
+    return " ".join(words)[:400].rstrip(".") or type(error).__name__
 
 
 @contextmanager
-def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for Ray and the processes that it starts, and restore them afterwards."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _silence_stderr() -> Iterator[None]:
-    """Suppress standard error, to which Ray's libraries write before their logging is configured."""
+def _quiet(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for Ray, and suppress standard error until its logging is configured."""
+    before = {name: os.environ[name] for name in environment if name in os.environ}
+    os.environ.update(environment)
     sys.stderr.flush()
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        for name in environment:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextmanager

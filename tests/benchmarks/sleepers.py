@@ -50,13 +50,13 @@ class Idlers:
     def available(self) -> range:
         return range(self.slots)
 
-    def expect(self, tasks: int) -> None:
+    def set_demand(self, tasks: int) -> None:
         pass
 
     def ready(self) -> list[str]:
         return ["cpu"] * self.slots
 
-    def settle(self, task: Task) -> str | None:
+    def tune_workers(self, task: Task) -> str | None:
         return None
 
     def checkpoint(self, slot: int) -> None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from shell import environment
 
 from search.cli.progress import SPARK_CHARACTERS, LiveDisplay, PlainDisplay, describe_end, sparkline
+from search.common.direction import Direction
 from search.coordinator.progress import RunningTrial, SearchProgress, Standing
 from search.study.records import TrialRecord
 
@@ -55,7 +56,7 @@ FAILED = a_trial(3, TrialState.FAIL, None, failure="diverged", failure_message="
 
 
 def standing(*ended: TrialRecord, maximize: bool = True, **other: Any) -> Standing:
-    return Standing(10, ended, maximize=maximize, **other)
+    return Standing(10, ended, Direction.of(maximize=maximize), **other)
 
 
 def a_snapshot(*ended: TrialRecord, running: Sequence[RunningTrial] = (), trouble: str | None = None) -> SearchProgress:
@@ -213,6 +214,7 @@ def through_a_terminal(program: str) -> str:
 def test_a_terminal_shows_the_table_and_restores_the_cursor():
     program = """
         from search.cli import output
+        from search.common.direction import Direction
         from search.coordinator.progress import RunningTrial, SearchProgress, Standing
         from search.cli.progress import LiveDisplay
 
@@ -220,7 +222,7 @@ def test_a_terminal_shows_the_table_and_restores_the_cursor():
         assert isinstance(display, LiveDisplay), display
         display.begin("study mnist", 10, 0)
         trial = RunningTrial(7, "cnn-2x16 sgd", 3.0, 20, (0.1, 0.8))
-        display.refresh(SearchProgress(Standing(10, maximize=True), (trial,), "val_accuracy"))
+        display.refresh(SearchProgress(Standing(10, (), Direction.MAXIMIZE), (trial,), "val_accuracy"))
         display.notice("something worth a line")
         display.end()
     """

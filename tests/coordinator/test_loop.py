@@ -1,4 +1,4 @@
-"""The loop: what it stores of each trial, and that an interruption at any step costs nothing."""
+"""The loop: what it stores of a trial, and that an interruption at any step repeats nothing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from search.study.sampling.sampling_study import SamplingStudy
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6])
-def test_an_interruption_at_any_step_costs_nothing(place: Place, rounds: int):
+def test_an_interruption_at_any_step_repeats_nothing(place: Place, rounds: int):
     """Rounds 1 to 4 end in the first trial, 3 between its last step and its end; later ones in the second."""
     place.search(2, interrupted=after(rounds))
-    left = list((place.folder / "checkpoints").glob("*"))
+    checkpoints = list((place.folder / "checkpoints").glob("*"))
     record = place.search(2)
     assert [trial.state for trial in record.trials] == [TrialState.COMPLETE] * 2, rounds
     assert [sorted(trial.intermediate) for trial in record.trials] == [[1, 2, 3, 4]] * 2
@@ -27,7 +27,7 @@ def test_an_interruption_at_any_step_costs_nothing(place: Place, rounds: int):
     curves = place.curves()
     for trial in record.trials:
         assert curves[f"#{trial.number:03d} {trial.label}"] == sorted(trial.intermediate.items())
-    assert bool(left) == (rounds not in (4, 5))  # then the first trial has just ended
+    assert bool(checkpoints) == (rounds not in (4, 5))  # then the first trial has just ended
     assert not list((place.folder / "checkpoints").glob("*"))
 
 
@@ -46,7 +46,7 @@ def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
         with pytest.raises(Killed, match="between verdict and end"):
             place.search(1, mode=mode)
     curves = place.curves()
-    (trial,) = place.search(1, mode="hang").trials  # it would not come back from another training
+    (trial,) = place.search(1, mode="hang").trials  # another training would hang
     assert trial.state == state
     assert trial.value == trial.intermediate.get(STEPS)
     assert trial.failure == (None if mode == "fine" else "error")
@@ -57,11 +57,11 @@ def test_interrupted_or_not_the_values_are_the_same(place: Place):
     whole = Place(Path(shutil.copytree(place.folder, place.folder.with_name("whole"))))
     interrupted = place.search(3, interrupted=after(2))
     assert interrupted.trials[0].state == TrialState.RUNNING
-    stories = []
-    for where in (place, whole):
-        record = where.search(3)
-        stories.append([(dict(trial.params), dict(trial.intermediate), trial.value) for trial in record.trials])
-    assert stories[0] == stories[1]
+    histories = []
+    for folder in (place, whole):
+        record = folder.search(3)
+        histories.append([(dict(trial.params), dict(trial.intermediate), trial.value) for trial in record.trials])
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_a_failed_trial_counts_and_the_search_goes_on(place: Place, mode: str, k
         ("miscount@1", "after step 1 the training called itself 3; count one a pull"),
     ],
 )
-def test_a_training_that_counts_wrongly_fails_instead_of_going_on_for_ever(place: Place, mode: str, message: str):
+def test_a_training_that_counts_wrongly_fails(place: Place, mode: str, message: str):
     (trial,) = place.search(1, mode=mode).trials
     assert (trial.state, trial.failure) == (TrialState.FAIL, "error")
     assert message in (trial.failure_message or "")
 
 
-def test_what_a_trainer_has_to_say_is_said_once(place: Place):
+def test_a_notice_is_shown_once(place: Place):
     place.search(2, mode="notice")
     assert place.lines.getvalue().count("a trainer has something to say") == 1
 
@@ -100,7 +100,7 @@ def test_ten_failures_of_one_kind_stop_the_search(place: Place):
 def test_a_baseline_trains_to_its_end_and_others_may_be_pruned(place: Place):
     objective = Toy(steps=STEPS)
     objective.known = {"hopeless": {"kind": "deep", "x": -1.0, "depth": 1}}
-    place.search(1)  # hence not the first to come to the first rung
+    place.search(1)  # so that the baseline is not the first at the first rung
     record = place.search(14, pruner="halving", objective=objective)
     states = [trial.state for trial in record.trials]
     assert TrialState.PRUNED in states

@@ -1,4 +1,4 @@
-"""One contract for every executor, then what only processes can do: die, be replaced, and leave nothing behind."""
+"""One contract for every executor, then worker processes: they die, are replaced, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -30,33 +30,34 @@ TOY = ObjectiveSpec("toy:Toy")
 def local() -> Iterator[LocalExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        made = LocalExecutor(TOY, "cpu", jobs=2)
-        assert made.ready() == ["cpu", "cpu"]
-        yield made
-        made.close()
+        executor = LocalExecutor(TOY, "cpu", jobs=2)
+        assert executor.ready() == ["cpu", "cpu"]
+        yield executor
+        executor.close()
 
 
 @pytest.fixture(scope="module")
 def inline() -> Iterator[InlineExecutor]:
-    made = InlineExecutor(TOY, "cpu")
-    assert made.ready() == ["cpu"]
-    yield made
-    made.close()
+    executor = InlineExecutor(TOY, "cpu")
+    assert executor.ready() == ["cpu"]
+    yield executor
+    executor.close()
 
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[RayExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        with closing(RayExecutor(TOY, "cpu", 2, cpus=usable_cores() / 2, tasks=2, say=print)) as made:
-            assert made.ready() == ["cpu", "cpu"]
-            yield made
+        with closing(RayExecutor(TOY, "cpu", 2, cpus=usable_cores() / 2, notice=print)) as executor:
+            executor.set_demand(2)
+            assert executor.ready() == ["cpu", "cpu"]
+            yield executor
 
 
 @pytest.fixture(params=["inline", "local", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> Executor:
-    made: Executor = request.getfixturevalue(request.param)
-    return made
+    chosen: Executor = request.getfixturevalue(request.param)
+    return chosen
 
 
 def task(number: int = 0, checkpoint: bytes | None = None, **params: object) -> Task:
@@ -64,7 +65,7 @@ def task(number: int = 0, checkpoint: bytes | None = None, **params: object) -> 
 
 
 def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> SlotEvent:
-    """The one event that a slot owes."""
+    """Wait for the one event of a slot."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         events = executor.wait(1.0)
@@ -96,7 +97,7 @@ def test_a_training_gives_its_steps_and_then_its_outcome(executor: Executor):
     assert last.outcome.weights == str(results[-1].result.value).encode()
 
 
-def test_numbers_of_other_libraries_arrive_as_pythons_own(executor: Executor):
+def test_numbers_arrive_as_python_floats(executor: Executor):
     results, _ = train(executor, task(mode="numpy"))
     assert [type(done.result.value) for done in results] == [float] * 4
     assert {type(figure) for done in results for figure in done.result.metrics.values()} == {float}
@@ -107,7 +108,7 @@ def test_the_same_task_gives_the_same_results_in_a_used_slot(executor: Executor)
     assert train(executor, task(3)) != train(executor, task(4))
 
 
-def test_a_slot_owes_nothing_until_it_is_asked(executor: Executor):
+def test_a_slot_sends_nothing_before_a_command(executor: Executor):
     executor.start(0, task())
     assert isinstance(hear(executor), EpochDone)
     assert executor.wait(0.2) == []
@@ -116,7 +117,7 @@ def test_a_slot_owes_nothing_until_it_is_asked(executor: Executor):
     assert executor.wait(0.2) == []
 
 
-def test_a_resumed_training_goes_on_as_if_nothing_had_happened(executor: Executor):
+def test_a_resumed_training_gives_the_same_results(executor: Executor):
     whole, end = train(executor, task())
     executor.start(0, task())
     hear(executor)
@@ -142,7 +143,7 @@ def test_a_training_goes_on_after_a_checkpoint(executor: Executor):
     hear(executor)
 
 
-def test_a_stopped_training_leaves_what_it_has(executor: Executor):
+def test_a_stopped_training_gives_its_outcome(executor: Executor):
     executor.start(0, task())
     first = hear(executor)
     assert isinstance(first, EpochDone)
@@ -161,9 +162,7 @@ def test_a_stopped_training_leaves_what_it_has(executor: Executor):
     ],
 )
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_failed_training_says_why_and_the_slot_goes_on(
-    executor: Executor, mode: str, kind: str, message: str, after: int
-):
+def test_a_slot_is_free_after_a_failed_training(executor: Executor, mode: str, kind: str, message: str, after: int):
     executor.start(0, task(mode=f"{mode}@{after}"))
     for _ in range(after):
         assert isinstance(hear(executor), EpochDone)
@@ -175,7 +174,7 @@ def test_a_failed_training_says_why_and_the_slot_goes_on(
     assert len(train(executor, task())[0]) == 4
 
 
-def test_a_checkpoint_that_is_damaged_fails_the_trial_alone(executor: Executor):
+def test_a_damaged_checkpoint_fails_only_its_trial(executor: Executor):
     executor.start(0, task(checkpoint=b"\0"))
     event = hear(executor)
     assert isinstance(event, Failed)
@@ -190,26 +189,27 @@ def test_a_checkpoint_that_is_damaged_fails_the_trial_alone(executor: Executor):
         pytest.param(lambda: LocalExecutor(TOY, "cuda:99", 1), id="local", marks=pytest.mark.slow),
     ],
 )
-def test_a_device_that_is_not_there_is_said(make: Callable[[], Executor]):
-    made = make()
+def test_a_missing_device_is_an_error(make: Callable[[], Executor]):
+    executor = make()
     try:
         with pytest.raises(DeviceError, match=r"--device cuda:99: this machine offers \d+ CUDA devices; type"):
-            made.ready()
+            executor.ready()
     finally:
-        made.close()
+        executor.close()
 
 
-def test_a_slot_that_is_all_there_is_is_kept(executor: Executor):
+def test_tuning_changes_nothing_when_there_is_no_choice(executor: Executor):
     slots = executor.slots
-    assert executor.settle(task()) is None
+    assert executor.tune_workers(task()) is None
     assert executor.slots == slots == len(executor.available())
 
 
-def test_out_of_memory_forgets_all_that_the_objective_kept(inline: InlineExecutor):
-    before = inline._ready_worker().objective
+def test_the_objective_is_made_again_after_out_of_memory(inline: InlineExecutor):
+    assert inline.worker is not None
+    before = inline.worker.objective
     inline.start(0, task(mode="memory@0"))
     hear(inline)
-    assert inline._ready_worker().objective is not before
+    assert inline.worker.objective is not before
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_slots_train_side_by_side(local: LocalExecutor):
             del first[slot]
 
 
-def test_a_killed_worker_is_lost_with_its_last_words_and_replaced(local: LocalExecutor):
+def test_a_killed_worker_is_replaced_and_its_last_lines_are_reported(local: LocalExecutor):
     before = children(os.getpid())
     local.start(0, task(mode="kill@1"))
     assert isinstance(hear(local), EpochDone)
@@ -240,59 +240,63 @@ def test_a_killed_worker_is_lost_with_its_last_words_and_replaced(local: LocalEx
     assert isinstance(event, Lost)
     assert "was killed by SIGKILL" in event.reason
     assert event.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
-    local.start(0, task())  # at once: the new worker is not set up yet
+    assert local.available() == [1]
+    while 0 not in local.available():
+        assert local.wait(1.0) == []
+    local.start(0, task())
     assert isinstance(hear(local), EpochDone)
     local.stop(0)
     assert isinstance(hear(local), Finished)
     assert len(children(os.getpid())) == len(before)
 
 
-# How many pay -------------------------------------------------------------------------------------------------------
+# Number of workers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def three() -> Iterator[LocalExecutor]:
-    with closing(LocalExecutor(TOY, "cpu", jobs=3)) as made:
-        made.ready()
-        yield made
+    with closing(LocalExecutor(TOY, "cpu", jobs=3)) as executor:
+        executor.ready()
+        yield executor
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 1)])
-def test_workers_that_get_in_each_others_way_are_sent_home(
+def test_workers_that_slow_each_other_down_are_ended(
     monkeypatch: pytest.MonkeyPatch, mode: str, chosen: int, request: pytest.FixtureRequest
 ):
     """Each pull takes 20 ms: side by side, or in turns."""
     monkeypatch.setenv("TOY_PAUSE_S", "0.02" if mode == "fine" else "0")
     executor: LocalExecutor = request.getfixturevalue("three")
-    at_first = children(os.getpid())
-    assert executor.keep_fastest(task(mode=mode), 3).workers == chosen == executor.slots
+    before = children(os.getpid())
+    executor.keep_fastest(task(mode=mode), 3)
+    assert executor.slots == chosen
     deadline = time.monotonic() + 20
-    while len(children(os.getpid())) > len(at_first) - (3 - chosen) and time.monotonic() < deadline:
+    while len(children(os.getpid())) > len(before) - (3 - chosen) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(children(os.getpid())) == len(at_first) - (3 - chosen)
+    assert len(children(os.getpid())) == len(before) - (3 - chosen)
     assert len(train(executor, task())[0]) == 4
 
 
-def test_a_probe_leaves_no_trace(local: LocalExecutor):
+def test_a_measurement_changes_no_result(local: LocalExecutor):
     expected = train(local, task(3))
     assert local.measure_rate(2, task(8), 0.05) > 0
     assert train(local, task(3)) == expected
 
 
-def test_what_a_worker_says_while_it_is_probed_is_kept(local: LocalExecutor):
+def test_notices_of_a_measurement_are_kept(local: LocalExecutor):
     assert local.measure_rate(2, task(mode="notice"), 0.05) > 0
     assert local._notices == {"a trainer has something to say"}
 
 
-def test_a_worker_that_dies_beside_a_probe_is_no_part_of_it(local: LocalExecutor):
+def test_a_measurement_ignores_workers_that_it_does_not_use(local: LocalExecutor):
     os.kill(local._workers[1].process.pid, signal.SIGKILL)
     assert local.measure_rate(1, task(), 0.3) > 0
     assert len(train(local, task())[0]) == 4
 
 
 @pytest.mark.parametrize("mode", ["error@1", "memory@0", pytest.param("kill@1", marks=pytest.mark.slow)])
-def test_a_probe_that_fails_is_no_speed_at_all(local: LocalExecutor, mode: str):
+def test_a_failed_measurement_gives_a_rate_of_zero(local: LocalExecutor, mode: str):
     assert local.measure_rate(1, task(mode=mode), 0.05) == 0
     assert len(train(local, task())[0]) == 4
 
@@ -313,17 +317,17 @@ def test_workers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be made: .*unexpected keyword"),
-        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be made"),
+        (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be executor: .*unexpected keyword"),
+        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be executor"),
     ],
     ids=["another option", "not there"],
 )
-def test_an_objective_that_cannot_be_made_is_said(spec: ObjectiveSpec, message: str):
+def test_an_objective_that_cannot_be_made_is_an_error(spec: ObjectiveSpec, message: str):
     with closing(LocalExecutor(spec, "cpu", jobs=1)) as broken, pytest.raises(ObjectiveError, match=message):
         broken.ready()
 
 
-def test_closing_leaves_no_process_even_one_that_hangs():
+def test_closing_ends_a_worker_that_hangs():
     mine = children(os.getpid())
     executor = LocalExecutor(TOY, "cpu", jobs=1)
     executor.ready()

@@ -12,7 +12,7 @@ from objectives.base import DeviceError, ObjectiveSpec, Task
 from objectives.devices import assign_device
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.executors import local
-from search.executors.gpu_sharing import WorkerCount, choose_workers, fit_memory, joint_rate, max_workers
+from search.executors.gpu_sharing import choose_workers, fit_memory, joint_rate, max_workers
 from search.executors.local import LocalExecutor
 
 GIB = 2**30
@@ -38,16 +38,14 @@ TASK = Task(0, {}, seed=0, epochs=1)
 def test_workers_are_added_as_long_as_training_becomes_faster(
     rates: dict[int, float], most: int, step: int, chosen: int, why: str
 ):
-    assert choose_workers(rates.__getitem__, most, step=step) == WorkerCount(chosen, why)
+    assert choose_workers(rates.__getitem__, most, step=step) == (chosen, why)
 
 
 @pytest.mark.parametrize(
     ("cores", "gpus", "workers"),
     [(2, 0, 2), (64, 0, 64), (64, 1, 8), (4, 1, 4), (64, 4, 32), (2, 4, 4)],
 )
-def test_workers_to_start_are_bounded_by_cores_and_by_gpus_of_which_none_is_left_idle(
-    cores: int, gpus: int, workers: int
-):
+def test_the_workers_to_start_are_limited_by_cores_and_gpus(cores: int, gpus: int, workers: int):
     assert max_workers(cores, gpus) == workers
 
 
@@ -68,7 +66,7 @@ def test_workers_are_spread_over_all_gpus(wanted: str, gpus: int, devices: list[
 
 
 @pytest.mark.parametrize(("wanted", "gpus"), [("cuda", 0), ("cuda:2", 2)])
-def test_a_gpu_that_is_not_there_is_said(wanted: str, gpus: int):
+def test_a_missing_gpu_is_an_error(wanted: str, gpus: int):
     with pytest.raises(DeviceError, match=rf"--device {wanted}: this machine offers {gpus} CUDA devices; type"):
         assign_device(wanted, 0, gpus)
 
@@ -81,7 +79,7 @@ class Machine:
     gpus: int
     free_bytes: int
     useful: int
-    """So many workers on a GPU make the whole faster."""
+    """Number of workers on a GPU up to which training becomes faster."""
     ended: int = 0
 
     def worker(self, settings: WorkerSettings) -> FakeWorker:
@@ -89,7 +87,7 @@ class Machine:
 
 
 class FakeWorker:
-    """Says hello and how fast it is, as a process would."""
+    """Answers like a worker process."""
 
     def __init__(self, machine: Machine, settings: WorkerSettings) -> None:
         self.machine, self.settings = machine, settings
@@ -98,9 +96,6 @@ class FakeWorker:
         device = assign_device(settings.device, settings.index, machine.gpus)
         gpus = 1 if ":" in settings.device else machine.gpus
         self._theirs.send(WorkerReady(device, gpus, machine.free_bytes))
-
-    def set_ready(self, ready: WorkerReady) -> None:
-        self.ready = ready
 
     def send(self, message: tuple[object, ...]) -> None:
         assert message[0] == "measure_speed"
@@ -118,7 +113,7 @@ class FakeWorker:
 
 
 @pytest.mark.parametrize(
-    ("machine", "device", "hired", "kept", "devices"),
+    ("machine", "device", "started", "kept", "devices"),
     [
         (Machine(16, 1, 70 * GIB, 8), "auto", 8, 8, "cuda:0"),
         (Machine(16, 1, 70 * GIB, 2), "auto", 8, 2, "cuda:0"),
@@ -130,37 +125,37 @@ class FakeWorker:
         (Machine(64, 4, 70 * GIB, 4), "cuda:2", 8, 4, "cuda:2"),
     ],
 )
-def test_gpus_keep_the_workers_that_pay(
-    monkeypatch: pytest.MonkeyPatch, machine: Machine, device: str, hired: int, kept: int, devices: str
+def test_gpus_keep_the_workers_that_make_training_faster(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, device: str, started: int, kept: int, devices: str
 ):
     monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
     monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     executor = LocalExecutor(TOY, device, None)
-    assert len(executor.ready()) == hired
-    chosen = executor.settle(TASK)
+    assert len(executor.ready()) == started
+    chosen = executor.tune_workers(TASK)
     assert chosen is not None
     assert re.fullmatch(rf"{kept} workers on {devices} \(.*\)\nit is noted", chosen)
     assert executor.slots == kept
-    assert machine.ended == hired - kept
+    assert machine.ended == started - kept
     executor.close()
-    assert machine.ended == hired
+    assert machine.ended == started
 
 
-def test_workers_of_which_somebody_said_how_many_are_not_measured(monkeypatch: pytest.MonkeyPatch):
+def test_a_given_number_of_workers_is_not_measured(monkeypatch: pytest.MonkeyPatch):
     machine = Machine(16, 2, 70 * GIB, 1)
     monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     executor = LocalExecutor(TOY, "auto", 3)
     assert executor.ready() == ["cuda:0", "cuda:1", "cuda:0"]
-    assert executor.settle(TASK) is None
+    assert executor.tune_workers(TASK) is None
     assert executor.slots == 3
     executor.close()
 
 
-def test_workers_to_keep_are_bounded_by_memory():
+def test_the_workers_to_keep_are_limited_by_memory():
     assert [fit_memory(8, free) for free in (0, GIB, 3 * GIB, 70 * GIB)] == [1, 1, 3, 8]
 
 
-def test_workers_are_measured_while_all_of_them_train():
+def test_the_rate_counts_only_the_time_in_which_all_workers_train():
     early = (0.0, [1.0, 2.0, 3.0, 4.0, 5.0])
     late = (2.5, [4.0, 5.5, 7.0])
     assert joint_rate([early]) == 1.0
@@ -168,6 +163,6 @@ def test_workers_are_measured_while_all_of_them_train():
     assert joint_rate([late, early]) == (3 + 1) / 2.5
 
 
-def test_workers_that_were_never_at_work_together_have_no_rate():
+def test_workers_that_never_trained_together_have_no_rate():
     assert joint_rate([(0.0, [1.0]), (2.0, [3.0])]) == 0
     assert joint_rate([(0.0, [])]) == 0

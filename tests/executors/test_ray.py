@@ -1,4 +1,4 @@
-"""What only Ray has: a cluster that is not there, and actors that pend, die, go when idle, and come back."""
+"""Ray: clusters that cannot be reached, and actors that are pending, die, end when idle and return."""
 
 from __future__ import annotations
 
@@ -53,13 +53,17 @@ CLIENTS = 31001
 """A port that no other test listens at."""
 
 
-def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) -> RayExecutor:
-    said = [] if said is None else said
-    options = {"cpus": CORES / 2, "tasks": 2, "say": said.append, **more}
-    return RayExecutor(options.pop("objective", TOY), options.pop("device", "cpu"), jobs, **options)
+def start_executor(
+    jobs: int | None = 1, notices: list[str] | None = None, *, demand: int = 2, **more: Any
+) -> RayExecutor:
+    notices = [] if notices is None else notices
+    options = {"cpus": CORES / 2, "notice": notices.append, **more}
+    executor = RayExecutor(options.pop("objective", TOY), options.pop("device", "cpu"), jobs, **options)
+    executor.set_demand(demand)
+    return executor
 
 
-# Said before anything is started ------------------------------------------------------------------------------------
+# Errors before anything is started ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def started(jobs: int | None = 1, said: list[str] | None = None, **more: Any) ->
         ({"engine": "ray", "device": "cuda", "gpus_per_trial": 0.0}, r"asks for a GPU and for none"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(given: dict[str, Any], message: str):
+def test_flags_that_contradict_each_other_are_errors(given: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         check_engine(Config(**given))
 
@@ -82,18 +86,18 @@ def test_flags_that_do_not_go_together_are_refused(given: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("10.0.0.1", r"--address '10.0.0.1' is no address; give auto, HOST:PORT or ray://HOST:PORT"),
-        ("http://host:6379", r"--address 'http://host:6379' is no address"),
+        ("10.0.0.1", r"--address '10.0.0.1' is not an address; give auto, HOST:PORT or ray://HOST:PORT"),
+        ("http://host:6379", r"--address 'http://host:6379' is not an address"),
         ("127.0.0.1:PORT", r"--address 127.0.0.1:\d+: nothing answers there \(.*refused\)\. .*ray start --head"),
         ("ray://127.0.0.1:PORT", r"--address ray://127.0.0.1:\d+: nothing answers there"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_said(address: str, message: str):
+def test_an_unreachable_address_is_an_error(address: str, message: str):
     with pytest.raises(UsageError, match=message):
-        started(address=address.replace("PORT", str(free_port())))
+        start_executor(address=address.replace("PORT", str(free_port())))
 
 
-def test_without_ray_it_is_said_what_to_type(tmp_path: Path):
+def test_without_ray_the_message_says_what_to_type(tmp_path: Path):
     program = "import sys; sys.modules['ray'] = None; from search.cli.main import main; main()"
     words = ("--objective", "toy:Toy", "--engine", "ray")
     done = subprocess.run(
@@ -103,7 +107,7 @@ def test_without_ray_it_is_said_what_to_type(tmp_path: Path):
     assert (done.returncode, done.stderr) == (2, f"Error: {message}\n")
 
 
-def test_what_is_not_installed_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_modules_that_are_not_installed_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "single.py").touch()
     (tmp_path / "package" / "inner").mkdir(parents=True)
@@ -116,7 +120,7 @@ def test_what_is_not_installed_is_shipped(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_training_from_arrays_alone_is_the_same():
-    """As an actor has them: unpickled on memory that it must not write to."""
+    """An actor has its arrays in memory that it must not write to."""
     whole = ImageClassification("digits", numerics={"channels_last": False})
     buffers: list[pickle.PickleBuffer] = []
     packed = pickle.dumps(dict(whole.portable()), protocol=5, buffer_callback=buffers.append)
@@ -137,19 +141,19 @@ def test_a_training_from_arrays_alone_is_the_same():
 
 
 @pytest.mark.long
-def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
+def test_actors_are_replaced_and_their_number_follows_the_demand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(actors, "IDLE_S", 1.0)
-    said: list[str] = []
-    with closing(started(3, said, tasks=9)) as executor:
+    notices: list[str] = []
+    with closing(start_executor(3, notices, demand=9)) as executor:
         executor.ready()
         monkeypatch.setattr(actors, "MISSING_NOTICE_S", 2.0)
         missing = (
             f"2 of 3 workers are set up; the others start or wait for room: each needs {CORES / 2:g} CPU, and the "
             f"cluster has {CORES} CPU in all"
         )
-        wait_for(executor, lambda: missing in said)  # the third has no room
+        wait_for(executor, lambda: missing in notices)  # the third has no room
         assert executor.available() == [0, 1]
-        executor.expect(2)
+        executor.set_demand(2)
         wait_for(executor, lambda: len(executor._actors) == 2)
         assert executor.available() == [0, 1]  # the one without room went
         executor.start(0, task(mode="kill@1"))
@@ -168,14 +172,14 @@ def test_actors_die_go_and_come_back(monkeypatch: pytest.MonkeyPatch):
         assert not lost.may_be_task  # the task never reached it
         wait_for(executor, lambda: executor.available() == [0, 1])
         assert len(train(executor, task())[0]) == 4
-        executor.expect(1)
+        executor.set_demand(1)
         wait_for(executor, lambda: len(executor.available()) == 1)
-        executor.expect(2)
+        executor.set_demand(2)
         wait_for(executor, lambda: len(executor.available()) == 2)
         assert len(train(executor, task())[0]) == 4
 
 
-def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert executor.wait(0.1) == []
@@ -193,18 +197,18 @@ def wait_for(executor: RayExecutor, condition: Callable[[], object], timeout_s: 
     ],
     ids=["no room", "no device", "no objective", "no start"],
 )
-def test_what_makes_workers_impossible_is_said(
+def test_workers_that_cannot_start_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], error: type[Exception], message: str
 ):
     (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
-    with pytest.raises(error, match=message), closing(started(**more)) as executor:
+    with pytest.raises(error, match=message), closing(start_executor(**more)) as executor:
         executor.ready()
 
 
 @pytest.mark.long
-def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As one without the objective's packages: a worker sets itself up only where it finds a file to take away."""
+def test_a_node_that_cannot_train_is_reported_once_and_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker is set up only if it finds a file, which it removes; else the import of the objective fails."""
     monkeypatch.setattr(actors, "RETRY_S", 1.0)
     monkeypatch.setattr(actors, "MAX_FAILED_STARTS", 30)
     (files := tmp_path / "files").mkdir()
@@ -213,9 +217,9 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         "if not found: raise ImportError('no such package here')\nfound[0].unlink()\nPicky = toy.Toy\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
-    said: list[str] = []
-    with closing(started(2, said, objective=ObjectiveSpec("picky:Picky"))) as executor:
-        wait_for(executor, lambda: any("did not start" in text for text in said))
+    notices: list[str] = []
+    with closing(start_executor(2, notices, objective=ObjectiveSpec("picky:Picky"))) as executor:
+        wait_for(executor, lambda: any("did not start" in text for text in notices))
         assert executor.available() == []
         for name in "ab":
             (files / name).touch()
@@ -229,7 +233,7 @@ def test_a_node_that_cannot_train_is_said_once_and_ends_no_search(tmp_path: Path
         lose(executor, 0)
         (files / "c").touch()
         wait_for(executor, lambda: len(executor.available()) == 1)
-    (text,) = (text for text in said if "of 2 workers are set up" not in text)
+    (text,) = (text for text in notices if "workers are set up" not in text)
     assert re.match(r"a worker did not start on \S+, and is tried again: --objective .*no such package here", text)
 
 
@@ -242,19 +246,19 @@ def lose(executor: RayExecutor, slot: int) -> None:
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A cluster of two CPUs whose head answers Ray clients at the port that its environment names."""
-    said, folder = tmp_path / "head.txt", tempfile.mkdtemp(dir="/tmp")  # a socket's name has room for no more
+    log, folder = tmp_path / "head.txt", tempfile.mkdtemp(dir="/tmp")  # a socket's name has room for no more
     words = ["--block", "--disable-usage-stats", "--include-dashboard=false", "--num-cpus=2", f"--temp-dir={folder}"]
     words += [f"--node-ip-address={own_address()}", f"--port={free_port()}", f"--ray-client-server-port={CLIENTS}"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *words]
     env = environment({"no_proxy": own_address()})
-    with said.open("wb") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=env, cwd=tmp_path, stdout=output, stderr=output, stdin=subprocess.DEVNULL
         )
     deadline = time.monotonic() + 60
-    while "Ray runtime started" not in said.read_text():
-        assert process.poll() is None, said.read_text()
-        assert time.monotonic() < deadline, said.read_text()
+    while "Ray runtime started" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     yield process
     kill_all(process)
@@ -262,7 +266,7 @@ def head(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """As a machine goes."""
+    """Kill a process and its children, like a machine that fails."""
     for pid in {process.pid, *children(process.pid)}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -270,8 +274,8 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.long
-def test_from_another_machine_by_way_of_a_client(head: subprocess.Popen[bytes], folder: Path):
-    """A whole search; and one that loses the cluster, which says so and goes on elsewhere."""
+def test_a_search_through_a_ray_client(head: subprocess.Popen[bytes], folder: Path):
+    """A whole search, then one that loses its cluster and is resumed without it."""
     toy = ("--objective", "toy:Toy", "--confirm", 0)
     words = (*toy, "--engine", "ray", "--address", f"ray://{own_address()}:{CLIENTS}")
     done = search(*words, "--trials", 3, cwd=folder)
@@ -303,7 +307,7 @@ COORDINATOR = """
     from objectives.base import ObjectiveSpec, Task
     from search.executors.ray import RayExecutor
 
-    executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, tasks=1, say=print)
+    executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, notice=print)
     executor.ready()
     executor.start(0, Task(0, {"x": 0.1, "mode": "hang"}, 1, 4))
     executor.wait(1)
@@ -317,7 +321,7 @@ COORDINATOR = """
 
 @pytest.fixture
 def coordinator() -> Iterator[subprocess.Popen[str]]:
-    """One whose worker hangs; a line of input closes its executor."""
+    """A coordinator whose worker hangs; a line of input closes its executor."""
     command = [sys.executable, "-c", textwrap.dedent(COORDINATOR)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment(), **pipes)
@@ -343,16 +347,16 @@ def test_no_process_outlives_the_search(coordinator: subprocess.Popen[str], how:
         coordinator.wait()
     else:
         coordinator.communicate("close\n", timeout=10)
-    for those, within_s in (processes - agents, 10), (agents, 90):
-        while any(map(alive, those)) and time.monotonic() - started < within_s:
+    for pids, within_s in (processes - agents, 10), (agents, 90):
+        while any(map(alive, pids)) and time.monotonic() - started < within_s:
             time.sleep(0.05)
-        assert not [process_name(pid) for pid in those if alive(pid)]
-        print(f"{how}: {len(those)} processes ended within {time.monotonic() - started:.1f} s")
+        assert not [process_name(pid) for pid in pids if alive(pid)]
+        print(f"{how}: {len(pids)} processes ended within {time.monotonic() - started:.1f} s")
 
 
 def listening_addresses(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Where a process listens for TCP."""
-    sockets, found = set(), set()
+    """The addresses at which a process listens for TCP."""
+    sockets, addresses = set(), set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             sockets.add(os.readlink(descriptor))
@@ -362,18 +366,18 @@ def listening_addresses(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6A
             if state == "0A" and f"socket:[{inode}]" in sockets:
                 words = struct.unpack(f"<{len(local) // 8}I", bytes.fromhex(local.partition(":")[0]))
                 address = ipaddress.ip_address(b"".join(word.to_bytes(4, "big") for word in words))
-                found.add(getattr(address, "ipv4_mapped", None) or address)
-    return found
+                addresses.add(getattr(address, "ipv4_mapped", None) or address)
+    return addresses
 
 
 @pytest.mark.long
-def test_an_address_of_something_else_is_said_in_time(tmp_path: Path):
-    """A server that listens and says nothing, one that is no Ray."""
+def test_a_server_that_is_not_ray_is_an_error_soon(tmp_path: Path):
+    """The server accepts connections and never answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        began = time.monotonic()
+        start = time.monotonic()
         done = search("--objective", "toy:Toy", "--engine", "ray", "--address", address, cwd=tmp_path)
-    print(f"said after {time.monotonic() - began:.1f} s")
+    print(f"error after {time.monotonic() - start:.1f} s")
     assert done.returncode == 2
     assert re.fullmatch(rf"Error: --address {address}: .*ray status shows whether it runs\n", done.stderr)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - start < 40

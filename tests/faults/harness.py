@@ -132,7 +132,7 @@ class Place:
 
     def workers(self) -> list[int]:
         """The workers among them."""
-        return [pid for pid in self.processes() if b"objectives" in _read(pid, "cmdline").split(b"\0")]
+        return [pid for pid in self.processes() if b"objectives.worker" in _read(pid, "cmdline").split(b"\0")]
 
     def clear(self) -> None:
         """End whatever is left here."""

@@ -66,7 +66,7 @@ class Place:
         """The confirmation of the best of them: what was found, and the winner."""
         objective = objective or Toy(mode=mode, steps=STEPS)
         with self._opened(objective) as (stored, tracking, coordinator):
-            confirmer = Confirmer.open(
+            confirmer = Confirmer(
                 stored,
                 tracking,
                 top=top,

@@ -20,8 +20,7 @@ from search.commands.session.parent_run import run_tags
 from search.commands.session.session import SearchSession
 from search.commands.setup import SearchPlan
 from search.common.signals import Interrupted
-from search.coordinator.confirmation import Confirmer, refit_job
-from search.coordinator.job_list import JobList
+from search.coordinator.confirmation import Confirmer, JobList, refit_job
 from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
 from search.coordinator.work import Work
@@ -91,7 +90,7 @@ class Phases:
         if not config.confirm:
             return self._summary(best, trial_run(best.number))
         seeds, epochs, seed = config.confirm_seeds, self._epochs, config.seed
-        confirmer = Confirmer.open(
+        confirmer = Confirmer(
             self._study, tracking, top=config.confirm, seeds=seeds, epochs=epochs, seed=seed, notice=notice
         )
         self._train(confirmer.work, "confirming the best on fresh seeds", is_last=not self._plan.refits)
@@ -115,8 +114,7 @@ class Phases:
         work.resume()
         title = "training the winner on all but the test split"
         self._train(work, f"{title}, {counted(epochs, 'epoch')}", is_last=True)
-        result = work.result(job)
-        assert result is not None, "the coordinator brings every training to an end"
+        result = work.results[job.run]
         if result.state != TrialState.COMPLETE:
             return summary.noted(f"{title} failed ({result.failure_message}); {summary.run} is kept")
         info, seconds = objective.dataset_info(), result.metrics.get("train_seconds")

@@ -123,6 +123,4 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
         spec = ObjectiveSpec(spec.target, {**spec.options, **plan.objective.portable()})
     device, jobs, cpus, gpus = config.device, config.jobs, config.cpus_per_trial, config.gpus_per_trial
     with display.busy("starting or reaching Ray"):
-        return RayExecutor(
-            spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, tasks=config.trials, say=display.notice
-        )
+        return RayExecutor(spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, notice=display.notice)

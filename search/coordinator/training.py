@@ -1,0 +1,145 @@
+"""One training: what it reports while it runs, and its MLflow run.
+
+Once the journal has a result the training has ended. A search that is killed right afterwards must not train it again,
+since it would write its final figures a second time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optuna.trial import TrialState
+
+from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
+from objectives.files import write_atomic
+from search.common.text import readable
+from search.common.workspace import TrainingFiles
+from search.coordinator.progress import RunningTrial
+from search.coordinator.work import Job
+from search.study import records
+from search.study.space.limits import describe
+from search.study.training_result import TrainingResult
+from search.tracking.figures.predictions import pack
+from search.tracking.journal import PARENT
+from search.tracking.pages import MARKS, RUN_NAME, run_name
+from search.tracking.tracker import Tracking
+
+UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
+
+
+@dataclass
+class RunningTraining:
+    """A job in its slot."""
+
+    job: Job
+    steps: int  # of the whole training
+    retries: int = 0
+    is_resumed: bool = False  # from a checkpoint
+    checkpointed_at: float = field(default_factory=time.monotonic)
+    result: EpochResult | None = None  # the latest one
+    value: float | None = None  # the latest value of the metric
+    curve: list[float] = field(default_factory=list)
+    is_pruned: bool = False
+
+    def miscount(self, step: int) -> str | None:
+        """Why `step` cannot be the next one; None if it can. Pruners count in steps, and a training must end."""
+        advice = "python -m search check-objective MODULE:ATTR says more"
+        if step > self.steps:
+            return f"the training went on to step {step}, after its last, {self.steps}; {advice}"
+        if self.result is not None and step != self.result.step + 1:
+            return f"after step {self.result.step} the training called itself {step}; count one a pull. {advice}"
+        return None
+
+    def divergence(self, metric: str, result: EpochResult) -> str | None:
+        """Which figure of a result is not finite, in words; None if all are."""
+        for name, figure in {metric: result.value, **result.metrics}.items():
+            if figure is not None and not math.isfinite(figure):
+                return f"{name} became {figure} at epoch {result.epoch:g}"
+        return None
+
+    def progress(self) -> RunningTrial:
+        """The training as displays show it."""
+        task, epoch = self.job.task, self.result.epoch if self.result else 0.0
+        return RunningTrial(task.number, self.job.label, epoch, task.epochs, tuple(self.curve))
+
+
+@dataclass(frozen=True)
+class TrainingRuns:
+    """Writes the runs of one study's trainings to the tracking journal: open, log, then exactly one of the others."""
+
+    objective: Objective
+    tracking: Tracking
+    files: TrainingFiles
+    study_tags: Mapping[str, str]  # of every run
+
+    def open(self, job: Job) -> None:
+        """Begin the run of a training, or go on with it."""
+        task = job.task
+        params = {name: readable(value) for name, value in task.params.items()}
+        self.tracking.open_run(
+            job.run,
+            job.name,
+            tags={**self.study_tags, **job.tags, "optuna.state": "RUNNING"},
+            params=params | {"seed": str(task.seed), "epochs": str(task.epochs)},
+            parent=PARENT,
+            dataset=self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None,
+            step=job.step,
+        )
+
+    def log(self, job: Job, result: EpochResult) -> None:
+        """Write the curve points of one pull."""
+        if result.metrics:
+            self.tracking.log(job.run, result.metrics, step=math.floor(result.epoch), position=result.step)
+
+    def finish(self, training: RunningTraining, outcome: Outcome) -> TrainingResult:
+        """End the run of a training that came to its end or was pruned."""
+        job, value, is_pruned = training.job, training.value, training.is_pruned
+        epoch = training.result.epoch if training.result else job.step / self.objective.steps_per_epoch()
+        figures = {**outcome.metrics, "epochs": epoch}
+        measured = {} if value is None else {self.objective.metric: value}
+        finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
+        state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
+        result = TrainingResult(state, None if is_pruned else value, {records.METRICS: figures})
+        self._keep(job, outcome)
+        if outcome.weights is not None and not is_pruned:
+            write_atomic(self.files.weights_of(job.run), outcome.weights)
+        return self._end(job, result, metrics=measured | finals)
+
+    def refuse(self, job: Job, metrics: Mapping[str, float]) -> TrainingResult:
+        """End the run of a training that did not begin because of a limit."""
+        result = TrainingResult(TrialState.PRUNED, None, {records.METRICS: {**metrics, "epochs": 0}})
+        return self._end(job, result, metrics=metrics, tags={"refused": describe(metrics)})
+
+    def fail(self, job: Job, kind: str, message: str, traceback: str) -> TrainingResult:
+        """End the run of a training that failed."""
+        if traceback:
+            self.tracking.file(job.run, "traceback.txt", traceback.encode())
+        tags = {"failure": kind, "failure.message": message[:5000]}
+        return self._end(job, TrainingResult.failed(kind, message), tags=tags)
+
+    def suspend(self, job: Job) -> None:
+        """Close the run of a training that an interruption cuts short."""
+        self.tracking.end_run(job.run, "KILLED", tags={"optuna.state": "RUNNING"})
+
+    def _keep(self, job: Job, outcome: Outcome) -> None:
+        """Write a training's parameters and weights, and the data of its plots."""
+        self.tracking.file(job.run, "params.json", records.to_json(job.task.params))
+        if outcome.weights is not None:
+            self.tracking.file(job.run, "weights.pt", outcome.weights)
+        if outcome.predictions is not None and isinstance(self.objective, ImageClassifier):
+            packed = pack(*self.objective.validation_images(), outcome.predictions)
+            self.tracking.predictions(job.run, self.objective.class_names(), packed)
+
+    def _end(
+        self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}
+    ) -> TrainingResult:
+        state = result.state
+        tags = {"optuna.state": state.name, **tags}
+        if state in MARKS:
+            tags[RUN_NAME] = run_name(job.task.number, job.label, MARKS[state])
+        status = "FAILED" if state == TrialState.FAIL else "FINISHED"
+        self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=result.as_dict())
+        return result
