@@ -3,8 +3,6 @@
 The server and every process that it starts end with its parent. It ignores Ctrl-C, which the parent handles.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

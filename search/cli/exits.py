@@ -1,7 +1,5 @@
 """The end of a command: an exit status, and for an error one message without passwords."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import errno

@@ -3,8 +3,6 @@
 Heavy modules are imported inside the commands, so that `--help` answers quickly.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

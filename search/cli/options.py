@@ -1,7 +1,5 @@
 """Settings as options of a command. A flag overrides an environment variable, which overrides the TOML file."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import json

@@ -1,7 +1,5 @@
 """Displays of a search: a live table in a terminal, plain lines anywhere else, JSON for programs."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

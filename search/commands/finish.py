@@ -1,7 +1,5 @@
 """After the last training: score the winner once, register it, write the report. Finished steps are skipped."""
 
-from __future__ import annotations
-
 import csv
 import io
 import shlex

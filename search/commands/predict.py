@@ -1,7 +1,5 @@
 """Classify image files, or test images of a dataset, with a registered model."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Register the winner of a finished study, or choose the champion by hand."""
 
-from __future__ import annotations
-
 import re
 from contextlib import closing
 from dataclasses import replace

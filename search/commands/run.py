@@ -1,7 +1,5 @@
 """The main job, in order: open, search, confirm, refit, finish."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from objectives.base import Task, missing_methods

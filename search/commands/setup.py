@@ -1,11 +1,9 @@
 """The plan of a search: made from its settings once, and checked before anything is written."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -53,7 +51,7 @@ class SearchPlan:
     refits: bool  # the winner trains again, on all but the test split
 
     @classmethod
-    def of(cls, config: Config) -> SearchPlan:
+    def of(cls, config: Config) -> Self:
         """Check the settings, make the objective and prepare its data.
 
         Raises UsageError, StorageError, ObjectiveError or DeviceError for what the user can correct.

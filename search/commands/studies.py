@@ -1,7 +1,5 @@
 """Open, list, read and follow stored studies."""
 
-from __future__ import annotations
-
 import difflib
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Deliver the writes to MLflow that a search had to leave in its journal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """All settings of a search, with their defaults, types and help texts."""
 
-from __future__ import annotations
-
 import math
 import re
 import shlex

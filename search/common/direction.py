@@ -1,8 +1,7 @@
 """Comparison of two values of the metric."""
 
-from __future__ import annotations
-
 from enum import Enum
+from typing import Self
 
 from optuna.study import StudyDirection
 
@@ -14,11 +13,11 @@ class Direction(Enum):
     MINIMIZE = "minimize"
 
     @classmethod
-    def of(cls, *, maximize: bool) -> Direction:
+    def of(cls, *, maximize: bool) -> Self:
         return cls.MAXIMIZE if maximize else cls.MINIMIZE
 
     @classmethod
-    def of_study(cls, direction: StudyDirection) -> Direction:
+    def of_study(cls, direction: StudyDirection) -> Self:
         return cls.of(maximize=direction == StudyDirection.MAXIMIZE)
 
     @property

@@ -16,8 +16,6 @@
 `objectives` has its own tree under `objectives.base.ObjectiveError`.
 """
 
-from __future__ import annotations
-
 from search.common.passwords import mask
 
 

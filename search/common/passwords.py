@@ -1,7 +1,5 @@
 """Removal of passwords in URLs from messages, logs and stored texts."""
 
-from __future__ import annotations
-
 import re
 
 USER_PASSWORD = re.compile(

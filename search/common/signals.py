@@ -1,7 +1,5 @@
 """Ctrl-C, SIGTERM and a closed terminal stop a search so that the same command resumes it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """SQLite files of Optuna, MLflow and the journal: opened safely, created atomically, checked for damage."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections.abc import Callable

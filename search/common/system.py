@@ -1,7 +1,5 @@
 """Command, code, versions and hardware behind a result."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shlex

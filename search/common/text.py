@@ -1,7 +1,5 @@
 """Formats of figures, the same in the terminal and on every page."""
 
-from __future__ import annotations
-
 
 def duration(seconds: float | None) -> str:
     """Format seconds, as in `4.2 s`, `3 min 10 s` or `2 h 5 min`; an en dash for None."""

@@ -1,7 +1,5 @@
 """Paths of everything that a search writes under `mlruns/`."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import tempfile

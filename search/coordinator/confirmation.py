@@ -4,8 +4,6 @@ Optuna never sees these trainings, so the study's counts stay exact. An attribut
 run. When more trials change the best ones, only the new trainings run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime

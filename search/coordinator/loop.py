@@ -5,8 +5,6 @@ coordinator starts, pulls, checkpoints, tracks and retries; workers train. The e
 journal before `Work` stores it, so every training that is called finished is tracked.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter, deque

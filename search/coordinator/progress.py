@@ -1,7 +1,5 @@
 """The progress of a search, and the interface of the displays that show it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager

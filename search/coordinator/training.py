@@ -4,8 +4,6 @@ Once the journal has a result the training has ended. A search that is killed ri
 since it would write its final figures a second time.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

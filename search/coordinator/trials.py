@@ -1,7 +1,5 @@
 """The trials of a study as work for the coordinator: ask, report and tell until there are enough."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

@@ -4,8 +4,6 @@ A `Work` is used by one thread, the coordinator's. Each job that `next` returns 
 come in between. The next start of the search gets a training again that an interruption cut short.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -17,8 +17,6 @@ A task is started only in a slot that is `available`. On a cluster a worker may 
 must not wait with it. Not thread-safe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol

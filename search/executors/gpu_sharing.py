@@ -1,7 +1,5 @@
 """How many workers share a GPU: as many as fit its memory and make training faster, found by measuring."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 MAX_WORKERS_PER_GPU = 8  # each needs a core of its own and a CUDA context of about half a GiB

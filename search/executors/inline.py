@@ -1,7 +1,5 @@
 """Trains in this process, one task at a time: for debugging, and where no second process is wanted."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from objectives.base import ObjectiveSpec, Task

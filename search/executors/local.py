@@ -4,8 +4,6 @@ Each worker is a fresh interpreter that runs `objectives`, so it inherits no loc
 The coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.lifeline`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -7,8 +7,6 @@ to the cluster: another program's call replaces it, and it keeps nodes running a
 Actors belong to the job of this process. Ray ends them when the process ends, and other searches do not see them.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

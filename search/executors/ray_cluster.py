@@ -3,8 +3,6 @@
 The only module that imports Ray. Ray's own output is suppressed; errors for the user are raised as one message.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

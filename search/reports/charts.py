@@ -1,7 +1,5 @@
 """The report's own charts of trials: the best curves, and what good values cost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

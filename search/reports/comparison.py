@@ -1,7 +1,5 @@
 """Several studies side by side: their best values over trials and over time, and one row for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import accumulate

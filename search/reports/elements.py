@@ -1,13 +1,11 @@
 """Charts, bars, the format of values and the choice of trials, shared by all parts of the report."""
 
-from __future__ import annotations
-
 import html
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import TrialState
 
@@ -35,11 +33,11 @@ class Chart:
     wide: bool = False
     """Takes the whole width of the page."""
 
-    def drawn(self, figure: Any) -> Chart:
+    def drawn(self, figure: Any) -> Self:
         """Return a copy that shows a plotly figure."""
         return replace(self, figure=as_values(figure))
 
-    def missing(self, note: str) -> Chart:
+    def missing(self, note: str) -> Self:
         """Return a copy that shows a note."""
         return replace(self, note=note)
 
@@ -64,7 +62,7 @@ class Unit:
     percent: bool
 
     @classmethod
-    def of(cls, record: StudyRecord) -> Unit:
+    def of(cls, record: StudyRecord) -> Self:
         """Choose percent for an accuracy, precision, recall or F1 score between 0 and 1."""
         is_share = any(word in record.metric.lower() for word in ("acc", "precision", "recall", "f1"))
         values = [trial.value for trial in record.trials if trial.value is not None]

@@ -1,7 +1,5 @@
 """Export a study as a table."""
 
-from __future__ import annotations
-
 import io
 
 from search.study.records import StudyRecord

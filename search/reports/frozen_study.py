@@ -4,8 +4,6 @@ The copies are frozen, so all charts of a running search show the same trials.
 They have no user attributes because Optuna writes those into every hover text.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection
 from copy import copy

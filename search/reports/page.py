@@ -4,8 +4,6 @@ plotly's JavaScript (4.8 MB) is embedded once, and figures are drawn as they scr
 Optuna's storage, none from MLflow.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Charts are drawn in the colours of the light scheme. In the dark scheme, `report
 figures need no change. Colours and font follow `report.css`.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The words and numbers of the report: its first screen, leaderboard, failures, provenance."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

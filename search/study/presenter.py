@@ -3,8 +3,6 @@
 The terminal, MLflow's Markdown and the HTML report only lay these texts out. Each medium brings its own `Format`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -3,14 +3,12 @@
 All come from Optuna's storage alone. So terminal and report work without MLflow and during a search.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -87,7 +85,7 @@ class TrialRecord:
         return values
 
     @classmethod
-    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None) -> TrialRecord:
+    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None) -> Self:
         """Read an Optuna trial. `runs` is the study's attribute RUNS."""
         attrs = trial.user_attrs
         value = trial.value if trial.state == TrialState.COMPLETE else None
@@ -126,7 +124,7 @@ class StudyRecord:
     attrs: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, study: optuna.Study) -> StudyRecord:
+    def of(cls, study: optuna.Study) -> Self:
         """Read an Optuna study."""
         attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
         return cls(

@@ -4,8 +4,6 @@ Its fingerprint holds objective, dataset, space, limits and epochs; values of an
 `search.study.sampling.sampling_study` samples the trials.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cached_property

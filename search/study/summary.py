@@ -1,11 +1,9 @@
 """The stored outcome of a search: its winner, the confirmation, the gains over the baselines."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Summary:
     standing: str | None = None
     """Why the model is not the champion or not registered; None if it is, or if that was not requested."""
 
-    def noted(self, text: str) -> Summary:
+    def noted(self, text: str) -> Self:
         """Return a copy with `text` added to the note."""
         return replace(self, note=f"{self.note}; {text}" if self.note else text)
 
@@ -93,7 +91,7 @@ class Summary:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Summary:
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """Read what `as_dict` wrote."""
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))

@@ -1,7 +1,5 @@
 """The end of a training, as the coordinator, the journal and the study have it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self

@@ -11,8 +11,6 @@
         check(specimen)
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 import time

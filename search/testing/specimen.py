@@ -1,11 +1,9 @@
 """An objective under test: some of its configurations, and the beginning of one of its trainings."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -47,7 +45,7 @@ class Specimen:
         self._failed = False
 
     @classmethod
-    def of(cls, target: str, device: str = "cpu") -> Specimen:
+    def of(cls, target: str, device: str = "cpu") -> Self:
         """The objective at `package.module:attribute`. Raises ObjectiveError when it cannot be made."""
         spec = ObjectiveSpec(target)
         objective = spec.load()

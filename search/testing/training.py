@@ -1,7 +1,5 @@
 """Contract checks of a training, and of what one makes: images to refit on, a network to register, its cost."""
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

@@ -6,8 +6,6 @@ does not slow the search down. Delivered writes are deleted. MLflow's ids of run
 Any number of threads may use it, each with its own `Journal`. One process writes and delivers; others may read.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Mapping

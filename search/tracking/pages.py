@@ -1,7 +1,5 @@
 """Texts on MLflow's pages: names of runs, notes, model cards, and the view that the deep link opens."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Calls return immediately. A server that is down delays only the thread. When a s
 the next search delivers it.
 """
 
-from __future__ import annotations
-
 import re
 import threading
 import time

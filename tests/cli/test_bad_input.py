@@ -101,7 +101,7 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
     ),
     ("no module", ["--objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
     ("no GPU", [*DIGITS, "--device", "cuda:99"], None, 1, r"--device cuda:99: this machine offers \d+ CUDA devices"),
-    ("unknown parameter", [*TOY, "--fix", "dept=3"], None, 2, r"no parameter 'dept'; did you mean depth\?"),
+    ("unknown parameter", [*TOY, "--fix", "dept=3"], None, 2, r"unknown parameter 'dept'; did you mean depth\?"),
     ("impossible fix", [*TOY, "--fix", "depth=9"], None, 2, r"depth cannot be 9; allowed: 1 to 5\. .*--fix depth=1"),
     ("upside down", [*TOY, "--fix", "x=[1,0]"], None, 2, r"x = \[1, 0\] is upside down; type --fix x=\[0,1\]"),
     (

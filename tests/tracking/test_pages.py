@@ -35,7 +35,7 @@ SUMMARY = Summary(
     refit={"epochs": 6, "seconds": 61.0, "images": 60_000},
 )
 ORIGIN = {"command": "python -m search", "seed": 0, "versions": {"torch": "2.15.0"}}
-STUDY = StudyRecord("mnist", 1, "val_accuracy", True, (), SUMMARY, ORIGIN, (), {"test_reads": [{}]})
+STUDY = StudyRecord("mnist", "val_accuracy", True, (), SUMMARY, ORIGIN, (), {"test_reads": [{}]})
 DATA = {
     "dataset": "mnist",
     "dataset_digest": "6bbc9ace",

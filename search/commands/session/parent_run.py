@@ -1,7 +1,5 @@
 """The study's own run in MLflow, and the origin of the study: command, versions, commit and dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Everything that trains, phase by phase: the trials, the confirmation on fresh seeds, the refit of the winner."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import shutil

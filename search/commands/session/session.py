@@ -1,7 +1,5 @@
 """One start of a search: its locked study, both stores and the workers, and whether anything is left to do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass

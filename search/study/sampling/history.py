@@ -1,7 +1,5 @@
 """The copy of a study on which trials are sampled: in memory, and TPE sees only a part of a long one."""
 
-from __future__ import annotations
-
 import copy
 import heapq
 from collections.abc import Container, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The next configuration to try: initial parameters, then new proposals of the sampler that are within the limits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

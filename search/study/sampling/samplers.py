@@ -1,7 +1,5 @@
 """Samplers, pruners and seeds: how the next configuration is chosen, and when a training is pruned."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

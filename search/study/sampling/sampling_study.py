@@ -4,8 +4,6 @@ The coordinator is the study's only writer, so the copy is exact. A trial enters
 when its training starts. Trials have the same numbers in both, which the storage asserts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass

@@ -1,10 +1,9 @@
 """Confidence intervals: of proportions, of confirmed means and of their differences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from objectives.base import ImageClassifier, Objective
 from search.study.summary import Candidate
@@ -47,7 +46,7 @@ class Noise:
     """Number of trials from which the search chose the candidates by these images."""
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Noise:
+    def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Self:
         """Estimate the noise from the values of fresh seeds."""
         samples = [(candidate.values, candidate.mean) for candidate in candidates if candidate.mean is not None]
         freedom = sum(len(values) - 1 for values, _ in samples)

@@ -3,8 +3,6 @@
 It depends on the stored trials alone, so a resumed search comes to the same decision.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

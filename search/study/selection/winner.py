@@ -1,7 +1,5 @@
 """The winner: chosen on the validation split, then scored once on the test split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

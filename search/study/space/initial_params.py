@@ -1,7 +1,5 @@
 """Initial parameters, tried before the sampler's: baselines of the objective, and the best of an earlier study."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,11 +3,9 @@
 A configuration with too many parameters never becomes a trial. The worker measures latency before the first step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from objectives.base import Objective, Params, Sized, Timed
 from search.common.errors import UsageError
@@ -30,7 +28,7 @@ class Limits:
         return {f"max_{name}": limit for name, limit in vars(self).items()}
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Limits:
+    def of(cls, settings: Mapping[str, Any]) -> Self:
         """The limits stored among the settings of a study."""
         return cls(settings.get("max_parameters"), settings.get("max_latency_ms"))
 

@@ -3,8 +3,6 @@
 A search applies these rules before it starts; `search.testing` applies them too, and checks more.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 A fixed parameter stays a parameter, with one choice. Trials are stored, shown and loaded as if nothing were fixed.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import tomllib

@@ -5,8 +5,6 @@ ends with its connection. So it is checked before every call and taken again aft
 into its study, which shows whether another search held the lock meanwhile.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

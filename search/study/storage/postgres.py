@@ -1,7 +1,5 @@
 """Connections to PostgreSQL: their parameters, their name, and advice when one fails."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

@@ -1,7 +1,5 @@
 """Opens and checks Optuna's storage, in a SQLite file or in PostgreSQL, and locks its studies."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import sqlite3

@@ -7,8 +7,6 @@ Each has the same outcome when it is made twice, as `storage.retry` does after a
 The tables and private names are those of optuna 5.0.0; test_optuna_private.py checks them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """A white PNG image measured in pixels, drawn with Pillow; (0, 0) is its top left corner."""
 
-from __future__ import annotations
-
 import io
 import math
 from functools import lru_cache

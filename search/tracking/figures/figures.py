@@ -1,7 +1,5 @@
 """PNG images of one trial: its confusion matrix, a sample of its predictions, its most confident mistakes."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Packs a trial's predictions for the journal, until the delivery thread has time to draw them."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
