@@ -156,8 +156,12 @@ def test_the_gpus_loops_work_on_the_cpu() -> None:
     needs_mnist()
     lines = gpu.loops(Options(1, quick=True), "mlp", "cpu")
     assert [line.name.partition(" / ")[2] for line in lines] == [
-        "the same called", "eager, DataLoader", "eager, data on the device", *gpu.VARIANTS, "the same called",
-    ]  # fmt: skip
+        "the same called",
+        "eager, DataLoader",
+        "eager, data on the device",
+        *gpu.VARIANTS,
+        "the same called",
+    ]
     assert all(line.ratio for line in lines)
 
 
@@ -172,8 +176,12 @@ def quick(rows: str, output: Path) -> None:
     data = {"SEARCH_DATA_DIR": os.environ["SEARCH_DATA_DIR"]} if "SEARCH_DATA_DIR" in os.environ else {}
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--quick", "--only", rows, "--output", str(output)],
-        cwd=TESTS.parent, env=environment(data), capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+        cwd=TESTS.parent,
+        env=environment(data),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr
     assert f"written to {output}" in done.stdout
     found = json.loads(output.read_text())

@@ -183,8 +183,9 @@ def test_passwords_come_from_files_and_only_to_who_needs_them():
     assert not re.search(r"://[^/@\s]+:[^/@\s]+@", text)
     for service in SERVICES.values():
         assert not {key for key in service["environment"] if "PASSWORD" in key or "KEY" in key} - {
-            "POSTGRES_PASSWORD_FILE", "MLFLOW_FLASK_SERVER_SECRET_KEY_FILE",
-        }  # fmt: skip
+            "POSTGRES_PASSWORD_FILE",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY_FILE",
+        }
         for secret in service["secrets"]:
             name = secret["source"] if isinstance(secret, dict) else secret
             assert name in COMPOSE["secrets"]

@@ -46,9 +46,11 @@ def read_rows(ctx: click.Context, param: click.Parameter, text: str) -> list[int
 @click.option("--repeats", type=click.IntRange(min=1), help="How often each side is measured.  [default: 3; quick: 1]")
 @click.option("--quick", is_flag=True, help="Only show that every row works: a minute or two instead of hours.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
     help="Where all of it is written.  [default: benchmark-TIME.json]",
-)  # fmt: skip
+)
 def main(only: list[int], repeats: int | None, quick: bool, output: Path | None) -> None:
     """Measure this project beside its alternatives, alternating, and show medians and spread."""
     options = Options(repeats or (1 if quick else 3), quick)
@@ -81,10 +83,16 @@ def show(where: Mapping[str, Any], lines: Sequence[Line], skipped: Iterable[Mapp
     table = Table(*("row", "what", "unit", "ours (min-max)", "theirs (min-max)", "n", "ratio", "target", "met"))
     for line in lines:
         table.add_row(
-            str(line.row), line.name, line.unit, figure(line.ours), figure(line.theirs), str(len(line.ours.values)),
-            "" if line.ratio is None else f"{line.ratio:.3g}", str(line.target or ""),
+            str(line.row),
+            line.name,
+            line.unit,
+            figure(line.ours),
+            figure(line.theirs),
+            str(len(line.ours.values)),
+            "" if line.ratio is None else f"{line.ratio:.3g}",
+            str(line.target or ""),
             {True: "yes", False: "NO", None: ""}[line.met],
-        )  # fmt: skip
+        )
     console.print(table)
     for line in lines:
         if line.notes:

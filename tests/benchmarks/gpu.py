@@ -133,16 +133,31 @@ def command(options: Options, family: str, device: str) -> Line:
 
     def search(repeat: int) -> dict[str, Any]:
         words = search_command(
-            "--objective", f"{OBJECTIVES}:Timed", "--fix", f"family={family}", "--epochs", epochs, "--pruner", "none",
-            "--trials", trials, "--seed", repeat, "--device", device,
-        )  # fmt: skip
+            "--objective",
+            f"{OBJECTIVES}:Timed",
+            "--fix",
+            f"family={family}",
+            "--epochs",
+            epochs,
+            "--pruner",
+            "none",
+            "--trials",
+            trials,
+            "--seed",
+            repeat,
+            "--device",
+            device,
+        )
         with Utilisation() as used, finished(words, sizes(train, validation)) as ended:
             slots = only_study(ended.folder).user_attrs[SESSIONS][-1]["slots"]
             pulls_s = sum(each.get("pull_seconds", 0.0) for each in ended.metrics())
             return {
-                "trials_s": ended.trials_s(), "wall_s": ended.wall_s, "GPU utilisation, %": used.mean,
-                "trainers": slots, "training": pulls_s / slots / ended.trials_s(),
-            }  # fmt: skip
+                "trials_s": ended.trials_s(),
+                "wall_s": ended.wall_s,
+                "GPU utilisation, %": used.mean,
+                "trainers": slots,
+                "training": pulls_s / slots / ended.trials_s(),
+            }
 
     (runs,) = alternate(options.repeats, search)
     rates = per_minute(trials, [run["trials_s"] for run in runs])
@@ -160,9 +175,17 @@ def whole_search(options: Options, device: str) -> Line:
 
     def search(repeat: int) -> float:
         words = search_command(
-            "--objective", f"{OBJECTIVES}:Timed", "--trials", trials, *epochs, "--seed", repeat, "--device", device,
+            "--objective",
+            f"{OBJECTIVES}:Timed",
+            "--trials",
+            trials,
+            *epochs,
+            "--seed",
+            repeat,
+            "--device",
+            device,
             register=True,
-        )  # fmt: skip
+        )
         with finished(words, sizes(train, validation)) as ended:
             return ended.wall_s
 

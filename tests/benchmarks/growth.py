@@ -152,10 +152,13 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     before = (tracking.busy_s, delivery_cpu_s()) if kind.tracked else (0.0, 0.0)
     work = Trials(study, tracking, target=study.finished + trials + 1, epochs=STEPS // 4, seed=0)
     coordinator = Coordinator(
-        objective, executor, tracking,
+        objective,
+        executor,
+        tracking,
         files=TrainingFiles(folder / "checkpoints", folder / "weights"),
-        tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
-    )  # fmt: skip
+        tags={"optuna.study.name": NAME},
+        display=PlainDisplay(Console(quiet=True)),
+    )
     coordinator.run(work)
     after = before
     if kind.tracked:
@@ -168,9 +171,12 @@ def ours(folder: Path, trials: int, kind: Kind) -> dict[str, float]:
     courier_ms, cpu_ms = ((then - now) / (trials + 1) * 1000 for now, then in zip(before, after, strict=True))
     coordinator_ms = statistics.median(executor.worked_s) * 1000
     return {
-        "all": coordinator_ms + courier_ms, "coordinator": coordinator_ms, "courier": courier_ms,
-        "courier's processor time": cpu_ms, "ask, start, report, tell": work.search_s / (trials + 1) * 1000,
-    }  # fmt: skip
+        "all": coordinator_ms + courier_ms,
+        "coordinator": coordinator_ms,
+        "courier": courier_ms,
+        "courier's processor time": cpu_ms,
+        "ask, start, report, tell": work.search_s / (trials + 1) * 1000,
+    }
 
 
 def theirs(folder: Path, trials: int, kind: Kind) -> float:
@@ -246,7 +252,13 @@ def _line(options: Options, places: Iterator[Path], count: int, trials: int, kin
     if kind.pictures:
         notes["pictures"] = "theirs draws none, and nothing is demanded of ours"
     return Line(
-        7, f"search per trial, {count} past, {kind.name}", "ms", sample([run["all"] for run in us]), sample(them),
-        higher_is_better=False, target=Target(limit, "at most", of="ours") if limit else None, notes=notes,
+        7,
+        f"search per trial, {count} past, {kind.name}",
+        "ms",
+        sample([run["all"] for run in us]),
+        sample(them),
+        higher_is_better=False,
+        target=Target(limit, "at most", of="ours") if limit else None,
+        notes=notes,
         details={"parts of ours": us},
-    )  # fmt: skip
+    )

@@ -86,11 +86,14 @@ def grow(database: Path, trials: int) -> None:
         objective.suggest(asked)
         value = draw.uniform(0.5, 1.0)
         past = create_trial(
-            state=TrialState.PRUNED if number % 2 else TrialState.COMPLETE, value=None if number % 2 else value,
-            params=asked.params, distributions=asked.distributions, intermediate_values={1: value},
+            state=TrialState.PRUNED if number % 2 else TrialState.COMPLETE,
+            value=None if number % 2 else value,
+            params=asked.params,
+            distributions=asked.distributions,
+            intermediate_values={1: value},
             system_attrs={} if number % 2 else {"completed_rung_0": value},
             user_attrs={records.LABEL: "past", records.SLOT: 0, records.METRICS: POINT, records.RUN: uuid.uuid4().hex},
-        )  # fmt: skip
+        )
         storage.create_new_trial(study, template_trial=past)
     storage.remove_session()
     storage.engine.dispose()

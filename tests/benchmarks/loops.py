@@ -141,9 +141,7 @@ def loops(options: Options) -> list[Line]:
     """Both families, with two threads and with one, which is what a search gives a trainer on two cores."""
     objective = load_objective(options)
     data = plain_data(objective, "cpu")
-    return [
-        _compare(options, objective, data, name, n_threads) for name in FAMILIES for n_threads in (2, 1)
-    ]  # fmt: skip
+    return [_compare(options, objective, data, name, n_threads) for name in FAMILIES for n_threads in (2, 1)]
 
 
 def _compare(options: Options, objective: ImageClassification, data: Plain, name: str, n_threads: int) -> Line:
@@ -166,8 +164,10 @@ def _compare(options: Options, objective: ImageClassification, data: Plain, name
     with threads(n_threads):
         us, matmul, *plains = alternate(
             1 + options.size(max(options.repeats, 5), options.repeats),
-            ours, lambda _: matmul_flops_per_s(options.size(2048, 512)), *map(plain, ways.values()),
-        )  # fmt: skip
+            ours,
+            lambda _: matmul_flops_per_s(options.size(2048, 512)),
+            *map(plain, ways.values()),
+        )
     us, matmul, *plains = (side[1:] for side in (us, matmul, *plains))  # the first use of every kernel loads it
     spent = {way: statistics.median(side) for way, side in zip(ways, plains, strict=True)}
     fastest = min(spent, key=lambda way: spent[way])
@@ -175,18 +175,29 @@ def _compare(options: Options, objective: ImageClassification, data: Plain, name
     flops, peak = training_flops(objective, params), statistics.median(matmul)
     plural = "threads" if n_threads > 1 else "thread"
     line = Line(
-        5, f"epoch, {name}, {n_threads} {plural}", "s", sample(us), sample(them), higher_is_better=False,
+        5,
+        f"epoch, {name}, {n_threads} {plural}",
+        "s",
+        sample(us),
+        sample(them),
+        higher_is_better=False,
         target=Target(round(1 / (1 + OVERHEAD), 3), "at least"),
-    )  # fmt: skip
+    )
     notes = {
-        "overhead": 1 / (line.ratio or math.nan) - 1, "plain loop": fastest, "plain seconds": spent,
+        "overhead": 1 / (line.ratio or math.nan) - 1,
+        "plain loop": fastest,
+        "plain seconds": spent,
         "share of a large matrix product": {
-            "ours": flops / statistics.median(us) / peak, "plain": flops / spent[fastest] / peak,
+            "ours": flops / statistics.median(us) / peak,
+            "plain": flops / spent[fastest] / peak,
         },
-        "its GFLOP/s": peak / 1e9, "FLOP per epoch": flops,
-    }  # fmt: skip
+        "its GFLOP/s": peak / 1e9,
+        "FLOP per epoch": flops,
+    }
     details = {
-        "training images": len(data.labels), "batch": batch, "evaluation": "not timed on either side",
+        "training images": len(data.labels),
+        "batch": batch,
+        "evaluation": "not timed on either side",
         "FLOP counted": "torch's FlopCounterMode: forward and backward, 2 per multiply-add",
-    }  # fmt: skip
+    }
     return replace(line, notes=notes, details=details)

@@ -50,9 +50,14 @@ def _start(options: Options) -> Line:
             assert process.wait() == 0
             begun = time.time()
             subprocess.run(
-                search_command(*words, "--trials", 2), cwd=folder, env=clean_environment(extra),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=300,
-            )  # fmt: skip
+                search_command(*words, "--trials", 2),
+                cwd=folder,
+                env=clean_environment(extra),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=300,
+            )
             trial = only_study(folder).trials[-1]
             return float(trial.user_attrs[METRICS]["first_pull_at"]) - begun
 

@@ -117,11 +117,17 @@ class Line:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "row": self.row, "name": self.name, "unit": self.unit,
-            "ours": self.ours.as_dict(), "theirs": self.theirs and self.theirs.as_dict(),
-            "ratio": self.ratio, "target": self.target and {**asdict(self.target), "text": str(self.target)},
-            "met": self.met, "notes": self.notes, "details": self.details,
-        }  # fmt: skip
+            "row": self.row,
+            "name": self.name,
+            "unit": self.unit,
+            "ours": self.ours.as_dict(),
+            "theirs": self.theirs and self.theirs.as_dict(),
+            "ratio": self.ratio,
+            "target": self.target and {**asdict(self.target), "text": str(self.target)},
+            "met": self.met,
+            "notes": self.notes,
+            "details": self.details,
+        }
 
 
 def alternate(repeats: int, *sides: Callable[[int], T]) -> list[list[T]]:
@@ -144,10 +150,16 @@ def sample(values: Sequence[float]) -> Sample:
 def header(options: Options) -> dict[str, Any]:
     """Where and with what everything below was measured."""
     return {
-        "processor": processor(), "cores": usable_cores(), "gpu": _gpu(), "load_average": list(os.getloadavg()),
-        "versions": versions(), "git_commit": git_commit(), "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "repeats": options.repeats, "quick": options.quick,
-    }  # fmt: skip
+        "processor": processor(),
+        "cores": usable_cores(),
+        "gpu": _gpu(),
+        "load_average": list(os.getloadavg()),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "repeats": options.repeats,
+        "quick": options.quick,
+    }
 
 
 def _gpu() -> str | None:

@@ -91,7 +91,7 @@ def main() -> None:
                 mode="max",
                 seed=given.seed,
                 points_to_evaluate=json.loads(given.settings) if given.settings else None,
-            ),  # fmt: skip
+            ),
             scheduler=ASHAScheduler(max_t=given.epochs) if given.form == "usual" else None,
         ),
         run_config=tune.RunConfig(storage_path=os.path.abspath("results")),

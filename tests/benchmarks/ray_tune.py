@@ -27,18 +27,25 @@ def ray_tune(options: Options) -> list[Line]:
     train, validation = images(options)
     trials, epochs = options.size(8, 2), options.size(5, 1)
     usual = _compare(
-        options, "Ray Tune, DataLoader, MNIST", 5, trials,
+        options,
+        "Ray Tune, DataLoader, MNIST",
+        5,
+        trials,
         ["--objective", f"{OBJECTIVES}:Usual", "--epochs", epochs],
         ["usual", "--epochs", epochs, "--train-images", train, "--validation-images", validation],
         sizes(train, validation),
-    )  # fmt: skip
+    )
     trials, epochs = options.size(20, 3), options.size(16, 2)
     given = json.dumps(some_settings(trials))
     own = _compare(
-        options, "Ray Tune, this trainer, digits", 2, trials,
+        options,
+        "Ray Tune, this trainer, digits",
+        2,
+        trials,
         ["--objective", f"{OBJECTIVES}:Digits", "--epochs", epochs, "--pruner", "none"],
-        ["trainer", "--epochs", epochs, "--settings", given], {"BENCHMARK_SETTINGS": given},
-    )  # fmt: skip
+        ["trainer", "--epochs", epochs, "--settings", given],
+        {"BENCHMARK_SETTINGS": given},
+    )
     return [usual, own]
 
 
@@ -53,9 +60,14 @@ def some_settings(n: int) -> list[dict[str, Any]]:
 
 
 def _compare(
-    options: Options, name: str, ratio: float, trials: int, ours: Sequence[object], theirs: Sequence[object],
+    options: Options,
+    name: str,
+    ratio: float,
+    trials: int,
+    ours: Sequence[object],
+    theirs: Sequence[object],
     extra: Mapping[str, str],
-) -> Line:  # fmt: skip
+) -> Line:
     """Trials per minute of two whole commands with two jobs each."""
 
     def us(repeat: int) -> tuple[float, Any]:

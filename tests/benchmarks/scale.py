@@ -50,8 +50,11 @@ LAST = 100
 
 FULL = [
     *(Case(trainers, seconds, 1000) for trainers in (8, 64, 256, 1000) for seconds in (0.1, 1, 10)),
-    Case(64, 1, 10_000), Case(256, 10, 10_000), Case(1000, 10, 10_000), Case(8, 1, 100, 10.0),
-]  # fmt: skip
+    Case(64, 1, 10_000),
+    Case(256, 10, 10_000),
+    Case(1000, 10, 10_000),
+    Case(8, 1, 100, 10.0),
+]
 QUICK = [Case(8, 0.1, 32), Case(64, 0.1, 64)]
 TARGETS = {Case(64, 10, 1000): 0.95}
 ASK_TARGET_MS = 300.0
@@ -123,10 +126,14 @@ def search(case: Case, url: str, folder: Path) -> dict[str, float]:
             executor, opening_s = Sleepers(case), tracking.busy_s
             work = Trials(study, tracking, target=case.trials, epochs=STEPS // 4, seed=0)
             coordinator = Coordinator(
-                study.objective, executor, tracking, checkpoint_interval_s=1e9,
+                study.objective,
+                executor,
+                tracking,
+                checkpoint_interval_s=1e9,
                 files=TrainingFiles(folder / "checkpoints", folder / "weights"),
-                tags={"optuna.study.name": NAME}, display=PlainDisplay(Console(quiet=True)),
-            )  # fmt: skip
+                tags={"optuna.study.name": NAME},
+                display=PlainDisplay(Console(quiet=True)),
+            )
             started, cpu = time.perf_counter(), time.process_time()
             coordinator.run(work)
             wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
@@ -141,17 +148,24 @@ def search(case: Case, url: str, folder: Path) -> dict[str, float]:
             reopen_s = time.perf_counter() - before
     busy_s = wall_s - executor.idle_s
     return {
-        "efficiency": executor.useful_s / (case.trainers * wall_s), "ideal": case.ideal,
-        "trials/s": case.trials / wall_s, "wall s": wall_s,
-        "coordinator busy": busy_s / wall_s, "coordinator ms": busy_s / case.trials * 1e3,
+        "efficiency": executor.useful_s / (case.trainers * wall_s),
+        "ideal": case.ideal,
+        "trials/s": case.trials / wall_s,
+        "wall s": wall_s,
+        "coordinator busy": busy_s / wall_s,
+        "coordinator ms": busy_s / case.trials * 1e3,
         "of it ask, start, report, tell ms": work.search_s / case.trials * 1e3,
-        "ask ms": statistics.median(asks) * 1e3, "last asks ms": statistics.median(asks[-LAST:]) * 1e3,
-        "cpu s per s": cpu_s / wall_s, "courier busy": courier_s / wall_s,
-        "writes not delivered": waiting, "delivered after s": flush_s, "reopen s": reopen_s,
+        "ask ms": statistics.median(asks) * 1e3,
+        "last asks ms": statistics.median(asks[-LAST:]) * 1e3,
+        "cpu s per s": cpu_s / wall_s,
+        "courier busy": courier_s / wall_s,
+        "writes not delivered": waiting,
+        "delivered after s": flush_s,
+        "reopen s": reopen_s,
         "study bytes per trial": size_bytes(url) / case.trials,
         "mlflow bytes per trial": (folder / "mlflow.db").stat().st_size / case.trials,
         "peak memory MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-    }  # fmt: skip
+    }
 
 
 def measured(case: Case, store: str, stores: Stores, folder: Path, repeats: int) -> list[Line]:
@@ -165,10 +179,14 @@ def measured(case: Case, store: str, stores: Stores, folder: Path, repeats: int)
     name = f"{store} {case}"
     lines = [
         Line(
-            1, f"efficiency {name}", "share", sample([each["efficiency"] for each in found]), target=target,
+            1,
+            f"efficiency {name}",
+            "share",
+            sample([each["efficiency"] for each in found]),
+            target=target,
             notes={"store": store, "case": vars(case), "pulls per trial": PULLS, "found": found},
         )
-    ]  # fmt: skip
+    ]
     if case.trials >= 10_000:
         asks = sample([each["last asks ms"] for each in found])
         target = Target(ASK_TARGET_MS, "at most", of="ours")
@@ -177,10 +195,17 @@ def measured(case: Case, store: str, stores: Stores, folder: Path, repeats: int)
 
 
 COLUMNS = {
-    "trials/s": "{:.1f}", "efficiency": "{:.3f}", "ideal": "{:.3f}", "coordinator busy": "{:.2f}",
-    "coordinator ms": "{:.0f}", "ask ms": "{:.0f}", "last asks ms": "{:.0f}", "courier busy": "{:.2f}",
-    "writes not delivered": "{:.0f}", "reopen s": "{:.1f}",
-}  # fmt: skip
+    "trials/s": "{:.1f}",
+    "efficiency": "{:.3f}",
+    "ideal": "{:.3f}",
+    "coordinator busy": "{:.2f}",
+    "coordinator ms": "{:.0f}",
+    "ask ms": "{:.0f}",
+    "last asks ms": "{:.0f}",
+    "courier busy": "{:.2f}",
+    "writes not delivered": "{:.0f}",
+    "reopen s": "{:.1f}",
+}
 
 
 def show(where: dict[str, Any], lines: list[Line]) -> None:

@@ -25,8 +25,10 @@ def fixed(n: int) -> list[dict[str, Any]]:
     draw = random.Random(4)
     return [
         {
-            "hidden": draw.randint(64, 512), "dropout": draw.uniform(0.0, 0.5), "lr": 10 ** draw.uniform(-4, -1),
+            "hidden": draw.randint(64, 512),
+            "dropout": draw.uniform(0.0, 0.5),
+            "lr": 10 ** draw.uniform(-4, -1),
             "batch_size": BATCHES[number % 3],
         }
         for number in range(n)
-    ]  # fmt: skip
+    ]

@@ -57,18 +57,37 @@ def usual(options: Options) -> list[Line]:
 
     def ours(repeat: int) -> tuple[Ended, float, dict[int, float]]:
         command = search_command(
-            "--objective", f"{OBJECTIVES}:Usual", "--trials", n_ours, "--epochs", epochs, "--pruner", "none",
-            "--seed", repeat,
-        )  # fmt: skip
+            "--objective",
+            f"{OBJECTIVES}:Usual",
+            "--trials",
+            n_ours,
+            "--epochs",
+            epochs,
+            "--pruner",
+            "none",
+            "--seed",
+            repeat,
+        )
         with finished(command, {**sizes(train, validation), "BENCHMARK_SETTINGS": json.dumps(everything)}) as ended:
             return ended, ended.trials_s(), ended.values()
 
     def theirs(repeat: int) -> tuple[Ended, float, dict[int, float]]:
         given = json.dumps([everything[number] for number in chosen(repeat)])
         command = script(
-            "usual_script", "--trials", n_theirs, "--epochs", epochs, "--settings", given, "--seed", repeat,
-            "--train-images", train, "--validation-images", validation,
-        )  # fmt: skip
+            "usual_script",
+            "--trials",
+            n_theirs,
+            "--epochs",
+            epochs,
+            "--settings",
+            given,
+            "--seed",
+            repeat,
+            "--train-images",
+            train,
+            "--validation-images",
+            validation,
+        )
         with finished(command) as ended:
             values = ended.values()
             return ended, ended.trials_s(), {setting: values[n] for n, setting in enumerate(chosen(repeat))}
@@ -79,26 +98,37 @@ def usual(options: Options) -> list[Line]:
     told = {"trials": [n_ours, n_theirs], "epochs": epochs, "training images": train}
     return [
         Line(
-            1, "usual script, first trial to last", "trials/min",
+            1,
+            "usual script, first trial to last",
+            "trials/min",
             per_minute(n_ours, [trials_s for _, trials_s, _ in us]),
-            per_minute(n_theirs, [trials_s for _, trials_s, _ in them]), target=Target(12, "at least"), notes=told,
+            per_minute(n_theirs, [trials_s for _, trials_s, _ in them]),
+            target=Target(12, "at least"),
+            notes=told,
         ),
         Line(
-            1, "usual script, whole command", "trials/min", per_minute(n_ours, [ended.wall_s for ended, _, _ in us]),
+            1,
+            "usual script, whole command",
+            "trials/min",
+            per_minute(n_ours, [ended.wall_s for ended, _, _ in us]),
             per_minute(n_theirs, [ended.wall_s for ended, _, _ in them]),
             notes={"start": "part of it, shared by ten times as many trials on our side"},
         ),
         Line(
-            1, "usual script, gain on the same settings", "val accuracy", gains,
+            1,
+            "usual script, gain on the same settings",
+            "val accuracy",
+            gains,
             target=Target(0, "at least", of="mean + 95%"),
             notes={
-                "mean gain": statistics.mean(gains.values), "standard error": gains.error,
+                "mean gain": statistics.mean(gains.values),
+                "standard error": gains.error,
                 "best": [max(values) for values in zip(*pairs, strict=True)],
                 "best of all ours": max(max(values.values()) for _, _, values in us),
             },
             details={"ours and theirs": pairs},
         ),
-    ]  # fmt: skip
+    ]
 
 
 def pruned(options: Options) -> list[Line]:
@@ -115,9 +145,20 @@ def pruned(options: Options) -> list[Line]:
 
     def theirs(repeat: int) -> Reached:
         command = script(
-            "usual_script", "--trials", trials, "--epochs", epochs, "--pruner", "median", "--seed", repeat,
-            "--train-images", train, "--validation-images", validation,
-        )  # fmt: skip
+            "usual_script",
+            "--trials",
+            trials,
+            "--epochs",
+            epochs,
+            "--pruner",
+            "median",
+            "--seed",
+            repeat,
+            "--train-images",
+            train,
+            "--validation-images",
+            validation,
+        )
         return time_to_accuracy(command, accuracy, limit_s=limit_s)
 
     us, them = alternate(options.repeats, ours, theirs)
@@ -127,14 +168,22 @@ def pruned(options: Options) -> list[Line]:
     missed = [[run.seconds for run in side].count(None) for side in (us, them)]
     return [
         Line(
-            2, f"usual script: pruning, time to {accuracy:.1%}", "s",
-            ours_s, theirs_s, higher_is_better=False,
+            2,
+            f"usual script: pruning, time to {accuracy:.1%}",
+            "s",
+            ours_s,
+            theirs_s,
+            higher_is_better=False,
             notes={
-                "never got there": missed, "limit, s": limit_s, "epochs": epochs, "pruner": ["hyperband", "median"],
-                "trials by then, ours": [run.states for run in us], "theirs": [run.states for run in them],
+                "never got there": missed,
+                "limit, s": limit_s,
+                "epochs": epochs,
+                "pruner": ["hyperband", "median"],
+                "trials by then, ours": [run.states for run in us],
+                "theirs": [run.states for run in them],
             },
         )
-    ]  # fmt: skip
+    ]
 
 
 def example(options: Options) -> list[Line]:
@@ -148,27 +197,47 @@ def example(options: Options) -> list[Line]:
 
     def ours(repeat: int) -> tuple[float, Any]:
         command = search_command(
-            "--objective", f"{OBJECTIVES}:Example", "--trials", trials, "--epochs", epochs, "--pruner", "median",
-            "--seed", repeat,
-        )  # fmt: skip
+            "--objective",
+            f"{OBJECTIVES}:Example",
+            "--trials",
+            trials,
+            "--epochs",
+            epochs,
+            "--pruner",
+            "median",
+            "--seed",
+            repeat,
+        )
         with finished(command, sizes(128 * batches, 128 * validation_batches)) as ended:
             best = max(ended.values().values())
             return ended.wall_s, {"best": best, "pruned": states(ended.folder).get("PRUNED", 0)}
 
     def theirs(repeat: int) -> tuple[float, Any]:
         command = script(
-            "example_script", "--trials", trials, "--epochs", epochs, "--seed", repeat,
-            "--train-batches", batches, "--validation-batches", validation_batches,
-        )  # fmt: skip
+            "example_script",
+            "--trials",
+            trials,
+            "--epochs",
+            epochs,
+            "--seed",
+            repeat,
+            "--train-batches",
+            batches,
+            "--validation-batches",
+            validation_batches,
+        )
         with finished(command) as ended:
             return ended.wall_s, json.loads(ended.out.splitlines()[-1])
 
     us, them = alternate(options.repeats, ours, theirs)
     mine, their = (per_minute(trials, [wall_s for wall_s, _ in side]) for side in (us, them))
     told = {
-        "trials": trials, "epochs": epochs, "training images": f"{128 * batches}; theirs are others in every epoch",
-        "ours": [seen for _, seen in us], "theirs": [seen for _, seen in them],
-    }  # fmt: skip
+        "trials": trials,
+        "epochs": epochs,
+        "training images": f"{128 * batches}; theirs are others in every epoch",
+        "ours": [seen for _, seen in us],
+        "theirs": [seen for _, seen in them],
+    }
     return [Line(3, "Optuna's PyTorch example", "trials/min", mine, their, target=Target(5, "at least"), notes=told)]
 
 
@@ -184,9 +253,18 @@ def efficiency(options: Options) -> list[Line]:
 
     def measure(jobs: int, repeat: int) -> dict[str, float]:
         command = search_command(
-            "--objective", f"{OBJECTIVES}:Timed", "--trials", trials, "--epochs", epochs, "--jobs", jobs,
-            "--seed", repeat, register=True,
-        )  # fmt: skip
+            "--objective",
+            f"{OBJECTIVES}:Timed",
+            "--trials",
+            trials,
+            "--epochs",
+            epochs,
+            "--jobs",
+            jobs,
+            "--seed",
+            repeat,
+            register=True,
+        )
         with finished(command, sizes(train, validation)) as ended:
             return {"wall_s": ended.wall_s, "trials_s": ended.trials_s(), **_times(ended)}
 
@@ -198,16 +276,22 @@ def efficiency(options: Options) -> list[Line]:
             return [run[of] / (n * run[within]) for run in runs]
 
         told: dict[str, Any] = {
-            "trials": trials, "from the first trial to the last": share("pull_seconds", "trials_s", jobs),
+            "trials": trials,
+            "from the first trial to the last": share("pull_seconds", "trials_s", jobs),
             "processor time of trainers / all cores'": share("pull_cpu_seconds", "wall_s", usable_cores()),
             "the same, first trial to last": share("pull_cpu_seconds", "trials_s", usable_cores()),
-        }  # fmt: skip
+        }
         lines.append(
             Line(
-                6, f"training / wall, --jobs {jobs}", "share", sample(share("pull_seconds", "wall_s", jobs)),
-                target=Target(0.95, "at least", of="ours"), notes=told, details={"seconds": runs},
+                6,
+                f"training / wall, --jobs {jobs}",
+                "share",
+                sample(share("pull_seconds", "wall_s", jobs)),
+                target=Target(0.95, "at least", of="ours"),
+                notes=told,
+                details={"seconds": runs},
             )
-        )  # fmt: skip
+        )
     return lines
 
 

@@ -88,9 +88,13 @@ class Place:
         with self.output().open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "search", *map(str, words)],
-                cwd=self.folder, env=self.environment(), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=self.folder,
+                env=self.environment(),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     def output(self) -> Path:
         """Beside the folder, whose disk may be full."""

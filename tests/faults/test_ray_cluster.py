@@ -125,9 +125,23 @@ def test_each_node_has_the_dataset_once_and_no_file_of_it(nodes: Nodes, place: P
     shutil.copy(HERE / "looked.py", place.folder)
     small = [f"--fix={each}" for each in ("family=mlp", "mlp_depth=1", "mlp_width_1=64", "batch_size=256")]
     place.finish(
-        "--objective", "looked:Looked", *RAY, "--address", nodes.address, "--trials", 8, "--epochs", 1, *small,
-        "--cpus-per-trial", 0.5, "--jobs", 4, "--no-register", *PLAIN,
-    )  # fmt: skip
+        "--objective",
+        "looked:Looked",
+        *RAY,
+        "--address",
+        nodes.address,
+        "--trials",
+        8,
+        "--epochs",
+        1,
+        *small,
+        "--cpus-per-trial",
+        0.5,
+        "--jobs",
+        4,
+        "--no-register",
+        *PLAIN,
+    )
     place.assert_whole(8)
     found: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for line in nodes.looked.read_text().splitlines():

@@ -36,8 +36,12 @@ class Terminal:
         self.shown = b""
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_FRONT, *map(str, words)],
-            cwd=place.folder, env={**place.environment(), "TERM": "xterm"}, stdin=inner, stdout=inner, stderr=inner,
-        )  # fmt: skip
+            cwd=place.folder,
+            env={**place.environment(), "TERM": "xterm"},
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+        )
         os.close(inner)
         threading.Thread(target=self._read, daemon=True).start()
 

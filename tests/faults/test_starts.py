@@ -58,9 +58,14 @@ def test_16_starts_at_once_again_and_again(make_place: Callable[..., Place], tmp
     places = [make_place(tmp_path / str(number), mark="forked") for number in range(FORKED_ROUNDS)]
     command = [sys.executable, HERE / "forked.py", STARTS, *(place.folder for place in places), "--", *FORKED]
     output = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=places[0].environment(),
-        capture_output=True, text=True, timeout=400, check=True,
-    ).stdout  # fmt: skip
+        list(map(str, command)),
+        cwd=tmp_path,
+        env=places[0].environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=True,
+    ).stdout
     for place, ended in zip(places, json.loads(output), strict=True):
         check_round(place, {int(pid): tuple(end) for pid, end in ended.items()})  # type: ignore[misc]
     say(f"{FORKED_ROUNDS} rounds of {STARTS}")

@@ -40,9 +40,14 @@ class Server:
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.txt").open("ab") as output:
             self.process = subprocess.Popen(
-                command, env=environment(variables), cwd=self.folder, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            )  # fmt: skip
+                command,
+                env=environment(variables),
+                cwd=self.folder,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         wait_until(self.answers, 90, "the server's start")
 
     def answers(self) -> bool:

@@ -55,9 +55,14 @@ def begin(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> su
     """Start `python -m search` and go on."""
     return subprocess.Popen(
         [sys.executable, "-m", "search", *map(str, words)],
-        cwd=cwd, env=environment(env), text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        cwd=cwd,
+        env=environment(env),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def end(process: subprocess.Popen[str], timeout_s: float = 240) -> subprocess.CompletedProcess[str]:

@@ -50,9 +50,17 @@ def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
 
 
 def a_training(
-    data: TrainingData, how: Recipe, *, epochs: int = 3, steps: int = 1, checkpoint: bytes | None = None, seed: int = 5,
-    graphs: GraphCache | None = None, numerics: Numerics = DEFAULT_NUMERICS, **net: Any,
-) -> ImageTraining:  # fmt: skip
+    data: TrainingData,
+    how: Recipe,
+    *,
+    epochs: int = 3,
+    steps: int = 1,
+    checkpoint: bytes | None = None,
+    seed: int = 5,
+    graphs: GraphCache | None = None,
+    numerics: Numerics = DEFAULT_NUMERICS,
+    **net: Any,
+) -> ImageTraining:
     task = Task(0, {}, seed, epochs, checkpoint)
     model = network(seed=seed, **net)
     return ImageTraining(data, model, how, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
@@ -64,8 +72,10 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
     model = network(seed=seed, **net).to(device).train()
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, nesterov=True, **k),
-        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop,
-    }  # fmt: skip
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+    }
     optimizer = kinds[how.optimizer](model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     generator = torch.Generator(device).manual_seed(seed)
     for epoch in range(epochs):

@@ -89,9 +89,14 @@ class Stack:
         """Start one server; what it prints goes to NAME.txt."""
         with (self.folder / f"{name}.txt").open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                command, env=self.variables(name), cwd=self.volume(name), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            )  # fmt: skip
+                command,
+                env=self.variables(name),
+                cwd=self.volume(name),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
 
     def end(self, name: str) -> None:
         """Stop one server."""
@@ -108,10 +113,15 @@ class Stack:
     def search(self, *words: object, env: Mapping[str, str] = {}) -> subprocess.Popen[str]:
         """`docker compose run search-cpu WORDS`."""
         return subprocess.Popen(
-            [*entrypoint("cpu"), *map(str, words)], env={**self.variables("search-cpu"), **env},
-            cwd=self.volume("search-cpu"), text=True, stdin=subprocess.DEVNULL, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [*entrypoint("cpu"), *map(str, words)],
+            env={**self.variables("search-cpu"), **env},
+            cwd=self.volume("search-cpu"),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     # ---- what a container would bring
 
