@@ -94,13 +94,12 @@ class ImageClassification:
         """Sample one configuration. Parameters that a choice does not use are not sampled."""
         params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
         if params["family"] == "mlp":
-            depth = trial.suggest_int("mlp_depth", 1, 3)
-            params["mlp_depth"] = depth
+            params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
             for layer in range(1, depth + 1):
                 params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
             params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
         else:
-            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, self._max_blocks)
+            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(self.dataset.size))
             params["cnn_width"] = trial.suggest_int("cnn_width", 8, 24, step=8)
             params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
             params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
@@ -125,16 +124,12 @@ class ImageClassification:
         params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
         return params
 
-    @cached_property
-    def _max_blocks(self) -> int:
-        return max_blocks(self.dataset.size)
-
     def baselines(self) -> Mapping[str, Params]:
         return {
             "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
             "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
             "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-            "strong CNN, one cycle": {**STRONG, "cnn_blocks": self._max_blocks},
+            "strong CNN, one cycle": {**STRONG, "cnn_blocks": max_blocks(self.dataset.size)},
         }
 
     def epochs(self, device: str) -> int:
@@ -150,7 +145,6 @@ class ImageClassification:
         return 4 if self.is_large else 1
 
     def fingerprint(self) -> Mapping[str, str]:
-        """The dataset's digest, because values from another dataset are not comparable."""
         return {"dataset": self.dataset.digest}
 
     def describe(self, params: Params) -> str:

@@ -72,7 +72,9 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
         order = torch.randperm(256, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         for batch, index in enumerate(order.to(device).split(32)):
             optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
-            images = random_affine(data.images[index].float() / 255, how.augmentation, generator)
+            images = data.images[index].float() / 255
+            if how.augmentation:
+                images = random_affine(images, how.augmentation, generator)
             loss = F.cross_entropy(model(images), data.labels[index], label_smoothing=how.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
