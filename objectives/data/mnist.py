@@ -12,9 +12,8 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,8 @@ from objectives.data import arrays
 from objectives.data.splits import Labelled
 
 DIGIT_CLASSES = tuple("0123456789")
-FASHION_CLASSES: tuple[str, ...] = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt")
-FASHION_CLASSES += ("Sneaker", "Bag", "Ankle boot")
-KANA_CLASSES: tuple[str, ...] = ("o (お)", "ki (き)", "su (す)", "tsu (つ)", "na (な)")
-KANA_CLASSES += ("ha (は)", "ma (ま)", "ya (や)", "re (れ)", "wo (を)")
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+KANA = ("o (お)", "ki (き)", "su (す)", "tsu (つ)", "na (な)", "ha (は)", "ma (ま)", "ya (や)", "re (れ)", "wo (を)")
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -43,8 +40,7 @@ MIRROR_TIMEOUT_S = 4.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MnistVariant:
+class MnistVariant(NamedTuple):
     """A dataset in MNIST's file format, as torchvision stores it."""
 
     torchvision_class: str
@@ -55,8 +51,8 @@ class MnistVariant:
 
 VARIANTS = {
     "mnist": MnistVariant("MNIST", DIGIT_CLASSES, content_fraction=20 / 28),
-    "fashion-mnist": MnistVariant("FashionMNIST", FASHION_CLASSES, content_fraction=None),
-    "kmnist": MnistVariant("KMNIST", KANA_CLASSES, content_fraction=1.0),
+    "fashion-mnist": MnistVariant("FashionMNIST", CLOTHES, content_fraction=None),
+    "kmnist": MnistVariant("KMNIST", KANA, content_fraction=1.0),
 }
 
 

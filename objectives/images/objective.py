@@ -19,7 +19,7 @@ from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL
 from objectives.images.geometry import max_blocks
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
-    from torch import Tensor, nn
+    from torch import nn
 
     from objectives.images.models import InputSpec
     from objectives.images.training.cuda_graphs import GraphCache
@@ -173,9 +173,9 @@ class ImageClassification:
 
         p: Any = params
         if p["family"] == "mlp":
-            return models.build_mlp(models.MlpSpec(_widths(p), p["mlp_dropout"]), self._inputs)
-        spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
-        return models.build_cnn(spec, self._inputs)
+            return models.build_mlp(self._inputs, _widths(p), p["mlp_dropout"])
+        names = ("blocks", "width", "kernel", "dense", "dropout")
+        return models.build_cnn(self._inputs, **{name: p[f"cnn_{name}"] for name in names})
 
     def start(self, task: Task, device: str) -> Training:
         import torch
@@ -224,11 +224,16 @@ class ImageClassification:
 
     def _data(self, device: str) -> TrainingData:
         """The splits on `device`, kept for the next training there."""
+        import torch
+
         from objectives.images.training.update import TrainingData
 
         if device not in self._on_device:
             data = self.dataset
-            train, *tensors = (_tensor(a) for a in (data.train, data.images, data.labels, data.validation))
+            arrays = (data.train, data.images, data.labels, data.validation)
+            with warnings.catch_warnings():  # they may be read-only, and nothing writes to the tensors
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                train, *tensors = (torch.from_numpy(np.asarray(array)) for array in arrays)
             images, labels, validation = (tensor.to(device) for tensor in tensors)
             self._on_device[device] = TrainingData(images, labels, train, validation, len(data.classes))
         return self._on_device[device]
@@ -247,15 +252,6 @@ class ImageClassification:
 def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
     """Units of an MLP's hidden layers."""
     return tuple(params[f"mlp_width_{layer}"] for layer in range(1, params["mlp_depth"] + 1))
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    """Make a tensor on memory that may be read-only. Nothing writes to it, so torch's warning does not apply."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
 
 
 def learning_rate(params: Mapping[str, Any]) -> float:

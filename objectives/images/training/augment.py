@@ -16,7 +16,7 @@ MAX_SHIFT = 0.15
 def random_affine(images: Tensor, strength: float | Tensor, generator: torch.Generator) -> Tensor:
     """Rotate, zoom and shift every image by its own random amounts, padding with zeros.
 
-    images: float (n, c, h, w). Returns the same shape. `strength`, a number or a tensor () in [0, 1], scales the limits.
+    images: float (n, c, h, w). Returns the same shape. `strength` in [0, 1], a number or a tensor (), scales limits.
     """
     n = images.shape[0]
     amounts = torch.rand(4, n, device=images.device, generator=generator).mul_(2 * strength).sub_(strength)

@@ -102,13 +102,12 @@ class GraphCache:
             return
         try:
             self._capture(self._recorder, update)
+            return
         except Exception as error:
             if not is_out_of_memory(error):
                 self._disable(f"{type(error).__name__}: {error}")
                 return
-            update.capturable = False
-        if update.capturable:
-            return
+        update.capturable = False
         self._entries.clear()
         free_device_memory()  # only here, after the error and its frames, which held what was captured so far
         self._notice = "a training goes on without a CUDA graph, slower and with the same results: no memory for one"

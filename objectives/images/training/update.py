@@ -197,4 +197,4 @@ class Update:
     def _tensors(self) -> dict[str, list[Tensor]]:
         """The tensors that a call changes, not copied."""
         other = [*self._optimizer_tensors(), self.lr, self.position]
-        return {"weights": self._parameters, "buffers": list(self.model.buffers()), "sums": [self.sums], "other": other}
+        return {"weights": [*self._parameters], "buffers": [*self.model.buffers()], "sums": [self.sums], "other": other}
