@@ -274,10 +274,8 @@ class ObjectiveSpec:
         """
         module, _, attribute = self.target.partition(":")
         if not module or not attribute:
-            raise ObjectiveError(
-                f"--objective {self.target!r} is not MODULE:ATTRIBUTE; type for example "
-                "--objective my_module:MyObjective"
-            )
+            hint = "type for example --objective my_module:MyObjective"
+            raise ObjectiveError(f"--objective {self.target!r} is not MODULE:ATTRIBUTE; {hint}")
         try:
             made = operator.attrgetter(attribute)(importlib.import_module(module))
             if callable(made):
@@ -292,7 +290,7 @@ class ObjectiveSpec:
             ) from error
         return self._checked(made)
 
-    def _checked(self, made: Any) -> Objective:
+    def _checked(self, made: Objective) -> Objective:
         parts = [*Objective.__annotations__, *(name for name in vars(Objective) if not name.startswith("_"))]
         if missing := [part for part in parts if not hasattr(made, part)]:
             hint = "see the example in docs/objectives.md"
@@ -300,5 +298,4 @@ class ObjectiveSpec:
         if made.direction not in get_args(Direction):
             allowed = ", ".join(get_args(Direction))
             raise ObjectiveError(f"--objective {self.target!r} has direction {made.direction!r}; allowed: {allowed}")
-        objective: Objective = made
-        return objective
+        return made

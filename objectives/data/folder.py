@@ -149,15 +149,11 @@ def _common_side_px(sides: Sequence[int]) -> int:
 
 def _stack(images: Sequence[Image.Image], side_px: int) -> NDArray[np.uint8]:
     """Stack images of any size to (n, c, h, w), with one channel when nearly all are grey."""
-    coloured = np.mean([image.mode == "RGB" and _is_coloured(np.asarray(image)) for image in images])
+    # JPEG files of grey images are a few levels off.
+    coloured = np.mean([i.mode == "RGB" and np.ptp(np.asarray(i), axis=2).max() > 12 for i in images])
     mode, channels = ("RGB", 3) if coloured > 0.05 else ("L", 1)
     stacked = np.empty((len(images), channels, side_px, side_px), np.uint8)
     for i, image in enumerate(images):
         fitted = np.asarray(fit(image.convert(mode), (side_px, side_px)))
         stacked[i] = np.atleast_3d(fitted).transpose(2, 0, 1)
     return stacked
-
-
-def _is_coloured(pixels: NDArray[np.uint8]) -> bool:
-    """Whether (h, w, 3) shows colours; JPEG files of grey images are a few levels off."""
-    return int(np.ptp(pixels, axis=2).max()) > 12

@@ -12,9 +12,8 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +23,16 @@ from objectives.data import arrays
 from objectives.data.splits import Labelled
 
 DIGIT_CLASSES = tuple("0123456789")
-FASHION_CLASSES: tuple[str, ...] = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt")
-FASHION_CLASSES += ("Sneaker", "Bag", "Ankle boot")
-KANA_CLASSES: tuple[str, ...] = ("o (お)", "ki (き)", "su (す)", "tsu (つ)", "na (な)")
-KANA_CLASSES += ("ha (は)", "ma (ま)", "ya (や)", "re (れ)", "wo (を)")
-TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+KANA = ("o (お)", "ki (き)", "su (す)", "tsu (つ)", "na (な)", "ha (は)", "ma (ま)", "ya (や)", "re (れ)", "wo (を)")
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+FILES = tuple(MNIST_MD5)
+TRAIN_FILES, TEST_FILES = FILES[:2], FILES[2:]
 MIRROR_VARIABLE = "SEARCH_DATA_MIRROR"
 MIRROR_TIMEOUT_S = 4.0
 """How long a mirror may stay silent. MNIST has two mirrors."""
@@ -43,8 +40,7 @@ MIRROR_TIMEOUT_S = 4.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MnistVariant:
+class MnistVariant(NamedTuple):
     """A dataset in MNIST's file format, as torchvision stores it."""
 
     torchvision_class: str
@@ -55,8 +51,8 @@ class MnistVariant:
 
 VARIANTS = {
     "mnist": MnistVariant("MNIST", DIGIT_CLASSES, content_fraction=20 / 28),
-    "fashion-mnist": MnistVariant("FashionMNIST", FASHION_CLASSES, content_fraction=None),
-    "kmnist": MnistVariant("KMNIST", KANA_CLASSES, content_fraction=1.0),
+    "fashion-mnist": MnistVariant("FashionMNIST", CLOTHES, content_fraction=None),
+    "kmnist": MnistVariant("KMNIST", KANA, content_fraction=1.0),
 }
 
 
@@ -83,7 +79,7 @@ def raw_folder(kind: str, data_dir: Path, *, download: bool) -> Path:
     """Return the folder of the four unpacked files. Raises DatasetUnavailableError when some are missing."""
     folder = VARIANTS[kind].torchvision_class
     raws = [base / folder / "raw" for base in (data_dir, *arrays.base_folders(data_dir))]
-    missing = [[file for file in (*TRAIN_FILES, *TEST_FILES) if not (raw / file).is_file()] for raw in raws]
+    missing = [[file for file in FILES if not (raw / file).is_file()] for raw in raws]
     if [] in missing:
         return raws[missing.index([])]
     reason = "downloading was not allowed"
@@ -120,7 +116,7 @@ def _download(name: str, base: Path) -> Path:
                 reasons.append(f"{mirror}: {message or type(error).__name__}")
                 continue
             raw.mkdir(parents=True, exist_ok=True)
-            for file in (*TRAIN_FILES, *TEST_FILES):
+            for file in FILES:
                 os.replace(Path(temporary, name, "raw", file), raw / file)
             return raw
     raise DatasetUnavailableError("; ".join(reasons))

@@ -8,14 +8,7 @@ TUTORIAL: Params = dict(batch_size=64, weight_decay=1e-6, augmentation=0.0, labe
 TUTORIAL_MLP: Params = dict(family="mlp", mlp_depth=2, mlp_width_1=512, mlp_width_2=256, mlp_dropout=0.0)
 TUTORIAL_CNN: Params = dict(family="cnn", cnn_blocks=2, cnn_width=16, cnn_kernel=5, cnn_dense=128, cnn_dropout=0.0)
 
-STRONG_CNN: Params = dict(family="cnn", cnn_blocks=3, cnn_width=24, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
-STRONG: Params = STRONG_CNN | {
-    "optimizer": "adamw",
-    "adam_lr": 1e-2,
-    "batch_size": 128,
-    "weight_decay": 1e-4,
-    "augmentation": 0.7,
-    "label_smoothing": 0.05,
-    "schedule": "one_cycle",
-}
+STRONG: Params = dict(family="cnn", cnn_blocks=3, cnn_width=24, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
+STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-4, augmentation=0.7)
+STRONG |= dict(label_smoothing=0.05, schedule="one_cycle")
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""

@@ -24,13 +24,7 @@ def latency_ms(model: nn.Module, shape: Sequence[int], device: str) -> float:
     for _ in range(N_WARM_UP + N_PREDICTIONS):
         started = time.perf_counter()
         model(images)
-        _synchronize(device)
+        if device != "cpu":
+            torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - started)
     return 1000 * statistics.quantiles(seconds[N_WARM_UP:], n=4)[0]
-
-
-def _synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    elif device == "mps":
-        torch.mps.synchronize()

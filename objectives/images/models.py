@@ -1,4 +1,4 @@
-"""Two families of small image networks, built from typed specifications.
+"""Two families of small image networks.
 
 Both map float32 images (n, c, h, w) in [0, 1] to logits (n, k). The first layer normalises the images.
 """
@@ -22,30 +22,6 @@ class InputSpec:
     mean: tuple[float, ...]
     """Per channel, of pixels in [0, 1], over a sample of the training split."""
     std: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class MlpSpec:
-    """A fully connected network: one hidden layer per width, with ReLU and dropout."""
-
-    widths: tuple[int, ...]
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class CnnSpec:
-    """Convolution blocks, then an optional dense layer. Block i, from 0, has (i + 1) * width channels.
-
-    The first block is a strided stem that halves large images: a quarter of the cost of pooling after the convolution.
-    """
-
-    blocks: int
-    width: int
-    kernel: int = 3
-    """Kernel of the stem; later blocks use 3."""
-    dense: int = 0
-    """Units of the dense layer; 0 means none."""
-    dropout: float = 0.0
 
 
 class Normalise(nn.Module):
@@ -87,38 +63,45 @@ class Dropout(nn.Dropout):
         return x * kept.to(x.dtype).mul_(scale)
 
 
-def build_mlp(spec: MlpSpec, inputs: InputSpec) -> nn.Sequential:
-    """Build the fully connected family."""
+def build_mlp(inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
+    """Build a fully connected network: one hidden layer per width, with ReLU and dropout."""
     pixels = inputs.channels * inputs.size[0] * inputs.size[1]
     layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), nn.Flatten()]
-    for n_in, n_out in pairwise((pixels, *spec.widths)):
+    for n_in, n_out in pairwise((pixels, *widths)):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        if spec.dropout:
-            layers.append(Dropout(spec.dropout))
-    layers.append(nn.Linear((pixels, *spec.widths)[-1], inputs.n_classes))
+        if dropout:
+            layers.append(Dropout(dropout))
+    layers.append(nn.Linear((pixels, *widths)[-1], inputs.n_classes))
     return nn.Sequential(*layers)
 
 
-def build_cnn(spec: CnnSpec, inputs: InputSpec) -> nn.Sequential:
-    """Build the convolution family. Raises ValueError when the images are too small for that many blocks."""
-    if spec.blocks > max_blocks(inputs.size):
-        raise ValueError(f"{spec.blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
+def build_cnn(
+    inputs: InputSpec, blocks: int, width: int, kernel: int = 3, dense: int = 0, dropout: float = 0.0
+) -> nn.Sequential:
+    """Build a convolution network. Block i, from 0, has (i + 1) * width channels.
+
+    The first block is a strided stem that halves large images: a quarter of the cost of pooling after the convolution.
+    Only the stem has this `kernel`; later blocks use 3. `dense` units follow the blocks; 0 means no dense layer.
+    Raises ValueError when the images are too small for that many blocks.
+    """
+    if blocks > max_blocks(inputs.size):
+        raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
     stride = stem_stride(inputs.size)
-    stem = nn.Conv2d(inputs.channels, spec.width, spec.kernel, stride, padding=spec.kernel // 2, bias=False)
-    layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), stem, nn.BatchNorm2d(spec.width), nn.ReLU()]
-    height, width = ((side + stride - 1) // stride for side in inputs.size)
-    for block in range(1, spec.blocks):
-        n_in, n_out = spec.width * block, spec.width * (block + 1)
+    stem = nn.Conv2d(inputs.channels, width, kernel, stride, padding=kernel // 2, bias=False)
+    layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), stem, nn.BatchNorm2d(width), nn.ReLU()]
+    h, w = ((side + stride - 1) // stride for side in inputs.size)
+    for block in range(1, blocks):
+        n_in, n_out = width * block, width * (block + 1)
         # Max-pooling before normalisation: the same maximum, at a quarter of the work for the next two layers.
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(n_out), nn.ReLU()]
-        height, width = height // 2, width // 2
+        h, w = h // 2, w // 2
     layers.append(nn.Flatten())
-    features = spec.width * spec.blocks * height * width
-    if spec.dense:
-        layers += [nn.Linear(features, spec.dense), nn.ReLU()]
-        features = spec.dense
-    if spec.dropout:
-        layers.append(Dropout(spec.dropout))
+    features = width * blocks * h * w
+    if dense:
+        layers += [nn.Linear(features, dense), nn.ReLU()]
+        features = dense
+    if dropout:
+        layers.append(Dropout(dropout))
     layers.append(nn.Linear(features, inputs.n_classes))
     return nn.Sequential(*layers)
 

@@ -19,7 +19,7 @@ from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL
 from objectives.images.geometry import max_blocks
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
-    from torch import Tensor, nn
+    from torch import nn
 
     from objectives.images.models import InputSpec
     from objectives.images.training.cuda_graphs import GraphCache
@@ -94,13 +94,12 @@ class ImageClassification:
         """Sample one configuration. Parameters that a choice does not use are not sampled."""
         params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
         if params["family"] == "mlp":
-            depth = trial.suggest_int("mlp_depth", 1, 3)
-            params["mlp_depth"] = depth
+            params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
             for layer in range(1, depth + 1):
                 params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
             params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
         else:
-            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, self._max_blocks)
+            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(self.dataset.size))
             params["cnn_width"] = trial.suggest_int("cnn_width", 8, 24, step=8)
             params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
             params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
@@ -125,16 +124,12 @@ class ImageClassification:
         params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
         return params
 
-    @cached_property
-    def _max_blocks(self) -> int:
-        return max_blocks(self.dataset.size)
-
     def baselines(self) -> Mapping[str, Params]:
         return {
             "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
             "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
             "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-            "strong CNN, one cycle": {**STRONG, "cnn_blocks": self._max_blocks},
+            "strong CNN, one cycle": {**STRONG, "cnn_blocks": max_blocks(self.dataset.size)},
         }
 
     def epochs(self, device: str) -> int:
@@ -150,7 +145,6 @@ class ImageClassification:
         return 4 if self.is_large else 1
 
     def fingerprint(self) -> Mapping[str, str]:
-        """The dataset's digest, because values from another dataset are not comparable."""
         return {"dataset": self.dataset.digest}
 
     def describe(self, params: Params) -> str:
@@ -179,9 +173,9 @@ class ImageClassification:
 
         p: Any = params
         if p["family"] == "mlp":
-            return models.build_mlp(models.MlpSpec(_widths(p), p["mlp_dropout"]), self._inputs)
-        spec = models.CnnSpec(p["cnn_blocks"], p["cnn_width"], p["cnn_kernel"], p["cnn_dense"], p["cnn_dropout"])
-        return models.build_cnn(spec, self._inputs)
+            return models.build_mlp(self._inputs, _widths(p), p["mlp_dropout"])
+        names = ("blocks", "width", "kernel", "dense", "dropout")
+        return models.build_cnn(self._inputs, **{name: p[f"cnn_{name}"] for name in names})
 
     def start(self, task: Task, device: str) -> Training:
         import torch
@@ -230,11 +224,16 @@ class ImageClassification:
 
     def _data(self, device: str) -> TrainingData:
         """The splits on `device`, kept for the next training there."""
+        import torch
+
         from objectives.images.training.update import TrainingData
 
         if device not in self._on_device:
             data = self.dataset
-            train, *tensors = (_tensor(a) for a in (data.train, data.images, data.labels, data.validation))
+            arrays = (data.train, data.images, data.labels, data.validation)
+            with warnings.catch_warnings():  # they may be read-only, and nothing writes to the tensors
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                train, *tensors = (torch.from_numpy(np.asarray(array)) for array in arrays)
             images, labels, validation = (tensor.to(device) for tensor in tensors)
             self._on_device[device] = TrainingData(images, labels, train, validation, len(data.classes))
         return self._on_device[device]
@@ -253,15 +252,6 @@ class ImageClassification:
 def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
     """Units of an MLP's hidden layers."""
     return tuple(params[f"mlp_width_{layer}"] for layer in range(1, params["mlp_depth"] + 1))
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    """Make a tensor on memory that may be read-only. Nothing writes to it, so torch's warning does not apply."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
 
 
 def learning_rate(params: Mapping[str, Any]) -> float:

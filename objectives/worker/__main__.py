@@ -3,7 +3,6 @@
 import os
 import sys
 from multiprocessing.connection import Connection
-from typing import Any
 
 from objectives.base import ObjectiveError
 from objectives.lifeline import exit_with_parent
@@ -25,8 +24,7 @@ def serve(connection: Connection) -> None:
             command, *arguments = connection.recv()
         except EOFError:
             return
-        reply: Any = getattr(worker, command)(*arguments)
-        connection.send(reply)
+        connection.send(worker.do(command, *arguments))
 
 
 if __name__ == "__main__":

@@ -82,4 +82,4 @@ class SpeedMeasured:
     """Notices of the training, which gives each of them only once."""
 
 
-Reply = WorkerReady | EpochDone | Checkpointed | Finished | Failed | Refused | SpeedMeasured
+Reply = EpochDone | Checkpointed | Finished | Failed | Refused | SpeedMeasured

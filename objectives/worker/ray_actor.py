@@ -46,5 +46,4 @@ class WorkerActor:
 
     def do(self, command: str, *arguments: Any) -> Reply:
         """Pass a command to the worker and return its reply."""
-        reply: Reply = getattr(self._worker, command)(*arguments)
-        return reply
+        return self._worker.do(command, *arguments)

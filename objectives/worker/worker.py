@@ -21,8 +21,8 @@ from objectives.worker.messages import Failed, Reply, WorkerReady, WorkerSetting
 def skip_compiler_import() -> None:
     """Avoid the import of torch's compiler, which takes 2.5 s of processor time and is not used here.
 
-    Optimizers import it only to exclude some of their methods from compilation. Each method first looks for a mark
-    that this was done; this function sets the mark. If torch changes this, nothing breaks. Source: torch/_compile.py.
+    Optimizers import it only to exclude methods from compilation, unless a method has the mark that is set here.
+    If torch changes this, nothing breaks. Source: torch/_compile.py.
     """
     import torch
 
@@ -60,77 +60,66 @@ class Worker:
         gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
         return WorkerReady(self.device, gpus, select_device(self.device))
 
+    def do(self, command: str, *arguments: Any) -> Reply:
+        """Run the method named `command`. Replies `Failed` when it raises."""
+        try:
+            reply: Reply = getattr(self, command)(*arguments)
+            return reply
+        except Exception as error:
+            return self._fail(error)
+
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""
         import torch
 
         self.training = None  # frees the memory of a training that was abandoned
         torch.set_num_threads(self.settings.threads_alone if task.refit else self.settings.threads)
-        try:
-            if task.checkpoint is None:
-                self.measured = self._measure(task)
-                if self.measured.get("latency_ms", 0.0) > (task.max_latency_ms or 0.0):
-                    return messages.Refused(self.measured)
-            else:  # a second measurement could give another verdict
-                line, _, state = task.checkpoint.partition(b"\n")
-                self.measured, task = json.loads(line), replace(task, checkpoint=state)
-            self.training = self.objective.start(task, self.device)
-        except Exception as error:
-            return self._fail(error)
+        self.measured = {}
+        if task.checkpoint is not None:  # a second measurement could give another verdict
+            line, _, state = task.checkpoint.partition(b"\n")
+            self.measured, task = json.loads(line), replace(task, checkpoint=state)
+        elif task.max_latency_ms is not None:
+            assert isinstance(self.objective, Timed)
+            latency_ms = float(self.objective.latency_ms(task.params, self.device))
+            self.measured = {"latency_ms": latency_ms}
+            if latency_ms > task.max_latency_ms:
+                return messages.Refused(self.measured)
+        self.training = self.objective.start(task, self.device)
         return self.advance()
-
-    def _measure(self, task: Task) -> dict[str, float]:
-        if task.max_latency_ms is None:
-            return {}
-        assert isinstance(self.objective, Timed)
-        return {"latency_ms": float(self.objective.latency_ms(task.params, self.device))}
 
     def advance(self) -> Reply:
         """Pull the next result; `Finished` at the end."""
         try:
             result = next(self._current())
-            value = None if result.value is None else float(result.value)
-            return messages.EpochDone(replace(result, value=value, metrics=_as_floats(result.metrics)))
         except StopIteration:
             return self.stop()
-        except Exception as error:
-            return self._fail(error)
+        value = None if result.value is None else float(result.value)
+        return messages.EpochDone(replace(result, value=value, metrics=_as_floats(result.metrics)))
 
     def checkpoint(self) -> Reply:
-        """Return the state of the current training."""
-        try:
-            # One line of JSON with the measured metrics, then the state of the training.
-            return messages.Checkpointed(json.dumps(self.measured).encode() + b"\n" + self._current().checkpoint())
-        except Exception as error:
-            return self._fail(error)
+        """Return the state of the current training: a line of JSON with the measured metrics, then its checkpoint."""
+        return messages.Checkpointed(json.dumps(self.measured).encode() + b"\n" + self._current().checkpoint())
 
     def stop(self) -> Reply:
         """End the current training and return its outcome."""
-        try:
-            outcome = self._current().outcome()
-            outcome = replace(outcome, metrics=_as_floats(outcome.metrics) | self.measured)
-        except Exception as error:
-            return self._fail(error)
+        outcome = self._current().outcome()
         self.training = None
-        return messages.Finished(outcome)
+        return messages.Finished(replace(outcome, metrics=_as_floats(outcome.metrics) | self.measured))
 
     def measure_speed(self, task: Task, seconds: float) -> Reply:
         """Train `task` for about `seconds` and discard it. The first pull, which includes set-up, is not counted."""
-        try:
-            self.training = self.objective.start(task, self.device)
-            notices = [next(self.training).notice]
-            started, pulls = time.monotonic(), []
-            while time.monotonic() - started < seconds:
-                try:
-                    notices.append(next(self._current()).notice)
-                    pulls.append(time.monotonic())
-                except StopIteration:
-                    self.training = None  # first, so that its CUDA graph can be used again
-                    self.training = self.objective.start(task, self.device)
-            self.training = None
-            return messages.SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
-        except Exception as error:
-            return self._fail(error)
+        self.training = self.objective.start(task, self.device)
+        notices = [next(self.training).notice]
+        started, pulls = time.monotonic(), []
+        while time.monotonic() - started < seconds:
+            try:
+                notices.append(next(self._current()).notice)
+                pulls.append(time.monotonic())
+            except StopIteration:
+                self.training = None  # first, so that its CUDA graph can be used again
+                self.training = self.objective.start(task, self.device)
+        self.training = None
+        return messages.SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
 
     def _current(self) -> Training:
         assert self.training is not None, "the coordinator sent a command to a worker without a training"

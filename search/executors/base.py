@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from objectives.base import Task
-from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, SpeedMeasured
+from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, Reply
 
 __all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Finished", "Lost", "Refused"]
 
@@ -36,7 +36,7 @@ class Lost:
     """False if the task cannot be the cause: the machine is gone, or the worker died before the task reached it."""
 
 
-SlotEvent = EpochDone | Checkpointed | Finished | Failed | Refused | Lost | SpeedMeasured
+SlotEvent = Reply | Lost
 """Only an executor itself asks for `SpeedMeasured`; the coordinator never sees it."""
 
 

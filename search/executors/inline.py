@@ -48,8 +48,9 @@ class InlineExecutor:
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         if not self._command:
             return []
-        (name, *arguments), self._command = self._command, ()
-        return [(0, getattr(self.worker, name)(*arguments))]
+        assert self.worker is not None
+        command, self._command = self._command, ()
+        return [(0, self.worker.do(*command))]
 
     def close(self) -> None:
         self.worker = None

@@ -69,7 +69,7 @@ def ends(data: TrainingData, how: Any, graphs: GraphCache | None, **other: Any) 
 
 def assert_close(start: TrainingState, expected: TrainingState, found: TrainingState) -> None:
     assert relative_distance(start, expected, found) <= TOLERANCE
-    for state, other in zip(expected.generators, found.generators, strict=True):
+    for state, other in zip(expected["generators"], found["generators"], strict=True):
         assert torch.equal(state, other)
 
 
@@ -110,7 +110,7 @@ def test_an_epoch_computes_what_torchs_plain_loop_computes(
     """With unfused optimizers, plain numbers, cross_entropy's own smoothing, and no channels_last."""
     how, net = recipe(optimizer, **LIVELY), {"family": family, "dropout": 0.3}
     training = a_training(data, how, graphs=graphs if recorded else None, epochs=1, **net)
-    start = training.update.copy_state().weights
+    start = training.update.copy_state()["weights"]
     finish(training)
     expected = list(plain_loop(data, how, 1, **net).parameters())
     apart = distance(list(training.model.parameters()), expected)
@@ -259,7 +259,7 @@ def test_out_of_memory_is_said_and_the_next_trial_trains():
             hog.append(torch.empty(size, dtype=torch.uint8, device=DEVICE))
         except torch.OutOfMemoryError:
             size //= 2
-    reply = worker.start(Task(1, {**MLP, "mlp_width_1": 1024, "batch_size": 1024}, seed=1, epochs=1))
+    reply = worker.do("start", Task(1, {**MLP, "mlp_width_1": 1024, "batch_size": 1024}, seed=1, epochs=1))
     hog.clear()
     torch.cuda.empty_cache()
     assert isinstance(reply, Failed)

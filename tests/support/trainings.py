@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from objectives.base import EpochResult, Task
-from objectives.images.models import CnnSpec, InputSpec, MlpSpec, build_cnn, build_mlp
+from objectives.images.models import InputSpec, build_cnn, build_mlp
 from objectives.images.training.augment import random_affine
 from objectives.images.training.cuda_graphs import GraphCache
 from objectives.images.training.loop import ImageTraining, lr_factor
@@ -41,8 +41,8 @@ def network(dropout: float = 0.0, seed: int = 0, family: str = "cnn", width: int
     torch.manual_seed(seed)
     inputs = InputSpec(1, (8, 8), 4, (0.3,), (0.25,))
     if family == "mlp":
-        return build_mlp(MlpSpec((4 * width, 2 * width), dropout), inputs)
-    return build_cnn(CnnSpec(2, width, dropout=dropout), inputs)
+        return build_mlp(inputs, (4 * width, 2 * width), dropout)
+    return build_cnn(inputs, 2, width, dropout=dropout)
 
 
 def recipe(optimizer: str = "adam", **other: Any) -> Recipe:
@@ -82,7 +82,9 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
         order = torch.randperm(256, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         for batch, index in enumerate(order.to(device).split(32)):
             optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
-            images = random_affine(data.images[index].float() / 255, how.augmentation, generator)
+            images = data.images[index].float() / 255
+            if how.augmentation:
+                images = random_affine(images, how.augmentation, generator)
             loss = F.cross_entropy(model(images), data.labels[index], label_smoothing=how.label_smoothing)
             optimizer.zero_grad()
             loss.backward()

@@ -13,23 +13,11 @@ MAX_SHIFT = 0.15
 """In units of half the image side, as `affine_grid` counts; 0.15 is about 2 of 28 pixels."""
 
 
-def check_strength(strength: float) -> None:
-    """Raise ValueError when `strength` is outside [0, 1]."""
-    if not 0.0 <= strength <= 1.0:
-        raise ValueError(f"augmentation strength {strength} is outside [0, 1]")
-
-
 def random_affine(images: Tensor, strength: float | Tensor, generator: torch.Generator) -> Tensor:
     """Rotate, zoom and shift every image by its own random amounts, padding with zeros.
 
-    images: float (n, c, h, w). Returns the same shape. `strength` in [0, 1] scales all limits; the number 0 returns the
-    input. A tensor () on the device is not checked, because that would wait for the device.
-    Raises ValueError when a number is outside [0, 1].
+    images: float (n, c, h, w). Returns the same shape. `strength` in [0, 1], a number or a tensor (), scales limits.
     """
-    if not isinstance(strength, Tensor):
-        check_strength(strength)
-        if strength == 0.0:
-            return images
     n = images.shape[0]
     amounts = torch.rand(4, n, device=images.device, generator=generator).mul_(2 * strength).sub_(strength)
     angle, zoom = amounts[0] * MAX_ROTATION_RAD, 1 + amounts[1] * MAX_ZOOM

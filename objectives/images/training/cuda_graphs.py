@@ -1,9 +1,8 @@
 """Captures updates as CUDA graphs: one launch per batch instead of some hundred.
 
-A graph is tested before it is used. Its first replays must do what the same calls do without a graph, from the same
-weights with the same random numbers. Then the state is restored bit for bit, and the training begins. If a capture
-fails, or the two differ, the worker reports it once and trains without graphs from then on; if memory runs out, only
-the current training does.
+A graph is tested before it is used: from the same state, its first replays must do what calls without a graph do.
+Then the state is restored bit for bit, and the training begins. If a capture fails, or the two differ, the worker
+reports it once and trains without graphs from then on; if memory runs out, only the current training does.
 """
 
 import math
@@ -97,8 +96,7 @@ class GraphCache:
     def capture(self, update: Update) -> None:
         """Capture `update`, whose tables are filled, unless that was done or disabled. Its state does not change.
 
-        When memory runs out, all graphs are dropped and this training goes on without one, which needs less; the next
-        training is captured again. Any other failure disables captures.
+        When memory runs out, all graphs are dropped; the next training is captured again. Other failures disable that.
         """
         if self._recorder is None or update.replay is not None or not update.capturable:
             return
@@ -106,10 +104,9 @@ class GraphCache:
             self._capture(self._recorder, update)
             return
         except Exception as error:
-            reason = None if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
-        if reason is not None:
-            self._disable(reason)
-            return
+            if not is_out_of_memory(error):
+                self._disable(f"{type(error).__name__}: {error}")
+                return
         update.capturable = False
         self._entries.clear()
         free_device_memory()  # only here, after the error and its frames, which held what was captured so far
@@ -121,31 +118,23 @@ class GraphCache:
         return notice
 
     def _capture(self, recorder: GraphRecorder, update: Update) -> None:
-        before = update.copy_state()
+        """Set the update's replay if it agrees with calls. When the calls diverge, it stays None."""
+        before, batches = update.copy_state(), min(TEST_BATCHES, update.batches)
         try:
-            update.replay = self._tested_replay(recorder, update, before)
+            with recorder.side_stream():
+                expected = state_after(update, update, batches)
+            update.restore(before)
+            replay = recorder.record(update)
+            error = relative_distance(before, expected, state_after(update, replay, batches))
         except Exception:
             update.renew_generators()
             raise
         finally:
             update.restore(before)
-
-    def _tested_replay(
-        self, recorder: GraphRecorder, update: Update, before: TrainingState
-    ) -> Callable[[], None] | None:
-        """Return a replay that agrees with calls. None when it does not, or when the calls diverged."""
-        batches = min(TEST_BATCHES, update.batches)
-        with recorder.side_stream():
-            expected = state_after(update, update, batches)
-        update.restore(before)
-        replay = recorder.record(update)
-        error = relative_distance(before, expected, state_after(update, replay, batches))
-        if math.isnan(error):
-            return None
         if error > TOLERANCE:
             self._disable(f"{batches} replays ended {error:.1%} of their way from where as many calls end")
-            return None
-        return replay
+        elif not math.isnan(error):
+            update.replay = replay
 
     def _disable(self, reason: str) -> None:
         self._recorder = None
@@ -178,7 +167,7 @@ def relative_distance(before: TrainingState, expected: TrainingState, actual: Tr
     """
     largest = 0.0
     for name in ("weights", "buffers", "sums"):
-        start, end, other = (getattr(state, name) for state in (before, expected, actual))
+        start, end, other = (state[name] for state in (before, expected, actual))
         length, error = distance(end, start), distance(other, end)
         if not math.isfinite(length):
             return math.nan

@@ -8,6 +8,9 @@ replayed, see `cuda_graphs`.
 
 import io
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,7 +22,6 @@ from torch import Tensor, nn
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.images.training.cuda_graphs import GraphCache, graph_key
 from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
-from objectives.images.training.timer import DeviceTimer
 from objectives.images.training.update import TrainingData, Update, to_unit
 
 EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_CUDA = 500, 2000
@@ -58,6 +60,37 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) ->
     probabilities, scores = predict(model, images, labels, index)
     loss, correct = scores.tolist()
     return loss, correct / len(index), probabilities
+
+
+class DeviceTimer:
+    """Adds up spans of work. On a CUDA device, events mark them in the stream, and only `read` waits for these."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds = 0.0
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def span(self) -> Iterator[None]:
+        """Time the body of the `with` statement."""
+        if self._cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            yield
+            end.record()
+            self._spans.append((start, end))
+            return
+        started = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - started
+
+    def read(self) -> float:
+        """Return the seconds of all spans since the last reading. Waits until the device has finished them."""
+        for start, end in self._spans:
+            end.synchronize()
+            self._seconds += start.elapsed_time(end) / 1000
+        seconds, self._seconds, self._spans = self._seconds, 0.0, []
+        return seconds
 
 
 class ImageTraining:
@@ -102,11 +135,9 @@ class ImageTraining:
 
     def _acquire_update(self, model: nn.Module) -> Update:
         """The update of an earlier training of the same structure, or a new one."""
-        data, recipe, numerics = self.data, self.recipe, self.numerics
-        if self.graphs is None:
-            return Update(data, model, recipe, capturable=False, numerics=numerics)
-        make = partial(Update, data, model, recipe, capturable=True, numerics=numerics)
-        return self.graphs.acquire((graph_key(data, model, recipe), numerics), make, self)
+        data, recipe, graphs, numerics = self.data, self.recipe, self.graphs, self.numerics
+        make = partial(Update, data, model, recipe, capturable=graphs is not None, numerics=numerics)
+        return make() if graphs is None else graphs.acquire((graph_key(data, model, recipe), numerics), make, self)
 
     def __next__(self) -> EpochResult:
         if self.step >= self.n_steps:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from objectives.devices import is_out_of_memory
 from objectives.images.training.graph_inputs import GraphInputs
@@ -15,9 +16,7 @@ from objectives.images.training.recipe import Recipe
 Step = Callable[[], None]
 
 
-def make_optimizer(
-    recipe: Recipe, parameters: list[nn.Parameter], *, capturable: bool = False
-) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], *, capturable: bool = False) -> Optimizer:
     """Build the optimizer, `fused` where possible: one kernel per update is much faster than one per tensor.
 
     Its learning rate is a tensor on the parameters' device, which the schedule overwrites and a CUDA graph reads.
@@ -38,7 +37,7 @@ def make_optimizer(
     return optimizer_class(parameters, lr, fused=True, **options)
 
 
-def prepare_step(optimizer: torch.optim.Optimizer, inputs: GraphInputs | None = None) -> Step:
+def prepare_step(optimizer: Optimizer, inputs: GraphInputs | None = None) -> Step:
     """Allocate the optimizer's state, and find the cheapest call that steps it, reading `inputs` if given.
 
     A tensor allocated during a capture would belong to the graph. Leaves a learning rate of zero, no gradients, and
@@ -58,7 +57,7 @@ def prepare_step(optimizer: torch.optim.Optimizer, inputs: GraphInputs | None = 
     return step
 
 
-def fastest_step(optimizer: torch.optim.Optimizer) -> Step:
+def fastest_step(optimizer: Optimizer) -> Step:
     """Return `fused_step` if it works, else torch's own. The kernels are private and may change with torch.
 
     Takes one step to find out.
@@ -73,7 +72,7 @@ def fastest_step(optimizer: torch.optim.Optimizer) -> Step:
     return step
 
 
-def add_decay_and_momentum(optimizer: torch.optim.Optimizer, step: Step, inputs: GraphInputs) -> Step:
+def add_decay_and_momentum(optimizer: Optimizer, step: Step, inputs: GraphInputs) -> Step:
     """Add weight decay and Nesterov momentum, read from memory, to the `step` of an optimizer that has neither.
 
     Uses one kernel for all tensors, as `step` does. A momentum of 0 means none.
@@ -110,13 +109,13 @@ def add_decay_and_momentum(optimizer: torch.optim.Optimizer, step: Step, inputs:
     return adam_or_rmsprop
 
 
-def torch_step(optimizer: torch.optim.Optimizer) -> Step:
+def torch_step(optimizer: Optimizer) -> Step:
     """`optimizer.step` without profiler hooks, and without importing torch's compiler just to disable it."""
     step = inspect.unwrap(type(optimizer).step)
     return lambda: step(optimizer)
 
 
-def fused_step(optimizer: torch.optim.Optimizer) -> Step:
+def fused_step(optimizer: Optimizer) -> Step:
     """Call torch's kernel on tensors that are looked up once. For a small network the lookup takes longer (0.13 ms).
 
     Every parameter must have a gradient, and a state, whose tensors stay where they are.

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.images.training.augment import check_strength, random_affine
+from objectives.images.training.augment import random_affine
 from objectives.images.training.graph_inputs import GraphInputs
 from objectives.images.training.optimizers import make_optimizer, prepare_step
 from objectives.images.training.recipe import Numerics, Recipe
@@ -41,15 +41,8 @@ class TrainingData:
     n_classes: int
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """A copy of everything that an update changes."""
-
-    weights: list[Tensor]
-    buffers: list[Tensor]
-    sums: list[Tensor]
-    other: list[Tensor]
-    generators: list[Tensor]
+TrainingState = dict[str, list[Tensor]]
+"""A copy of everything that an update changes: weights, buffers, sums, other tensors and generators."""
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -141,7 +134,8 @@ class Update:
 
         Raises ValueError when the strength of the augmentation is outside [0, 1].
         """
-        check_strength(recipe.augmentation)
+        if not 0.0 <= recipe.augmentation <= 1.0:
+            raise ValueError(f"augmentation strength {recipe.augmentation} is outside [0, 1]")
         if model is not self.model:
             self.model.load_state_dict(model.state_dict())
         for tensor in self._optimizer_tensors():
@@ -185,29 +179,22 @@ class Update:
 
     def copy_state(self) -> TrainingState:
         """Copy everything that a call changes."""
-        live = self._live()
-        copies = {name: [tensor.detach().clone() for tensor in part] for name, part in vars(live).items()}
-        return TrainingState(**copies)
+        copies = {name: [tensor.detach().clone() for tensor in part] for name, part in self._tensors().items()}
+        return copies | {"generators": [generator.get_state() for generator in self.generators]}
 
     def restore(self, state: TrainingState) -> None:
         """Restore a copied state bit for bit, in place."""
-        live = self._live()
         with torch.no_grad():
-            for name in ("weights", "buffers", "sums", "other"):
-                for tensor, old in zip(getattr(live, name), getattr(state, name), strict=True):
+            for name, part in self._tensors().items():
+                for tensor, old in zip(part, state[name], strict=True):
                     tensor.copy_(old)
-        for generator, old in zip(self.generators, state.generators, strict=True):
+        for generator, old in zip(self.generators, state["generators"], strict=True):
             generator.set_state(old)
 
     def _optimizer_tensors(self) -> list[Tensor]:
         return [tensor for state in self.optimizer.state.values() for tensor in state.values()]
 
-    def _live(self) -> TrainingState:
-        """The tensors themselves, and copies of the generators' states."""
-        return TrainingState(
-            list(self.model.parameters()),
-            list(self.model.buffers()),
-            [self.sums],
-            [*self._optimizer_tensors(), self.lr, self.position],
-            [generator.get_state() for generator in self.generators],
-        )
+    def _tensors(self) -> dict[str, list[Tensor]]:
+        """The tensors that a call changes, not copied."""
+        other = [*self._optimizer_tensors(), self.lr, self.position]
+        return {"weights": [*self._parameters], "buffers": [*self.model.buffers()], "sums": [self.sums], "other": other}

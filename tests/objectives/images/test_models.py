@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from objectives.images.models import (
-    CnnSpec,
     Dropout,
     InputSpec,
-    MlpSpec,
     Normalise,
     Probabilities,
     build_cnn,
@@ -33,12 +31,12 @@ def test_normalisation_is_the_first_layer_and_has_no_parameters():
     assert torch.allclose(layer(images), expected)
     assert list(layer.parameters()) == []
     assert set(layer.state_dict()) == {"mean", "std"}
-    for network in (build_mlp(MlpSpec((8,)), inputs()), build_cnn(CnnSpec(2, 8), inputs())):
+    for network in (build_mlp(inputs(), (8,)), build_cnn(inputs(), 2, 8)):
         assert isinstance(network[0], Normalise)
 
 
 def test_the_tutorials_network_has_the_size_of_the_tutorials():
-    network = build_mlp(MlpSpec((512, 256)), inputs())
+    network = build_mlp(inputs(), (512, 256))
     assert sum(p.numel() for p in network.parameters()) == 784 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10
     assert not [layer for layer in network if isinstance(layer, nn.Dropout)]
 
@@ -71,7 +69,7 @@ def test_dropout_repeats_with_its_seed_and_is_nothing_in_use():
 @pytest.mark.parametrize("widths", [(16,), (16, 8), (32, 16, 8)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_mlp_gives_one_logit_a_class(widths: tuple[int, ...], channels: int):
-    network = build_mlp(MlpSpec(widths, dropout=0.2), inputs(8, channels))
+    network = build_mlp(inputs(8, channels), widths, dropout=0.2)
     assert network(torch.rand(5, channels, 8, 8)).shape == (5, 10)
     assert len([layer for layer in network if isinstance(layer, nn.Dropout)]) == len(widths)
 
@@ -81,14 +79,14 @@ def test_an_mlp_gives_one_logit_a_class(widths: tuple[int, ...], channels: int):
 @pytest.mark.parametrize("dense", [0, 16])
 def test_a_cnn_fits_every_size_that_it_says_it_fits(side: int, kernel: int, dense: int):
     for blocks in range(1, max_blocks((side, side)) + 1):
-        network = build_cnn(CnnSpec(blocks, 8, kernel, dense, dropout=0.1), inputs(side, 3))
+        network = build_cnn(inputs(side, 3), blocks, 8, kernel, dense, dropout=0.1)
         assert network(torch.rand(2, 3, side, side)).shape == (2, 10)
     with pytest.raises(ValueError, match=rf"4 blocks do not fit images of {side}x{side} pixels"):
-        build_cnn(CnnSpec(4, 8), inputs(side))
+        build_cnn(inputs(side), 4, 8)
 
 
 def test_images_need_not_be_square():
-    network = build_cnn(CnnSpec(2, 8), InputSpec(1, (20, 33), 3, (0.5,), (0.5,)))
+    network = build_cnn(InputSpec(1, (20, 33), 3, (0.5,), (0.5,)), 2, 8)
     assert network(torch.rand(2, 1, 20, 33)).shape == (2, 3)
 
 
@@ -96,23 +94,23 @@ def test_the_same_seed_builds_the_same_network():
     built = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        built.append(build_cnn(CnnSpec(2, 8), inputs()).state_dict())
+        built.append(build_cnn(inputs(), 2, 8).state_dict())
     assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
     assert not all(torch.equal(built[0][name], built[2][name]) for name in built[0])
 
 
 def test_weights_load_without_pickled_code():
-    network = build_cnn(CnnSpec(2, 8, dense=16), inputs()).eval()
+    network = build_cnn(inputs(), 2, 8, dense=16).eval()
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
-    again = build_cnn(CnnSpec(2, 8, dense=16), inputs()).eval()
+    again = build_cnn(inputs(), 2, 8, dense=16).eval()
     again.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     images = torch.rand(3, 1, 28, 28)
     assert torch.equal(network(images), again(images))
 
 
 def test_probabilities_are_the_softmax_of_the_logits():
-    network = build_mlp(MlpSpec((8,)), inputs()).eval()
+    network = build_mlp(inputs(), (8,)).eval()
     images = torch.rand(4, 1, 28, 28)
     rows = Probabilities(network)(images)
     assert torch.allclose(rows, network(images).softmax(1))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from shell import Finished, environment, rows
 
-from objectives.images.models import InputSpec, MlpSpec, Probabilities, build_mlp
+from objectives.images.models import InputSpec, Probabilities, build_mlp
 from objectives.images.objective import ImageClassification
 from search.commands.load import load
 from search.common.errors import ModelNotFoundError, TrackingError, UnpublishableError
@@ -162,7 +162,7 @@ def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folde
     uri = f"sqlite:///{folder}/mlflow.db"
     experiment = store.create_experiment("toy", (folder / "artifacts").as_uri())
     torch.manual_seed(0)
-    model = Probabilities(build_mlp(MlpSpec((8,)), InputSpec(1, (8, 8), 3, (0.5,), (0.5,)))).eval()
+    model = Probabilities(build_mlp(InputSpec(1, (8, 8), 3, (0.5,), (0.5,)), (8,))).eval()
     example = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     metadata = {"classes": ["a", "b", "c"], "framing": FRAMING}
 

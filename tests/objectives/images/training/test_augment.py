@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from trainings import a_training, recipe, striped
 
 from objectives.images.training.augment import MAX_ROTATION_RAD, MAX_SHIFT, MAX_ZOOM, random_affine
 
@@ -17,11 +18,16 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_no_strength_changes_nothing_and_draws_nothing():
-    images, random = torch.rand(4, 1, 8, 8), generator()
-    before = random.get_state()
-    assert random_affine(images, 0.0, random) is images
-    assert torch.equal(random.get_state(), before)
+def test_no_strength_draws_nothing():
+    training = a_training(striped(), recipe(augmentation=0.0))
+    before = training.update.generator.get_state()
+    next(training)
+    assert torch.equal(training.update.generator.get_state(), before)
+
+
+def test_no_strength_changes_nothing():
+    images = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(random_affine(images, 0.0, generator()), images)
 
 
 def test_the_same_generator_gives_the_same_images():
@@ -73,4 +79,4 @@ def test_a_spot_moves_no_further_than_the_limits_allow():
 @pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
 def test_a_strength_outside_its_range_is_refused(strength: float):
     with pytest.raises(ValueError, match=r"augmentation strength .* is outside \[0, 1\]"):
-        random_affine(torch.rand(1, 1, 8, 8), strength, generator())
+        a_training(striped(), recipe(augmentation=strength))
