@@ -48,11 +48,6 @@ class StoredStudy:
         return Direction(self.objective.direction)
 
     @property
-    def maximize(self) -> bool:
-        """True if larger values of the metric are better."""
-        return self.direction is Direction.MAXIMIZE
-
-    @property
     def epochs(self) -> int | None:
         """Epochs of a whole training; None until the first worker's device has decided."""
         epochs: int | None = self.attrs()[records.FINGERPRINT]["epochs"]

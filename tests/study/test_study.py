@@ -17,11 +17,11 @@ from toy import Toy
 from search.common.config import PRUNERS, SAMPLERS
 from search.common.errors import StudyMismatchError
 from search.study import records
+from search.study.records import TrainingResult
 from search.study.sampling.samplers import derive_seed
 from search.study.space.space import search_space
 from search.study.storage.storage import open_storage, quiet_optuna
 from search.study.study import open_study
-from search.study.training_result import TrainingResult
 
 # Optuna warns about its own experimental samplers.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -16,13 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Params
 from search.study import records
+from search.study.records import TrainingResult
 from search.study.sampling.history import SamplingCopy
 from search.study.sampling.proposals import Proposals
 from search.study.space.initial_params import InitialParams, baselines
 from search.study.space.limits import Limits
 from search.study.space.space import WHOLE_SPACE, Space
 from search.study.study import NO_LIMITS, StoredStudy
-from search.study.training_result import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class PreparedTrial:
     number: int
     params: Params
     baseline: str | None = None
-    last_step: int = 0
-    """The last stored step of a trial that is resumed."""
-    last_value: float | None = None
-    """The value at that step."""
+    last_step: int = 0  # the last stored step of a trial that is resumed
+    last_value: float | None = None  # the value at that step
 
 
 class SamplingStudy:
@@ -50,10 +48,8 @@ class SamplingStudy:
         self.proposals, self._pruner = proposals, pruner
         self._stored_ids: list[int] = []
         self._unfinished: list[FrozenTrial] = []
-        self._stored_study_attrs: dict[str, Any] = {}
-        """System attributes of the study that the storage has."""
-        self._stored_attrs: dict[int, dict[str, Any]] = {}
-        """System attributes of each trial that the storage has."""
+        self._stored_study_attrs: dict[str, Any] = {}  # system attributes of the study that the storage has
+        self._stored_attrs: dict[int, dict[str, Any]] = {}  # system attributes of each trial that the storage has
 
     @classmethod
     def open(
@@ -180,10 +176,8 @@ class SamplingStudy:
         if result.state == TrialState.PRUNED and reports:  # without reports, it was refused before it trained
             value = reports[max(reports)]
         worst = self._worst() if result.failure == "diverged" else None
-        if worst is None:
-            self._copy.tell(number, result.value, result.state)
-        else:
-            self._copy.tell(number, worst)
+        end = (result.value, result.state) if worst is None else (worst, None)
+        self._copy.tell(number, *end)
         attrs = self._new_attrs(number)
         self._storage.end_trial(self._stored_ids[number], result.state, value, result.attrs, attrs)
         self._store_study_attrs()
