@@ -62,7 +62,6 @@ class TrainingResult:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Read what `as_dict` returned."""
         return cls(TrialState[stored["state"]], stored["value"], stored["attrs"])
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,7 +69,6 @@ class TrainingResult:
         return {"state": self.state.name, "value": self.value, "attrs": dict(self.attrs)}
 
     def with_attrs(self, attrs: Mapping[str, Any]) -> Self:
-        """Return a copy with more attributes."""
         return replace(self, attrs={**self.attrs, **attrs})
 
     @property
@@ -162,7 +160,6 @@ class StudyRecord:
 
     @classmethod
     def of(cls, study: optuna.Study) -> Self:
-        """Read an Optuna study."""
         attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
         return cls(
             name=study.study_name,
@@ -208,11 +205,9 @@ class StudyRecord:
 
     @property
     def finished(self) -> int:
-        """Number of trials that have ended."""
         return sum(trial.state.is_finished() for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
-        """Count the trials in `state`."""
         return sum(trial.state == state for trial in self.trials)
 
 

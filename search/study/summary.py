@@ -92,7 +92,6 @@ class Summary:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Read what `as_dict` wrote."""
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
         if confirmed := values.get("confirmation"):

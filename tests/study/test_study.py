@@ -155,7 +155,7 @@ def test_a_trial_left_running_is_resumed_as_itself(database: str):
     study.report(1, 2, 0.4)
 
     study = a_study(database, pruner="hyperband")
-    assert (study.finished, study.unfinished) == (1, 1)
+    assert (study.finished, len(study.unfinished)) == (1, 1)
     (resumed,) = study.resume()
     assert (resumed.number, resumed.params, resumed.last_step) == (1, sampled.params, 2)
     train(study, resumed)

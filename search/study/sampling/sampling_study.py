@@ -47,7 +47,7 @@ class SamplingStudy:
         self._memory_id = study._study_id  # private, as in Optuna 5.0.0: a study has no public id
         self.proposals, self._pruner = proposals, pruner
         self._stored_ids: list[int] = []
-        self._unfinished: list[FrozenTrial] = []
+        self.unfinished: list[FrozenTrial] = []  # trials that `resume` continues
         self._stored_study_attrs: dict[str, Any] = {}  # system attributes of the study that the storage has
         self._stored_attrs: dict[int, dict[str, Any]] = {}  # system attributes of each trial that the storage has
 
@@ -87,7 +87,7 @@ class SamplingStudy:
             if trial.state.is_finished():
                 self.finished += 1
             else:
-                self._unfinished.append(trial)
+                self.unfinished.append(trial)
 
     def _as_sampler_sees(self, trial: FrozenTrial) -> FrozenTrial:
         """A diverged trial counts as the worst so far, since a sampler learns nothing from a failed one."""
@@ -105,14 +105,9 @@ class SamplingStudy:
 
     # ---- before training
 
-    @property
-    def unfinished(self) -> int:
-        """Number of trials that `resume` will return."""
-        return len(self._unfinished)
-
     def resume(self) -> list[PreparedTrial]:
         """The trials that a dead coordinator left running, or that a user enqueued, with their sampling finished."""
-        unfinished, self._unfinished = self._unfinished, []
+        unfinished, self.unfinished = self.unfinished, []
         return [self._resumed(trial) for trial in unfinished]
 
     def _resumed(self, trial: FrozenTrial) -> PreparedTrial:

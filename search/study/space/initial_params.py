@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
@@ -16,15 +16,7 @@ from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, explain_errors
-from search.study.space.space import (
-    WHOLE_SPACE,
-    Distributions,
-    Space,
-    configuration_key,
-    contains,
-    format_distribution,
-    search_space,
-)
+from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
 WARM_START_TRIALS = 5
 """Number of configurations taken over from an earlier study."""
@@ -70,9 +62,6 @@ def example_configuration(objective: Objective) -> Params:
     return objective.suggest(optuna.create_study(sampler=RandomSampler(seed=0)).ask())
 
 
-# ---- baselines
-
-
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:
     """The baselines that fit the space and the limits, and notices about those that were changed or left out.
 
@@ -94,7 +83,7 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
     return fitting, notices
 
 
-def _check_choices(name: str, params: Params, space: Distributions) -> None:
+def _check_choices(name: str, params: Params, space: Mapping[str, BaseDistribution]) -> None:
     """Raise ObjectiveError for a choice that the parameter does not offer, which Optuna would reject."""
     for parameter, value in params.items():
         allowed = space.get(parameter)
@@ -113,7 +102,7 @@ def _why_unfit(objective: Objective, params: Params, adapted: Params, space: Spa
     return _above(objective, space, limits, adapted)
 
 
-def _fixed(params: Mapping[str, ParamValue], space: Distributions) -> Params:
+def _fixed(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> Params:
     """The only values of those parameters that `space` fixes to another value."""
     fixed: Params = {}
     for name, value in params.items():
@@ -143,11 +132,8 @@ def _above(objective: Objective, space: Space, limits: Limits, params: Params) -
     return None if limits.allow(figures) else f"it has {describe(figures)}, too many"
 
 
-# ---- an earlier study
-
-
 def warm_start(
-    earlier: StudyRecord, objective: Objective, space: Distributions, limits: Limits
+    earlier: StudyRecord, objective: Objective, space: Mapping[str, BaseDistribution], limits: Limits
 ) -> tuple[list[InitialParams], list[str]]:
     """The best configurations of an earlier study as far as they fit `space`, and notices about what does not.
 
@@ -185,7 +171,7 @@ def warm_start(
     return list(initial.values()), notices
 
 
-def _out_of_range(trial: TrialRecord, fitting: Params, space: Distributions) -> list[str]:
+def _out_of_range(trial: TrialRecord, fitting: Params, space: Mapping[str, BaseDistribution]) -> list[str]:
     return [
         f"{name} = {readable(value, digits=3)} of trial {trial.number} (here {format_distribution(space[name])})"
         for name, value in trial.params.items()

@@ -111,9 +111,6 @@ def format_distribution(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}{step}"
 
 
-# ---- from what the user gave
-
-
 def parse(text: str) -> tuple[str, Any]:
     """Split `NAME=VALUE`. The value is TOML, with or without quotes. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
