@@ -178,10 +178,8 @@ def _baseline(study: StudyRecord, summary: Summary) -> str:
     name = next((trial.baseline for trial in study.trials if trial.number == summary.number), None)
     if name is None:
         return ""
-    was_sampled = any(trial.baseline is None for trial in study.trials)
-    return (
-        f"the baseline {name}: {'no sampled trial is clearly better' if was_sampled else 'only baselines were tried'}"
-    )
+    sampled = any(trial.baseline is None for trial in study.trials)
+    return f"the baseline {name}: {'no sampled trial is clearly better' if sampled else 'only baselines were tried'}"
 
 
 def _confirmation(study: StudyRecord, summary: Summary, style: Decimals) -> ConfirmationTable | None:

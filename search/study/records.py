@@ -96,8 +96,7 @@ class TrialRecord:
     baseline: str | None
     failure: str | None  # the kind of failure: `diverged`, `out_of_memory`, `crashed` or `error`
     failure_message: str | None
-    metrics: Mapping[str, float]
-    """Last figures: `train_seconds`, `parameters`, `images_per_s`, `epochs` and the last curve points."""
+    metrics: Mapping[str, float]  # last figures: train_seconds, parameters, images_per_s, epochs, curve points
     slot: int | None  # the slot that trained it
     started: datetime | None
     ended: datetime | None

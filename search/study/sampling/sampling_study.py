@@ -103,8 +103,6 @@ class SamplingStudy:
         values = (trial.value for trial in ended if trial.value is not None)
         return min(values, key=lambda value: self.stored.direction.sign * value, default=None)
 
-    # ---- before training
-
     def resume(self) -> list[PreparedTrial]:
         """The trials that a dead coordinator left running, or that a user enqueued, with their sampling finished."""
         unfinished, self.unfinished = self.unfinished, []
@@ -132,8 +130,6 @@ class SamplingStudy:
             return None
         params, initial = proposal
         return PreparedTrial(number, params, initial.name if initial and initial.origin == records.BASELINE else None)
-
-    # ---- training
 
     def holds(self, number: int) -> bool:
         """True if the storage has this trial."""

@@ -25,8 +25,6 @@ MORE_PROBES = 500
 """Number of further ones, for a parameter that the user names and few configurations have."""
 
 Distributions = dict[str, BaseDistribution]
-"""The range or the choices of each parameter."""
-
 ConfigurationKey = tuple[tuple[str, ParamValue], ...]
 
 

@@ -57,9 +57,6 @@ def _held_by(holder: str, study: str) -> StudyHeldError:
     )
 
 
-# SQLite ------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def lock_file(folder: Path, study: str) -> Iterator[StudyLock]:
     """Lock a study until the block ends. Raises StudyHeldError when another process holds it."""
@@ -98,8 +95,6 @@ def _is_alive(pid: int) -> bool:
         return isinstance(error, PermissionError)  # the process of another user
     return True
 
-
-# PostgreSQL --------------------------------------------------------------------------------------------------------
 
 TRY_LOCK = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
 READ_HOLDER = sqlalchemy.text(
