@@ -69,7 +69,8 @@ class Summary:
     params: Mapping[str, Any]
     run: str  # the journal's name for the run whose network is tested and registered
     gains: tuple[Gain, ...] = ()
-    test: Mapping[str, float] | None = None  # accuracy; low, high (95% Wilson interval); loss; n; None: no test split
+    test: Mapping[str, float] | None = None
+    """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
     confusion: Sequence[Sequence[int]] | None = None
     """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
     model: Mapping[str, Any] | None = None  # `name`, `version`, `alias`, `uri`; None if nothing was registered
