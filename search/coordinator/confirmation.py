@@ -15,14 +15,13 @@ from optuna.trial import TrialState
 from objectives.base import Task
 from search.coordinator.work import Job
 from search.study import records
-from search.study.records import TrialRecord
+from search.study.records import TrainingResult, TrialRecord
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Noise, images_of
 from search.study.selection.winner import choose, clearly_worse
 from search.study.space.objective_calls import described
 from search.study.study import StoredStudy
 from search.study.summary import Candidate, Confirmation, Summary
-from search.study.training_result import TrainingResult
 from search.tracking.journal import confirm_run, refit_run
 from search.tracking.tracker import Tracking
 

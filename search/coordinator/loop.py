@@ -23,8 +23,7 @@ from search.coordinator.progress import Display, SearchProgress, Standing
 from search.coordinator.training import RunningTraining, TrainingRuns
 from search.coordinator.work import Work
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
-from search.study.records import TrialRecord
-from search.study.training_result import TrainingResult
+from search.study.records import TrainingResult, TrialRecord
 from search.tracking.tracker import Tracking
 
 TICK_S = 0.2  # how long an idle coordinator sleeps; signals and the display wait no longer

@@ -18,8 +18,8 @@ from search.common.workspace import TrainingFiles
 from search.coordinator.progress import RunningTrial
 from search.coordinator.work import Job
 from search.study import records
+from search.study.records import TrainingResult
 from search.study.space.limits import describe
-from search.study.training_result import TrainingResult
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name

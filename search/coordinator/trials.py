@@ -11,11 +11,10 @@ from objectives.base import Task
 from search.coordinator.progress import TRIALS
 from search.coordinator.work import Job
 from search.study import records
-from search.study.records import TrialRecord
+from search.study.records import TrainingResult, TrialRecord
 from search.study.sampling.samplers import derive_seed
 from search.study.sampling.sampling_study import PreparedTrial, SamplingStudy
 from search.study.space.objective_calls import described
-from search.study.training_result import TrainingResult
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import run_name
 from search.tracking.tracker import Tracking

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from objectives.base import Task
-from search.study.records import TrialRecord
-from search.study.training_result import TrainingResult
+from search.study.records import TrainingResult, TrialRecord
 
 
 @dataclass(frozen=True)

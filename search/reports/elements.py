@@ -10,6 +10,7 @@ from typing import Any, Self
 from optuna.trial import TrialState
 
 from search.reports.style import Figure, as_values
+from search.study.presenter import Decimals
 from search.study.records import StudyRecord, TrialRecord
 
 Span = tuple[float, float]
@@ -55,7 +56,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Unit(Decimals):
     """Formats values of the study's metric."""
 
     name: str

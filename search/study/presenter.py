@@ -1,11 +1,11 @@
 """Presents the outcome of a search as texts: the winner, its confirmation, gains, test score and registration.
 
-The terminal, MLflow's Markdown and the HTML report only lay these texts out. Each medium brings its own `Format`.
+The terminal, MLflow's Markdown and the HTML report only lay these texts out.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from search.common.text import readable
 from search.study.records import TEST_READS, StudyRecord
@@ -19,29 +19,19 @@ NETWORKS = {
 """Which training made the tested and registered network, by `Summary.network`."""
 
 
-class Format(Protocol):
-    """How a medium writes values of the study's metric."""
+class Decimals:
+    """Writes values of the study's metric with four decimals. A medium may override how."""
 
     def text(self, value: float | None) -> str:
         """Write one value, or a dash for None."""
-
-    def gain(self, value: float, half_width: float | None = None, /) -> str:
-        """Write a signed difference, such as `+0.0235 ± 0.0021`. `half_width` is that of its interval."""
-
-    def half_width(self, value: float | None) -> str:
-        """Write the half-width of an interval, or a standard deviation; "" for None."""
-
-
-class Decimals:
-    """Four decimals, for the terminal and Markdown."""
-
-    def text(self, value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
     def gain(self, value: float, half_width: float | None = None, /) -> str:
+        """Write a signed difference, such as `+0.0235 ± 0.0021`. `half_width` is that of its interval."""
         return f"{value:+.4f}" + ("" if half_width is None else f" ± {half_width:.4f}")
 
     def half_width(self, value: float | None) -> str:
+        """Write the half-width of an interval, or a standard deviation; "" for None."""
         return "" if value is None else f"{value:.4f}"
 
 
@@ -116,7 +106,7 @@ class SearchOutcome:
     notes: tuple[str, ...]  # deviations from the plan
 
 
-def present(study: StudyRecord, summary: Summary, style: Format) -> SearchOutcome:
+def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutcome:
     """Format the outcome `summary` of `study`."""
     refit, confirmation = summary.refit, _confirmation(study, summary, style)
     rows = confirmation.rows if confirmation else ()
@@ -155,7 +145,7 @@ def reads_of_test_split(study: StudyRecord) -> str:
     return "measured once" if n == 1 else f"the test split was read {n} times in this study"
 
 
-def gain_rows(gains: Iterable[Gain], style: Format) -> tuple[GainRow, ...]:
+def gain_rows(gains: Iterable[Gain], style: Decimals) -> tuple[GainRow, ...]:
     """Format gains, in their order."""
     return tuple(
         GainRow(
@@ -188,12 +178,11 @@ def _baseline(study: StudyRecord, summary: Summary) -> str:
     name = next((trial.baseline for trial in study.trials if trial.number == summary.number), None)
     if name is None:
         return ""
-    only_baselines = all(trial.baseline is not None for trial in study.trials)
-    reason = "only baselines were tried" if only_baselines else "no sampled trial is clearly better"
-    return f"the baseline {name}: {reason}"
+    sampled = any(trial.baseline is None for trial in study.trials)
+    return f"the baseline {name}: {'no sampled trial is clearly better' if sampled else 'only baselines were tried'}"
 
 
-def _confirmation(study: StudyRecord, summary: Summary, style: Format) -> ConfirmationTable | None:
+def _confirmation(study: StudyRecord, summary: Summary, style: Decimals) -> ConfirmationTable | None:
     if (confirmation := summary.confirmation) is None:
         return None
     candidates, seeds = confirmation.candidates, counted(confirmation.seeds, "fresh seed")

@@ -1,12 +1,12 @@
-"""A study's user attributes, and records of studies and trials as users see them.
+"""A study's user attributes, and records of studies and trials as users see them, and of a training's end.
 
-All come from Optuna's storage alone. So terminal and report work without MLflow and during a search.
+Studies and trials come from Optuna's storage alone. So terminal and report work without MLflow and during a search.
 """
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -48,6 +48,43 @@ SLOT = "slot"
 
 
 @dataclass(frozen=True)
+class TrainingResult:
+    """The end of a training, as the coordinator, the journal and the study have it."""
+
+    state: TrialState
+    value: float | None = None  # the metric of a completed training; None for a pruned or failed one, and for a refit
+    attrs: Mapping[str, Any] = field(default_factory=dict)  # user attributes that the trial gets, by the keys above
+
+    @classmethod
+    def failed(cls, kind: str, message: str) -> Self:
+        """Describe a failed training. `kind` is `diverged`, `out_of_memory`, `crashed` or `error`."""
+        return cls(TrialState.FAIL, None, {FAILURE: kind, FAILURE_MESSAGE: message[:2000]})
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        return cls(TrialState[stored["state"]], stored["value"], stored["attrs"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to plain JSON values, for the journal and the study."""
+        return {"state": self.state.name, "value": self.value, "attrs": dict(self.attrs)}
+
+    def with_attrs(self, attrs: Mapping[str, Any]) -> Self:
+        return replace(self, attrs={**self.attrs, **attrs})
+
+    @property
+    def failure(self) -> str | None:
+        return self.attrs.get(FAILURE)
+
+    @property
+    def failure_message(self) -> str | None:
+        return self.attrs.get(FAILURE_MESSAGE)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return dict(self.attrs.get(METRICS, {}))
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as users see it."""
 
@@ -59,15 +96,13 @@ class TrialRecord:
     baseline: str | None
     failure: str | None  # the kind of failure: `diverged`, `out_of_memory`, `crashed` or `error`
     failure_message: str | None
-    metrics: Mapping[str, float]
-    """Last figures: `train_seconds`, `parameters`, `images_per_s`, `epochs` and the last curve points."""
+    metrics: Mapping[str, float]  # last figures: train_seconds, parameters, images_per_s, epochs, curve points
     slot: int | None  # the slot that trained it
     started: datetime | None
     ended: datetime | None
     run_id: str | None
     intermediate: Mapping[int, float]  # metric by step
-    constraints: Mapping[str, float] = field(default_factory=dict)
-    """By limited figure, its excess over the limit as a share of the limit."""
+    constraints: Mapping[str, float] = field(default_factory=dict)  # by figure, its excess as a share of the limit
 
     @property
     def feasible(self) -> bool:
@@ -81,8 +116,7 @@ class TrialRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
-        values: dict[str, Any] = json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds})
-        return values
+        return dict(json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds}))
 
     @classmethod
     def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None) -> Self:
@@ -125,7 +159,6 @@ class StudyRecord:
 
     @classmethod
     def of(cls, study: optuna.Study) -> Self:
-        """Read an Optuna study."""
         attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
         return cls(
             name=study.study_name,
@@ -144,19 +177,17 @@ class StudyRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values: everything that the terminal and the report show."""
-        values: dict[str, Any] = json_values(
-            {
-                "name": self.name,
-                "metric": self.metric,
-                "direction": self.direction.value,
-                "summary": self.summary and self.summary.as_dict(),
-                "test_reads": self.attrs.get(TEST_READS, ()),
-                "trials": [trial.as_dict() for trial in self.trials],
-                "sessions": self.sessions,
-                "provenance": self.provenance,
-            }
-        )
-        return values
+        values = {
+            "name": self.name,
+            "metric": self.metric,
+            "direction": self.direction.value,
+            "summary": self.summary and self.summary.as_dict(),
+            "test_reads": self.attrs.get(TEST_READS, ()),
+            "trials": [trial.as_dict() for trial in self.trials],
+            "sessions": self.sessions,
+            "provenance": self.provenance,
+        }
+        return dict(json_values(values))
 
     def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
         """Sort trials with a value, best first: within the limits before others, completed before pruned."""
@@ -173,11 +204,9 @@ class StudyRecord:
 
     @property
     def finished(self) -> int:
-        """Number of trials that have ended."""
         return sum(trial.state.is_finished() for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
-        """Count the trials in `state`."""
         return sum(trial.state == state for trial in self.trials)
 
 

@@ -48,11 +48,6 @@ class StoredStudy:
         return Direction(self.objective.direction)
 
     @property
-    def maximize(self) -> bool:
-        """True if larger values of the metric are better."""
-        return self.direction is Direction.MAXIMIZE
-
-    @property
     def epochs(self) -> int | None:
         """Epochs of a whole training; None until the first worker's device has decided."""
         epochs: int | None = self.attrs()[records.FINGERPRINT]["epochs"]
@@ -63,11 +58,9 @@ class StoredStudy:
         self.set_attr(records.FINGERPRINT, {**self.attrs()[records.FINGERPRINT], "epochs": epochs})
 
     def attrs(self) -> dict[str, Any]:
-        """Read the study's user attributes."""
         return self.storage.get_study_user_attrs(self.study_id)
 
     def set_attr(self, key: str, value: Any) -> None:
-        """Store a user attribute of the study."""
         self.storage.set_study_user_attr(self.study_id, key, value)
 
     def params_of(self, sampled: Mapping[str, Any]) -> Params:
@@ -75,7 +68,6 @@ class StoredStudy:
         return dict(self.objective.suggest(FixedTrial(dict(sampled))))
 
     def record(self) -> records.StudyRecord:
-        """Read the study as users see it."""
         return records.StudyRecord.of(self.optuna_study)
 
     @cached_property
@@ -84,7 +76,6 @@ class StoredStudy:
         return optuna.load_study(study_name=self.name, storage=self.storage)
 
     def delete(self) -> None:
-        """Remove the study from the storage."""
         self.storage.delete_study(self.study_id)
 
 
@@ -114,7 +105,11 @@ def open_study(
     study, stored_epochs = StoredStudy(storage, study_id, objective), stored.get("epochs")
     if epochs is None or stored_epochs is None:
         wanted["epochs"] = stored_epochs
-    _check_same(name, stored, wanted)
+    if different := list(_differences(stored, wanted)):
+        raise StudyMismatchError(
+            f"study {name!r} was made with other settings: {'; '.join(different)}.\n"
+            f"Give the original settings, or start another study: add --study {slug(name)}-2 to what you typed"
+        )
     if stored_epochs is None and epochs is not None:  # no trial was trained yet
         study.fix_epochs(epochs)
     return study
@@ -136,17 +131,6 @@ def _create(storage: WriterStorage, name: str, objective: Objective, fingerprint
     study.set_attr(records.STEPS_PER_EPOCH, objective.steps_per_epoch())
     study.set_attr(records.FINGERPRINT, fingerprint)
     return study
-
-
-def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    if different := list(_differences(stored, wanted)):
-        raise StudyMismatchError(
-            f"study {name!r} was made with other settings: {'; '.join(different)}.\n"
-            f"Give the original settings, or start another study: add --study {slug(name)}-2 to what you typed"
-        )
-
-
-# Fingerprint ------------------------------------------------------------------------------------------------------
 
 
 def _fingerprint(objective: Objective, target: str, epochs: int | None, space: Space, limits: Limits) -> dict[str, Any]:

@@ -14,8 +14,7 @@ class Gain:
     number: int
     value: float
     gain: float  # positive when the winner is better, whatever the direction
-    half: float | None = None
-    """Half-width of the gain's 95% interval; None if the winner was not confirmed or the noise is unknown."""
+    half: float | None = None  # half-width of its 95% interval; None without confirmation or if the noise is unknown
     seeds: int = 0  # number of fresh seeds whose mean is `value`; 0 if it is the value of the search
 
 
@@ -29,8 +28,7 @@ class Candidate:
     parameters: float | None  # number of weights; None if unknown
     values: tuple[float, ...]  # one for each fresh seed that finished
     failed: int = 0  # number of fresh seeds that failed
-    half: float | None = None
-    """Half-width of the mean's 95% interval, corrected for the selection; None if the noise is unknown."""
+    half: float | None = None  # half-width of the mean's 95% interval, corrected for the selection; None if unknown
     behind: bool = False  # true if it is significantly worse than the best
 
     @property
@@ -92,7 +90,6 @@ class Summary:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Read what `as_dict` wrote."""
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
         if confirmed := values.get("confirmation"):

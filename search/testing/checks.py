@@ -11,20 +11,23 @@
         check(specimen)
 """
 
+import io
+import math
+import pickle
 import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FixedTrial
 
-from objectives.base import missing_methods
+from objectives.base import Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
+from objectives.data.image_files import Framing
 from search.study.space import objective_calls
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.space.space import contains, search_space
-from search.testing import training
-from search.testing.specimen import NotTried, Specimen
+from search.testing.specimen import NotTried, Specimen, pull
 
 SUGGEST_S = 0.05
 """The longest median time of `suggest`. The coordinator calls it for every trial while workers wait."""
@@ -93,8 +96,166 @@ def check_protocols(specimen: Specimen) -> None:
     require(missing is None, f"{missing}; add the missing methods, or remove the others")
 
 
-BASIC_CHECKS = (check_names, check_suggest, check_baselines, check_words, check_schedule, check_protocols)
-CHECKS = (*BASIC_CHECKS, *training.CHECKS)
+def check_training(specimen: Specimen) -> None:
+    """A training gives one result a pull, numbered, with finite values, and ends after its epochs."""
+    sample, metric = specimen.sample(), specimen.objective.metric
+    per_epoch = specimen.objective.steps_per_epoch()
+    steps = specimen.epochs * per_epoch
+    budget = f"epochs {specimen.epochs} * {per_epoch} steps"
+    require(sample.results, "the training ended before its first result")
+    for n, result in enumerate(sample.results, start=1):
+        require(n <= steps, f"it went on after {steps} pulls: {budget}")
+        require(result.step == n, f"pull {n} called itself step {result.step}; count from 1, one a pull")
+        epoch = f"pull {n} called itself epoch {result.epoch}; it is epoch {n / per_epoch:g}"
+        require(math.isclose(result.epoch, n / per_epoch), epoch)
+        for name, figure in {metric: result.value, **result.metrics}.items():
+            invalid = f"{name} was {figure!r} at step {n}"
+            require(not isinstance(figure, bool | str), f"{invalid}; give a number, or no value")
+            finite = figure is None or math.isfinite(float(figure))
+            require(finite, f"{invalid}; raise objectives.base.Diverged where a training goes wrong")
+        require(float(result.train_seconds) >= 0, f"train_seconds was {result.train_seconds} at step {n}")
+    if sample.ended:
+        n = len(sample.results)
+        require(n == steps, f"the training ended after {n} pulls, not after {budget}")
+        require(sample.results[-1].value is not None, f"the last pull has no value, and {metric} is what counts")
+
+
+def check_repeats(specimen: Specimen) -> None:
+    """Equal tasks give equal values."""
+    sample = specimen.sample()
+    training = specimen.start(sample.task)
+    for first in sample.results[:2]:
+        again = pull(training)
+        values = f"{first.value} and, for the same task, {again and again.value}"
+        same = again is not None and _same(again.value, first.value)
+        require(same, f"step {first.step} gave {values}; draw all random numbers from task.seed")
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    """True if equal or both NaN; another check reports NaN."""
+    return a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
+
+
+def check_resume(specimen: Specimen) -> None:
+    """A training that resumes from its checkpoint gives the values of an uninterrupted one."""
+    sample = specimen.sample()
+    require(isinstance(sample.checkpoint, bytes), f"checkpoint gave {type(sample.checkpoint).__name__}; give bytes")
+    resumed = pull(specimen.start(specimen.task(sample.task.params, sample.checkpoint)))
+    if len(sample.results) < 2:
+        require(not sample.ended or resumed is None, "resumed after its last step, the training did not end")
+        return
+    expected = sample.results[1]
+    if resumed is None:
+        raise ContractError(f"resumed after step 1, the training ended; step {expected.step} was due")
+    hint = "go on from task.checkpoint where it is not None"
+    require(resumed.step == expected.step, f"resumed after step 1, the training gave step {resumed.step}; {hint}")
+    values = f"{resumed.value}; uninterrupted, it gave {expected.value}"
+    hint = "A checkpoint holds all that changes: weights, optimizer, schedule and random numbers"
+    require(_same(resumed.value, expected.value), f"resumed after step 1, step 2 gave {values}. {hint}")
+
+
+def check_outcome(specimen: Specimen) -> None:
+    """Its outcome has numbers, weights that load, and probabilities that fit the images."""
+    objective = specimen.objective
+    for outcome in specimen.sample().outcomes:
+        require(isinstance(outcome, Outcome), f"outcome gave {outcome!r}; give an objectives.base.Outcome")
+        for name, figure in outcome.metrics.items():
+            require(isinstance(float(figure), float), f"the outcome's {name} is {figure!r}; give a number")
+        if outcome.weights is not None:
+            _check_weights(outcome.weights)
+        if outcome.predictions is not None and isinstance(objective, ImageClassifier):
+            shape = (len(objective.validation_images()[1]), len(objective.class_names()))
+            require(outcome.predictions.shape == shape, f"predictions are {outcome.predictions.shape}, not {shape}")
+
+
+def _check_weights(weights: bytes) -> None:
+    import torch
+
+    try:
+        torch.load(io.BytesIO(weights), weights_only=True)
+    except Exception as error:
+        raise ContractError(
+            f"the outcome's weights cannot be read with torch.load(..., weights_only=True). Give the bytes of "
+            f"torch.save(model.state_dict(), ...), or no weights. It says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def check_plain_data(specimen: Specimen) -> None:
+    """Its results and outcomes can be sent to another process."""
+    sample = specimen.sample()
+    for value in (*sample.results, *sample.outcomes):
+        try:
+            pickle.loads(pickle.dumps(value))
+        except Exception as error:
+            raise ContractError(f"a {type(value).__name__} cannot be sent to another process: {error}") from error
+
+
+def check_network(specimen: Specimen) -> None:
+    """A network to register takes the example inputs, and gives one output for each."""
+    objective = specimen.objective
+    if not isinstance(objective, ImageClassifier | Exportable):
+        return
+    import torch
+
+    sample = specimen.sample()
+    weights = sample.outcomes[-1].weights
+    require(weights is not None, "the outcome has no weights, without which the winner cannot be registered")
+    network = call("load_weights", objective.load_weights, sample.task.params, weights)
+    if isinstance(objective, ImageClassifier):
+        inputs = (objective.validation_images()[0][:4] / 255).astype("float32")
+        expected = [len(inputs), len(objective.class_names())]
+    else:
+        inputs = call("example_input", objective.example_input)
+        expected = [len(inputs)]
+    require(len(inputs) >= 2, f"example_input gave {len(inputs)}; give 2 inputs or more")
+    with torch.no_grad():
+        shape = tuple(call("the network", network, torch.from_numpy(inputs)).shape)
+    fits = list(shape[: len(expected)]) == expected
+    require(fits, f"of inputs {inputs.shape} the network made {shape}, not {tuple(expected)}")
+    call("torch.export of the network", torch.export.export, network.eval(), (torch.from_numpy(inputs),))
+
+
+def check_images(specimen: Specimen) -> None:
+    """A classifier's classes, images and framing fit each other, and it can be refitted."""
+    objective = specimen.objective
+    if not isinstance(objective, ImageClassifier):
+        return
+    classes = call("class_names", objective.class_names)
+    valid = isinstance(classes, tuple) and all(isinstance(name, str) and name for name in classes)
+    require(valid and len(set(classes)) == len(classes) > 1, f"class_names gave {classes!r}; give different texts")
+    images, labels = call("validation_images", objective.validation_images)
+    valid = images.ndim == 4 and images.dtype == "uint8" and labels.shape == images.shape[:1]
+    answer = f"{images.dtype} {images.shape}, labels {labels.shape}"
+    require(valid, f"validation_images gave {answer}; give uint8 (n, c, h, w), (n,)")
+    first, last, k = labels.min(), labels.max(), len(classes)
+    require(0 <= first <= last < k, f"labels go from {first} to {last}; there are {k} classes, the first is 0")
+    framing = call("framing", lambda: Framing(**objective.framing()))
+    shape = (framing.channels, *framing.size)
+    require(shape == images.shape[1:], f"framing says (c, h, w) is {shape}, and images are {images.shape[1:]}")
+    epochs = call("refit_epochs", objective.refit_epochs, specimen.epochs)
+    require(isinstance(epochs, int) and epochs > 0, f"refit_epochs gave {epochs!r}; give a whole number above 0")
+    result = pull(specimen.start(replace(specimen.sample().task, refit=True, epochs=epochs)))
+    require(result is not None and result.step == 1, "a training with task.refit ended before its first result")
+
+
+def check_cost(specimen: Specimen) -> None:
+    """Its number of parameters is true, and its latency is a number."""
+    objective, sample = specimen.objective, specimen.sample()
+    if isinstance(objective, Sized):
+        count = call("n_parameters", objective.n_parameters, sample.task.params)
+        require(isinstance(count, int) and count >= 0, f"n_parameters gave {count!r}; give a whole number")
+        trained = sample.outcomes[-1].metrics.get("parameters", count)
+        require(trained == count, f"n_parameters says {count}, and the trained network has {trained:g}")
+    if isinstance(objective, Timed):
+        latency_ms = float(call("latency_ms", objective.latency_ms, sample.task.params, specimen.device))
+        require(math.isfinite(latency_ms) and latency_ms >= 0, f"latency_ms gave {latency_ms}; give milliseconds")
+
+
+CHECKS = (
+    *(check_names, check_suggest, check_baselines, check_words, check_schedule, check_protocols),
+    *(check_training, check_repeats, check_resume, check_outcome, check_plain_data),
+    *(check_images, check_network, check_cost),
+)
 
 
 @dataclass(frozen=True)

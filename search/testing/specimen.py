@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -29,10 +29,8 @@ class Sample:
 
     task: Task
     results: list[EpochResult] = field(default_factory=list)
-    outcomes: list[Any] = field(default_factory=list)
-    """After the first pull, and after the last; not checked yet, like `checkpoint`."""
-    checkpoint: Any = None
-    """After the first pull."""
+    outcomes: list[Any] = field(default_factory=list)  # after the first pull, and after the last; not checked yet
+    checkpoint: Any = None  # after the first pull; not checked yet
     ended: bool = False
 
 
@@ -75,8 +73,7 @@ class Specimen:
 
     def start(self, task: Task) -> Training:
         """Begin a training."""
-        training: Training = call("start", self.objective.start, task, self.device)
-        return training
+        return cast(Training, call("start", self.objective.start, task, self.device))
 
     def sample(self) -> Sample:
         """The beginning of a training. If it fails, raises ContractError once and NotTried from then on."""

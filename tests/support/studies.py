@@ -9,6 +9,7 @@ from toy import Toy
 
 from objectives.base import Diverged, Task
 from search.study import records
+from search.study.records import TrainingResult
 from search.study.sampling.samplers import derive_seed, make_pruner
 from search.study.sampling.sampling_study import PreparedTrial, SamplingStudy
 from search.study.space.initial_params import InitialParams
@@ -17,7 +18,6 @@ from search.study.space.space import WHOLE_SPACE, Space
 from search.study.storage.storage import open_storage
 from search.study.storage.writer import WriterStorage
 from search.study.study import NO_LIMITS, open_study
-from search.study.training_result import TrainingResult
 
 STEPS = 4
 

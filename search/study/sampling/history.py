@@ -38,10 +38,6 @@ class SamplingCopy(InMemoryStorage):
         self._set_trial(trial_id, trial)  # private, as in Optuna 5.0.0: public methods only add to a trial
         return trial
 
-    def blank(self, trial_id: int) -> None:
-        """Clear everything sampled for a running trial, so that it can be sampled again under the same number."""
-        self.replace(trial_id, params={}, distributions={}, system_attrs={}, user_attrs={})
-
     def add_constraints(self, trial_id: int, excess: Mapping[str, float]) -> None:
         """Set those constraints of a trial that it does not have yet."""
         trial = self.get_trial(trial_id)

@@ -37,17 +37,14 @@ class Proposals:
 
     objective: Objective
     memory: SamplingCopy
-    study: optuna.Study
-    """The study in `memory`."""
+    study: optuna.Study  # the study in `memory`
     sampler: str
     seed: int
     space: Space
     limits: Limits
     initial: Sequence[InitialParams]
-    exhausted: str | None = None
-    """Why no configuration is left to try, once an ask found none."""
-    _proposed: set[tuple[str, str]] = field(default_factory=set)
-    """Origin and name of the initial parameters that were proposed."""
+    exhausted: str | None = None  # why no configuration is left to try, once an ask found none
+    _proposed: set[tuple[str, str]] = field(default_factory=set)  # origin and name of proposed initial parameters
     _tried: set[ConfigurationKey] = field(default_factory=set)
 
     def note(self, trial: FrozenTrial) -> None:
@@ -75,7 +72,8 @@ class Proposals:
                 self._accept(trial, params)
                 return params, None if attempt else initial
             trial_id = trial._trial_id  # private, as in Optuna 5.0.0: a trial has no public id
-            self.memory.blank(trial_id)
+            # The trial is emptied, so that it can be sampled again under the same number.
+            self.memory.replace(trial_id, params={}, distributions={}, system_attrs={}, user_attrs={})
         self.exhausted = EXHAUSTED_MESSAGE
         self.study.tell(number, state=TrialState.FAIL)  # on the copy alone: the number stays free
         return None

@@ -16,13 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Params
 from search.study import records
+from search.study.records import TrainingResult
 from search.study.sampling.history import SamplingCopy
 from search.study.sampling.proposals import Proposals
 from search.study.space.initial_params import InitialParams, baselines
 from search.study.space.limits import Limits
 from search.study.space.space import WHOLE_SPACE, Space
 from search.study.study import NO_LIMITS, StoredStudy
-from search.study.training_result import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class PreparedTrial:
     number: int
     params: Params
     baseline: str | None = None
-    last_step: int = 0
-    """The last stored step of a trial that is resumed."""
-    last_value: float | None = None
-    """The value at that step."""
+    last_step: int = 0  # the last stored step of a trial that is resumed
+    last_value: float | None = None  # the value at that step
 
 
 class SamplingStudy:
@@ -49,11 +47,9 @@ class SamplingStudy:
         self._memory_id = study._study_id  # private, as in Optuna 5.0.0: a study has no public id
         self.proposals, self._pruner = proposals, pruner
         self._stored_ids: list[int] = []
-        self._unfinished: list[FrozenTrial] = []
-        self._stored_study_attrs: dict[str, Any] = {}
-        """System attributes of the study that the storage has."""
-        self._stored_attrs: dict[int, dict[str, Any]] = {}
-        """System attributes of each trial that the storage has."""
+        self.unfinished: list[FrozenTrial] = []  # trials that `resume` continues
+        self._stored_study_attrs: dict[str, Any] = {}  # system attributes of the study that the storage has
+        self._stored_attrs: dict[int, dict[str, Any]] = {}  # system attributes of each trial that the storage has
 
     @classmethod
     def open(
@@ -91,7 +87,7 @@ class SamplingStudy:
             if trial.state.is_finished():
                 self.finished += 1
             else:
-                self._unfinished.append(trial)
+                self.unfinished.append(trial)
 
     def _as_sampler_sees(self, trial: FrozenTrial) -> FrozenTrial:
         """A diverged trial counts as the worst so far, since a sampler learns nothing from a failed one."""
@@ -107,16 +103,9 @@ class SamplingStudy:
         values = (trial.value for trial in ended if trial.value is not None)
         return min(values, key=lambda value: self.stored.direction.sign * value, default=None)
 
-    # ---- before training
-
-    @property
-    def unfinished(self) -> int:
-        """Number of trials that `resume` will return."""
-        return len(self._unfinished)
-
     def resume(self) -> list[PreparedTrial]:
         """The trials that a dead coordinator left running, or that a user enqueued, with their sampling finished."""
-        unfinished, self._unfinished = self._unfinished, []
+        unfinished, self.unfinished = self.unfinished, []
         return [self._resumed(trial) for trial in unfinished]
 
     def _resumed(self, trial: FrozenTrial) -> PreparedTrial:
@@ -141,8 +130,6 @@ class SamplingStudy:
             return None
         params, initial = proposal
         return PreparedTrial(number, params, initial.name if initial and initial.origin == records.BASELINE else None)
-
-    # ---- training
 
     def holds(self, number: int) -> bool:
         """True if the storage has this trial."""
@@ -180,10 +167,8 @@ class SamplingStudy:
         if result.state == TrialState.PRUNED and reports:  # without reports, it was refused before it trained
             value = reports[max(reports)]
         worst = self._worst() if result.failure == "diverged" else None
-        if worst is None:
-            self._copy.tell(number, result.value, result.state)
-        else:
-            self._copy.tell(number, worst)
+        end = (result.value, result.state) if worst is None else (worst, None)
+        self._copy.tell(number, *end)
         attrs = self._new_attrs(number)
         self._storage.end_trial(self._stored_ids[number], result.state, value, result.attrs, attrs)
         self._store_study_attrs()

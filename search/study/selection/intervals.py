@@ -36,14 +36,10 @@ class Noise:
 
     seed: float | None
     """Standard deviation of a value around the mean of its configuration, pooled; None before any has two seeds."""
-    freedom: int
-    """Degrees of freedom of `seed`."""
-    n_images: int | None
-    """Number of images that a value is a share of; None for other metrics."""
-    candidates: int = 1
-    """Number of candidates from which the winner is chosen by its fresh seeds."""
-    trials: int = 1
-    """Number of trials from which the search chose the candidates by these images."""
+    freedom: int  # degrees of freedom of `seed`
+    n_images: int | None  # number of images that a value is a share of; None for other metrics
+    candidates: int = 1  # number of candidates from which the winner is chosen by its fresh seeds
+    trials: int = 1  # number of trials from which the search chose the candidates by these images
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Self:

@@ -80,7 +80,6 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
     confirmed = {c.number: (c.mean, len(c.values)) for c in candidates if c.mean is not None}
     winning, seeds = confirmed.get(winner.number, (winner.value, 0))
     assert winning is not None, "a completed trial has a value"
-    direction = Direction.of(maximize=study.maximize)
     compared = []
     for trial in study.trials:
         if trial.baseline is None or trial.number == winner.number or trial.state != TrialState.COMPLETE:
@@ -88,7 +87,7 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
         value, n = confirmed.get(trial.number, (trial.value, 0))
         assert value is not None, "a completed trial has a value"
         half_width = noise.half_width((winning, seeds), (value, n or 1)) if seeds else None
-        compared.append(Gain(trial.baseline, trial.number, value, direction.gain(winning, value), half_width, n))
+        compared.append(Gain(trial.baseline, trial.number, value, study.direction.gain(winning, value), half_width, n))
     return tuple(compared)
 
 

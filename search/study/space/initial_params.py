@@ -28,8 +28,7 @@ class InitialParams:
 
     name: str
     params: Params
-    origin: str = records.BASELINE
-    """The trial attribute under which the name is stored."""
+    origin: str = records.BASELINE  # the trial attribute under which the name is stored
 
 
 class PartialTrial:
@@ -38,8 +37,7 @@ class PartialTrial:
     def __init__(self, params: Mapping[str, ParamValue]) -> None:
         self._given = params
         self.params: dict[str, ParamValue] = {}
-        self.missing: set[str] = set()
-        """Parameters that were asked for and not given."""
+        self.missing: set[str] = set()  # asked for, and not given
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
         return float(self._take(name, low))
@@ -62,9 +60,6 @@ def example_configuration(objective: Objective) -> Params:
     for params in objective.baselines().values():
         return dict(params)
     return objective.suggest(optuna.create_study(sampler=RandomSampler(seed=0)).ask())
-
-
-# ---- baselines
 
 
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:
@@ -135,9 +130,6 @@ def _above(objective: Objective, space: Space, limits: Limits, params: Params) -
         return None
     figures = limits.figures(objective, space.suggest(objective, PartialTrial(params)))
     return None if limits.allow(figures) else f"it has {describe(figures)}, too many"
-
-
-# ---- an earlier study
 
 
 def warm_start(

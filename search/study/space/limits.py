@@ -35,9 +35,15 @@ class Limits:
     def check(self, objective: Objective) -> None:
         """Raise UsageError when the objective lacks the method for a limited figure."""
         if self.parameters is not None and not isinstance(objective, Sized):
-            raise _missing_method("--max-parameters", objective, "n_parameters(params)")
-        if self.latency_ms is not None and not isinstance(objective, Timed):
-            raise _missing_method("--max-latency-ms", objective, "latency_ms(params, device)")
+            flag, method = "--max-parameters", "n_parameters(params)"
+        elif self.latency_ms is not None and not isinstance(objective, Timed):
+            flag, method = "--max-latency-ms", "latency_ms(params, device)"
+        else:
+            return
+        raise UsageError(
+            f"{flag} needs an objective that measures its models: give {type(objective).__name__} a method {method} as "
+            "in objectives/base.py, or leave the flag out"
+        )
 
     def figures(self, objective: Objective, params: Params) -> dict[str, float]:
         """The limited figures that are known before training."""
@@ -54,13 +60,6 @@ class Limits:
     def allow(self, figures: Mapping[str, float]) -> bool:
         """True if these figures are within the limits."""
         return all(excess <= 0 for excess in self.excess(figures).values())
-
-
-def _missing_method(flag: str, objective: Objective, method: str) -> UsageError:
-    return UsageError(
-        f"{flag} needs an objective that measures its models: give {type(objective).__name__} a method {method} as in "
-        "objectives/base.py, or leave the flag out"
-    )
 
 
 def describe(figures: Mapping[str, float]) -> str:

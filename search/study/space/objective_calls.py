@@ -1,6 +1,7 @@
 """Calls of an objective, and the rules for its answers. Every error names the method.
 
-A search applies these rules before it starts; `search.testing` applies them too, and checks more.
+A search applies these rules before it starts; `search.testing` applies them too, and checks more. The functions
+`require_...` raise ContractError.
 """
 
 import json
@@ -57,9 +58,6 @@ def described(objective: Objective, params: Params) -> str:
         text: str = call("describe", objective.describe, params)
         require(isinstance(text, str), f"describe gave {text!r}; give a few words on one line, such as 'lr 0.01'")
     return text
-
-
-# ---- rules, which raise ContractError
 
 
 def require_texts(objective: Objective) -> None:

@@ -24,6 +24,7 @@ PROBES = 48
 MORE_PROBES = 500
 """Number of further ones, for a parameter that the user names and few configurations have."""
 
+Distributions = dict[str, BaseDistribution]
 ConfigurationKey = tuple[tuple[str, ParamValue], ...]
 
 
@@ -38,8 +39,7 @@ def configuration_key(params: Mapping[str, ParamValue]) -> ConfigurationKey:
 class Space:
     """The part of an objective's space that is searched."""
 
-    narrowed: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    """The remaining range or choices of each parameter that is fixed or narrowed."""
+    narrowed: Distributions = field(default_factory=dict)  # of parameters that are fixed or narrowed
 
     def suggest(self, objective: Objective, trial: Suggest) -> Params:
         """Sample a configuration of the objective within this space."""
@@ -49,7 +49,7 @@ class Space:
 class NarrowedTrial:
     """A trial that suggests from narrower ranges and fewer choices than the objective asks for."""
 
-    def __init__(self, trial: Suggest, narrowed: Mapping[str, BaseDistribution]) -> None:
+    def __init__(self, trial: Suggest, narrowed: Distributions) -> None:
         self._trial, self._narrowed = trial, narrowed
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
@@ -72,12 +72,10 @@ class NarrowedTrial:
 WHOLE_SPACE = Space()
 
 
-def search_space(
-    objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()
-) -> dict[str, BaseDistribution]:
+def search_space(objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()) -> Distributions:
     """The parameters that the objective samples, those that are `named` among them. Raises ObjectiveError."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    distributions: dict[str, BaseDistribution] = {}
+    distributions: Distributions = {}
     for probe in range(PROBES + MORE_PROBES):
         if probe >= PROBES and named <= distributions.keys():
             break
@@ -111,9 +109,6 @@ def format_distribution(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}{step}"
 
 
-# ---- from what the user gave
-
-
 def parse(text: str) -> tuple[str, Any]:
     """Split `NAME=VALUE`. The value is TOML, with or without quotes. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
@@ -139,7 +134,7 @@ def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
     return space
 
 
-def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> Distributions:
     """The search space with every named parameter. Raises UsageError for one that is never sampled."""
     distributions = search_space(objective)
     # A parameter may appear only when another one is fixed, so the parameters are fixed as they appear.
@@ -154,15 +149,14 @@ def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> dict[st
     return distributions
 
 
-def _narrowed(distributions: Mapping[str, BaseDistribution], values: Mapping[str, Any]) -> Space:
+def _narrowed(distributions: Distributions, values: Mapping[str, Any]) -> Space:
     """Narrow those parameters that have a value."""
-    narrowed: dict[str, BaseDistribution] = {}
-    for name in (name for name in values if name in distributions):
-        distribution = distributions[name]
-        if isinstance(distribution, CategoricalDistribution):
-            narrowed[name] = _with_choices(name, distribution, values[name])
+    narrowed: Distributions = {}
+    for name, value in values.items():
+        if isinstance(distribution := distributions.get(name), CategoricalDistribution):
+            narrowed[name] = _with_choices(name, distribution, value)
         elif isinstance(distribution, FloatDistribution | IntDistribution):
-            narrowed[name] = _with_range(name, distribution, values[name])
+            narrowed[name] = _with_range(name, distribution, value)
     return Space(narrowed)
 
 
@@ -199,9 +193,8 @@ def _with_range(name: str, distribution: FloatDistribution | IntDistribution, va
         if not math.isfinite(end) or not lowest <= end <= highest:
             raise _invalid(name, value, distribution, hint)
         if not contains(distribution, end):
-            raise _invalid(
-                name, value, distribution, hint, f"one of the values from {format_distribution(distribution)}"
-            )
+            steps = f"one of the values from {format_distribution(distribution)}"
+            raise _invalid(name, value, distribution, hint, steps)
     return type(distribution)(low, high, distribution.log, step)  # type: ignore[arg-type]  # each takes its own step
 
 

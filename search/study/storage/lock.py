@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,17 @@ def _held_by(holder: str, study: str) -> StudyHeldError:
     )
 
 
-# SQLite ------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def lock_file(folder: Path, study: str) -> Iterator[StudyLock]:
     """Lock a study until the block ends. Raises StudyHeldError when another process holds it."""
     path = folder / f"{slug(study)}.lock"
     lock = filelock.FileLock(path, blocking=False, on_acquired=_write_holder)
     try:
-        lock.acquire()
+        acquired = lock.acquire()
     except filelock.Timeout:
         raise _held_by(_read_holder(path), study) from None
-    try:
+    with acquired:
         yield StudyLock()
-    finally:
-        lock.release()
 
 
 def _write_holder(descriptor: int) -> None:
@@ -100,8 +95,6 @@ def _is_alive(pid: int) -> bool:
         return isinstance(error, PermissionError)  # the process of another user
     return True
 
-
-# PostgreSQL --------------------------------------------------------------------------------------------------------
 
 TRY_LOCK = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
 READ_HOLDER = sqlalchemy.text(
@@ -137,7 +130,7 @@ class AdvisoryLock(StudyLock):
         try:
             self._connection.scalar(sqlalchemy.text("SELECT 1"))
         except SQLAlchemyError:
-            self.release()
+            self.close()
             self.take()
 
     def take(self) -> None:
@@ -165,7 +158,7 @@ class AdvisoryLock(StudyLock):
         name = re.fullmatch(r"search (\d+) (.+)", holder or "")
         return _held_by(f"process {name[1]} on {name[2]} since {since}" if name else "another process", self._study)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Close the connection, which ends the lock."""
         assert self._connection is not None, "the lock was taken"
         with suppress(SQLAlchemyError):  # the server may have closed it already
@@ -186,7 +179,5 @@ def lock_on_server(url: URL, study: str) -> Iterator[StudyLock]:
     lock = AdvisoryLock(url, study)
     with connection_errors(url):
         lock.take()
-    try:
+    with closing(lock):
         yield lock
-    finally:
-        lock.release()

@@ -16,13 +16,13 @@ from search.commands.setup import SearchPlan
 from search.common.config import SAMPLERS, Config
 from search.common.errors import StudyMismatchError, UsageError
 from search.study import records
+from search.study.records import TrainingResult
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import from_stored, warm_start
 from search.study.space.limits import Limits
 from search.study.space.space import Space, configuration_key, narrow, search_space
 from search.study.storage.storage import open_storage, quiet_optuna
 from search.study.study import open_study
-from search.study.training_result import TrainingResult
 
 # Notes of Optuna on its own samplers. CMA-ES learns nothing from a constraint; it is only kept to it.
 pytestmark = [

@@ -114,7 +114,7 @@ def test_a_blank_trial_is_sampled_again_under_its_number():
     study = optuna.create_study(storage=memory, sampler=make_sampler("random", 0, 0))
     trial = study.ask()
     first = trial.suggest_float("x", 0.0, 1.0)
-    memory.blank(trial._trial_id)
+    memory.replace(trial._trial_id, params={}, distributions={}, system_attrs={}, user_attrs={})
     assert study.trials[0].params == {}
     study.sampler = make_sampler("random", 0, 0, attempt=1)
     again = optuna.Trial(study, trial._trial_id)
