@@ -116,12 +116,12 @@ def check_engine(config: Config) -> None:
             resolve_device(config.device, 0)
         return
     if ":" in config.device:
-        raise UsageError(f"--device {config.device}: Ray chooses the GPU of each trainer; type --device cuda")
+        raise UsageError(f"--device {config.device}: Ray chooses the GPU of each worker; type --device cuda")
     if not math.isfinite(config.cpus_per_trial):
         raise UsageError(f"--cpus-per-trial {config.cpus_per_trial} is not a number of CPUs; leave it out for 1")
     gpus = config.gpus_per_trial or 0.0
     if gpus > 1 and not gpus.is_integer():
-        raise UsageError(f"--gpus-per-trial {gpus}: a trainer has a part of one GPU or whole ones; type 0.5 or 2")
+        raise UsageError(f"--gpus-per-trial {gpus}: a worker has a part of one GPU or whole ones; type 0.5 or 2")
     if config.device == "cuda" and config.gpus_per_trial == 0:
         raise UsageError("--device cuda with --gpus-per-trial 0 asks for a GPU and for none; leave one of them out")
 
