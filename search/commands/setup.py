@@ -137,10 +137,9 @@ def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
         if limits.allow(figures):
             return
         smallest = min(smallest, *figures.values())
-    raise UsageError(
-        f"--max-parameters {limits.parameters}: none of {LIMIT_DRAWS:,} random configurations is that small; "
-        f"the smallest has {describe({'parameters': smallest})}. Type for example --max-parameters {2 * smallest:.0f}"
-    )
+    draws, size = f"none of {LIMIT_DRAWS:,} random configurations is that small", describe({"parameters": smallest})
+    advice = f"the smallest has {size}. Type for example --max-parameters {2 * smallest:.0f}"
+    raise UsageError(f"--max-parameters {limits.parameters}: {draws}; {advice}")
 
 
 def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
@@ -200,10 +199,9 @@ def registered_name(config: Config, objective: Objective) -> str | None:
         raise UsageError(f"--register {config.register}: {winner} cannot be registered; {advice}")
     name = config.register or objective.name
     if not is_model_name(name):
-        raise UsageError(
-            f"objective {objective.name!r} cannot give its name to a model: MLflow takes letters, digits, dots, dashes "
-            "and spaces. Name the model with --register NAME, or give the objective another name"
-        )
+        accepted = "MLflow takes letters, digits, dots, dashes and spaces"
+        advice = "Name the model with --register NAME, or give the objective another name"
+        raise UsageError(f"objective {objective.name!r} cannot give its name to a model: {accepted}. {advice}")
     return name
 
 

@@ -46,10 +46,8 @@ def _explain_lost_cluster() -> Iterator[None]:
     try:
         yield
     except ConnectionError as error:
-        raise SearchError(
-            f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
-            "same command again"
-        ) from None
+        advice = "Nothing is lost: when it is back, type the same command again"
+        raise SearchError(f"the Ray cluster cannot be reached any more ({error}). {advice}") from None
 
 
 class RayExecutor(Executor):
@@ -160,8 +158,6 @@ class RayExecutor(Executor):
     def close(self) -> None:
         self._ray.shutdown()
 
-    # Number of actors
-
     def _update_actors(self) -> None:
         """Start missing actors, or end surplus ones that are pending or have been idle for long."""
         most = self._cluster.room(self._share) if self._jobs is None else self._jobs
@@ -227,7 +223,6 @@ class RayExecutor(Executor):
                 self._notice(f"all {wanted} workers are set up")
         elif counts != reported and now >= self._notice_at:
             self._reported_counts, self._notice_at = counts, now + MISSING_NOTICE_S
-            self._notice(
-                f"{n_ready} of {wanted} workers are set up; the others start or wait for room: each needs "
-                f"{describe(self._share)}, and the cluster has {describe(self._cluster.resources())} in all"
-            )
+            needs, has = describe(self._share), describe(self._cluster.resources())
+            room = f"each needs {needs}, and the cluster has {has} in all"
+            self._notice(f"{n_ready} of {wanted} workers are set up; the others start or wait for room: {room}")
