@@ -10,8 +10,7 @@ from importlib.metadata import entry_points
 
 from objectives.lifeline import end_process_group, exit_with_parent
 
-LAST_ARGUMENT = "SEARCH_UI_LAST_ARGUMENT"
-"""A variable with one more argument. `ps` would show the password of an address on a command line."""
+LAST_ARGUMENT = "SEARCH_UI_LAST_ARGUMENT"  # one more argument: on a command line, `ps` would show its password
 
 
 def main() -> None:

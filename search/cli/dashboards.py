@@ -35,11 +35,9 @@ from search.study.records import EXPERIMENT
 from search.study.storage.storage import open_storage
 from search.tracking.pages import VIEW
 
-PORTS = (5000, 8080)
-"""Preferred ports of MLflow and optuna-dashboard."""
+PORTS = (5000, 8080)  # preferred ports of MLflow and optuna-dashboard
 READY_TIMEOUT_S = 60.0
-GRACE_PERIOD_S = 5.0
-"""Time between SIGTERM and SIGKILL."""
+GRACE_PERIOD_S = 5.0  # time between SIGTERM and SIGKILL
 
 
 def serve_study(config: Config, name: str | None, *, browse: bool) -> int:
@@ -68,11 +66,9 @@ def serve(
         stack.callback(_stop, servers)
         mlflow_url = config.mlflow_uri
         if not mlflow_url.startswith(("http://", "https://")):
-            log = stack.enter_context(tempfile.TemporaryFile())
-            servers.append(_start_mlflow(config, free_port(ports[0]), log))
+            servers.append(_start_mlflow(config, free_port(ports[0])))
             mlflow_url = servers[0].url
-        log = stack.enter_context(tempfile.TemporaryFile())
-        servers.append(_start_dashboard(config, free_port(ports[1]), log))
+        servers.append(_start_dashboard(config, free_port(ports[1])))
         links = mlflow_deep_link(mlflow_url, experiment_id), dashboard_deep_link(servers[-1].url, study_id)
         _wait_until_ready(servers, interruption)
         if interruption.number is None:
@@ -110,14 +106,13 @@ class ServerProcess:
     log: IO[bytes]
 
     @classmethod
-    def start(
-        cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str], log: IO[bytes]
-    ) -> ServerProcess:
+    def start(cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str]) -> ServerProcess:
         """Run a console script in a new process group. It ends when its standard input closes."""
         address = ("--host", "127.0.0.1", "--port", str(port))
         command = [sys.executable, "-m", "search.cli.dashboard_server", name, *arguments, *address]
-        env, pipe, merged = {**os.environ, **variables}, subprocess.PIPE, subprocess.STDOUT
-        process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=merged, env=env, start_new_session=True)
+        log = tempfile.TemporaryFile()  # noqa: SIM115
+        env, pipe = {**os.environ, **variables}, subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)
 
     def last_lines(self, count: int = 12) -> str:
@@ -143,7 +138,7 @@ class ServerProcess:
         return True
 
 
-def _start_mlflow(config: Config, port: int, log: IO[bytes]) -> ServerProcess:
+def _start_mlflow(config: Config, port: int) -> ServerProcess:
     variables = {
         "MLFLOW_BACKEND_STORE_URI": config.mlflow_uri,  # may hold a password, which `ps` shows on a command line
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(Workspace(config.workspace).mlruns.absolute()),
@@ -151,12 +146,12 @@ def _start_mlflow(config: Config, port: int, log: IO[bytes]) -> ServerProcess:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    return ServerProcess.start("mlflow", port, ("server", "--workers", "1"), variables, log)
+    return ServerProcess.start("mlflow", port, ("server", "--workers", "1"), variables)
 
 
-def _start_dashboard(config: Config, port: int, log: IO[bytes]) -> ServerProcess:
+def _start_dashboard(config: Config, port: int) -> ServerProcess:
     arguments, variables = ("--server", "wsgiref"), {LAST_ARGUMENT: config.storage_url}
-    return ServerProcess.start("optuna-dashboard", port, arguments, variables, log)
+    return ServerProcess.start("optuna-dashboard", port, arguments, variables)
 
 
 def free_port(preferred: int) -> int:
@@ -203,3 +198,4 @@ def _stop(servers: Sequence[ServerProcess]) -> None:
         if server.process.stdin:
             server.process.stdin.close()
         server.process.wait()
+        server.log.close()

@@ -22,8 +22,7 @@ SETTINGS = {field.name: field for field in fields(Config)}
 REPEATABLE_SETTINGS = {name for name, field in SETTINGS.items() if isinstance(field.default, tuple)}
 STORES = ("workspace", "storage", "tracking_uri")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-SPACE_KEY = "search.space"
-"""Key of `ctx.meta` that holds the `[space]` table of the file."""
+SPACE_KEY = "search.space"  # key of `ctx.meta` that holds the `[space]` table of the file
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -13,7 +13,7 @@ from search.commands.studies import tracked_elsewhere
 from search.common.config import Config, is_model_name
 from search.common.errors import UsageError
 from search.study import records
-from search.study.storage.storage import hold_study, open_storage, quiet_optuna, study_names
+from search.study.storage.storage import hold_study, open_storage, study_names
 from search.study.study import StoredStudy, find_study
 from search.study.summary import Summary
 from search.tracking.journal import PARENT
@@ -27,7 +27,6 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
 
     Raises UsageError if no study of this name has a winner, SearchError if MLflow still does not answer.
     """
-    quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     study_id = _find_searched(storage, name)
     with hold_study(config.storage_url, name):  # no search changes the study meanwhile
@@ -50,10 +49,9 @@ def _find_searched(storage: RDBStorage, name: str) -> int:
     """The id of a study that a search has made."""
     study_id = find_study(storage, name)
     if study_id is None or records.OBJECTIVE not in storage.get_study_user_attrs(study_id):
-        raise UsageError(
-            f"there is no study {name!r} made by a search; there are: {', '.join(study_names(storage)) or 'none'}. "
-            "A version of a model is typed as NAME/VERSION, for instance mnist/3"
-        )
+        existing = ", ".join(study_names(storage)) or "none"
+        advice = "A version of a model is typed as NAME/VERSION, for instance mnist/3"
+        raise UsageError(f"there is no study {name!r} made by a search; there are: {existing}. {advice}")
     return study_id
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from objectives.base import Task, missing_methods
 from objectives.devices import resolve_device
 from search.commands.finish import Finish
-from search.commands.session.parent_run import parent_run
 from search.commands.session.phases import Phases
-from search.commands.session.session import DELIVERY_S, SearchSession, open_session
+from search.commands.session.session import DELIVERY_S, SearchSession, open_session, parent_run
 from search.commands.setup import SearchPlan
 from search.coordinator.progress import Display
 from search.study.records import StudyRecord

@@ -116,12 +116,12 @@ def check_engine(config: Config) -> None:
             resolve_device(config.device, 0)
         return
     if ":" in config.device:
-        raise UsageError(f"--device {config.device}: Ray chooses the GPU of each trainer; type --device cuda")
+        raise UsageError(f"--device {config.device}: Ray chooses the GPU of each worker; type --device cuda")
     if not math.isfinite(config.cpus_per_trial):
         raise UsageError(f"--cpus-per-trial {config.cpus_per_trial} is not a number of CPUs; leave it out for 1")
     gpus = config.gpus_per_trial or 0.0
     if gpus > 1 and not gpus.is_integer():
-        raise UsageError(f"--gpus-per-trial {gpus}: a trainer has a part of one GPU or whole ones; type 0.5 or 2")
+        raise UsageError(f"--gpus-per-trial {gpus}: a worker has a part of one GPU or whole ones; type 0.5 or 2")
     if config.device == "cuda" and config.gpus_per_trial == 0:
         raise UsageError("--device cuda with --gpus-per-trial 0 asks for a GPU and for none; leave one of them out")
 
@@ -137,10 +137,9 @@ def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
         if limits.allow(figures):
             return
         smallest = min(smallest, *figures.values())
-    raise UsageError(
-        f"--max-parameters {limits.parameters}: none of {LIMIT_DRAWS:,} random configurations is that small; "
-        f"the smallest has {describe({'parameters': smallest})}. Type for example --max-parameters {2 * smallest:.0f}"
-    )
+    draws, size = f"none of {LIMIT_DRAWS:,} random configurations is that small", describe({"parameters": smallest})
+    advice = f"the smallest has {size}. Type for example --max-parameters {2 * smallest:.0f}"
+    raise UsageError(f"--max-parameters {limits.parameters}: {draws}; {advice}")
 
 
 def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
@@ -200,10 +199,9 @@ def registered_name(config: Config, objective: Objective) -> str | None:
         raise UsageError(f"--register {config.register}: {winner} cannot be registered; {advice}")
     name = config.register or objective.name
     if not is_model_name(name):
-        raise UsageError(
-            f"objective {objective.name!r} cannot give its name to a model: MLflow takes letters, digits, dots, dashes "
-            "and spaces. Name the model with --register NAME, or give the objective another name"
-        )
+        accepted = "MLflow takes letters, digits, dots, dashes and spaces"
+        advice = "Name the model with --register NAME, or give the objective another name"
+        raise UsageError(f"objective {objective.name!r} cannot give its name to a model: {accepted}. {advice}")
     return name
 
 

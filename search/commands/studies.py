@@ -15,14 +15,13 @@ from search.common.passwords import bare, mask
 from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
-from search.study.storage.storage import open_storage, quiet_optuna, study_names
+from search.study.storage.storage import open_storage, study_names
 
 POLL_S = 0.5  # pause between two reads of the study
 
 
 def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
     """Open the studies with these names, by default the newest. Raises StorageError or UsageError if one is missing."""
-    quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     existing = study_names(storage)
     if not existing:
@@ -37,7 +36,6 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
 
 def all_studies(config: Config) -> list[StudyRecord]:
     """Read every study, oldest first. Raises StorageError if the database does not exist."""
-    quiet_optuna()
     storage = open_storage(config.storage_url, create=False)
     return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
 

@@ -11,7 +11,7 @@ from search.common.direction import Direction
 from search.common.errors import StudyHeldError
 from search.common.workspace import Workspace
 from search.study import records
-from search.study.storage.storage import hold_study, open_storage, quiet_optuna
+from search.study.storage.storage import hold_study, open_storage
 from search.tracking.journal import Journal
 
 DELIVERY_S = 600.0  # how long to wait for one study's writes
@@ -28,7 +28,6 @@ class SyncResult(NamedTuple):
 
 def sync(config: Config) -> Iterator[SyncResult]:
     """Deliver the journal of every study, one after the other."""
-    quiet_optuna()
     for study in open_storage(config.storage_url, create=False).get_all_studies():
         name, attrs = study.study_name, study.user_attrs
         path = Workspace(config.workspace).journal(name, attrs.get(records.UID, ""))

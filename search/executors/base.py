@@ -19,7 +19,7 @@ must not wait with it. Not thread-safe.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from objectives.base import Task
 from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, Reply
@@ -41,7 +41,7 @@ SlotEvent = Reply | Lost
 
 
 class Executor(Protocol):
-    """Runs tasks in slots."""
+    """Runs tasks in slots. Implementations inherit the four commands, and define how one is sent."""
 
     @property
     def slots(self) -> int:
@@ -61,21 +61,29 @@ class Executor(Protocol):
 
         Returns a message about the choice, or None when there was nothing to choose.
         """
+        return None
 
     def available(self) -> Collection[int]:
         """Return the slots, busy or free, whose worker is set up."""
 
+    def send(self, slot: int, *command: Any) -> None:
+        """Send a command, its name and arguments, to the worker of a slot."""
+
     def start(self, slot: int, task: Task) -> None:
         """Begin a task and pull its first result."""
+        self.send(slot, "start", task)
 
     def advance(self, slot: int) -> None:
         """Pull the next result."""
+        self.send(slot, "advance")
 
     def checkpoint(self, slot: int) -> None:
         """Ask for the state to resume from."""
+        self.send(slot, "checkpoint")
 
     def stop(self, slot: int) -> None:
         """End the task and ask for its outcome."""
+        self.send(slot, "stop")
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         """Return the events that arrive within the time, by slot; an empty list if none does."""

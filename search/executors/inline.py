@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from objectives.base import ObjectiveSpec, Task
+from objectives.base import ObjectiveSpec
 from objectives.worker.messages import WorkerSettings
 from objectives.worker.worker import Worker
 from search.common.system import usable_cores
-from search.executors.base import SlotEvent
+from search.executors.base import Executor, SlotEvent
 
 
-class InlineExecutor:
+class InlineExecutor(Executor):
     """One slot; the work happens inside `wait`."""
 
     slots = 1
@@ -27,23 +27,11 @@ class InlineExecutor:
         self.worker = self.worker or Worker(self._settings)
         return [self.worker.select_device().device]
 
-    def tune_workers(self, task: Task) -> str | None:
-        return None
-
     def available(self) -> range:
         return range(1)
 
-    def start(self, slot: int, task: Task) -> None:
-        self._command = ("start", task)
-
-    def advance(self, slot: int) -> None:
-        self._command = ("advance",)
-
-    def checkpoint(self, slot: int) -> None:
-        self._command = ("checkpoint",)
-
-    def stop(self, slot: int) -> None:
-        self._command = ("stop",)
+    def send(self, slot: int, *command: Any) -> None:
+        self._command = command
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         if not self._command:

@@ -19,7 +19,7 @@ from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import usable_cores
-from search.executors.base import Lost, SlotEvent
+from search.executors.base import Executor, Lost, SlotEvent
 from search.executors.gpu_sharing import MEASURE_S, choose_workers, fit_memory, joint_rate, max_workers
 
 LAST_LINES = 15
@@ -36,16 +36,12 @@ class WorkerProcess:
         self.ready: WorkerReady | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
+        env = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "objectives.worker", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # so that Ctrl-C in the terminal reaches only the coordinator
-            )
+            command, sockets = [sys.executable, "-m", "objectives.worker", str(theirs.fileno())], [theirs.fileno()]
+            streams: Any = {"stdin": subprocess.PIPE, "stdout": self._output, "stderr": self._output}
+            # In a session of its own: Ctrl-C in the terminal reaches only the coordinator.
+            self.process = subprocess.Popen(command, pass_fds=sockets, env=env, start_new_session=True, **streams)
         self.connection = Connection(ours.detach())
         self.send(settings)
 
@@ -79,7 +75,7 @@ class WorkerProcess:
         self._output.close()
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """As many slots as workers.
 
     Without `jobs` there is one single-threaded worker per core. On GPUs it starts as many workers as may be useful,
@@ -140,8 +136,8 @@ class LocalExecutor:
     def measure_rate(self, workers: int, task: Task, seconds: float) -> float:
         """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails."""
         self._await_ready()
-        for worker in self._workers[:workers]:
-            worker.send(("measure_speed", task, seconds))
+        for slot in range(workers):
+            self.send(slot, "measure_speed", task, seconds)
         answers: dict[int, SlotEvent] = {}
         while len(answers) < workers:
             answers |= {slot: event for slot, event in self.wait(1.0) if slot < workers}  # others may die meanwhile
@@ -158,17 +154,8 @@ class LocalExecutor:
     def available(self) -> list[int]:
         return [slot for slot, worker in enumerate(self._workers) if worker.ready]
 
-    def start(self, slot: int, task: Task) -> None:
-        self._workers[slot].send(("start", task))
-
-    def advance(self, slot: int) -> None:
-        self._workers[slot].send(("advance",))
-
-    def checkpoint(self, slot: int) -> None:
-        self._workers[slot].send(("checkpoint",))
-
-    def stop(self, slot: int) -> None:
-        self._workers[slot].send(("stop",))
+    def send(self, slot: int, *command: Any) -> None:
+        self._workers[slot].send(command)
 
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
         slots = {worker.connection: slot for slot, worker in enumerate(self._workers)}

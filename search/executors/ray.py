@@ -18,7 +18,7 @@ from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.worker.messages import WorkerReady
 from objectives.worker.ray_actor import ActorLocation, WorkerActor
 from search.common.errors import SearchError, UsageError
-from search.executors.base import Failed, Finished, Lost, Refused, SlotEvent
+from search.executors.base import Executor, Failed, Finished, Lost, Refused, SlotEvent
 from search.executors.ray_cluster import Cluster, describe
 
 UPDATE_S = 1.0  # how often the number of actors is adapted
@@ -46,18 +46,18 @@ def _explain_lost_cluster() -> Iterator[None]:
     try:
         yield
     except ConnectionError as error:
-        raise SearchError(
-            f"the Ray cluster cannot be reached any more ({error}). Nothing is lost: when it is back, type the "
-            "same command again"
-        ) from None
+        advice = "Nothing is lost: when it is back, type the same command again"
+        raise SearchError(f"the Ray cluster cannot be reached any more ({error}). {advice}") from None
 
 
-class RayExecutor:
-    """One slot per actor. A slot keeps its number when other actors come or go.
+class RayExecutor(Executor):
+    """One slot per actor. A slot keeps its number when other actors come or go. Ray decides where each actor runs.
 
     `jobs` is the maximum number of actors; with None it is what fits the nodes at any time. `notice` shows a message to
     the user. Raises UsageError when the cluster cannot be reached, or has no room for a worker and cannot grow.
     """
+
+    slots = 1
 
     def __init__(
         self,
@@ -85,8 +85,7 @@ class RayExecutor:
         self._class = self._ray.remote(**options)(WorkerActor)
         self._actors: dict[int, Actor] = {}
         self._owed: dict[Any, int] = {}  # slots by the reference of the answer that they owe
-        self.slots = self._demand = 1
-        self._failed_starts = 0
+        self._demand, self._failed_starts = 1, 0
         self._update_at = self._retry_at = 0.0
         self._notice_at = time.monotonic() + MISSING_NOTICE_S
         self._reported_failures: set[str] = set()  # nodes, or reasons without a node; each is reported once
@@ -104,9 +103,6 @@ class RayExecutor:
             self.wait(0.2)
         return [actor.ready.device for actor in self._actors.values() if actor.ready]
 
-    def tune_workers(self, task: Task) -> str | None:
-        return None  # Ray places workers by the resources that they reserve
-
     def available(self) -> list[int]:
         return sorted(slot for slot, actor in self._actors.items() if actor.ready)
 
@@ -114,24 +110,14 @@ class RayExecutor:
     def start(self, slot: int, task: Task) -> None:
         actor = self._actors[slot]
         actor.idle_since, actor.ping = math.inf, actor.handle.ping.remote()
-        self._send(slot, "start", task)
-
-    def advance(self, slot: int) -> None:
-        self._send(slot, "advance")
-
-    def checkpoint(self, slot: int) -> None:
-        self._send(slot, "checkpoint")
-
-    def stop(self, slot: int) -> None:
-        self._send(slot, "stop")
+        super().start(slot, task)
 
     @_explain_lost_cluster()
-    def _send(self, slot: int, command: str, *arguments: Any) -> None:
-        self._owed[self._actors[slot].handle.do.remote(command, *arguments)] = slot
+    def send(self, slot: int, *command: Any) -> None:
+        self._owed[self._actors[slot].handle.do.remote(*command)] = slot
 
     @_explain_lost_cluster()
     def wait(self, timeout_s: float) -> list[tuple[int, SlotEvent]]:
-        """Return the events that arrive within the time. Raises SearchError when the cluster is lost."""
         if time.monotonic() >= self._update_at:
             self._update_at = time.monotonic() + UPDATE_S
             self._update_actors()
@@ -171,8 +157,6 @@ class RayExecutor:
 
     def close(self) -> None:
         self._ray.shutdown()
-
-    # Number of actors
 
     def _update_actors(self) -> None:
         """Start missing actors, or end surplus ones that are pending or have been idle for long."""
@@ -239,7 +223,6 @@ class RayExecutor:
                 self._notice(f"all {wanted} workers are set up")
         elif counts != reported and now >= self._notice_at:
             self._reported_counts, self._notice_at = counts, now + MISSING_NOTICE_S
-            self._notice(
-                f"{n_ready} of {wanted} workers are set up; the others start or wait for room: each needs "
-                f"{describe(self._share)}, and the cluster has {describe(self._cluster.resources())} in all"
-            )
+            needs, has = describe(self._share), describe(self._cluster.resources())
+            room = f"each needs {needs}, and the cluster has {has} in all"
+            self._notice(f"{n_ready} of {wanted} workers are set up; the others start or wait for room: {room}")

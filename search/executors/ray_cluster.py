@@ -19,7 +19,7 @@ from typing import Any
 
 from objectives.worker.ray_actor import ActorLocation
 from search.common.errors import SearchError, UsageError
-from search.common.system import usable_cores
+from search.common.system import environment, usable_cores
 
 CONNECT_S = 5.0
 LAST_LINES = 15
@@ -48,7 +48,7 @@ class Cluster:
     def __init__(self, address: str | None, target: str) -> None:
         self._is_own = address is None
         _check_address(address)
-        with _quiet(OWN_RAY if address is None else QUIET), _keep_signals():
+        with environment(OWN_RAY if address is None else QUIET), _quiet(), _keep_signals():
             self.ray = _import()
             context = self._connect(address, target)
         session = getattr(context, "address_info", {}).get("session_dir")
@@ -68,24 +68,19 @@ class Cluster:
             "a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
         )
 
-    # Resources
-
     def share(self, device: str, cpus: float, gpus: float | None) -> dict[str, float]:
         """Return the resources of each worker. Raises UsageError when no machine has them and none can be added."""
         total = self.resources()
         if gpus is None:
             gpus = GPU_SHARE if total["GPU"] and device != "cpu" else 0.0
             if device == "cuda" and not gpus:
-                raise UsageError(
-                    "--device cuda: no machine of the Ray cluster has a GPU; type --device auto, or "
-                    "--gpus-per-trial 1 to wait for one that has"
-                )
+                advice = "type --device auto, or --gpus-per-trial 1 to wait for one that has"
+                raise UsageError(f"--device cuda: no machine of the Ray cluster has a GPU; {advice}")
         share = {"CPU": cpus, "GPU": gpus}
         if self._is_own and not self.room(share):
-            raise UsageError(
-                f"a worker with {describe(share)} has no room on this machine, which has {describe(total)}; "
-                "ask for less with --cpus-per-trial and --gpus-per-trial, or name a cluster with --address"
-            )
+            needs, has = describe(share), describe(total)
+            advice = "ask for less with --cpus-per-trial and --gpus-per-trial, or name a cluster with --address"
+            raise UsageError(f"a worker with {needs} has no room on this machine, which has {has}; {advice}")
         return share
 
     def resources(self) -> dict[str, float]:
@@ -98,8 +93,6 @@ class Cluster:
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         needed = [(name, amount) for name, amount in share.items() if amount]
         return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed) for node in nodes)
-
-    # Dead actors
 
     def is_machine_gone(self, location: ActorLocation | None, error: Exception) -> bool:
         """Return whether the machine of the actor is gone or unreachable, as opposed to a failure of the actor."""
@@ -145,9 +138,8 @@ def _import() -> Any:
         import ray
         import ray.exceptions
     except ImportError:
-        raise UsageError(
-            '--engine ray needs Ray, which is not installed; type: pip install -c constraints.txt -e ".[ray]"'
-        ) from None
+        command = 'pip install -c constraints.txt -e ".[ray]"'
+        raise UsageError(f"--engine ray needs Ray, which is not installed; type: {command}") from None
     logging.getLogger("ray.util.client.logsclient").disabled = True  # it keeps a level of its own
     return ray
 
@@ -162,10 +154,9 @@ def _check_address(address: str | None) -> None:
     try:
         socket.create_connection((parsed[2].strip("[]"), int(parsed[3])), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"--address {address}: nothing answers there ({error}). A cluster's head listens on port 6379, and for "
-            "ray:// on 10001, unless it was started otherwise; one of your own is started with: ray start --head"
-        ) from None
+        ports = "A cluster's head listens on port 6379, and for ray:// on 10001, unless it was started otherwise"
+        advice = f"{ports}; one of your own is started with: ray start --head"
+        raise UsageError(f"--address {address}: nothing answers there ({error}). {advice}") from None
 
 
 def modules_to_ship(target: str) -> list[str]:
@@ -185,10 +176,8 @@ def _in_one_line(error: object) -> str:
 
 
 @contextmanager
-def _quiet(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for Ray, and suppress standard error until its logging is configured."""
-    before = {name: os.environ[name] for name in environment if name in os.environ}
-    os.environ.update(environment)
+def _quiet() -> Iterator[None]:
+    """Suppress standard error until Ray's logging is configured."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -198,9 +187,6 @@ def _quiet(environment: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        for name in environment:
-            os.environ.pop(name, None)
-        os.environ.update(before)
 
 
 @contextmanager

@@ -43,13 +43,8 @@ def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
     Only a view can show more than ten runs, put validation before training, and choose the columns of the table.
     """
     value = f"metrics.`{metric}`"
-    columns = (
-        "tags.`optuna.state`",
-        "runDateAndNestInfo",
-        "duration",
-        "metrics.`train_seconds`",
-        "metrics.`parameters`",
-    )
+    metrics = ("metrics.`train_seconds`", "metrics.`parameters`")
+    columns = ("tags.`optuna.state`", "runDateAndNestInfo", "duration", *metrics)
     narrow = dict.fromkeys((*columns, "attributes.`Models`", "attributes.`Dataset`"), 110)
     widths_px = {"attributes.`Run Name`": 300, value: 125, **narrow}
     section = {"display": True, "isReordered": False, "deleted": False, "isGenerated": True}

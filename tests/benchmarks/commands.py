@@ -51,7 +51,7 @@ class Ended:
         return (ended - begun).total_seconds()
 
     def metrics(self) -> list[dict[str, float]]:
-        """What this project's trainers said of each trial at its end."""
+        """The metrics that this project's workers reported at the end of each trial."""
         return [trial.user_attrs.get(METRICS, {}) for trial in only_study(self.folder).get_trials(deepcopy=False)]
 
 

@@ -1,4 +1,4 @@
-"""Row 8: trials a minute on one GPU, from the usual loop to the whole command with several trainers.
+"""Row 8: trials a minute on one GPU, from the usual loop to the whole command with several workers.
 
 Settings are sampled, and others in every repeat: a recording that is used again counts only where a search would use
 it again. The eager loops train the same networks in the same batches, with AdamW and nothing else that is sampled.
@@ -127,7 +127,7 @@ def loops(options: Options, family: str, device: str) -> list[Line]:
 
 
 def command(options: Options, family: str, device: str) -> Line:
-    """Trials a minute of the real command: sampled, stored, tracked, trained by as many trainers as it finds to pay."""
+    """Trials a minute of the real command: sampled, stored, tracked, trained by as many workers as make it faster."""
     trials, epochs = options.size(200 if family == "mlp" else 60, 2), options.size(5, 1)
     train, validation = images(options)
 
@@ -240,7 +240,7 @@ def resident(objective: ImageClassification, settings: Settings, data: Plain, de
 
 
 def own(objective: ImageClassification, settings: Settings, device: str, epochs: int) -> list[float]:
-    """This project's trainer, pulled to its end."""
+    """This project's training loop, pulled to its end."""
     accuracies = []
     for number, params in enumerate(settings):
         started = objective.start(Task(number, params, seed=number, epochs=epochs), device)
@@ -248,7 +248,7 @@ def own(objective: ImageClassification, settings: Settings, device: str, epochs:
             for _ in range(epochs * objective.steps_per_epoch()):
                 next(started)
         accuracies.append(started.outcome().metrics.get("val/accuracy", 0.0))
-        del started  # as trainers do: its recording is free for the next
+        del started  # as workers do: its recording is free for the next
     return accuracies
 
 

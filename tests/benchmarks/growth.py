@@ -2,7 +2,7 @@
 
 This project's side is the real coordinator on a real study and journal, with an executor that trains in no time. Past
 trials and runs are really in the stores. A figure is the median over the trials of one repeat: the coordinator's time,
-which trainers may wait for, and the courier's, which only takes processor time from them.
+which workers may wait for, and the courier's, which only takes processor time from them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Row 5: one epoch of this project's trainer beside the fastest plain loop, and beside what the cores can multiply.
+"""Row 5: one epoch of this project's loop beside the fastest plain loop, and beside what the cores can multiply.
 
-The plain loop has everything that a trainer must not cost more than: images in memory, a fused optimizer, nothing
+The plain loop has everything that a training loop must not cost more than: images in memory, a fused optimizer, nothing
 counted, scheduled or augmented. There are two ways to fetch its images, of which the faster one is compared with, since
 none is faster on every machine. Both train the same network in batches of the same size.
 """
@@ -138,7 +138,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 def loops(options: Options) -> list[Line]:
-    """Both families, with two threads and with one, which is what a search gives a trainer on two cores."""
+    """Both families, with two threads and with one, which is what a search gives a worker on two cores."""
     objective = load_objective(options)
     data = plain_data(objective, "cpu")
     return [_compare(options, objective, data, name, n_threads) for name in FAMILIES for n_threads in (2, 1)]

@@ -1,6 +1,6 @@
 """The alternatives' search spaces on this project's own data path and training loop.
 
-A custom objective takes no arguments, so what a row varies comes from the environment, to trainers too.
+A custom objective takes no arguments, so what a row varies comes from the environment, to workers too.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Digits(Cut):
 
 
 class Timed(Cut):
-    """The default objective, whose trials say how long their trainers were at work."""
+    """The default objective, whose trials say how long their workers were at work."""
 
     def baselines(self) -> Mapping[str, Params]:
         return ImageClassification.baselines(self)

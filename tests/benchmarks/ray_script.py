@@ -1,7 +1,7 @@
 """Ray Tune as its guides have it: OptunaSearch, one CPU per trial.
 
 python -m tests.benchmarks.ray_script usual --trials 8     ASHA; the usual script's DataLoader on full MNIST
-python -m tests.benchmarks.ray_script trainer --trials 20  this project's own trainer on `digits`, nothing pruned
+python -m tests.benchmarks.ray_script own --trials 20      this project's own training loop on `digits`, nothing pruned
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.benchmarks.objectives import Digits
 from tests.benchmarks.settings import suggest
 
 arguments = argparse.ArgumentParser()
-arguments.add_argument("form", choices=("usual", "trainer"))
+arguments.add_argument("form", choices=("usual", "own"))
 arguments.add_argument("--trials", type=int, required=True)
 arguments.add_argument("--epochs", type=int, required=True)
 arguments.add_argument("--seed", type=int, default=0)
@@ -50,8 +50,8 @@ def usual(config: dict[str, Any]) -> None:
         tune.report({"train_loss": loss, "val_accuracy": validate(model, validation_loader)})
 
 
-def trainer(config: dict[str, Any]) -> None:
-    """Train one setting as a trainer process of this project does, in the process that Ray keeps for it."""
+def own_loop(config: dict[str, Any]) -> None:
+    """Train one configuration as a worker process of this project does, in the process that Ray keeps for it."""
     epochs = config.pop("epochs")
     spec = ObjectiveSpec("tests.benchmarks.objectives:Digits")
     own = Worker(WorkerSettings(spec, "cpu", index=0, threads=1, threads_alone=1))
@@ -80,7 +80,7 @@ def main() -> None:
     os.environ["HOME"] = os.getcwd()  # Ray keeps a token there
     init(num_cpus=2, include_dashboard=False, _temp_dir=os.path.abspath("ray"))
     tuner = tune.Tuner(
-        tune.with_resources(usual if given.form == "usual" else trainer, {"cpu": 1}),
+        tune.with_resources(usual if given.form == "usual" else own_loop, {"cpu": 1}),
         tune_config=tune.TuneConfig(
             metric="val_accuracy",
             mode="max",

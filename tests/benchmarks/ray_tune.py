@@ -1,4 +1,4 @@
-"""Row 4: Ray Tune with OptunaSearch on two CPUs, in its usual form with ASHA, and around this project's own trainer."""
+"""Row 4: Ray Tune with OptunaSearch on two CPUs: in its usual form with ASHA, and around this project's own loop."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.benchmarks.whole_searches import OBJECTIVES, images, per_minute, size
 def ray_tune(options: Options) -> list[Line]:
     """Both forms. Raises Skipped where Ray is not installed.
 
-    Around this project's trainer only overhead differs: both sides train the same settings in the same trainer for the
-    same epochs, without pruning. This side tracks its trials beside that, Ray Tune writes its own results.
+    Around this project's training loop only overhead differs: both sides train the same configurations in that loop for
+    the same epochs, without pruning. This side tracks its trials beside that, Ray Tune writes its own results.
     """
     if importlib.util.find_spec("ray") is None:
         raise Skipped('Ray is not installed; type: pip install -c constraints.txt -e ".[benchmark]"')
@@ -39,11 +39,11 @@ def ray_tune(options: Options) -> list[Line]:
     given = json.dumps(some_settings(trials))
     own = _compare(
         options,
-        "Ray Tune, this trainer, digits",
+        "Ray Tune, this worker, digits",
         2,
         trials,
         ["--objective", f"{OBJECTIVES}:Digits", "--epochs", epochs, "--pruner", "none"],
-        ["trainer", "--epochs", epochs, "--settings", given],
+        ["own", "--epochs", epochs, "--settings", given],
         {"BENCHMARK_SETTINGS": given},
     )
     return [usual, own]

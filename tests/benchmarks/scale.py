@@ -1,7 +1,7 @@
 """How far one coordinator reaches: `python -m tests.benchmarks.scale`, from the repository's root.
 
-Trainers that only wait, a thousand of them where that is asked for, behind the real loop, study, journal and courier.
-What is missing of a real search is what trainers themselves cost. Seconds are seconds.
+Workers that only wait, a thousand of them where that is asked for, behind the real loop, study, journal and courier.
+What is missing of a real search is what workers themselves cost. Seconds are seconds.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def show(where: dict[str, Any], lines: list[Line]) -> None:
 
 
 def load(line: Line) -> float:
-    """Trials a second that its trainers could end."""
+    """Trials a second that its workers could end."""
     return float(line.notes["case"]["trainers"] / line.notes["case"]["seconds"])
 
 
@@ -245,19 +245,19 @@ def read_cases(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...
     try:
         return [Case.of(text) for text in texts]
     except (TypeError, ValueError):
-        raise click.BadParameter("give TRAINERSxSECONDSxTRIALS, for instance 64x10x1000") from None
+        raise click.BadParameter("give WORKERSxSECONDSxTRIALS, for instance 64x10x1000") from None
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--case", "cases", multiple=True, callback=read_cases, metavar="64x10x1000", help="Trainers, seconds, trials."
+    "--case", "cases", multiple=True, callback=read_cases, metavar="64x10x1000", help="Workers, seconds, trials."
 )
 @click.option("--store", type=click.Choice(STORES), help="One of the two.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="How often each is measured.")
 @click.option("--quick", is_flag=True, help="Only show that it works: half a minute instead of hours.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write all of it.")
 def main(cases: list[Case], store: str | None, repeats: int, quick: bool, output: Path | None) -> None:
-    """Measure how well trainers that only wait are kept at work."""
+    """Measure how well workers that only wait are kept at work."""
     quiet_optuna()
     options = Options(repeats, quick)
     where, lines, progress = header(options), [], Console(stderr=True)

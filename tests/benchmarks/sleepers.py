@@ -1,4 +1,4 @@
-"""Trainers that only wait, as many as one likes, and how many trials of which length they are given."""
+"""Any number of workers that only wait, and the number and length of their trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PULLS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """So many trainers, and so many trials that take so long."""
+    """Numbers of workers and trials, and the seconds that one trial takes."""
 
     trainers: int
     seconds: float
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def ideal(self) -> float:
-        """The efficiency of a search that costs nothing: some trainers have nothing to do in the last round."""
+        """The efficiency of a search that costs nothing: some workers have nothing to do in the last round."""
         return self.trials / (self.trainers * -(-self.trials // self.trainers))
 
 

@@ -242,11 +242,11 @@ def example(options: Options) -> list[Line]:
 
 
 def efficiency(options: Options) -> list[Line]:
-    """Row 6: how much of the trainers' time is training, in a whole command: 50 trials of MNIST, the winner registered.
+    """Row 6: how much of the workers' time is training, in a whole command: 50 trials of MNIST, the winner registered.
 
-    Training is what trainers spend inside pulls: batches and evaluation. Load that the search itself puts on the cores
-    makes pulls longer, which would hide it: the share of all cores' time that is the trainers' processor time has that
-    load outside. Two trainers of one thread come to 1 in both; one trainer of all cores' threads waits in places.
+    Training is what workers spend inside pulls: batches and evaluation. Load that the search itself puts on the cores
+    makes pulls longer, which would hide it: the share of all cores' time that is the workers' processor time has that
+    load outside. Two workers of one thread come to 1 in both; one worker of all cores' threads waits in places.
     """
     trials, epochs = options.size(50, 3), options.size(3, 1)
     train, validation = images(options)

@@ -89,7 +89,7 @@ def test_a_training_that_counts_wrongly_fails(place: Place, mode: str, message: 
 
 def test_a_notice_is_shown_once(place: Place):
     place.search(2, mode="notice")
-    assert place.lines.getvalue().count("a trainer has something to say") == 1
+    assert place.lines.getvalue().count("a worker has something to say") == 1
 
 
 def test_ten_failures_of_one_kind_stop_the_search(place: Place):

@@ -286,7 +286,7 @@ def test_a_measurement_changes_no_result(local: LocalExecutor):
 
 def test_notices_of_a_measurement_are_kept(local: LocalExecutor):
     assert local.measure_rate(2, task(mode="notice"), 0.05) > 0
-    assert local._notices == {"a trainer has something to say"}
+    assert local._notices == {"a worker has something to say"}
 
 
 def test_a_measurement_ignores_workers_that_it_does_not_use(local: LocalExecutor):

@@ -1,6 +1,6 @@
 """An objective with a PyTorch model that predicts a number: its error is minimised, and it knows no images.
 
-Imports nothing of `search`, so trainers can load it by its name, `regression:Curve`.
+Imports nothing of `search`, so workers can load it by its name, `regression:Curve`.
 """
 
 from __future__ import annotations

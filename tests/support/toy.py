@@ -1,6 +1,6 @@
 """A tiny objective that trains nothing: seconds become milliseconds, and every way to fail is a parameter.
 
-Imports neither torch nor anything of `search`, so trainers can load it by its name, `toy:Toy`.
+Imports neither torch nor anything of `search`, so workers can load it by its name, `toy:Toy`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ToyTraining:
             import numpy as np
 
             value, metrics = np.float32(value), {"val/score": np.float32(value)}  # type: ignore[assignment]
-        notice = "a trainer has something to say" if self.mode == "notice" else None
+        notice = "a worker has something to say" if self.mode == "notice" else None
         return EpochResult(self.step, float(self.step), value, metrics, 0.001, notice)
 
     def _misbehave(self) -> None:
@@ -73,7 +73,7 @@ class ToyTraining:
                 time.sleep(600)
             case "miscount":
                 self.step += 1
-            case "turns":  # as on a GPU that one trainer fills
+            case "turns":  # as on a GPU that one worker fills
                 with open(__file__) as alone:
                     fcntl.flock(alone, fcntl.LOCK_EX)
                     time.sleep(0.02)

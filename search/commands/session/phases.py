@@ -14,8 +14,7 @@ from typing import Any, Self
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier
-from search.commands.session.parent_run import run_tags
-from search.commands.session.session import SearchSession
+from search.commands.session.session import SearchSession, run_tags
 from search.commands.setup import SearchPlan
 from search.common.signals import Interrupted
 from search.coordinator.confirmation import Confirmer, JobList, refit_job

@@ -43,6 +43,7 @@ def open_storage(text: str, *, create: bool = True, retry: RetryPolicy | None = 
 
     Raises StorageError when the storage is absent, damaged, foreign, newer than this Optuna, or not writable.
     """
+    quiet_optuna()
     url = parse_url(text)
     path = sqlite_file(url)
     if path is None:

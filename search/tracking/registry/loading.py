@@ -1,18 +1,16 @@
-"""How is a registered model found and loaded, without running code that came with it?"""
+"""Finds and loads registered models, without running code that came with them."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
+from search.common.system import environment
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import model_names
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 FIRST_SEARCH = "Run a search first (python -m search)"
+NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}  # the registry may belong to someone else
 
 
 def require_store(config: Config) -> None:
@@ -65,7 +64,7 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:
-        with default_store(tracking_uri), _without_pickle(), warnings.catch_warnings(action="ignore"):
+        with default_store(tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
             local = mlflow.artifacts.download_artifacts(exact)
@@ -83,20 +82,6 @@ def _version(client: MlflowClient, uri: str) -> str | None:
         return str(client.get_model_version_by_alias(name, alias).version)
     number = name.partition("/")[2]
     return number if number.isdecimal() else None
-
-
-@contextmanager
-def _without_pickle() -> Iterator[None]:
-    """Forbid MLflow to unpickle: the registry may belong to someone else."""
-    variable = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
-    before = os.environ.get(variable)
-    os.environ[variable] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[variable]
-        if before is not None:
-            os.environ[variable] = before
 
 
 def _require_ours(model: Model, uri: str) -> None:

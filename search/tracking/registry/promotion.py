@@ -1,4 +1,4 @@
-"""Which version of a registered model is the champion?
+"""Decides which version of a registered model is the champion.
 
 A search compares all versions and moves the alias to the best one. MLflow's registry has no compare-and-set, so the
 search then looks again: the last search to look has seen every version. A search that is killed in between can leave

@@ -1,4 +1,4 @@
-"""How does a trained network become a version of a registered model?
+"""Registers a trained network as a version of a model.
 
 A registered model is a `torch.export` program, MLflow's `pt2` format. It loads without this project and without pickle.
 """

@@ -1,4 +1,4 @@
-"""What does a registered version store, and how do two versions compare?
+"""The tags and metadata of a registered version, and the comparison of two versions.
 
 A version's tags hold its score and the protocol by which it was measured. Only equal protocols are compared.
 """
@@ -144,10 +144,8 @@ def _why_not(name: str, version: ScoredVersion, champion: ScoredVersion) -> str:
         f"{key.replace('_', ' ')} ({there.get(key, 'unknown')} there, {here.get(key, 'unknown')} here)" for key in keys
     ]
     if differing:
-        return (
-            f"the two cannot be compared, because they differ in {', '.join(differing)}. To move the alias anyway, "
-            f"type: python -m search promote {name}/{version.number}"
-        )
+        reason = f"the two cannot be compared, because they differ in {', '.join(differing)}"
+        return f"{reason}. To move the alias anyway, type: python -m search promote {name}/{version.number}"
     if version.beats(champion):
         return f"it was promoted by hand when version {version.number} was already there"
     metric, verb = here.get("metric", SCORE_TAG), "equals" if version.score == champion.score else "is behind"
