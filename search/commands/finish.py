@@ -18,7 +18,7 @@ from search.common.config import Config
 from search.common.errors import TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.study import records
-from search.study.selection.winner import score
+from search.study.selection.intervals import wilson
 from search.study.study import StoredStudy
 from search.study.summary import Summary
 from search.tracking.figures.predictions import sample
@@ -68,7 +68,9 @@ class Finish:
         params = self.study.params_of(summary.params)
         read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
-        result, figures = score(objective, params, self._read_weights(summary.run), self.device)
+        model = objective.load_weights(params, self._read_weights(summary.run))
+        result = objective.score_test(model, self.device)
+        figures = _figures(result)
         image = _draw(result, objective.class_names())
         write_atomic(Workspace(self.config.workspace).pictures(self.study.name), image)
         for run in {summary.run, trial_run(summary.number)}:
@@ -154,6 +156,13 @@ class Finish:
         ids = {str(number): self.tracking.mlflow_id(trial_run(number)) for number in unlinked}
         if delivered := {number: run_id for number, run_id in ids.items() if run_id}:
             self.study.set_attr(records.RUNS, self.study.attrs().get(records.RUNS, {}) | delivered)
+
+
+def _figures(result: TestScore) -> dict[str, float]:
+    """The accuracy on the test split with its 95% interval, the loss, and the number of images."""
+    n = len(result.labels)
+    low, high = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
+    return {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}
 
 
 def leaderboard(study: records.StudyRecord) -> bytes:

@@ -31,10 +31,10 @@ def run(plan: SearchPlan, display: Display) -> Result:
     """
     if (notice := missing_methods(plan.objective)) is not None:
         display.notice(notice)
-    with open_session(plan, display) as session:  # locks the study and opens both stores
+    with open_session(plan, display) as session:  # locks the study, opens both databases, starts workers
         if session.is_complete():
             return _result(session, was_complete=True)
-        devices = _start_workers(session)
+        devices = _wait_for_workers(session)
         study = _open_for_sampling(session, devices[0])
         _choose_slots(session, study)
         devices = devices[: session.executor.slots]
@@ -53,8 +53,8 @@ def _result(session: SearchSession, *, was_complete: bool) -> Result:
     return Result(session.study.record(), session.tracking.flush(DELIVERY_S), was_complete)
 
 
-def _start_workers(session: SearchSession) -> list[str]:
-    """Wait for the workers; returns the device of each slot."""
+def _wait_for_workers(session: SearchSession) -> list[str]:
+    """Return the device of each slot once the workers are set up."""
     finished = session.study.record().finished
     session.executor.set_demand(max(1, session.plan.config.trials - finished))
     with session.display.busy("starting the workers"):

@@ -8,7 +8,7 @@ A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `sto
                  Refused        free: the network is slower than the task allows
     advance      EpochDone      training
                  Finished       free: the training came to its end
-    checkpoint   Checkpointed   training; it may also be left, because the next start drops its task
+    checkpoint   Checkpointed   training; the next start drops it, if no other command follows
     stop         Finished       free
     any          Failed         free: the training raised an error
                  Lost           free once it is available again: its worker died and is replaced

@@ -74,7 +74,8 @@ class Phases:
     def search(self) -> None:
         """Train the trials."""
         config, study = self._plan.config, self._study
-        self._session.files.sweep_checkpoints(self._trials.resume())
+        unfinished = self._trials.resume()
+        self._session.files.sweep_checkpoints(unfinished)
         self._train(self._trials, f"study {study.name}", is_last=not config.confirm and not self._plan.refits)
         finished = study.record().finished
         study.set_attr(records.STOP_REASON, self._trials.stop_reason if finished < config.trials else None)

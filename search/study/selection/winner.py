@@ -1,15 +1,14 @@
-"""The winner: chosen on the validation split, then scored once on the test split."""
+"""The rules that pick the winner, by the validation metric alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from optuna.trial import TrialState
 
-from objectives.base import ImageClassifier, Params, TestScore
 from search.common.direction import Direction
 from search.common.errors import SearchError
 from search.study.records import StudyRecord, TrialRecord
-from search.study.selection.intervals import Noise, wilson
+from search.study.selection.intervals import Noise
 from search.study.space import limits
 from search.study.summary import Candidate, Confirmation, Gain
 
@@ -89,13 +88,3 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
         half_width = noise.half_width((winning, seeds), (value, n or 1)) if seeds else None
         compared.append(Gain(trial.baseline, trial.number, value, study.direction.gain(winning, value), half_width, n))
     return tuple(compared)
-
-
-def score(
-    objective: ImageClassifier, params: Params, weights: bytes, device: str
-) -> tuple[TestScore, Mapping[str, float]]:
-    """Score trained weights on the test split, which is read here and nowhere else."""
-    result = objective.score_test(objective.load_weights(params, weights), device)
-    n = len(result.labels)
-    low, high = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
-    return result, {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}
