@@ -32,22 +32,29 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def create_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    """Create a SQLite file atomically, even if processes compete or are killed. `fill` writes to a temporary path."""
+    """Create a SQLite file that is either absent or complete, even if other processes try too. Keeps an existing one.
+
+    `fill` writes the database to the temporary path that it gets.
+    """
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock_folder(path) / ".create"):
-        if path.exists():
-            return
-        temporary = path.with_name(f".{path.name}.new")
-        for leftover in path.parent.glob(f"{temporary.name}*"):
-            leftover.unlink()
-        fill(temporary)
-        with closing(sqlite3.connect(temporary)) as connection:
-            # Fold the write-ahead log into the file, because a rename moves one file. `connect` turns WAL on again.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.execute("PRAGMA journal_mode=DELETE")
-        os.replace(temporary, path)
+        if not path.exists():
+            build(path, fill)
+
+
+def build(path: Path, fill: Callable[[Path], object]) -> None:
+    """Write a SQLite file under a temporary name, and rename it when it is complete. One process may do this."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    for leftover in path.parent.glob(f"{temporary.name}*"):
+        leftover.unlink()
+    fill(temporary)
+    with closing(sqlite3.connect(temporary)) as connection:
+        # Fold the write-ahead log into the file, because a rename moves one file. `connect` turns WAL on again.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode=DELETE")
+    os.replace(temporary, path)
 
 
 def lock_folder(database: Path) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from search.common.sqlite import check_sqlite, connect, create_whole
+from search.common.sqlite import build, check_sqlite, connect
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 Body = Mapping[str, Any]
@@ -63,7 +63,8 @@ class Journal:
     """The journal at `path`, created if needed. Raises StorageError if the file is damaged or not a journal."""
 
     def __init__(self, path: Path) -> None:
-        create_whole(path, _create_tables)
+        if not path.exists():  # the study's lock keeps other processes away
+            build(path, _create_tables)
         check_sqlite(path, "writes")
         self._db = connect(path)
 

@@ -317,8 +317,8 @@ def test_workers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be executor: .*unexpected keyword"),
-        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be executor"),
+        (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be made: .*unexpected keyword"),
+        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be made"),
     ],
     ids=["another option", "not there"],
 )
