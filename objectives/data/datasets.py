@@ -1,8 +1,9 @@
 """Datasets by name, and the part of each that a search may see.
 
-A `Dataset` is the pool that training and validation share. The test split has its own function, `load_test_split`,
-which nothing calls before a winner is chosen. Every dataset is prepared once as arrays (`objectives.data.arrays`).
-Only that uses torchvision and scikit-learn.
+A `Dataset` is the pool that training and validation share. The test split has its own function, `load_test_split`. A
+search calls it once it has chosen a winner, `predict` calls it for the images that a user names.
+
+Every dataset is prepared once as arrays (`objectives.data.arrays`). Only that uses torchvision and scikit-learn.
 """
 
 import difflib

@@ -116,4 +116,4 @@ class Proposals:
     def _accept(self, trial: optuna.Trial, params: Params) -> None:
         self._tried.add(configuration_key(trial.params))
         excess = self.limits.excess(self.limits.figures(self.objective, params))
-        self.memory.add_constraints(trial._trial_id, excess)
+        self.memory.add_constraints(trial._trial_id, excess)  # private, as in Optuna 5.0.0

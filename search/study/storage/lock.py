@@ -102,7 +102,7 @@ READ_HOLDER = sqlalchemy.text(
     " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
     " AND classid::bigint = :high AND objid::bigint = :low"
 )
-# optuna 5.0.0: the table of `set_study_user_attr`, read here on the connection of the lock.
+# private, as in Optuna 5.0.0: the table of `set_study_user_attr`, read here on the connection of the lock.
 READ_MARK = sqlalchemy.text("SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key")
 # With these, the server frees the lock of a machine that vanished after one minute instead of two hours.
 SET_KEEPALIVE = sqlalchemy.text(

@@ -125,4 +125,4 @@ class RetryingStorage(WriterStorage):
     get_study_user_attrs = _retried(RDBStorage.get_study_user_attrs)
     get_study_system_attrs = _retried(RDBStorage.get_study_system_attrs)
     get_n_trials = _retried(RDBStorage.get_n_trials)
-    _get_trials = _retried(RDBStorage._get_trials)  # optuna 5.0.0: get_all_trials and the cache of a Study call it
+    _get_trials = _retried(RDBStorage._get_trials)  # private, as in Optuna 5.0.0: a Study's cache calls it

@@ -94,7 +94,7 @@ def _with_clear_errors(open_: Callable[[], WriterStorage], where: str) -> Writer
 
 def study_names(storage: RDBStorage) -> list[str]:
     """Return the names of all studies, oldest first."""
-    # optuna 5.0.0: ids grow with every new study, and the id of a FrozenStudy has no public name.
+    # private, as in Optuna 5.0.0: ids grow with every new study, and a FrozenStudy has no public id.
     return [study.study_name for study in sorted(storage.get_all_studies(), key=lambda study: study._study_id)]
 
 

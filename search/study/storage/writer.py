@@ -4,7 +4,7 @@ Optuna's own calls allow for several writers: each reads before it writes, one r
 its study, so it writes the rows of a table together. Starting, reporting and ending a trial is one transaction each.
 Each has the same outcome when it is made twice, as `storage.retry` does after an outage.
 
-The tables and private names are those of optuna 5.0.0; test_optuna_private.py checks them.
+The tables and names from `_rdb` are private, as in Optuna 5.0.0; test_optuna_private.py checks them.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Optuna's private names that the storage uses are those of optuna 5.0.0.
+"""Optuna's private names that the search uses, in study/storage, study/sampling and common/sqlite, are those of 5.0.0.
 
 Add a row for every new use. A failing row names the module to check.
 """
