@@ -25,7 +25,7 @@ from search.study.space.initial_params import InitialParams, as_stored, baseline
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import check_answers
 from search.study.space.space import Space, narrow, search_space
-from search.study.storage.storage import open_storage, quiet_optuna
+from search.study.storage.storage import open_storage, parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
@@ -59,6 +59,7 @@ class SearchPlan:
         quiet_optuna()
         workspace = Workspace(config.workspace)
         workspace.check_writable()
+        parse_url(config.storage_url)
         for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
             if (path := sqlite_file(url)) is not None and path.exists():
                 check_sqlite(path, table)

@@ -71,7 +71,9 @@ class Config:
         (), "Fix or narrow a parameter, as in adam_lr=[1e-3,1e-2]. Repeatable.", str, "NAME=VALUE"
     )
     warm_start: str | None = setting(None, "Try the best configurations of an earlier study first.", str, "STUDY")
-    patience: int | None = setting(None, "Stop after N trials without a significant improvement.", COUNT, "N")
+    patience: int | None = setting(
+        None, "Stop after N trials without an improvement beyond one standard error.", COUNT, "N"
+    )
     timeout: float | None = setting(None, "Start no new trial after this time.", POSITIVE, "SECONDS")
     objective: str = setting(DEFAULT_OBJECTIVE, "Objective to optimize.", str, "MODULE:ATTR")
     engine: str = setting("local", "Where workers run: local processes, this process or Ray.", click.Choice(ENGINES))

@@ -6,8 +6,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from search.common.passwords import mask
@@ -29,7 +29,11 @@ def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the main packages."""
-    return {"python": platform.python_version()} | {package: version(package) for package in MAIN_PACKAGES}
+    installed = {"python": platform.python_version()}
+    for package in MAIN_PACKAGES:
+        with suppress(PackageNotFoundError):  # torch built from source may have no metadata
+            installed[package] = version(package)
+    return installed
 
 
 def usable_cores() -> int:

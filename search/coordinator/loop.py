@@ -69,6 +69,9 @@ class Coordinator:
         try:
             while not interrupted() and not hopeless and self._step(idle):
                 hopeless = self._is_hopeless()
+        except SearchStoppedError:  # another program writes to the study
+            self._suspend()
+            raise
         finally:
             self.tracking.set_search_busy(busy=False)
         self._suspend()

@@ -1,7 +1,7 @@
 """Trains in worker processes on this machine, which are started once and reused.
 
-Each worker is a fresh interpreter that runs `objectives`, so it inherits no lock, database connection or terminal.
-The coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.lifeline`).
+Each worker is a fresh interpreter that runs `objectives.worker`. It inherits no lock, connection or terminal. The
+coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.lifeline`).
 """
 
 import contextlib

@@ -66,7 +66,7 @@ def _groups(
     record: StudyRecord, drawn: Sequence[TrialRecord], completed: Sequence[TrialRecord], key: str
 ) -> list[go.Scatter]:
     """Make one trace for each kind of trial, the Pareto front and the winner's ring above the others."""
-    direction, best = Direction.of(maximize=record.maximize), winner(record)
+    direction, best = record.direction, winner(record)
     front = pareto_front([t for t in completed if t.feasible], key, direction)
     others = [t for t in drawn if t not in front and not t.baseline and t.feasible]
     ring = {"color": CLEAR, "size": 15, "line": {"color": ACCENT, "width": 2}}

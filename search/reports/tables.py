@@ -6,7 +6,6 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from search.common.direction import Direction
 from search.common.text import duration, readable
 from search.reports.charts import cost
 from search.reports.elements import Part, Span, Unit, winner
@@ -63,7 +62,7 @@ def dots(record: StudyRecord) -> list[Dot]:
 
 def _gains(record: StudyRecord, best: TrialRecord, value: float) -> list[Gain]:
     """The gain over each completed baseline, best baseline first; without an interval if the summary lacks it."""
-    direction = Direction.of(maximize=record.maximize)
+    direction = record.direction
     stored = {gain.number: gain for gain in (record.summary.gains if record.summary else ())}
     gains = [
         stored.get(trial.number) or Gain(trial.baseline, trial.number, trial.value, direction.gain(value, trial.value))

@@ -99,6 +99,13 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
         1,
         r"--objective 'toy:Nothing' cannot be made: .*'Nothing'",
     ),
+    (
+        "not a URL",
+        [*TOY, "--storage", "sqlite.db"],
+        None,
+        2,
+        r"--storage 'sqlite.db' is no database URL; allowed: sqlite:///FILE",
+    ),
     ("no module", ["--objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
     ("no GPU", [*DIGITS, "--device", "cuda:99"], None, 1, r"--device cuda:99: this machine offers \d+ CUDA devices"),
     ("unknown parameter", [*TOY, "--fix", "dept=3"], None, 2, r"unknown parameter 'dept'; did you mean depth\?"),

@@ -53,6 +53,23 @@ def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
     assert place.curves() == curves
 
 
+def test_runs_are_closed_when_another_program_writes_to_the_study(place: Place, monkeypatch: pytest.MonkeyPatch):
+    report = SamplingStudy.report
+
+    def interfered(study: SamplingStudy, number: int, step: int, value: float, **options: bool) -> bool:
+        if step == 2:
+            raise SearchStoppedError("another program has ended trial 0")
+        return report(study, number, step, value, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SamplingStudy, "report", interfered)
+        with pytest.raises(SearchStoppedError, match="another program"):
+            place.search(1)
+    assert [status for _, status, _ in place.runs("trial")] == ["KILLED"]
+    (trial,) = place.search(1).trials
+    assert trial.state == TrialState.COMPLETE
+
+
 def test_interrupted_or_not_the_values_are_the_same(place: Place):
     whole = Place(Path(shutil.copytree(place.folder, place.folder.with_name("whole"))))
     interrupted = place.search(3, interrupted=after(2))

@@ -59,7 +59,8 @@ class SearchSession:
             return False
         if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
             return True
-        return self.open_sampling()[0].proposals.is_exhausted()
+        ended_early = record.attrs.get(records.STOP_REASON) is not None
+        return ended_early and self.open_sampling()[0].proposals.is_exhausted()
 
     def open_sampling(self) -> tuple[SamplingStudy, list[str]]:
         """Open the sampler and the pruner; also returns notices for the user about the initial parameters."""

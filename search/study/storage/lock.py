@@ -1,8 +1,8 @@
 """The lock of a study: one coordinator at a time. It ends with its process.
 
 A SQLite study has a file lock, which a living process cannot lose. In PostgreSQL it is a session advisory lock, which
-ends with its connection. So it is checked before every call and taken again after an outage. Each search writes a mark
-into its study, which shows whether another search held the lock meanwhile.
+ends with its connection. So a running search checks it before every call, and takes it again after an outage. Each
+search writes a mark into its study, which shows whether another search held the lock meanwhile.
 """
 
 import hashlib
@@ -78,14 +78,15 @@ def _write_holder(descriptor: int) -> None:
 
 def _read_holder(path: Path) -> str:
     """Name the process that holds the lock. It writes its name just after it takes the lock, so wait for that."""
-    deadline = time.monotonic() + HOLDER_TIMEOUT_S
+    deadline, name = time.monotonic() + HOLDER_TIMEOUT_S, "another process"
     while time.monotonic() < deadline:
         with suppress(OSError, ValueError, KeyError):
             holder: dict[str, Any] = json.loads(path.read_text())
+            name = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
             if holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
-                return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+                break
         time.sleep(0.02)
-    return "another process"
+    return name  # of a dead process only where this one cannot see the holder, as in another container
 
 
 def _is_alive(pid: int) -> bool:

@@ -139,7 +139,7 @@ def _keep_choice(client: MlflowClient, name: str, version: int, before: int | No
 
 
 def _move_alias(client: MlflowClient, name: str, version: int, before: int | None) -> None:
-    """Make a version the champion and `before` the previous champion. The version loses its other aliases."""
+    """Make a version the champion, and nothing else, and `before` the previous champion."""
     _call(name, client.set_registered_model_alias, CHAMPION, str(version))
     if before not in (None, version):
         _call(name, client.set_registered_model_alias, PREVIOUS, str(before))

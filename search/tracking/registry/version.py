@@ -78,7 +78,7 @@ def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dic
     return {
         **_data(study, objective),
         "metric": study.metric,
-        "direction": Direction.of(maximize=study.maximize).value,
+        "direction": study.direction.value,
         "epochs": study.attrs[records.FINGERPRINT]["epochs"],
         "fresh_seeds": len(summary.confirmed.values) if summary.confirmed else 0,
         "refit": "yes" if summary.refit else "no",
