@@ -25,5 +25,9 @@ def export_study(study: StudyRecord, format_: str) -> bytes:
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
         return buffer.getvalue()
-    text = str(table.to_csv(index=False) if format_ == "csv" else table.to_json(orient="records", indent=2))
+    text = str(
+        table.to_csv(index=False)
+        if format_ == "csv"
+        else table.to_json(orient="records", indent=2, double_precision=15)
+    )
     return (text if text.endswith("\n") else f"{text}\n").encode()

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.reports.elements import excerpt
 from search.study.records import StudyRecord
+from search.study.space.space import contains
 
 
 def frozen(study: optuna.Study) -> optuna.Study:
@@ -60,6 +61,9 @@ def _study_of(study: optuna.Study, trials: list[FrozenTrial]) -> optuna.Study:
 def _without_attrs(trial: FrozenTrial) -> FrozenTrial:
     copied = copy(trial)
     copied.user_attrs = {}
+    # a user's baseline may lie outside the space, which Optuna refuses in a new study
+    inside = {name: space for name, space in trial.distributions.items() if contains(space, trial.params[name])}
+    copied.params, copied.distributions = {name: trial.params[name] for name in inside}, inside
     # a trial that failed while it waited has no start, which Optuna requires
     copied.datetime_start = trial.datetime_start or trial.datetime_complete
     return copied

@@ -111,6 +111,7 @@ def check_training(specimen: Specimen) -> None:
         for name, figure in {metric: result.value, **result.metrics}.items():
             invalid = f"{name} was {figure!r} at step {n}"
             require(not isinstance(figure, bool | str), f"{invalid}; give a number, or no value")
+            require(figure is not None or name == metric, f"{invalid}; leave out what was not measured")
             finite = figure is None or math.isfinite(float(figure))
             require(finite, f"{invalid}; raise objectives.base.Diverged where a training goes wrong")
         require(float(result.train_seconds) >= 0, f"train_seconds was {result.train_seconds} at step {n}")

@@ -213,6 +213,10 @@ def test_a_study_is_exported_as_a_table(finished: Finished, tmp_path: Path, form
     assert list(table["number"]) == [0, 1, 2]
     assert {"state", "value", "seconds", "params.optimizer", "params.batch_size", "metrics.parameters"} <= set(table)
     assert table["params.family"].tolist() == ["mlp", "mlp", "cnn"]
+    (stored,) = rows(
+        finished.folder / "optuna.db", "SELECT value FROM trial_values JOIN trials USING (trial_id) WHERE number = 2"
+    )[0]
+    assert table["value"][2] == pytest.approx(stored, rel=1e-14)
 
 
 def test_watching_a_finished_study_ends_immediately(finished: Finished):

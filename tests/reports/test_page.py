@@ -230,3 +230,12 @@ def _sorts_by_clicking(page: Any, n: int) -> None:
     assert page.evaluate(NUMBERS) == list(range(n))
     page.locator("#leaderboard thead button", has_text="Trial").click()
     assert page.evaluate(NUMBERS) == list(reversed(range(n)))
+
+
+def test_a_trial_outside_its_space_does_not_stop_the_report():
+    study = a_study(mixed(6))
+    outside = create_trial(value=0.5, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)})
+    outside.params = {"x": 9.0}  # as a user's baseline may be
+    trials = [*study.get_trials(deepcopy=False), outside]
+    study.get_trials = lambda *_, **__: trials  # type: ignore[method-assign]
+    assert "9" in report.render(study, others=(), images={})

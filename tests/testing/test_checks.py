@@ -74,6 +74,11 @@ class Renumbered(ToyTraining):
         return EpochResult(result.step - 1, result.epoch - 1, result.value, result.metrics, 0.0)
 
 
+class Unmeasured(ToyTraining):
+    def __next__(self) -> EpochResult:
+        return replace(super().__next__(), metrics={"val/loss": None})  # type: ignore[dict-item]
+
+
 class Worded(ToyTraining):
     """A training that gives its values as texts."""
 
@@ -159,6 +164,7 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(lambda task: ToyTraining(task, 2, "fine")), "check_training", r"ended after 2 pulls, not after"),
     (of_training(lambda task: ToyTraining(task, 9, "fine")), "check_training", r"it went on after 3 pulls"),
     (of_training(lambda task: Worded(task, 3, "fine")), "check_training", r"was '[-\d.]+' at step 1; give a number"),
+    (of_training(lambda task: Unmeasured(task, 3, "fine")), "check_training", r"was None at step 1; leave out what"),
     (of_training(lambda task: Renumbered(task, 3, "fine")), "check_training", r"pull 1 called itself step 0"),
     (of_training(lambda task: Bare(task, 3, "fine")), "check_training", r"a pull gave 0\.\d+; give an objectives"),
     (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"train/loss was nan at step 1; raise"),
