@@ -193,8 +193,8 @@ def sync(config: Config) -> None:
 def promote(target: str | None, rollback: bool, config: Config) -> None:
     """Make a version or a study's winner the champion.
 
-    A VERSION looks like mnist/3. A winner that is not registered yet is scored and registered. It becomes the champion
-    only if it is better.
+    A VERSION looks like mnist/3. It becomes the champion, as does a winner that is registered already. Another winner
+    is scored and registered, and becomes the champion only if it is better.
     """
     from search.cli.output import print_summary
     from search.commands.promote import promote_version, register_winner, restore_previous_champion
