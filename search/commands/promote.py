@@ -32,7 +32,7 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
     with hold_study(config.storage_url, name):  # no search changes the study meanwhile
         attrs = storage.get_study_user_attrs(study_id)
         if records.SUMMARY not in attrs:  # before the search has chosen a winner, the test split must not be read
-            raise UsageError(f"study {name!r} has not come to its end; type the command again that searches it")
+            raise UsageError(f"study {name!r} has not ended; run the command of its search again")
         if (reason := tracked_elsewhere(config, attrs)) is not None:
             raise UsageError(f"study {name!r}: {reason}")
         summary = Summary.from_dict(attrs[records.SUMMARY])
