@@ -229,7 +229,11 @@ class ImageClassifier(Protocol):
         """Score a trained network on the test split. The only method that reads it."""
 
     def dataset_info(self) -> Mapping[str, Any]:
-        """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`."""
+        """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`.
+
+        If known, also `n_test`, `classes` (images by class, test split excluded), `original_size` (median (h, w) of
+        resized pictures), and `left_out` (a sentence about files that are not in the dataset).
+        """
 
     def framing(self) -> Mapping[str, Any]:
         """The fields of `objectives.data.image_files.Framing`: how an image must be framed for the network."""

@@ -1,25 +1,55 @@
 """Prepared arrays: images and labels that are written once as `.npy` files, which every worker then maps.
 
 A folder of arrays holds `PART-images.npy` and `PART-labels.npy` for one or two parts ("pool", "test"), and
-`about.json`. It is in the data folder, or in the user's cache if the data folder cannot be written.
+`about.json`. It is in the data folder, or in the user's cache if the data folder cannot be written. Arrays of a user's
+folder of pictures are in `folders/`, others in `arrays/`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, NotRequired, TypedDict
 
 import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
 from objectives.base import DatasetError
 from objectives.data.splits import Labelled
+from objectives.files import write_atomic
 
 Part = Literal["pool", "test"]
+
+_held: dict[Path, BinaryIO] = {}
+"""Open files by the arrays that this process uses. A lock ends with its process."""
+
+FOLDERS = "folders"
+"""Where arrays of users' folders of pictures are."""
+
+
+class About(TypedDict):
+    """The content of `about.json`. Earlier versions wrote only the first two."""
+
+    classes: Sequence[str]
+    """Names of the classes by index."""
+    skipped: NotRequired[Sequence[str]]
+    """Files that cannot be read, below the folder."""
+    n_cut: NotRequired[int]
+    """Number of pictures with colours of 16 bits, of which the upper 8 were read."""
+    source: NotRequired[str]
+    """The folder of the pictures."""
+    digest: NotRequired[str]
+    """As `digest` computes it for the pool."""
+    n_test: NotRequired[int]
+    original_size: NotRequired[Sequence[int]]
+    """Median (h, w) of the pictures."""
+    value_range: NotRequired[Sequence[float] | None]
+    """As in `objectives.data.image_files.Framing`."""
 
 
 def cache_dir() -> Path:
@@ -34,27 +64,31 @@ def base_folders(data_dir: Path) -> list[Path]:
     return [cache_dir()] if read_only else list(dict.fromkeys((data_dir, cache_dir())))
 
 
-def cache_key(head: str, groups: Mapping[str, Sequence[Path]], root: Path) -> str:
-    """A digest of `head` and of the names, sizes and times of files below `root`. Opens none of them."""
+def cache_key(head: str, groups: Mapping[str, Mapping[Path, os.stat_result]], root: Path) -> str:
+    """A digest of `head` and of the names, sizes and times of files below `root`."""
     content = hashlib.sha256(head.encode())
-    for name, paths in groups.items():
+    for name, files in groups.items():
         content.update(b"\0\0" + name.encode())
-        for path in paths:
-            try:
-                status = path.stat()
-                version = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                version = "-"
+        for path, status in files.items():
+            version = f"{status.st_size} {status.st_mtime_ns}"
             content.update(b"\0" + os.fsencode(path.relative_to(root)) + b"\0" + version.encode())
+    return content.hexdigest()[:32]
+
+
+def digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """First 32 hexadecimal digits of a SHA-256 over images and labels."""
+    content = hashlib.sha256(repr((images.shape, str(labels.dtype))).encode())
+    content.update(images.data)
+    content.update(labels.data)
     return content.hexdigest()[:32]
 
 
 def find(data_dir: Path, name: str) -> Path | None:
     """The folder of arrays called `name`, if it exists."""
-    return next((base / name for base in base_folders(data_dir) if (base / name).is_dir()), None)
+    return next((base / name for base in base_folders(data_dir) if os.path.isdir(base / name)), None)
 
 
-def store(data_dir: Path, name: str, parts: Mapping[Part, Labelled], about: Mapping[str, Sequence[str]]) -> Path:
+def store(data_dir: Path, name: str, parts: Mapping[Part, Labelled], about: About) -> Path:
     """Write arrays to a folder called `name` and return its path.
 
     The folder appears when it is complete, so several processes may store the same arrays at a time.
@@ -91,13 +125,60 @@ def read(prepared: Path, part: Part) -> Labelled:
         raise _damaged(prepared) from None
 
 
-def read_about(prepared: Path) -> dict[str, list[str]]:
-    """The content of `about.json`; `classes` are the names of the classes by index. Raises DatasetError."""
+def read_about(prepared: Path) -> About:
+    """The content of `about.json`. Raises DatasetError."""
     try:
-        about: dict[str, list[str]] = json.loads((prepared / "about.json").read_text(encoding="utf-8"))
+        about: About = json.loads((prepared / "about.json").read_text(encoding="utf-8"))
         return about
     except (OSError, ValueError):
         raise _damaged(prepared) from None
+
+
+def set_source(prepared: Path, source: Path) -> None:
+    """Note where the pictures are now if their folder was moved. Arrays that cannot be written stay as they are."""
+    about = read_about(prepared)
+    if "source" in about and not os.path.isdir(about["source"]):
+        with contextlib.suppress(OSError):
+            write_atomic(prepared / "about.json", json.dumps({**about, "source": str(source)}).encode())
+
+
+def hold(prepared: Path) -> None:
+    """Mark arrays as used by this process, until it ends. Where a file system has no locks, nothing is marked."""
+    if prepared not in _held:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            _held[prepared] = (prepared / "about.json").open("rb")
+            fcntl.flock(_held[prepared], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_in_use(prepared: Path) -> bool:
+    """Whether a process holds the arrays."""
+    with contextlib.suppress(ImportError, FileNotFoundError):
+        import fcntl
+
+        with (prepared / "about.json").open("rb") as about:
+            try:
+                fcntl.flock(about, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:  # this file system has no locks
+                return False
+    return False
+
+
+def stored(data_dir: Path) -> Iterator[Path]:
+    """The folders of arrays of users' folders of pictures, newest first; those that cannot be read are left out."""
+    places = [path for base in base_folders(data_dir) for path in (base / FOLDERS).glob("[!.]*")]
+    for path in sorted(places, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(DatasetError):
+            read_about(path)
+            yield path
+
+
+def digest_of(prepared: Path) -> str:
+    """The digest of the pool. Raises DatasetError."""
+    return read_about(prepared).get("digest") or digest(*read(prepared, "pool"))
 
 
 def _damaged(prepared: Path) -> DatasetError:

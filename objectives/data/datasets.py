@@ -6,23 +6,27 @@ search calls it once it has chosen a winner, `predict` calls it for the images t
 Every dataset is prepared once as arrays (`objectives.data.arrays`). Only that uses torchvision and scikit-learn.
 """
 
+import contextlib
 import difflib
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import arrays, folder, mnist
+from objectives.data.class_folders import printable
+from objectives.data.deep_pixels import Range
 from objectives.data.image_files import Framing
 from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
 
 NAMES = (*mnist.VARIANTS, "digits", "folder:PATH")
+N_TEST_DIGITS = 359
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +44,24 @@ class Dataset:
     validation: NDArray[np.int64]
     source: str
     """Where the images come from: a path or the name of a function."""
+    n_test: int | None = None
+    """Number of images in the test split."""
+    original_size: tuple[int, int] | None = None
+    """Median (h, w) of the pictures of a folder, in pixels; they may be shrunk. None: never resized, or unknown."""
+    value_range: Range | None = None
+    """As in `objectives.data.image_files.Framing`."""
+    left_out: str | None = None
+    """A sentence about the files of a folder that are not in the dataset."""
 
     @cached_property
     def digest(self) -> str:
         """First 32 hexadecimal digits of a SHA-256 over the pool. Computed at the first access."""
-        content = hashlib.sha256(repr((self.images.shape, str(self.labels.dtype))).encode())
-        content.update(self.images.data)
-        content.update(self.labels.data)
-        return content.hexdigest()[:32]
+        return arrays.digest(self.images, self.labels)
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of images in the pool by class."""
+        return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist(), strict=True))
 
     @property
     def channels(self) -> int:
@@ -80,12 +94,24 @@ def parse_name(name: str) -> tuple[str, Path | None]:
     raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")
 
 
-def dataset_slug(name: str) -> str:
-    """A dataset's name for use in names of studies and models: `mnist`, `folder-pets`. Raises DatasetError."""
+def is_same_dataset(name: str, other: str) -> bool:
+    """Whether two names mean the same dataset, as `folder:pets` and `folder:./pets/` do."""
+    head = "folder:"
+    if name.startswith(head) and other.startswith(head):
+        return Path(name[len(head) :]).expanduser().resolve() == Path(other[len(head) :]).expanduser().resolve()
+    return name == other
+
+
+def dataset_slug(name: str, depth: int = 1) -> str:
+    """A dataset's name for use in names of studies and models: `mnist`, `folder-pets`. Raises DatasetError.
+
+    depth: number of folders at the end of a path that its name has.
+    """
     kind, path = parse_name(name)
     if path is None:
         return kind
-    return "folder-" + (re.sub(r"[^\w.-]+", "-", folder.printable_name(path.resolve())) or "pictures")
+    parts = path.resolve().parts[1:][-depth:]
+    return "-".join(("folder", *(re.sub(r"[^\w.-]+", "-", printable(part)) for part in parts or ("pictures",))))
 
 
 def default_data_dir() -> Path:
@@ -102,10 +128,25 @@ def load_dataset(name: str, data_dir: Path | None, *, download: bool = True, ver
     Raises DatasetUnavailableError when files are missing and cannot be downloaded, and DatasetError when the name is
     unknown or the files cannot be used.
     """
-    prepared, source = _prepare(name, "pool", data_dir, download=download, verify=verify)
-    images, labels = arrays.read(prepared, "pool")
+    prepared = _prepare(name, "pool", data_dir, download=download, verify=verify)
+    arrays.hold(prepared.path)
+    (images, labels), about = arrays.read(prepared.path, "pool"), arrays.read_about(prepared.path)
     train, validation = stratified_split(labels, round(len(labels) / (6 if name in mnist.VARIANTS else 5)))
-    return Dataset(name, images, labels, tuple(arrays.read_about(prepared)["classes"]), train, validation, source)
+    height, width = about.get("original_size") or (0, 0)
+    low, high = about.get("value_range") or (0.0, 0.0)
+    return Dataset(
+        name,
+        images,
+        labels,
+        tuple(about["classes"]),
+        train,
+        validation,
+        prepared.source,
+        n_test=about.get("n_test", prepared.n_test),
+        original_size=(height, width) if height else None,
+        value_range=(low, high) if about.get("value_range") else None,
+        left_out=prepared.left_out,
+    )
 
 
 def load_test_split(name: str, data_dir: Path | None) -> Labelled:
@@ -114,21 +155,61 @@ def load_test_split(name: str, data_dir: Path | None) -> Labelled:
     A folder that changed since `load_dataset` is an error, because another split could contain training images.
     Raises as `load_dataset` does.
     """
-    prepared, _ = _prepare(name, "test", data_dir, download=True, verify=False)
-    return arrays.read(prepared, "test")
+    return arrays.read(_prepare(name, "test", data_dir, download=True, verify=False).path, "test")
 
 
-def _prepare(name: str, part: arrays.Part, data_dir: Path | None, *, download: bool, verify: bool) -> tuple[Path, str]:
-    """Return the folder of a dataset's arrays, made if necessary, and the source of the images."""
+def load_test_split_of(name: str, data_dir: Path | None, digest: str | None) -> tuple[Labelled, bool]:
+    """Load the test split that belongs to a pool with this digest. Also returns whether the folder has changed.
+
+    Of a folder that has changed or is gone, the arrays made before are used: a new split would make test images of
+    some training images. Without a digest, which early models lack, nothing is compared. Raises DatasetError when there
+    are no such arrays, or another dataset has the name here.
+    """
+    _, path = parse_name(name)
+    data_dir = data_dir or default_data_dir()
+    if path is None or digest is None:
+        found = load_dataset(name, data_dir)  # downloads the files if necessary
+        if digest is not None and found.digest != digest:
+            raise DatasetError(
+                f"{name} in {data_dir} holds other images than those of the model's training; name the folder of the "
+                "latter with --data-dir"
+            )
+        return load_test_split(name, data_dir), False
+    with contextlib.suppress(DatasetError):
+        if arrays.digest_of(current := folder.find_prepared(path, data_dir).path) == digest:
+            return arrays.read(current, "test"), False
+    for stored in arrays.stored(data_dir):
+        if arrays.digest_of(stored) == digest:
+            return arrays.read(stored, "test"), "source" in arrays.read_about(stored)
+    if arrays.digest_of(current := folder.prepare(path, data_dir).path) == digest:
+        return arrays.read(current, "test"), False
+    raise DatasetError(
+        f"{name} has changed since the model's training, and the arrays of its split are gone, so test images cannot "
+        f"be told from training images; undo the changes in {str(path)!r}, or give other files of images"
+    )
+
+
+class _Prepared(NamedTuple):
+    """The arrays of one part of a dataset."""
+
+    path: Path
+    source: str
+    """As in `Dataset`."""
+    n_test: int | None = None
+    left_out: str | None = None
+
+
+def _prepare(name: str, part: arrays.Part, data_dir: Path | None, *, download: bool, verify: bool) -> _Prepared:
+    """Find the arrays, or make them if necessary."""
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is not None:
-        prepare = folder.prepare if verify else folder.find_prepared
-        return prepare(path, data_dir), str(path.resolve())
+        made = (folder.prepare if verify else folder.find_prepared)(path, data_dir)
+        return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
     if kind == "digits":
-        return _prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits"
+        return _Prepared(_prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits", n_test=N_TEST_DIGITS)
     prepared, raw = mnist.prepare(kind, part, data_dir, download=download)
-    return prepared, str(raw.resolve())
+    return _Prepared(prepared, str(raw.resolve()), n_test=mnist.count_test_images(raw))
 
 
 def _prepare_digits(data_dir: Path) -> Path:
@@ -157,4 +238,4 @@ def framing(dataset: Dataset) -> Framing:
     rims = np.concatenate([sample[..., 0, :], sample[..., -1, :], sample[..., 0], sample[..., -1]], axis=-1)
     # Photographs have rims of every kind and must not be inverted. Drawings on black all have dark rims.
     dark = dataset.channels == 1 and float(np.mean(np.median(rims, axis=(1, 2)) < 64)) > 0.95
-    return Framing(dataset.channels, dataset.size, None, dark)
+    return Framing(dataset.channels, dataset.size, None, dark, dataset.value_range)

@@ -59,19 +59,16 @@ VARIANTS = {
 def prepare(kind: str, part: arrays.Part, data_dir: Path, *, download: bool) -> tuple[Path, Path]:
     """Return the folders of one part's arrays and of the raw files. Makes the arrays if necessary.
 
-    For the pool, only the sizes of the test files are checked, so that damage shows before a search begins.
     Raises DatasetUnavailableError when files are missing, and DatasetError when one is damaged.
     """
     raw = raw_folder(kind, data_dir, download=download)
     files = [raw / name for name in (TRAIN_FILES if part == "pool" else TEST_FILES)]
-    name = f"arrays/{kind}-{part}-{arrays.cache_key(f'1 {kind}', {part: files}, raw)}"
+    name = f"arrays/{kind}-{part}-{arrays.cache_key(f'1 {kind}', {part: {file: file.stat() for file in files}}, raw)}"
     prepared = arrays.find(data_dir, name)
     if prepared is None:
         classes = VARIANTS[kind].classes
         content = _read_files(files[0], files[1], len(classes), MNIST_MD5 if kind == "mnist" else {})
         prepared = arrays.store(data_dir, name, {part: content}, {"classes": classes})
-    if part == "pool":
-        _check_test_sizes(raw)
     return prepared, raw
 
 
@@ -159,13 +156,14 @@ def _read_file(path: Path, parse: Callable[[str], Any], md5: str | None) -> NDAr
     return values
 
 
-def _check_test_sizes(raw: Path) -> None:
-    """Raise DatasetError when the sizes of the two test files do not match."""
+def count_test_images(raw: Path) -> int:
+    """Count the test images by the sizes of the two files, which are not opened. Raises DatasetError for a mismatch."""
     images, labels = (raw / name for name in TEST_FILES)
     n_images, rest = divmod(images.stat().st_size - 16, 28 * 28)
     n_labels = labels.stat().st_size - 8
     if rest or n_images < 1 or n_images != n_labels:
         raise _damaged(images, f"its size is that of {n_images} images, and {labels.name} holds {n_labels} labels")
+    return n_images
 
 
 def _damaged(path: Path, reason: str) -> DatasetError:

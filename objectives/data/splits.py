@@ -32,3 +32,8 @@ def split_off_test(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tupl
     """Split a dataset without a test split: four fifths are the pool, one fifth is the test part."""
     pool, test = stratified_split(labels, round(len(labels) / 5))
     return (images[pool], labels[pool]), (images[test], labels[test])
+
+
+def shuffled(index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Shuffle indices, always in the same way."""
+    return np.random.RandomState(SPLIT_SEED).permutation(index)

@@ -85,7 +85,9 @@ class ImageClassification:
     def dataset_info(self) -> Mapping[str, Any]:
         data = self.dataset
         sizes = {"n_train": len(data.train), "n_validation": len(data.validation), "shape": list(data.images.shape[1:])}
-        return {"name": data.name, "digest": data.digest, "source": data.source, **sizes}
+        extent = {"n_test": data.n_test, "classes": data.class_counts, "original_size": data.original_size}
+        found = {"name": data.name, "digest": data.digest, "source": data.source, "left_out": data.left_out}
+        return {**found, **sizes, **extent}
 
     def framing(self) -> Mapping[str, Any]:
         return asdict(framing(self.dataset))

@@ -88,8 +88,7 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     require_store(config)
     uri, version, loaded = load_model(config.mlflow_uri, model)
     metadata = loaded.metadata.metadata or {}
-    framing = Framing(**{**metadata["framing"], "size": tuple(metadata["framing"]["size"])})
-    return Predictor(uri, version, tuple(metadata["classes"]), framing, metadata, loaded)
+    return Predictor(uri, version, tuple(metadata["classes"]), Framing.of(metadata["framing"]), metadata, loaded)
 
 
 def load_trial(

@@ -15,6 +15,7 @@ from objectives.data.datasets import (
     dataset_slug,
     default_data_dir,
     framing,
+    is_same_dataset,
     load_dataset,
     load_test_split,
     parse_name,
@@ -111,6 +112,30 @@ def test_unknown_names_list_what_is_allowed(name: str, says: str) -> None:
 def test_slug_fits_names_of_studies() -> None:
     assert dataset_slug("fashion-mnist") == "fashion-mnist"
     assert dataset_slug("folder:/data/my pets") == "folder-my-pets"
+
+
+@pytest.mark.parametrize(
+    ("depth", "slug"), [(1, "folder-my-pets"), (2, "folder-data-my-pets"), (3, "folder-x-data-my-pets")]
+)
+def test_slug_may_name_the_folders_above(depth: int, slug: str) -> None:
+    assert dataset_slug("folder:/x/data/my pets", depth) == slug
+    assert dataset_slug("folder:/", depth) == "folder-pictures"
+    assert dataset_slug("mnist", depth) == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "same"),
+    [
+        ("folder:pets", "folder:./pets/", True),
+        ("folder:pets", "folder:a/../pets", True),
+        ("folder:pets", "folder:cats", False),
+        ("mnist", "mnist", True),
+        ("mnist", "folder:mnist", False),
+        ("own set", "own set", True),
+    ],
+)
+def test_a_dataset_may_be_typed_in_several_ways(name: str, other: str, same: bool) -> None:
+    assert is_same_dataset(name, other) is same
 
 
 def test_data_dir_comes_from_the_environment_or_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from objectives.base import DatasetError
-from objectives.data.datasets import framing, load_dataset, load_test_split
+from objectives.data.datasets import framing, load_dataset, load_test_split, load_test_split_of
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,35 @@ def test_folder_is_decoded_once(tmp_path: Path) -> None:
     assert first.digest == again.digest
 
 
+@pytest.mark.parametrize("counts", [{"a": 60, "b": 60}, {"a": 40, "b": 10, "c": 30}, {"a": 15, "b": 90}])
+def test_test_images_of_all_classes_are_mixed(tmp_path: Path, counts: dict[str, int]) -> None:
+    folder = make_folder(tmp_path / "pets", counts)
+    data = load_dataset(f"folder:{folder}", tmp_path / "data")
+    _, labels = load_test_split(f"folder:{folder}", tmp_path / "data")
+    assert data.n_test == len(labels)
+    assert len(np.unique(labels[: len(labels) // 2])) > 1
+    assert sorted(labels) != labels.tolist()
+    in_test = dict(zip(data.classes, np.bincount(labels), strict=True))
+    assert data.class_counts == {name: number - in_test[name] for name, number in counts.items()}
+
+
+def test_the_size_of_the_files_is_kept(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "pets", {"dog": 5, "cat": 5}, size=(640, 480))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number in range(4):
+        Image.new("RGB", (480, 640)).save(folder / "dog" / f"{number}.jpg", exif=turned)  # shown as 640x480
+    data = load_dataset(f"folder:{folder}", tmp_path / "data")
+    assert data.original_size == (480, 640)
+    assert data.size == (64, 64)
+
+
+def test_the_digest_never_changes(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "pets", {"dog": 9, "cat": 9})
+    data = load_dataset(f"folder:{folder}", tmp_path / "data")
+    assert data.digest == "016cd135dc20bfd8821e402f6613efb2"  # studies keep it
+
+
 def test_changed_folder_is_not_split_anew_behind_a_search(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "pets", {"dog": 9, "cat": 9})
     load_dataset(f"folder:{folder}", tmp_path / "data")
@@ -65,6 +95,55 @@ def test_changed_folder_is_not_split_anew_behind_a_search(tmp_path: Path) -> Non
         load_test_split(f"folder:{folder}", tmp_path / "data")
     with pytest.raises(DatasetError, match="changed after the search began"):
         load_dataset(f"folder:{folder}", tmp_path / "data", verify=False)
+
+
+def change(folder: Path) -> None:
+    (folder / "dog" / "3.png").unlink()
+
+
+def replace_class(folder: Path) -> None:
+    for path in (folder / "dog").iterdir():
+        Image.new("RGB", (30, 30), "red").save(path)
+
+
+@pytest.mark.parametrize("harm", [change, replace_class, shutil.rmtree], ids=["one less", "other pictures", "gone"])
+def test_a_model_gets_the_test_images_of_its_split(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    name = f"folder:{make_folder(tmp_path / 'pets', {'dog': 20, 'cat': 20})}"
+    digest = load_dataset(name, tmp_path / "data").digest
+    (images, labels), is_changed = load_test_split_of(name, tmp_path / "data", digest)
+    assert not is_changed
+    harm(tmp_path / "pets")
+    (again, labels_again), is_changed = load_test_split_of(name, tmp_path / "data", digest)
+    assert is_changed
+    assert np.array_equal(images, again)
+    assert np.array_equal(labels, labels_again)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(
+        DatasetError, match="does not exist" if harm is shutil.rmtree else "arrays of its split are gone"
+    ):
+        load_test_split_of(name, tmp_path / "data", digest)
+
+
+def test_arrays_of_an_unchanged_folder_are_made_again_for_a_model(tmp_path: Path) -> None:
+    name = f"folder:{make_folder(tmp_path / 'pets', {'dog': 20, 'cat': 20})}"
+    digest = load_dataset(name, tmp_path / "data").digest
+    images = np.array(load_test_split(name, tmp_path / "data")[0])
+    shutil.rmtree(tmp_path / "data")
+    (again, _), is_changed = load_test_split_of(name, tmp_path / "data", digest)
+    assert not is_changed
+    assert np.array_equal(images, again)
+
+
+def test_arrays_of_earlier_versions_serve_their_models(tmp_path: Path) -> None:
+    name = f"folder:{make_folder(tmp_path / 'pets', {'dog': 20, 'cat': 20})}"
+    digest = load_dataset(name, tmp_path / "data").digest
+    images = np.array(load_test_split(name, tmp_path / "data")[0])
+    (arrays,) = (tmp_path / "data" / "folders").iterdir()
+    (arrays / "about.json").write_text('{"classes": ["cat", "dog"], "skipped": []}')
+    arrays.rename(arrays.with_name("0" * 32))
+    change(tmp_path / "pets")
+    (again, _), _ = load_test_split_of(name, tmp_path / "data", digest)
+    assert np.array_equal(images, again)
 
 
 def test_folder_cache_leaves_a_read_only_data_dir_alone(tmp_path: Path, own_cache: Path) -> None:
@@ -77,21 +156,30 @@ def test_folder_cache_leaves_a_read_only_data_dir_alone(tmp_path: Path, own_cach
         assert len(list((own_cache / "folders").iterdir())) == 1
 
 
-def test_unreadable_pictures_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def said(folder: Path, data_dir: Path) -> str:
+    """What a search says about the files of a folder that it leaves out."""
+    return load_dataset(f"folder:{folder}", data_dir).left_out or ""
+
+
+def n_images(folder: Path, data_dir: Path) -> int:
+    name = f"folder:{folder}"
+    return len(load_dataset(name, data_dir).images) + len(load_test_split(name, data_dir)[0])
+
+
+def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "my 'pets' é\n", {"dog": 30, "ca\nt 'ü\"": 30})
     dogs = folder / "dog"
     (dogs / "cut.png").write_bytes((dogs / "1.png").read_bytes()[:200])
     (dogs / "text.PNG").write_text("no picture")
     (dogs / "link.png").symlink_to(tmp_path / "nowhere")
     (dogs / "folder.png").mkdir()
-    (dogs / ".hidden.png").write_text("no picture")
-    (dogs / "notes.txt").write_text("no picture")
     (folder / ".git").mkdir()
-    with caplog.at_level(logging.WARNING):
-        data = load_dataset(f"folder:{folder}", tmp_path / "data")
+    data = load_dataset(f"folder:{folder}", tmp_path / "data")
     assert len(data.classes) == 2
-    assert "skipped 4 files ('dog/cut.png', 'dog/folder.png', 'dog/link.png', ...)" in caplog.text
-    assert len(data.images) + len(load_test_split(f"folder:{folder}", tmp_path / "data")[0]) == 60
+    assert "3 of 63 files are left out: 1 broken link ('dog/link.png'), 2 that cannot be read" in str(data.left_out)
+    assert "('dog/cut.png', 'dog/text.PNG')" in str(data.left_out)
+    assert data.left_out == said(folder, tmp_path / "data")  # also when nothing is decoded
+    assert n_images(folder, tmp_path / "data") == 60
 
 
 def test_unusable_folders_say_why(tmp_path: Path) -> None:

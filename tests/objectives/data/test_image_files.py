@@ -131,6 +131,16 @@ def test_bombs_are_refused_from_their_header(tmp_path: Path, side: int) -> None:
         read_image(saved(Image.new("L", (100, 100)), tmp_path / "x.png"), max_pixels=9_999)
 
 
+def test_a_bomb_in_an_icon_is_refused(tmp_path: Path) -> None:
+    picture = png_header(12_000, 12_000)
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(picture), 22) + picture
+    (tmp_path / "bomb.ico").write_bytes(icon)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PictureError, match="too many pixels"):
+        read_image(tmp_path / "bomb.ico")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "text.png").write_text("hello")
@@ -140,6 +150,8 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "page.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (tmp_path / "a 'b'\n\"c\".png").write_text("hello")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "text.tga").write_text("hello")
     os.mkfifo(tmp_path / "pipe.png")
     for name, says in {
         "folder.png": "not a file",
@@ -152,6 +164,8 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         "a 'b'\n\"c\".png": r"\\n",
         "nul\0.png": "damaged|null",
         "pipe.png": "not a file",
+        "phone.jpg": "it is a HEIC picture, which Pillow cannot read; convert it to JPEG or PNG",
+        "text.tga": "none of these formats|damaged or incomplete",
     }.items():
         with pytest.raises(PictureError, match=says) as caught:
             read_image(tmp_path / name)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import mnist
-from objectives.data.datasets import load_dataset, load_test_split
+from objectives.data.datasets import load_dataset, load_test_split, load_test_split_of
 from objectives.data.mnist import TEST_FILES, TRAIN_FILES
 
 RAW_FILES = (*TRAIN_FILES, *TEST_FILES)
@@ -92,6 +92,15 @@ def test_mnist_of_other_content_is_refused(fashion: Path) -> None:
         load_dataset("mnist", fashion.parents[1])
     with pytest.raises(DatasetError, match=r"MNIST/raw/t10k-images-idx3-ubyte is damaged: expected MD5 2646ac64"):
         load_test_split("mnist", fashion.parents[1])
+
+
+def test_a_model_is_not_shown_other_files_of_the_same_name(fashion: Path) -> None:
+    digest = load_dataset("fashion-mnist", fashion.parents[1]).digest
+    assert len(load_test_split_of("fashion-mnist", fashion.parents[1], digest)[0][1]) == 100
+    assert len(load_test_split_of("fashion-mnist", fashion.parents[1], None)[0][1]) == 100  # an early model
+    (fashion / TRAIN_FILES[0]).write_bytes(idx(np.zeros((600, 28, 28), np.uint8)))
+    with pytest.raises(DatasetError, match="holds other images than those of the model's training"):
+        load_test_split_of("fashion-mnist", fashion.parents[1], digest)
 
 
 @pytest.mark.parametrize("file", RAW_FILES)
