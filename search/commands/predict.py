@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.base import PictureError
-from objectives.data.datasets import NAMES, load_dataset, load_test_split
+from objectives.base import DatasetError, PictureError
+from objectives.data.datasets import NAMES, is_same_dataset, load_test_split_of
 from objectives.data.image_files import NOTHING_FOUND, read_image, to_model_input
 from search.commands.load import Predictor
+
+STORED_SPLIT = "as it was for the training; the folder has changed"
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Predic
     """Read the images of one name."""
     if (images := _dataset_images(name)) is not None:
         return _read_dataset(name, *images, predictor, data_dir)
+    framing = predictor.framing
     try:
-        pixels, notes = to_model_input(read_image(Path(name)), predictor.framing)
+        pixels, notes = to_model_input(read_image(Path(name), value_range=framing.value_range), framing)
     except PictureError as error:
         return [Prediction(name, error=str(error))]
     if NOTHING_FOUND in notes:
@@ -96,11 +99,13 @@ def _dataset_images(name: str) -> tuple[str, int, int] | None:
 def _read_dataset(
     name: str, dataset: str, first: int, last: int, predictor: Predictor, data_dir: Path | None
 ) -> list[Prediction]:
-    if dataset != (own := predictor.metadata["dataset"]):
+    if not is_same_dataset(dataset, own := predictor.metadata["dataset"]):
         error = f"{name}: this model knows {own}; type {own}:0, or name another model with --model"
         return [Prediction(name, error=error)]
-    load_dataset(dataset, data_dir)  # downloads the files if necessary
-    images, labels = load_test_split(dataset, data_dir)
+    try:
+        (images, labels), is_changed = load_test_split_of(own, data_dir, predictor.metadata.get("dataset_digest"))
+    except DatasetError as error:
+        return [Prediction(name, error=str(error))]
     if last < first:
         return [Prediction(name, error=f"{name} ends before it begins; type {dataset}:{last}-{first}")]
     if last >= len(labels):
@@ -108,5 +113,6 @@ def _read_dataset(
         return [Prediction(name, error=f"{dataset} has test images 0 to {len(labels) - 1}; {example}")]
     pixels = (images[first : last + 1] / 255).astype(np.float32)
     truths = [predictor.classes[label] for label in labels[first : last + 1].tolist()]
+    notes = (STORED_SPLIT,) if is_changed else ()
     rows = enumerate(zip(pixels, truths, strict=True), start=first)
-    return [Prediction(f"{dataset}:{index}", image, truth=truth) for index, (image, truth) in rows]
+    return [Prediction(f"{dataset}:{index}", image, notes, truth) for index, (image, truth) in rows]
