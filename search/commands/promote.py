@@ -8,13 +8,14 @@ import optuna
 from optuna.storages import RDBStorage
 
 from search.commands.finish import Finish
+from search.commands.session.naming import tell_apart
 from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
 from search.commands.studies import tracked_elsewhere
 from search.common.config import Config, is_model_name
 from search.common.errors import UsageError
 from search.study import records
 from search.study.storage.storage import hold_study, open_storage, study_names
-from search.study.study import StoredStudy, find_study
+from search.study.study import StoredStudy, find_study, require_same_images
 from search.study.summary import Summary
 from search.tracking.journal import PARENT
 from search.tracking.registry.loading import newest_champion
@@ -57,6 +58,8 @@ def _find_searched(storage: RDBStorage, name: str) -> int:
 
 def _register(config: Config, study: StoredStudy, winner: Summary) -> None:
     """Finish a search whose winner could not be registered."""
+    require_same_images(study)
+    tell_apart(config, study.objective)
     if (name := registered_name(config, study.objective)) is None:
         raise UsageError(f"study {study.name!r}: its objective makes no network that can be registered")
     with closing(open_tracking(config, study.name, study.attrs(), study.direction)) as tracking:

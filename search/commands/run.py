@@ -29,7 +29,7 @@ def run(plan: SearchPlan, display: Display) -> Result:
 
     Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal.
     """
-    if (notice := missing_methods(plan.objective)) is not None:
+    for notice in filter(None, (missing_methods(plan.objective), plan.notice)):
         display.notice(notice)
     with open_session(plan, display) as session:  # locks the study, opens both databases, starts workers
         if session.is_complete():

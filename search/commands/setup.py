@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
+from search.commands.session.naming import tell_apart
 from search.commands.studies import read_study
 from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.direction import Direction
@@ -49,6 +50,7 @@ class SearchPlan:
     earlier: records.StudyRecord | None  # its best configurations are tried first
     register_as: str | None  # name of the registered model; None: do not register
     refits: bool  # the winner trains again, on all but the test split
+    notice: str | None = None  # for the user, before anything starts
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -66,11 +68,13 @@ class SearchPlan:
         check_engine(config)
         spec = objective_spec(config)
         objective = load_objective(spec)
+        notice = tell_apart(config, objective)
         name, model = config.study or objective.name, registered_name(config, objective)
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
-        return cls(config, workspace, name, spec, objective, space, limits, _earlier_study(config, name), model, refits)
+        earlier = _earlier_study(config, name)
+        return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, notice)
 
     @property
     def goal(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial
 
-from objectives.base import Objective, Params
+from objectives.base import ImageClassifier, Objective, Params
 from search.common.direction import Direction
 from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
@@ -113,6 +113,21 @@ def open_study(
     if stored_epochs is None and epochs is not None:  # no trial was trained yet
         study.fix_epochs(epochs)
     return study
+
+
+def require_same_images(study: StoredStudy) -> None:
+    """Raise StudyMismatchError if the images of a classifier changed since the study was made.
+
+    Their test split would be another one, in which there are images that the study's networks were trained on.
+    """
+    if not isinstance(study.objective, ImageClassifier):
+        return
+    stored, wanted = study.attrs()[records.FINGERPRINT], study.objective.fingerprint()
+    if different := list(_differences({**stored, SPACE: {}}, {**stored, **wanted, SPACE: {}})):
+        raise StudyMismatchError(
+            f"study {study.name!r} was made with other settings: {'; '.join(different)}.\n"
+            "Undo the changes, and type the same command again"
+        )
 
 
 def find_study(storage: RDBStorage, name: str) -> int | None:
