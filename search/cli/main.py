@@ -220,6 +220,37 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
     raise SystemExit(0 if model is not None else 1)
 
 
+@cli.command()
+@click.option("--delete", is_flag=True, help="Remove without asking.")
+@click.option("--all", "everything", is_flag=True, help="Remove also what the next search of a folder would use.")
+@options("data_dir")
+def gc(delete: bool, everything: bool, config: Config) -> None:
+    """List and remove the arrays made of folders of pictures.
+
+    A search stores the pictures of a folder, made small, in the data folder or in your cache. Arrays of folders that
+    have changed or are gone can be removed, and what killed processes left. Pictures and downloads stay.
+    """
+    from objectives.data.datasets import default_data_dir
+    from search.cli.output import print_arrays
+    from search.commands.gc import find_arrays, remove
+
+    found = find_arrays(config.data_dir or default_data_dir())
+    chosen = [entry for entry in found if everything or not entry.is_needed]
+    print_arrays(found, chosen)
+    if not chosen:
+        return
+    if not delete and not sys.stdin.isatty():
+        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''} --delete")
+        return
+    if not delete and not click.confirm("Remove them?"):
+        return
+    failures = remove(chosen)
+    click.echo(f"removed {len(chosen) - len(failures)} of {len(chosen)}")
+    for failure in failures:
+        click.echo(f"Error: not removed: {failure}", err=True)
+    raise SystemExit(1 if failures else 0)
+
+
 @cli.command("check-objective")
 @click.argument("target", metavar="MODULE:ATTR")
 @click.option("--device", default="cpu", show_default=True, type=Device(), help="Device for the short trainings.")

@@ -24,6 +24,7 @@ from search.study.summary import counted
 from search.tracking.registry.promotion import CHAMPION
 
 if TYPE_CHECKING:
+    from search.commands.gc import StoredArrays
     from search.commands.predict import Prediction
     from search.commands.run import Result
     from search.common.config import Config
@@ -214,6 +215,23 @@ def print_deliveries(deliveries: Iterable[tuple[str, int, int, str | None]]) -> 
         echo(f"{study}: {delivered} writes delivered, {pending} left" + (f" ({reason})" if reason else ""))
         undelivered += pending
     return 1 if undelivered else 0
+
+
+def print_arrays(found: Sequence[StoredArrays], chosen: Sequence[StoredArrays]) -> None:
+    """Print one row for each folder of arrays, with a mark on those to remove."""
+    if not found:
+        echo("no arrays of folders are stored")
+        return
+    table = _table("", "size", "made", wrapped=("folder of pictures", "state", "arrays"))
+    for entry in found:
+        figures = ("x" if entry in chosen else "", f"{entry.size_bytes / 1e6:.1f} MB", f"{duration(entry.age_s)} ago")
+        table.add_row(*figures, Text(entry.source or "-"), entry.state, Text(str(entry.path)))
+    console.print(table)
+    echo(f"{len(chosen)} of {len(found)} (x) can be removed: {sum(entry.size_bytes for entry in chosen) / 1e6:.1f} MB")
+    if any(entry.source for entry in chosen):
+        echo(
+            "Models that were trained on them can then no longer be tried on their test images (predict folder:PATH:0)."
+        )
 
 
 def _table(*columns: str, wrapped: Sequence[str]) -> Table:
