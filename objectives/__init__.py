@@ -4,6 +4,7 @@ These names are for authors of objectives; `objectives.base` has the contract. T
 """
 
 from objectives.base import (
+    Bounded,
     Diverged,
     EpochResult,
     Exportable,
@@ -22,4 +23,4 @@ from objectives.base import (
 )
 
 __all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
-__all__ += ["Exportable", "ImageClassifier", "Portable", "Sized", "TestScore", "Timed"]  # of optional parts
+__all__ += ["Bounded", "Exportable", "ImageClassifier", "Portable", "Sized", "TestScore", "Timed"]  # of optional parts

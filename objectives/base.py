@@ -10,10 +10,14 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 from __future__ import annotations
 
 import importlib
+import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+from objectives.failures import describe_error, describe_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,9 +78,9 @@ class EpochResult:
     epoch: float
     """The position after this step, in epochs."""
     value: float | None
-    """The objective's metric, or None if this step did not measure it."""
+    """The objective's metric, or None if this step did not measure it. NaN means that the training diverged."""
     metrics: Mapping[str, float]
-    """Measured curve points, named `group/name`."""
+    """Measured curve points, named `group/name`. One that is not a finite number is left out."""
     train_seconds: float
     """Seconds of pure training, evaluation excluded. An asynchronous device may report several pulls together."""
     notice: str | None = None
@@ -95,7 +99,10 @@ class Outcome:
 
 
 class Suggest(Protocol):
-    """The part of `optuna.Trial` that a search space may use."""
+    """The part of `optuna.Trial` that a search space may use.
+
+    Bounds are numbers, of numpy too. Choices are texts, numbers, True, False or None.
+    """
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -126,7 +133,10 @@ class Objective(Protocol):
     direction: Direction
 
     def suggest(self, trial: Suggest) -> Params:
-        """Sample one configuration. Called in the coordinator, so it must be quick."""
+        """Sample one configuration. Called in the coordinator, so it must be quick.
+
+        It is called again with the values of a stored trial, and must then return the same parameters.
+        """
 
     def start(self, task: Task, device: str) -> Training:
         """Begin or resume a training on `device` (`cpu`, `cuda:0`, `mps`).
@@ -152,6 +162,14 @@ class Objective(Protocol):
 
     def describe(self, params: Params) -> str:
         """A few words for a run's name, such as `cnn-3x32 adamw 3.1e-3`."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """Optional part of an objective: its metric has a smallest or a largest possible value."""
+
+    metric_range: tuple[float | None, float | None]
+    """The smallest and the largest possible value; None for no limit. For example (0, 1). Intervals end there."""
 
 
 @runtime_checkable
@@ -271,28 +289,49 @@ class ObjectiveSpec:
     """`package.module:attribute`, naming an objective, or a callable that returns one."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def accepted(self, names: Iterable[str]) -> set[str]:
+        """Those of some names that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
+        with self._explained():
+            target = self._target()
+        try:
+            parameters = inspect.signature(target).parameters.values() if callable(target) else ()
+        except (TypeError, ValueError):  # some callables that are written in C
+            return set()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return set(names)
+        by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return {parameter.name for parameter in parameters if parameter.kind in by_name} & set(names)
+
     def load(self) -> Objective:
         """Import and make the objective.
 
         Raises ObjectiveError when the target cannot be imported or lacks a part of the contract.
         """
+        with self._explained():
+            made = self._target()
+            return self._checked(made(**self.options) if callable(made) else made)
+
+    def _target(self) -> Any:
         module, _, attribute = self.target.partition(":")
         if not module or not attribute:
             hint = "type for example --objective my_module:MyObjective"
             raise ObjectiveError(f"--objective {self.target!r} is not MODULE:ATTRIBUTE; {hint}")
+        return operator.attrgetter(attribute)(importlib.import_module(module))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise ObjectiveError for an exception of any kind in the user's module."""
         try:
-            made = operator.attrgetter(attribute)(importlib.import_module(module))
-            if callable(made):
-                made = made(**self.options)
+            yield
         except ObjectiveError:
             raise
-        except Exception as error:  # of any kind, in the user's module
+        except (Exception, SystemExit) as error:
+            reason = describe_error(error).removesuffix(".")
             raise ObjectiveError(
-                f"--objective {self.target!r} cannot be made: {type(error).__name__}: {error}. The module must be "
-                "importable from the folder where you run the command, and the attribute an objective or a callable "
-                "without arguments that returns one."
+                f"--objective {self.target!r} cannot be made: {reason}. The module must be importable from the folder "
+                "where you run the command, and the attribute an objective or a callable that returns one. The "
+                "callable may take dataset and data_dir, and needs no other arguments."
             ) from error
-        return self._checked(made)
 
     def _checked(self, made: Objective) -> Objective:
         parts = [*Objective.__annotations__, *(name for name in vars(Objective) if not name.startswith("_"))]
@@ -300,6 +339,6 @@ class ObjectiveSpec:
             hint = "see the example in docs/objectives.md"
             raise ObjectiveError(f"--objective {self.target!r} lacks {', '.join(missing)}; {hint}")
         if made.direction not in get_args(Direction):
-            allowed = ", ".join(get_args(Direction))
-            raise ObjectiveError(f"--objective {self.target!r} has direction {made.direction!r}; allowed: {allowed}")
+            allowed, given = ", ".join(get_args(Direction)), describe_value(made.direction)
+            raise ObjectiveError(f"--objective {self.target!r} has direction {given}; allowed: {allowed}")
         return made

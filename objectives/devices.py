@@ -3,6 +3,7 @@
 import gc
 
 from objectives.base import DeviceError
+from objectives.failures import describe_error
 
 
 def resolve_device(requested: str, index: int) -> str:
@@ -36,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in describe_error(error):
         return True
     cause = error.__cause__ or error.__context__
     return cause is not None and is_out_of_memory(cause)

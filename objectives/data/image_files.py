@@ -132,7 +132,7 @@ def read_picture(path: Path, *, max_pixels: int = 64_000_000) -> Picture:
             warnings.simplefilter("ignore")
             return _decode(file, path.suffix.lower(), max_pixels)
     except Exception as error:  # decoders raise SyntaxError, struct.error, IndexError and more on damaged files
-        reason = f"{_reason(path, error)}. Give a file in one of {', '.join(FORMATS)}"
+        reason = f"{_reason(path, error).removesuffix('.')}. Give a file in one of {', '.join(FORMATS)}"
         raise PictureError(f"{str(path)!r} cannot be read as an image: {reason}") from None
 
 

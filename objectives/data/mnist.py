@@ -88,6 +88,7 @@ def raw_folder(kind: str, data_dir: Path, *, download: bool) -> Path:
             break
         except OSError as error:  # the next folder may be writable
             reason = str(error)
+    reason = reason.removesuffix(".")
     raise DatasetUnavailableError(
         f"{kind} is not in {raws[0]} ({', '.join(missing[0])} missing) and cannot be downloaded: {reason}. "
         f"Put the unpacked files there, name the folder that holds {folder}/raw with --data-dir, "

@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 
 from objectives.base import ObjectiveError
 from objectives.lifeline import exit_with_parent
-from objectives.worker.messages import WorkerSettings
+from objectives.worker.messages import WorkerSettings, transferable
 from objectives.worker.worker import Worker
 
 
@@ -17,7 +17,7 @@ def serve(connection: Connection) -> None:
         worker = Worker(settings)
         connection.send(worker.select_device())
     except ObjectiveError as error:
-        connection.send(error)
+        connection.send(transferable(error))
         return
     while True:
         try:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from objectives.base import EpochResult, ObjectiveSpec, Outcome
+from objectives.base import EpochResult, ObjectiveError, ObjectiveSpec, Outcome
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class SpeedMeasured:
     pulls: tuple[float, ...]
     notices: tuple[str, ...] = ()
     """Notices of the training, which gives each of them only once."""
+
+
+def transferable(error: ObjectiveError) -> ObjectiveError:
+    """The error, or one with the same text in place of a class of the objective's own, which may not be picklable."""
+    return error if type(error).__module__ == ObjectiveError.__module__ else ObjectiveError(str(error))
 
 
 Reply = EpochDone | Checkpointed | Finished | Failed | Refused | SpeedMeasured

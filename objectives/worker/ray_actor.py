@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.base import ObjectiveError, ObjectiveSpec
-from objectives.worker.messages import Reply, WorkerReady, WorkerSettings
+from objectives.worker.messages import Reply, WorkerReady, WorkerSettings, transferable
 from objectives.worker.worker import Worker
 
 
@@ -39,7 +39,7 @@ class WorkerActor:
             self._worker = Worker(WorkerSettings(objective, device, 0, threads, threads))
             return self._worker.select_device()
         except ObjectiveError as error:
-            return error
+            return transferable(error)
 
     def ping(self) -> None:
         """Answer, which shows that the actor can be reached."""

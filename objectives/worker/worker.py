@@ -5,15 +5,19 @@ it over a socket. Nothing here imports Optuna, MLflow or the search.
 """
 
 import json
+import math
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from objectives.base import Diverged, Task, Timed, Training
+import numpy as np
+
+from objectives.base import Diverged, EpochResult, Outcome, Task, Timed, Training
 from objectives.devices import free_device_memory, is_out_of_memory, resolve_device, select_device
+from objectives.failures import describe_error, describe_value
 from objectives.worker import messages
 from objectives.worker.messages import Failed, Reply, WorkerReady, WorkerSettings
 
@@ -34,9 +38,14 @@ def skip_compiler_import() -> None:
 
 
 class Worker:
-    """Runs one training at a time. Raises ObjectiveError, such as DeviceError, when it cannot be set up."""
+    """Runs one training at a time. Raises ObjectiveError, such as DeviceError, when it cannot be set up.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    `passes_on` tells the exceptions that end more than a training, such as those of a signal.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, passes_on: Callable[[BaseException], bool] = lambda error: False
+    ) -> None:
         import torch
 
         skip_compiler_import()
@@ -44,7 +53,7 @@ class Worker:
         # The moments of units that stopped learning decay to denormal numbers, which are ten times slower: an Adam
         # step of 150,000 weights took 1.8 ms instead of 0.16.
         torch.set_flush_denormal(True)
-        self.settings = settings
+        self.settings, self._passes_on = settings, passes_on
         self.device = resolve_device(settings.device, settings.index)
         self.objective = settings.objective.load()
         self.training: Training | None = None
@@ -65,7 +74,9 @@ class Worker:
         try:
             reply: Reply = getattr(self, command)(*arguments)
             return reply
-        except Exception as error:
+        except BaseException as error:  # sys.exit() ends a training, and not the search
+            if self._passes_on(error):
+                raise
             return self._fail(error)
 
     def start(self, task: Task) -> Reply:
@@ -81,6 +92,8 @@ class Worker:
         elif task.max_latency_ms is not None:
             assert isinstance(self.objective, Timed)
             latency_ms = float(self.objective.latency_ms(task.params, self.device))
+            if not math.isfinite(latency_ms):
+                raise ValueError(f"latency_ms gave {latency_ms}; give milliseconds")
             self.measured = {"latency_ms": latency_ms}
             if latency_ms > task.max_latency_ms:
                 return messages.Refused(self.measured)
@@ -93,8 +106,12 @@ class Worker:
             result = next(self._current())
         except StopIteration:
             return self.stop()
+        if not isinstance(result, EpochResult):
+            raise TypeError(f"a pull gave {describe_value(result)}; give an objectives.base.EpochResult")
         value = None if result.value is None else float(result.value)
-        return messages.EpochDone(replace(result, value=value, metrics=_as_floats(result.metrics)))
+        notice = None if result.notice is None else str(result.notice)
+        figures = int(result.step), float(result.epoch), value, _as_floats(result.metrics), float(result.train_seconds)
+        return messages.EpochDone(EpochResult(*figures, notice))
 
     def checkpoint(self) -> Reply:
         """Return the state of the current training: a line of JSON with the measured metrics, then its checkpoint."""
@@ -103,8 +120,13 @@ class Worker:
     def stop(self) -> Reply:
         """End the current training and return its outcome."""
         outcome = self._current().outcome()
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"outcome gave {describe_value(outcome)}; give an objectives.base.Outcome")
+        if not isinstance(outcome.weights, bytes | None):
+            raise TypeError(f"the outcome's weights are a {type(outcome.weights).__name__}; give bytes, or None")
+        predictions = None if outcome.predictions is None else np.asarray(outcome.predictions, np.float32)
         self.training = None
-        return messages.Finished(replace(outcome, metrics=_as_floats(outcome.metrics) | self.measured))
+        return messages.Finished(Outcome(_as_floats(outcome.metrics) | self.measured, outcome.weights, predictions))
 
     def measure_speed(self, task: Task, seconds: float) -> Reply:
         """Train `task` for about `seconds` and discard it. The first pull, which includes set-up, is not counted."""
@@ -125,7 +147,7 @@ class Worker:
         assert self.training is not None, "the coordinator sent a command to a worker without a training"
         return self.training
 
-    def _fail(self, error: Exception) -> Failed:
+    def _fail(self, error: BaseException) -> Failed:
         text = traceback.format_exc()
         self.training = None
         if is_out_of_memory(error):
@@ -133,12 +155,24 @@ class Worker:
             error.__traceback__ = error.__context__ = error.__cause__ = None
             self.objective = self.settings.objective.load()  # the old one may hold data and graphs on the device
             free_device_memory()
-            return Failed("out_of_memory", str(error), text)
+            return Failed("out_of_memory", describe_error(error).removeprefix("MemoryError: "), text)
         if isinstance(error, Diverged):
-            return Failed("diverged", str(error))
-        return Failed("error", f"{type(error).__name__}: {error}", text)
+            return Failed("diverged", describe_error(error).removeprefix("Diverged: "))
+        return Failed("error", describe_error(error), text)
 
 
 def _as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Convert numbers of any library to floats, so that the coordinator can unpickle them without that library."""
-    return {name: float(value) for name, value in metrics.items()}
+    """Convert numbers of any library to floats, so that the coordinator can unpickle them without that library.
+
+    What is no number becomes NaN. The coordinator leaves it out, and says so.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"the metrics are {describe_value(metrics)}; give a dict of numbers by name")
+    return {str(name): _as_float(value) for name, value in metrics.items()}
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except Exception:  # of any library
+        return math.nan

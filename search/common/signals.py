@@ -20,6 +20,12 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def is_interruption(error: BaseException) -> bool:
+    """True if a signal raised it. Without our handlers, a KeyboardInterrupt is Ctrl-C; with them, somebody's code."""
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, Interrupted) or (isinstance(error, KeyboardInterrupt) and is_default)
+
+
 class Interruption:
     """Handles signals inside its `with` block. Outside the main thread, which gets no signals, it does nothing.
 

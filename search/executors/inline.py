@@ -1,10 +1,14 @@
-"""Trains in this process, one task at a time: for debugging, and where no second process is wanted."""
+"""Trains in this process, one task at a time: for debugging, and where no second process is wanted.
+
+An objective that crashes the process or calls `os._exit` ends the search with it. Workers of another engine survive it.
+"""
 
 from typing import Any
 
 from objectives.base import ObjectiveSpec
 from objectives.worker.messages import WorkerSettings
 from objectives.worker.worker import Worker
+from search.common.signals import is_interruption
 from search.common.system import usable_cores
 from search.executors.base import Executor, SlotEvent
 
@@ -24,7 +28,7 @@ class InlineExecutor(Executor):
         pass
 
     def ready(self) -> list[str]:
-        self.worker = self.worker or Worker(self._settings)
+        self.worker = self.worker or Worker(self._settings, is_interruption)
         return [self.worker.select_device().device]
 
     def available(self) -> range:

@@ -19,10 +19,12 @@ from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import usable_cores
+from search.common.text import printable
 from search.executors.base import Executor, Lost, SlotEvent
 from search.executors.gpu_sharing import MEASURE_S, choose_workers, fit_memory, joint_rate, max_workers
 
 LAST_LINES = 15
+ENDING_S = 2.0  # how long a dying worker may take; if it were told to end, its own exit status would be lost
 MAX_FAILED_STARTS = 3
 MAX_KILLED_STARTS = 30  # higher, because a start that SIGKILL ended says little about the next one
 
@@ -52,11 +54,14 @@ class WorkerProcess:
 
     def describe_end(self) -> str:
         """Wait until the process has ended; return how it ended and the last lines that it printed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDING_S)
+        self.end()
         status = self.process.wait()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         size = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, size - 8192))
-        lines = self._output.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        lines = printable(self._output.read().decode(errors="replace")).splitlines()[-LAST_LINES:]
         return "\n".join([f"its worker (pid {self.process.pid}) {how}", *lines])
 
     def end(self) -> None:
@@ -179,7 +184,6 @@ class LocalExecutor(Executor):
     def _replace(self, slot: int) -> Lost | None:
         """Start another worker in the place of one that died. Raises SearchError when none starts."""
         old = self._workers[slot]
-        old.end()
         reason = old.describe_end()
         old.reap(0)
         failed_starts = old.failed_starts + 1 if old.ready is None else 0

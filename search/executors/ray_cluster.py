@@ -20,6 +20,7 @@ from typing import Any
 from objectives.worker.ray_actor import ActorLocation
 from search.common.errors import SearchError, UsageError
 from search.common.system import environment, usable_cores
+from search.common.text import sentence
 
 CONNECT_S = 5.0
 LAST_LINES = 15
@@ -60,11 +61,11 @@ class Cluster:
         try:
             return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises many types
-            message = _in_one_line(error)
+            message = sentence(_in_one_line(error))
         if address is None:
-            raise SearchError(f"Ray does not start on this machine: {message}. Type --engine local to do without it")
+            raise SearchError(f"Ray does not start on this machine: {message} Type --engine local to do without it")
         raise UsageError(
-            f"--address {address}: {message}. Give auto on a machine of the cluster, HOST:PORT of its head from such "
+            f"--address {address}: {message} Give auto on a machine of the cluster, HOST:PORT of its head from such "
             "a machine, or ray://HOST:PORT from any other; ray status shows whether it runs"
         )
 

@@ -11,6 +11,7 @@ import math
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,8 @@ class ToyTraining:
         if self.direction == "minimize":
             self.value = -self.value
         value, metrics = self.value, {"val/score": self.value, **self.more}
+        if self.mode.startswith("nan") and self.step > int(self.mode.partition("@")[2] or 0):
+            value = math.nan
         if self.mode == "numpy":
             import numpy as np
 
@@ -62,8 +65,17 @@ class ToyTraining:
                 raise ValueError("x is too large")
             case "error":
                 raise ValueError("the spoon does not exist")
-            case "nan":
-                self.more = {"train/loss": math.nan}
+            case "exit":
+                sys.exit(3)
+            case "leave":
+                print("goodbye \x1b[31m")
+                os._exit(7)
+            case "mute":
+                raise GeneratorExit
+            case "wild":
+                raise ValueError("lone \ud800, \x1b[31mred, over\rwritten")
+            case "stray":
+                self.more = {"train/loss": math.nan, "val/f1 (%)": 0.5}
             case "memory":
                 raise MemoryError("no room for 12 GiB")
             case "kill":
