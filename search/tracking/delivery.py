@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
+MAX_PARAMS = 100  # MLflow's limit per request
 MAX_POINTS = 900  # MLflow's limit is 1,000 metrics per request
 
 
@@ -66,8 +67,9 @@ class Delivery:
         if runs:
             self._client.update_run(run_id, status="RUNNING")
             self._client.log_batch(run_id, tags=_run_tags(body["tags"]))
-        if body["params"]:
-            self._client.log_batch(run_id, params=[Param(key, value) for key, value in body["params"].items()])
+        params = [Param(key, value) for key, value in body["params"].items()]
+        for first in range(0, len(params), MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[first : first + MAX_PARAMS])
         if data := body["dataset"]:
             entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
             self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])

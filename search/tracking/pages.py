@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from optuna.trial import TrialState
 
+from search.study.mlflow_names import mlflow_name
 from search.study.presenter import Decimals, present
 from search.study.records import StudyRecord
 from search.study.summary import Summary
@@ -42,7 +43,7 @@ def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
 
     Only a view can show more than ten runs, put validation before training, and choose the columns of the table.
     """
-    value = f"metrics.`{metric}`"
+    value = f"metrics.`{mlflow_name(metric)}`"
     metrics = ("metrics.`train_seconds`", "metrics.`parameters`")
     columns = ("tags.`optuna.state`", "runDateAndNestInfo", "duration", *metrics)
     narrow = dict.fromkeys((*columns, "attributes.`Models`", "attributes.`Dataset`"), 110)

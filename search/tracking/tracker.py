@@ -4,7 +4,6 @@ Calls return immediately. A server that is down delays only the thread. When a s
 the next search delivers it.
 """
 
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,14 @@ from typing import Any
 
 from search.common.errors import StorageError, TrackingRefusedError
 from search.common.passwords import first_line
+from search.common.text import printable
+from search.study.mlflow_names import MlflowNames
 from search.tracking.delivery import Delivery
 from search.tracking.journal import Body, Journal
 from search.tracking.store import Destination, connect_mlflow, is_access_denied, tracking_error
 
 GATHER_S = 1.0  # time to collect writes: one request with forty points takes little longer than one with one point
+MAX_PARAM = 6_000  # characters of a parameter's value in MLflow
 YIELD_S = 0.05  # longest time that a request waits for the search to be idle
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses after failed deliveries; the last one is repeated
 
@@ -31,6 +33,7 @@ class Tracking:
     def __init__(self, journal: Path, destination: Destination) -> None:
         self.last_error: str | None = None  # why the last delivery failed; None if it succeeded
         self.busy_s = 0.0  # time that the thread has worked
+        self.param_names, self.metric_names = MlflowNames("parameter"), MlflowNames("metric")
         self._path, self._destination, self._journal = journal, destination, Journal(journal)
         self._attempts = 0
         self._fatal: Exception | None = None  # why the store can never be opened
@@ -64,7 +67,8 @@ class Tracking:
     ) -> None:
         """Begin a run, or resume one of an interrupted search, which logged up to `step`, maybe in another journal."""
         body: dict[str, Any] = {"name": name, "tags": dict(tags), "parent": parent, "time": _now_ms()}
-        body["params"] = {key: str(value) for key, value in params.items()}
+        names = self.param_names.of(params)
+        body["params"] = {names[key]: printable(str(value), limit=MAX_PARAM) for key, value in params.items()}
         body["dataset"] = dict(dataset) if dataset else None
         self._journal.append(run, "run", body, step=step)
         self._wake.set()
@@ -72,8 +76,12 @@ class Tracking:
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
         """Write metrics at `step`. `position` numbers the calls of one run; a resumed training repeats some."""
         if position > self._journal.last_step(run):
-            body = {"step": step, "time": _now_ms(), "values": _valid_names(metrics)}
+            body = {"step": step, "time": _now_ms(), "values": self._valid(metrics)}
             self._journal.append(run, "metrics", body, step=position)
+
+    def _valid(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        names = self.metric_names.of(metrics)
+        return {names[name]: value for name, value in metrics.items()}
 
     def file(self, run: str, path: str, content: bytes) -> None:
         """Write an artifact at `path` of the run."""
@@ -103,7 +111,7 @@ class Tracking:
         in the same transaction, so a search that is killed right afterwards still knows how the run ended.
         """
         repeated = 0 < step <= self._journal.last_step(run)
-        finals = {} if repeated else _valid_names(metrics)
+        finals = {} if repeated else self._valid(metrics)
         body = {"status": status, "tags": dict(tags), "metrics": finals, "step": step, "time": _now_ms()}
         self._journal.append(run, "end", body, step=step, verdict=verdict)
 
@@ -182,11 +190,6 @@ class Tracking:
         event = self._retry if failures else self._wake
         event.wait(pause_s)
         event.clear()
-
-
-def _valid_names(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Replace characters that MLflow does not allow in names; it would reject the whole batch."""
-    return {re.sub(r"[^/\w.\- :]", "_", name): value for name, value in metrics.items()}
 
 
 def _now_ms() -> int:

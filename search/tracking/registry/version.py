@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from objectives.base import Exportable, ImageClassifier, Objective, Params
 from search.common.direction import Direction
 from search.study import records
+from search.study.mlflow_names import mlflow_name
 from search.study.records import StudyRecord
+from search.study.space.objective_calls import call
 from search.study.summary import Summary
 from search.tracking.delivery import RUN_TAG
 
@@ -40,9 +42,10 @@ def network(objective: Objective, params: Params, weights: bytes) -> nn.Module:
     if isinstance(objective, ImageClassifier):
         from objectives.images.models import Probabilities
 
-        return Probabilities(objective.load_weights(params, weights)).eval()
+        return Probabilities(call("load_weights", objective.load_weights, params, weights)).eval()
     assert isinstance(objective, Exportable)
-    return objective.load_weights(params, weights).eval()
+    loaded: nn.Module = call("load_weights", objective.load_weights, params, weights)
+    return loaded.eval()
 
 
 def example(objective: Objective) -> NDArray[np.float32]:
@@ -51,12 +54,12 @@ def example(objective: Objective) -> NDArray[np.float32]:
         images, _ = objective.validation_images()
         return (images[:4] / 255).astype(np.float32)
     assert isinstance(objective, Exportable)
-    return objective.example_input()
+    return np.asarray(call("example_input", objective.example_input))
 
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -> dict[str, str]:
     """Return the version's tags: its origin, figures and protocol. `run` is the winner's run as `RUN_TAG` has it."""
-    figures = {name: f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
+    figures = {mlflow_name(name): f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
     origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
     return {**origin, "network": summary.network, **figures, **protocol}
