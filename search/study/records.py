@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.common.direction import Direction
+from search.common.text import printable
 from search.study.summary import Summary
 
 # Attributes of a study.
@@ -58,7 +59,7 @@ class TrainingResult:
     @classmethod
     def failed(cls, kind: str, message: str) -> Self:
         """Describe a failed training. `kind` is `diverged`, `out_of_memory`, `crashed` or `error`."""
-        return cls(TrialState.FAIL, None, {FAILURE: kind, FAILURE_MESSAGE: message[:2000]})
+        return cls(TrialState.FAIL, None, {FAILURE: kind, FAILURE_MESSAGE: printable(message, limit=2000)})
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -130,10 +131,10 @@ class TrialRecord:
             state=trial.state,
             value=value,
             params=trial.params,
-            label=attrs.get(LABEL, ""),
-            baseline=attrs.get(BASELINE),
-            failure=attrs.get(FAILURE),
-            failure_message=attrs.get(FAILURE_MESSAGE),
+            label=_text(attrs.get(LABEL)) or "",
+            baseline=_text(attrs.get(BASELINE)),
+            failure=_text(attrs.get(FAILURE)),
+            failure_message=_text(attrs.get(FAILURE_MESSAGE)),
             metrics=attrs.get(METRICS, {}),
             slot=attrs.get(SLOT),
             started=trial.datetime_start,
@@ -142,6 +143,11 @@ class TrialRecord:
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
         )
+
+
+def _text(stored: object) -> str | None:
+    """A stored text as it can be shown. Other programs store anything, and so did earlier versions."""
+    return None if stored is None else printable(str(stored))
 
 
 @dataclass(frozen=True)
@@ -236,5 +242,5 @@ def json_values(value: Any) -> Any:
 
 
 def to_json(values: Any) -> bytes:
-    """Encode as indented JSON."""
-    return json.dumps(values, indent=2, ensure_ascii=False).encode()
+    """Encode as indented JSON. A lone surrogate becomes the escape that JSON has for it."""
+    return json.dumps(values, indent=2, ensure_ascii=False).encode(errors="backslashreplace")

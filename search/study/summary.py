@@ -50,13 +50,22 @@ class Confirmation:
     seeds: int  # fresh seeds planned for each candidate
     noise: float | None  # pooled standard deviation of one value; None if no configuration has two values
     n_images: int | None = None  # validation images, if the values are shares of them; else None
+    metric_range: tuple[float | None, float | None] | None = None  # as the objective says; None if it does not
 
     def interval(self, candidate: Candidate) -> tuple[float, float] | None:
-        """Return the 95% interval of a candidate's mean; a share of images is clipped to [0, 1]."""
+        """Return the 95% interval of a candidate's mean, clipped to the possible values if these are known.
+
+        They are for a share of images, and for a metric with a range. A range that a mean contradicts does not count.
+        """
         if candidate.mean is None or candidate.half is None:
             return None
         low, high = candidate.mean - candidate.half, candidate.mean + candidate.half
-        return (low, high) if self.n_images is None else (max(low, 0.0), min(high, 1.0))
+        least, most = (0.0, 1.0) if self.n_images is not None else self.metric_range or (None, None)
+        if least is not None and least <= candidate.mean:
+            low = max(low, least)
+        if most is not None and candidate.mean <= most:
+            high = min(high, most)
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,9 @@ class Summary:
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
         if confirmed := values.get("confirmation"):
             candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
-            values["confirmation"] = Confirmation(**{**confirmed, "candidates": candidates})
+            possible = confirmed.get("metric_range")
+            replaced = {"candidates": candidates, "metric_range": tuple(possible) if possible else None}
+            values["confirmation"] = Confirmation(**{**confirmed, **replaced})
         return cls(**values)
 
     @property

@@ -67,6 +67,25 @@ def test_the_interval_of_a_share_ends_at_one():
     assert Confirmation((candidate,), 2, 0.01).interval(candidate) == pytest.approx((0.975, 1.015))
 
 
+@pytest.mark.parametrize(
+    ("mean", "metric_range", "expected"),
+    [
+        (0.995, (0, 1), (0.975, 1.0)),
+        (0.005, (0.0, None), (0.0, 0.025)),
+        (99.99, (0, 100), (99.97, 100.0)),
+        (-0.99, (-1, 1), (-1.0, -0.97)),
+        (0.995, (None, None), (0.975, 1.015)),
+        (1.5, (0, 1), (1.48, 1.52)),  # the range is wrong
+    ],
+)
+def test_an_interval_ends_where_the_metric_does(
+    mean: float, metric_range: tuple[float | None, float | None], expected: tuple[float, float]
+):
+    candidate = Candidate(0, "", mean, None, (mean, mean), half=0.02)
+    confirmation = Confirmation((candidate,), 2, 0.01, metric_range=metric_range)
+    assert confirmation.interval(candidate) == pytest.approx(expected)
+
+
 def test_without_two_seeds_there_is_no_interval():
     assert Noise.of([], None) == Noise(None, 0, None)
     single = candidates(np.array([[0.5], [0.7]]))
