@@ -21,6 +21,7 @@ from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
 from search.study import records
 from search.study.space.limits import Limits
+from search.study.space.objective_calls import require_fingerprint
 from search.study.space.space import WHOLE_SPACE, Space, format_distribution, search_space
 from search.study.storage.writer import WriterStorage
 
@@ -64,8 +65,8 @@ class StoredStudy:
         self.storage.set_study_user_attr(self.study_id, key, value)
 
     def params_of(self, sampled: Mapping[str, Any]) -> Params:
-        """Convert a trial's sampled parameters to the objective's parameters."""
-        return dict(self.objective.suggest(FixedTrial(dict(sampled))))
+        """Convert a trial's sampled parameters to the objective's parameters. Raises ContractError."""
+        return WHOLE_SPACE.suggest(self.objective, FixedTrial(dict(sampled)))
 
     def record(self) -> records.StudyRecord:
         return records.StudyRecord.of(self.optuna_study)
@@ -87,12 +88,16 @@ def open_study(
     epochs: int | None,
     space: Space = WHOLE_SPACE,
     limits: Limits = NO_LIMITS,
+    dataset: str | None = None,
 ) -> StoredStudy:
     """Open a study, or create it if it does not exist.
 
-    With `epochs` None, an existing study keeps its own. Raises StudyMismatchError if the fingerprints differ.
+    With `epochs` None, an existing study keeps its own. `dataset` is the name that an own objective was given. Raises
+    StudyMismatchError if the fingerprints differ.
     """
     wanted = _fingerprint(objective, target, epochs, space, limits)
+    if dataset is not None and "dataset" not in wanted:  # the objective's own word, such as a digest, says more
+        wanted["--dataset"] = dataset
     study_id = find_study(storage, name)
     if study_id is None:
         return _create(storage, name, objective, wanted)
@@ -143,7 +148,7 @@ def _create(storage: WriterStorage, name: str, objective: Objective, fingerprint
     study = StoredStudy(storage, study_id, objective)
     study.set_attr(records.UID, uuid.uuid4().hex[:8])
     study.set_attr(records.METRIC, objective.metric)
-    study.set_attr(records.STEPS_PER_EPOCH, objective.steps_per_epoch())
+    study.set_attr(records.STEPS_PER_EPOCH, int(objective.steps_per_epoch()))
     study.set_attr(records.FINGERPRINT, fingerprint)
     return study
 
@@ -153,7 +158,7 @@ def _fingerprint(objective: Objective, target: str, epochs: int | None, space: S
     return {
         "objective": target,
         "metric": f"{objective.direction} {objective.metric}",
-        **objective.fingerprint(),
+        **require_fingerprint(objective),
         "epochs": epochs,
         **limits.as_settings(),
         SPACE: {name: distribution_to_json(values) for name, values in search_space(objective, space).items()},

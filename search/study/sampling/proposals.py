@@ -11,7 +11,8 @@ from objectives.base import Objective, Params, ParamValue
 from search.study import records
 from search.study.sampling.history import SamplingCopy
 from search.study.sampling.samplers import derive_seed, make_sampler
-from search.study.space.initial_params import InitialParams, PartialTrial
+from search.study.space.asked_trial import PartialTrial
+from search.study.space.initial_params import InitialParams
 from search.study.space.limits import Limits
 from search.study.space.space import ConfigurationKey, Space, configuration_key
 

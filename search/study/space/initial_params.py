@@ -14,8 +14,9 @@ from search.common.errors import UsageError
 from search.common.text import readable
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
+from search.study.space.asked_trial import PartialTrial
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import call, explain_errors
+from search.study.space.objective_calls import require_baselines
 from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
 WARM_START_TRIALS = 5
@@ -31,35 +32,11 @@ class InitialParams:
     origin: str = records.BASELINE  # the trial attribute under which the name is stored
 
 
-class PartialTrial:
-    """A trial that suggests given values, and the lowest value or first choice where none is given."""
-
-    def __init__(self, params: Mapping[str, ParamValue]) -> None:
-        self._given = params
-        self.params: dict[str, ParamValue] = {}
-        self.missing: set[str] = set()  # asked for, and not given
-
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return float(self._take(name, low))
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return int(self._take(name, low))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._take(name, choices[0])
-
-    def _take(self, name: str, default: Any) -> Any:
-        if name not in self._given:
-            self.missing.add(name)
-        self.params[name] = self._given.get(name, default)
-        return self.params[name]
-
-
 def example_configuration(objective: Objective) -> Params:
     """The first baseline; a random configuration if there is none."""
-    for params in objective.baselines().values():
-        return dict(params)
-    return objective.suggest(optuna.create_study(sampler=RandomSampler(seed=0)).ask())
+    for params in require_baselines(objective).values():
+        return params
+    return WHOLE_SPACE.suggest(objective, optuna.create_study(sampler=RandomSampler(seed=0)).ask())
 
 
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:
@@ -68,7 +45,7 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
     A fixed parameter replaces the baseline's value. Raises ObjectiveError for an impossible choice.
     """
     fitting, notices, whole = [], [], search_space(objective)
-    for name, params in objective.baselines().items():
+    for name, params in require_baselines(objective).items():
         _check_choices(name, params, whole)
         if unknown := sorted(params.keys() - whole.keys()):
             notices.append(f"baseline {name} has {', '.join(unknown)}, which suggest does not ask for")
@@ -84,10 +61,12 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
 
 
 def _check_choices(name: str, params: Params, space: Mapping[str, BaseDistribution]) -> None:
-    """Raise ObjectiveError for a choice that the parameter does not offer, which Optuna would reject."""
+    """Raise ObjectiveError for a value that the parameter cannot have, which Optuna would reject."""
     for parameter, value in params.items():
         allowed = space.get(parameter)
-        if isinstance(allowed, CategoricalDistribution) and not contains(allowed, value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_possible = contains(allowed, value) if isinstance(allowed, CategoricalDistribution) else is_number
+        if allowed is not None and not is_possible:
             choices = format_distribution(allowed)
             raise ObjectiveError(f"baseline {name!r}: {parameter} is {value!r}, and suggest offers {choices}")
 
@@ -117,10 +96,9 @@ def _fixed(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistributio
 
 
 def missing(objective: Objective, space: Space, params: Mapping[str, ParamValue]) -> set[str]:
-    """The parameters that `params` leaves out, and that are not fixed. Raises ObjectiveError when `suggest` fails."""
+    """The parameters that `params` leaves out, and that are not fixed. Raises ContractError when `suggest` fails."""
     trial = PartialTrial(params)
-    with explain_errors():
-        call("suggest", space.suggest, objective, trial)
+    space.suggest(objective, trial)
     return {name for name in trial.missing if name not in space.narrowed or not space.narrowed[name].single()}
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from objectives.base import Objective, Params, Sized, Timed
+from objectives.failures import describe_value
 from search.common.errors import UsageError
-from search.study.space.objective_calls import call, explain_errors
+from search.study.space.objective_calls import call, require
+from search.study.space.plain_values import is_number
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class Limits:
         if self.parameters is None:
             return {}
         assert isinstance(objective, Sized)
-        with explain_errors():
-            return {"parameters": float(call("n_parameters", objective.n_parameters, params))}
+        count = call("n_parameters", objective.n_parameters, params)
+        require(is_number(count), f"n_parameters gave {describe_value(count)}; give a whole number")
+        return {"parameters": float(count)}
 
     def excess(self, figures: Mapping[str, float]) -> dict[str, float]:
         """How far each figure is above its limit, as a share of the limit; negative below it."""

@@ -5,13 +5,19 @@ A search applies these rules before it starts; `search.testing` applies them too
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from objectives.base import Diverged, Objective, ObjectiveError, Params
+from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params
+from objectives.failures import describe_error, describe_value
+from search.common.signals import is_interruption
+from search.common.text import one_line, sentence
+from search.study.space.plain_values import is_number, plain
 
-CHECK_HINT = "To see more, type: python -m search check-objective MODULE:ATTR"
+LABEL_LENGTH = 150
+"""Characters of a configuration's description. Names of runs in MLflow have room for 250 in all."""
 
 
 class ContractError(ObjectiveError):
@@ -30,65 +36,108 @@ def call(method: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except (Diverged, ObjectiveError):
         raise
-    except Exception as error:
-        raise ContractError(f"{method} failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # sys.exit() ends a call, and not the search
+        if is_interruption(error):
+            raise
+        raise ContractError(f"{method} failed: {describe_error(error)}") from error
 
 
 @contextmanager
-def explain_errors() -> Iterator[None]:
-    """Replace a ContractError by an ObjectiveError whose message says how to find out more."""
+def explain_errors(target: str) -> Iterator[None]:
+    """Replace a ContractError by an ObjectiveError whose message says how to find out more about MODULE:ATTR."""
     try:
         yield
     except ContractError as error:
-        raise ObjectiveError(f"the objective's {error}. {CHECK_HINT}") from error
+        raise ObjectiveError(f"the objective's {sentence(str(error))} {check_hint(target)}") from error
+
+
+def check_hint(target: str) -> str:
+    """What to type to find out more about an objective."""
+    return f"To see more, type: python -m search check-objective {shlex.quote(target)}"
 
 
 def check_answers(objective: Objective) -> None:
-    """Raise ObjectiveError for answers that no search can start with."""
-    with explain_errors():
-        require_texts(objective)
-        require_schedule(objective, "cpu")
-        require_fingerprint(objective)
-        require_baselines(objective)
+    """Raise ContractError for answers that no search can start with."""
+    require_texts(objective)
+    require_schedule(objective, "cpu")
+    require_fingerprint(objective)
+    require_baselines(objective)
+    require_dataset(objective)
+    metric_range(objective)
 
 
 def described(objective: Objective, params: Params) -> str:
-    """The objective's description of a configuration. Raises ObjectiveError if it is not a text."""
-    with explain_errors():
-        text: str = call("describe", objective.describe, params)
-        require(isinstance(text, str), f"describe gave {text!r}; give a few words on one line, such as 'lr 0.01'")
-    return text
+    """The objective's description of a configuration, on one line. Raises ContractError if it is not a text."""
+    text = call("describe", objective.describe, params)
+    shown = describe_value(text)
+    require(isinstance(text, str), f"describe gave {shown}; give a few words on one line, such as 'lr 0.01'")
+    return one_line(text, limit=LABEL_LENGTH)
+
+
+def metric_range(objective: Objective) -> tuple[float | None, float | None] | None:
+    """The smallest and the largest possible value of the metric; None if the objective does not say.
+
+    Raises ContractError for anything but two numbers, or None, in order.
+    """
+    if not isinstance(objective, Bounded):
+        return None
+    given = objective.metric_range
+    shown = f"metric_range is {describe_value(given)}; give the smallest and the largest value, such as (0, 1)"
+    require(isinstance(given, tuple | list) and len(given) == 2, shown)
+    low, high = given
+    require(all(bound is None or is_number(bound) for bound in (low, high)), shown)
+    require(low is None or high is None or low < high, shown)
+    return None if low is None else float(low), None if high is None else float(high)
 
 
 def require_texts(objective: Objective) -> None:
-    """The name and the metric are texts."""
+    """The name and the metric are texts that can be shown."""
     for part in ("name", "metric"):
         value = getattr(objective, part)
-        require(isinstance(value, str), f"{part} is {value!r}; give a text")
+        require(isinstance(value, str), f"{part} is {describe_value(value)}; give a text")
+        valid = value.strip() and value.isprintable() and len(value) <= 200
+        require(valid, f"{part} is {describe_value(value)}; give a text of 1 to 200 printable characters")
 
 
 def require_schedule(objective: Objective, device: str) -> None:
     """The epochs, and the steps of an epoch, are whole numbers above 0."""
     for method, arguments in (("epochs", [device]), ("steps_per_epoch", [])):
-        count = call(method, getattr(objective, method), *arguments)
+        count = plain(call(method, getattr(objective, method), *arguments))
         valid = isinstance(count, int) and not isinstance(count, bool) and count > 0
-        require(valid, f"{method} gave {count!r}; give a whole number above 0")
+        require(valid, f"{method} gave {describe_value(count)}; give a whole number above 0")
 
 
 def require_fingerprint(objective: Objective) -> Mapping[str, str]:
     """Return the fingerprint, a dict of plain data."""
-    fingerprint: Mapping[str, str] = call("fingerprint", objective.fingerprint)
-    require(isinstance(fingerprint, Mapping), f"fingerprint gave {fingerprint!r}; give a dict")
+    fingerprint = call("fingerprint", objective.fingerprint)
+    shown = describe_value(fingerprint)
+    require(isinstance(fingerprint, Mapping), f"fingerprint gave {shown}; give a dict")
     try:
-        json.dumps(dict(fingerprint))
-    except (TypeError, ValueError) as error:
-        raise ContractError(f"fingerprint gave {fingerprint!r}, which is not plain data; give texts by name") from error
-    return fingerprint
+        stored: dict[str, str] = json.loads(json.dumps(dict(fingerprint)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ContractError(f"fingerprint gave {shown}, which is not plain data; give texts by name") from error
+    return stored
 
 
-def require_baselines(objective: Objective) -> Mapping[str, Params]:
-    """Return the baselines, a dict of configurations by name."""
-    baselines: Mapping[str, Params] = call("baselines", objective.baselines)
+def require_dataset(objective: Objective) -> None:
+    """The dataset of a classifier has the figures that tracking needs, and classes."""
+    if not isinstance(objective, ImageClassifier):
+        return
+    info, classes = call("dataset_info", objective.dataset_info), call("class_names", objective.class_names)
+    keys = ("name", "digest", "source", "n_train", "n_validation", "shape")
+    known = isinstance(info, Mapping) and all(key in info for key in keys)
+    require(known, f"dataset_info gave {describe_value(info)}; give a dict with {', '.join(keys)}")
+    valid = isinstance(classes, tuple | list) and all(isinstance(name, str) for name in classes)
+    require(valid, f"class_names gave {describe_value(classes)}; give a tuple of texts")
+
+
+def require_baselines(objective: Objective) -> dict[str, Params]:
+    """Return the baselines, a dict of configurations by name, with plain values."""
+    baselines = call("baselines", objective.baselines)
     valid = isinstance(baselines, Mapping) and all(isinstance(params, Mapping) for params in baselines.values())
-    require(valid, f"baselines gave {baselines!r}; give a dict of configurations by name, or an empty one")
-    return baselines
+    shown = describe_value(baselines)
+    require(valid, f"baselines gave {shown}; give a dict of configurations by name, or an empty one")
+    return {
+        one_line(str(name), limit=LABEL_LENGTH): {key: plain(value) for key, value in params.items()}
+        for name, params in baselines.items()
+    }

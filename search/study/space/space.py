@@ -11,20 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.samplers import RandomSampler
 
 from objectives.base import Objective, Params, ParamValue, Suggest
+from objectives.failures import describe_value
 from search.common.errors import UsageError
-from search.study.space.objective_calls import call, explain_errors
+from search.study.space.asked_trial import AskedTrial, Distributions, PartialTrial, plain_params
+from search.study.space.objective_calls import ContractError, call, require
+from search.study.space.plain_values import is_number
 
 PROBES = 48
 """Number of configurations sampled to learn the search space. Spaces that agree on all of them are the same."""
 
+KINDS = {CategoricalDistribution: "a choice of", FloatDistribution: "a float from", IntDistribution: "an int from"}
+
 MORE_PROBES = 500
 """Number of further ones, for a parameter that the user names and few configurations have."""
 
-Distributions = dict[str, BaseDistribution]
 ConfigurationKey = tuple[tuple[str, ParamValue], ...]
 
 
@@ -42,48 +52,65 @@ class Space:
     narrowed: Distributions = field(default_factory=dict)  # of parameters that are fixed or narrowed
 
     def suggest(self, objective: Objective, trial: Suggest) -> Params:
-        """Sample a configuration of the objective within this space."""
-        return dict(objective.suggest(NarrowedTrial(trial, self.narrowed) if self.narrowed else trial))
-
-
-class NarrowedTrial:
-    """A trial that suggests from narrower ranges and fewer choices than the objective asks for."""
-
-    def __init__(self, trial: Suggest, narrowed: Distributions) -> None:
-        self._trial, self._narrowed = trial, narrowed
-
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return self._trial.suggest_float(name, *self._range(name, low, high), **options)
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return self._trial.suggest_int(name, *self._range(name, low, high), **options)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        if isinstance(remaining := self._narrowed.get(name), CategoricalDistribution):
-            choices = [choice for choice in choices if choice in remaining.choices]
-        return self._trial.suggest_categorical(name, choices)
-
-    def _range(self, name: str, low: Any, high: Any) -> tuple[Any, Any]:
-        if isinstance(remaining := self._narrowed.get(name), FloatDistribution | IntDistribution):
-            return max(low, remaining.low), min(high, remaining.high)
-        return low, high
+        """Sample a configuration of the objective within this space. Raises ContractError."""
+        return sample(objective, AskedTrial(trial, self.narrowed))
 
 
 WHOLE_SPACE = Space()
 
 
 def search_space(objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()) -> Distributions:
-    """The parameters that the objective samples, those that are `named` among them. Raises ObjectiveError."""
+    """The parameters that the objective samples, those that are `named` among them. Raises ContractError."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     distributions: Distributions = {}
     for probe in range(PROBES + MORE_PROBES):
         if probe >= PROBES and named <= distributions.keys():
             break
         trial = study.ask()
-        with explain_errors():
-            call("suggest", space.suggest, objective, trial)
+        space.suggest(objective, trial)
         distributions = trial.distributions | distributions
     return dict(sorted(distributions.items()))
+
+
+def sample(objective: Objective, trial: AskedTrial) -> Params:
+    """One configuration, as plain values. Raises ContractError."""
+    return plain_params(call("suggest", objective.suggest, trial))
+
+
+def require_space(objective: Objective) -> None:
+    """Raise ContractError unless suggested values, and nothing else, decide on every configuration."""
+    sampler = RandomSampler(seed=0)
+    distributions: Distributions = {}
+    for _ in range(PROBES):
+        # Each in a study of its own: in a common one Optuna raises its own error for choices that change.
+        trial = AskedTrial(optuna.create_study(sampler=sampler).ask(), {})
+        params = sample(objective, trial)
+        _require_constant(distributions, trial.distributions)
+        require_repeatable(objective, trial.params, params)
+    require(distributions, "suggest asked the trial for nothing, so there is nothing to search")
+
+
+def require_repeatable(objective: Objective, suggested: Params, params: Params) -> None:
+    """Raise ContractError unless equal suggested values give equal parameters."""
+    trial = AskedTrial(PartialTrial(suggested), {})
+    again = sample(objective, trial)
+    advice = "only the trial may decide, and no random number, time or earlier call"
+    made = f"{describe_value(params)} and then, from the same values, {describe_value(again)}"
+    require(again == params, f"suggest made {made}; {advice}")
+    asked = " and then, with the same values, for ".join(", ".join(map(repr, t)) for t in (suggested, trial.params))
+    require(trial.params == suggested, f"suggest asked for {asked}; {advice}")
+
+
+def _require_constant(known: Distributions, asked: Distributions) -> None:
+    """Add parameters to the known ones. Raises ContractError for one that Optuna cannot take for the same."""
+    for name, distribution in asked.items():
+        before = known.setdefault(name, distribution)
+        try:
+            check_distribution_compatibility(before, distribution)
+        except ValueError:
+            texts = [f"{KINDS[type(d)]} {format_distribution(d)}" for d in (before, distribution)]
+            both = f"as {texts[0]} and, in another configuration, as {texts[1]}"
+            raise ContractError(f"suggest asked for {name!r} {both}; use another name for each") from None
 
 
 def contains(distribution: BaseDistribution, value: ParamValue) -> bool:
@@ -170,20 +197,16 @@ def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) 
 
 def _matches(value: Any, choice: Any) -> bool:
     """True if the user's value means this choice. TOML has no None, and writes True as true."""
-    if _is_number(value) and _is_number(choice):
+    if is_number(value) and is_number(choice):
         return bool(value == choice)
     return str(value).lower() == str(choice).lower()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _with_range(name: str, distribution: FloatDistribution | IntDistribution, value: Any) -> BaseDistribution:
     lowest, highest, step = distribution.low, distribution.high, distribution.step
     hint = f"--fix {name}={lowest:g}, or in [space]: {name} = [{lowest:g}, {highest:g}]"
     ends = value if isinstance(value, list) else [value, value]
-    if len(ends) != 2 or not all(map(_is_number, ends)):
+    if len(ends) != 2 or not all(map(is_number, ends)):
         raise _invalid(name, value, distribution, hint, "one number, or a range of two")
     low, high = ends
     if low > high:

@@ -9,7 +9,7 @@ import pytest
 from toy import Toy
 
 from objectives.base import ObjectiveError
-from search.study.space.objective_calls import check_answers, described
+from search.study.space.objective_calls import check_answers, described, explain_errors
 
 
 def changed(**parts: Any) -> Toy:
@@ -46,7 +46,8 @@ def refuse(*_: object) -> None:
 )
 def test_an_unusable_answer_is_named(parts: dict[str, Callable[..., Any]], message: str):
     check_answers(Toy())
-    with pytest.raises(ObjectiveError, match=rf"^the objective's {message}.*type: python -m search check-objective"):
+    hint = r"\. To see more, type: python -m search check-objective toy:Toy$"
+    with pytest.raises(ObjectiveError, match=rf"^the objective's {message}.*{hint}"), explain_errors("toy:Toy"):
         check_answers(changed(**parts))
 
 
