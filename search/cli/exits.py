@@ -17,6 +17,7 @@ from objectives.base import ObjectiveError
 from search.common.errors import SearchError
 from search.common.passwords import mask
 from search.common.signals import Interrupted
+from search.common.text import printable, sentence
 
 
 def run_and_exit(command: Callable[[], object]) -> NoReturn:
@@ -37,7 +38,7 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
 
 def fail(message: str, status: int) -> NoReturn:
     """Print one message on standard error and exit."""
-    click.echo(f"Error: {mask(message)}", err=True)
+    click.echo(f"Error: {printable(mask(message))}", err=True)
     raise SystemExit(status)
 
 
@@ -65,10 +66,12 @@ def storage_failure(error: BaseException | None) -> str | None:
         if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
             return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
         if isinstance(error, sqlite3.Error | OSError):
-            return f"a file could not be read or written: {error}. Fix this and type the same command again"
+            return (
+                f"a file could not be read or written: {sentence(str(error))} Fix this and type the same command again"
+            )
         database_error = error if isinstance(error, SQLAlchemyError) else database_error
         error = error.__cause__
     if database_error is None:
         return None
-    reason = str(database_error).splitlines()[0]
-    return f"the database stopped answering: {reason}. Nothing is lost: when it is back, type the same command again"
+    reason = sentence(str(database_error).splitlines()[0])
+    return f"the database stopped answering: {reason} Nothing is lost: when it is back, type the same command again"

@@ -7,13 +7,22 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
-from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
+from search.cli.options import (
+    STORES,
+    DefaultRunGroup,
+    from_environment,
+    input_warnings,
+    json_option,
+    options,
+    write_output,
+)
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
@@ -47,8 +56,7 @@ def run_command(ctx: click.Context, config: Config) -> None:
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
         for warning in input_warnings(ctx):
             display.notice(warning)
-        is_given = ctx.get_parameter_source("dataset") != click.core.ParameterSource.DEFAULT
-        plan = plan_search(config, display, dataset_is_given=is_given)
+        plan = plan_search(config, display, ambient=from_environment(ctx))
         print_result(run(plan, display), plan.config)
 
 
@@ -254,17 +262,18 @@ def gc(delete: bool, everything: bool, config: Config) -> None:
 @cli.command("check-objective")
 @click.argument("target", metavar="MODULE:ATTR")
 @click.option("--device", default="cpu", show_default=True, type=Device(), help="Device for the short trainings.")
-def check_objective(target: str, device: str) -> None:
+@options("dataset", "data_dir")
+@click.pass_context
+def check_objective(ctx: click.Context, target: str, device: str, config: Config) -> None:
     """Check your own objective in a few seconds."""
-    from objectives.devices import resolve_device
     from search.cli.output import print_findings
+    from search.commands.setup import objective_spec
     from search.study.storage.storage import quiet_optuna
-    from search.testing.checks import examine
-    from search.testing.specimen import Specimen
+    from search.testing.isolation import examine_apart
 
     quiet_optuna()
-    specimen = Specimen.of(target, resolve_device(device, 0))
-    raise SystemExit(print_findings(target, examine(specimen)))
+    spec = objective_spec(replace(config, objective=target), from_environment(ctx))
+    raise SystemExit(print_findings(target, examine_apart(spec, device)))
 
 
 def main() -> NoReturn:

@@ -146,6 +146,11 @@ config_option: Decorator = click.option(
 )
 
 
+def from_environment(ctx: click.Context) -> set[str]:
+    """The names of the settings whose values come from environment variables."""
+    return {name for name in SETTINGS if ctx.get_parameter_source(name) == ParameterSource.ENVIRONMENT}
+
+
 def input_warnings(ctx: click.Context) -> Iterator[str]:
     """Warn about misspelt environment variables, and about passwords typed in flags."""
     variables = [f"SEARCH_{name.upper()}" for name in (*SETTINGS, "config")]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search.cli.dashboards import mlflow_deep_link
 from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe_end
-from search.common.text import duration
+from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
 from search.study.presenter import Decimals, SearchOutcome, present
@@ -199,11 +199,12 @@ def print_findings(target: str, findings: Iterable[Finding]) -> int:
     """Print one line for each check as it ends. Returns the exit status."""
     failures = 0
     for finding in findings:
-        mark = "wrong" if finding.wrong else "?" if finding.not_tried else "ok"
-        echo(f"{mark:<6} {finding.title}" + (f" ({finding.not_tried})" if finding.not_tried else ""))
-        if finding.wrong:
-            echo(f"       {finding.wrong}")
-            failures += 1
+        mark = "wrong" if finding.wrong else "?" if finding.not_tried else "-" if finding.absent else "ok"
+        why = finding.not_tried or finding.absent
+        echo(f"{mark:<6} {finding.title}" + (f" ({why})" if why else ""))
+        for line in (finding.wrong or finding.remark or "").splitlines():
+            echo(f"       {printable(line, limit=2_000)}")
+        failures += finding.wrong is not None
     echo(f"{target}: " + (f"{counted(failures, 'check')} failed" if failures else "all checks passed"))
     return 1 if failures else 0
 

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.common.text import duration
+from search.common.text import duration, printable
 from search.coordinator.progress import TRIALS, SearchProgress, Standing
 from search.study.records import TrialRecord
 from search.study.space.limits import describe
@@ -167,7 +167,7 @@ def describe_end(trial: TrialRecord) -> str:
             epochs = trial.metrics.get("epochs", 0)
             return f"pruned at {value} after {epochs:g} epoch{'' if epochs == 1 else 's'}{seconds}{name}"
         case _:
-            reason = "".join((trial.failure_message or "").splitlines()[:1])
+            reason = printable("".join((trial.failure_message or "").splitlines()[:1]), limit=300)
             return f"failed ({trial.failure}): {reason}{name}"
 
 

@@ -13,12 +13,14 @@ import numpy as np
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, TestScore
+from objectives.failures import describe_value
 from objectives.files import write_atomic
 from search.common.config import Config
 from search.common.errors import TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.study import records
 from search.study.selection.intervals import wilson
+from search.study.space.objective_calls import ContractError, call, require
 from search.study.study import StoredStudy
 from search.study.summary import Summary
 from search.tracking.figures.predictions import sample
@@ -68,8 +70,9 @@ class Finish:
         params = self.study.params_of(summary.params)
         read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
-        model = objective.load_weights(params, self._read_weights(summary.run))
-        result = objective.score_test(model, self.device)
+        model = call("load_weights", objective.load_weights, params, self._read_weights(summary.run))
+        result = call("score_test", objective.score_test, model, self.device)
+        require(isinstance(result, TestScore), f"score_test gave {describe_value(result)}; give a TestScore")
         figures = _figures(result)
         image = _draw(result, objective.class_names())
         write_atomic(Workspace(self.config.workspace).pictures(self.study.name), image)
@@ -95,8 +98,8 @@ class Finish:
         if (run_id := self.tracking.mlflow_id(summary.run)) is None:
             return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
         objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)
-        metadata = version.metadata(study, summary, objective)
         try:
+            metadata = version.metadata(study, summary, objective)
             published = publish(
                 self.config.mlflow_uri,
                 run_id=run_id,
@@ -109,7 +112,7 @@ class Finish:
             )
         except TrackingError as error:
             return self._unregistered(summary, str(error))
-        except UnpublishableError as error:
+        except (UnpublishableError, ContractError) as error:
             return replace(summary, model=None, standing=f"the winner cannot be registered: {error}")
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
         return replace(summary, model=model, standing=published.why)

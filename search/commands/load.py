@@ -18,6 +18,8 @@ from search.commands.studies import read_study, tracked_elsewhere
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError, TrackingError, UsageError
 from search.study import records
+from search.study.space.objective_calls import call, explain_errors
+from search.study.space.space import WHOLE_SPACE
 from search.tracking.registry.loading import download, load_model, require_store
 
 if TYPE_CHECKING:
@@ -108,7 +110,8 @@ def load_trial(
         raise UsageError(f"study {study!r} was not made by a search, so its networks are unknown")
     if (hint := tracked_elsewhere(config, record.attrs)) is not None:
         raise UsageError(f"study {study!r}: {hint}")
-    objective = stored_objective(record.attrs).load()
+    spec = stored_objective(record.attrs)
+    objective = spec.load()
     if not hasattr(objective, "load_weights"):
         advice = "give it a method load_weights(params, weights)"
         raise UsageError(f"the objective of study {study!r} cannot load weights; {advice}")
@@ -120,7 +123,9 @@ def load_trial(
         weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
     except TrackingError as error:
         raise ModelNotFoundError(f"{absent}: {error}") from None
-    network: torch.nn.Module = objective.load_weights(dict(objective.suggest(FixedTrial(dict(trial.params)))), weights)
+    with explain_errors(spec.target):
+        params = WHOLE_SPACE.suggest(objective, FixedTrial(dict(trial.params)))
+        network: torch.nn.Module = call("load_weights", objective.load_weights, params, weights)
     return network
 
 

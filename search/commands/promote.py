@@ -14,6 +14,7 @@ from search.commands.studies import tracked_elsewhere
 from search.common.config import Config, is_model_name
 from search.common.errors import UsageError
 from search.study import records
+from search.study.space.objective_calls import explain_errors
 from search.study.storage.storage import hold_study, open_storage, study_names
 from search.study.study import StoredStudy, find_study, require_same_images
 from search.study.summary import Summary
@@ -42,7 +43,9 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
             summary = replace(summary, model={**model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, summary.as_dict())
         else:
-            _register(config, StoredStudy(storage, study_id, load_objective(stored_objective(attrs))), summary)
+            spec = stored_objective(attrs)
+            with explain_errors(spec.target):
+                _register(config, StoredStudy(storage, study_id, load_objective(spec)), summary)
         return records.StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
 
 

@@ -12,6 +12,7 @@ from search.coordinator.progress import Display
 from search.study.records import StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configuration
+from search.study.space.objective_calls import call, explain_errors
 from search.study.summary import Summary
 
 
@@ -31,7 +32,10 @@ def run(plan: SearchPlan, display: Display) -> Result:
     """
     for notice in filter(None, (missing_methods(plan.objective), plan.notice)):
         display.notice(notice)
-    with open_session(plan, display) as session:  # locks the study, opens both databases, starts workers
+    with (
+        explain_errors(plan.spec.target),
+        open_session(plan, display) as session,  # locks the study, opens both databases, starts workers
+    ):
         if session.is_complete():
             return _result(session, was_complete=True)
         devices = _wait_for_workers(session)
@@ -64,7 +68,7 @@ def _wait_for_workers(session: SearchSession) -> list[str]:
 def _open_for_sampling(session: SearchSession, device: str) -> SamplingStudy:
     """Open the sampler and the pruner. In a new study, the first worker's device decides the number of epochs."""
     if session.study.epochs is None:
-        session.study.fix_epochs(session.plan.objective.epochs(device))
+        session.study.fix_epochs(int(call("epochs", session.plan.objective.epochs, device)))
     study, notices = session.open_sampling()
     for text in notices:
         session.display.notice(text)

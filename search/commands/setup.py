@@ -1,7 +1,7 @@
 """The plan of a search: made from its settings once, and checked before anything is written."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from objectives.base import DatasetUnavailableError, ImageClassifier, Objective,
 from objectives.devices import resolve_device
 from search.commands.session.naming import tell_apart
 from search.commands.studies import read_study
-from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
+from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
@@ -24,14 +24,17 @@ from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
 from search.study.space.initial_params import InitialParams, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import check_answers
-from search.study.space.space import Space, narrow, search_space
+from search.study.space.objective_calls import call, check_answers, explain_errors
+from search.study.space.space import Space, narrow, require_space, search_space
 from search.study.storage.storage import open_storage, parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
 from search.tracking.store import Destination
 from search.tracking.tracker import Tracking
+
+PASSED = ("dataset", "data_dir")
+"""Settings that an objective gets as keyword arguments."""
 
 LIMIT_DRAWS = 1_000  # number of random configurations drawn before a limit counts as impossible
 
@@ -53,11 +56,17 @@ class SearchPlan:
     notice: str | None = None  # for the user, before anything starts
 
     @classmethod
-    def of(cls, config: Config) -> Self:
+    def of(cls, config: Config, ambient: Set[str] = frozenset()) -> Self:
         """Check the settings, make the objective and prepare its data.
 
-        Raises UsageError, StorageError, ObjectiveError or DeviceError for what the user can correct.
+        `ambient` names settings of the environment, which are meant for any objective. Raises UsageError, StorageError,
+        ObjectiveError or DeviceError for what the user can correct.
         """
+        with explain_errors(config.objective):
+            return cls._of(config, ambient)
+
+    @classmethod
+    def _of(cls, config: Config, ambient: Set[str]) -> Self:
         quiet_optuna()
         workspace = Workspace(config.workspace)
         workspace.check_writable()
@@ -66,7 +75,7 @@ class SearchPlan:
             if (path := sqlite_file(url)) is not None and path.exists():
                 check_sqlite(path, table)
         check_engine(config)
-        spec = objective_spec(config)
+        spec = objective_spec(config, ambient)
         objective = load_objective(spec)
         notice = tell_apart(config, objective)
         name, model = config.study or objective.name, registered_name(config, objective)
@@ -163,31 +172,45 @@ def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
         return None
 
 
-def objective_spec(config: Config) -> ObjectiveSpec:
-    """How workers make the objective. A custom objective takes no arguments: it knows its own data."""
-    data_dir = str(config.data_dir.absolute()) if config.data_dir else None
-    options = {"dataset": config.dataset, "data_dir": data_dir} if config.objective == DEFAULT_OBJECTIVE else {}
-    return ObjectiveSpec(config.objective, options)
+def objective_spec(config: Config, ambient: Set[str] = frozenset()) -> ObjectiveSpec:
+    """How workers make the objective. An own one gets `dataset` and `data_dir` if they are given and it takes them.
+
+    Raises UsageError if it does not take them, except for those in `ambient`.
+    """
+    data_dir, target = str(config.data_dir.absolute()) if config.data_dir else None, config.objective
+    if target == DEFAULT_OBJECTIVE:
+        dataset = DEFAULT_DATASET if config.dataset is None else config.dataset
+        return ObjectiveSpec(target, {"dataset": dataset, "data_dir": data_dir})
+    given = {name: value for name, value in zip(PASSED, (config.dataset, data_dir), strict=True) if value is not None}
+    accepted = ObjectiveSpec(target).accepted(given) if given else set()
+    for name in sorted(given.keys() - accepted - ambient):
+        flag = f"--{name.replace('_', '-')}"
+        advice = f"give the callable an argument {name}, or leave {flag} out"
+        raise UsageError(f"{flag} {given[name]}: the objective {target} takes no {name}; {advice}")
+    return ObjectiveSpec(target, {name: given[name] for name in accepted})
 
 
 def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     """How to make a study's objective again.
 
-    Raises StorageError for a custom objective with arguments, which no search stores. Anyone who can write to the
-    storage could otherwise choose which function is called here, and with which arguments.
+    Raises StorageError for arguments that no search stores. Anyone who can write to the storage could otherwise choose
+    which function is called here, and with which arguments. Raises ObjectiveError if the objective cannot be imported.
     """
     spec = ObjectiveSpec(**attrs[records.OBJECTIVE])
-    if spec.options and (target := spec.target) != DEFAULT_OBJECTIVE:
-        raise StorageError(f"the study names an objective with arguments, {target}, which no search does; not made")
+    known = spec.options.keys() <= set(PASSED) and all(isinstance(v, str | None) for v in spec.options.values())
+    if not known or (spec.options and not spec.options.keys() <= spec.accepted(PASSED)):
+        arguments = ", ".join(map(str, spec.options))
+        raise StorageError(f"the study's objective, {spec.target}, does not take its arguments: {arguments}; not made")
     return spec
 
 
 def load_objective(spec: ObjectiveSpec) -> Objective:
-    """Make the objective and prepare its data. Raises ObjectiveError."""
+    """Make the objective, prepare its data, and check its answers. Raises ObjectiveError."""
     objective = spec.load()
     if isinstance(objective, ImageClassifier):
-        objective.prepare()
+        call("prepare", objective.prepare)
     check_answers(objective)
+    require_space(objective)
     return objective
 
 
@@ -218,12 +241,15 @@ def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], directio
     return Tracking(workspace.journal(study, uid), destination)
 
 
-def plan_search(config: Config, display: Display, *, dataset_is_given: bool) -> SearchPlan:
+def plan_search(config: Config, display: Display, *, ambient: Set[str] = frozenset()) -> SearchPlan:
     """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
     try:
-        return SearchPlan.of(config)
+        plan = SearchPlan.of(config, ambient)
     except DatasetUnavailableError as error:
-        if dataset_is_given or config.objective != DEFAULT_OBJECTIVE:
+        if config.dataset is not None or config.objective != DEFAULT_OBJECTIVE:
             raise
         display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
-    return SearchPlan.of(replace(config, dataset="digits"))
+        return SearchPlan.of(replace(config, dataset="digits"))
+    if config.dataset is not None and "dataset" not in plan.spec.options:
+        display.notice(f"SEARCH_DATASET={config.dataset} is ignored: the objective {config.objective} takes no dataset")
+    return plan

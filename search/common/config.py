@@ -17,6 +17,7 @@ PRUNERS = ("hyperband", "median", "halving", "none")
 ENGINES = ("local", "inline", "ray")
 LOG_FORMATS = ("text", "json")
 DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
+DEFAULT_DATASET = "mnist"
 
 COUNT = click.IntRange(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -52,7 +53,9 @@ class Config:
     """
 
     trials: int = setting(50, "Total number of finished trials.", COUNT, "N")
-    dataset: str = setting("mnist", "mnist, fashion-mnist, kmnist, digits or folder:PATH.", str, "NAME")
+    dataset: str | None = setting(
+        None, "mnist, fashion-mnist, kmnist, digits or folder:PATH.", str, "NAME", unset=DEFAULT_DATASET
+    )
     study: str | None = setting(None, "Name of the study.", str, "NAME", unset="the dataset's name")
     epochs: int | None = setting(None, "Epochs of a full training.", COUNT, "N", unset="the objective's choice")
     jobs: int | None = setting(

@@ -19,7 +19,7 @@ from search.study.records import TrainingResult, TrialRecord
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Noise, images_of
 from search.study.selection.winner import choose, clearly_worse
-from search.study.space.objective_calls import described
+from search.study.space.objective_calls import described, metric_range
 from search.study.study import StoredStudy
 from search.study.summary import Candidate, Confirmation, Summary
 from search.tracking.journal import confirm_run, refit_run
@@ -166,7 +166,8 @@ class Confirmer:
                 behind = clearly_worse(candidate, candidates, noise, self.study.direction)
                 candidate = replace(candidate, half=half_width, behind=behind)
             judged.append(candidate)
-        return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images)
+        possible = metric_range(self.study.objective)
+        return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images, possible)
 
     def winner(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""

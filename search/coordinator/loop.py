@@ -18,6 +18,7 @@ from objectives.base import EpochResult, Objective, Outcome
 from objectives.files import write_atomic
 from search.common.direction import Direction
 from search.common.errors import SearchStoppedError
+from search.common.text import printable, sentence
 from search.common.workspace import TrainingFiles
 from search.coordinator.progress import Display, SearchProgress, Standing
 from search.coordinator.training import RunningTraining, TrainingRuns
@@ -30,6 +31,7 @@ TICK_S = 0.2  # how long an idle coordinator sleeps; signals and the display wai
 REFRESH_S = 0.25  # how often the display is redrawn
 MAX_RETRIES = 2  # how often a training whose worker died is tried again
 MAX_SAME_FAILURES = 10  # the search stops when its first trials, this many, all fail for the same reason
+NOTICE_LENGTH = 2_000
 INTERRUPT_S = 6.0  # how long an interrupted search waits for checkpoints, so that it ends within 10 s
 
 
@@ -45,6 +47,7 @@ class Coordinator:
     tags: Mapping[str, str]  # of every MLflow run
     display: Display
     checkpoint_interval_s: float = 30.0
+    hint: str = ""  # how a user finds out more about a failing objective
     _running: dict[int, RunningTraining] = field(default_factory=dict, init=False)  # by slot
     _retries: deque[RunningTraining] = field(default_factory=deque, init=False)  # they wait for another worker
     _notices: set[str] = field(default_factory=set, init=False)  # shown already; several workers send the same one
@@ -52,7 +55,7 @@ class Coordinator:
 
     @cached_property
     def _runs(self) -> TrainingRuns:
-        return TrainingRuns(self.objective, self.tracking, self.files, self.tags)
+        return TrainingRuns(self.objective, self.tracking, self.files, self.tags, self._notify)
 
     def run(
         self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
@@ -79,7 +82,7 @@ class Coordinator:
             failed, last = self._failures.total(), self._last_ended
             raise SearchStoppedError(
                 f"all {failed} trials failed for the same reason ({last.failure}), so the search stops. "
-                f"The last one said: {last.failure_message}"
+                f"The last one said: {sentence(last.failure_message or 'nothing')} {self.hint}".rstrip()
             )
 
     def _step(self, idle: Callable[[], None]) -> bool:
@@ -149,15 +152,15 @@ class Coordinator:
     def _report(self, slot: int, training: RunningTraining, result: EpochResult) -> None:
         """Track and report one pull, then pull again, checkpoint or stop."""
         if (error := training.miscount(result.step)) is not None:
-            self._fail(slot, training, "error", error)
+            self._fail(slot, training, "error", f"{error}. {self.hint}".rstrip())
             return
         training.result = result
-        if result.notice is not None and result.notice not in self._notices:
-            self._notices.add(result.notice)
-            self.display.notice(result.notice)
+        if result.notice is not None:
+            self._notify(result.notice)
         self._runs.log(training.job, result)
-        if (divergence := training.divergence(self.objective.metric, result)) is not None:
-            self._fail(slot, training, "diverged", divergence)
+        if result.value is not None and not math.isfinite(result.value):
+            reason = f"{self.objective.metric} became {result.value} at epoch {result.epoch:g}"
+            self._fail(slot, training, "diverged", reason)
             return
         if result.value is not None:
             training.value = result.value
@@ -170,6 +173,12 @@ class Coordinator:
             self.executor.checkpoint(slot)
         else:
             self.executor.advance(slot)
+
+    def _notify(self, text: str) -> None:
+        """Show a notice, each once."""
+        if text not in self._notices:
+            self._notices.add(text)
+            self.display.notice(printable(text, limit=NOTICE_LENGTH))
 
     def _save(self, training: RunningTraining, state: bytes) -> None:
         write_atomic(self.files.checkpoint_of(training.job.run), state)
@@ -186,7 +195,7 @@ class Coordinator:
         job, retries = training.job, training.retries + counts
         self._retries.append(RunningTraining(job, training.steps, retries, value=training.value))
         del self._running[slot]
-        self.display.notice(f"{job.run.replace('-', ' ')} is tried again: {reason}")
+        self.display.notice(f"{job.run.replace('-', ' ')} is tried again: {printable(reason, limit=NOTICE_LENGTH)}")
 
     def _finish(self, slot: int, training: RunningTraining, outcome: Outcome) -> None:
         if training.value is None and not training.job.task.refit:

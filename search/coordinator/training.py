@@ -6,25 +6,30 @@ since it would write its final figures a second time.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from objectives.files import write_atomic
-from search.common.text import readable
+from search.common.text import printable, readable
 from search.common.workspace import TrainingFiles
 from search.coordinator.progress import RunningTrial
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult
 from search.study.space.limits import describe
+from search.study.space.objective_calls import call
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name
 from search.tracking.tracker import Tracking
 
+MESSAGE_LENGTH = 2_000
+TRACEBACK_LENGTH = 100_000
 UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
 
 
@@ -44,18 +49,10 @@ class RunningTraining:
 
     def miscount(self, step: int) -> str | None:
         """Why `step` cannot be the next one; None if it can. Pruners count in steps, and a training must end."""
-        advice = "python -m search check-objective MODULE:ATTR says more"
         if step > self.steps:
-            return f"the training went on to step {step}, after its last, {self.steps}; {advice}"
+            return f"the training went on to step {step}, after its last, {self.steps}"
         if self.result is not None and step != self.result.step + 1:
-            return f"after step {self.result.step} the training called itself {step}; count one a pull. {advice}"
-        return None
-
-    def divergence(self, metric: str, result: EpochResult) -> str | None:
-        """Which figure of a result is not finite, in words; None if all are."""
-        for name, figure in {metric: result.value, **result.metrics}.items():
-            if figure is not None and not math.isfinite(figure):
-                return f"{name} became {figure} at epoch {result.epoch:g}"
+            return f"after step {self.result.step} the training called itself {step}; count one a pull"
         return None
 
     def progress(self) -> RunningTrial:
@@ -72,16 +69,22 @@ class TrainingRuns:
     tracking: Tracking
     files: TrainingFiles
     study_tags: Mapping[str, str]  # of every run
+    notice: Callable[[str], None] = lambda text: None  # shows a notice to the user, each once
 
     def open(self, job: Job) -> None:
         """Begin the run of a training, or go on with it."""
         task = job.task
+        ours = {"seed": str(task.seed), "epochs": str(task.epochs)}
         params = {name: readable(value) for name, value in task.params.items()}
+        params |= {f"task.{name}" if name in params else name: value for name, value in ours.items()}
+        metric = [self.objective.metric]
+        for text in (*self.tracking.param_names.changes(params), *self.tracking.metric_names.changes(metric)):
+            self.notice(text)
         self.tracking.open_run(
             job.run,
             job.name,
             tags={**self.study_tags, **job.tags, "optuna.state": "RUNNING"},
-            params=params | {"seed": str(task.seed), "epochs": str(task.epochs)},
+            params=params,
             parent=PARENT,
             dataset=self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None,
             step=job.step,
@@ -89,14 +92,23 @@ class TrainingRuns:
 
     def log(self, job: Job, result: EpochResult) -> None:
         """Write the curve points of one pull."""
-        if result.metrics:
-            self.tracking.log(job.run, result.metrics, step=math.floor(result.epoch), position=result.step)
+        if metrics := self._finite(result.metrics):
+            self.tracking.log(job.run, metrics, step=math.floor(result.epoch), position=result.step)
+
+    def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Leave out figures that are not finite. Only such a value of the objective's own metric fails a training."""
+        finite = {printable(name): figure for name, figure in metrics.items() if math.isfinite(figure)}
+        for name in metrics.keys() - finite.keys():
+            self.notice(f"metric {name!r} is left out where it is not a finite number")
+        for text in self.tracking.metric_names.changes(finite):
+            self.notice(text)
+        return finite
 
     def finish(self, training: RunningTraining, outcome: Outcome) -> TrainingResult:
         """End the run of a training that came to its end or was pruned."""
         job, value, is_pruned = training.job, training.value, training.is_pruned
         epoch = training.result.epoch if training.result else job.step / self.objective.steps_per_epoch()
-        figures = {**outcome.metrics, "epochs": epoch}
+        figures = {**self._finite(outcome.metrics), "epochs": epoch}
         measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
@@ -113,9 +125,10 @@ class TrainingRuns:
 
     def fail(self, job: Job, kind: str, message: str, traceback: str) -> TrainingResult:
         """End the run of a training that failed."""
+        message = printable(message, limit=MESSAGE_LENGTH)
         if traceback:
-            self.tracking.file(job.run, "traceback.txt", traceback.encode())
-        tags = {"failure": kind, "failure.message": message[:5000]}
+            self.tracking.file(job.run, "traceback.txt", printable(traceback, limit=TRACEBACK_LENGTH).encode())
+        tags = {"failure": kind, "failure.message": message}
         return self._end(job, TrainingResult.failed(kind, message), tags=tags)
 
     def suspend(self, job: Job) -> None:
@@ -128,8 +141,15 @@ class TrainingRuns:
         if outcome.weights is not None:
             self.tracking.file(job.run, "weights.pt", outcome.weights)
         if outcome.predictions is not None and isinstance(self.objective, ImageClassifier):
-            packed = pack(*self.objective.validation_images(), outcome.predictions)
-            self.tracking.predictions(job.run, self.objective.class_names(), packed)
+            self._keep_predictions(job, self.objective, outcome.predictions)
+
+    def _keep_predictions(self, job: Job, objective: ImageClassifier, predictions: NDArray[np.float32]) -> None:
+        images, labels = call("validation_images", objective.validation_images)
+        classes = call("class_names", objective.class_names)
+        if predictions.shape == (shape := (len(labels), len(classes))):
+            self.tracking.predictions(job.run, classes, pack(images, labels, predictions))
+        else:
+            self.notice(f"predictions are not drawn: their shape is {predictions.shape}, and not {shape}")
 
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}

@@ -160,5 +160,7 @@ def test_the_storage_does_not_choose_what_is_called_here(database: str):
     study = optuna.create_study(storage=database, study_name="theirs")
     study.set_user_attr(records.OBJECTIVE, {"target": "pathlib:Path.touch", "options": {"self": "x"}})
     study.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StorageError, match="names an objective with arguments, pathlib:Path.touch, which"):
+    with pytest.raises(
+        StorageError, match="the study's objective, pathlib:Path.touch, does not take its arguments: self; not made"
+    ):
         search.load_trial("theirs", 0, storage=database)

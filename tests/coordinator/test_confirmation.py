@@ -102,6 +102,16 @@ def test_without_a_finished_seed_there_is_no_winner(place: Place):
 
 
 @pytest.mark.slow
+def test_the_range_of_the_metric_bounds_the_intervals(place: Place):
+    objective = Toy(steps=STEPS)
+    objective.metric_range = (None, 1)  # type: ignore[attr-defined]
+    place.search(2, objective=objective)
+    confirmation, _ = place.confirm(2, 2, objective=objective)
+    assert confirmation.metric_range == (None, 1.0)
+    intervals = [confirmation.interval(candidate) for candidate in confirmation.candidates]
+    assert all(interval is not None and interval[1] <= 1 for interval in intervals)
+
+
 def test_the_next_start_repeats_a_seed_that_ran_out_of_memory(place: Place):
     place.search(3)
     confirmation, winner = place.confirm(2, 2, mode="memory@2")

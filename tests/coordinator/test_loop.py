@@ -10,8 +10,10 @@ from optuna.trial import TrialState
 from place import STEPS, Place, after
 from toy import Toy
 
+from objectives.base import Params, Suggest
 from search.common.errors import SearchStoppedError
 from search.study.sampling.sampling_study import SamplingStudy
+from search.tracking.store import connect_mlflow
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6])
@@ -102,6 +104,58 @@ def test_a_training_that_counts_wrongly_fails(place: Place, mode: str, message: 
     (trial,) = place.search(1, mode=mode).trials
     assert (trial.state, trial.failure) == (TrialState.FAIL, "error")
     assert message in (trial.failure_message or "")
+
+
+def test_a_stray_figure_is_left_out_and_told_once(place: Place):
+    record = place.search(2, mode="stray")
+    assert [trial.state for trial in record.trials] == [TrialState.COMPLETE] * 2
+    assert sorted(map(len, place.curves().values())) == [0, 4, 4]  # the other figures arrive
+    lines = place.lines.getvalue()
+    assert lines.count("metric 'train/loss' is left out where it is not a finite number") == 1
+    assert lines.count("MLflow does not take the name of metric 'val/f1 (%)'; it is 'val/f1 ___' there") == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("exit@1", "SystemExit: sys.exit(3) was called"),
+        ("mute", "GeneratorExit"),
+        ("wild@2", "ValueError: lone \\ud800, \\x1b[31mred, over\\rwritten"),
+    ],
+)
+def test_what_a_training_raises_fails_its_trial_and_can_be_shown(place: Place, mode: str, message: str):
+    record = place.search(2, mode=mode)
+    assert [trial.failure_message for trial in record.trials] == [message] * 2
+    assert place.lines.getvalue().count(f"failed (error): {message}") == 2
+    assert len(place.curves()) == 3
+
+
+class Named(Toy):
+    """A toy with many parameters, of which MLflow takes no name as it is, and one called as a figure of ours."""
+
+    NAMES = ("lr (log)", "lr [log]", "layers[0].units", "..", "/a", "x" * 260, *(f"p#{i}" for i in range(100)))
+
+    def suggest(self, trial: Suggest) -> Params:
+        odd = {name: trial.suggest_float(name, 0, 1) for name in self.NAMES}
+        return {**super().suggest(trial), **odd, "epochs": 3, "text": "\x1b\x00" * 4_000}
+
+
+def test_parameters_arrive_in_mlflow_whatever_their_number_and_names(place: Place):
+    objective = Named(steps=STEPS)
+    objective.metric = "score (%)"
+    (trial,) = place.search(1, objective=objective).trials
+    client = connect_mlflow(f"sqlite:///{place.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("toy")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    params = run.data.params
+    assert len(params) == len(Named.NAMES) + len(trial.params.keys() - {*Named.NAMES}) + len(("epochs", "text")) + 2
+    assert (params["epochs"], params["task.epochs"]) == ("3", str(STEPS))
+    assert float(params["layers_0_.units"]) == pytest.approx(trial.params["layers[0].units"], rel=1e-5)
+    assert len({params[name] for name in params if name.startswith("lr _log_")}) == 2
+    assert len(params["text"]) <= 6_000
+    assert run.data.metrics["score ___"] == trial.value
+    assert "MLflow does not take the name of parameter 'lr (log)'; it is 'lr _log_" in place.lines.getvalue()
 
 
 def test_a_notice_is_shown_once(place: Place):

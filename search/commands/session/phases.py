@@ -24,6 +24,7 @@ from search.coordinator.work import Work
 from search.study import records
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.selection.winner import best_trial, gains
+from search.study.space.objective_calls import call, check_hint
 from search.study.summary import Confirmation, Summary, counted
 from search.tracking.journal import trial_run
 
@@ -43,9 +44,16 @@ class Phases:
         assert epochs is not None, "the study is open for sampling"
         objective, executor, tracking = plan.objective, session.executor, session.tracking
         files, tags, display = session.files, run_tags(session.study, devices), session.display
-        interval_s, target, seed = config.checkpoint_interval, config.trials, config.seed
+        target, seed = config.trials, config.seed
         coordinator = Coordinator(
-            objective, executor, tracking, files=files, tags=tags, display=display, checkpoint_interval_s=interval_s
+            objective,
+            executor,
+            tracking,
+            files=files,
+            tags=tags,
+            display=display,
+            checkpoint_interval_s=config.checkpoint_interval,
+            hint=check_hint(plan.spec.target),
         )
         deadline = time.monotonic() + config.timeout if config.timeout else math.inf
         trials = Trials(
@@ -106,7 +114,7 @@ class Phases:
         if not self._plan.refits:
             return summary
         assert isinstance(objective, ImageClassifier), "the plan refits only image classifiers"
-        epochs = objective.refit_epochs(self._epochs)
+        epochs = int(call("refit_epochs", objective.refit_epochs, self._epochs))
         job = refit_job(self._study, self._trial(summary.number), epochs=epochs, seed=self._plan.config.seed)
         work = JobList(self._study, self._tracking, [job])
         work.resume()

@@ -20,6 +20,7 @@ from search.executors.local import LocalExecutor
 from search.study import records
 from search.study.sampling.samplers import make_pruner
 from search.study.sampling.sampling_study import SamplingStudy
+from search.study.space.objective_calls import call
 from search.study.storage.lock import StudyLock
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import hold_study, open_storage
@@ -108,7 +109,9 @@ def _open_study(plan: SearchPlan, lock: StudyLock, display: Display, interruptio
     config = plan.config
     retry = RetryPolicy(lock.check, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
     storage = open_storage(config.storage_url, retry=retry)
-    study = open_study(storage, plan.name, plan.objective, plan.spec.target, config.epochs, plan.space, plan.limits)
+    names = plan.name, plan.objective, plan.spec.target
+    dataset = plan.spec.options.get("dataset")
+    study = open_study(storage, *names, config.epochs, plan.space, plan.limits, dataset)
     lock.sign(storage, study.study_id)
     return study
 
@@ -123,7 +126,7 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
     from search.executors.ray import RayExecutor
 
     if isinstance(plan.objective, Portable):
-        spec = ObjectiveSpec(spec.target, {**spec.options, **plan.objective.portable()})
+        spec = ObjectiveSpec(spec.target, {**spec.options, **call("portable", plan.objective.portable)})
     device, jobs, cpus, gpus = config.device, config.jobs, config.cpus_per_trial, config.gpus_per_trial
     with display.busy("starting or reaching Ray"):
         return RayExecutor(spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, notice=display.notice)
