@@ -17,61 +17,62 @@ import pickle
 import re
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-from optuna.trial import FixedTrial
 
 from objectives.base import Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
 from objectives.data.image_files import Framing
+from objectives.failures import describe_error, describe_value
+from search.common.signals import is_interruption
+from search.common.text import one_line
+from search.study.mlflow_names import MlflowNames
 from search.study.space import objective_calls
 from search.study.space.objective_calls import ContractError, call, require
-from search.study.space.space import contains, search_space
+from search.study.space.space import WHOLE_SPACE, contains, require_space, search_space
 from search.testing.specimen import NotTried, Specimen, pull
 
 SUGGEST_S = 0.05
 """The longest median time of `suggest`. The coordinator calls it for every trial while workers wait."""
 
 
-def check_names(specimen: Specimen) -> None:
+class Absent(str):
+    """What a check returns instead of a remark when the objective lacks the part that it is about."""
+
+
+def check_names(specimen: Specimen) -> str | None:
     """It has a name, a metric and a direction."""
     objective_calls.require_texts(specimen.objective)
-    for part in ("name", "metric"):
-        text, allowed = getattr(specimen.objective, part), "letters, digits, dots and dashes"
-        valid = re.fullmatch(r"[\w. -]+", text)
-        require(valid, f"{part} is {text!r}; give a text of {allowed}, which names files and models")
+    name, allowed = specimen.objective.name, "letters, digits, dots and dashes"
+    valid = re.fullmatch(r"[\w. -]+", name)
+    require(valid, f"name is {name!r}; give a text of {allowed}, which names files and models")
+    return next(MlflowNames("metric").changes([specimen.objective.metric]), None)
 
 
-def check_suggest(specimen: Specimen) -> None:
+def check_suggest(specimen: Specimen) -> str | None:
     """Its configurations are plain data, made quickly, and the same for the same values."""
-    suggest, seconds = specimen.objective.suggest, []
+    require_space(specimen.objective)
+    seconds = []
     for trial in specimen.trials():
         started = time.perf_counter()
-        params = call("suggest", suggest, trial)
+        WHOLE_SPACE.suggest(specimen.objective, trial)
         seconds.append(time.perf_counter() - started)
-        require(isinstance(params, Mapping), f"suggest gave {params!r}; give a dict of parameters")
-        for name, value in params.items():
-            plain = isinstance(name, str) and isinstance(value, bool | int | float | str | None)
-            allowed = "numbers, texts, True, False or None under a text"
-            require(plain, f"suggest gave {name!r}: {value!r}; parameters are {allowed}")
-        require(trial.params, "suggest asked the trial for nothing, so there is nothing to search")
-        again = call("suggest", suggest, FixedTrial(trial.params))
-        both = f"{dict(params)} and then, from the same values, {dict(again)}"
-        require(params == again, f"suggest made {both}; only the trial may decide")
     median = statistics.median(seconds)
     limit = f"it is called for every trial: keep it below {SUGGEST_S} s"
     require(median < SUGGEST_S, f"suggest took {median:.2f} s; {limit}")
+    names = dict.fromkeys(name for params in specimen.configurations() for name in params)
+    return "\n".join(MlflowNames("parameter").changes(names)) or None
 
 
-def check_baselines(specimen: Specimen) -> None:
+def check_baselines(specimen: Specimen) -> str | None:
     """Its baselines lie inside the space."""
-    space = search_space(specimen.objective)
-    for baseline, params in objective_calls.require_baselines(specimen.objective).items():
+    space, baselines = search_space(specimen.objective), objective_calls.require_baselines(specimen.objective)
+    for baseline, params in baselines.items():
         for name, value in params.items():
             stray = f"baseline {baseline!r} has {name!r}, which suggest does not ask for; there are: {', '.join(space)}"
             require(name in space, stray)
             outside = f"baseline {baseline!r} has {name} = {value!r}, which suggest does not allow: {space[name]}"
             require(contains(space[name], value), outside)
+    return None if baselines else Absent("it has no baselines")
 
 
 def check_words(specimen: Specimen) -> None:
@@ -79,7 +80,7 @@ def check_words(specimen: Specimen) -> None:
     for params in specimen.configurations():
         text = call("describe", specimen.objective.describe, params)
         valid = isinstance(text, str) and text and "\n" not in text
-        require(valid, f"describe gave {text!r}; give a few words on one line, such as 'lr 0.01'")
+        require(valid, f"describe gave {describe_value(text)}; give a few words on one line, such as 'lr 0.01'")
     made_twice = (specimen.objective, specimen.spec.load())
     first, second = (dict(objective_calls.require_fingerprint(objective)) for objective in made_twice)
     require(first == second, f"fingerprint was {first} and, made a second time, {second}")
@@ -109,11 +110,11 @@ def check_training(specimen: Specimen) -> None:
         epoch = f"pull {n} called itself epoch {result.epoch}; it is epoch {n / per_epoch:g}"
         require(math.isclose(result.epoch, n / per_epoch), epoch)
         for name, figure in {metric: result.value, **result.metrics}.items():
-            invalid = f"{name} was {figure!r} at step {n}"
+            invalid = f"{name} was {describe_value(figure)} at step {n}"
             require(not isinstance(figure, bool | str), f"{invalid}; give a number, or no value")
             require(figure is not None or name == metric, f"{invalid}; leave out what was not measured")
-            finite = figure is None or math.isfinite(float(figure))
-            require(finite, f"{invalid}; raise objectives.base.Diverged where a training goes wrong")
+            advice = "raise objectives.base.Diverged where a training goes wrong, or leave the figure out"
+            require(figure is None or math.isfinite(float(figure)), f"{invalid}; {advice}")
         require(float(result.train_seconds) >= 0, f"train_seconds was {result.train_seconds} at step {n}")
     if sample.ended:
         n = len(sample.results)
@@ -159,9 +160,11 @@ def check_outcome(specimen: Specimen) -> None:
     """Its outcome has numbers, weights that load, and probabilities that fit the images."""
     objective = specimen.objective
     for outcome in specimen.sample().outcomes:
-        require(isinstance(outcome, Outcome), f"outcome gave {outcome!r}; give an objectives.base.Outcome")
+        shown = describe_value(outcome)
+        require(isinstance(outcome, Outcome), f"outcome gave {shown}; give an objectives.base.Outcome")
         for name, figure in outcome.metrics.items():
-            require(isinstance(float(figure), float), f"the outcome's {name} is {figure!r}; give a number")
+            shown = describe_value(figure)
+            require(isinstance(float(figure), float), f"the outcome's {name} is {shown}; give a number")
         if outcome.weights is not None:
             _check_weights(outcome.weights)
         if outcome.predictions is not None and isinstance(objective, ImageClassifier):
@@ -177,7 +180,7 @@ def _check_weights(weights: bytes) -> None:
     except Exception as error:
         raise ContractError(
             f"the outcome's weights cannot be read with torch.load(..., weights_only=True). Give the bytes of "
-            f"torch.save(model.state_dict(), ...), or no weights. It says: {str(error).splitlines()[0]}"
+            f"torch.save(model.state_dict(), ...), or no weights. It says: {one_line(describe_error(error), limit=200)}"
         ) from error
 
 
@@ -188,14 +191,27 @@ def check_plain_data(specimen: Specimen) -> None:
         try:
             pickle.loads(pickle.dumps(value))
         except Exception as error:
-            raise ContractError(f"a {type(value).__name__} cannot be sent to another process: {error}") from error
+            reason = describe_error(error)
+            raise ContractError(f"a {type(value).__name__} cannot be sent to another process: {reason}") from error
 
 
-def check_network(specimen: Specimen) -> None:
+def check_range(specimen: Specimen) -> str | None:
+    """Its values lie within its metric_range."""
+    possible = objective_calls.metric_range(specimen.objective)
+    if possible is None:
+        return Absent("it has no metric_range, so an interval of its metric may go on beyond what is possible")
+    low, high = possible
+    for value in (float(result.value) for result in specimen.sample().results if result.value is not None):
+        inside = (low is None or low <= value) and (high is None or value <= high)
+        require(inside, f"{specimen.objective.metric} was {value}, outside of metric_range {possible}")
+    return None
+
+
+def check_network(specimen: Specimen) -> str | None:
     """A network to register takes the example inputs, and gives one output for each."""
     objective = specimen.objective
     if not isinstance(objective, ImageClassifier | Exportable):
-        return
+        return Absent("it has no load_weights and example_input, so its winner cannot be registered")
     import torch
 
     sample = specimen.sample()
@@ -214,13 +230,14 @@ def check_network(specimen: Specimen) -> None:
     fits = list(shape[: len(expected)]) == expected
     require(fits, f"of inputs {inputs.shape} the network made {shape}, not {tuple(expected)}")
     call("torch.export of the network", torch.export.export, network.eval(), (torch.from_numpy(inputs),))
+    return None
 
 
-def check_images(specimen: Specimen) -> None:
+def check_images(specimen: Specimen) -> str | None:
     """A classifier's classes, images and framing fit each other, and it can be refitted."""
     objective = specimen.objective
     if not isinstance(objective, ImageClassifier):
-        return
+        return Absent("it is no ImageClassifier of objectives.base")
     classes = call("class_names", objective.class_names)
     valid = isinstance(classes, tuple) and all(isinstance(name, str) and name for name in classes)
     require(valid and len(set(classes)) == len(classes) > 1, f"class_names gave {classes!r}; give different texts")
@@ -237,9 +254,10 @@ def check_images(specimen: Specimen) -> None:
     require(isinstance(epochs, int) and epochs > 0, f"refit_epochs gave {epochs!r}; give a whole number above 0")
     result = pull(specimen.start(replace(specimen.sample().task, refit=True, epochs=epochs)))
     require(result is not None and result.step == 1, "a training with task.refit ended before its first result")
+    return None
 
 
-def check_cost(specimen: Specimen) -> None:
+def check_cost(specimen: Specimen) -> str | None:
     """Its number of parameters is true, and its latency is a number."""
     objective, sample = specimen.objective, specimen.sample()
     if isinstance(objective, Sized):
@@ -250,13 +268,19 @@ def check_cost(specimen: Specimen) -> None:
     if isinstance(objective, Timed):
         latency_ms = float(call("latency_ms", objective.latency_ms, sample.task.params, specimen.device))
         require(math.isfinite(latency_ms) and latency_ms >= 0, f"latency_ms gave {latency_ms}; give milliseconds")
+    parts = {"n_parameters": Sized, "latency_ms": Timed}
+    missing = [method for method, part in parts.items() if not isinstance(objective, part)]
+    return Absent(f"it has no {' and no '.join(missing)}") if len(missing) == len(parts) else None
 
 
 CHECKS = (
     *(check_names, check_suggest, check_baselines, check_words, check_schedule, check_protocols),
-    *(check_training, check_repeats, check_resume, check_outcome, check_plain_data),
+    *(check_training, check_repeats, check_resume, check_outcome, check_plain_data, check_range),
     *(check_images, check_network, check_cost),
 )
+
+
+TITLES = tuple((check.__doc__ or check.__name__).splitlines()[0].rstrip(".") for check in CHECKS)
 
 
 @dataclass(frozen=True)
@@ -266,19 +290,23 @@ class Finding:
     title: str
     wrong: str | None = None
     not_tried: str | None = None
+    absent: str | None = None  # which part the objective lacks, so that there was nothing to check
+    remark: str | None = None  # worth knowing, and not wrong
 
 
 def examine(specimen: Specimen) -> Iterator[Finding]:
     """Run every check, one after the other."""
-    for check in CHECKS:
-        title = (check.__doc__ or check.__name__).splitlines()[0].rstrip(".")
+    for check, title in zip(CHECKS, TITLES, strict=True):
         try:
-            check(specimen)
+            remark = check(specimen)
         except ContractError as error:
             yield Finding(title, wrong=str(error))
         except NotTried as error:
             yield Finding(title, not_tried=str(error))
-        except Exception as error:  # an objective can be wrong in unforeseen ways
-            yield Finding(title, wrong=f"{type(error).__name__}: {error}")
+        except BaseException as error:  # an objective can be wrong in unforeseen ways
+            if is_interruption(error):
+                raise
+            yield Finding(title, wrong=describe_error(error))
         else:
-            yield Finding(title)
+            absent = isinstance(remark, Absent)
+            yield Finding(title, absent=remark if absent else None, remark=None if absent else remark)

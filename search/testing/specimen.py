@@ -8,9 +8,20 @@ from typing import Any, Self, cast
 import optuna
 from optuna.samplers import RandomSampler
 
-from objectives.base import Diverged, EpochResult, ImageClassifier, Objective, ObjectiveSpec, Params, Task, Training
-from search.study.space.initial_params import PartialTrial
+from objectives.base import (
+    Diverged,
+    EpochResult,
+    ImageClassifier,
+    Objective,
+    ObjectiveSpec,
+    Params,
+    Suggest,
+    Task,
+    Training,
+)
+from search.study.space.asked_trial import PartialTrial
 from search.study.space.objective_calls import ContractError, call, require_baselines
+from search.study.space.space import WHOLE_SPACE
 
 TRAINING_S = 5.0
 """Seconds after which a training is not pulled any further. Two pulls are always made."""
@@ -43,12 +54,12 @@ class Specimen:
         self._failed = False
 
     @classmethod
-    def of(cls, target: str, device: str = "cpu") -> Self:
+    def of(cls, target: str | ObjectiveSpec, device: str = "cpu") -> Self:
         """The objective at `package.module:attribute`. Raises ObjectiveError when it cannot be made."""
-        spec = ObjectiveSpec(target)
+        spec = ObjectiveSpec(target) if isinstance(target, str) else target
         objective = spec.load()
         if isinstance(objective, ImageClassifier):
-            objective.prepare()
+            call("prepare", objective.prepare)
         return cls(spec, objective, device)
 
     def trials(self) -> list[optuna.Trial]:
@@ -58,9 +69,9 @@ class Specimen:
 
     def configurations(self) -> list[Params]:
         """A few configurations, the baselines first."""
-        baselines = map(PartialTrial, require_baselines(self.objective).values())
-        trials = [*baselines, *self.trials()][:CONFIGURATIONS]
-        return [dict(call("suggest", self.objective.suggest, trial)) for trial in trials]
+        trials: list[Suggest] = [PartialTrial(params) for params in require_baselines(self.objective).values()]
+        trials += self.trials()
+        return [WHOLE_SPACE.suggest(self.objective, trial) for trial in trials[:CONFIGURATIONS]]
 
     @property
     def epochs(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -148,7 +150,7 @@ WRONG: list[tuple[object, str, str]] = [
     (Changed(suggest=lambda trial: {"x": 1}), "check_suggest", r"asked the trial for nothing"),
     (Changed(suggest=lambda trial: {"x": [trial.suggest_int("x", 1, 2)]}), "check_suggest", r"parameters are numbers"),
     (Changed(suggest=lambda trial: trial.suggest_int("x", 1, 2)), "check_suggest", r"give a dict of parameters"),
-    (Changed(suggest=lambda trial: trial.suggest_it("x")), "check_suggest", r"suggest failed: AttributeError"),
+    (Changed(suggest=lambda trial: trial.suggest_it("x")), "check_suggest", r"suggest used trial.suggest_it, which"),
     (
         Changed(suggest=lambda trial: {"x": trial.suggest_int("x", 1, 2), "n": next(COUNTER)}),
         "check_suggest",
@@ -167,7 +169,7 @@ WRONG: list[tuple[object, str, str]] = [
     (of_training(lambda task: Unmeasured(task, 3, "fine")), "check_training", r"was None at step 1; leave out what"),
     (of_training(lambda task: Renumbered(task, 3, "fine")), "check_training", r"pull 1 called itself step 0"),
     (of_training(lambda task: Bare(task, 3, "fine")), "check_training", r"a pull gave 0\.\d+; give an objectives"),
-    (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"train/loss was nan at step 1; raise"),
+    (of_training(lambda task: ToyTraining(task, 3, "nan")), "check_training", r"score was nan at step 1; raise"),
     (of_training(lambda task: ToyTraining(task, 3, "error")), "check_training", r"failed: ValueError: the spoon"),
     (of_training(lambda task: ToyTraining(task, 3, "diverge")), "check_training", r"of 5 configurations all diverged"),
     (of_training(Careless), "check_repeats", r"step 1 gave .* for the same task"),
@@ -256,3 +258,77 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping
 def test_the_readmes_example_keeps_the_contract_and_is_short(example: Mapping[str, str]):
     assert [finding.wrong or finding.not_tried for finding in examine(Specimen.of("bowl:Bowl"))] == [None] * len(CHECKS)
     assert sum(bool(line.strip()) for line in example["code"].splitlines()) <= 40
+
+
+class Leaving(Tidy):
+    """An objective that ends its process where `LEAVE` says: in `made`, in `suggest` or in its training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leave("made")
+
+    def leave(self, where: str) -> None:
+        if os.environ.get("LEAVE") == where:
+            os._exit(0) if where != "suggest" else os.kill(os.getpid(), signal.SIGKILL)
+
+    def suggest(self, trial: Suggest) -> Params:
+        self.leave("suggest")
+        return super().suggest(trial)
+
+    def start(self, task: Task, device: str) -> ToyTraining:
+        self.leave("start")
+        return super().start(task, device)
+
+
+@pytest.mark.parametrize(
+    ("where", "title", "how"),
+    [
+        ("made", "The objective is made", "exited with status 0"),
+        ("suggest", "Its configurations are plain data", "was killed by SIGKILL"),
+        ("start", "A training gives one result a pull", "exited with status 0"),
+    ],
+)
+def test_an_objective_that_ends_its_process_is_named(where: str, title: str, how: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LEAVE", where)
+    result = CliRunner().invoke(cli, ["check-objective", "test_checks:Leaving"])
+    assert result.exit_code == 1
+    assert re.search(rf"^wrong  {title}.*\n       the objective ended its process, which {how}\.", result.output, re.M)
+    assert result.output.splitlines()[-1] == "test_checks:Leaving: 1 check failed"
+
+
+def test_parts_that_an_objective_lacks_are_said_to_be_absent():
+    absent = [finding.absent for finding in examine(Specimen.of("test_checks:Tidy")) if finding.absent]
+    parts = ("no baselines", "no metric_range", "no ImageClassifier", "no load_weights", "no n_parameters")
+    assert [any(part in text for text in absent) for part in parts] == [True] * len(parts)
+    assert [finding.absent for finding in examine(Specimen.of("regression:Curve")) if finding.absent] == [
+        "it has no metric_range, so an interval of its metric may go on beyond what is possible",
+        "it is no ImageClassifier of objectives.base",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric_range", "wrong"),
+    [((-9, 9), None), ((None, 9.0), None), ((0.99, 1), "outside of metric_range"), ((1, 0), "give the smallest")]
+    + [(7, "metric_range is 7; give the smallest and the largest value, such as (0, 1)")],
+)
+def test_the_range_of_the_metric_is_checked(metric_range: object, wrong: str | None):
+    class Ranged(Tidy):
+        pass
+
+    objective = Ranged()
+    objective.metric_range = metric_range  # type: ignore[attr-defined]
+    found = {finding.title: finding for finding in examine(Specimen(ObjectiveSpec("toy:Toy"), objective))}
+    finding = found["Its values lie within its metric_range"]
+    assert (finding.wrong is None) == (wrong is None)
+    assert wrong is None or wrong in (finding.wrong or "")
+    assert finding.absent is None
+
+
+@pytest.mark.parametrize("name", ["lr (log)", "layers[0].units", ".."])
+def test_names_that_mlflow_does_not_take_are_told(name: str):
+    suggest = lambda trial: {name: trial.suggest_float(name, 0, 1)}  # noqa: E731
+    objective = Changed(suggest=suggest, describe=lambda params: "x", metric="f1 [%]")
+    findings = examine(Specimen(ObjectiveSpec("toy:Toy"), objective))
+    remarks = [finding.remark for finding in findings if finding.remark]
+    assert remarks[0] == "MLflow does not take the name of metric 'f1 [%]'; it is 'f1 ___' there"
+    assert remarks[1].startswith(f"MLflow does not take the name of parameter {name!r}; it is ")

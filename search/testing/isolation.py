@@ -1,0 +1,66 @@
+"""The checks in a process of their own: an objective that ends its process is named as well."""
+
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from objectives.base import ObjectiveError, ObjectiveSpec
+from objectives.devices import resolve_device
+from objectives.worker.messages import transferable
+from search.testing.checks import TITLES, Finding, examine
+from search.testing.specimen import Specimen
+
+MADE = "made"
+
+
+def examine_apart(spec: ObjectiveSpec, device: str) -> Iterator[Finding]:
+    """Run every check in a child of this process. Raises ObjectiveError when the objective cannot be made."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    # Forked, because the imports take seconds. Nothing has started a thread or touched a GPU yet.
+    process = multiprocessing.get_context("fork").Process(target=_examine, args=(theirs, spec, device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        process.start()
+    theirs.close()
+    try:
+        with closing(ours):
+            yield from _findings(ours, process)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _examine(connection: Connection, spec: ObjectiveSpec, device: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and ends this process
+    try:
+        specimen = Specimen.of(spec, resolve_device(device, 0))
+        connection.send(MADE)
+        for finding in examine(specimen):
+            connection.send(finding)
+    except ObjectiveError as error:
+        connection.send(transferable(error))
+
+
+def _findings(connection: Connection, process: BaseProcess) -> Iterator[Finding]:
+    titles = iter(("The objective is made", *TITLES))
+    for title in titles:
+        try:
+            message = connection.recv()
+        except EOFError:
+            advice = "A search would lose its worker; raise an exception instead"
+            yield Finding(title, wrong=f"the objective ended its process, which {_describe_end(process)}. {advice}")
+            return
+        if isinstance(message, ObjectiveError):
+            raise message
+        if message != MADE:
+            yield message
+
+
+def _describe_end(process: BaseProcess) -> str:
+    process.join()
+    status = process.exitcode or 0
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
