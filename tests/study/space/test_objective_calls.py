@@ -51,6 +51,24 @@ def test_an_unusable_answer_is_named(parts: dict[str, Callable[..., Any]], messa
         check_answers(changed(**parts))
 
 
+@pytest.mark.parametrize("text", ["it broke.", "it broke", "why?"])
+def test_a_message_ends_once_and_names_the_users_objective(text: str):
+    def refuse(*_: object) -> None:
+        raise ValueError(text)
+
+    end = text if text.endswith("?") else "it broke."
+    failed = pytest.raises(ObjectiveError, match="^the objective's baselines failed")
+    with failed as caught, explain_errors("mine:My Objective"):
+        check_answers(changed(baselines=refuse))
+    hint = "To see more, type: python -m search check-objective 'mine:My Objective'"
+    assert str(caught.value) == f"the objective's baselines failed: ValueError: {end} {hint}"
+
+
+def test_a_description_fits_on_one_line():
+    assert described(changed(describe=lambda params: "two\n lines \x1b[2J"), {}) == "two lines \\x1b[2J"
+    assert len(described(changed(describe=lambda params: "x" * 10_000), {})) == 150
+
+
 def test_a_configuration_is_described_in_words():
     assert described(Toy(), {"kind": "a", "x": 0.1}) == "a 0.10"
     with pytest.raises(ObjectiveError, match=r"describe gave None; give a few words on one line"):
