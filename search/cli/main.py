@@ -26,6 +26,7 @@ from search.cli.options import (
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
+from search.common.text import printable
 
 PROGRAM = "python -m search"
 FORMATS = ("csv", "json", "parquet")
@@ -149,7 +150,7 @@ def export(study: str, format_: str, output: Path | None, config: Config) -> Non
         raise UsageError(f"a terminal cannot show parquet; type --output {study}.parquet")
     content = export_study(read_study(config, study), format_)
     if output is None:
-        click.echo(content, nl=False)
+        click.echo(printable(content.decode()) if sys.stdout.isatty() else content, nl=False)
     else:
         write_output("--output", output, content)
 
