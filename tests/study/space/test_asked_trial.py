@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_numbers_of_numpy_and_old_methods_simply_work(objective: Toy, expected: 
     assert search_space(objective) == {"x": expected}
 
 
-def test_a_study_holds_plain_values_of_numpy_ones():
+def test_a_study_holds_plain_values_of_numpy_ones(tmp_path: Path):
     objective = mine(
         lambda trial: {
             "n": np.int64(trial.suggest_int("n", np.int32(1), np.int32(8))),
@@ -92,7 +93,7 @@ def test_a_study_holds_plain_values_of_numpy_ones():
             "depth": len(trial.params),
         }
     )
-    study = a_study("sqlite:///:memory:", objective)
+    study = a_study(f"sqlite:///{tmp_path}/optuna.db", objective)
     params = ask(study).params
     assert json.loads(json.dumps(params)) == params
     assert params["depth"] == 3
