@@ -45,7 +45,7 @@ def end_process(code: object) -> NoReturn:
     """End the process with the code of a SystemExit. Skips the clean-up, which takes seconds with torch and MLflow."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads the pipe any more
+        with contextlib.suppress(OSError, ValueError, SystemExit):  # nobody reads the pipe any more
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 

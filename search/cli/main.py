@@ -5,7 +5,6 @@ Heavy modules are imported inside the commands, so that `--help` answers quickly
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +13,8 @@ import click
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
 from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
+from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
+from search.cli.terminal import keep_going_without_output, prepare_streams
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
@@ -39,6 +40,7 @@ def run_command(ctx: click.Context, config: Config) -> None:
 
     After an interruption, type the same command to resume.
     """
+    keep_going_without_output()
     with Interruption():  # also during the imports, which take seconds
         from search.cli.output import choose_display, print_result
         from search.commands.run import run
@@ -238,6 +240,10 @@ def check_objective(target: str, device: str) -> None:
 
 def main() -> NoReturn:
     """Run the command and end the process."""
+    use_utf8()
+    put_current_folder_last()
+    tame_warnings()
+    prepare_streams()
     # A thread that spins while it waits keeps other threads off a busy core: with one of two cores busy, work of 9.6 s
     # took 38 s. Workers inherit the variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -250,6 +256,4 @@ def main() -> NoReturn:
 
 def answer() -> NoReturn:
     """Run the command line and raise SystemExit."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
     run_and_exit(lambda: cli.main(prog_name=PROGRAM, standalone_mode=True))
