@@ -9,11 +9,12 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 
 from __future__ import annotations
 
-import importlib
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+from objectives.imports import hidden_file, import_module
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,7 +278,7 @@ class ObjectiveSpec:
             hint = "type for example --objective my_module:MyObjective"
             raise ObjectiveError(f"--objective {self.target!r} is not MODULE:ATTRIBUTE; {hint}")
         try:
-            made = operator.attrgetter(attribute)(importlib.import_module(module))
+            made = operator.attrgetter(attribute)(import_module(module))
             if callable(made):
                 made = made(**self.options)
         except ObjectiveError:
@@ -286,7 +287,7 @@ class ObjectiveSpec:
             raise ObjectiveError(
                 f"--objective {self.target!r} cannot be made: {type(error).__name__}: {error}. The module must be "
                 "importable from the folder where you run the command, and the attribute an objective or a callable "
-                "without arguments that returns one."
+                f"without arguments that returns one.{hidden_file(module)}"
             ) from error
         return self._checked(made)
 

@@ -24,6 +24,7 @@ CHEAP_OBJECTIVES = {  # what `search` may import from `objectives` at its own im
     "objectives.base",
     "objectives.devices",
     "objectives.files",
+    "objectives.imports",
     "objectives.lifeline",
     "objectives.data.datasets",
     "objectives.data.image_files",

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -30,6 +29,7 @@ from search.common.errors import SearchError
 from search.common.passwords import bare, mask
 from search.common.signals import Interruption
 from search.common.sqlite import MLFLOW_TABLE, check_sqlite, sqlite_file
+from search.common.system import module_command
 from search.common.workspace import Workspace
 from search.study.records import EXPERIMENT
 from search.study.storage.storage import open_storage
@@ -109,9 +109,9 @@ class ServerProcess:
     def start(cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str]) -> ServerProcess:
         """Run a console script in a new process group. It ends when its standard input closes."""
         address = ("--host", "127.0.0.1", "--port", str(port))
-        command = [sys.executable, "-m", "search.cli.dashboard_server", name, *arguments, *address]
+        command = module_command("search.cli.dashboard_server", name, *arguments, *address)
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        env, pipe = {**os.environ, **variables}, subprocess.PIPE
+        env, pipe = {**os.environ, "PYTHONSAFEPATH": "1", **variables}, subprocess.PIPE  # see `module_command`
         process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)
 
