@@ -16,7 +16,7 @@ from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
-from search.common.workspace import Workspace
+from search.common.workspace import Workspace, check_study_name
 from search.coordinator.progress import Display
 from search.study import records
 from search.study.selection.intervals import images_of
@@ -57,6 +57,8 @@ class SearchPlan:
         Raises UsageError, StorageError, ObjectiveError or DeviceError for what the user can correct.
         """
         quiet_optuna()
+        if config.study is not None:
+            check_study_name(config.study, "--study")
         workspace = Workspace(config.workspace)
         workspace.check_writable()
         parse_url(config.storage_url)
@@ -67,6 +69,7 @@ class SearchPlan:
         spec = objective_spec(config)
         objective = load_objective(spec)
         name, model = config.study or objective.name, registered_name(config, objective)
+        check_study_name(name, "objective")
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
