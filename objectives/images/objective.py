@@ -85,7 +85,9 @@ class ImageClassification:
     def dataset_info(self) -> Mapping[str, Any]:
         data = self.dataset
         sizes = {"n_train": len(data.train), "n_validation": len(data.validation), "shape": list(data.images.shape[1:])}
-        return {"name": data.name, "digest": data.digest, "source": data.source, **sizes}
+        counts = np.bincount(data.labels, minlength=len(data.classes)).tolist()
+        classes = dict(zip(data.classes, counts, strict=True))
+        return {"name": data.name, "digest": data.digest, "source": data.source, **sizes, "classes": classes}
 
     def framing(self) -> Mapping[str, Any]:
         return asdict(framing(self.dataset))

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from objectives.devices import processor
 from search.common.passwords import mask
 
 MODULES = str(Path(__file__).parents[2])  # the folder of the packages `search` and `objectives`
@@ -24,14 +25,15 @@ runpy.run_module(name, run_name="__main__", alter_sys=True)
 MAIN_PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
 
 
-def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the provenance of a study as plain values, for its storage, report and runs."""
+def provenance(seed: int, dataset: dict[str, Any] | None, workers: str) -> dict[str, Any]:
+    """Return the provenance of a study as plain values, for its storage, report and runs. `workers`: in words."""
+    machine = {"processor": processor(), "cores": usable_cores(), "system": platform.platform(), "workers": workers}
     return {
         "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
         "seed": seed,
         "git_commit": git_commit(),
         "versions": versions(),
-        "hardware": {"processor": processor(), "cores": usable_cores(), "system": platform.platform()},
+        "hardware": machine,
         "dataset": dataset,
     }
 
@@ -83,12 +85,3 @@ def _git(*arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=5
     ).stdout.strip()
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -113,6 +113,9 @@ class LocalExecutor(Executor):
     def _await_ready(self) -> list[WorkerReady]:
         while len(self.available()) < self.slots:
             self.wait(1.0)
+        return self.workers()
+
+    def workers(self) -> list[WorkerReady]:
         return [worker.ready for worker in self._workers if worker.ready]
 
     def tune_workers(self, task: Task) -> str | None:
