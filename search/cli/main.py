@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
-from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
+from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, new_places, options, write_output
 from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
 from search.cli.terminal import keep_going_without_output, prepare_streams
 from search.common.config import FILE, Config, Device
@@ -47,7 +47,7 @@ def run_command(ctx: click.Context, config: Config) -> None:
         from search.commands.setup import plan_search
 
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
-        for warning in input_warnings(ctx):
+        for warning in (*input_warnings(ctx), *new_places(config)):
             display.notice(warning)
         is_given = ctx.get_parameter_source("dataset") != click.core.ParameterSource.DEFAULT
         plan = plan_search(config, display, dataset_is_given=is_given)
@@ -79,15 +79,22 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
 @cli.command()
 @click.option("--study", metavar="NAME", show_default="the newest", help="Study to open.")
 @click.option("--open", "browse", is_flag=True, help="Open both pages in the browser.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65534),
+    metavar="P",
+    show_default="5000 and 8080, or free ones",
+    help="Port of MLflow's pages. Optuna's dashboard gets P + 1.",
+)
 @options(*STORES)
-def ui(study: str | None, browse: bool, config: Config) -> None:
+def ui(study: str | None, browse: bool, port: int | None, config: Config) -> None:
     """Serve MLflow's pages and Optuna's dashboard.
 
     Both listen on this machine only. Ctrl-C stops them.
     """
     from search.cli.dashboards import serve_study
 
-    raise SystemExit(serve_study(config, study, browse=browse))
+    raise SystemExit(serve_study(config, study, browse=browse, port=port))
 
 
 @cli.command()

@@ -224,5 +224,5 @@ def plan_search(config: Config, display: Display, *, dataset_is_given: bool) -> 
     except DatasetUnavailableError as error:
         if dataset_is_given or config.objective != DEFAULT_OBJECTIVE:
             raise
-        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
+        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n{error}")
     return SearchPlan.of(replace(config, dataset="digits"))
