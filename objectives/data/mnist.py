@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +114,7 @@ def _download(name: str, base: Path) -> Path:
             try:
                 _download_from(mirror, dataset_class, temporary)
             except Exception as error:  # of torchvision, urllib or gzip
-                reasons.append(f"{urlsplit(mirror).hostname or mirror}: {_reason(error)}")
+                reasons.append(f"{mirror}: {_reason(error)}")
                 continue
             raw.mkdir(parents=True, exist_ok=True)
             for file in FILES:
