@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -123,7 +124,9 @@ class ServerProcess:
         address = ("--host", "127.0.0.1", "--port", str(port))
         command = module_command("search.cli.dashboard_server", name, *arguments, *address)
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        env, pipe = {**os.environ, "PYTHONSAFEPATH": "1", **variables}, subprocess.PIPE  # see `module_command`
+        installed = sysconfig.get_path("purelib")  # uvicorn's processes would import from the current folder first
+        env = {**os.environ, "PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": installed, **variables}
+        pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)
 

@@ -74,14 +74,20 @@ class Outlet(io.RawIOBase):
         if self._descriptor != 1:
             return
         is_closed = error.errno in (errno.EPIPE, errno.EIO)
-        problem = "is closed" if is_closed else f"cannot be written ({error.strerror})"
+        problem = "the output is closed" if is_closed else f"the output cannot be written ({error.strerror})"
         if not self.ends_process:
-            print(f"the output {problem}; the search continues", file=sys.stderr, flush=True)
+            _say(f"{problem}; the search continues")
         elif is_closed:
             raise SystemExit(141)  # 128 + SIGPIPE
         else:
-            print(f"Error: the output {problem}", file=sys.stderr, flush=True)
+            _say(f"Error: {problem}")
             raise SystemExit(1)
+
+
+def _say(text: str) -> None:
+    """Write a line to standard error itself: a live table catches what is printed, and writes it to the output."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="replace"))
 
 
 def _outlet(stream: TextIO) -> Outlet | None:

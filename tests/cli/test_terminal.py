@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,43 @@ def test_a_full_pipe_that_does_not_block_loses_nothing():
     with open(reading, "rb") as pipe:
         assert len(pipe.read()) == 300_001
     assert process.wait(30) == 0
+
+
+def test_a_closed_terminal_breaks_no_live_table():
+    program = """keep_going_without_output()
+from rich.live import Live
+with Live("table", redirect_stderr=True):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("first"), print("second")
+sys.exit(3)"""
+    ours, theirs = pty.openpty()
+    words, pipe = [sys.executable, "-c", BEGIN + program], subprocess.PIPE
+    env = environment({"TERM": "xterm"})
+    with subprocess.Popen(words, stdin=pipe, stdout=theirs, stderr=pipe, env=env, start_new_session=True) as process:
+        os.close(theirs)
+        text = b""
+        while b"ready" not in text:
+            text += os.read(ours, 1000)
+        os.close(ours)
+        _, errors = process.communicate(b"go\n", timeout=60)
+    assert (process.returncode, errors.decode()) == (3, CLOSED)
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "xterm", "CI": "1"}, {}], ids=str)
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(env: dict[str, str]):
+    program = "from search.cli import output; print(type(output.choose_display()).__name__, file=sys.stderr)"
+    ours, theirs = pty.openpty()
+    plain = {name: value for name, value in environment(env).items() if name != "TERM" or name in env}
+    result = subprocess.run([sys.executable, "-c", BEGIN + program], env=plain, stdout=theirs, stderr=subprocess.PIPE)
+    for end in (ours, theirs):
+        os.close(end)
+    assert result.stderr == b"PlainDisplay\n"
+
+
+def test_colours_that_are_forced_make_no_terminal_of_a_pipe():
+    program = "from search.cli import output; print(type(output.choose_display()).__name__)"
+    assert run(program, {"FORCE_COLOR": "1", "TERM": "xterm"}).stdout == b"PlainDisplay\n"
 
 
 @pytest.mark.slow
