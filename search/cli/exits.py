@@ -17,6 +17,7 @@ from objectives.base import ObjectiveError
 from search.common.errors import SearchError
 from search.common.passwords import mask
 from search.common.signals import Interrupted
+from search.common.text import printable
 
 
 def run_and_exit(command: Callable[[], object]) -> NoReturn:
@@ -36,8 +37,8 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Print one message on standard error and exit."""
-    click.echo(f"Error: {mask(message)}", err=True)
+    """Print one message on standard error and exit. It may quote anything, so control characters are escaped."""
+    click.echo("Error: " + "\n".join(map(printable, mask(message).splitlines())), err=True)
     raise SystemExit(status)
 
 

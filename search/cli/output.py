@@ -17,7 +17,7 @@ from rich.text import Text
 from search.cli.dashboards import mlflow_deep_link
 from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe_end
 from search.cli.terminal import is_terminal
-from search.common.text import duration
+from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
 from search.study.presenter import Decimals, SearchOutcome, present
@@ -185,8 +185,9 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
     for prediction in predictions:
         if prediction.error is None:
             name = Text(prediction.name if prediction.name.isprintable() else repr(prediction.name))
-            label = Text(prediction.label, style="" if prediction.truth in (None, prediction.label) else "red")
-            truth = [Text(prediction.truth or "")] if labelled else []
+            style = "" if prediction.truth in (None, prediction.label) else "red"
+            label = Text(printable(prediction.label), style=style)
+            truth = [Text(printable(prediction.truth or ""))] if labelled else []
             table.add_row(name, label, f"{prediction.probability:.4f}", *truth, Text(", ".join(prediction.notes)))
     if table.row_count:
         console.print(table)

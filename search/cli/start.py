@@ -35,7 +35,8 @@ def use_utf8() -> None:
     at all. The output keeps the encoding of the terminal.
     """
     encodings = sys.getfilesystemencoding(), locale.getencoding()
-    if sys.flags.utf8_mode or all(name.lower().replace("-", "") == "utf8" for name in encodings):
+    began_again = os.environ.get("PYTHONUTF8") == "1"
+    if began_again or not sys.executable or all(name.lower().replace("-", "") == "utf8" for name in encodings):
         return
     if sys.stdout is not None:
         os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)

@@ -92,7 +92,7 @@ def _report_workers(session: SearchSession) -> str:
     workers = session.executor.workers()
     for text in sorted({worker.notice for worker in workers if worker.notice}):
         session.display.notice(text)
-    devices = describe_workers([worker.name for worker in workers])
+    devices = describe_workers([(worker.device, worker.name) for worker in workers])
     if devices:
         session.display.notice(f"device: {devices}")
     return devices

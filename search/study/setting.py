@@ -18,19 +18,23 @@ def describe_dataset(info: Mapping[str, Any]) -> list[str]:
         return []
     name, source = (printable(str(info.get(key, "")), limit=SOURCE_CHARACTERS) for key in ("name", "source"))
     facts = [_classes(info.get("classes", {})), _shape(info.get("shape", ()))]
-    lines = [f"data: {', '.join(filter(None, (name, *facts)))}" + (f"; from {source}" if source else "")]
+    lines = [f"data: {', '.join(filter(None, (name, *facts)))}"]
     parts = {"training": "n_train", "validation": "n_validation", "the test": "n_test"}
     splits = [f"{info[key]:,} for {part}" for part, key in parts.items() if info.get(key)]
-    notes = [f"images: {', '.join(splits)}" if splits else "", _shrunk(info), str(info.get("left_out") or "")]
+    origin = [f"from {source}"] if source else []
+    images = f"images: {'; '.join([', '.join(splits), *origin])}" if splits else ""
+    notes = [images, _shrunk(info), str(info.get("left_out") or "")]
     return lines + [note for note in notes if note]
 
 
-def describe_workers(names: Sequence[str]) -> str:
-    """Describe the devices of the workers, given one name of a device each: `2 workers on Intel(R) Xeon(R) CPU`."""
-    return ", ".join(
-        f"{count} worker{'s' if count > 1 else ''} on {printable(name, limit=SOURCE_CHARACTERS)}"
-        for name, count in Counter(name for name in names if name).most_common()
-    )
+def describe_workers(workers: Sequence[tuple[str, str]]) -> str:
+    """Describe workers, each given by its device and the name of that: `16 workers on 2 x NVIDIA H100`."""
+    texts = []
+    for name, count in Counter(name for _, name in workers if name).most_common():
+        devices = len({device for device, other in workers if other == name})
+        where = printable(name, limit=SOURCE_CHARACTERS) if devices == 1 else f"{devices} x {printable(name)}"
+        texts.append(f"{count} worker{'s' if count > 1 else ''} on {where}")
+    return ", ".join(texts)
 
 
 def _classes(counts: Mapping[str, int]) -> str:

@@ -95,3 +95,13 @@ def test_a_whole_search_in_a_folder_and_environment_that_hinder(folder: Path, en
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert "2 trials (2 complete)" in result.stdout
+
+
+@pytest.mark.parametrize("flags", [["-X", "utf8=0"], []])
+def test_a_locale_without_utf8_is_left_once(flags: list[str]):
+    program = "import sys; from search.cli.start import use_utf8; use_utf8(); print(sys.flags.utf8_mode)"
+    env = environment({"LC_ALL": "C", "PYTHONUTF8": "0"})
+    words = [sys.executable, *flags, "-c", program]
+    result = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[0] == ("0" if flags else "1")

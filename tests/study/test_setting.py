@@ -24,8 +24,8 @@ MNIST = {"name": "mnist", "source": "/data/MNIST/raw", "n_train": 48_000, "n_val
 )
 def test_classes_are_said_with_their_counts(classes: dict[str, int], said: str):
     assert describe_dataset({**MNIST, "classes": classes}) == [
-        f"data: mnist, {said}, 28x28 pixels, grey; from /data/MNIST/raw",
-        "images: 48,000 for training, 12,000 for validation",
+        f"data: mnist, {said}, 28x28 pixels, grey",
+        "images: 48,000 for training, 12,000 for validation; from /data/MNIST/raw",
     ]
 
 
@@ -51,13 +51,14 @@ def test_what_an_objective_does_not_say_is_left_out(info: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("workers", "said"),
     [
         ([], ""),
-        ([""], ""),
-        (["AMD EPYC"], "1 worker on AMD EPYC"),
-        (["H100", "H100", "A100"], "2 workers on H100, 1 worker on A100"),
+        ([("cpu", "")], ""),
+        ([("cpu", "AMD EPYC")], "1 worker on AMD EPYC"),
+        ([("cuda:0", "H100"), ("cuda:0", "H100"), ("cuda:1", "A100")], "2 workers on H100, 1 worker on A100"),
+        ([("cuda:0", "H100"), ("cuda:1", "H100"), ("cuda:0", "H100")], "3 workers on 2 x H100"),
     ],
 )
-def test_workers_are_counted_by_device(names: list[str], said: str):
-    assert describe_workers(names) == said
+def test_workers_are_counted_by_device(workers: list[tuple[str, str]], said: str):
+    assert describe_workers(workers) == said
