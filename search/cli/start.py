@@ -25,7 +25,10 @@ def put_current_folder_last() -> None:
     if sys.path[:1] in ([""], [folder]):
         del sys.path[0]
     home = str(Path(__file__).parents[2])  # of the packages `search` and `objectives`
-    sys.path += [path for path in (home, folder) if path not in sys.path]
+    if home not in sys.path:  # a checkout: another version may be installed
+        sys.path.insert(0, home)
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def use_utf8() -> None:

@@ -19,7 +19,11 @@ RUN_MODULE = """
 import os, runpy, sys
 _, modules, name = sys.argv[:3]
 del sys.argv[1:3]
-sys.path += [modules, os.getcwd()]
+sys.path[:0] = [modules] if modules not in sys.path else []
+try:
+    sys.path.append(os.getcwd())
+except OSError:
+    pass  # the folder was removed
 runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 MAIN_PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
