@@ -65,6 +65,8 @@ def storage_failure(error: BaseException | None) -> str | None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
             return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+            return "the current folder was removed. Go to another one, and type the same command again"
         if isinstance(error, sqlite3.Error | OSError):
             return f"a file could not be read or written: {error}. Fix this and type the same command again"
         database_error = error if isinstance(error, SQLAlchemyError) else database_error

@@ -55,6 +55,21 @@ def test_an_objective_may_be_in_test_py(tmp_path: Path):
     assert result.stdout == "toy\n"
 
 
+def test_a_folder_that_was_removed_is_said(tmp_path: Path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = (
+        "import os, sys; from search.cli.main import main; os.rmdir(os.getcwd()); sys.argv[1:] = ['studies']; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=gone, env=environment(), capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert (
+        result.stderr == "Error: the current folder was removed. Go to another one, and type the same command again\n"
+    )
+
+
 WARNS = """
 import warnings
 from search.cli.start import tame_warnings
