@@ -9,7 +9,6 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from objectives.failures import describe_error, describe_value
+from objectives.imports import hidden_file, import_module
 
 if TYPE_CHECKING:
     import numpy as np
@@ -316,7 +316,7 @@ class ObjectiveSpec:
         if not module or not attribute:
             hint = "type for example --objective my_module:MyObjective"
             raise ObjectiveError(f"--objective {self.target!r} is not MODULE:ATTRIBUTE; {hint}")
-        return operator.attrgetter(attribute)(importlib.import_module(module))
+        return operator.attrgetter(attribute)(import_module(module))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -326,11 +326,11 @@ class ObjectiveSpec:
         except ObjectiveError:
             raise
         except (Exception, SystemExit) as error:
-            reason = describe_error(error).removesuffix(".")
+            reason, hidden = describe_error(error).removesuffix("."), hidden_file(self.target.partition(":")[0])
             raise ObjectiveError(
                 f"--objective {self.target!r} cannot be made: {reason}. The module must be importable from the folder "
                 "where you run the command, and the attribute an objective or a callable that returns one. The "
-                "callable may take dataset and data_dir, and needs no other arguments."
+                f"callable may take dataset and data_dir, and needs no other arguments.{hidden}"
             ) from error
 
     def _checked(self, made: Objective) -> Objective:

@@ -11,7 +11,7 @@ def write_atomic(path: Path, content: bytes) -> Path:
     Missing folders are made. Raises OSError and leaves no trace when the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short, because the name may be as long as allowed
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

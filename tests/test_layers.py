@@ -25,6 +25,7 @@ CHEAP_OBJECTIVES = {
     "objectives.base",
     "objectives.devices",
     "objectives.files",
+    "objectives.imports",
     "objectives.lifeline",
     "objectives.data",
     "objectives.data.datasets",

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,7 +91,7 @@ def parse_name(name: str) -> tuple[str, Path | None]:
     close = difflib.get_close_matches(name.lower(), NAMES[:-1], n=1)
     if Path(name).is_dir():
         close = [f"folder:{name}"]
-    hint = f". Did you mean --dataset {close[0]} ?" if close else ""
+    hint = f". Did you mean {close[0]}? Type --dataset {shlex.quote(close[0])}" if close else ""
     raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")
 
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable
@@ -89,8 +90,9 @@ def raw_folder(kind: str, data_dir: Path, *, download: bool) -> Path:
         except OSError as error:  # the next folder may be writable
             reason = str(error)
     reason = reason.removesuffix(".")
+    absent = f" ({', '.join(missing[0])} missing)" if len(missing[0]) < len(FILES) else ""
     raise DatasetUnavailableError(
-        f"{kind} is not in {raws[0]} ({', '.join(missing[0])} missing) and cannot be downloaded: {reason}. "
+        f"{kind} is not in {raws[0]}{absent} and cannot be downloaded: {reason}. "
         f"Put the unpacked files there, name the folder that holds {folder}/raw with --data-dir, "
         "or type --dataset digits, which needs no download"
     )
@@ -110,14 +112,19 @@ def _download(name: str, base: Path) -> Path:
             try:
                 _download_from(mirror, dataset_class, temporary)
             except Exception as error:  # of torchvision, urllib or gzip
-                message = " ".join(str(error).split()).rpartition("got: ")[2]
-                reasons.append(f"{mirror}: {message or type(error).__name__}")
+                reasons.append(f"{mirror}: {_reason(error)}")
                 continue
             raw.mkdir(parents=True, exist_ok=True)
             for file in FILES:
                 os.replace(Path(temporary, name, "raw", file), raw / file)
             return raw
     raise DatasetUnavailableError("; ".join(reasons))
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason in torchvision's message, such as `Connection refused`."""
+    message = " ".join(str(error).split()).rpartition("got: ")[2]
+    return re.sub(r"^<urlopen error (?:\[Errno -?\d+\] )?(.*)>$", r"\1", message) or type(error).__name__
 
 
 def _download_from(mirror: str, dataset_class: Any, folder: str) -> None:

@@ -32,6 +32,10 @@ class WorkerReady:
     """Number of GPUs that workers are spread over; 0 without a GPU."""
     free_bytes: int = 0
     """Free memory of its GPU after the worker was set up."""
+    name: str = ""
+    """The name of its GPU or processor."""
+    notice: str | None = None
+    """Why `auto` selected the CPU although the machine has a GPU, and what to do."""
 
 
 @dataclass(frozen=True)

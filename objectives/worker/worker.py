@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from objectives.base import Diverged, EpochResult, Outcome, Task, Timed, Training
-from objectives.devices import free_device_memory, is_out_of_memory, resolve_device, select_device
+from objectives.devices import choose_device, device_name, free_device_memory, is_out_of_memory, select_device
 from objectives.failures import describe_error, describe_value
 from objectives.worker import messages
 from objectives.worker.messages import Failed, Reply, WorkerReady, WorkerSettings
@@ -54,7 +54,7 @@ class Worker:
         # step of 150,000 weights took 1.8 ms instead of 0.16.
         torch.set_flush_denormal(True)
         self.settings, self._passes_on = settings, passes_on
-        self.device = resolve_device(settings.device, settings.index)
+        self.device, self.notice = choose_device(settings.device, settings.index)
         self.objective = settings.objective.load()
         self.training: Training | None = None
         self.measured: dict[str, float] = {}
@@ -64,10 +64,13 @@ class Worker:
         """Make the device the default of this process and describe it."""
         import torch
 
+        name = device_name(self.device)
+        if self.device == "mps":
+            return WorkerReady(self.device, 1, torch.mps.recommended_max_memory(), name)
         if not self.device.startswith("cuda"):
-            return WorkerReady(self.device)
+            return WorkerReady(self.device, name=name, notice=self.notice)
         gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
-        return WorkerReady(self.device, gpus, select_device(self.device))
+        return WorkerReady(self.device, gpus, select_device(self.device), name)
 
     def do(self, command: str, *arguments: Any) -> Reply:
         """Run the method named `command`. Replies `Failed` when it raises."""

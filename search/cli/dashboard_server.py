@@ -1,4 +1,4 @@
-"""Run one server of `ui`: `python -m search.cli.dashboard_server SCRIPT ARGUMENTS`, where SCRIPT is a console script.
+"""Run one server of `ui`. The arguments are SCRIPT ARGUMENTS, where SCRIPT is a console script.
 
 The server and every process that it starts end with its parent. It ignores Ctrl-C, which the parent handles.
 """

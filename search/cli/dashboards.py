@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
+import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -26,49 +26,62 @@ import click
 from search.cli.dashboard_server import LAST_ARGUMENT
 from search.commands.studies import read_study
 from search.common.config import Config
-from search.common.errors import SearchError
+from search.common.errors import SearchError, UsageError
 from search.common.passwords import bare, mask
 from search.common.signals import Interruption
 from search.common.sqlite import MLFLOW_TABLE, check_sqlite, sqlite_file
+from search.common.system import module_command
 from search.common.workspace import Workspace
 from search.study.records import EXPERIMENT
 from search.study.storage.storage import open_storage
 from search.tracking.pages import VIEW
 
 PORTS = (5000, 8080)  # preferred ports of MLflow and optuna-dashboard
+NEXT_PORTS = 20  # ports tried after a preferred one
 READY_TIMEOUT_S = 60.0
 GRACE_PERIOD_S = 5.0  # time between SIGTERM and SIGKILL
 
 
-def serve_study(config: Config, name: str | None, *, browse: bool) -> int:
+def serve_study(config: Config, name: str | None, *, browse: bool, port: int | None = None) -> int:
     """Serve the pages of a study, by default of the newest, until Ctrl-C. Returns the exit status.
 
-    Raises UsageError or StorageError if the study does not exist, SearchError if a server does not start.
+    Raises UsageError or StorageError if the study does not exist, UsageError if `port` or the one after it is taken,
+    SearchError if a server does not start.
     """
     study = read_study(config, name)
     if (path := sqlite_file(config.mlflow_uri)) is not None:
         check_sqlite(path, MLFLOW_TABLE)
     study_id = open_storage(config.storage_url, create=False).get_study_id_from_name(study.name)
-    return serve(config, study_id, study.attrs.get(EXPERIMENT), browse=browse)
+    return serve(config, study_id, study.attrs.get(EXPERIMENT), browse=browse, first_port=port)
 
 
 def serve(
-    config: Config, study_id: int, experiment_id: str | None, *, browse: bool = False, ports: Sequence[int] = PORTS
+    config: Config,
+    study_id: int,
+    experiment_id: str | None,
+    *,
+    browse: bool = False,
+    first_port: int | None = None,
+    ports: Sequence[int] = PORTS,
 ) -> int:
     """Start both servers, print their links, and wait for Ctrl-C, another signal or the end of a server.
 
     If MLflow is tracked at an http address, only the dashboard is started. When one of `ports` is taken, a free one is
-    used. Returns 130 after Ctrl-C, 143 after SIGTERM, and 1 after printing the last lines of a server that ended.
-    Raises SearchError, with the last lines of a server, when it is not ready within 60 s.
+    used. With `first_port` the servers get that port and the next one. Returns 130 after Ctrl-C, 143 after SIGTERM,
+    and 1 after printing the last lines of a server that ended. Raises UsageError when `first_port` is taken, and
+    SearchError, with the last lines of a server, when it is not ready within 60 s.
     """
     with Interruption() as interruption, interruption.graceful(), ExitStack() as stack:
         servers: list[ServerProcess] = []
         stack.callback(_stop, servers)
         mlflow_url = config.mlflow_uri
+        starts = [_start_dashboard]
         if not mlflow_url.startswith(("http://", "https://")):
-            servers.append(_start_mlflow(config, free_port(ports[0])))
-            mlflow_url = servers[0].url
-        servers.append(_start_dashboard(config, free_port(ports[1])))
+            starts.insert(0, _start_mlflow)
+        held = require_ports(first_port, len(starts)) if first_port else map(reserve_port, ports[-len(starts) :])
+        for start, reservation in zip(starts, held, strict=True):
+            servers.append(start(config, stack.enter_context(reservation).getsockname()[1]))
+        mlflow_url = servers[0].url if len(servers) > 1 else mlflow_url
         links = mlflow_deep_link(mlflow_url, experiment_id), dashboard_deep_link(servers[-1].url, study_id)
         _wait_until_ready(servers, interruption)
         if interruption.number is None:
@@ -109,9 +122,11 @@ class ServerProcess:
     def start(cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str]) -> ServerProcess:
         """Run a console script in a new process group. It ends when its standard input closes."""
         address = ("--host", "127.0.0.1", "--port", str(port))
-        command = [sys.executable, "-m", "search.cli.dashboard_server", name, *arguments, *address]
+        command = module_command("search.cli.dashboard_server", name, *arguments, *address)
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        env, pipe = {**os.environ, **variables}, subprocess.PIPE
+        installed = sysconfig.get_path("purelib")  # uvicorn's processes would import from the current folder first
+        env = {**os.environ, "PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": installed, **variables}
+        pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)
 
@@ -154,15 +169,44 @@ def _start_dashboard(config: Config, port: int) -> ServerProcess:
     return ServerProcess.start("optuna-dashboard", port, arguments, variables)
 
 
-def free_port(preferred: int) -> int:
-    """Return `preferred` if it is free on loopback, else another free port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def reserve_port(preferred: int) -> socket.socket:
+    """Reserve a port on loopback: `preferred` or one of the next, else any free one. It lasts until it is closed."""
+    for port in (*(range(preferred, preferred + NEXT_PORTS) if preferred else ()), *[0] * NEXT_PORTS):
+        with suppress(OSError, OverflowError):
+            return _reserve(port)
+    raise SearchError("no port of this machine is free; end programs that listen, or try again")
+
+
+def require_ports(first: int, count: int) -> list[socket.socket]:
+    """Reserve `count` ports from `first` on. Raises UsageError when one is taken or may not be used."""
+    held: list[socket.socket] = []
+    for port in range(first, first + count):
         try:
-            probe.bind(("127.0.0.1", preferred))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            held.append(_reserve(port))
+        except OSError as error:
+            for reservation in held:
+                reservation.close()
+            reason = "may not be used by you" if isinstance(error, PermissionError) else "is used by another program"
+            advice = f"type another, such as --port {max(first, 1024) + 10}, or leave --port out"
+            raise UsageError(f"--port {first}: port {port} {reason}; {advice}") from None
+    return held
+
+
+def _reserve(port: int) -> socket.socket:
+    """Reserve a port for a server of this process, which takes seconds to listen on it. Raises OSError if it is taken.
+
+    A UDP socket of the same number tells another `ui` that the port is taken. It ends with its process.
+    """
+    reservation = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            reservation.bind(probe.getsockname())
+    except BaseException:
+        reservation.close()
+        raise
+    return reservation
 
 
 def _wait_until_ready(servers: Sequence[ServerProcess], interruption: Interruption) -> None:

@@ -46,7 +46,7 @@ def end_process(code: object) -> NoReturn:
     """End the process with the code of a SystemExit. Skips the clean-up, which takes seconds with torch and MLflow."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads the pipe any more
+        with contextlib.suppress(OSError, ValueError, SystemExit):  # nobody reads the pipe any more
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
@@ -65,6 +65,8 @@ def storage_failure(error: BaseException | None) -> str | None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
             return "the disk is full. Nothing that was stored is lost: make room and type the same command again"
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+            return "the current folder was removed. Go to another one, and type the same command again"
         if isinstance(error, sqlite3.Error | OSError):
             return (
                 f"a file could not be read or written: {sentence(str(error))} Fix this and type the same command again"

@@ -5,7 +5,6 @@ Heavy modules are imported inside the commands, so that `--help` answers quickly
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,12 @@ from search.cli.options import (
     from_environment,
     input_warnings,
     json_option,
+    new_places,
     options,
     write_output,
 )
+from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
+from search.cli.terminal import keep_going_without_output, prepare_streams
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
@@ -49,13 +51,14 @@ def run_command(ctx: click.Context, config: Config) -> None:
 
     After an interruption, type the same command to resume.
     """
+    keep_going_without_output()
     with Interruption():  # also during the imports, which take seconds
         from search.cli.output import choose_display, print_result
         from search.commands.run import run
         from search.commands.setup import plan_search
 
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
-        for warning in input_warnings(ctx):
+        for warning in (*input_warnings(ctx), *new_places(config)):
             display.notice(warning)
         plan = plan_search(config, display, ambient=from_environment(ctx))
         print_result(run(plan, display), plan.config)
@@ -86,15 +89,22 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
 @cli.command()
 @click.option("--study", metavar="NAME", show_default="the newest", help="Study to open.")
 @click.option("--open", "browse", is_flag=True, help="Open both pages in the browser.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65534),
+    metavar="P",
+    show_default="5000 and 8080, or free ones",
+    help="Port of MLflow's pages. Optuna's dashboard gets P + 1.",
+)
 @options(*STORES)
-def ui(study: str | None, browse: bool, config: Config) -> None:
+def ui(study: str | None, browse: bool, port: int | None, config: Config) -> None:
     """Serve MLflow's pages and Optuna's dashboard.
 
     Both listen on this machine only. Ctrl-C stops them.
     """
     from search.cli.dashboards import serve_study
 
-    raise SystemExit(serve_study(config, study, browse=browse))
+    raise SystemExit(serve_study(config, study, browse=browse, port=port))
 
 
 @cli.command()
@@ -279,6 +289,10 @@ def check_objective(ctx: click.Context, target: str, device: str, config: Config
 
 def main() -> NoReturn:
     """Run the command and end the process."""
+    use_utf8()
+    put_current_folder_last()
+    tame_warnings()
+    prepare_streams()
     # A thread that spins while it waits keeps other threads off a busy core: with one of two cores busy, work of 9.6 s
     # took 38 s. Workers inherit the variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -291,6 +305,4 @@ def main() -> NoReturn:
 
 def answer() -> NoReturn:
     """Run the command line and raise SystemExit."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
     run_and_exit(lambda: cli.main(prog_name=PROGRAM, standalone_mode=True))

@@ -50,6 +50,15 @@ class DefaultRunGroup(click.Group):
             formatter.write_dl(records)
 
 
+class Setting(click.Option):
+    """An option whose errors name the environment variable if the value came from there."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        if ctx is not None and ctx.get_parameter_source(self.name or "") == ParameterSource.ENVIRONMENT:
+            return f"{self.envvar} in the environment"
+        return super().get_error_hint(ctx)
+
+
 def option(name: str) -> Decorator:
     """Make the flag of one field of `Config`."""
     default, meta = SETTINGS[name].default, SETTINGS[name].metadata
@@ -57,6 +66,7 @@ def option(name: str) -> Decorator:
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
+        cls=Setting,
         default=default,
         type=meta["type"],
         is_flag=is_flag,
@@ -137,6 +147,7 @@ def _check(name: str, value: Any) -> str | None:
 config_option: Decorator = click.option(
     "--config",
     type=FILE,
+    cls=Setting,
     envvar="SEARCH_CONFIG",
     metavar="FILE.toml",
     is_eager=True,
@@ -167,8 +178,20 @@ def input_warnings(ctx: click.Context) -> Iterator[str]:
             )
 
 
+def new_places(config: Config) -> Iterator[str]:
+    """Name the folders and databases that a search will make: a mistyped one shows here, not as a lost study."""
+    for flag, folder in (("--workspace", config.workspace), ("--data-dir", config.data_dir)):
+        if folder is not None and not folder.exists():
+            yield f"{flag} {folder} is a new folder"
+    for flag, url in (("--storage", config.storage), ("--tracking-uri", config.tracking_uri)):
+        if url and url.startswith("sqlite:///") and not (path := Path(url.removeprefix("sqlite:///"))).exists():
+            yield f"{flag}: {path} is a new database" + ("" if path.parent.exists() else " in a new folder")
+
+
 def write_output(flag: str, path: Path, content: bytes) -> None:
-    """Write the file that `flag` names. Raises UsageError if that fails."""
+    """Write the file that `flag` names, and say so if its folder is new. Raises UsageError if that fails."""
+    if not path.parent.exists():
+        click.echo(f"{flag}: {path.parent} is a new folder", err=True)
     try:
         write_atomic(path, content)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from search.cli.dashboards import mlflow_deep_link
 from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe_end
+from search.cli.terminal import is_terminal
 from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from search.testing.checks import Finding
 
 console = Console(highlight=False, emoji=False)  # `folder:ok:0` contains the name of an emoji
-if not console.is_terminal:
+if not sys.stdout.isatty():
     console.width = 200  # a pipe has no width: keep rows whole for grep
 
 
@@ -40,7 +42,7 @@ def choose_display(*, quiet: bool = False, log_format: str = "text") -> Display:
     if quiet or log_format == "json":
         output = Console(quiet=True) if quiet else console
         return JsonDisplay(output) if log_format == "json" else PlainDisplay(output)
-    return LiveDisplay(console) if console.is_terminal and "CI" not in os.environ else PlainDisplay(console)
+    return LiveDisplay(console) if is_terminal() and "CI" not in os.environ else PlainDisplay(console)
 
 
 def print_result(result: Result, config: Config) -> None:
@@ -184,8 +186,9 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
     for prediction in predictions:
         if prediction.error is None:
             name = Text(prediction.name if prediction.name.isprintable() else repr(prediction.name))
-            label = Text(prediction.label, style="" if prediction.truth in (None, prediction.label) else "red")
-            truth = [Text(prediction.truth or "")] if labelled else []
+            style = "" if prediction.truth in (None, prediction.label) else "red"
+            label = Text(printable(prediction.label), style=style)
+            truth = [Text(printable(prediction.truth or ""))] if labelled else []
             table.add_row(name, label, f"{prediction.probability:.4f}", *truth, Text(", ".join(prediction.notes)))
     if table.row_count:
         console.print(table)

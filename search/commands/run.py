@@ -11,6 +11,7 @@ from search.commands.setup import SearchPlan
 from search.coordinator.progress import Display
 from search.study.records import StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
+from search.study.setting import describe_dataset, describe_workers
 from search.study.space.initial_params import example_configuration
 from search.study.space.objective_calls import call, explain_errors
 from search.study.summary import Summary
@@ -32,6 +33,8 @@ def run(plan: SearchPlan, display: Display) -> Result:
     """
     for notice in filter(None, (missing_methods(plan.objective), plan.notice)):
         display.notice(notice)
+    for line in describe_dataset(plan.dataset or {}):
+        display.notice(line)
     with (
         explain_errors(plan.spec.target),
         open_session(plan, display) as session,  # locks the study, opens both databases, starts workers
@@ -42,7 +45,7 @@ def run(plan: SearchPlan, display: Display) -> Result:
         study = _open_for_sampling(session, devices[0])
         _choose_slots(session, study)
         devices = devices[: session.executor.slots]
-        with parent_run(session, devices):
+        with parent_run(session, devices, _report_workers(session)):
             phases = Phases.of(session, study, devices)
             with phases.begin():
                 phases.search()
@@ -86,6 +89,17 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
         choice = session.executor.tune_workers(task)
     if choice is not None:
         session.display.notice(choice)
+
+
+def _report_workers(session: SearchSession) -> str:
+    """Show the devices of the workers, and why none of them is a GPU. Returns the devices in words."""
+    workers = session.executor.workers()
+    for text in sorted({worker.notice for worker in workers if worker.notice}):
+        session.display.notice(text)
+    devices = describe_workers([(worker.device, worker.name) for worker in workers])
+    if devices:
+        session.display.notice(f"device: {devices}")
+    return devices
 
 
 def _finish(session: SearchSession, winner: Summary, device: str) -> None:

@@ -17,7 +17,7 @@ from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, is_
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
-from search.common.workspace import Workspace
+from search.common.workspace import Workspace, check_study_name
 from search.coordinator.progress import Display
 from search.study import records
 from search.study.selection.intervals import images_of
@@ -68,6 +68,8 @@ class SearchPlan:
     @classmethod
     def _of(cls, config: Config, ambient: Set[str]) -> Self:
         quiet_optuna()
+        if config.study is not None:
+            check_study_name(config.study, "--study")
         workspace = Workspace(config.workspace)
         workspace.check_writable()
         parse_url(config.storage_url)
@@ -79,6 +81,7 @@ class SearchPlan:
         objective = load_objective(spec)
         notice = tell_apart(config, objective)
         name, model = config.study or objective.name, registered_name(config, objective)
+        check_study_name(name, "objective")
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
@@ -248,7 +251,7 @@ def plan_search(config: Config, display: Display, *, ambient: Set[str] = frozens
     except DatasetUnavailableError as error:
         if config.dataset is not None or config.objective != DEFAULT_OBJECTIVE:
             raise
-        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
+        display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n{error}")
         return SearchPlan.of(replace(config, dataset="digits"))
     if config.dataset is not None and "dataset" not in plan.spec.options:
         display.notice(f"SEARCH_DATASET={config.dataset} is ignored: the objective {config.objective} takes no dataset")

@@ -8,21 +8,36 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+from objectives.devices import processor
 from search.common.passwords import mask
 
+MODULES = str(Path(__file__).parents[2])  # the folder of the packages `search` and `objectives`
+RUN_MODULE = """
+import os, runpy, sys
+_, modules, name = sys.argv[:3]
+del sys.argv[1:3]
+sys.path[:0] = [modules] if modules not in sys.path else []
+try:
+    sys.path.append(os.getcwd())
+except OSError:
+    pass  # the folder was removed
+runpy.run_module(name, run_name="__main__", alter_sys=True)
+"""
 MAIN_PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
 
 
-def provenance(seed: int, dataset: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the provenance of a study as plain values, for its storage, report and runs."""
+def provenance(seed: int, dataset: dict[str, Any] | None, workers: str) -> dict[str, Any]:
+    """Return the provenance of a study as plain values, for its storage, report and runs. `workers`: in words."""
+    machine = {"processor": processor(), "cores": usable_cores(), "system": platform.platform(), "workers": workers}
     return {
         "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
         "seed": seed,
         "git_commit": git_commit(),
         "versions": versions(),
-        "hardware": {"processor": processor(), "cores": usable_cores(), "system": platform.platform()},
+        "hardware": machine,
         "dataset": dataset,
     }
 
@@ -54,6 +69,14 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of this program, whatever modules the current folder has.
+
+    With `python -m`, a file `objectives.py` or `random.py` in that folder would hide the module of that name.
+    """
+    return [sys.executable, "-P", "-c", RUN_MODULE, MODULES, module, *arguments]
+
+
 def git_commit() -> str | None:
     """Return the commit of the current folder, with `+` for uncommitted changes; None outside a repository."""
     try:
@@ -63,13 +86,6 @@ def git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return subprocess.run(
+        ["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=5
+    ).stdout.strip()

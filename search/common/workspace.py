@@ -3,17 +3,38 @@
 import hashlib
 import re
 import tempfile
+import unicodedata
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.common.errors import UsageError
 
+SLUG_BYTES = 180  # of the 255 that a file name may have; what is added to it needs the rest
+MAX_STUDY_NAME = 240  # MLflow's table has 250 characters for the name of a run, here `search NAME`
+
 
 def slug(name: str) -> str:
     """Convert a name to a file name. If characters other than letters, digits, `.`, `-` and `_` go, add a digest."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80]
-    return plain if plain == name else f"{plain or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    plain = plain.encode()[:SLUG_BYTES].decode(errors="ignore")
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:6]
+    return plain if plain == name else f"{plain or 'study'}-{digest}"
+
+
+def check_study_name(name: str, source: str) -> None:
+    """Raise UsageError for a name that a terminal, MLflow or Optuna cannot hold. `source` says who gave it."""
+    advice = "give another name with --study NAME"
+    if not name.strip():
+        raise UsageError(f"{source} {name!r} is an empty name of a study; {advice}")
+    if len(name) > MAX_STUDY_NAME:
+        raise UsageError(
+            f"{source} {name[:20]!r}... is too long for the name of a study: {len(name)} characters, "
+            f"at most {MAX_STUDY_NAME}; {advice}"
+        )
+    if wrong := sorted({c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}):
+        shown = ", ".join(map(ascii, wrong))
+        raise UsageError(f"{source} {name!a} has characters that cannot be shown ({shown}); {advice}")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from objectives.base import Task
-from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, Reply
+from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, Reply, WorkerReady
 
 __all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Finished", "Lost", "Refused"]
 
@@ -55,6 +55,9 @@ class Executor(Protocol):
 
         Raises ObjectiveError when the objective or the device makes this impossible, SearchError when none starts.
         """
+
+    def workers(self) -> list[WorkerReady]:
+        """Return what each worker that is set up said of itself."""
 
     def tune_workers(self, task: Task) -> str | None:
         """Choose the number of workers by training `task` briefly; called once, between `ready` and the first task.

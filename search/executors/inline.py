@@ -6,7 +6,7 @@ An objective that crashes the process or calls `os._exit` ends the search with i
 from typing import Any
 
 from objectives.base import ObjectiveSpec
-from objectives.worker.messages import WorkerSettings
+from objectives.worker.messages import WorkerReady, WorkerSettings
 from objectives.worker.worker import Worker
 from search.common.signals import is_interruption
 from search.common.system import usable_cores
@@ -23,13 +23,18 @@ class InlineExecutor(Executor):
         self._settings = WorkerSettings(objective, device, index=0, threads=cores, threads_alone=cores)
         self._command: tuple[Any, ...] = ()
         self.worker: Worker | None = None
+        self._ready: WorkerReady | None = None
 
     def set_demand(self, tasks: int) -> None:
         pass
 
     def ready(self) -> list[str]:
         self.worker = self.worker or Worker(self._settings, is_interruption)
-        return [self.worker.select_device().device]
+        self._ready = self.worker.select_device()
+        return [self._ready.device]
+
+    def workers(self) -> list[WorkerReady]:
+        return [self._ready] if self._ready else []
 
     def available(self) -> range:
         return range(1)

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection, wait
@@ -18,7 +17,7 @@ from typing import Any
 from objectives.base import ObjectiveError, ObjectiveSpec, Task
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
-from search.common.system import usable_cores
+from search.common.system import module_command, usable_cores
 from search.common.text import printable
 from search.executors.base import Executor, Lost, SlotEvent
 from search.executors.gpu_sharing import MEASURE_S, choose_workers, fit_memory, joint_rate, max_workers
@@ -39,8 +38,9 @@ class WorkerProcess:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
         env = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+        env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # of the file below, whatever the terminal shows
         with theirs:
-            command, sockets = [sys.executable, "-m", "objectives.worker", str(theirs.fileno())], [theirs.fileno()]
+            command, sockets = module_command("objectives.worker", str(theirs.fileno())), [theirs.fileno()]
             streams: Any = {"stdin": subprocess.PIPE, "stdout": self._output, "stderr": self._output}
             # In a session of its own: Ctrl-C in the terminal reaches only the coordinator.
             self.process = subprocess.Popen(command, pass_fds=sockets, env=env, start_new_session=True, **streams)
@@ -118,6 +118,9 @@ class LocalExecutor(Executor):
     def _await_ready(self) -> list[WorkerReady]:
         while len(self.available()) < self.slots:
             self.wait(1.0)
+        return self.workers()
+
+    def workers(self) -> list[WorkerReady]:
         return [worker.ready for worker in self._workers if worker.ready]
 
     def tune_workers(self, task: Task) -> str | None:

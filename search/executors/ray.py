@@ -101,7 +101,10 @@ class RayExecutor(Executor):
         deadline = time.monotonic() + GATHER_S
         while len(self.available()) < len(self._actors) and time.monotonic() < deadline:
             self.wait(0.2)
-        return [actor.ready.device for actor in self._actors.values() if actor.ready]
+        return [worker.device for worker in self.workers()]
+
+    def workers(self) -> list[WorkerReady]:
+        return [actor.ready for actor in self._actors.values() if actor.ready]
 
     def available(self) -> list[int]:
         return sorted(slot for slot, actor in self._actors.items() if actor.ready)

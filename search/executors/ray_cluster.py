@@ -125,7 +125,7 @@ class Cluster:
         if location is None or self._logs is None:
             return []
         files = sorted(self._logs.glob(f"worker-{location.worker}-*"), key=lambda path: path.suffix, reverse=True)
-        lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
+        lines = [line for path in files for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
         return [line for line in lines if not line.startswith(":")][-LAST_LINES:]  # lines that Ray itself writes
 
 
@@ -137,7 +137,7 @@ def describe(resources: Mapping[str, float]) -> str:
 def _import() -> Any:
     try:
         import ray
-        import ray.exceptions
+        import ray.exceptions  # noqa: F401 - used as an attribute of `ray`
     except ImportError:
         command = 'pip install -c constraints.txt -e ".[ray]"'
         raise UsageError(f"--engine ray needs Ray, which is not installed; type: {command}") from None
@@ -181,7 +181,7 @@ def _quiet() -> Iterator[None]:
     """Suppress standard error until Ray's logging is configured."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -23,6 +23,7 @@ from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
 from search.study.presenter import present
 from search.study.records import StudyRecord, json_values
+from search.study.setting import describe_dataset
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_IMAGE_BYTES = 1_200_000
@@ -61,6 +62,7 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mappi
     )
     return environment.get_template("report.html.j2").render(
         record=record,
+        setting=_setting(record),
         unit=Unit.of(record),
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
@@ -70,13 +72,20 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mappi
         figures={chart.key: _script(chart.figure) for section in charts.values() for chart in section if chart.figure},
         template=_script(TEMPLATE),
         images=_embedded(images),
-        style=(TEMPLATES / "report.css").read_text(),
-        script=(TEMPLATES / "report.js").read_text(),
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
         written=timing.moment(datetime.now()),
         tables=tables,
         timing=timing,
     )
+
+
+def _setting(record: StudyRecord) -> list[str]:
+    """The data and the devices of the study, in words."""
+    lines = describe_dataset(record.provenance.get("dataset") or {})
+    workers = record.provenance.get("hardware", {}).get("workers")
+    return [*lines, *([f"device: {workers}"] if workers else [])]
 
 
 def _charts(optuna_charts: OptunaCharts, record: StudyRecord) -> dict[str, list[Chart]]:

@@ -168,6 +168,14 @@ def _numbered(numbers: Sequence[int], limit: int = 12) -> str:
     return shown + (f" and {len(numbers) - limit} more" if len(numbers) > limit else "")
 
 
+def provenance(record: StudyRecord) -> list[tuple[str, str]]:
+    """Return the provenance as (name, text) pairs, without the counts of the classes, which the header describes."""
+    values = dict(record.provenance)
+    if isinstance(dataset := values.get("dataset"), Mapping):
+        values["dataset"] = {name: value for name, value in dataset.items() if name != "classes"}
+    return flat(values)
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested mappings to (name, text) pairs; empty values are left out."""
     rows: list[tuple[str, str]] = []

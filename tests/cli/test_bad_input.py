@@ -51,7 +51,13 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
     ("unknown device", ["--device", "gpu"], None, 2, r"'gpu' is not one of auto, cpu, cuda, cuda:0"),
     ("no timeout", ["--timeout", "0"], None, 2, r"0.0 is not in the range x>0"),
     ("no file", ["--config", "none.toml"], None, 2, r"--config none.toml cannot be read: No such file"),
-    ("unknown dataset", ["--dataset", "mnits"], None, 1, r"there is no dataset 'mnits'; allowed: .*--dataset mnist \?"),
+    (
+        "unknown dataset",
+        ["--dataset", "mnits"],
+        None,
+        1,
+        r"there is no dataset 'mnits'; allowed: .*Did you mean mnist\? Type --dataset mnist$",
+    ),
     ("no folder", ["--dataset", "folder:nowhere"], None, 1, r"nowhere"),
     ("one class", ["--dataset", "folder:pets"], one_class, 1, r"class"),
     ("damaged data", ["--dataset", "mnist", "--data-dir", "data"], damage_mnist, 1, r"train-images-idx3-ubyte"),
@@ -141,7 +147,7 @@ def check_error(place: Path, words: list[str], status: int, message: str) -> Non
     errors = result.stderr
     assert result.returncode == status, result
     assert len(re.findall("^Error: ", errors, re.M)) == 1, result
-    assert re.search(message, errors, re.S), result
+    assert re.search(message, errors, re.S | re.M), result
     assert "Traceback" not in errors + result.stdout
     assert contents(place) == before
 

@@ -15,11 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import optuna
 import pytest
-from shell import alive, children, wait_until
+from shell import alive, children, in_process, wait_until
 
 from search.cli import dashboards
 from search.common.config import Config
-from search.common.errors import SearchError
+from search.common.errors import SearchError, UsageError
 from search.study.storage.storage import quiet_optuna
 from search.tracking import pages
 
@@ -43,14 +43,58 @@ def test_dashboard_link():
     assert dashboards.dashboard_deep_link("http://127.0.0.1:8080", 3) == "http://127.0.0.1:8080/dashboard/studies/3"
 
 
-def test_a_free_port_replaces_a_taken_one():
+def port_of(reservation: socket.socket) -> int:
+    return int(reservation.getsockname()[1])
+
+
+def test_the_next_free_port_replaces_a_taken_one():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        other = dashboards.free_port(port)
-    assert other != port
-    assert dashboards.free_port(other) == other
+        with dashboards.reserve_port(port_of(taken)) as other:
+            assert port_of(other) != port_of(taken)
+
+
+def test_two_that_start_together_get_different_ports():
+    with dashboards.reserve_port(0) as first, dashboards.reserve_port(port_of(first)) as second:
+        assert port_of(first) != port_of(second)  # although no server listens yet
+        port = port_of(first)
+    with dashboards.reserve_port(port) as again:
+        assert port_of(again) == port
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_port_that_is_taken_is_refused(taken: int):
+    first = free_pair()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first + taken))
+        other.listen()
+        problem = rf"--port {first}: port {first + taken} is used by another program; type another, such as --port \d+"
+        with pytest.raises(UsageError, match=problem):
+            dashboards.require_ports(first, 2)
+    for reservation in dashboards.require_ports(first, 2):  # what was reserved first is free again
+        reservation.close()
+
+
+@pytest.mark.parametrize("word", ["0", "65535", "http", "-1"])
+def test_a_port_that_does_not_exist_is_refused(word: str):
+    result = in_process("ui", "--port", word)
+    assert result.exit_code == 2
+    assert "'--port'" in result.stderr
+
+
+def free_pair() -> int:
+    """The first of two ports in a row that are free."""
+    return next(port for port in range(20_000, 30_000, 7) if not taken_of(port))
+
+
+def taken_of(port: int) -> bool:
+    try:
+        for reservation in dashboards.require_ports(port, 2):
+            reservation.close()
+    except UsageError:
+        return True
+    return False
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image, ImageDraw
 from shell import RUNS, TOY, Finished, contents, in_process, rows, runs_by_kind, search
 
+from objectives.devices import processor
 from search.common.config import Config
+from search.common.system import usable_cores
 from search.study.records import StudyRecord
 
 TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
@@ -113,6 +116,18 @@ def test_a_search_leaves_no_temporary_files(finished: Finished):
     assert not list(finished.folder.glob("mlruns/weights/**/*.pt"))
     (journal,) = finished.folder.glob("mlruns/journal/*.db")
     assert rows(journal, "SELECT count(*) FROM writes") == [(0,)]
+
+
+def test_a_search_says_first_what_data_and_device_it_uses(finished: Finished):
+    data, splits, device = finished.result.stdout.splitlines()[:3]
+    assert re.match(r"data: digits, 10 classes of 139 to 146 images, 8x8 pixels, grey$", data)
+    assert re.match(r"images: 1,150 for training, 288 for validation.*; from scikit-learn", splits)
+    workers = usable_cores()
+    assert device == f"device: {workers} worker{'s' * (workers > 1)} on {processor()}"
+    (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
+    assert shown["provenance"]["hardware"]["workers"] == device.removeprefix("device: ")
+    page = (finished.folder / "mlruns" / "reports" / "digits.html").read_text(encoding="utf-8")
+    assert all(line in html.unescape(page) for line in (data, splits, device))
 
 
 def test_the_summary_shows_the_winner_and_the_next_steps(finished: Finished):

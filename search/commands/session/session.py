@@ -133,9 +133,12 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
 
 
 @contextmanager
-def parent_run(session: SearchSession, devices: list[str]) -> Iterator[None]:
-    """Open or resume the study's run in MLflow. It ends as KILLED or FAILED if the block raises."""
-    _store_origin(session)
+def parent_run(session: SearchSession, devices: list[str], workers: str) -> Iterator[None]:
+    """Open or resume the study's run in MLflow. It ends as KILLED or FAILED if the block raises.
+
+    `workers` describes the workers and their devices.
+    """
+    _store_origin(session, workers)
     study, tracking = session.study, session.tracking
     tags = {**run_tags(study, devices), "kind": "study", "command": study.attrs()[records.PROVENANCE]["command"]}
     plan, config = session.plan, session.plan.config
@@ -162,11 +165,11 @@ def run_tags(study: StoredStudy, devices: list[str]) -> dict[str, str]:
     return tags | ({"mlflow.source.git.commit": origin["git_commit"]} if origin["git_commit"] else {})
 
 
-def _store_origin(session: SearchSession) -> None:
+def _store_origin(session: SearchSession, workers: str) -> None:
     """Store how the study is made, for later commands. The provenance of the first start stays."""
     plan, study = session.plan, session.study
     study.set_attr(records.OBJECTIVE, {"target": plan.spec.target, "options": dict(plan.spec.options)})
     study.set_attr(records.TARGET, plan.config.trials)
     study.set_attr(records.TRACKING, bare(plan.config.tracking_uri or ""))
     if records.PROVENANCE not in study.attrs():
-        study.set_attr(records.PROVENANCE, provenance(plan.config.seed, plan.dataset))
+        study.set_attr(records.PROVENANCE, provenance(plan.config.seed, plan.dataset, workers))

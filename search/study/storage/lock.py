@@ -81,7 +81,7 @@ def _read_holder(path: Path) -> str:
     deadline, name = time.monotonic() + HOLDER_TIMEOUT_S, "another process"
     while time.monotonic() < deadline:
         with suppress(OSError, ValueError, KeyError):
-            holder: dict[str, Any] = json.loads(path.read_text())
+            holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             name = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
             if holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
                 break
