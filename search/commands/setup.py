@@ -1,7 +1,8 @@
 """The plan of a search: made from its settings once, and checked before anything is written."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,11 +12,11 @@ from optuna.trial import TrialState
 
 from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
-from search.commands.studies import read_study
+from search.commands.studies import read_study, stored_studies
 from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
-from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
+from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_path, check_sqlite, sqlite_file
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
 from search.study import records
@@ -25,7 +26,8 @@ from search.study.space.initial_params import InitialParams, as_stored, baseline
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import check_answers
 from search.study.space.space import Space, narrow, search_space
-from search.study.storage.storage import open_storage, parse_url, quiet_optuna
+from search.study.storage.retry import RetryPolicy
+from search.study.storage.storage import parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
@@ -51,8 +53,8 @@ class SearchPlan:
     refits: bool  # the winner trains again, on all but the test split
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """Check the settings, make the objective and prepare its data.
+    def of(cls, config: Config, say: Callable[[str], None] = lambda text: None) -> Self:
+        """Check the settings, make the objective and prepare its data. `say` tells the user what this waits for.
 
         Raises UsageError, StorageError, ObjectiveError or DeviceError for what the user can correct.
         """
@@ -62,11 +64,13 @@ class SearchPlan:
         parse_url(config.storage_url)
         for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
             if (path := sqlite_file(url)) is not None and path.exists():
-                check_sqlite(path, table)
+                patience = RetryPolicy(wait_s=config.storage_wait, say=say, file=path)
+                patience.run(functools.partial(check_sqlite, path, table, wait_s=0.0))
         check_engine(config)
         spec = objective_spec(config)
         objective = load_objective(spec)
         name, model = config.study or objective.name, registered_name(config, objective)
+        check_path(workspace.journal(name, "00000000"))
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
@@ -152,7 +156,7 @@ def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
     try:
         return read_study(config, config.warm_start)
     except UsageError:
-        storage = open_storage(config.storage_url, create=False)
+        storage = stored_studies(config)
         study = find_study(storage, name)
         if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
             raise
@@ -206,20 +210,22 @@ def registered_name(config: Config, objective: Objective) -> str | None:
     return name
 
 
-def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction) -> Tracking:
-    """Open the tracking of one study; `attrs` are the study's."""
+def open_tracking(
+    config: Config, study: str, attrs: Mapping[str, Any], direction: Direction, retry: RetryPolicy | None = None
+) -> Tracking:
+    """Open the tracking of one study; `attrs` are the study's. With `retry`, its journal waits while it is locked."""
     workspace, uid = Workspace(config.workspace), attrs[records.UID]
     tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
     destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
-    return Tracking(workspace.journal(study, uid), destination)
+    return Tracking(workspace.journal(study, uid), destination, retry)
 
 
 def plan_search(config: Config, display: Display, *, dataset_is_given: bool) -> SearchPlan:
     """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
     try:
-        return SearchPlan.of(config)
+        return SearchPlan.of(config, display.notice)
     except DatasetUnavailableError as error:
         if dataset_is_given or config.objective != DEFAULT_OBJECTIVE:
             raise
         display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n({error})")
-    return SearchPlan.of(replace(config, dataset="digits"))
+    return SearchPlan.of(replace(config, dataset="digits"), display.notice)
