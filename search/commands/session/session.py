@@ -1,6 +1,6 @@
 """One start of a search: its locked study, both stores, the workers, and the study's own run in MLflow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,13 @@ class SearchSession:
     executor: Executor
     display: Display
     interruption: Interruption
+    patience: Callable[..., RetryPolicy]  # `patience(file=FILE)`: how to wait for a SQLite file that is locked
+
+    def wait_for_mlflow(self) -> None:
+        """Wait while another program has locked MLflow's database; MLflow itself would give up after 20 s."""
+        database = sqlite_file(self.plan.config.mlflow_uri)
+        if database is not None and database.exists():
+            self.patience(file=database).run(partial(check_free, database))
 
     @property
     def files(self) -> TrainingFiles:
@@ -102,7 +109,7 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
             if must_wait:
                 with display.busy("opening MLflow"):
                     tracking.ready()
-            yield SearchSession(plan, study, tracking, executor, display, interruption)
+            yield SearchSession(plan, study, tracking, executor, display, interruption, patience)
         finally:
             tracking.close(timeout_s=1.0 if interruption.number else DELIVERY_S)
             if records.PROVENANCE not in study.attrs():
