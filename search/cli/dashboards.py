@@ -24,16 +24,15 @@ from urllib.parse import quote
 import click
 
 from search.cli.dashboard_server import LAST_ARGUMENT
-from search.commands.studies import read_study
+from search.commands.studies import read_study, stored_studies
 from search.common.config import Config
 from search.common.errors import SearchError, UsageError
 from search.common.passwords import bare, mask
 from search.common.signals import Interruption
-from search.common.sqlite import MLFLOW_TABLE, check_sqlite, sqlite_file
+from search.common.sqlite import MLFLOW_TABLE, check_sqlite, close_databases, fold, readable, sqlite_file, sqlite_url
 from search.common.system import module_command
 from search.common.workspace import Workspace
 from search.study.records import EXPERIMENT
-from search.study.storage.storage import open_storage
 from search.tracking.pages import VIEW
 
 PORTS = (5000, 8080)  # preferred ports of MLflow and optuna-dashboard
@@ -51,8 +50,14 @@ def serve_study(config: Config, name: str | None, *, browse: bool, port: int | N
     study = read_study(config, name)
     if (path := sqlite_file(config.mlflow_uri)) is not None:
         check_sqlite(path, MLFLOW_TABLE)
-    study_id = open_storage(config.storage_url, create=False).get_study_id_from_name(study.name)
-    return serve(config, study_id, study.attrs.get(EXPERIMENT), browse=browse, first_port=port)
+    study_id = stored_studies(config).get_study_id_from_name(study.name)
+    close_databases()
+    try:
+        return serve(config, study_id, study.attrs.get(EXPERIMENT), browse=browse, first_port=port)
+    finally:
+        for url in (config.storage_url, config.mlflow_uri):
+            if (path := sqlite_file(url)) is not None:
+                fold(path)
 
 
 def serve(
@@ -155,8 +160,10 @@ class ServerProcess:
 
 def _start_mlflow(config: Config, port: int) -> ServerProcess:
     variables = {
-        "MLFLOW_BACKEND_STORE_URI": config.mlflow_uri,  # may hold a password, which `ps` shows on a command line
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(Workspace(config.workspace).mlruns.absolute()),
+        "MLFLOW_BACKEND_STORE_URI": _readable(
+            config.mlflow_uri
+        ),  # may hold a password, which `ps` shows on a command line
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": Workspace(config.workspace).mlruns.absolute().as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -164,8 +171,14 @@ def _start_mlflow(config: Config, port: int) -> ServerProcess:
     return ServerProcess.start("mlflow", port, ("server", "--workers", "1"), variables)
 
 
+def _readable(url: str) -> str:
+    """Return the URL of what a server can read: in a write-protected folder that may be a copy."""
+    path = sqlite_file(url)
+    return url if path is None or not path.exists() else sqlite_url(readable(path))
+
+
 def _start_dashboard(config: Config, port: int) -> ServerProcess:
-    arguments, variables = ("--server", "wsgiref"), {LAST_ARGUMENT: config.storage_url}
+    arguments, variables = ("--server", "wsgiref"), {LAST_ARGUMENT: _readable(config.storage_url)}
     return ServerProcess.start("optuna-dashboard", port, arguments, variables)
 
 

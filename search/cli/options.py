@@ -163,13 +163,18 @@ def from_environment(ctx: click.Context) -> set[str]:
 
 
 def input_warnings(ctx: click.Context) -> Iterator[str]:
-    """Warn about misspelt environment variables, and about passwords typed in flags."""
+    """Warn about misspelt environment variables, escapes in addresses of files, and passwords typed in flags."""
     variables = [f"SEARCH_{name.upper()}" for name in (*SETTINGS, "config")]
     for name in sorted(set(os.environ) - set(variables)):
         if name.startswith("SEARCH_") and (near := difflib.get_close_matches(name, variables, 1, 0.85)):
             yield f"{name} in the environment is not a setting; did you mean {near[0]}?"
     for name in ("storage", "tracking_uri"):
         value = ctx.params.get(name) or ""
+        if value.startswith("sqlite") and "%" in value:
+            from search.common.sqlite import sqlite_file
+
+            meaning = f"means the file {sqlite_file(value)}: in an address, %25 is a percent sign"
+            yield f"--{name.replace('_', '-')} {value} {meaning}"
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and mask(value) != value:
             yield (
                 f"other users of this machine can see the password in --{name.replace('_', '-')} (with ps); put the "

@@ -66,11 +66,11 @@ def print_result(result: Result, config: Config) -> None:
 
 def _print_next_steps(study: StudyRecord, config: Config) -> None:
     server = config.mlflow_uri if config.mlflow_uri.startswith("http") else "http://127.0.0.1:5000"
-    stores, report = config.where, Workspace(config.workspace).report(study.name)
+    stores, report = config.where, str(Workspace(config.workspace).report(study.name))
     echo("\nNext steps:")
     echo(f"  python -m search ui{stores}        # browse all runs and dashboards; the curves of all trials are at")
     echo(f"    {mlflow_deep_link(server, study.attrs.get(EXPERIMENT))}")
-    echo(f"  python -m search report{stores}    # write {report} again")
+    echo(f"  python -m search report{stores}    # write {report if report.isprintable() else ascii(report)} again")
     dataset = (study.provenance.get("dataset") or {}).get("name", "")
     if dataset and study.summary and (model := study.summary.model):
         option = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"

@@ -16,7 +16,7 @@ from objectives.base import ImageClassifier, TestScore
 from objectives.failures import describe_value
 from objectives.files import write_atomic
 from search.common.config import Config
-from search.common.errors import TrackingError, UnpublishableError
+from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.study import records
 from search.study.selection.intervals import wilson
@@ -110,7 +110,7 @@ class Finish:
                 tags=version.tags(study, summary, objective, f"{self.study.uid}/{summary.run}"),
                 card=lambda number: model_card(study, summary, metadata, f"models:/{name}/{number}"),
             )
-        except TrackingError as error:
+        except (TrackingError, DatabaseLockedError) as error:
             return self._unregistered(summary, str(error))
         except (UnpublishableError, ContractError) as error:
             return replace(summary, model=None, standing=f"the winner cannot be registered: {error}")

@@ -10,7 +10,7 @@ from optuna.storages import RDBStorage
 from search.commands.finish import Finish
 from search.commands.session.naming import tell_apart
 from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
-from search.commands.studies import tracked_elsewhere
+from search.commands.studies import patience, tracked_elsewhere
 from search.common.config import Config, is_model_name
 from search.common.errors import UsageError
 from search.study import records
@@ -29,7 +29,7 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
 
     Raises UsageError if no study of this name has a winner, SearchError if MLflow still does not answer.
     """
-    storage = open_storage(config.storage_url, create=False)
+    storage = open_storage(config.storage_url, create=False, retry=patience(config))
     study_id = _find_searched(storage, name)
     with hold_study(config.storage_url, name):  # no search changes the study meanwhile
         attrs = storage.get_study_user_attrs(study_id)

@@ -109,5 +109,6 @@ def _finish(session: SearchSession, winner: Summary, device: str) -> None:
         device = resolve_device("auto", 0)
     goal = {"finished": study.record().finished, **plan.goal}
     finish = Finish(study, session.tracking, plan.config, register_as=plan.register_as, device=device, goal=goal)
+    session.wait_for_mlflow()
     with session.display.busy("scoring and registering the winner, writing the report"):
         finish.run(winner)

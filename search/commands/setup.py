@@ -1,7 +1,8 @@
 """The plan of a search: made from its settings once, and checked before anything is written."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,11 +13,11 @@ from optuna.trial import TrialState
 from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
 from search.commands.session.naming import tell_apart
-from search.commands.studies import read_study
+from search.commands.studies import read_study, stored_studies
 from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, is_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
-from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
+from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_path, check_sqlite, sqlite_file
 from search.common.workspace import Workspace, check_study_name
 from search.coordinator.progress import Display
 from search.study import records
@@ -26,7 +27,8 @@ from search.study.space.initial_params import InitialParams, as_stored, baseline
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, check_answers, explain_errors
 from search.study.space.space import Space, narrow, require_space, search_space
-from search.study.storage.storage import open_storage, parse_url, quiet_optuna
+from search.study.storage.retry import RetryPolicy
+from search.study.storage.storage import parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
@@ -56,17 +58,19 @@ class SearchPlan:
     notice: str | None = None  # for the user, before anything starts
 
     @classmethod
-    def of(cls, config: Config, ambient: Set[str] = frozenset()) -> Self:
-        """Check the settings, make the objective and prepare its data.
+    def of(
+        cls, config: Config, ambient: Set[str] = frozenset(), say: Callable[[str], None] = lambda text: None
+    ) -> Self:
+        """Check the settings, make the objective and prepare its data. `say` tells the user what this waits for.
 
         `ambient` names settings of the environment, which are meant for any objective. Raises UsageError, StorageError,
         ObjectiveError or DeviceError for what the user can correct.
         """
         with explain_errors(config.objective):
-            return cls._of(config, ambient)
+            return cls._of(config, ambient, say)
 
     @classmethod
-    def _of(cls, config: Config, ambient: Set[str]) -> Self:
+    def _of(cls, config: Config, ambient: Set[str], say: Callable[[str], None]) -> Self:
         quiet_optuna()
         if config.study is not None:
             check_study_name(config.study, "--study")
@@ -75,13 +79,15 @@ class SearchPlan:
         parse_url(config.storage_url)
         for url, table in ((config.storage_url, OPTUNA_TABLE), (config.mlflow_uri, MLFLOW_TABLE)):
             if (path := sqlite_file(url)) is not None and path.exists():
-                check_sqlite(path, table)
+                patience = RetryPolicy(wait_s=config.storage_wait, say=say, file=path)
+                patience.run(functools.partial(check_sqlite, path, table, wait_s=0.0))
         check_engine(config)
         spec = objective_spec(config, ambient)
         objective = load_objective(spec)
         notice = tell_apart(config, objective)
         name, model = config.study or objective.name, registered_name(config, objective)
         check_study_name(name, "objective")
+        check_path(workspace.journal(name, "00000000"))
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
@@ -168,7 +174,7 @@ def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
     try:
         return read_study(config, config.warm_start)
     except UsageError:
-        storage = open_storage(config.storage_url, create=False)
+        storage = stored_studies(config)
         study = find_study(storage, name)
         if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
             raise
@@ -236,23 +242,25 @@ def registered_name(config: Config, objective: Objective) -> str | None:
     return name
 
 
-def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction) -> Tracking:
-    """Open the tracking of one study; `attrs` are the study's."""
+def open_tracking(
+    config: Config, study: str, attrs: Mapping[str, Any], direction: Direction, retry: RetryPolicy | None = None
+) -> Tracking:
+    """Open the tracking of one study; `attrs` are the study's. With `retry`, its journal waits while it is locked."""
     workspace, uid = Workspace(config.workspace), attrs[records.UID]
     tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
     destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
-    return Tracking(workspace.journal(study, uid), destination)
+    return Tracking(workspace.journal(study, uid), destination, retry)
 
 
 def plan_search(config: Config, display: Display, *, ambient: Set[str] = frozenset()) -> SearchPlan:
     """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
     try:
-        plan = SearchPlan.of(config, ambient)
+        plan = SearchPlan.of(config, ambient, display.notice)
     except DatasetUnavailableError as error:
         if config.dataset is not None or config.objective != DEFAULT_OBJECTIVE:
             raise
         display.notice(f"MNIST is neither here nor downloadable, so this searches the built-in digits.\n{error}")
-        return SearchPlan.of(replace(config, dataset="digits"))
+        return SearchPlan.of(replace(config, dataset="digits"), ambient, display.notice)
     if config.dataset is not None and "dataset" not in plan.spec.options:
         display.notice(f"SEARCH_DATASET={config.dataset} is ignored: the objective {config.objective} takes no dataset")
     return plan

@@ -4,28 +4,45 @@ import difflib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+import click
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.common.config import Config
 from search.common.errors import UsageError
 from search.common.passwords import bare, mask
+from search.common.sqlite import sqlite_file
 from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
-from search.study.storage.storage import open_storage, study_names
+from search.study.storage.retry import RetryPolicy
+from search.study.storage.storage import read_storage, study_names
 
 POLL_S = 0.5  # pause between two reads of the study
 
 
+def patience(config: Config) -> RetryPolicy | None:
+    """How a command without a display waits for a locked file: it says so on standard error. None for a server."""
+    file = sqlite_file(config.storage_url)
+    return RetryPolicy(wait_s=config.storage_wait, say=partial(click.echo, err=True), file=file) if file else None
+
+
+def stored_studies(config: Config) -> RDBStorage:
+    """Open the storage to read it."""
+    return read_storage(config.storage_url, retry=patience(config))
+
+
 def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
     """Open the studies with these names, by default the newest. Raises StorageError or UsageError if one is missing."""
-    storage = open_storage(config.storage_url, create=False)
+    storage = stored_studies(config)
     existing = study_names(storage)
     if not existing:
-        raise UsageError(f"{mask(config.storage_url)} has no studies yet; run a search first: python -m search")
+        where = sqlite_file(config.storage_url) or mask(config.storage_url)
+        raise UsageError(f"{where} has no studies yet; run a search first: python -m search")
     for name in names:
         if name not in existing:
             near = difflib.get_close_matches(name, existing, 1)
@@ -36,7 +53,7 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
 
 def all_studies(config: Config) -> list[StudyRecord]:
     """Read every study, oldest first. Raises StorageError if the database does not exist."""
-    storage = open_storage(config.storage_url, create=False)
+    storage = stored_studies(config)
     return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
 
 

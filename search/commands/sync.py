@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from search.commands.setup import open_tracking
-from search.commands.studies import tracked_elsewhere
+from search.commands.studies import patience, tracked_elsewhere
 from search.common.config import Config
 from search.common.direction import Direction
 from search.common.errors import StudyHeldError
@@ -28,7 +28,7 @@ class SyncResult(NamedTuple):
 
 def sync(config: Config) -> Iterator[SyncResult]:
     """Deliver the journal of every study, one after the other."""
-    for study in open_storage(config.storage_url, create=False).get_all_studies():
+    for study in open_storage(config.storage_url, create=False, retry=patience(config)).get_all_studies():
         name, attrs = study.study_name, study.user_attrs
         path = Workspace(config.workspace).journal(name, attrs.get(records.UID, ""))
         if not path.exists():

@@ -90,7 +90,9 @@ class Config:
     workspace: Path = setting(Path("."), "Folder for optuna.db, mlflow.db and mlruns/.", FOLDER, "DIR")
     data_dir: Path | None = setting(None, "Folder of dataset files.", FOLDER, "DIR", unset="the user's cache")
     storage: str | None = setting(None, "Optuna database.", str, "URL", unset="optuna.db in the workspace")
-    storage_wait: float = setting(600.0, "Maximum wait for an unreachable PostgreSQL server.", NOT_NEGATIVE, "SECONDS")
+    storage_wait: float = setting(
+        600.0, "Maximum wait for a locked SQLite file, or for a PostgreSQL server.", NOT_NEGATIVE, "SECONDS"
+    )
     tracking_uri: str | None = setting(None, "MLflow tracking store.", str, "URL", unset="mlflow.db in the workspace")
     register: str | None = setting(None, "Name of the registered model.", str, "NAME", unset="the dataset's name")
     no_register: bool = setting(False, "Do not register the winner.", bool)
@@ -110,11 +112,16 @@ class Config:
 
     @property
     def storage_url(self) -> str:
-        return self.storage or f"sqlite:///{(self.workspace / 'optuna.db').absolute()}"
+        from search.common.sqlite import sqlite_url  # SQLAlchemy would slow down --help
+
+        return self.storage or sqlite_url((self.workspace / "optuna.db").absolute())
 
     @property
     def mlflow_uri(self) -> str:
-        return self.tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
+        from search.common.sqlite import sqlite_file, sqlite_url
+
+        path = sqlite_file(self.tracking_uri) if self.tracking_uri else self.workspace / "mlflow.db"
+        return sqlite_url(path.absolute()) if path else str(self.tracking_uri)
 
     @property
     def where(self) -> str:

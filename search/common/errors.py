@@ -6,6 +6,7 @@
     ├── UsageError                  status 2
     ├── StudyHeldError              status 3
     ├── StorageError
+    │   └── DatabaseLockedError
     ├── StudyMismatchError
     ├── TrackingError
     │   └── TrackingRefusedError
@@ -15,6 +16,9 @@
 
 `objectives` has its own tree under `objectives.base.ObjectiveError`.
 """
+
+import shlex
+from pathlib import Path
 
 from search.common.passwords import mask
 
@@ -42,6 +46,17 @@ class StudyHeldError(SearchError):
 
 class StorageError(SearchError):
     """A database is damaged, foreign, too new, read-only or unreachable."""
+
+
+class DatabaseLockedError(StorageError):
+    """Another program has locked a SQLite file."""
+
+    def __init__(self, path: Path, waited_s: float | None = None) -> None:
+        time = "" if waited_s is None else f" for {waited_s:.0f} s"
+        holders = "a database browser, a notebook or script with an open transaction, a backup"
+        find = f"`fuser {shlex.quote(str(path))}` lists who has it open"
+        advice = f"End what holds it ({holders}; {find}), and type the same command again"
+        super().__init__(f"{path} has been locked by another program{time}. Nothing is lost. {advice}")
 
 
 class StudyMismatchError(SearchError):

@@ -8,14 +8,16 @@ Any number of threads may use it, each with its own `Journal`. One process write
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from search.common.sqlite import build, check_sqlite, connect
+from search.common.sqlite import BUSY_TIMEOUT_S, LOCK_TIMEOUT_S, build, check_sqlite, connect
+from search.study.storage.retry import RetryPolicy
 
+T = TypeVar("T")
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
 Body = Mapping[str, Any]
 
@@ -60,13 +62,30 @@ class Write:
 
 
 class Journal:
-    """The journal at `path`, created if needed. Raises StorageError if the file is damaged or not a journal."""
+    """The journal at `path`, created if needed. With `retry`, it waits while another program has locked the file.
 
-    def __init__(self, path: Path) -> None:
+    Raises StorageError if the file is damaged or not a journal, DatabaseLockedError if it stays locked.
+    """
+
+    def __init__(self, path: Path, retry: RetryPolicy | None = None) -> None:
         if not path.exists():  # the study's lock keeps other processes away
             build(path, _create_tables)
-        check_sqlite(path, "writes")
-        self._db = connect(path)
+        self._retry = retry
+        wait_s, timeout_s = (BUSY_TIMEOUT_S, BUSY_TIMEOUT_S) if retry is None else (0.0, LOCK_TIMEOUT_S)
+        self._patiently(lambda: check_sqlite(path, "writes", wait_s=wait_s))
+        self._db = self._patiently(lambda: connect(path, timeout_s))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return call() if self._retry is None else self._retry.run(call)
+
+    def _write(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+        """Execute statements in one transaction."""
+        self._patiently(lambda: self._try_to_write(statements))
+
+    def _try_to_write(self, statements: Iterable[tuple[str, tuple[object, ...]]]) -> None:
+        with self._db:
+            for statement, values in statements:
+                self._db.execute(statement, values)
 
     def append(
         self,
@@ -80,11 +99,11 @@ class Journal:
     ) -> None:
         """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended."""
         insert = "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)"
-        with self._db:
-            self._set_run(run, "last_step", step, "max(last_step, excluded.last_step)")
-            self._db.execute(insert, (run, kind, json.dumps(body), content))
-            if verdict is not None:
-                self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (run, json.dumps(verdict)))
+        statements = [_set_run(run, "last_step", step, "max(last_step, excluded.last_step)")]
+        statements.append((insert, (run, kind, json.dumps(body), content)))
+        if verdict is not None:
+            statements.append(("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (run, json.dumps(verdict))))
+        self._write(*statements)
 
     def pending(self, limit: int) -> list[Write]:
         """Return the oldest undelivered writes, in order."""
@@ -97,8 +116,7 @@ class Journal:
 
     def delivered(self, *ids: int) -> None:
         """Delete delivered writes."""
-        with self._db:
-            self._db.executemany("DELETE FROM writes WHERE id = ?", [(id_,) for id_ in ids])
+        self._write(*(("DELETE FROM writes WHERE id = ?", (id_,)) for id_ in ids))
 
     def knows(self, run: str) -> bool:
         """Return whether anything was ever written for this run."""
@@ -119,20 +137,21 @@ class Journal:
 
     def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
         """Store MLflow's id of a run."""
-        with self._db:
-            self._set_run(run, "mlflow_id", mlflow_id, "excluded.mlflow_id")
+        self._write(_set_run(run, "mlflow_id", mlflow_id, "excluded.mlflow_id"))
 
     def _get(self, column: str, table: str, run: str) -> Any:
-        row = self._db.execute(f"SELECT {column} FROM {table} WHERE run = ?", (run,)).fetchone()
+        query = f"SELECT {column} FROM {table} WHERE run = ?"
+        row = self._patiently(lambda: self._db.execute(query, (run,)).fetchone())
         return row[0] if row else None
-
-    def _set_run(self, run: str, column: str, value: object, update: str) -> None:
-        """Insert a run with one value, or update that value with the SQL expression `update`."""
-        insert = f"INSERT INTO runs (run, {column}) VALUES (?, ?)"
-        self._db.execute(f"{insert} ON CONFLICT (run) DO UPDATE SET {column} = {update}", (run, value))
 
     def close(self) -> None:
         self._db.close()
+
+
+def _set_run(run: str, column: str, value: object, update: str) -> tuple[str, tuple[object, ...]]:
+    """The statement that inserts a run with one value, or updates that value with the SQL expression `update`."""
+    insert = f"INSERT INTO runs (run, {column}) VALUES (?, ?)"
+    return f"{insert} ON CONFLICT (run) DO UPDATE SET {column} = {update}", (run, value)
 
 
 def _create_tables(path: Path) -> None:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from search.common.errors import SearchError, StorageError, TrackingError, TrackingRefusedError
+from search.common.errors import DatabaseLockedError, SearchError, StorageError, TrackingError, TrackingRefusedError
 from search.common.passwords import bare, first_line
-from search.common.sqlite import MLFLOW_TABLE, check_sqlite, connect, create_whole, sqlite_file
+from search.common.sqlite import (
+    MLFLOW_TABLE,
+    check_sqlite,
+    connect,
+    create_whole,
+    readable,
+    require_writable,
+    sqlite_file,
+    sqlite_url,
+)
+from search.common.sqlite import is_locked as is_locked_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,11 +66,12 @@ class Destination:
         return sqlite_file(self.uri)
 
 
-def connect_mlflow(uri: str) -> MlflowClient:
+def connect_mlflow(uri: str, *, read_only: bool = False) -> MlflowClient:
     """Return a client for a tracking store, after one request. A missing SQLite file is created.
 
-    Raises StorageError if the file is damaged or foreign, TrackingRefusedError if the server rejects this user,
-    TrackingError if it does not answer.
+    With `read_only` the file must exist, and the client may use a copy of it, which its `tracking_uri` names.
+    Raises StorageError if the file is damaged, foreign or, without `read_only`, not writable; TrackingRefusedError if
+    the server rejects this user; TrackingError if it does not answer.
     """
     for variable, value in MLFLOW_VARIABLES.items():
         os.environ.setdefault(variable, value)
@@ -69,18 +82,32 @@ def connect_mlflow(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
+    source = uri
     try:
-        if path is not None:
-            create_whole(path, lambda temporary: mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments())
+        if path is not None and read_only:
+            source = sqlite_url(readable(path))
+        elif path is not None:
+            require_writable(path)
+            create_whole(path, partial(_fill, path.parent / "mlruns"))
             connect(path).close()  # leaves the file in WAL mode, in which readers do not block writers
-        client = mlflow.MlflowClient(uri)
+        client = mlflow.MlflowClient(source)
         client.search_experiments(max_results=1)
     except mlflow.exceptions.MlflowException as error:
         if "database schema" not in str(error):
             raise tracking_error(error, uri) from None
-        upgrade = f"type: mlflow db upgrade {uri}"
+        upgrade = f"type: mlflow db upgrade {shlex.quote(uri)}"
         raise StorageError(f"{path or uri} was made by another version of MLflow; {upgrade}") from None
     return client
+
+
+def _fill(artifacts: Path, database: Path) -> None:
+    """Create MLflow's tables, and its default experiment below `artifacts`.
+
+    A client would put that experiment into the current folder, whose name MLflow takes for SQL.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(sqlite_url(database), artifacts.as_uri())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -127,7 +154,7 @@ def tracking_error(error: Exception, uri: str, failed: str | None = None) -> Sea
     """Return the SearchError for an error of MLflow's client; a SearchError is returned unchanged."""
     if isinstance(error, SearchError):
         return error
-    store, before = f"MLflow at {bare(uri)}", f"{failed}: " if failed else ""
+    store, before = f"MLflow at {sqlite_file(uri) or bare(uri)}", f"{failed}: " if failed else ""
     if is_access_denied(error):
         return TrackingRefusedError(f"{before}{store} {_why_denied(error, uri)}")
     what = "does not answer" if uri.startswith("http") else "cannot be used"
@@ -146,6 +173,15 @@ def _why_denied(error: Exception, uri: str) -> str:
         return f"does not accept the host name {host} (403). Use a name in its {flag}, or start it with {flag} {host}"
     permission = "Ask its administrator for the permission, or log in as another user"
     return f"does not let user {user!r} do this (403). {permission}: {LOGIN_HELP}"
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Return whether a call failed because another program has locked the SQLite file."""
+    while error is not None:
+        if isinstance(error, DatabaseLockedError) or is_locked_file(getattr(error, "orig", error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def is_rejected(error: Exception) -> bool:

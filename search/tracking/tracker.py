@@ -12,11 +12,13 @@ from typing import Any
 
 from search.common.errors import StorageError, TrackingRefusedError
 from search.common.passwords import first_line
+from search.common.sqlite import checkpoint
 from search.common.text import printable
 from search.study.mlflow_names import MlflowNames
+from search.study.storage.retry import RetryPolicy
 from search.tracking.delivery import Delivery
 from search.tracking.journal import Body, Journal
-from search.tracking.store import Destination, connect_mlflow, is_access_denied, tracking_error
+from search.tracking.store import Destination, connect_mlflow, is_access_denied, is_locked, tracking_error
 
 GATHER_S = 1.0  # time to collect writes: one request with forty points takes little longer than one with one point
 MAX_PARAM = 6_000  # characters of a parameter's value in MLflow
@@ -30,11 +32,12 @@ class Tracking:
     `run` is always the journal's name for a run.
     """
 
-    def __init__(self, journal: Path, destination: Destination) -> None:
+    def __init__(self, journal: Path, destination: Destination, retry: RetryPolicy | None = None) -> None:
+        """`retry`: for the journal, on the thread of the methods; the other thread repeats all that fails anyway."""
         self.last_error: str | None = None  # why the last delivery failed; None if it succeeded
         self.busy_s = 0.0  # time that the thread has worked
         self.param_names, self.metric_names = MlflowNames("parameter"), MlflowNames("metric")
-        self._path, self._destination, self._journal = journal, destination, Journal(journal)
+        self._path, self._destination, self._journal = journal, destination, Journal(journal, retry)
         self._attempts = 0
         self._fatal: Exception | None = None  # why the store can never be opened
         self._tried = threading.Event()  # set after the first attempt to open the store
@@ -172,10 +175,13 @@ class Tracking:
                     delivery = Delivery(connect_mlflow(uri), journal, self._destination)
                     self._tried.set()
                 delivery.round(self._stopping.is_set, lambda: self._search_idle.wait(YIELD_S))
+                if (database := self._destination.database) is not None:
+                    checkpoint(database)
                 failures, self.last_error = 0, None
             except Exception as error:
                 local = self._destination.database is not None
-                if not self._tried.is_set() and (local or isinstance(error, StorageError | TrackingRefusedError)):
+                cannot_open = local or isinstance(error, StorageError | TrackingRefusedError)
+                if not self._tried.is_set() and cannot_open and not is_locked(error):
                     raise
                 self.last_error = first_line(tracking_error(error, uri) if is_access_denied(error) else error)
                 failures += 1

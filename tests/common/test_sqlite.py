@@ -1,16 +1,39 @@
-"""SQLite files are created atomically and checked."""
+"""SQLite files are created atomically, checked, named by any path, and whole by themselves when nobody uses them."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import textwrap
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy
+from shell import environment, write_protected
 
-from search.common.errors import StorageError
-from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, create_whole
+from search.common.errors import DatabaseLockedError, StorageError, UsageError
+from search.common.sqlite import (
+    MLFLOW_TABLE,
+    OPTUNA_TABLE,
+    build,
+    check_free,
+    check_sqlite,
+    checkpoint,
+    close_databases,
+    connect,
+    connect_to_read,
+    create_whole,
+    fold,
+    readable,
+    sqlite_file,
+    sqlite_url,
+)
 
 
 def a_table(path: Path) -> None:
@@ -71,3 +94,206 @@ def test_a_database_of_mlflow_is_not_accepted_for_optuna(fresh_mlflow: Path):
     with pytest.raises(StorageError, match="a database of something else"):
         check_sqlite(fresh_mlflow, OPTUNA_TABLE)
     check_sqlite(fresh_mlflow, MLFLOW_TABLE)
+
+
+# Names --------------------------------------------------------------------------------------------------------------
+
+NAMES = [
+    "my%20project",
+    "a?b",
+    "#1 & 2; 3",
+    'it\'s "q"',
+    "back\\slash",
+    "-dash",
+    "new\nline",
+    "Übung ß",
+    "🎉{brace}[1]*",
+    "~",
+    "100%",
+    "x/:y@z",
+    "n" * 240,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_url_means_the_file_of_its_path(tmp_path: Path, name: str):
+    path = tmp_path / name / "optuna.db"
+    path.parent.mkdir(parents=True)
+    url = sqlite_url(path)
+    assert sqlite_file(url) == path
+    build(path, a_table)
+    with sqlalchemy.create_engine(url).connect() as connection:
+        assert connection.execute(sqlalchemy.text("SELECT id FROM studies")).all() == [(7,)]
+    close_databases()
+    assert [entry.name for entry in path.parent.iterdir()] == ["optuna.db"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            os.fsdecode(b"caf\xe9"),
+            r"caf\ufffd/optuna.db' is not a name in UTF-8, as MLflow needs it; rename it, or name",
+        ),
+        (os.fsdecode(b"\xff\xfe"), r"is not a name in UTF-8"),
+        (
+            "a" * 250 + "/" + "b" * 250,
+            r"SQLite opens files whose whole path has at most 499 bytes, and this one has 5\d\d;",
+        ),
+        ("日本" * 80, r"has at most 499 bytes"),
+    ],
+)
+def test_a_path_that_no_url_or_sqlite_can_hold_is_refused(tmp_path: Path, name: str, message: str):
+    with pytest.raises(UsageError, match=message):
+        sqlite_url(tmp_path / name / "optuna.db")
+
+
+# At rest ------------------------------------------------------------------------------------------------------------
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a database is one file that opens anywhere. Bytes 18 and 19 are 1, or 2 in WAL mode."""
+    beside = [entry.name for entry in path.parent.iterdir() if entry.name.startswith(f"{path.name}-")]
+    return path.read_bytes()[18:20] == b"\x01\x01" and not beside
+
+
+def alone(path: Path, folder: Path) -> list[Any]:
+    """What a copy of the file alone holds."""
+    folder.mkdir()
+    with closing(sqlite3.connect(shutil.copy(path, folder))) as connection:
+        return connection.execute("SELECT id FROM studies").fetchall()
+
+
+def written(path: Path) -> sqlite3.Connection:
+    """A connection of a search, which has written."""
+    build(path, a_table)
+    connection = connect(path)
+    with connection:
+        connection.execute("INSERT INTO studies VALUES (8)")
+    return connection
+
+
+def test_the_end_of_a_process_leaves_one_plain_file(tmp_path: Path):
+    path = tmp_path / "optuna.db"
+    written(path).close()
+    engine = sqlalchemy.create_engine(sqlite_url(path))
+    with engine.connect() as kept:  # its pool keeps the connection, as Optuna's and MLflow's do
+        kept.execute(sqlalchemy.text("SELECT 1"))
+    assert not is_plain(path)
+    close_databases()
+    assert is_plain(path)
+    assert alone(path, tmp_path / "copy") == [(7,), (8,)]
+
+
+def test_while_others_have_it_open_the_file_itself_is_whole(tmp_path: Path):
+    path = tmp_path / "optuna.db"
+    with closing(written(path)) as mine, closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM studies").fetchall()
+        for number, save in ((9, checkpoint), (10, fold)):
+            with mine:
+                mine.execute("INSERT INTO studies VALUES (?)", (number,))
+            save(path)
+        assert alone(path, tmp_path / "copy") == [(7,), (8,), (9,), (10,)]
+    fold(path)
+    assert is_plain(path)
+
+
+def test_a_killed_process_is_mended_by_the_next_fold(tmp_path: Path):
+    path, killed = tmp_path / "optuna.db", tmp_path / "killed" / "optuna.db"
+    killed.parent.mkdir()
+    with closing(written(path)):
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copy(f"{path}{suffix}", f"{killed}{suffix}")
+    assert not is_plain(killed)
+    fold(killed)
+    assert is_plain(killed)
+    assert alone(killed, tmp_path / "copy") == [(7,), (8,)]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"dear diary"])
+def test_folding_leaves_what_is_no_database_alone(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "optuna.db"
+    if content is not None:
+        path.write_bytes(content)
+    fold(path)
+    assert (path.read_bytes() if path.exists() else None) == content
+
+
+# Without the right to write -----------------------------------------------------------------------------------------
+
+READER = """
+    import sys
+    from contextlib import closing
+    from pathlib import Path
+    from search.common.errors import StorageError
+    from search.common.sqlite import check_sqlite, connect_to_read, readable, require_writable
+
+    for path in map(Path, sys.argv[1:]):
+        check_sqlite(path, "studies")
+        with closing(connect_to_read(readable(path))) as connection:
+            print(connection.execute("SELECT id FROM studies").fetchall())
+        try:
+            require_writable(path)
+        except StorageError as error:
+            print(error)
+"""
+
+
+def test_a_file_is_read_in_a_folder_that_cannot_be_written(tmp_path: Path):
+    """Plain; in WAL mode with nothing beside it; with its log; with the log and the index of a killed process."""
+    path = tmp_path / "optuna.db"
+    folders = {"plain": ("",), "header": ("",), "log": ("", "-wal"), "killed": ("", "-wal", "-shm")}
+    with closing(written(path)):
+        for name, suffixes in folders.items():
+            (tmp_path / name).mkdir()
+            if name in ("plain", "header"):
+                checkpoint(path)
+            for suffix in suffixes:
+                shutil.copy(f"{path}{suffix}", tmp_path / name)
+    fold(tmp_path / "plain" / "optuna.db")
+    before = sorted(tmp_path.rglob("*"))
+    with write_protected(tmp_path) as words:
+        paths = [tmp_path / name / "optuna.db" for name in folders]
+        command = [*words, sys.executable, "-c", textwrap.dedent(READER), *map(str, paths)]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[::2] == ["[(7,), (8,)]"] * 4, done.stderr
+    refused = "optuna.db cannot be written: it or its folder is read-only for this user. Commands that only read work"
+    assert [refused in line for line in lines[1::2]] == [True] * 4
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_reader_in_a_writable_folder_leaves_nothing_and_keeps_the_mode(tmp_path: Path):
+    path = tmp_path / "optuna.db"
+    written(path).close()
+    before = path.read_bytes()
+    check_sqlite(path, "studies")
+    with closing(connect_to_read(readable(path))) as connection:
+        assert connection.execute("SELECT id FROM studies").fetchall() == [(7,), (8,)]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM studies")
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["optuna.db"]
+
+
+# Locked by others ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statement", ["BEGIN EXCLUSIVE", "BEGIN IMMEDIATE"])
+def test_a_locked_file_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str):
+    monkeypatch.setattr("search.common.sqlite.LOCK_TIMEOUT_S", 0.01)
+    path = tmp_path / "optuna.db"
+    build(path, a_table)
+    message = (
+        rf"^{path} has been locked by another program\. Nothing is lost\. End what holds it .*`fuser {path}` lists"
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(statement)
+        with pytest.raises(DatabaseLockedError, match=message):
+            check_free(path)
+        if statement == "BEGIN EXCLUSIVE":  # which keeps readers out too
+            with pytest.raises(DatabaseLockedError, match=message):
+                check_sqlite(path, "studies", wait_s=0.0)
+    check_free(path)
+    check_sqlite(path, "studies")

@@ -64,9 +64,7 @@ def test_other_failures_keep_their_message():
     assert (
         message(mlflow.exceptions.MlflowException("down\nmore")) == "MLflow at http://mlflow:5000 does not answer: down"
     )
-    assert (
-        message(OSError("no space"), "sqlite:///mlflow.db") == "MLflow at sqlite:///mlflow.db cannot be used: no space"
-    )
+    assert message(OSError("no space"), "sqlite:////a/mlflow.db") == "MLflow at /a/mlflow.db cannot be used: no space"
     mine = StorageError("the database is damaged")
     assert tracking_error(mine, URI) is mine
 

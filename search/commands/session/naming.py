@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from objectives.base import ImageClassifier, Objective
 from objectives.data.datasets import dataset_slug
+from search.commands.studies import stored_studies
 from search.common.config import Config
 from search.common.errors import StorageError
 from search.study import records
-from search.study.storage.storage import open_storage
 
 MAX_FOLDERS = 3  # how many folders of a path a name may have
 MAX_CHARACTERS = 80  # in a name made of several folders
@@ -66,7 +66,7 @@ def _names(source: str) -> Iterator[str]:
 
 def _owners(config: Config) -> Iterator[_Owner]:
     with contextlib.suppress(StorageError):  # there is none yet; or the search itself will say what is wrong with it
-        for study in open_storage(config.storage_url, create=False).get_all_studies():
+        for study in stored_studies(config).get_all_studies():
             attrs = study.user_attrs
             digest = attrs.get(records.FINGERPRINT, {}).get("dataset")
             source = (attrs.get(records.PROVENANCE, {}).get("dataset") or {}).get("source")

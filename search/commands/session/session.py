@@ -1,15 +1,16 @@
 """One start of a search: its locked study, both stores, the workers, and the study's own run in MLflow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
 from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
-from search.common.sqlite import sqlite_file
+from search.common.sqlite import check_free, close_databases, sqlite_file
 from search.common.system import provenance
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import may_improve
@@ -42,6 +43,13 @@ class SearchSession:
     executor: Executor
     display: Display
     interruption: Interruption
+    patience: Callable[..., RetryPolicy]  # `patience(file=FILE)`: how to wait for a SQLite file that is locked
+
+    def wait_for_mlflow(self) -> None:
+        """Wait while another program has locked MLflow's database; MLflow itself would give up after 20 s."""
+        database = sqlite_file(self.plan.config.mlflow_uri)
+        if database is not None and database.exists():
+            self.patience(file=database).run(partial(check_free, database))
 
     @property
     def files(self) -> TrainingFiles:
@@ -89,25 +97,30 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
         hold_study(config.storage_url, plan.name) as lock,
         closing(_executor(plan, display)) as executor,
     ):
-        study = _open_study(plan, lock, display, interruption)
         database = sqlite_file(config.mlflow_uri)
         must_wait = database is None or database.exists()  # a new database is created while the workers start
-        tracking = open_tracking(config, plan.name, study.attrs(), study.direction)
+        notice, pause = display.notice, interruption.pause
+        patience = partial(RetryPolicy, lock.check, wait_s=config.storage_wait, say=notice, pause=pause)
+        if database is not None and database.exists():
+            patience(file=database).run(partial(check_free, database))
+        study = _open_study(plan, lock, patience(file=sqlite_file(config.storage_url)))
+        journal = plan.workspace.journal(plan.name, study.uid)
+        tracking = open_tracking(config, plan.name, study.attrs(), study.direction, patience(file=journal))
         try:
             if must_wait:
                 with display.busy("opening MLflow"):
                     tracking.ready()
-            yield SearchSession(plan, study, tracking, executor, display, interruption)
+            yield SearchSession(plan, study, tracking, executor, display, interruption, patience)
         finally:
             tracking.close(timeout_s=1.0 if interruption.number else DELIVERY_S)
             if records.PROVENANCE not in study.attrs():
-                plan.workspace.journal(plan.name, study.uid).unlink(missing_ok=True)
+                journal.unlink(missing_ok=True)
                 study.delete()
+            close_databases()
 
 
-def _open_study(plan: SearchPlan, lock: StudyLock, display: Display, interruption: Interruption) -> StoredStudy:
+def _open_study(plan: SearchPlan, lock: StudyLock, retry: RetryPolicy) -> StoredStudy:
     config = plan.config
-    retry = RetryPolicy(lock.check, wait_s=config.storage_wait, say=display.notice, pause=interruption.pause)
     storage = open_storage(config.storage_url, retry=retry)
     names = plan.name, plan.objective, plan.spec.target
     dataset = plan.spec.options.get("dataset")

@@ -66,13 +66,16 @@ def masked_url(url: URL) -> str:
     return mask(url.render_as_string())
 
 
-def driver_message(error: BaseException) -> str:
-    """Return the driver's own message, in one line."""
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's own error behind one of Optuna or SQLAlchemy."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    return first_line(error)
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def driver_message(error: BaseException) -> str:
+    """Return the driver's own message, in one line."""
+    return first_line(driver_error(error))
 
 
 def _with_advice(url: URL, message: str) -> str:

@@ -1,4 +1,4 @@
-"""Outlasts a database server that is away: a call of the storage is repeated until the server answers.
+"""Outlasts a server that is away, and a SQLite file that another program has locked: repeats a call of the storage.
 
 Each call is one transaction. Only a whole call can be repeated, because Optuna reads, decides and writes inside it. If
 the answer was lost, the transaction may be committed: every repeated call has the same outcome when it is made twice.
@@ -7,7 +7,10 @@ the answer was lost, the transaction may be committed: every repeated call has t
 from __future__ import annotations
 
 import functools
+import sqlite3
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import tenacity
@@ -15,8 +18,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from search.common.errors import StorageError
-from search.study.storage.postgres import driver_message
+from search.common.errors import DatabaseLockedError, StorageError
+from search.common.sqlite import checkpoint, is_locked, sqlite_file
+from search.study.storage.postgres import driver_error, driver_message
 from search.study.storage.writer import WriterStorage
 
 T = TypeVar("T")
@@ -26,9 +30,11 @@ LONGEST_PAUSE_S = 2.0
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return True if a call failed because its connection could not be opened, or broke."""
+    """Return True if a call failed because its connection could not be opened or broke, or because a file is locked."""
+    if isinstance(original := driver_error(error), sqlite3.Error):
+        return is_locked(original)
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, OperationalError | InterfaceError | ConnectionError)
+    return isinstance(cause, OperationalError | InterfaceError | ConnectionError | DatabaseLockedError)
 
 
 class RetryPolicy:
@@ -36,12 +42,19 @@ class RetryPolicy:
 
     `check` runs before every attempt. It raises when the study's lock is lost or the server is away. After `wait_s`
     seconds the policy gives up for good. `say` shows a message. `pause` sleeps, and raises when the user interrupts.
+    `file`: the SQLite file that the calls use instead of a server.
     """
 
     def __init__(
-        self, check: Callable[[], None], *, wait_s: float, say: Callable[[str], None], pause: Callable[[float], None]
+        self,
+        check: Callable[[], None] = lambda: None,
+        *,
+        wait_s: float,
+        say: Callable[[str], None],
+        pause: Callable[[float], None] = time.sleep,
+        file: Path | None = None,
     ) -> None:
-        self._check, self._wait_s, self._say = check, wait_s, say
+        self._check, self._wait_s, self._say, self._file = check, wait_s, say, file
         self._waiting = False
         self._gave_up: StorageError | None = None
         self._retrying = tenacity.Retrying(
@@ -56,14 +69,15 @@ class RetryPolicy:
     def run(self, call: Callable[[], T]) -> T:
         """Return the call's result.
 
-        Raises StudyHeldError when another search has locked the study, StorageError when the server stays away.
+        Raises StudyHeldError when another search has locked the study, StorageError when the server stays away,
+        DatabaseLockedError when the file stays locked.
         """
         if self._gave_up is not None:
             raise self._gave_up
         result: T = self._retrying(self._attempt, call)
         if self._waiting:
             self._waiting = False
-            self._say("the database is back; the search goes on")
+            self._say(f"{self._file} is free again" if self._file else "the database is back; the search goes on")
         return result
 
     def _attempt(self, call: Callable[[], T]) -> T:
@@ -73,14 +87,16 @@ class RetryPolicy:
     def _report_waiting(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number > 1 and not self._waiting:  # a new connection often helps
             self._waiting = True
-            wait = f"the search waits for it, up to {self._wait_s:.0f} s"
-            self._say(f"the database does not answer ({_reason(state)}); {wait}")
+            away = f"the database does not answer ({_reason(state)}); the search waits for it"
+            trouble = f"{self._file} is locked by another program; waiting for it" if self._file else away
+            self._say(f"{trouble}, up to {self._wait_s:.0f} s")
 
     def _give_up(self, state: tenacity.RetryCallState) -> None:
-        self._gave_up = StorageError(
-            f"the database has not answered for {self._wait_s:.0f} s ({_reason(state)}). Nothing is lost: when it is "
-            "back, type the same command again"
-        )
+        if self._file is not None:
+            self._gave_up = DatabaseLockedError(self._file, self._wait_s)
+            raise self._gave_up
+        away = f"the database has not answered for {self._wait_s:.0f} s ({_reason(state)})"
+        self._gave_up = StorageError(f"{away}. Nothing is lost: when it is back, type the same command again")
         raise self._gave_up
 
 
@@ -104,8 +120,8 @@ class RetryingStorage(WriterStorage):
     `create_new_study` and `delete_study` are made once: a second call has another outcome.
     """
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], *, retry: RetryPolicy) -> None:
-        super().__init__(url, engine_kwargs)
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], *, retry: RetryPolicy, **options: Any) -> None:
+        super().__init__(url, engine_kwargs, **options)
         self.retry = retry
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,3 +142,17 @@ class RetryingStorage(WriterStorage):
     get_study_system_attrs = _retried(RDBStorage.get_study_system_attrs)
     get_n_trials = _retried(RDBStorage.get_n_trials)
     _get_trials = _retried(RDBStorage._get_trials)  # private, as in Optuna 5.0.0: a Study's cache calls it
+
+
+class RetryingFile(RetryingStorage):
+    """A storage in a SQLite file. There a call that found the file locked has changed nothing: any may be repeated."""
+
+    create_new_study = _retried(RDBStorage.create_new_study)
+    delete_study = _retried(RDBStorage.delete_study)
+    get_all_studies = _retried(RDBStorage.get_all_studies)
+
+    def end_trial(self, *args: Any) -> None:
+        """Store the end of a trial. Afterwards a copy of the file alone has it too."""
+        super().end_trial(*args)
+        if (path := sqlite_file(self.engine.url)) is not None:
+            checkpoint(path)

@@ -13,12 +13,33 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.common.errors import StorageError, UsageError
+from search.common.errors import DatabaseLockedError, StorageError, UsageError
 from search.common.passwords import first_line, mask
-from search.common.sqlite import OPTUNA_TABLE, check_sqlite, connect, create_whole, lock_folder, sqlite_file
+from search.common.sqlite import (
+    BUSY_TIMEOUT_S,
+    LOCK_TIMEOUT_S,
+    OPTUNA_TABLE,
+    check_sqlite,
+    connect,
+    connect_to_read,
+    create_whole,
+    is_locked,
+    lock_folder,
+    readable,
+    require_writable,
+    sqlite_file,
+    sqlite_url,
+)
 from search.study.storage.lock import StudyLock, lock_file, lock_number, lock_on_server
-from search.study.storage.postgres import DRIVERS, connect_arguments, connection_errors, masked_url, open_connection
-from search.study.storage.retry import RetryingStorage, RetryPolicy
+from search.study.storage.postgres import (
+    DRIVERS,
+    connect_arguments,
+    connection_errors,
+    driver_error,
+    masked_url,
+    open_connection,
+)
+from search.study.storage.retry import RetryingFile, RetryingStorage, RetryPolicy
 from search.study.storage.writer import WriterStorage
 
 
@@ -29,9 +50,9 @@ def parse_url(text: str) -> URL:
         url = make_url(text)
     except ArgumentError:
         raise UsageError(f"--storage {mask(text)!r} is no database URL; {allowed}") from None
-    if url.drivername not in ("sqlite", *DRIVERS):
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", *DRIVERS):
         raise UsageError(f"--storage {masked_url(url)!r} is not supported; {allowed}")
-    if url.get_backend_name() == "sqlite" and not url.database:
+    if url.get_backend_name() == "sqlite" and (not url.database or url.database.startswith((":memory:", "file:"))):
         raise UsageError(f"--storage {text!r} names no file; {allowed}")
     return url
 
@@ -39,7 +60,7 @@ def parse_url(text: str) -> URL:
 def open_storage(text: str, *, create: bool = True, retry: RetryPolicy | None = None) -> WriterStorage:
     """Open Optuna's storage, and create it if it does not exist and `create` is set.
 
-    With `retry`, calls wait while a server is away; without it, they fail.
+    With `retry`, calls wait while a server is away or a file is locked; without it, they fail.
 
     Raises StorageError when the storage is absent, damaged, foreign, newer than this Optuna, or not writable.
     """
@@ -48,12 +69,38 @@ def open_storage(text: str, *, create: bool = True, retry: RetryPolicy | None = 
     path = sqlite_file(url)
     if path is None:
         return _open_on_server(url, create=create, retry=retry)
+    if create:
+        create_whole(path, lambda temporary: _close(_sqlite_storage(temporary, connect)))
+    open_ = functools.partial(_open_file, path, retry)
+    return open_() if retry is None else retry.run(open_)
+
+
+def read_storage(text: str, *, retry: RetryPolicy | None = None) -> WriterStorage:
+    """Open an existing storage to read it, which needs no right to write. Raises as `open_storage` does."""
+    path = sqlite_file(parse_url(text))
+    if path is None:
+        return open_storage(text, create=False)
+    quiet_optuna()
+    open_ = functools.partial(_open_to_read, path, retry)
+    return open_() if retry is None else retry.run(open_)
+
+
+def _open_file(path: Path, retry: RetryPolicy | None) -> WriterStorage:
+    _check(path, retry)
+    require_writable(path)
+    return _with_clear_errors(lambda: _sqlite_storage(path, connect, retry), path)
+
+
+def _open_to_read(path: Path, retry: RetryPolicy | None) -> WriterStorage:
+    _check(path, retry)
+    source = readable(path)
+    return _with_clear_errors(lambda: _sqlite_storage(source, connect_to_read, retry), path)
+
+
+def _check(path: Path, retry: RetryPolicy | None) -> None:
     if not path.exists():
-        if not create:
-            raise StorageError(f"there is no study database at {path}; run a search first: python -m search")
-        create_whole(path, lambda temporary: _close(_sqlite_storage(temporary)))
-    check_sqlite(path, OPTUNA_TABLE)
-    return _with_clear_errors(lambda: _sqlite_storage(path), str(path))
+        raise StorageError(f"there is no study database at {path}; run a search first: python -m search")
+    check_sqlite(path, OPTUNA_TABLE, wait_s=BUSY_TIMEOUT_S if retry is None else 0.0)
 
 
 def _open_on_server(url: URL, *, create: bool, retry: RetryPolicy | None) -> WriterStorage:
@@ -74,8 +121,15 @@ def _open_on_server(url: URL, *, create: bool, retry: RetryPolicy | None) -> Wri
         return _with_clear_errors(lambda: storage(whole_url, engine_kwargs), masked_url(url))
 
 
-def _sqlite_storage(path: Path) -> WriterStorage:
-    return WriterStorage(f"sqlite:///{path}", {"creator": functools.partial(connect, path)})
+def _sqlite_storage(
+    path: Path, connect_: Callable[[Path, float], sqlite3.Connection], retry: RetryPolicy | None = None
+) -> WriterStorage:
+    """Optuna's storage in an existing file, or in a new one that `create_whole` makes."""
+    timeout_s = BUSY_TIMEOUT_S if retry is None else LOCK_TIMEOUT_S
+    engine_kwargs = {"creator": functools.partial(connect_, path, timeout_s)}
+    if retry is None:
+        return WriterStorage(sqlite_url(path), engine_kwargs, skip_table_creation=connect_ is connect_to_read)
+    return RetryingFile(sqlite_url(path), engine_kwargs, retry=retry, skip_table_creation=True)
 
 
 def _close(storage: RDBStorage) -> None:
@@ -83,12 +137,14 @@ def _close(storage: RDBStorage) -> None:
     storage.engine.dispose()
 
 
-def _with_clear_errors(open_: Callable[[], WriterStorage], where: str) -> WriterStorage:
+def _with_clear_errors(open_: Callable[[], WriterStorage], where: str | Path) -> WriterStorage:
     try:
         return open_()
     except RuntimeError as error:  # another schema; Optuna's message names the command that upgrades it
         raise StorageError(f"{where} was made by another version of Optuna: {error}") from None
     except (SQLAlchemyError, sqlite3.Error, ImportError, optuna.exceptions.StorageInternalError) as error:
+        if isinstance(where, Path) and is_locked(driver_error(error)):
+            raise DatabaseLockedError(where) from None
         raise StorageError(f"{where} cannot be opened: {first_line(error)}") from None
 
 
@@ -99,10 +155,16 @@ def study_names(storage: RDBStorage) -> list[str]:
 
 
 def hold_study(storage: str, study: str) -> AbstractContextManager[StudyLock]:
-    """Lock a study until the block ends or this process dies. Raises StudyHeldError when another process holds it."""
+    """Lock a study until the block ends or this process dies.
+
+    Raises StudyHeldError when another process holds it, StorageError when this user cannot write the database.
+    """
     url = parse_url(storage)
     path = sqlite_file(url)
-    return lock_on_server(url, study) if path is None else lock_file(lock_folder(path), study)
+    if path is None:
+        return lock_on_server(url, study)
+    require_writable(path)
+    return lock_file(lock_folder(path), study)
 
 
 def quiet_optuna() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
+from search.common.sqlite import sqlite_file, temporary_folder
 from search.common.system import environment
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import model_names
@@ -29,6 +30,13 @@ def require_store(config: Config) -> None:
     if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
         missing = f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet"
         raise ModelNotFoundError(f"{missing}. {FIRST_SEARCH}, or name the folder where one ran with --workspace DIR")
+
+
+def connect_to_read(uri: str) -> MlflowClient:
+    """Return a client for an existing store. Raises ModelNotFoundError without one, and as `connect_mlflow` does."""
+    if (path := sqlite_file(uri)) is not None and not path.exists():
+        raise ModelNotFoundError(f"there is no MLflow database at {path}. {FIRST_SEARCH}, or name another file")
+    return connect_mlflow(uri, read_only=True)
 
 
 def newest_champion(client: MlflowClient) -> str:
@@ -57,17 +65,18 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     model: as for `uri_of`. The version is None if the URI has neither a version nor an alias.
     Raises ModelNotFoundError unless a search registered the model, TrackingError if MLflow does not answer.
     """
-    client = connect_mlflow(tracking_uri)
+    client = connect_to_read(tracking_uri)
     import mlflow
 
     uri = uri_of(model or newest_champion(client))
     with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:
-        with default_store(tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
+        with default_store(client.tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
-            local = mlflow.artifacts.download_artifacts(exact)
+            # To another folder: MLflow writes a note beside what it loads, and decodes `%20` in the name of a folder.
+            local = mlflow.artifacts.download_artifacts(exact, dst_path=str(temporary_folder()))
             _require_ours(mlflow.models.Model.load(local), uri)
             return uri, version, mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
@@ -96,6 +105,6 @@ def _require_ours(model: Model, uri: str) -> None:
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """Read an artifact of a run. Raises TrackingError when that fails."""
-    client = connect_mlflow(tracking_uri)
+    client = connect_to_read(tracking_uri)
     with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
