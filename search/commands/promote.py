@@ -10,7 +10,7 @@ from optuna.storages import RDBStorage
 from search.commands.finish import Finish
 from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
 from search.commands.studies import tracked_elsewhere
-from search.common.config import Config, is_model_name
+from search.common.config import Config, similar_model_name, why_no_model_name
 from search.common.errors import UsageError
 from search.study import records
 from search.study.storage.storage import hold_study, open_storage, study_names
@@ -69,6 +69,8 @@ def promote_version(config: Config, version: str) -> tuple[str, str] | None:
     """Make `NAME/VERSION` the champion and return both; None for another form. Raises ModelNotFoundError."""
     if (match := re.fullmatch(r"(?:models:/)?([^/:]+)/(\d+)", version)) is None:
         return None
+    if (problem := why_no_model_name(match[1])) is not None:
+        raise UsageError(f"promote {version}: {problem}")
     _set_champion(config, match[1], match[2])
     return match[1], match[2]
 
@@ -84,9 +86,10 @@ def restore_previous_champion(config: Config, name: str | None) -> tuple[str, st
 
     Returns the model's name, the old and the new champion's version. Raises ModelNotFoundError without a previous one.
     """
+    if name is not None and (problem := why_no_model_name(name)) is not None:
+        advice = f"Type for example promote --rollback {similar_model_name(name.partition('/')[0])}"
+        raise UsageError(f"--rollback takes the name of a model: {problem}. {advice}")
     client = connect_mlflow(config.mlflow_uri)
-    if name is not None and not is_model_name(name):
-        raise UsageError(f"--rollback takes the name of a model; type promote --rollback {name.partition('/')[0]}")
     with mlflow_errors(config.mlflow_uri, "the champion stays the same"):
         name = name or newest_champion(client)
         return name, *rollback(client, name)

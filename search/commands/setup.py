@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, ObjectiveSpec
 from objectives.devices import resolve_device
 from search.commands.studies import read_study
-from search.common.config import DEFAULT_OBJECTIVE, Config, is_model_name
+from search.common.config import DEFAULT_OBJECTIVE, Config, why_no_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_sqlite, sqlite_file
-from search.common.workspace import Workspace
+from search.common.workspace import Workspace, slug
 from search.coordinator.progress import Display
 from search.study import records
 from search.study.selection.intervals import images_of
@@ -190,7 +190,8 @@ def load_objective(spec: ObjectiveSpec) -> Objective:
 def registered_name(config: Config, objective: Objective) -> str | None:
     """The name of the winner's registered model; None if it is not registered.
 
-    Raises UsageError for a name that MLflow does not accept, and for `--register` if nothing can be registered.
+    An objective's name that MLflow does not accept is changed as in names of files. Raises UsageError for `--register`
+    if nothing can be registered.
     """
     if config.no_register or (config.register is None and not version.can_be_registered(objective)):
         return None
@@ -199,11 +200,7 @@ def registered_name(config: Config, objective: Objective) -> str | None:
         winner = f"the winner of objective {objective.name!r}"
         raise UsageError(f"--register {config.register}: {winner} cannot be registered; {advice}")
     name = config.register or objective.name
-    if not is_model_name(name):
-        accepted = "MLflow takes letters, digits, dots, dashes and spaces"
-        advice = "Name the model with --register NAME, or give the objective another name"
-        raise UsageError(f"objective {objective.name!r} cannot give its name to a model: {accepted}. {advice}")
-    return name
+    return name if why_no_model_name(name) is None else slug(name)
 
 
 def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction) -> Tracking:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.common.config import Config
+from search.common.config import Config, why_no_model_name
 from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
 from search.common.system import environment
@@ -42,10 +42,15 @@ def newest_champion(client: MlflowClient) -> str:
 
 
 def uri_of(model: str) -> str:
-    """Return MLflow's URI of a model: `mnist` is its champion, `mnist/3` a version, `mnist@challenger` an alias."""
+    """Return MLflow's URI of a model: `mnist` is its champion, `mnist/3` a version, `mnist@challenger` an alias.
+
+    Raises ModelNotFoundError for a name that no model can have.
+    """
     if ":/" in model:
         return model
     name, slash, number = model.partition("/")
+    if (problem := why_no_model_name(name.partition("@")[0])) is not None:
+        raise ModelNotFoundError(problem)
     if slash and not number.isdecimal():
         raise ModelNotFoundError(f"{model!r}: a version is a number, as in {name}/1; an alias is {name}@{CHAMPION}")
     return f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
@@ -57,10 +62,11 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     model: as for `uri_of`. The version is None if the URI has neither a version nor an alias.
     Raises ModelNotFoundError unless a search registered the model, TrackingError if MLflow does not answer.
     """
+    named = None if model is None else uri_of(model)
     client = connect_mlflow(tracking_uri)
     import mlflow
 
-    uri = uri_of(model or newest_champion(client))
+    uri = named or f"models:/{newest_champion(client)}@{CHAMPION}"
     with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:
