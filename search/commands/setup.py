@@ -27,6 +27,7 @@ from search.study.space.objective_calls import check_answers
 from search.study.space.space import Space, narrow, search_space
 from search.study.storage.storage import open_storage, parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
+from search.tracking import lengths
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
 from search.tracking.store import Destination
@@ -207,7 +208,8 @@ def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], directio
     """Open the tracking of one study; `attrs` are the study's."""
     workspace, uid = Workspace(config.workspace), attrs[records.UID]
     tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
-    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
+    experiment = lengths.cut_distinct(study, lengths.EXPERIMENT_NAME)
+    destination = Destination(config.mlflow_uri, experiment, uid, workspace.artifacts(study).absolute(), tags)
     return Tracking(workspace.journal(study, uid), destination)
 
 
