@@ -34,6 +34,7 @@ from search.common.workspace import Workspace
 from search.study.records import EXPERIMENT
 from search.study.storage.storage import open_storage
 from search.tracking.pages import VIEW
+from search.tracking.store import ignored_variables
 
 PORTS = (5000, 8080)  # preferred ports of MLflow and optuna-dashboard
 READY_TIMEOUT_S = 60.0
@@ -111,7 +112,8 @@ class ServerProcess:
         address = ("--host", "127.0.0.1", "--port", str(port))
         command = [sys.executable, "-m", "search.cli.dashboard_server", name, *arguments, *address]
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        env, pipe = {**os.environ, **variables}, subprocess.PIPE
+        hidden, pipe = ignored_variables(), subprocess.PIPE  # such as a registry elsewhere, or a prefix of addresses
+        env = {**{name: value for name, value in os.environ.items() if name not in hidden}, **variables}
         process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)
 

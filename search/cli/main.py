@@ -13,7 +13,15 @@ from typing import NoReturn
 import click
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
-from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
+from search.cli.options import (
+    STORES,
+    DefaultRunGroup,
+    input_warnings,
+    json_option,
+    options,
+    unused_mlflow_variables,
+    write_output,
+)
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
@@ -45,7 +53,7 @@ def run_command(ctx: click.Context, config: Config) -> None:
         from search.commands.setup import plan_search
 
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
-        for warning in input_warnings(ctx):
+        for warning in (*input_warnings(ctx), *unused_mlflow_variables(config)):
             display.notice(warning)
         is_given = ctx.get_parameter_source("dataset") != click.core.ParameterSource.DEFAULT
         plan = plan_search(config, display, dataset_is_given=is_given)

@@ -19,6 +19,7 @@ from search.common.config import Config
 from search.common.errors import ModelNotFoundError, TrackingError, UsageError
 from search.study import records
 from search.tracking.registry.loading import download, load_model, require_store
+from search.tracking.store import unchanged_process
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,8 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     """
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     require_store(config)
-    uri, version, loaded = load_model(config.mlflow_uri, model)
+    with unchanged_process():
+        uri, version, loaded = load_model(config.mlflow_uri, model)
     metadata = loaded.metadata.metadata or {}
     framing = Framing(**{**metadata["framing"], "size": tuple(metadata["framing"]["size"])})
     return Predictor(uri, version, tuple(metadata["classes"]), framing, metadata, loaded)
@@ -118,7 +120,8 @@ def load_trial(
         raise ModelNotFoundError(f"{absent}: it has no MLflow run")
     require_store(config)
     try:
-        weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
+        with unchanged_process():
+            weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
     except TrackingError as error:
         raise ModelNotFoundError(f"{absent}: {error}") from None
     network: torch.nn.Module = objective.load_weights(dict(objective.suggest(FixedTrial(dict(trial.params)))), weights)

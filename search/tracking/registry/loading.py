@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from search.common.passwords import first_line
 from search.common.system import environment
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import model_names
-from search.tracking.store import connect_mlflow, default_store, mlflow_errors
+from search.tracking.store import connect_mlflow, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +29,12 @@ def require_store(config: Config) -> None:
     """Raise ModelNotFoundError if the MLflow database does not exist, so that reading does not create it."""
     if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
         missing = f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet"
-        raise ModelNotFoundError(f"{missing}. {FIRST_SEARCH}, or name the folder where one ran with --workspace DIR")
+        advice = f"{FIRST_SEARCH}, or name the folder where one ran with --workspace DIR"
+        if os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow's set_tracking_uri sets it too
+            advice += (
+                ". MLFLOW_TRACKING_URI is not used: name that store with --tracking-uri, or tracking_uri= in Python"
+            )
+        raise ModelNotFoundError(f"{missing}. {advice}")
 
 
 def newest_champion(client: MlflowClient) -> str:
@@ -70,10 +76,10 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:
-        with default_store(tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
+        with environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
-            local = mlflow.artifacts.download_artifacts(exact)
+            local = mlflow.artifacts.download_artifacts(exact, tracking_uri=tracking_uri, registry_uri=tracking_uri)
             _require_ours(mlflow.models.Model.load(local), uri)
             return uri, version, mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
