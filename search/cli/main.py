@@ -69,16 +69,18 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
 
     The report is a single file that works offline.
     """
-    from search.commands.studies import open_studies
+    from search.commands.studies import compared, open_studies
     from search.common.workspace import Workspace
     from search.reports.page import render
+    from search.study.records import StudyRecord
 
     chosen = open_studies(config, study)
+    (record,) = compared(config, [StudyRecord.of(chosen[0])])
     workspace = Workspace(config.workspace)
     drawing = workspace.pictures(chosen[0].study_name)
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
-    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images).encode())
+    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images, record=record).encode())
     click.echo(f"report: {target}")
 
 
@@ -102,9 +104,9 @@ def ui(study: str | None, browse: bool, config: Config) -> None:
 def studies(as_json: bool, config: Config) -> None:
     """List all studies."""
     from search.cli.output import print_studies
-    from search.commands.studies import all_studies
+    from search.commands.studies import all_studies, compared
 
-    print_studies(all_studies(config), as_json=as_json)
+    print_studies(compared(config, all_studies(config)), as_json=as_json)
 
 
 @cli.command()
@@ -114,9 +116,9 @@ def studies(as_json: bool, config: Config) -> None:
 def show(study: str, as_json: bool, config: Config) -> None:
     """Show the winner and the trials of a study."""
     from search.cli.output import print_study
-    from search.commands.studies import read_study
+    from search.commands.studies import compared, read_study
 
-    print_study(read_study(config, study), as_json=as_json)
+    print_study(*compared(config, [read_study(config, study)]), as_json=as_json)
 
 
 @cli.command()
@@ -128,11 +130,11 @@ def watch(study: str | None, config: Config) -> None:
     STUDY defaults to the newest one.
     """
     from search.cli.output import choose_display, print_summary
-    from search.commands.studies import follow
+    from search.commands.studies import compared, follow
 
     record = follow(config, study, choose_display(log_format=config.log_format))
     if config.log_format == "text":
-        print_summary(record)
+        print_summary(*compared(config, [record]))
 
 
 @cli.command()

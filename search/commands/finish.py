@@ -111,6 +111,8 @@ class Finish:
             return self._unregistered(summary, str(error))
         except UnpublishableError as error:
             return replace(summary, model=None, standing=f"the winner cannot be registered: {error}")
+        if published.restored:
+            summary = summary.noted("its run had been deleted in MLflow and was restored")
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
         return replace(summary, model=model, standing=published.why)
 

@@ -1,10 +1,12 @@
 """Open, list, read and follow stored studies."""
 
 import difflib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import TrialState
@@ -16,6 +18,7 @@ from search.coordinator.progress import Display, RunningTrial, SearchProgress, S
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.storage.storage import open_storage, study_names
+from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
 
 POLL_S = 0.5  # pause between two reads of the study
 
@@ -52,6 +55,55 @@ def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
         return None
     hint = f"at {uri}; add --tracking-uri {uri}" if uri else "here; leave out --tracking-uri"
     return f"it is tracked {hint}"
+
+
+def compared(config: Config, studies: Sequence[StudyRecord]) -> list[StudyRecord]:
+    """Replace what the studies have stored about the registry by what it has now; a study's winner may be gone there.
+
+    A store that does not answer at once is not waited for; the studies then say so.
+    """
+    return [_compared(config, study) for study in studies]
+
+
+def _compared(config: Config, study: StudyRecord) -> StudyRecord:
+    summary, found = study.summary, find_stored(config, study)
+    if summary is None or summary.model is None:
+        return study
+    if found == "unknown":
+        text = f"MLflow at {bare(store_of(config, study.attrs))} does not answer, so {summary.model['uri']} may be gone"
+        return replace(study, summary=summary.noted(text))
+    return replace(study, summary=replace(summary, **_as_found(config, study, found)))
+
+
+def find_stored(config: Config, study: StudyRecord) -> FoundVersion | None | Literal["unknown"]:
+    """The version that a study has stored, as the registry has it; None if it is gone there, or if none is stored."""
+    if (summary := study.summary) is None or (model := summary.model) is None:
+        return None
+    run = f"{study.attrs.get(records.UID, '')}/{summary.run}"
+    stored = StoredVersion(model["name"], str(model["version"]), run)
+    found = find_versions(store_of(config, study.attrs), [stored])
+    return "unknown" if found is None else found[0]
+
+
+def store_of(config: Config, attrs: Mapping[str, Any]) -> str:
+    """The address of the MLflow store in which a study is tracked; `attrs`: the study's."""
+    if tracked_elsewhere(config, attrs) is None:
+        return config.mlflow_uri
+    return str(attrs[records.TRACKING]) or replace(config, tracking_uri=None).mlflow_uri
+
+
+def _as_found(config: Config, study: StudyRecord, found: FoundVersion | None) -> dict[str, Any]:
+    """The fields `model` and `standing` of a study's summary as the registry has them."""
+    assert study.summary is not None
+    model, standing = dict(study.summary.model or {}), study.summary.standing
+    if found is None:
+        command = f"python -m search promote {shlex.quote(study.name)}{config.where}"
+        gone = f"version {model['version']} of {model['name']} is no longer in MLflow"
+        return {"model": None, "standing": f"{gone}; to register the winner again, type: {command}"}
+    now = {"name": found.name, "version": found.version, "alias": found.alias}
+    if now == {key: str(model.get(key)) for key in now}:
+        return {"model": model, "standing": standing}
+    return {"model": {**now, "uri": found.uri}, "standing": None}
 
 
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:

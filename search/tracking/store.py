@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from search.common.errors import SearchError, StorageError, TrackingError, TrackingRefusedError
@@ -136,9 +136,11 @@ def default_store(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # MLflow writes what a user sets into the environment too, so these are the user's own, or None.
-        mlflow.set_tracking_uri(hidden.get("MLFLOW_TRACKING_URI"))
-        mlflow.set_registry_uri(hidden.get("MLFLOW_REGISTRY_URI"))
+        # MLflow writes what a user sets into the environment too, so these are the user's own; None means unset.
+        tracking: Any = hidden.get("MLFLOW_TRACKING_URI")
+        registry: Any = hidden.get("MLFLOW_REGISTRY_URI")
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_registry_uri(registry)
         for name in ignored_variables():
             del os.environ[name]
         os.environ.update(hidden)

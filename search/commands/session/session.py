@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
+from search.commands.studies import find_stored
 from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
@@ -54,7 +55,9 @@ class SearchSession:
             return False
         if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
             return False
-        registered = plan.register_as is None or plan.register_as == (summary.model or {}).get("name")
+        registered = plan.register_as is None or (
+            plan.register_as == (summary.model or {}).get("name") and find_stored(plan.config, record) is not None
+        )
         if not registered or may_improve(self.study.attrs(), summary, refits=plan.refits):
             return False
         if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:

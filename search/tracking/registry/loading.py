@@ -14,7 +14,7 @@ from search.common.passwords import first_line
 from search.common.system import environment
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import model_names
-from search.tracking.store import connect_mlflow, mlflow_errors
+from search.tracking.store import connect_mlflow, default_store, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,10 +76,10 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:
-        with environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
+        with default_store(tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
-            local = mlflow.artifacts.download_artifacts(exact, tracking_uri=tracking_uri, registry_uri=tracking_uri)
+            local = mlflow.artifacts.download_artifacts(exact)
             _require_ours(mlflow.models.Model.load(local), uri)
             return uri, version, mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
