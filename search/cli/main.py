@@ -72,12 +72,12 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
     from search.commands.studies import compared, open_studies
     from search.common.workspace import Workspace
     from search.reports.page import render
-    from search.study.records import StudyRecord
+    from search.study.records import UID, StudyRecord
 
     chosen = open_studies(config, study)
     (record,) = compared(config, [StudyRecord.of(chosen[0])])
     workspace = Workspace(config.workspace)
-    drawing = workspace.pictures(chosen[0].study_name)
+    drawing = workspace.pictures(record.name, record.attrs.get(UID, ""))
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
     write_output("--output", target, render(chosen[0], others=chosen[1:], images=images, record=record).encode())

@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 
 from search.commands.finish import Finish
 from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
-from search.commands.studies import find_stored, tracked_elsewhere
+from search.commands.studies import find_stored, separate_copy, tracked_elsewhere
 from search.common.config import Config, similar_model_name, why_no_model_name
 from search.common.errors import UsageError
 from search.study import records
@@ -35,8 +35,9 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
             raise UsageError(f"study {name!r} has not ended; run the command of its search again")
         if (reason := tracked_elsewhere(config, attrs)) is not None:
             raise UsageError(f"study {name!r}: {reason}")
+        separate_copy(config, storage, study_id)
         study = records.StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
-        summary, found = Summary.from_dict(attrs[records.SUMMARY]), find_stored(config, study)
+        summary, (found,) = Summary.from_dict(attrs[records.SUMMARY]), find_stored(config, [study])
         if (model := summary.model) is not None and found is not None and config.register in (None, model["name"]):
             model = model if found == "unknown" else {"name": found.name, "version": found.version, "uri": found.uri}
             _set_champion(config, model["name"], str(model["version"]))

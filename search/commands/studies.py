@@ -2,22 +2,29 @@
 
 import difflib
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.common.config import Config
 from search.common.errors import UsageError
 from search.common.passwords import bare, mask
+from search.common.workspace import Workspace
 from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
-from search.study.storage.storage import open_storage, study_names
+from search.study.storage.storage import oldest_first, open_storage, study_names
+from search.study.study import new_uid
+from search.tracking.delivery import tagged_runs
+from search.tracking.journal import Journal
 from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
 
 POLL_S = 0.5  # pause between two reads of the study
@@ -48,6 +55,28 @@ def read_study(config: Config, name: str | None) -> StudyRecord:
     return StudyRecord.of(open_studies(config, [] if name is None else [name])[0])
 
 
+def separate_copy(config: Config, storage: RDBStorage, study_id: int) -> None:
+    """Give a study that `optuna.copy_study` has made a uid and files of its own. Its lock must be held.
+
+    Until then it has the uid of its original. What has ended stays in the original's runs; what follows gets new ones.
+    A study whose original is gone was renamed, as optuna-dashboard does it, and keeps everything.
+    """
+    name, uid = storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id).get(records.UID)
+    twins = [study.study_name for study in oldest_first(storage) if study.user_attrs.get(records.UID) == uid]
+    if uid is None or name == twins[0]:
+        return
+    workspace, own = Workspace(config.workspace), f"{uid}-{new_uid()}"
+    if (original := workspace.journal(name, uid)).exists():
+        with closing(Journal(workspace.journal(name, own))) as journal:
+            journal.adopt(original)
+    weights, pictures = workspace.training_files(name, uid).weights, workspace.pictures(name, uid)
+    if weights.exists():
+        shutil.copytree(weights, workspace.training_files(name, own).weights)
+    if pictures.exists():
+        shutil.copyfile(pictures, workspace.pictures(name, own))
+    storage.set_study_user_attr(study_id, records.UID, own)
+
+
 def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
     """A hint if the study is tracked in another MLflow store than `config` names, else None; `attrs`: the study's."""
     uri = attrs.get(records.TRACKING)
@@ -62,27 +91,24 @@ def compared(config: Config, studies: Sequence[StudyRecord]) -> list[StudyRecord
 
     A store that does not answer at once is not waited for; the studies then say so.
     """
-    return [_compared(config, study) for study in studies]
+    found = find_stored(config, studies)
+    return [_as_found(config, study, version) for study, version in zip(studies, found, strict=True)]
 
 
-def _compared(config: Config, study: StudyRecord) -> StudyRecord:
-    summary, found = study.summary, find_stored(config, study)
-    if summary is None or summary.model is None:
-        return study
-    if found == "unknown":
-        text = f"MLflow at {bare(store_of(config, study.attrs))} does not answer, so {summary.model['uri']} may be gone"
-        return replace(study, summary=summary.noted(text))
-    return replace(study, summary=replace(summary, **_as_found(config, study, found)))
-
-
-def find_stored(config: Config, study: StudyRecord) -> FoundVersion | None | Literal["unknown"]:
-    """The version that a study has stored, as the registry has it; None if it is gone there, or if none is stored."""
-    if (summary := study.summary) is None or (model := summary.model) is None:
-        return None
-    run = f"{study.attrs.get(records.UID, '')}/{summary.run}"
-    stored = StoredVersion(model["name"], str(model["version"]), run)
-    found = find_versions(store_of(config, study.attrs), [stored])
-    return "unknown" if found is None else found[0]
+def find_stored(config: Config, studies: Sequence[StudyRecord]) -> list[FoundVersion | None | Literal["unknown"]]:
+    """The version that each study has stored, as its registry has it; None if it is gone, or if none is stored."""
+    found: list[FoundVersion | None | Literal["unknown"]] = [None] * len(studies)
+    by_store: dict[str, dict[int, StoredVersion]] = {}
+    for position, study in enumerate(studies):
+        if (summary := study.summary) is not None and (model := summary.model) is not None:
+            runs = tagged_runs(study.attrs.get(records.UID, ""), summary.run)
+            stored = StoredVersion(model["name"], str(model["version"]), runs)
+            by_store.setdefault(store_of(config, study.attrs), {})[position] = stored
+    for uri, wanted in by_store.items():
+        answers = find_versions(uri, list(wanted.values()))
+        for n, position in enumerate(wanted):
+            found[position] = "unknown" if answers is None else answers[n]
+    return found
 
 
 def store_of(config: Config, attrs: Mapping[str, Any]) -> str:
@@ -92,18 +118,22 @@ def store_of(config: Config, attrs: Mapping[str, Any]) -> str:
     return str(attrs[records.TRACKING]) or replace(config, tracking_uri=None).mlflow_uri
 
 
-def _as_found(config: Config, study: StudyRecord, found: FoundVersion | None) -> dict[str, Any]:
-    """The fields `model` and `standing` of a study's summary as the registry has them."""
-    assert study.summary is not None
-    model, standing = dict(study.summary.model or {}), study.summary.standing
-    if found is None:
+def _as_found(config: Config, study: StudyRecord, found: FoundVersion | None | Literal["unknown"]) -> StudyRecord:
+    """Return a study with its version as the registry has it."""
+    if (summary := study.summary) is None or (model := summary.model) is None:
+        return study
+    if found == "unknown":
+        uri = store_of(config, study.attrs)
+        what = "does not answer" if uri.startswith("http") else "cannot be read"
+        summary = summary.noted(f"MLflow at {bare(uri)} {what}, so {model['uri']} may be gone")
+    elif found is None:
         command = f"python -m search promote {shlex.quote(study.name)}{config.where}"
         gone = f"version {model['version']} of {model['name']} is no longer in MLflow"
-        return {"model": None, "standing": f"{gone}; to register the winner again, type: {command}"}
-    now = {"name": found.name, "version": found.version, "alias": found.alias}
-    if now == {key: str(model.get(key)) for key in now}:
-        return {"model": model, "standing": standing}
-    return {"model": {**now, "uri": found.uri}, "standing": None}
+        summary = replace(summary, model=None, standing=f"{gone}; to register the winner again, type: {command}")
+    elif (found.name, found.version, found.alias) != (model["name"], str(model["version"]), model["alias"]):
+        now = {"name": found.name, "version": found.version, "alias": found.alias, "uri": found.uri}
+        summary = replace(summary, model=now, standing=None)
+    return replace(study, summary=summary)
 
 
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:

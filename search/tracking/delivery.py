@@ -30,6 +30,12 @@ LOGGER = logging.getLogger(__name__)
 RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
 
 
+def tagged_runs(uid: str, run: str) -> list[str]:
+    """Return how a run of a study may be tagged. A copied study has the runs of its original too."""
+    uids = uid.split("-")
+    return [f"{'-'.join(uids[:n])}/{run}" for n in range(len(uids), 0, -1)]
+
+
 class Delivery:
     """Delivers each kind of write to MLflow."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
-from search.commands.studies import find_stored
+from search.commands.studies import find_stored, separate_copy
 from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
@@ -56,7 +56,7 @@ class SearchSession:
         if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
             return False
         registered = plan.register_as is None or (
-            plan.register_as == (summary.model or {}).get("name") and find_stored(plan.config, record) is not None
+            plan.register_as == (summary.model or {}).get("name") and find_stored(plan.config, [record]) != [None]
         )
         if not registered or may_improve(self.study.attrs(), summary, refits=plan.refits):
             return False
@@ -113,6 +113,7 @@ def _open_study(plan: SearchPlan, lock: StudyLock, display: Display, interruptio
     storage = open_storage(config.storage_url, retry=retry)
     study = open_study(storage, plan.name, plan.objective, plan.spec.target, config.epochs, plan.space, plan.limits)
     lock.sign(storage, study.study_id)
+    separate_copy(config, storage, study.study_id)
     return study
 
 

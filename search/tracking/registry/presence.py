@@ -5,6 +5,7 @@ A SQLite store is read as a file, in a millisecond, because importing MLflow tak
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ from search.common.sqlite import sqlite_file
 from search.common.system import environment
 from search.tracking.delivery import RUN_TAG
 from search.tracking.registry.promotion import CHALLENGER, CHAMPION, PREVIOUS
-from search.tracking.store import connect_mlflow, mlflow_errors, unchanged_process
+from search.tracking.store import OUR_DEFAULTS, connect_mlflow, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,28 +26,21 @@ BUSY_S = 2.0  # wait for a writer of the file
 QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 # Tables as in MLflow 3.17; test_presence.py compares the answers with those of MLflow's client.
-OF_NUMBER = f"""
-SELECT v.name, v.version, t.value FROM model_versions v
-LEFT JOIN model_version_tags t ON t.name = v.name AND t.version = v.version AND t.key = '{RUN_TAG}'
-WHERE v.current_stage != 'Deleted_Internal' AND v.name = ? AND v.version = ?
-"""
 OF_RUN = f"""
-SELECT v.name, v.version, t.value FROM model_versions v
+SELECT v.name, v.version FROM model_versions v
 JOIN model_version_tags t ON t.name = v.name AND t.version = v.version AND t.key = '{RUN_TAG}'
 WHERE v.current_stage != 'Deleted_Internal' AND t.value = ? ORDER BY v.creation_time DESC
 """
 ALIASES = "SELECT alias FROM registered_model_aliases WHERE name = ? AND version = ?"
 
-Row = tuple[str, str, str | None]  # name, version, and the run in its tag
-
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version as a study has stored it, and the run whose network it is, as `RUN_TAG` has it."""
+    """A version as a study has stored it."""
 
     name: str
     version: str
-    run: str
+    runs: Sequence[str]  # the run whose network it is, as `RUN_TAG` may have it
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,9 @@ def find_versions(uri: str, stored: Sequence[StoredVersion]) -> list[FoundVersio
         if path is not None:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=BUSY_S, uri=True)) as database:
                 return [_find(version, _Rows(database)) for version in stored]
-        with unchanged_process(), environment(QUICK):
+        # A user's own values win.
+        quick = {name: value for name, value in QUICK.items() if os.environ.get(name) in (None, OUR_DEFAULTS[name])}
+        with environment(quick):
             client = connect_mlflow(uri)
             with mlflow_errors(uri):
                 return [_find(version, _Client(client)) for version in stored]
@@ -81,21 +77,14 @@ def find_versions(uri: str, stored: Sequence[StoredVersion]) -> list[FoundVersio
 
 
 def _find(stored: StoredVersion, registry: _Rows | _Client) -> FoundVersion | None:
-    rows = [*registry.of_number(stored.name, stored.version), *registry.of_run(stored.run)]
-    name, version, _ = next((row for row in rows if is_of_run(row[2], stored.run)), (None, None, None))
-    if name is None or version is None:
+    found = [version for run in stored.runs for version in registry.of_run(run)]
+    if not found:
         return None
+    same = (stored.name, stored.version)
+    name, version = same if same in found else found[0]
     aliases = registry.aliases(name, version)
     known = [alias for alias in (CHAMPION, CHALLENGER, PREVIOUS) if alias in aliases]
     return FoundVersion(name, version, next(iter(known + aliases), ""))
-
-
-def is_of_run(tag: str | None, run: str) -> bool:
-    """Return whether a version's tag names this run. A copied study has the runs and versions of its original."""
-    if tag is None:  # registered by an early release
-        return True
-    (scope, _, name), (uid, _, number) = tag.partition("/"), run.partition("/")
-    return name == number and (uid == scope or uid.startswith(f"{scope}-"))
 
 
 class _Rows:
@@ -104,11 +93,8 @@ class _Rows:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._select: Callable[..., sqlite3.Cursor] = database.execute
 
-    def of_number(self, name: str, version: str) -> list[Row]:
-        return [(row[0], str(row[1]), row[2]) for row in self._select(OF_NUMBER, (name, version))]
-
-    def of_run(self, run: str) -> list[Row]:
-        return [(row[0], str(row[1]), row[2]) for row in self._select(OF_RUN, (run,))]
+    def of_run(self, run: str) -> list[tuple[str, str]]:
+        return [(name, str(version)) for name, version in self._select(OF_RUN, (run,))]
 
     def aliases(self, name: str, version: str) -> list[str]:
         return [row[0] for row in self._select(ALIASES, (name, version))]
@@ -120,15 +106,10 @@ class _Client:
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
 
-    def of_number(self, name: str, version: str) -> list[Row]:
-        return self._rows(f"name = '{name}' AND version_number = {int(version)}")
-
-    def of_run(self, run: str) -> list[Row]:
-        return self._rows(f"tags.`{RUN_TAG}` = '{run}'")
-
-    def _rows(self, condition: str) -> list[Row]:
-        found = self._client.search_model_versions(condition)
-        return [(version.name, str(version.version), version.tags.get(RUN_TAG)) for version in found]
+    def of_run(self, run: str) -> list[tuple[str, str]]:
+        found = self._client.search_model_versions(f"tags.`{RUN_TAG}` = '{run}'")
+        newest_first = sorted(found, key=lambda version: -int(version.creation_timestamp))
+        return [(version.name, str(version.version)) for version in newest_first]
 
     def aliases(self, name: str, version: str) -> list[str]:
         return list(self._client.get_model_version(name, version).aliases)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from search.common.errors import UnpublishableError
 from search.common.passwords import first_line
-from search.tracking.delivery import RUN_TAG
+from search.tracking.delivery import RUN_TAG, tagged_runs
 from search.tracking.registry.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
 from search.tracking.registry.version import versions, why_not_champion
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors, retry
@@ -85,6 +85,20 @@ def publish(
             return RegisteredVersion(name, version, None, restored)
         set_challenger(client, name, version)
         return RegisteredVersion(name, version, why_not_champion(client, name, version, champion), restored)
+
+
+def find_run(uri: str, uid: str, run: str) -> str | None:
+    """Find the id of a study's run in any experiment; None if there is none. Raises TrackingError if MLflow fails."""
+    from mlflow.entities import ViewType
+
+    client = connect_mlflow(uri)
+    with mlflow_errors(uri, FAILED):
+        experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
+        for tagged in tagged_runs(uid, run):
+            filter_ = f"tags.`{RUN_TAG}` = '{tagged}'"
+            if found := client.search_runs(experiments, filter_, ViewType.ALL, max_results=1):
+                return str(found[0].info.run_id)
+    return None
 
 
 def _find(client: MlflowClient, name: str, run: str) -> ModelVersion | None:
