@@ -34,6 +34,7 @@ from search.common.system import module_command
 from search.common.workspace import Workspace
 from search.study.records import EXPERIMENT
 from search.tracking.pages import VIEW
+from search.tracking.store import ignored_variables
 
 PORTS = (5000, 8080)  # preferred ports of MLflow and optuna-dashboard
 NEXT_PORTS = 20  # ports tried after a preferred one
@@ -129,8 +130,10 @@ class ServerProcess:
         address = ("--host", "127.0.0.1", "--port", str(port))
         command = module_command("search.cli.dashboard_server", name, *arguments, *address)
         log = tempfile.TemporaryFile()  # noqa: SIM115
+        hidden = ignored_variables()  # such as a registry elsewhere, or a prefix of addresses
         installed = sysconfig.get_path("purelib")  # uvicorn's processes would import from the current folder first
-        env = {**os.environ, "PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": installed, **variables}
+        env = {**{name: value for name, value in os.environ.items() if name not in hidden}, **variables}
+        env |= {"PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": installed}
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)

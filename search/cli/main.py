@@ -21,6 +21,7 @@ from search.cli.options import (
     json_option,
     new_places,
     options,
+    unused_mlflow_variables,
     write_output,
 )
 from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
@@ -58,7 +59,7 @@ def run_command(ctx: click.Context, config: Config) -> None:
         from search.commands.setup import plan_search
 
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
-        for warning in (*input_warnings(ctx), *new_places(config)):
+        for warning in (*input_warnings(ctx), *new_places(config), *unused_mlflow_variables(config)):
             display.notice(warning)
         plan = plan_search(config, display, ambient=from_environment(ctx))
         print_result(run(plan, display), plan.config)
@@ -73,16 +74,18 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
 
     The report is a single file that works offline.
     """
-    from search.commands.studies import open_studies
+    from search.commands.studies import compared, open_studies
     from search.common.workspace import Workspace
     from search.reports.page import render
+    from search.study.records import UID, StudyRecord
 
     chosen = open_studies(config, study)
+    (record,) = compared(config, [StudyRecord.of(chosen[0])])
     workspace = Workspace(config.workspace)
-    drawing = workspace.pictures(chosen[0].study_name)
+    drawing = workspace.pictures(record.name, record.attrs.get(UID, ""))
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
-    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images).encode())
+    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images, record=record).encode())
     click.echo(f"report: {target}")
 
 
@@ -113,9 +116,9 @@ def ui(study: str | None, browse: bool, port: int | None, config: Config) -> Non
 def studies(as_json: bool, config: Config) -> None:
     """List all studies."""
     from search.cli.output import print_studies
-    from search.commands.studies import all_studies
+    from search.commands.studies import all_studies, compared
 
-    print_studies(all_studies(config), as_json=as_json)
+    print_studies(compared(config, all_studies(config)), as_json=as_json)
 
 
 @cli.command()
@@ -125,9 +128,9 @@ def studies(as_json: bool, config: Config) -> None:
 def show(study: str, as_json: bool, config: Config) -> None:
     """Show the winner and the trials of a study."""
     from search.cli.output import print_study
-    from search.commands.studies import read_study
+    from search.commands.studies import compared, read_study
 
-    print_study(read_study(config, study), as_json=as_json)
+    print_study(*compared(config, [read_study(config, study)]), as_json=as_json)
 
 
 @cli.command()
@@ -139,11 +142,11 @@ def watch(study: str | None, config: Config) -> None:
     STUDY defaults to the newest one.
     """
     from search.cli.output import choose_display, print_summary
-    from search.commands.studies import follow
+    from search.commands.studies import compared, follow
 
     record = follow(config, study, choose_display(log_format=config.log_format))
     if config.log_format == "text":
-        print_summary(record)
+        print_summary(*compared(config, [record]))
 
 
 @cli.command()

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from objectives.files import write_atomic
 from search.common.config import FILE, Config
 from search.common.errors import UsageError
-from search.common.passwords import mask
+from search.common.passwords import bare, mask
 
 SETTINGS = {field.name: field for field in fields(Config)}
 REPEATABLE_SETTINGS = {name for name, field in SETTINGS.items() if isinstance(field.default, tuple)}
@@ -191,6 +191,18 @@ def new_places(config: Config) -> Iterator[str]:
     for flag, url in (("--storage", config.storage), ("--tracking-uri", config.tracking_uri)):
         if url and url.startswith("sqlite:///") and not (path := Path(url.removeprefix("sqlite:///"))).exists():
             yield f"{flag}: {path} is a new database" + ("" if path.parent.exists() else " in a new folder")
+
+
+def unused_mlflow_variables(config: Config) -> Iterator[str]:
+    """Warn about variables of MLflow that name another place for runs and models. A search has one store for both."""
+    from search.tracking.store import redirecting_variables
+
+    if names := redirecting_variables(config.mlflow_uri):
+        place = bare(config.tracking_uri) if config.tracking_uri else "mlflow.db in the workspace"
+        listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        text = f"a search does not use {listed}: its runs and models go to {place}"
+        advice = '. To send them there, add --tracking-uri "$MLFLOW_TRACKING_URI"'
+        yield text + (advice if "MLFLOW_TRACKING_URI" in names else "")
 
 
 def write_output(flag: str, path: Path, content: bytes) -> None:

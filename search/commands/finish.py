@@ -75,7 +75,7 @@ class Finish:
         require(isinstance(result, TestScore), f"score_test gave {describe_value(result)}; give a TestScore")
         figures = _figures(result)
         image = _draw(result, objective.class_names())
-        write_atomic(Workspace(self.config.workspace).pictures(self.study.name), image)
+        write_atomic(Workspace(self.config.workspace).pictures(self.study.name, self.study.uid), image)
         for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", image)
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
@@ -94,9 +94,13 @@ class Finish:
             return summary
         from search.tracking.registry.registration import publish
 
-        self.tracking.flush(60.0)
-        if (run_id := self.tracking.mlflow_id(summary.run)) is None:
-            return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
+        n_left = self.tracking.flush(60.0)
+        if (run_id := self._run_id(summary.run, answers=n_left == 0)) is None:
+            if n_left:
+                return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
+            place = f"neither the journals in {Workspace(self.config.workspace).mlruns} nor MLflow know its run"
+            advice = "Give --workspace and --tracking-uri as in the search that trained it"
+            return replace(summary, model=None, standing=f"the winner cannot be registered: {place}. {advice}")
         objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)
         try:
             metadata = version.metadata(study, summary, objective)
@@ -114,8 +118,20 @@ class Finish:
             return self._unregistered(summary, str(error))
         except (UnpublishableError, ContractError) as error:
             return replace(summary, model=None, standing=f"the winner cannot be registered: {error}")
+        if published.restored:
+            summary = summary.noted("its run had been deleted in MLflow and was restored")
         model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
         return replace(summary, model=model, standing=published.why)
+
+    def _run_id(self, run: str, *, answers: bool) -> str | None:
+        """MLflow's id of a run, None if unknown. If the journal was lost, a store that `answers` is asked."""
+        if (run_id := self.tracking.mlflow_id(run)) is None and answers:
+            from search.tracking.registry.registration import find_run
+
+            run_id = find_run(self.config.mlflow_uri, self.study.uid, run)
+            if run_id is not None:
+                self.tracking.know(run, run_id)
+        return run_id
 
     def _unregistered(self, summary: Summary, why: str) -> Summary:
         """Drop the model, so that the next start registers it again."""
@@ -139,7 +155,7 @@ class Finish:
 
         self._link_runs()
         study, workspace = self.study.record(), Workspace(self.config.workspace)
-        path = workspace.pictures(study.name)
+        path = workspace.pictures(study.name, self.study.uid)
         images = {"Predictions on the test split": path.read_bytes()} if path.exists() else {}
         report = write_report(self.study.optuna_study, workspace.report(study.name), images=images)
         self.tracking.file(PARENT, "report.html", report.read_bytes())

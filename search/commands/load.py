@@ -21,6 +21,7 @@ from search.study import records
 from search.study.space.objective_calls import call, explain_errors
 from search.study.space.space import WHOLE_SPACE
 from search.tracking.registry.loading import download, load_model, require_store
+from search.tracking.store import unchanged_process
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,8 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
     """
     config = Config(workspace=Path(workspace), tracking_uri=tracking_uri)
     require_store(config)
-    uri, version, loaded = load_model(config.mlflow_uri, model)
+    with unchanged_process():
+        uri, version, loaded = load_model(config.mlflow_uri, model)
     metadata = loaded.metadata.metadata or {}
     return Predictor(uri, version, tuple(metadata["classes"]), Framing.of(metadata["framing"]), metadata, loaded)
 
@@ -120,7 +122,8 @@ def load_trial(
         raise ModelNotFoundError(f"{absent}: it has no MLflow run")
     require_store(config)
     try:
-        weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
+        with unchanged_process():
+            weights = download(config.mlflow_uri, trial.run_id, "weights.pt")
     except TrackingError as error:
         raise ModelNotFoundError(f"{absent}: {error}") from None
     with explain_errors(spec.target):

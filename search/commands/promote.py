@@ -10,8 +10,8 @@ from optuna.storages import RDBStorage
 from search.commands.finish import Finish
 from search.commands.session.naming import tell_apart
 from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
-from search.commands.studies import patience, tracked_elsewhere
-from search.common.config import Config, is_model_name
+from search.commands.studies import find_stored, patience, separate_copy, tracked_elsewhere
+from search.common.config import Config, similar_model_name, why_no_model_name
 from search.common.errors import UsageError
 from search.study import records
 from search.study.space.objective_calls import explain_errors
@@ -37,8 +37,11 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
             raise UsageError(f"study {name!r} has not ended; run the command of its search again")
         if (reason := tracked_elsewhere(config, attrs)) is not None:
             raise UsageError(f"study {name!r}: {reason}")
-        summary = Summary.from_dict(attrs[records.SUMMARY])
-        if (model := summary.model) is not None and config.register in (None, model["name"]):
+        separate_copy(config, storage, study_id)
+        study = records.StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
+        summary, (found,) = Summary.from_dict(attrs[records.SUMMARY]), find_stored(config, [study])
+        if (model := summary.model) is not None and found is not None and config.register in (None, model["name"]):
+            model = model if found == "unknown" else {"name": found.name, "version": found.version, "uri": found.uri}
             _set_champion(config, model["name"], str(model["version"]))
             summary = replace(summary, model={**model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, summary.as_dict())
@@ -75,6 +78,8 @@ def promote_version(config: Config, version: str) -> tuple[str, str] | None:
     """Make `NAME/VERSION` the champion and return both; None for another form. Raises ModelNotFoundError."""
     if (match := re.fullmatch(r"(?:models:/)?([^/:]+)/(\d+)", version)) is None:
         return None
+    if (problem := why_no_model_name(match[1])) is not None:
+        raise UsageError(f"promote {version}: {problem}")
     _set_champion(config, match[1], match[2])
     return match[1], match[2]
 
@@ -90,9 +95,10 @@ def restore_previous_champion(config: Config, name: str | None) -> tuple[str, st
 
     Returns the model's name, the old and the new champion's version. Raises ModelNotFoundError without a previous one.
     """
+    if name is not None and (problem := why_no_model_name(name)) is not None:
+        advice = f"Type for example promote --rollback {similar_model_name(name.partition('/')[0])}"
+        raise UsageError(f"--rollback takes the name of a model: {problem}. {advice}")
     client = connect_mlflow(config.mlflow_uri)
-    if name is not None and not is_model_name(name):
-        raise UsageError(f"--rollback takes the name of a model; type promote --rollback {name.partition('/')[0]}")
     with mlflow_errors(config.mlflow_uri, "the champion stays the same"):
         name = name or newest_champion(client)
         return name, *rollback(client, name)

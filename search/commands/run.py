@@ -8,6 +8,7 @@ from search.commands.finish import Finish
 from search.commands.session.phases import Phases
 from search.commands.session.session import DELIVERY_S, SearchSession, open_session, parent_run
 from search.commands.setup import SearchPlan
+from search.commands.studies import compared
 from search.coordinator.progress import Display
 from search.study.records import StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
@@ -57,7 +58,8 @@ def run(plan: SearchPlan, display: Display) -> Result:
 
 
 def _result(session: SearchSession, *, was_complete: bool) -> Result:
-    return Result(session.study.record(), session.tracking.flush(DELIVERY_S), was_complete)
+    (study,) = compared(session.plan.config, [session.study.record()])
+    return Result(study, session.tracking.flush(DELIVERY_S), was_complete)
 
 
 def _wait_for_workers(session: SearchSession) -> list[str]:

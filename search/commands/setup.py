@@ -14,11 +14,11 @@ from objectives.base import DatasetUnavailableError, ImageClassifier, Objective,
 from objectives.devices import resolve_device
 from search.commands.session.naming import tell_apart
 from search.commands.studies import read_study, stored_studies
-from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, is_model_name
+from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, why_no_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
 from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_path, check_sqlite, sqlite_file
-from search.common.workspace import Workspace, check_study_name
+from search.common.workspace import Workspace, check_study_name, slug
 from search.coordinator.progress import Display
 from search.study import records
 from search.study.selection.intervals import images_of
@@ -30,6 +30,7 @@ from search.study.space.space import Space, narrow, require_space, search_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
+from search.tracking import lengths
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
 from search.tracking.store import Destination
@@ -226,7 +227,8 @@ def load_objective(spec: ObjectiveSpec) -> Objective:
 def registered_name(config: Config, objective: Objective) -> str | None:
     """The name of the winner's registered model; None if it is not registered.
 
-    Raises UsageError for a name that MLflow does not accept, and for `--register` if nothing can be registered.
+    An objective's name that MLflow does not accept is changed as in names of files. Raises UsageError for `--register`
+    if nothing can be registered.
     """
     if config.no_register or (config.register is None and not version.can_be_registered(objective)):
         return None
@@ -235,11 +237,7 @@ def registered_name(config: Config, objective: Objective) -> str | None:
         winner = f"the winner of objective {objective.name!r}"
         raise UsageError(f"--register {config.register}: {winner} cannot be registered; {advice}")
     name = config.register or objective.name
-    if not is_model_name(name):
-        accepted = "MLflow takes letters, digits, dots, dashes and spaces"
-        advice = "Name the model with --register NAME, or give the objective another name"
-        raise UsageError(f"objective {objective.name!r} cannot give its name to a model: {accepted}. {advice}")
-    return name
+    return name if why_no_model_name(name) is None else slug(name)
 
 
 def open_tracking(
@@ -248,7 +246,8 @@ def open_tracking(
     """Open the tracking of one study; `attrs` are the study's. With `retry`, its journal waits while it is locked."""
     workspace, uid = Workspace(config.workspace), attrs[records.UID]
     tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
-    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
+    experiment = lengths.cut_distinct(study, lengths.EXPERIMENT_NAME)
+    destination = Destination(config.mlflow_uri, experiment, uid, workspace.artifacts(study).absolute(), tags)
     return Tracking(workspace.journal(study, uid), destination, retry)
 
 

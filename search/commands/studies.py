@@ -1,11 +1,15 @@
 """Open, list, read and follow stored studies."""
 
 import difflib
+import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import click
 import optuna
@@ -16,11 +20,16 @@ from search.common.config import Config
 from search.common.errors import UsageError
 from search.common.passwords import bare, mask
 from search.common.sqlite import sqlite_file
+from search.common.workspace import Workspace
 from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.storage.retry import RetryPolicy
-from search.study.storage.storage import read_storage, study_names
+from search.study.storage.storage import oldest_first, read_storage, study_names
+from search.study.study import new_uid
+from search.tracking.delivery import tagged_runs
+from search.tracking.journal import Journal
+from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
 
 POLL_S = 0.5  # pause between two reads of the study
 
@@ -62,6 +71,28 @@ def read_study(config: Config, name: str | None) -> StudyRecord:
     return StudyRecord.of(open_studies(config, [] if name is None else [name])[0])
 
 
+def separate_copy(config: Config, storage: RDBStorage, study_id: int) -> None:
+    """Give a study that `optuna.copy_study` has made a uid and files of its own. Its lock must be held.
+
+    Until then it has the uid of its original. What has ended stays in the original's runs; what follows gets new ones.
+    A study whose original is gone was renamed, as optuna-dashboard does it, and keeps everything.
+    """
+    name, uid = storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id).get(records.UID)
+    twins = [study.study_name for study in oldest_first(storage) if study.user_attrs.get(records.UID) == uid]
+    if uid is None or name == twins[0]:
+        return
+    workspace, own = Workspace(config.workspace), f"{uid}-{new_uid()}"
+    if (original := workspace.journal(name, uid)).exists():
+        with closing(Journal(workspace.journal(name, own))) as journal:
+            journal.adopt(original)
+    weights, pictures = workspace.training_files(name, uid).weights, workspace.pictures(name, uid)
+    if weights.exists():
+        shutil.copytree(weights, workspace.training_files(name, own).weights)
+    if pictures.exists():
+        shutil.copyfile(pictures, workspace.pictures(name, own))
+    storage.set_study_user_attr(study_id, records.UID, own)
+
+
 def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
     """A hint if the study is tracked in another MLflow store than `config` names, else None; `attrs`: the study's."""
     uri = attrs.get(records.TRACKING)
@@ -69,6 +100,56 @@ def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
         return None
     hint = f"at {uri}; add --tracking-uri {uri}" if uri else "here; leave out --tracking-uri"
     return f"it is tracked {hint}"
+
+
+def compared(config: Config, studies: Sequence[StudyRecord]) -> list[StudyRecord]:
+    """Replace what the studies have stored about the registry by what it has now; a study's winner may be gone there.
+
+    A store that does not answer at once is not waited for; the studies then say so.
+    """
+    found = find_stored(config, studies)
+    return [_as_found(config, study, version) for study, version in zip(studies, found, strict=True)]
+
+
+def find_stored(config: Config, studies: Sequence[StudyRecord]) -> list[FoundVersion | None | Literal["unknown"]]:
+    """The version that each study has stored, as its registry has it; None if it is gone, or if none is stored."""
+    found: list[FoundVersion | None | Literal["unknown"]] = [None] * len(studies)
+    by_store: dict[str, dict[int, StoredVersion]] = {}
+    for position, study in enumerate(studies):
+        if (summary := study.summary) is not None and (model := summary.model) is not None:
+            runs = tagged_runs(study.attrs.get(records.UID, ""), summary.run)
+            stored = StoredVersion(model["name"], str(model["version"]), runs)
+            by_store.setdefault(store_of(config, study.attrs), {})[position] = stored
+    for uri, wanted in by_store.items():
+        answers = find_versions(uri, list(wanted.values()))
+        for n, position in enumerate(wanted):
+            found[position] = "unknown" if answers is None else answers[n]
+    return found
+
+
+def store_of(config: Config, attrs: Mapping[str, Any]) -> str:
+    """The address of the MLflow store in which a study is tracked; `attrs`: the study's."""
+    if tracked_elsewhere(config, attrs) is None:
+        return config.mlflow_uri
+    return str(attrs[records.TRACKING]) or replace(config, tracking_uri=None).mlflow_uri
+
+
+def _as_found(config: Config, study: StudyRecord, found: FoundVersion | None | Literal["unknown"]) -> StudyRecord:
+    """Return a study with its version as the registry has it."""
+    if (summary := study.summary) is None or (model := summary.model) is None:
+        return study
+    if found == "unknown":
+        uri = store_of(config, study.attrs)
+        what = "does not answer" if uri.startswith("http") else "cannot be read"
+        summary = summary.noted(f"MLflow at {bare(uri)} {what}, so {model['uri']} may be gone")
+    elif found is None:
+        command = f"python -m search promote {shlex.quote(study.name)}{config.where}"
+        gone = f"version {model['version']} of {model['name']} is no longer in MLflow"
+        summary = replace(summary, model=None, standing=f"{gone}; to register the winner again, type: {command}")
+    elif (found.name, found.version, found.alias) != (model["name"], str(model["version"]), model["alias"]):
+        now = {"name": found.name, "version": found.version, "alias": found.alias, "uri": found.uri}
+        summary = replace(summary, model=now, standing=None)
+    return replace(study, summary=summary)
 
 
 def follow(config: Config, name: str | None, display: Display) -> StudyRecord:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from search.commands.setup import open_tracking
@@ -11,7 +12,7 @@ from search.common.direction import Direction
 from search.common.errors import StudyHeldError
 from search.common.workspace import Workspace
 from search.study import records
-from search.study.storage.storage import hold_study, open_storage
+from search.study.storage.storage import hold_study, oldest_first, open_storage
 from search.tracking.journal import Journal
 
 DELIVERY_S = 600.0  # how long to wait for one study's writes
@@ -28,11 +29,13 @@ class SyncResult(NamedTuple):
 
 def sync(config: Config) -> Iterator[SyncResult]:
     """Deliver the journal of every study, one after the other."""
-    for study in open_storage(config.storage_url, create=False, retry=patience(config)).get_all_studies():
+    seen = set[Path]()
+    for study in oldest_first(open_storage(config.storage_url, create=False, retry=patience(config))):
         name, attrs = study.study_name, study.user_attrs
         path = Workspace(config.workspace).journal(name, attrs.get(records.UID, ""))
-        if not path.exists():
+        if path in seen or not path.exists():  # a copy that no search has continued has no journal of its own
             continue
+        seen.add(path)
         try:
             with hold_study(config.storage_url, name), closing(Journal(path)) as journal:
                 yield _deliver(config, name, attrs, Direction.of_study(study.direction), journal.n_pending())

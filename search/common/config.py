@@ -104,8 +104,8 @@ class Config:
         if self.tracking_uri and not re.match(r"(sqlite:///|https?://|(postgresql|mysql)[\w+]*://)", self.tracking_uri):
             advice = "give http://HOST:PORT of an MLflow server, or sqlite:///FILE"
             raise UsageError(f"--tracking-uri {self.tracking_uri!r} is not a tracking store; {advice}")
-        if self.register is not None and not is_model_name(self.register):
-            raise UsageError(f"--register {self.register!r} is not a model name; use letters, digits, dots and dashes")
+        if self.register is not None and (problem := why_no_model_name(self.register)) is not None:
+            raise UsageError(f"--register {problem}. Type for example --register {similar_model_name(self.register)}")
         for flag, value, unit in (("timeout", self.timeout, "seconds"), ("max-latency-ms", self.max_latency_ms, "ms")):
             if value is not None and not math.isfinite(value):
                 raise UsageError(f"--{flag} {value} is not a number of {unit}; leave it out for no limit")
@@ -131,6 +131,21 @@ class Config:
         return "".join(f" {flag} {shlex.quote(mask(value))}" for flag, value in flags.items() if value)
 
 
-def is_model_name(name: str) -> bool:
-    """Return whether MLflow accepts the name for a registered model."""
-    return re.fullmatch(r"[\w. -]+", name) is not None
+MODEL_NAME_CHARACTERS = 256  # of MLflow's column: PostgreSQL would refuse a longer name at the very end of a search
+
+
+def why_no_model_name(name: str) -> str | None:
+    """Say that a name cannot be that of a registered model, and what can; None if it can.
+
+    MLflow accepts more in places. A name with `@` or a quote could not be typed in a model's URI.
+    """
+    if re.fullmatch(rf"(?![. ])[\w. -]{{1,{MODEL_NAME_CHARACTERS}}}(?<! )", name) is not None:
+        return None
+    shown = repr(name if len(name) <= 40 else f"{name[:40]}...")
+    rule = f"1 to {MODEL_NAME_CHARACTERS} letters, digits, dashes, underscores, dots and spaces"
+    return f"{shown} cannot name a model in MLflow; use {rule}, no dot first and no space at either end"
+
+
+def similar_model_name(name: str) -> str:
+    """Return a model name that looks like another name."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:60] or "my-model"

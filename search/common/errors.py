@@ -72,7 +72,7 @@ class TrackingRefusedError(TrackingError):
 
 
 class UnpublishableError(SearchError):
-    """A network cannot be exported for loading without this project."""
+    """A network cannot be registered: it cannot be exported for loading without this project, or its run is gone."""
 
 
 class ModelNotFoundError(SearchError):

@@ -1,5 +1,9 @@
-"""Paths of everything that a search writes under `mlruns/`."""
+"""Paths of everything that a search writes under `mlruns/`.
 
+What belongs to a study is found by the study's uid. Its name is there for people: Optuna's tools can change it.
+"""
+
+import glob
 import hashlib
 import re
 import tempfile
@@ -68,11 +72,17 @@ class Workspace:
         return self.root / "mlruns"
 
     def training_files(self, study: str, uid: str) -> TrainingFiles:
-        folder = f"{slug(study)}-{uid}"
-        return TrainingFiles(self.mlruns / "checkpoints" / folder, self.mlruns / "weights" / folder)
+        return TrainingFiles(self._of("checkpoints", study, uid), self._of("weights", study, uid))
 
     def journal(self, study: str, uid: str) -> Path:
-        return self.mlruns / "journal" / f"{slug(study)}-{uid}.db"
+        return self._of("journal", study, uid, ".db")
+
+    def _of(self, kind: str, study: str, uid: str, suffix: str = "") -> Path:
+        """Return the path of a study's file or folder. It keeps the name that the study had when it was made."""
+        path = self.mlruns / kind / f"{slug(study)}-{uid}{suffix}"
+        if path.exists():
+            return path
+        return next(iter(sorted(path.parent.glob(f"*-{glob.escape(uid)}{suffix}"))), path)
 
     def artifacts(self, study: str) -> Path:
         return self.mlruns / "artifacts" / slug(study)
@@ -80,9 +90,10 @@ class Workspace:
     def report(self, study: str) -> Path:
         return self.mlruns / "reports" / f"{slug(study)}.html"
 
-    def pictures(self, study: str) -> Path:
+    def pictures(self, study: str, uid: str) -> Path:
         """Return the image of the winner's sample predictions, which the report shows."""
-        return self.mlruns / "reports" / f"{slug(study)}.png"
+        path, early = self._of("reports", study, uid, ".png"), self.mlruns / "reports" / f"{slug(study)}.png"
+        return early if early.exists() and not path.exists() else path
 
     def check_writable(self) -> None:
         """Check that files can be created here, without leaving any. Raises UsageError otherwise."""

@@ -47,9 +47,15 @@ def write_report(
     return write_atomic(output, render(study, others=others, images=images or {}).encode())
 
 
-def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mapping[str, bytes]) -> str:
-    """Return the page as text."""
-    record = StudyRecord.of(study)
+def render(
+    study: optuna.Study,
+    *,
+    others: Sequence[optuna.Study],
+    images: Mapping[str, bytes],
+    record: StudyRecord | None = None,
+) -> str:
+    """Return the page as text. `record` is the study as it is shown, by default as it is stored."""
+    record = record or StudyRecord.of(study)
     compared = [record, *map(StudyRecord.of, others)] if others else []
     optuna_charts = OptunaCharts.of(study, record)
     charts = _charts(optuna_charts, record)

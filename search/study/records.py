@@ -18,7 +18,7 @@ from search.common.text import printable
 from search.study.summary import Summary
 
 # Attributes of a study.
-UID = "uid"  # distinguishes the study from an earlier one of the same name in the same folder
+UID = "uid"  # distinguishes the study from an earlier one of the same name in the same folder; of a copy: UID-UID
 OBJECTIVE = "objective"  # {"target": ..., "options": {...}}, from which the objective can be made again
 METRIC = "metric"  # the objective's name for its value
 STEPS_PER_EPOCH = "steps_per_epoch"

@@ -135,6 +135,11 @@ def require_same_images(study: StoredStudy) -> None:
         )
 
 
+def new_uid() -> str:
+    """Return an id for a study."""
+    return uuid.uuid4().hex[:8]
+
+
 def find_study(storage: RDBStorage, name: str) -> int | None:
     """Return the id of a study, or None if there is none of that name."""
     try:
@@ -146,7 +151,7 @@ def find_study(storage: RDBStorage, name: str) -> int | None:
 def _create(storage: WriterStorage, name: str, objective: Objective, fingerprint: Mapping[str, Any]) -> StoredStudy:
     study_id = storage.create_new_study([StudyDirection[objective.direction.upper()]], name)
     study = StoredStudy(storage, study_id, objective)
-    study.set_attr(records.UID, uuid.uuid4().hex[:8])
+    study.set_attr(records.UID, new_uid())
     study.set_attr(records.METRIC, objective.metric)
     study.set_attr(records.STEPS_PER_EPOCH, int(objective.steps_per_epoch()))
     study.set_attr(records.FINGERPRINT, fingerprint)

@@ -11,23 +11,29 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.common.passwords import first_line
+from search.tracking import lengths
 from search.tracking.journal import EXPERIMENT, Body, Journal, Write
+from search.tracking.lengths import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, TAGS_PER_REQUEST, cut
 from search.tracking.store import Destination, is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import Dataset, Metric, Param, RunTag
 
 LOGGER = logging.getLogger(__name__)
 
 RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
-MAX_PARAMS = 100  # MLflow's limit per request
-MAX_POINTS = 900  # MLflow's limit is 1,000 metrics per request
+
+
+def tagged_runs(uid: str, run: str) -> list[str]:
+    """Return how a run of a study may be tagged. A copied study has the runs of its original too."""
+    uids = uid.split("-")
+    return [f"{'-'.join(uids[:n])}/{run}" for n in range(len(uids), 0, -1)]
 
 
 class Delivery:
@@ -57,7 +63,7 @@ class Delivery:
                 LOGGER.warning("%s of %s has no run to go to", first.kind, first.run)
 
     def _open(self, write: Write) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+        from mlflow.entities import DatasetInput, InputTag
 
         body, scoped = write.body, f"{self._destination.scope}/{write.run}"
         # An interrupted search or delivery may have created the run.
@@ -66,19 +72,17 @@ class Delivery:
         self._journal.set_mlflow_id(write.run, run_id)
         if runs:
             self._client.update_run(run_id, status="RUNNING")
-            self._client.log_batch(run_id, tags=_run_tags(body["tags"]))
-        params = [Param(key, value) for key, value in body["params"].items()]
-        for first in range(0, len(params), MAX_PARAMS):
-            self._client.log_batch(run_id, params=params[first : first + MAX_PARAMS])
+            self._log(run_id, tags=_run_tags(body["tags"]))
+        self._log(run_id, params=_params(body["params"]))
         if data := body["dataset"]:
-            entity = Dataset(data["name"], data["digest"], "local", data["source"], profile=json.dumps(data))
-            self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+            context = InputTag("mlflow.data.context", "training")
+            self._client.log_inputs(run_id, [DatasetInput(_dataset(data), [context])])
 
     def _create(self, body: Body, scoped: str) -> str:
-        tags = {**body["tags"], RUN_TAG: scoped}
+        tags = {tag.key: tag.value for tag in _run_tags({**body["tags"], RUN_TAG: scoped})}
         if body["parent"] is not None:
             tags["mlflow.parentRunId"] = str(self._journal.mlflow_id(body["parent"]))
-        values = {"start_time": body["time"], "tags": tags, "run_name": body["name"]}
+        values = {"start_time": body["time"], "tags": tags, "run_name": cut(body["name"], lengths.RUN_NAME)}
         try:
             return str(self._client.create_run(self.experiment(), **values).info.run_id)
         except Exception as error:
@@ -110,7 +114,7 @@ class Delivery:
     def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
         bodies = [write.body for write in batch]
         metrics = [metric for body in bodies for metric in _metric_points(body["values"], body["time"], body["step"])]
-        self._client.log_batch(run_id, metrics=metrics)
+        self._log(run_id, metrics=metrics)
 
     def _file(self, run_id: str, batch: Sequence[Write]) -> None:
         self._put(run_id, {write.body["path"]: write.content or b"" for write in batch})
@@ -137,27 +141,55 @@ class Delivery:
 
     def _tags(self, run_id: str, batch: Sequence[Write]) -> None:
         tags = {key: value for write in batch for key, value in write.body["tags"].items()}
-        self._client.log_batch(run_id, tags=_run_tags(tags))
+        self._log(run_id, tags=_run_tags(tags))
 
     def _end(self, run_id: str, batch: Sequence[Write]) -> None:
         body = batch[-1].body
         metrics, tags = _metric_points(body["metrics"], body["time"], body.get("step", 0)), _run_tags(body["tags"])
         with _rejections_logged(f"the final figures of {batch[-1].run}"):
-            if metrics or tags:
-                self._client.log_batch(run_id, metrics=metrics, tags=tags)
+            self._log(run_id, metrics=metrics, tags=tags)
         self._client.set_terminated(run_id, body["status"], body["time"])
+
+    def _log(
+        self, run_id: str, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
+    ) -> None:
+        """Log in as few requests as MLflow allows, and now, even if MLFLOW_ENABLE_ASYNC_LOGGING is set."""
+        parts = [
+            _parts(metrics, METRICS_PER_REQUEST),
+            _parts(params, PARAMS_PER_REQUEST),
+            _parts(tags, TAGS_PER_REQUEST),
+        ]
+        for some_metrics, some_params, some_tags in zip_longest(*parts, fillvalue=()):
+            self._client.log_batch(run_id, some_metrics, some_params, some_tags, synchronous=True)
+
+
+def _parts(entries: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [entries[first : first + size] for first in range(0, len(entries), size)]
+
+
+def _params(params: Mapping[str, str]) -> list[Param]:
+    from mlflow.entities import Param
+
+    return [Param(lengths.key(name), cut(value, lengths.PARAM)) for name, value in params.items()]
+
+
+def _dataset(data: Mapping[str, Any]) -> Dataset:
+    from mlflow.entities import Dataset
+
+    name, source = cut(data["name"], lengths.DATASET_NAME), cut(data["source"], lengths.DATASET_SOURCE)
+    return Dataset(name, cut(data["digest"], lengths.DATASET_DIGEST), "local", source, profile=json.dumps(data))
 
 
 def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
     from mlflow.entities import RunTag
 
-    return [RunTag(key, value) for key, value in tags.items()]
+    return [RunTag(lengths.key(name), cut(value, lengths.run_tag(name))) for name, value in tags.items()]
 
 
 def _metric_points(values: Mapping[str, float], time_ms: int, step: int) -> list[Metric]:
     from mlflow.entities import Metric
 
-    return [Metric(name, value, time_ms, step) for name, value in values.items()]
+    return [Metric(lengths.key(name), value, time_ms, step) for name, value in values.items()]
 
 
 @contextmanager
@@ -180,7 +212,7 @@ def batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
         n_points = 0
         for write in group:
             n = len(write.body.get("values", ())) if kind == "metrics" else 0
-            if batch and (kind in ("run", "pictures") or n_points + n > MAX_POINTS):
+            if batch and (kind in ("run", "pictures") or n_points + n > METRICS_PER_REQUEST):
                 yield batch
                 batch, n_points = [], 0
             batch.append(write)

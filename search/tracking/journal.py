@@ -139,6 +139,16 @@ class Journal:
         """Store MLflow's id of a run."""
         self._write(_set_run(run, "mlflow_id", mlflow_id, "excluded.mlflow_id"))
 
+    def adopt(self, other: Path) -> None:
+        """Take over the runs that have ended in another journal, and how they ended; not the study's own run."""
+        ended = "run IN (SELECT run FROM other.verdicts) AND run NOT IN (?, ?)"
+        self._db.execute("ATTACH DATABASE ? AS other", (str(other),))
+        with self._db:
+            self._db.execute("INSERT OR IGNORE INTO verdicts SELECT run, verdict FROM other.verdicts")
+            select = f"SELECT run, mlflow_id, last_step FROM other.runs WHERE {ended}"
+            self._db.execute(f"INSERT OR IGNORE INTO runs (run, mlflow_id, last_step) {select}", (PARENT, EXPERIMENT))
+        self._db.execute("DETACH DATABASE other")
+
     def _get(self, column: str, table: str, run: str) -> Any:
         query = f"SELECT {column} FROM {table} WHERE run = ?"
         row = self._patiently(lambda: self._db.execute(query, (run,)).fetchone())

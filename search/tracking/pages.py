@@ -14,6 +14,7 @@ from search.study.mlflow_names import mlflow_name
 from search.study.presenter import Decimals, present
 from search.study.records import StudyRecord
 from search.study.summary import Summary
+from search.tracking import lengths
 
 WINNER = "★"
 MARKS = {TrialState.PRUNED: "✂", TrialState.FAIL: "✕"}  # in the names of runs: MLflow has no state for pruned ones
@@ -22,6 +23,16 @@ NOTE = "mlflow.note.content"
 VIEW = "trials"  # key of the view in an experiment's tags and in links
 
 MAX_CLASSES = 30  # a larger confusion matrix is left out of the model card
+WHOLE = {"matrix": True, "listed": 12, "rows": None, "width": None}
+"""All of a page: with the confusion matrix, `listed` classes, and `rows` of a list, names up to `width` characters."""
+SHORTER: tuple[dict[str, Any], ...] = (
+    WHOLE,
+    {**WHOLE, "matrix": False},
+    {**WHOLE, "matrix": False, "listed": 3},
+    {"matrix": False, "listed": 3, "rows": 10, "width": 60},
+    {"matrix": False, "listed": 3, "rows": 5, "width": 20},
+)
+"""What is spared, in this order, until a page is no longer than MLflow stores."""
 
 
 def run_name(number: int, label: str, mark: str = "") -> str:
@@ -35,6 +46,7 @@ def experiment_tags(study: str, metric: str, *, maximize: bool) -> dict[str, str
         f"Search `{study}`: {WINNER} the winner, {MARKS[TrialState.PRUNED]} pruned, {MARKS[TrialState.FAIL]} failed. "
         f"The run `search {study}` carries the summary, the report and the leaderboard."
     )
+    note = lengths.cut(note, lengths.EXPERIMENT_TAG_VALUE)
     return {NOTE: note, f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(metric, maximize=maximize))}
 
 
@@ -66,13 +78,15 @@ def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
 
 def note(study: StudyRecord, summary: Summary) -> str:
     """Write the note shown at the top of the parent run and of the winner's run."""
-    return _render("note.md.j2", study=study, outcome=present(study, summary, Decimals()), star=WINNER)
+    outcome = present(study, summary, Decimals())
+    return _render("note.md.j2", lengths.RUN_TAG_VALUE, study=study, outcome=outcome, star=WINNER)
 
 
 def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any], uri: str) -> str:
     """Write the card of a registered version from its metadata (`version.metadata`) and its URI."""
     return _render(
         "model_card.md.j2",
+        lengths.VERSION_DESCRIPTION,
         study=study,
         outcome=present(study, summary, Decimals()),
         confusion=[[str(count or "") for count in counts] for counts in summary.confusion or ()],
@@ -83,9 +97,14 @@ def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]
     )
 
 
-def _render(template: str, **values: object) -> str:
-    text = _environment().get_template(template).render(values)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()  # paragraphs left out leave blank lines
+def _render(template: str, limit: int, **values: object) -> str:
+    """Render a template, ever shorter until it has at most `limit` characters."""
+    for spared in SHORTER:
+        text = _environment().get_template(template).render(values, **spared)
+        text = re.sub(r"\n{3,}", "\n\n", text).strip()  # paragraphs left out leave blank lines
+        if len(text) <= limit:
+            break
+    return lengths.cut(text, limit)
 
 
 @lru_cache(maxsize=1)
@@ -94,7 +113,14 @@ def _environment() -> jinja2.Environment:
     strict = jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=strict)
     environment.filters["cell"] = _table_cell
+    environment.filters["short"] = _short
     return environment
+
+
+@jinja2.pass_context
+def _short(context: jinja2.runtime.Context, text: object) -> str:
+    """Cut a name that the user chose, if the page must be short."""
+    return str(text) if (width := context["width"]) is None else lengths.cut(str(text), width)
 
 
 def _table_cell(text: str) -> str:

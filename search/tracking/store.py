@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from search.common.errors import DatabaseLockedError, SearchError, StorageError, TrackingError, TrackingRefusedError
@@ -40,7 +41,7 @@ LOGIN_HELP = (
     "(a line [mlflow], then mlflow_tracking_username = ... and mlflow_tracking_password = ...)"
 )
 # MLflow reads these when it is imported. The user's own values win.
-MLFLOW_VARIABLES = {
+OUR_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -48,6 +49,22 @@ MLFLOW_VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# MLflow reads these with every request: metrics would go to that model too, and be rejected if it is not in the store.
+REMOVED = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_SERVER_ARTIFACT_ROOT")
+REMOVED_WITHOUT_SERVER = ("MLFLOW_ENABLE_WORKSPACES", "MLFLOW_WORKSPACE")  # only a server has workspaces
+QUIET_LOGGERS = ("mlflow", "alembic")
+# How to log in and how to reach a server or its artifacts: MLflow may read these.
+USED = re.compile(
+    r"MLFLOW_(TRACKING_(USERNAME|PASSWORD|TOKEN|AUTH|AWS_SIGV4|INSECURE_TLS|(SERVER|CLIENT)_CERT_PATH)|WORKSPACE"
+    r"|(HTTP|S3|GCS|BOTO|MYSQL|KERBEROS|SQLALCHEMYSTORE|ENABLE(_PROXY)?_MULTIPART|MULTIPART)_\w+"
+    r"|\w+_TIMEOUT|ALLOW_HTTP_REDIRECTS|SERVER_(ALLOWED_HOSTS|CORS_ALLOWED_ORIGINS))"
+)
+# The others that say where runs and models go. MLflow never reads them, and a search says so.
+REDIRECTING = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"),
+    *("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION"),
+    *("MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,14 +90,16 @@ def connect_mlflow(uri: str, *, read_only: bool = False) -> MlflowClient:
     Raises StorageError if the file is damaged, foreign or, without `read_only`, not writable; TrackingRefusedError if
     the server rejects this user; TrackingError if it does not answer.
     """
-    for variable, value in MLFLOW_VARIABLES.items():
+    for variable, value in OUR_DEFAULTS.items():
         os.environ.setdefault(variable, value)
+    for variable in REMOVED if uri.startswith("http") else (*REMOVED, *REMOVED_WITHOUT_SERVER):
+        os.environ.pop(variable, None)
     path = sqlite_file(uri)
     if path is not None and path.exists():
         check_sqlite(path, MLFLOW_TABLE)
     import mlflow
 
-    for name in ("mlflow", "alembic"):
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
     source = uri
     try:
@@ -90,7 +109,7 @@ def connect_mlflow(uri: str, *, read_only: bool = False) -> MlflowClient:
             require_writable(path)
             create_whole(path, partial(_fill, path.parent / "mlruns"))
             connect(path).close()  # leaves the file in WAL mode, in which readers do not block writers
-        client = mlflow.MlflowClient(source)
+        client = mlflow.MlflowClient(source, registry_uri=source)
         client.search_experiments(max_results=1)
     except mlflow.exceptions.MlflowException as error:
         if "database schema" not in str(error):
@@ -110,17 +129,64 @@ def _fill(artifacts: Path, database: Path) -> None:
     SqlAlchemyStore(sqlite_url(database), artifacts.as_uri())  # type: ignore[no-untyped-call]
 
 
+def ignored_variables() -> dict[str, str]:
+    """Return the variables of MLflow in the environment that MLflow must not read here."""
+    ours = {name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW_")) and name not in OUR_DEFAULTS}
+    return {name: os.environ[name] for name in ours if USED.fullmatch(name) is None}
+
+
+def redirecting_variables(uri: str) -> list[str]:
+    """Return the variables in the environment that name another place for runs and models than the store at `uri`."""
+    set_ = [name for name in REDIRECTING if os.environ.get(name)]
+    return [name for name in set_ if not (name.endswith("_URI") and _is_same_store(os.environ[name], uri))]
+
+
+def _is_same_store(one: str, other: str) -> bool:
+    if one.startswith("sqlite") and other.startswith("sqlite"):
+        return sqlite_file(one) == sqlite_file(other)
+    return bare(one).rstrip("/") == bare(other).rstrip("/")
+
+
 @contextmanager
 def default_store(uri: str) -> Iterator[None]:
-    """Point MLflow's module-level functions at a store, and back afterwards."""
+    """Point MLflow's module-level functions at a store, for runs and models, and back afterwards.
+
+    Inside, MLflow reads no variable but those in `USED`.
+    """
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    hidden = ignored_variables()
+    for name in hidden:
+        del os.environ[name]
     mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        # MLflow writes what a user sets into the environment too, so these are the user's own; None means unset.
+        tracking: Any = hidden.get("MLFLOW_TRACKING_URI")
+        registry: Any = hidden.get("MLFLOW_REGISTRY_URI")
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_registry_uri(registry)
+        for name in ignored_variables():
+            del os.environ[name]
+        os.environ.update(hidden)
+
+
+@contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Undo at the end what `connect_mlflow` changes in this process: it may be a user's notebook."""
+    changed = (*OUR_DEFAULTS, *REMOVED, *REMOVED_WITHOUT_SERVER)
+    before = {name: os.environ[name] for name in changed if name in os.environ}
+    levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
+    try:
+        yield
+    finally:
+        for variable in changed:
+            os.environ.pop(variable, None)
+        os.environ.update(before)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def retry(failed: str, call: Callable[[], T], *, attempts: int = 60) -> T:

@@ -129,6 +129,10 @@ class Tracking:
     def mlflow_id(self, run: str) -> str | None:
         return self._journal.mlflow_id(run)
 
+    def know(self, run: str, mlflow_id: str) -> None:
+        """Store MLflow's id of a run that this journal has not opened."""
+        self._journal.set_mlflow_id(run, mlflow_id)
+
     def set_search_busy(self, *, busy: bool) -> None:
         """Deliver slowly while the coordinator works, since workers wait for it."""
         if busy:

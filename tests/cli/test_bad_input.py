@@ -135,6 +135,11 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
     ),
     ("no contract", ["check-objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
     ("no image", ["predict"], None, 2, r"Missing argument 'IMAGE...'"),
+    ("no model name", [*DIGITS, "--register", "."], None, 2, r"--register '\.' cannot name a model in MLflow"),
+    ("no model to predict", ["predict", "digits:0", "--model", "a:b"], None, 1, r"'a:b' cannot name a model in MLflow"),
+    ("no name to predict", ["predict", "digits:0", "--model", ""], None, 1, r"'' cannot name a model in MLflow; use"),
+    ("no model to restore", ["promote", "--rollback", ".."], None, 2, r"'..' cannot name .*--rollback my-model"),
+    ("no version", ["promote", "a'b/1"], None, 2, r"promote a'b/1: \"a'b\" cannot name a model"),
     ("no study", ["report", "--study", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
     ("no study to show", ["show", "mnist"], None, 2, r"there is no study 'mnist'|has no studies yet"),
 ]

@@ -43,6 +43,27 @@ def test_each_trial_has_one_run(finished: Finished):
     assert [(status, stage) for _, status, stage in runs] == [("FINISHED", "active")] * sum(kinds.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["sqlite:////nowhere/elsewhere.db", "http://127.0.0.1:9", "databricks"])
+def test_variables_of_mlflow_send_neither_runs_nor_models_elsewhere(folder: Path, store: str):
+    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "MLFLOW_EXPERIMENT_ID": "9"}
+    variables |= {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_ACTIVE_MODEL_ID": "m-1", "MLFLOW_ENABLE_ASYNC_LOGGING": "true"}
+    small = ("--dataset", "digits", "--engine", "inline", "--epochs", 1, "--confirm", 0, "--no-refit", "--trials", 1)
+    done = search(*small, cwd=folder, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "a search does not use MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI, MLFLOW_EXPERIMENT_ID, MLFLOW_RUN_ID and"
+        in (done.stdout)
+    )
+    assert 'models go to mlflow.db in the workspace. To send them there, add --tracking-uri "$MLFLOW_' in done.stdout
+    assert "registered: digits version 1, alias champion" in done.stdout
+    assert "rejected" not in done.stdout + done.stderr
+    assert rows(folder / "mlflow.db", "SELECT name, version FROM model_versions") == [("digits", 1)]
+    assert len(rows(folder / "mlflow.db", RUNS)) == 2
+    predicted = search("predict", "digits:0", cwd=folder, env=variables)
+    assert "model: models:/digits@champion, version 1" in predicted.stdout, predicted.stderr
+
+
 def test_runs_have_their_tags_and_their_parent(finished: Finished):
     database = finished.folder / "mlflow.db"
     runs = [run for run, *_ in rows(database, RUNS)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,46 @@ def test_the_champion_is_loaded_with_its_version_and_shape(finished: Finished):
     by_number = search.load("digits/1", workspace=finished.folder)
     assert (by_number.uri, by_number.version, str(by_number)) == ("models:/digits/1", "1", "models:/digits/1")
     assert search.load(workspace=finished.folder).predict(images[:0]).probabilities.shape == (0, 10)
+
+
+NOTEBOOK = """
+    import logging, os, sys
+    import mlflow, search
+
+    for wanted in sys.argv[2:]:
+        getattr(mlflow, f"set_{wanted}_uri")("http://127.0.0.1:9")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    def state():
+        ours = {name: value for name, value in os.environ.items() if "MLFLOW" in name or "GIT" in name}
+        return ours, mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+
+    before = state()
+    predictor = search.load("digits", workspace=sys.argv[1])
+    search.load_trial("digits", 0, workspace=sys.argv[1])
+    assert state() == before
+    assert logging.getLogger("mlflow").level == logging.WARNING
+    print(predictor)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stores", "variables"),
+    [
+        (["registry"], {}),
+        (["tracking", "registry"], {}),
+        ([], {"MLFLOW_REGISTRY_URI": "sqlite:////nowhere/registry.db", "MLFLOW_RUN_ID": "0", "MLFLOW_WORKSPACE": "x"}),
+        ([], {}),
+    ],
+)
+def test_a_notebook_with_other_stores_loads_and_keeps_them(
+    finished: Finished, tmp_path: Path, stores: list[str], variables: dict[str, str]
+):
+    command = [sys.executable, "-c", textwrap.dedent(NOTEBOOK), str(finished.folder), *stores]
+    done = subprocess.run(command, env=environment(variables), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "models:/digits@champion, version 1"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_any_trial_is_loaded_with_its_weights(finished: Finished):

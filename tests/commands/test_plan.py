@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
 import pytest
+from regression import Curve
 from rich.console import Console
 from toy import Toy
 
@@ -16,7 +18,7 @@ from objectives.base import ObjectiveError
 from objectives.images.objective import ImageClassification
 from search.cli.progress import PlainDisplay
 from search.commands.setup import SearchPlan, plan_search, stored_objective
-from search.common.config import Config
+from search.common.config import Config, why_no_model_name
 from search.common.errors import StorageError, StudyMismatchError, UsageError
 from search.study import records
 from search.study.storage.storage import open_storage
@@ -34,6 +36,27 @@ def test_a_classifier_is_refitted_and_registered_under_its_dataset_unless_flags_
     assert (other.name, other.register_as, other.refits) == ("mine", None, False)
     assert other.goal == {"confirm": [0, 0], "refit": False}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("a/b", "a-b-[0-9a-f]{6}"),
+        (".", "study-[0-9a-f]{6}"),
+        ("x" * 300, "x{80}-[0-9a-f]{6}"),
+        ("lead: curve (v2)", "lead-curve-v2-[0-9a-f]{6}"),
+        ("плата", "плата"),
+    ],
+)
+def test_an_objectives_name_that_mlflow_refuses_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, model: str
+):
+    monkeypatch.setattr(Curve, "name", name)
+    plan = SearchPlan.of(Config(objective="regression:Curve", workspace=tmp_path))
+    assert plan.name == name
+    assert plan.register_as is not None
+    assert re.fullmatch(model, plan.register_as)
+    assert why_no_model_name(plan.register_as) is None
 
 
 def test_other_objectives_are_neither_refitted_nor_registered(tmp_path: Path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from search.cli.main import cli
 from search.cli.options import SETTINGS, options, read_config
-from search.common.config import ENGINES, LOG_FORMATS, PRUNERS, SAMPLERS, Config
+from search.common.config import ENGINES, LOG_FORMATS, PRUNERS, SAMPLERS, Config, similar_model_name, why_no_model_name
 from search.common.errors import UsageError
 from search.study.space.space import parse
 
@@ -158,7 +158,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "data_dir": PATHS,
     "storage": TEXT,
     "tracking_uri": st.sampled_from(["http://host:5000", "sqlite:///a b.db"]),
-    "register": st.from_regex(r"[a-z0-9_][\w. -]{0,9}", fullmatch=True),
+    "register": st.from_regex(r"[a-z0-9_]([\w. -]{0,9}\w)?", fullmatch=True),
     "no_register": st.booleans(),
     "max_parameters": st.integers(1, 10**9),
     "max_latency_ms": st.floats(1e-3, 1e9),
@@ -207,7 +207,7 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
     ("words", "message"),
     [
         (["--tracking-uri", "mlruns"], r"--tracking-uri 'mlruns' is not a tracking store; give http://HOST:PORT"),
-        (["--register", "a/b"], r"--register 'a/b' is not a model name; use letters, digits, dots and dashes"),
+        (["--register", "a/b"], r"--register 'a/b' cannot name a model in MLflow; use .*--register a-b$"),
         (["--max-latency-ms", "inf"], r"--max-latency-ms inf is not a number of ms; leave it out for no limit"),
         (["--timeout", "inf"], r"--timeout inf is not a number of seconds; leave it out for no limit"),
     ],
@@ -215,3 +215,16 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
 def test_values_that_would_fail_late_are_rejected_early(words: list[str], message: str):
     with pytest.raises(UsageError, match=message):
         configured(*words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*(".", "..", "...", "..a", ".a", " ", "", " a", "a ", "a/b", "a:b", "a@b", "a'b", 'a"b', "a\nb", "a\n", "a\0")]
+    + ["a%20b", "a#b", "models:/a/1", "a" * 257, "\u2028", "caf\u0065\u0301"],
+)
+def test_a_name_that_mlflow_or_its_uris_refuse_is_no_model_name(name: str):
+    assert why_no_model_name(similar_model_name(name)) is None
+    with pytest.raises(UsageError, match=r"cannot name a model in MLflow; use .*--register \S+$") as raised:
+        Config(register=name)
+    assert len(str(raised.value)) < 300
+    assert str(raised.value).isprintable()

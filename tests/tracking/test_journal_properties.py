@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from search.tracking.delivery import MAX_POINTS, batches
+from search.tracking.delivery import batches
 from search.tracking.journal import Journal, Write
+from search.tracking.lengths import METRICS_PER_REQUEST
 
 RUNS = st.sampled_from(["study", "trial-0", "trial-1", "trial-\n\u00e9"])
 KINDS = st.sampled_from(["run", "metrics", "file", "pictures", "tags", "end"])
@@ -78,7 +79,7 @@ TestJournal = JournalModel.TestCase
 
 
 WRITES = st.lists(
-    st.tuples(RUNS, KINDS, st.integers(0, MAX_POINTS)).map(
+    st.tuples(RUNS, KINDS, st.integers(0, METRICS_PER_REQUEST)).map(
         lambda drawn: (drawn[0], drawn[1], {"values": {str(i): 0.0 for i in range(drawn[2])}})
     ),
     max_size=12,
@@ -97,4 +98,4 @@ def test_batches_keep_each_runs_order_and_fit_into_one_request(drawn: list[tuple
     for batch in made:
         assert len({(write.run, write.kind) for write in batch}) == 1
         if batch[0].kind == "metrics":
-            assert sum(len(write.body["values"]) for write in batch) <= MAX_POINTS
+            assert sum(len(write.body["values"]) for write in batch) <= METRICS_PER_REQUEST

@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlModelVersionTag, SqlRegisteredModel
+from mlflow.store.tracking.dbmodels.models import (
+    SqlDataset,
+    SqlExperiment,
+    SqlExperimentTag,
+    SqlMetric,
+    SqlParam,
+    SqlRun,
+    SqlTag,
+)
+from mlflow.utils import validation
 
+from search.common.config import MODEL_NAME_CHARACTERS
 from search.study.records import StudyRecord
 from search.study.summary import Candidate, Confirmation, Gain, Summary
-from search.tracking import pages
+from search.tracking import lengths, pages
 from search.tracking.pages import model_card, note
 
 CANDIDATES = (
@@ -144,3 +157,100 @@ def test_the_view_of_an_experiment_shows_all_trials_best_first(maximize):
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val_accuracy`", not maximize)
     assert {view["orderByKey"], "tags.`optuna.state`"} <= set(view["selectedColumns"])
     assert "★ the winner" in tags[pages.NOTE]
+
+
+# Lengths -------------------------------------------------------------------------------------------------------------
+
+LONG = "a name of sixty letters, as people give them to their folders"
+
+
+def named(n: int) -> dict[str, Any]:
+    """The data of n classes with long names, and a confusion matrix for so few that there is one."""
+    return {**DATA, "classes": [f"{i} {LONG}" for i in range(n)]}
+
+
+def long(summary: Summary, n: int) -> Summary:
+    """A summary of n classes."""
+    return replace(summary, confusion=[[1] * n] * n if n <= pages.MAX_CLASSES else None)
+
+
+@pytest.mark.parametrize("n", [2, 10, 30, 31, 300, 1000])
+def test_the_card_of_many_classes_fits_and_spares_the_matrix_first(n: int):
+    text = model_card(STUDY, long(SUMMARY, n), named(n), "models:/mnist/1")
+    assert len(text) <= lengths.VERSION_DESCRIPTION
+    assert f"into {n} classes: 0 {LONG}" in text
+    assert ("Rows are true classes" in text) == (n <= 10)
+    assert "| gain over strong CNN | +0.0002 | ± 0.0019 |" in text
+    assert text.endswith("takes uint8 images as well.")
+    assert "```python" in text
+
+
+PARAMS = {f"layers_{i}_units_of_the_encoder": "x" * 50 for i in range(200)}
+GAINS = tuple(Gain(f"{LONG} {i}", i, 0.9, 0.1) for i in range(100))
+MANY = tuple(replace(CANDIDATES[0], number=i, label=f"{LONG} {i}") for i in range(100))
+WORST: dict[str, tuple[StudyRecord, Summary]] = {
+    "study": (replace(STUDY, name="s" * 9_000), SUMMARY),
+    "command": (replace(STUDY, provenance={**ORIGIN, "command": "python -m search " + "--fix a=1 " * 900}), SUMMARY),
+    "params": (STUDY, replace(SUMMARY, params=PARAMS)),
+    "label": (STUDY, replace(SUMMARY, label="l" * 9_000)),
+    "baselines": (STUDY, replace(SUMMARY, gains=GAINS)),
+    "metric": (replace(STUDY, metric="m" * 3_000), SUMMARY),
+    "candidates": (STUDY, replace(SUMMARY, number=0, confirmation=Confirmation(MANY, 2, 0.0003, 10_000))),
+    "note": (STUDY, replace(SUMMARY, note="it failed " * 900)),
+    "NUL": (replace(STUDY, name="a\0b"), replace(SUMMARY, label="\udcff")),
+}
+
+
+@pytest.mark.parametrize("case", WORST)
+def test_notes_and_cards_fit_whatever_is_long(case: str):
+    study, summary = WORST[case]
+    for data in (named(1000), {**DATA, "dataset": "folder:" + "d/" * 2_000}, {"shape": (1,), "data": PARAMS}):
+        card = model_card(study, summary, data, "models:/mnist/1")
+        assert len(card) <= lengths.VERSION_DESCRIPTION
+        assert 'load_model("models:/mnist/1")' in card
+    text = note(study, summary)
+    assert len(text) <= lengths.RUN_TAG_VALUE
+    assert "Winner of" in text
+    (card + text).encode()
+    assert "\0" not in card + text
+
+
+def test_a_cut_text_says_so_and_distinct_texts_stay_distinct():
+    assert lengths.cut("short", 5) == "short"
+    assert lengths.cut("too long", 6) == "too..."
+    one, two = (lengths.cut_distinct("x" * 300 + end, 250) for end in "ab")
+    assert len(one) == len(two) == 250
+    assert one != two
+    assert lengths.key("f1 (macro)") == "f1 _macro_"
+
+
+def test_the_lengths_are_those_of_the_installed_mlflow():
+    """MLflow's tables, where PostgreSQL holds them, and its own checks."""
+    columns = {
+        (SqlRun, "name"): lengths.RUN_NAME,
+        (SqlTag, "value"): lengths.RUN_TAG_VALUE,
+        (SqlTag, "key"): lengths.KEY,
+        (SqlParam, "key"): lengths.KEY,
+        (SqlParam, "value"): lengths.PARAM,
+        (SqlMetric, "key"): lengths.KEY,
+        (SqlExperiment, "name"): lengths.EXPERIMENT_NAME,
+        (SqlExperimentTag, "value"): lengths.EXPERIMENT_TAG_VALUE,
+        (SqlDataset, "name"): lengths.DATASET_NAME,
+        (SqlDataset, "digest"): lengths.DATASET_DIGEST,
+        (SqlDataset, "dataset_source"): lengths.DATASET_SOURCE,
+        (SqlModelVersion, "description"): lengths.VERSION_DESCRIPTION,
+        (SqlModelVersionTag, "key"): lengths.KEY,
+        (SqlModelVersionTag, "value"): lengths.VERSION_TAG_VALUE,
+        (SqlRegisteredModel, "name"): MODEL_NAME_CHARACTERS,
+    }
+    for (table, name), limit in columns.items():
+        length = table.__table__.columns[name].type.length
+        assert length is None or limit <= length, (table, name)
+    assert lengths.PARAM <= validation.MAX_PARAM_VAL_LENGTH
+    assert lengths.KEY <= validation.MAX_ENTITY_KEY_LENGTH
+    assert lengths.RUN_TAG_VALUE <= validation.MAX_TAG_VAL_LENGTH
+    assert lengths.EXPERIMENT_TAG_VALUE <= validation.MAX_EXPERIMENT_TAG_VAL_LENGTH
+    assert lengths.DATASET_SOURCE <= validation.MAX_DATASET_SOURCE_SIZE
+    assert max(lengths.PARAMS_PER_REQUEST, lengths.TAGS_PER_REQUEST) <= validation.MAX_PARAMS_TAGS_PER_BATCH
+    requested = lengths.METRICS_PER_REQUEST + lengths.PARAMS_PER_REQUEST + lengths.TAGS_PER_REQUEST
+    assert requested <= validation.MAX_ENTITIES_PER_BATCH

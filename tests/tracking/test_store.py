@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import mlflow
 import pytest
 import requests
 from mlflow.protos import databricks_pb2 as codes
+from shell import rows
 
 from search.common.errors import SearchError, StorageError, TrackingError, TrackingRefusedError
-from search.tracking.store import is_access_denied, mlflow_errors, tracking_error
+from search.tracking.store import (
+    Destination,
+    connect_mlflow,
+    default_store,
+    is_access_denied,
+    mlflow_errors,
+    redirecting_variables,
+    tracking_error,
+    unchanged_process,
+)
+from search.tracking.tracker import Tracking
 
 URI = "http://admin:secret@mlflow:5000"
 
@@ -95,3 +107,98 @@ def test_a_failed_block_is_reported_with_what_did_not_happen():
         raise OSError("gone")
     with pytest.raises(SearchError, match="^mine$"), mlflow_errors(URI, "it stays"):
         raise SearchError("mine")
+
+
+# Variables of MLflow ------------------------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "MLFLOW_TRACKING_URI": "sqlite:///elsewhere.db",
+    "MLFLOW_REGISTRY_URI": "http://127.0.0.1:9",
+    "MLFLOW_EXPERIMENT_NAME": "theirs",
+    "MLFLOW_EXPERIMENT_ID": "77",
+    "MLFLOW_RUN_ID": "0" * 32,
+    "MLFLOW_ACTIVE_MODEL_ID": "m-1",
+    "_MLFLOW_ACTIVE_MODEL_ID": "m-2",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
+    "MLFLOW_ENABLE_WORKSPACES": "true",
+    "MLFLOW_WORKSPACE": "team",
+    "MLFLOW_DEFAULT_ARTIFACT_ROOT": "s3://bucket",
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": "s3://bucket",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "false",
+}
+LOGIN = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_HTTP_REQUEST_TIMEOUT": "7", "MLFLOW_S3_ENDPOINT_URL": "http://s3"}
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment that sends MLflow everywhere else; returns MLflow's part of it."""
+    for name, value in (ELSEWHERE | LOGIN).items():
+        monkeypatch.setenv(name, value)
+    return mlflow_variables()
+
+
+def mlflow_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW_", "_MLFLOW_"))}
+
+
+def test_runs_and_models_go_to_one_store_whatever_the_environment_says(folder: Path, elsewhere: dict[str, str]):
+    uri = f"sqlite:///{folder}/mlflow.db"
+    with unchanged_process():
+        client = connect_mlflow(uri)
+        client.create_registered_model("toy")
+        tracking = Tracking(folder / "journal.db", Destination(uri, "toy", "uid", folder / "artifacts"))
+        tracking.open_run("trial-0", "toy", tags={"a": "b"}, params={"long": "x" * 9_000})
+        tracking.log("trial-0", {"val/score": 0.5}, step=1, position=1)
+        tracking.end_run("trial-0", "FINISHED", metrics={"score": 0.5})
+        assert tracking.close() == 0
+        with default_store(uri):
+            assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (uri, uri)
+            assert not mlflow_variables().keys() & (ELSEWHERE.keys() - {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"})
+            assert mlflow_variables().items() >= LOGIN.items()
+    assert mlflow_variables() == elsewhere
+    assert rows(folder / "mlflow.db", "SELECT name FROM registered_models") == [("toy",)]
+    assert rows(folder / "mlflow.db", "SELECT key, value FROM metrics ORDER BY key") == [
+        ("score", 0.5),
+        ("val/score", 0.5),
+    ]
+    names = rows(folder / "mlflow.db", "SELECT e.name FROM experiments e JOIN runs USING (experiment_id)")
+    assert names == [("toy",)]
+    assert not list(folder.parent.glob("**/elsewhere.db"))
+
+
+@pytest.mark.parametrize("own", ["sqlite:///registry.db", "http://127.0.0.1:9", None])
+def test_the_stores_that_a_notebook_has_set_stay_set(folder: Path, monkeypatch: pytest.MonkeyPatch, own: str | None):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unset after the test")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "unset after the test")
+    mlflow.set_tracking_uri(own)
+    mlflow.set_registry_uri(own)
+    if own is None:
+        monkeypatch.delenv("MLFLOW_REGISTRY_URI")
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri(), mlflow_variables()
+    with default_store(f"sqlite:///{folder}/mlflow.db"):
+        assert mlflow.get_registry_uri() == f"sqlite:///{folder}/mlflow.db"
+    assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), mlflow_variables()) == before
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+
+
+STORE = "sqlite:////work/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("variables", "uri", "names"),
+    [
+        ({"MLFLOW_TRACKING_URI": "http://host:5000"}, STORE, ["MLFLOW_TRACKING_URI"]),
+        ({"MLFLOW_TRACKING_URI": "http://me:secret@host:5000/"}, "http://host:5000", []),
+        ({"MLFLOW_TRACKING_URI": STORE, "MLFLOW_REGISTRY_URI": "databricks"}, STORE, ["MLFLOW_REGISTRY_URI"]),
+        ({"MLFLOW_EXPERIMENT_ID": "3", "MLFLOW_RUN_ID": ""}, STORE, ["MLFLOW_EXPERIMENT_ID"]),
+        (LOGIN, STORE, []),
+    ],
+)
+def test_variables_that_name_another_place_are_found(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], uri: str, names: list[str]
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert redirecting_variables(uri) == names

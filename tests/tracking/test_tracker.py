@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.common.errors import StorageError
-from search.tracking.delivery import MAX_POINTS, Delivery, batches
+from search.tracking.delivery import Delivery, batches
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import Journal, Kind, Write
+from search.tracking.lengths import METRICS_PER_REQUEST
 from search.tracking.store import Destination, connect_mlflow, is_rejected
 from search.tracking.tracker import Tracking
 
@@ -285,7 +286,7 @@ def test_batches_hold_every_write_once_in_the_order_of_its_run(sketch: list[tupl
     for batch in made:
         assert len({(write.run, write.kind) for write in batch}) == 1
         assert batch[0].kind not in ("run", "pictures") or len(batch) == 1
-        assert sum(len(write.body.get("values", ())) for write in batch) <= MAX_POINTS or len(batch) == 1
+        assert sum(len(write.body.get("values", ())) for write in batch) <= METRICS_PER_REQUEST or len(batch) == 1
 
 
 # Stores -------------------------------------------------------------------------------------------------------------

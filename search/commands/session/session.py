@@ -7,6 +7,7 @@ from functools import partial
 
 from objectives.base import ObjectiveError, ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
+from search.commands.studies import find_stored, separate_copy
 from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
@@ -63,7 +64,9 @@ class SearchSession:
             return False
         if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
             return False
-        registered = plan.register_as is None or plan.register_as == (summary.model or {}).get("name")
+        registered = plan.register_as is None or (
+            plan.register_as == (summary.model or {}).get("name") and find_stored(plan.config, [record]) != [None]
+        )
         if not registered or may_improve(self.study.attrs(), summary, refits=plan.refits):
             return False
         if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
@@ -126,6 +129,7 @@ def _open_study(plan: SearchPlan, lock: StudyLock, retry: RetryPolicy) -> Stored
     dataset = plan.spec.options.get("dataset")
     study = open_study(storage, *names, config.epochs, plan.space, plan.limits, dataset)
     lock.sign(storage, study.study_id)
+    separate_copy(config, storage, study.study_id)
     return study
 
 

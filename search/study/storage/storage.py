@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import sqlalchemy
@@ -41,6 +42,9 @@ from search.study.storage.postgres import (
 )
 from search.study.storage.retry import RetryingFile, RetryingStorage, RetryPolicy
 from search.study.storage.writer import WriterStorage
+
+if TYPE_CHECKING:
+    from optuna.study._frozen import FrozenStudy  # private, as in Optuna 5.0.0
 
 
 def parse_url(text: str) -> URL:
@@ -148,10 +152,15 @@ def _with_clear_errors(open_: Callable[[], WriterStorage], where: str | Path) ->
         raise StorageError(f"{where} cannot be opened: {first_line(error)}") from None
 
 
+def oldest_first(storage: RDBStorage) -> "list[FrozenStudy]":
+    """Return all studies, oldest first."""
+    # private, as in Optuna 5.0.0: ids grow with every new study, and a FrozenStudy has no public id.
+    return sorted(storage.get_all_studies(), key=lambda study: study._study_id)
+
+
 def study_names(storage: RDBStorage) -> list[str]:
     """Return the names of all studies, oldest first."""
-    # private, as in Optuna 5.0.0: ids grow with every new study, and a FrozenStudy has no public id.
-    return [study.study_name for study in sorted(storage.get_all_studies(), key=lambda study: study._study_id)]
+    return [study.study_name for study in oldest_first(storage)]
 
 
 def hold_study(storage: str, study: str) -> AbstractContextManager[StudyLock]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.common.config import Config
+from search.common.config import Config, why_no_model_name
 from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
 from search.common.sqlite import sqlite_file, temporary_folder
@@ -29,7 +30,12 @@ def require_store(config: Config) -> None:
     """Raise ModelNotFoundError if the MLflow database does not exist, so that reading does not create it."""
     if config.tracking_uri is None and not (config.workspace / "mlflow.db").exists():
         missing = f"there is no mlflow.db in {config.workspace.absolute()}, so no model is registered here yet"
-        raise ModelNotFoundError(f"{missing}. {FIRST_SEARCH}, or name the folder where one ran with --workspace DIR")
+        advice = f"{FIRST_SEARCH}, or name the folder where one ran with --workspace DIR"
+        if os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow's set_tracking_uri sets it too
+            advice += (
+                ". MLFLOW_TRACKING_URI is not used: name that store with --tracking-uri, or tracking_uri= in Python"
+            )
+        raise ModelNotFoundError(f"{missing}. {advice}")
 
 
 def connect_to_read(uri: str) -> MlflowClient:
@@ -50,10 +56,15 @@ def newest_champion(client: MlflowClient) -> str:
 
 
 def uri_of(model: str) -> str:
-    """Return MLflow's URI of a model: `mnist` is its champion, `mnist/3` a version, `mnist@challenger` an alias."""
+    """Return MLflow's URI of a model: `mnist` is its champion, `mnist/3` a version, `mnist@challenger` an alias.
+
+    Raises ModelNotFoundError for a name that no model can have.
+    """
     if ":/" in model:
         return model
     name, slash, number = model.partition("/")
+    if (problem := why_no_model_name(name.partition("@")[0])) is not None:
+        raise ModelNotFoundError(problem)
     if slash and not number.isdecimal():
         raise ModelNotFoundError(f"{model!r}: a version is a number, as in {name}/1; an alias is {name}@{CHAMPION}")
     return f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
@@ -65,10 +76,11 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
     model: as for `uri_of`. The version is None if the URI has neither a version nor an alias.
     Raises ModelNotFoundError unless a search registered the model, TrackingError if MLflow does not answer.
     """
+    named = None if model is None else uri_of(model)
     client = connect_to_read(tracking_uri)
     import mlflow
 
-    uri = uri_of(model or newest_champion(client))
+    uri = named or f"models:/{newest_champion(client)}@{CHAMPION}"
     with mlflow_errors(tracking_uri):
         names = model_names(client)
     try:

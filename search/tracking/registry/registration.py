@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from search.common.errors import UnpublishableError
 from search.common.passwords import first_line
-from search.tracking.delivery import RUN_TAG
+from search.tracking.delivery import RUN_TAG, tagged_runs
 from search.tracking.registry.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
 from search.tracking.registry.version import versions, why_not_champion
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors, retry
@@ -37,6 +37,7 @@ class RegisteredVersion:
     name: str
     version: str
     why: str | None  # why this version is not the champion; None if it is
+    restored: bool = False  # true if its run had been deleted in MLflow
 
     @property
     def alias(self) -> str:
@@ -65,10 +66,11 @@ def publish(
     tags: what `version.tags` returns. If their run has a version already, its tags and description are updated.
     Raises TrackingError if MLflow fails, UnpublishableError if the network cannot be exported.
     """
-    client = connect_mlflow(uri)
+    client, restored = connect_mlflow(uri), False
     with mlflow_errors(uri, FAILED):
         registered = _find(client, name, tags[RUN_TAG])
         if registered is None:
+            restored = _restore(client, run_id)
             with default_store(uri):  # the registry looks the model's URI up in MLflow's default store
                 logged = _log(run_id, model(), example, metadata)
                 registered = _create_version(client, name, run_id, logged, tags)
@@ -80,13 +82,50 @@ def publish(
             client.update_model_version(name, version, description=text)
         champion = promote_if_better(client, name, version)
         if champion == version:
-            return RegisteredVersion(name, version, None)
+            return RegisteredVersion(name, version, None, restored)
         set_challenger(client, name, version)
-        return RegisteredVersion(name, version, why_not_champion(client, name, version, champion))
+        return RegisteredVersion(name, version, why_not_champion(client, name, version, champion), restored)
+
+
+def find_run(uri: str, uid: str, run: str) -> str | None:
+    """Find the id of a study's run in any experiment; None if there is none. Raises TrackingError if MLflow fails."""
+    from mlflow.entities import ViewType
+
+    client = connect_mlflow(uri)
+    with mlflow_errors(uri, FAILED):
+        experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
+        for tagged in tagged_runs(uid, run):
+            filter_ = f"tags.`{RUN_TAG}` = '{tagged}'"
+            if found := client.search_runs(experiments, filter_, ViewType.ALL, max_results=1):
+                return str(found[0].info.run_id)
+    return None
 
 
 def _find(client: MlflowClient, name: str, run: str) -> ModelVersion | None:
     return next((version for version in versions(client, name) if version.tags.get(RUN_TAG) == run), None)
+
+
+def _restore(client: MlflowClient, run_id: str) -> bool:
+    """Restore a run that a user deleted, and its experiment. Returns whether it was deleted.
+
+    Raises UnpublishableError if MLflow has it no more.
+    """
+    import mlflow
+
+    try:
+        run = client.get_run(run_id)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        advice = "start another study with --study NAME, and add --warm-start with the name of this one"
+        raise UnpublishableError(f"its run {run_id} was deleted from MLflow for good; {advice}") from None
+    experiment = client.get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    if client.get_run(run_id).info.lifecycle_stage != "deleted":
+        return bool(run.info.lifecycle_stage == "deleted")
+    client.restore_run(run_id)
+    return True
 
 
 def _create_version(

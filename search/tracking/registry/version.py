@@ -21,6 +21,7 @@ from search.study.mlflow_names import mlflow_name
 from search.study.records import StudyRecord
 from search.study.space.objective_calls import call
 from search.study.summary import Summary
+from search.tracking import lengths
 from search.tracking.delivery import RUN_TAG
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -
     figures = {mlflow_name(name): f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
     origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
-    return {**origin, "network": summary.network, **figures, **protocol}
+    values = {**origin, "network": summary.network, **figures, **protocol}
+    limit = lengths.VERSION_TAG_VALUE
+    return {lengths.key(name): lengths.cut_distinct(value, limit) for name, value in values.items()}
 
 
 def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from shell import Finished, environment, one_file
 
 from search.cli.main import cli
+from search.common.config import why_no_model_name
 from search.common.errors import ModelNotFoundError, SearchError, TrackingError
-from search.tracking.registry.loading import newest_champion
+from search.tracking.registry.loading import newest_champion, uri_of
 from search.tracking.registry.promotion import (
     CHALLENGER,
     CHAMPION,
@@ -308,6 +309,14 @@ def test_a_missing_model_or_version_cannot_be_promoted(store: mlflow.MlflowClien
         set_champion(store, "toy", "2")
     with pytest.raises(ModelNotFoundError, match="toy has no champion; to choose one, type"):
         rollback(store, "toy")
+
+
+def test_what_counts_as_a_model_name_is_accepted_and_found(store: mlflow.MlflowClient):
+    for name in ("a", "1", "m-1", "-x", "_", "a.b", "a..b", "a b", "a  b", "x" * 256, "плата", "猫"):
+        assert why_no_model_name(name) is None
+        promote_if_better(store, name, add(store, 0.5, name))
+        assert uri_of(name) == f"models:/{name}@champion"
+        assert str(store.get_model_version_by_alias(name, CHAMPION).version) == "1"
 
 
 def test_the_newest_champion_is_the_one_that_is_loaded(store: mlflow.MlflowClient):
