@@ -8,7 +8,13 @@ import optuna
 from optuna.storages import RDBStorage
 
 from search.commands.finish import Finish
-from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
+from search.commands.setup import (
+    load_objective,
+    open_tracking,
+    registered_name,
+    stored_objective,
+    tracking_destination,
+)
 from search.commands.studies import tracked_elsewhere
 from search.common.config import Config, is_model_name
 from search.common.errors import UsageError
@@ -17,6 +23,7 @@ from search.study.storage.storage import hold_study, open_storage, study_names
 from search.study.study import StoredStudy, find_study
 from search.study.summary import Summary
 from search.tracking.journal import PARENT
+from search.tracking.locations import settle
 from search.tracking.registry.loading import newest_champion
 from search.tracking.registry.promotion import CHAMPION, rollback, set_champion
 from search.tracking.store import connect_mlflow, mlflow_errors
@@ -37,6 +44,7 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
             raise UsageError(f"study {name!r}: {reason}")
         summary = Summary.from_dict(attrs[records.SUMMARY])
         if (model := summary.model) is not None and config.register in (None, model["name"]):
+            settle(tracking_destination(config, name, attrs))
             _set_champion(config, model["name"], str(model["version"]))
             summary = replace(summary, model={**model, "alias": CHAMPION}, standing=None)
             storage.set_study_user_attr(study_id, records.SUMMARY, summary.as_dict())

@@ -1,7 +1,7 @@
 """The plan of a search: made from its settings once, and checked before anything is written."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -206,12 +206,23 @@ def registered_name(config: Config, objective: Objective) -> str | None:
     return name
 
 
-def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction) -> Tracking:
-    """Open the tracking of one study; `attrs` are the study's."""
-    workspace, uid = Workspace(config.workspace), attrs[records.UID]
+def open_tracking(
+    config: Config,
+    study: str,
+    attrs: Mapping[str, Any],
+    direction: Direction,
+    say: Callable[[str], object] = lambda notice: None,
+) -> Tracking:
+    """Open the tracking of one study; `attrs` are the study's. `say` shows the user a notice."""
     tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
-    destination = Destination(config.mlflow_uri, study, uid, workspace.artifacts(study).absolute(), tags)
-    return Tracking(workspace.journal(study, uid), destination)
+    destination = replace(tracking_destination(config, study, attrs), tags=tags)
+    return Tracking(Workspace(config.workspace).journal(study, destination.scope), destination, say)
+
+
+def tracking_destination(config: Config, study: str, attrs: Mapping[str, Any]) -> Destination:
+    """Where the runs of a study go; `attrs` are the study's."""
+    artifacts = Workspace(config.workspace).artifacts(study).absolute()
+    return Destination(config.mlflow_uri, study, attrs[records.UID], artifacts)
 
 
 def plan_search(config: Config, display: Display, *, dataset_is_given: bool) -> SearchPlan:

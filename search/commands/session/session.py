@@ -91,7 +91,7 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
         study = _open_study(plan, lock, display, interruption)
         database = sqlite_file(config.mlflow_uri)
         must_wait = database is None or database.exists()  # a new database is created while the workers start
-        tracking = open_tracking(config, plan.name, study.attrs(), study.direction)
+        tracking = open_tracking(config, plan.name, study.attrs(), study.direction, display.notice)
         try:
             if must_wait:
                 with display.busy("opening MLflow"):

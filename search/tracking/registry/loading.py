@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
+from search.common.sqlite import sqlite_file
 from search.common.system import environment
+from search.tracking.locations import locate
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import model_names
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors
@@ -67,7 +69,8 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
         with default_store(tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
-            local = mlflow.artifacts.download_artifacts(exact)
+            folder = _local_folder(client, sqlite_file(tracking_uri), exact, version)
+            local = folder or mlflow.artifacts.download_artifacts(exact)
             _require_ours(mlflow.models.Model.load(local), uri)
             return uri, version, mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
@@ -84,6 +87,25 @@ def _version(client: MlflowClient, uri: str) -> str | None:
     return number if number.isdecimal() else None
 
 
+def _local_folder(client: MlflowClient, database: Path | None, uri: str, version: str | None) -> str | None:
+    """Return the folder of a model in a local store, wherever the workspace is now; None if MLflow has to find it."""
+    import mlflow
+
+    if database is None:
+        return None
+    source: str | None = uri
+    if version is not None:
+        source = client.get_model_version(uri.removeprefix("models:/").rpartition("/")[0], version).source
+    if source is None or not source.startswith("models:/m-"):
+        return None
+    try:
+        stored = client.get_logged_model(source.removeprefix("models:/")).artifact_location
+    except mlflow.exceptions.MlflowException:  # it was deleted; the version may have files of its own
+        return None
+    folder = locate(stored, database)
+    return str(folder) if folder is not None and folder.is_dir() else None
+
+
 def _require_ours(model: Model, uri: str) -> None:
     """Raise ModelNotFoundError unless a search registered the model and it brings no code of its own."""
     metadata, function = model.metadata or {}, model.flavors.get("python_function", {})
@@ -96,6 +118,8 @@ def _require_ours(model: Model, uri: str) -> None:
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """Read an artifact of a run. Raises TrackingError when that fails."""
-    client = connect_mlflow(tracking_uri)
+    client, database = connect_mlflow(tracking_uri), sqlite_file(tracking_uri)
     with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        if database is not None and (found := locate(client.get_run(run_id).info.artifact_uri, database)) is not None:
+            return (found / path).read_bytes()
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

@@ -19,7 +19,7 @@ from search.common.direction import Direction
 from search.study import records
 from search.study.records import StudyRecord
 from search.study.summary import Summary
-from search.tracking.delivery import RUN_TAG
+from search.tracking.store import RUN_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
