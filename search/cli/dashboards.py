@@ -18,12 +18,13 @@ import webbrowser
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
 import click
 
-from search.cli.dashboard_server import LAST_ARGUMENT
+from search.cli.dashboard_server import FOLDER, LAST_ARGUMENT
 from search.commands.studies import read_study, stored_studies
 from search.common.config import Config
 from search.common.errors import SearchError, UsageError
@@ -125,15 +126,17 @@ class ServerProcess:
     log: IO[bytes]
 
     @classmethod
-    def start(cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str]) -> ServerProcess:
-        """Run a console script in a new process group. It ends when its standard input closes."""
+    def start(
+        cls, name: str, port: int, arguments: Sequence[str], variables: Mapping[str, str], folder: Path | None = None
+    ) -> ServerProcess:
+        """Run a console script in a new process group, in `folder`. It ends when its standard input closes."""
         address = ("--host", "127.0.0.1", "--port", str(port))
         command = module_command("search.cli.dashboard_server", name, *arguments, *address)
         log = tempfile.TemporaryFile()  # noqa: SIM115
         hidden = ignored_variables()  # such as a registry elsewhere, or a prefix of addresses
         installed = sysconfig.get_path("purelib")  # uvicorn's processes would import from the current folder first
         env = {**{name: value for name, value in os.environ.items() if name not in hidden}, **variables}
-        env |= {"PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": installed}
+        env |= {"PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": installed, FOLDER: str(folder or "")}
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(name, f"http://127.0.0.1:{port}", process, log)
@@ -162,6 +165,7 @@ class ServerProcess:
 
 
 def _start_mlflow(config: Config, port: int) -> ServerProcess:
+    database = sqlite_file(config.mlflow_uri)  # relative locations of artifacts mean its folder
     variables = {
         "MLFLOW_BACKEND_STORE_URI": _readable(
             config.mlflow_uri
@@ -171,7 +175,7 @@ def _start_mlflow(config: Config, port: int) -> ServerProcess:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    return ServerProcess.start("mlflow", port, ("server", "--workers", "1"), variables)
+    return ServerProcess.start("mlflow", port, ("server", "--workers", "1"), variables, database and database.parent)
 
 
 def _readable(url: str) -> str:

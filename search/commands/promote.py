@@ -9,7 +9,13 @@ from optuna.storages import RDBStorage
 
 from search.commands.finish import Finish
 from search.commands.session.naming import tell_apart
-from search.commands.setup import load_objective, open_tracking, registered_name, stored_objective
+from search.commands.setup import (
+    load_objective,
+    open_tracking,
+    registered_name,
+    stored_objective,
+    tracking_destination,
+)
 from search.commands.studies import find_stored, patience, separate_copy, tracked_elsewhere
 from search.common.config import Config, similar_model_name, why_no_model_name
 from search.common.errors import UsageError
@@ -19,6 +25,7 @@ from search.study.storage.storage import hold_study, open_storage, study_names
 from search.study.study import StoredStudy, find_study, require_same_images
 from search.study.summary import Summary
 from search.tracking.journal import PARENT
+from search.tracking.locations import settle
 from search.tracking.registry.loading import newest_champion
 from search.tracking.registry.promotion import CHAMPION, rollback, set_champion
 from search.tracking.store import connect_mlflow, mlflow_errors
@@ -41,6 +48,7 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
         study = records.StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
         summary, (found,) = Summary.from_dict(attrs[records.SUMMARY]), find_stored(config, [study])
         if (model := summary.model) is not None and found is not None and config.register in (None, model["name"]):
+            settle(tracking_destination(config, name, attrs))
             model = model if found == "unknown" else {"name": found.name, "version": found.version, "uri": found.uri}
             _set_champion(config, model["name"], str(model["version"]))
             summary = replace(summary, model={**model, "alias": CHAMPION}, standing=None)

@@ -241,14 +241,28 @@ def registered_name(config: Config, objective: Objective) -> str | None:
 
 
 def open_tracking(
-    config: Config, study: str, attrs: Mapping[str, Any], direction: Direction, retry: RetryPolicy | None = None
+    config: Config,
+    study: str,
+    attrs: Mapping[str, Any],
+    direction: Direction,
+    *,
+    say: Callable[[str], object] = lambda notice: None,
+    retry: RetryPolicy | None = None,
 ) -> Tracking:
-    """Open the tracking of one study; `attrs` are the study's. With `retry`, its journal waits while it is locked."""
-    workspace, uid = Workspace(config.workspace), attrs[records.UID]
+    """Open the tracking of one study; `attrs` are the study's.
+
+    `say` shows the user a notice. With `retry`, the journal waits while it is locked.
+    """
     tags = experiment_tags(study, attrs[records.METRIC], maximize=direction is Direction.MAXIMIZE)
+    destination = replace(tracking_destination(config, study, attrs), tags=tags)
+    return Tracking(Workspace(config.workspace).journal(study, destination.scope), destination, say=say, retry=retry)
+
+
+def tracking_destination(config: Config, study: str, attrs: Mapping[str, Any]) -> Destination:
+    """Where the runs of a study go; `attrs` are the study's."""
+    artifacts = Workspace(config.workspace).artifacts(study).absolute()
     experiment = lengths.cut_distinct(study, lengths.EXPERIMENT_NAME)
-    destination = Destination(config.mlflow_uri, experiment, uid, workspace.artifacts(study).absolute(), tags)
-    return Tracking(workspace.journal(study, uid), destination, retry)
+    return Destination(config.mlflow_uri, experiment, attrs[records.UID], artifacts)
 
 
 def plan_search(config: Config, display: Display, *, ambient: Set[str] = frozenset()) -> SearchPlan:

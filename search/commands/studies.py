@@ -27,9 +27,9 @@ from search.study.records import StudyRecord, TrialRecord
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import oldest_first, read_storage, study_names
 from search.study.study import new_uid
-from search.tracking.delivery import tagged_runs
 from search.tracking.journal import Journal
 from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
+from search.tracking.store import tagged_runs
 
 POLL_S = 0.5  # pause between two reads of the study
 

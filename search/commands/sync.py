@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from search.commands.setup import open_tracking
+from search.commands.setup import open_tracking, tracking_destination
 from search.commands.studies import patience, tracked_elsewhere
 from search.common.config import Config
 from search.common.direction import Direction
@@ -14,6 +14,7 @@ from search.common.workspace import Workspace
 from search.study import records
 from search.study.storage.storage import hold_study, oldest_first, open_storage
 from search.tracking.journal import Journal
+from search.tracking.locations import settle
 
 DELIVERY_S = 600.0  # how long to wait for one study's writes
 
@@ -44,11 +45,12 @@ def sync(config: Config) -> Iterator[SyncResult]:
 
 
 def _deliver(config: Config, study: str, attrs: Mapping[str, Any], direction: Direction, n: int) -> SyncResult:
-    """Deliver the `n` writes that are pending."""
-    if n == 0:
-        return SyncResult(study, 0, 0, None)
+    """Deliver the `n` writes that are pending. In a workspace that was moved, also point MLflow to its new place."""
     if (reason := tracked_elsewhere(config, attrs)) is not None:
-        return SyncResult(study, 0, n, reason)
+        return SyncResult(study, 0, n, reason if n else None)
+    if n == 0:
+        settle(tracking_destination(config, study, attrs))
+        return SyncResult(study, 0, 0, None)
     tracking = open_tracking(config, study, attrs, direction)
     try:
         tracking.ready()

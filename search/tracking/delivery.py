@@ -15,33 +15,36 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from objectives.files import write_atomic
 from search.common.passwords import first_line
 from search.tracking import lengths
 from search.tracking.journal import EXPERIMENT, Body, Journal, Write
 from search.tracking.lengths import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, TAGS_PER_REQUEST, cut
-from search.tracking.store import Destination, is_rejected
+from search.tracking.locations import folder_to_write, settle
+from search.tracking.store import RUN_TAG, STUDY_TAG, Destination, is_access_denied, is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Dataset, Metric, Param, RunTag
+    from mlflow.entities import Dataset, Experiment, Metric, Param, RunTag
 
 LOGGER = logging.getLogger(__name__)
 
-RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
-
-
-def tagged_runs(uid: str, run: str) -> list[str]:
-    """Return how a run of a study may be tagged. A copied study has the runs of its original too."""
-    uids = uid.split("-")
-    return [f"{'-'.join(uids[:n])}/{run}" for n in range(len(uids), 0, -1)]
-
 
 class Delivery:
-    """Delivers each kind of write to MLflow."""
+    """Delivers each kind of write to MLflow. `say` shows the user a notice."""
 
-    def __init__(self, client: MlflowClient, journal: Journal, destination: Destination) -> None:
-        self._client, self._journal, self._destination = client, journal, destination
+    def __init__(
+        self,
+        client: MlflowClient,
+        journal: Journal,
+        destination: Destination,
+        say: Callable[[str], object] = lambda notice: None,
+    ) -> None:
+        self._client, self._journal, self._destination, self._say = client, journal, destination, say
         self._experiment: str | None = None
+        self._folders: dict[str, Path | None] = {}  # by run; None if MLflow stores the run's artifacts itself
+        if (notice := settle(destination)) is not None:
+            say(notice)
 
     def round(self, stopped: Callable[[], bool], give_way: Callable[[], object]) -> None:
         """Deliver the journal, calling `give_way` before each request. When MLflow fails, the writes stay there."""
@@ -94,22 +97,77 @@ class Delivery:
     def experiment(self) -> str:
         """Return the experiment's id; create or restore the experiment if needed."""
         if self._experiment is None:
-            self._experiment = self._open_experiment(self._destination)
+            self._experiment = self._open_experiment()
             self._journal.set_mlflow_id(EXPERIMENT, self._experiment)
+            settle(self._destination)
         return self._experiment
 
-    def _open_experiment(self, destination: Destination) -> str:
-        experiment = self._client.get_experiment_by_name(destination.experiment)
-        if experiment is None:
-            local = destination.artifacts.as_uri() if destination.database else None
-            return str(self._client.create_experiment(destination.experiment, local, tags=dict(destination.tags)))
+    def _open_experiment(self) -> str:
+        experiment = self._own_experiment() or self._free_experiment()
         experiment_id = str(experiment.experiment_id)
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment_id)
-        for key, value in destination.tags.items():
+        for key, value in self._destination.tags.items():
             if key not in experiment.tags:
                 self._client.set_experiment_tag(experiment_id, key, value)
+        if experiment.tags.get(STUDY_TAG) != self._destination.scope:
+            self._client.set_experiment_tag(experiment_id, STUDY_TAG, self._destination.scope)
         return experiment_id
+
+    def _own_experiment(self) -> Experiment | None:
+        """Find the study's experiment, whatever it is called now. Older ones have no tag, but runs of the study."""
+        from mlflow.entities import ViewType
+
+        scope = self._destination.scope
+        tagged = self._client.search_experiments(ViewType.ALL, 1, f"tags.`{STUDY_TAG}` = '{scope}'")
+        if tagged:
+            return tagged[0]
+        by_id = self._experiment_by_id(self._journal.mlflow_id(EXPERIMENT))
+        candidates = (by_id, self._experiment_by_name(self._destination.experiment))
+        own_runs = f"tags.`{RUN_TAG}` LIKE '{scope}/%'"
+        return next((found for found in candidates if found and self._has_runs(found, own_runs)), None)
+
+    def _free_experiment(self) -> Experiment:
+        """Create the experiment, or take an empty one. An experiment of that name with runs belongs to others."""
+        name, scope = self._destination.experiment, self._destination.scope
+        if (experiment := self._create_or_find(name)) and not self._has_runs(experiment):
+            return experiment
+        own = f"{name}-{scope}"
+        self._say(f"the experiment {name!r} in MLflow holds other runs, so the runs of this study go to {own!r}")
+        found = self._create_or_find(own)
+        assert found is not None, "the study's own experiment can be read"
+        return found
+
+    def _create_or_find(self, name: str) -> Experiment | None:
+        """Return the experiment of this name, which is created if needed; None if this user may not read it."""
+        local = self._destination.artifacts.as_uri() if self._destination.database else None
+        tags = {**self._destination.tags, STUDY_TAG: self._destination.scope}
+        try:
+            if (found := self._experiment_by_name(name)) is not None:
+                return found
+            return self._client.get_experiment(self._client.create_experiment(name, local, tags=tags))
+        except Exception as error:
+            if is_access_denied(error):
+                return None
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._experiment_by_name(name)  # another search created it meanwhile
+
+    def _experiment_by_id(self, experiment_id: str | None) -> Experiment | None:
+        try:
+            return None if experiment_id is None else self._client.get_experiment(experiment_id)
+        except Exception as error:
+            if not is_rejected(error):
+                raise
+            return None  # it is gone, or the id is of another database
+
+    def _experiment_by_name(self, name: str) -> Experiment | None:
+        return self._client.get_experiment_by_name(name)
+
+    def _has_runs(self, experiment: Experiment, filter_string: str = "") -> bool:
+        from mlflow.entities import ViewType
+
+        return bool(self._client.search_runs([experiment.experiment_id], filter_string, ViewType.ALL, max_results=1))
 
     def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
         bodies = [write.body for write in batch]
@@ -121,12 +179,22 @@ class Delivery:
 
     def _put(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Store artifacts one by one: MLflow's call for a folder leaves parts of it when killed."""
+        if (run_folder := self._folder(run_id)) is not None:
+            for path, content in files.items():
+                write_atomic(run_folder / path, content)
+            return
         with tempfile.TemporaryDirectory() as temporary:
             for path, content in files.items():
                 folder, _, name = path.rpartition("/")
                 local = Path(temporary, name)
                 local.write_bytes(content)
                 self._client.log_artifact(run_id, str(local), folder or None)
+
+    def _folder(self, run_id: str) -> Path | None:
+        if run_id not in self._folders:
+            stored = self._client.get_run(run_id).info.artifact_uri
+            self._folders[run_id] = folder_to_write(stored, self._destination)
+        return self._folders[run_id]
 
     def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
         from search.tracking.figures import figures

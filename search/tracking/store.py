@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RUN_TAG = "search.run"  # on runs and model versions: the study's scope and the journal name of the run
+STUDY_TAG = "search.study"  # on experiments: the study's scope
+
 PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 LOGIN_HELP = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both into ~/.mlflow/credentials "
@@ -65,6 +68,12 @@ REDIRECTING = (
     *("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION"),
     *("MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI"),
 )
+
+
+def tagged_runs(uid: str, run: str) -> list[str]:
+    """Return how a run of a study may be tagged. A copied study has the runs of its original too."""
+    uids = uid.split("-")
+    return [f"{'-'.join(uids[:n])}/{run}" for n in range(len(uids), 0, -1)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ the next search delivers it.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,22 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses after failed deliveries; the las
 class Tracking:
     """Writes of one study, and the thread that delivers them. Its methods are called by one thread.
 
-    `run` is always the journal's name for a run.
+    `run` is always the journal's name for a run. `say` shows the user a notice; the thread calls it.
     """
 
-    def __init__(self, journal: Path, destination: Destination, retry: RetryPolicy | None = None) -> None:
+    def __init__(
+        self,
+        journal: Path,
+        destination: Destination,
+        *,
+        say: Callable[[str], object] = lambda notice: None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
         """`retry`: for the journal, on the thread of the methods; the other thread repeats all that fails anyway."""
         self.last_error: str | None = None  # why the last delivery failed; None if it succeeded
         self.busy_s = 0.0  # time that the thread has worked
         self.param_names, self.metric_names = MlflowNames("parameter"), MlflowNames("metric")
-        self._path, self._destination, self._journal = journal, destination, Journal(journal, retry)
+        self._path, self._destination, self._journal, self._say = journal, destination, Journal(journal, retry), say
         self._attempts = 0
         self._fatal: Exception | None = None  # why the store can never be opened
         self._tried = threading.Event()  # set after the first attempt to open the store
@@ -176,7 +183,7 @@ class Tracking:
             started = time.perf_counter()
             try:
                 if delivery is None:
-                    delivery = Delivery(connect_mlflow(uri), journal, self._destination)
+                    delivery = Delivery(connect_mlflow(uri), journal, self._destination, self._say)
                     self._tried.set()
                 delivery.round(self._stopping.is_set, lambda: self._search_idle.wait(YIELD_S))
                 if (database := self._destination.database) is not None:

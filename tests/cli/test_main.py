@@ -121,7 +121,7 @@ def test_runs_have_their_artifacts(finished: Finished):
     database = finished.folder / "mlflow.db"
     for run, *_ in rows(database, RUNS):
         ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
-        names = {path.name for path in Path(uri.removeprefix("file://")).iterdir()}
+        names = {path.name for path in (finished.folder / uri).iterdir()}
         if tag(database, run, "kind") == "study":
             assert {"report.html", "leaderboard.csv", "summary.json"} <= names
         else:

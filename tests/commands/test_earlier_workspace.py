@@ -12,7 +12,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from shell import environment, search
+from shell import environment, in_process, search
+
+from search.commands.load import load, load_trial
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SPACE = [
@@ -26,10 +28,15 @@ INTERRUPTED = (
 )
 
 
-def unpack(folder: Path) -> None:
-    """Extract the workspace and put the folder's path where MLflow keeps absolute ones."""
+def extract(folder: Path) -> None:
+    """Extract the workspace, in whose databases are the paths of another machine."""
     with tarfile.open(FIXTURES / "workspace-0.1.0.tar.xz") as archive:
         archive.extractall(folder, filter="data")
+
+
+def unpack(folder: Path) -> None:
+    """Extract the workspace and put the folder's path where MLflow keeps absolute ones."""
+    extract(folder)
     for path in folder.rglob("*.db"):
         with closing(sqlite3.connect(path)) as database, database:
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -114,3 +121,19 @@ def test_a_finished_study_is_promoted(workspace: Path):
     assert result.returncode == 0, result.stderr
     result = search("predict", "digits:0", cwd=workspace)
     assert "version 3" in result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_a_workspace_of_another_machine_is_read_and_becomes_portable(tmp_path: Path):
+    folder = tmp_path / "copy"
+    extract(folder)
+    assert load(workspace=folder).version == "1"
+    weights = load_trial("finished", 1, workspace=folder).parameters()
+    assert sum(parameter.numel() for parameter in weights) == 3970
+    assert in_process("sync", "--workspace", folder).exit_code == 0
+    moved = folder.rename(tmp_path / "moved")
+    bare = "import mlflow; print(mlflow.pyfunc.load_model('models:/digits@champion').metadata.metadata['study'])"
+    done = subprocess.run(
+        [sys.executable, "-c", bare], cwd=moved, env=environment({"PYTHONPATH": ""}), capture_output=True, text=True
+    )
+    assert done.stdout == "finished\n", done.stderr

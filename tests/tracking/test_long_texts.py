@@ -19,11 +19,10 @@ from test_pages import DATA, STUDY, WORST, long, named
 from search.common.config import MODEL_NAME_CHARACTERS
 from search.study.records import StudyRecord
 from search.tracking import lengths
-from search.tracking.delivery import RUN_TAG
 from search.tracking.pages import NOTE, RUN_NAME, experiment_tags, model_card, note
 from search.tracking.registry.registration import publish
 from search.tracking.registry.version import versions
-from search.tracking.store import Destination, connect_mlflow
+from search.tracking.store import RUN_TAG, Destination, connect_mlflow
 from search.tracking.tracker import Tracking
 
 pytestmark = pytest.mark.slow

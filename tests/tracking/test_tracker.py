@@ -182,7 +182,10 @@ def test_another_study_of_the_same_name_has_runs_of_its_own(
     other = Tracking(tmp_path / "other.db", Destination(destination.uri, "toy", "uid-2", destination.artifacts))
     a_trial(other)
     assert other.close(30.0) == 0
-    assert len(all_runs(client)) == 2
+    assert len(all_runs(client)) == 1
+    own = client.get_experiment_by_name("toy-uid-2")
+    assert own is not None
+    assert len(client.search_runs([own.experiment_id])) == 1
 
 
 # Killed, repeated, rejected -----------------------------------------------------------------------------------------

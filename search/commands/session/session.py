@@ -108,7 +108,8 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
             patience(file=database).run(partial(check_free, database))
         study = _open_study(plan, lock, patience(file=sqlite_file(config.storage_url)))
         journal = plan.workspace.journal(plan.name, study.uid)
-        tracking = open_tracking(config, plan.name, study.attrs(), study.direction, patience(file=journal))
+        retry = patience(file=journal)
+        tracking = open_tracking(config, plan.name, study.attrs(), study.direction, say=notice, retry=retry)
         try:
             if must_wait:
                 with display.busy("opening MLflow"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
 from search.common.sqlite import sqlite_file, temporary_folder
 from search.common.system import environment
+from search.tracking.locations import locate
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import model_names
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors
@@ -87,8 +89,7 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
         with default_store(client.tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
-            # To another folder: MLflow writes a note beside what it loads, and decodes `%20` in the name of a folder.
-            local = mlflow.artifacts.download_artifacts(exact, dst_path=str(temporary_folder()))
+            local = _fetch(client, sqlite_file(tracking_uri), exact, version)
             _require_ours(mlflow.models.Model.load(local), uri)
             return uri, version, mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
@@ -105,6 +106,36 @@ def _version(client: MlflowClient, uri: str) -> str | None:
     return number if number.isdecimal() else None
 
 
+def _fetch(client: MlflowClient, database: Path | None, uri: str, version: str | None) -> str:
+    """Copy a model to a temporary folder, and return its path.
+
+    MLflow writes a note beside what it loads, and decodes `%20` in the name of a folder.
+    """
+    import mlflow
+
+    temporary = temporary_folder()
+    if database is None or (folder := _local_folder(client, database, uri, version)) is None:
+        return str(mlflow.artifacts.download_artifacts(uri, dst_path=str(temporary)))
+    return str(shutil.copytree(folder, temporary / "model"))
+
+
+def _local_folder(client: MlflowClient, database: Path, uri: str, version: str | None) -> Path | None:
+    """Return the folder of a model in a local store, wherever the workspace is now; None if MLflow has to find it."""
+    import mlflow
+
+    source: str | None = uri
+    if version is not None:
+        source = client.get_model_version(uri.removeprefix("models:/").rpartition("/")[0], version).source
+    if source is None or not source.startswith("models:/m-"):
+        return None
+    try:
+        stored = client.get_logged_model(source.removeprefix("models:/")).artifact_location
+    except mlflow.exceptions.MlflowException:  # it was deleted; the version may have files of its own
+        return None
+    folder = locate(stored, database)
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def _require_ours(model: Model, uri: str) -> None:
     """Raise ModelNotFoundError unless a search registered the model and it brings no code of its own."""
     metadata, function = model.metadata or {}, model.flavors.get("python_function", {})
@@ -117,6 +148,8 @@ def _require_ours(model: Model, uri: str) -> None:
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes:
     """Read an artifact of a run. Raises TrackingError when that fails."""
-    client = connect_to_read(tracking_uri)
+    client, database = connect_to_read(tracking_uri), sqlite_file(tracking_uri)
     with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        if database is not None and (found := locate(client.get_run(run_id).info.artifact_uri, database)) is not None:
+            return (found / path).read_bytes()
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 from search.common.errors import SearchError
 from search.common.sqlite import connect_to_read, readable, sqlite_file
 from search.common.system import environment
-from search.tracking.delivery import RUN_TAG
 from search.tracking.registry.promotion import CHALLENGER, CHAMPION, PREVIOUS
-from search.tracking.store import OUR_DEFAULTS, connect_mlflow, mlflow_errors
+from search.tracking.store import OUR_DEFAULTS, RUN_TAG, connect_mlflow, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 
 from search.common.errors import UnpublishableError
 from search.common.passwords import first_line
-from search.tracking.delivery import RUN_TAG, tagged_runs
+from search.common.sqlite import sqlite_file
+from search.tracking.locations import Location, make_absolute, settle_models
 from search.tracking.registry.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
 from search.tracking.registry.version import versions, why_not_champion
-from search.tracking.store import connect_mlflow, default_store, mlflow_errors, retry
+from search.tracking.store import RUN_TAG, connect_mlflow, default_store, mlflow_errors, retry, tagged_runs
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +76,8 @@ def publish(
             with default_store(uri):  # the registry looks the model's URI up in MLflow's default store
                 logged = _log(run_id, model(), example, metadata)
                 registered = _create_version(client, name, run_id, logged, tags)
+            if (database := _database_of_workspace(client, run_id)) is not None:
+                settle_models(database, client.get_run(run_id).info.experiment_id)
         version = str(registered.version)
         for key, value in tags.items():
             if registered.tags.get(key) != value:
@@ -162,6 +166,7 @@ def _log(
             info = mlflow.pytorch.log_model(
                 network.eval(),
                 name="model",
+                model_id=_prepared(run_id),
                 serialization_format="pt2",
                 signature=mlflow.models.infer_signature(example, output),
                 input_example=example,
@@ -174,6 +179,25 @@ def _log(
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UnpublishableError(f"torch.export cannot export the network: {reason}") from error
     return info.model_uri, info.model_id
+
+
+def _prepared(run_id: str) -> str | None:
+    """Return the id of a new model whose files MLflow can write from any folder; None if every model is like that."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if (database := _database_of_workspace(client, run_id)) is None:
+        return None
+    params = client.get_run(run_id).data.params
+    model_id = str(mlflow.initialize_logged_model("model", source_run_id=run_id, params=params).model_id)
+    make_absolute(database, model_id)
+    return model_id
+
+
+def _database_of_workspace(client: MlflowClient, run_id: str) -> Path | None:
+    """Return the database if it holds locations that are relative to its folder, else None."""
+    location = Location.of(client.get_run(run_id).info.artifact_uri)
+    return sqlite_file(client.tracking_uri) if location and location.workspace is None else None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from search.study.records import StudyRecord
 from search.study.space.objective_calls import call
 from search.study.summary import Summary
 from search.tracking import lengths
-from search.tracking.delivery import RUN_TAG
+from search.tracking.store import RUN_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

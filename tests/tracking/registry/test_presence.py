@@ -7,10 +7,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from search.tracking.delivery import tagged_runs
 from search.tracking.registry import presence
 from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
-from search.tracking.store import connect_mlflow
+from search.tracking.store import connect_mlflow, tagged_runs
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_mlflow_alone_loads_the_trained_network(finished: Finished, tmp_path: Pa
     database = finished.folder / "mlflow.db"
     ((run,),) = rows(database, "SELECT run_uuid FROM tags WHERE key='kind' AND value='refit'")
     ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
-    weights = (Path(uri.removeprefix("file://")) / "weights.pt").read_bytes()
+    weights = (finished.folder / uri / "weights.pt").read_bytes()
     network = Probabilities(objective.load_weights(winner["params"], weights)).eval()
     with torch.no_grad():
         expected = network(torch.from_numpy(inputs)).numpy()
