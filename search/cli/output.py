@@ -165,7 +165,7 @@ def print_study(study: StudyRecord, *, as_json: bool = False) -> None:
     echo("")
     table = _table("trial", "state", study.metric, "epochs", "time", wrapped=("configuration", ""))
     ranked, steps = study.ranked(), study.attrs.get(STEPS_PER_EPOCH, 1)
-    for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked)]:
+    for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked), *study.foreign]:
         value = "-" if trial.value is None else f"{trial.value:.4f}"
         epochs = f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}"
         seconds = "-" if trial.seconds is None else duration(trial.seconds)

@@ -166,11 +166,14 @@ def _figures(result: TestScore) -> dict[str, float]:
 
 
 def leaderboard(study: records.StudyRecord) -> bytes:
-    """Every trial with a value, best first, as CSV."""
-    names = sorted({name for trial in study.trials for name in trial.params})
+    """Every trial with a value, best first, as CSV. Trials of other programs come last, without a rank."""
+    names = sorted({name for trial in study.all_trials for name in trial.params})
     rows: list[list[Any]] = [["rank", "trial", "state", study.metric, "setting", "baseline", *names]]
     for rank, trial in enumerate(study.ranked(), start=1):
         row = [rank, trial.number, trial.state.name, trial.value, trial.label, trial.baseline or ""]
+        rows.append([*row, *(trial.params.get(name, "") for name in names)])
+    for trial in study.foreign:
+        row = ["", trial.number, trial.state.name, trial.value, trial.label, ""]
         rows.append([*row, *(trial.params.get(name, "") for name in names)])
     text = io.StringIO()
     csv.writer(text).writerows(rows)

@@ -109,15 +109,15 @@ def states(record: StudyRecord) -> list[Part]:
 def leaderboard(record: StudyRecord, first: Sequence[str] = ()) -> tuple[list[str], list[list[Cell]]]:
     """Return column names and at most `MAX_ROWS` rows: best trials first, trials without a value last.
 
-    The parameters in `first` come first, the others after them by name.
+    The parameters in `first` come first, the others after them by name. Trials of other programs come last, without a rank.
     """
-    without_value = [trial for trial in record.trials if trial.value is None]
-    names = [*first, *sorted({name for trial in record.trials for name in trial.params} - set(first))]
+    others = [*(trial for trial in record.trials if trial.value is None), *record.foreign]
+    names = [*first, *sorted({name for trial in record.all_trials for name in trial.params} - set(first))]
     unit, best = Unit.of(record), winner(record)
     metric = unit.name.capitalize()
     columns = ["Rank", "Trial", "Configuration", "State", metric, "Epochs", "Training", "Weights", *names]
     rows = []
-    for rank, trial in enumerate([*record.ranked(), *without_value][:MAX_ROWS], start=1):
+    for rank, trial in enumerate([*record.ranked(), *others][:MAX_ROWS], start=1):
         params = [_param(trial.params[name]) if name in trial.params else Cell("") for name in names]
         rows.append([*_standing(trial, rank, unit, is_best=trial == best), *params])
     return columns, rows
@@ -129,7 +129,7 @@ def _standing(trial: TrialRecord, rank: int, unit: Unit, *, is_best: bool) -> li
     remarks = [trial.label, f"baseline {trial.baseline}" if trial.baseline else "", "winner" if is_best else ""]
     state = STATES[trial.state][0]
     return [
-        Cell("", None) if trial.value is None else Cell(f"{rank}", rank),
+        Cell("", None) if trial.value is None or trial.foreign else Cell(f"{rank}", rank),
         Cell(f"#{trial.number}", trial.number),
         Cell(" · ".join(filter(None, remarks)), trial.label or None),
         Cell(state, state),

@@ -38,6 +38,7 @@ RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Opt
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
+NUMBER = "number"  # under which the search made the trial: a copy, in this study or another, has another one
 BASELINE = "baseline"
 WARM_START = "warm_start"  # the earlier study and trial that its configuration comes from
 LABEL = "label"
@@ -45,6 +46,8 @@ FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
 SLOT = "slot"
+
+FOREIGN_LABEL = "added by another program"
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class TrialRecord:
     run_id: str | None
     intermediate: Mapping[int, float]  # metric by step
     constraints: Mapping[str, float] = field(default_factory=dict)  # by figure, its excess as a share of the limit
+    foreign: bool = False  # added to a search's study by another program: shown, never chosen
 
     @property
     def feasible(self) -> bool:
@@ -119,10 +123,13 @@ class TrialRecord:
         return dict(json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds}))
 
     @classmethod
-    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None) -> Self:
-        """Read an Optuna trial. `runs` is the study's attribute RUNS."""
-        attrs = trial.user_attrs
-        value = trial.value if trial.state == TrialState.COMPLETE else None
+    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None, *, foreign: bool = False) -> Self:
+        """Read an Optuna trial. `runs` is the study's attribute RUNS.
+
+        The attributes of a `foreign` trial may be anything, so they are not read.
+        """
+        attrs = {LABEL: FOREIGN_LABEL} if foreign else trial.user_attrs
+        value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
         return cls(
@@ -141,7 +148,15 @@ class TrialRecord:
             run_id=attrs.get(RUN) or (runs or {}).get(str(trial.number)),
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
+            foreign=foreign,
         )
+
+
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Return True for a trial that the search of its study has not made: another program added or copied it."""
+    if (number := trial.user_attrs.get(NUMBER)) is not None:
+        return bool(number != trial.number)
+    return LABEL not in trial.user_attrs  # trials of version 0.1 have no number
 
 
 @dataclass(frozen=True)
@@ -151,20 +166,25 @@ class StudyRecord:
     name: str
     metric: str
     maximize: bool
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialRecord, ...]  # of the search itself
     summary: Summary | None
     provenance: Mapping[str, Any]
     sessions: tuple[Mapping[str, Any], ...]
     attrs: Mapping[str, Any] = field(repr=False)
+    foreign: tuple[TrialRecord, ...] = ()  # trials that other programs have added
 
     @classmethod
     def of(cls, study: optuna.Study) -> Self:
-        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
+        attrs, made_by_search = study.user_attrs, UID in study.user_attrs
+        trials, foreign = [], []
+        for trial in study.get_trials(deepcopy=False):
+            (foreign if made_by_search and is_foreign(trial) else trials).append(trial)
         return cls(
             name=study.study_name,
             metric=attrs.get(METRIC, "value"),
             maximize=Direction.of_study(study.direction) is Direction.MAXIMIZE,
             trials=tuple(TrialRecord.of(trial, attrs.get(RUNS)) for trial in trials),
+            foreign=tuple(TrialRecord.of(trial, foreign=True) for trial in foreign),
             summary=Summary.from_dict(attrs[SUMMARY]) if attrs.get(SUMMARY) else None,
             provenance=attrs.get(PROVENANCE, {}),
             sessions=tuple(_measured(attrs.get(SESSIONS, ()), trials))[::-1],
@@ -183,11 +203,16 @@ class StudyRecord:
             "direction": self.direction.value,
             "summary": self.summary and self.summary.as_dict(),
             "test_reads": self.attrs.get(TEST_READS, ()),
-            "trials": [trial.as_dict() for trial in self.trials],
+            "trials": [trial.as_dict() for trial in self.all_trials],
             "sessions": self.sessions,
             "provenance": self.provenance,
         }
         return dict(json_values(values))
+
+    @property
+    def all_trials(self) -> list[TrialRecord]:
+        """All trials by number, those of other programs among them."""
+        return sorted((*self.trials, *self.foreign), key=lambda trial: trial.number)
 
     def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
         """Sort trials with a value, best first: within the limits before others, completed before pruned."""

@@ -49,7 +49,14 @@ class Phases:
         )
         deadline = time.monotonic() + config.timeout if config.timeout else math.inf
         trials = Trials(
-            study, tracking, target=target, epochs=epochs, seed=seed, deadline=deadline, stopping_rule=plan.stop_reason
+            study,
+            tracking,
+            target=target,
+            epochs=epochs,
+            seed=seed,
+            deadline=deadline,
+            stopping_rule=plan.stop_reason,
+            notice=display.notice,
         )
         return cls(session, trials, coordinator, epochs)
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from optuna.trial import TrialState
+
 from objectives.base import ObjectiveError, ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
 from search.common.errors import SearchError
@@ -51,6 +53,8 @@ class SearchSession:
         """True if all trials have ended and the winner was confirmed, refitted, registered and tracked as planned."""
         plan, record = self.plan, self.study.record()
         if (summary := record.summary) is None or record.finished < len(record.trials):
+            return False
+        if any(trial.state == TrialState.WAITING for trial in record.foreign) and self.open_sampling()[0].unfinished:
             return False
         if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
             return False
