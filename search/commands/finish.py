@@ -60,6 +60,7 @@ class Finish:
         self._mark(summary)
         if summary.model is not None or self.register_as is None:  # each run has its own weights in MLflow
             shutil.rmtree(self._files.weights, ignore_errors=True)
+        self.study.set_attr(records.PHASE, None)  # the report says that the study is finished
         self._report()
         return summary
 
@@ -92,6 +93,8 @@ class Finish:
         from search.tracking.registry.registration import publish
 
         self.tracking.flush(60.0)
+        if (loss := self.tracking.store_loss()) is not None:
+            return self._unregistered(summary, loss)
         if (run_id := self.tracking.mlflow_id(summary.run)) is None:
             return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
         objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)

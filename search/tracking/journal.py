@@ -8,12 +8,14 @@ Any number of threads may use it, each with its own `Journal`. One process write
 
 import json
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from search.common.errors import StorageError
+from search.common.open_database import OpenDatabase
 from search.common.sqlite import build, check_sqlite, connect
 
 Kind = Literal["run", "metrics", "file", "pictures", "tags", "end"]
@@ -60,13 +62,23 @@ class Write:
 
 
 class Journal:
-    """The journal at `path`, created if needed. Raises StorageError if the file is damaged or not a journal."""
+    """The journal at `path`, created if needed. Raises StorageError if the file is damaged or not a journal.
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():  # the study's lock keeps other processes away
-            build(path, _create_tables)
-        check_sqlite(path, "writes")
-        self._db = connect(path)
+    A second `Journal` of the same path gets the `file` of the first.
+    """
+
+    def __init__(self, path: Path, file: OpenDatabase | None = None) -> None:
+        try:
+            if not path.exists():  # the study's lock keeps other processes away
+                build(path, _create_tables)
+            check_sqlite(path, "writes")
+            self._db = connect(path)
+            self.file = file or OpenDatabase(path, left="The study and MLflow keep what they have")
+        except (sqlite3.OperationalError, FileNotFoundError) as error:
+            if "full" in str(error):
+                raise
+            again = "If another program removes files there, end it, and type the same command again"
+            raise StorageError(f"{path} cannot be opened ({error}). {again}") from error
 
     def append(
         self,
@@ -78,9 +90,13 @@ class Journal:
         step: int = 0,
         verdict: Body | None = None,
     ) -> None:
-        """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended."""
+        """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended.
+
+        Raises StorageError when the file was removed or replaced, or cannot be written any more.
+        """
         insert = "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)"
-        with self._db:
+        self.file.check(self._db)
+        with self._clear_errors(), self._db:
             self._set_run(run, "last_step", step, "max(last_step, excluded.last_step)")
             self._db.execute(insert, (run, kind, json.dumps(body), content))
             if verdict is not None:
@@ -88,16 +104,19 @@ class Journal:
 
     def pending(self, limit: int) -> list[Write]:
         """Return the oldest undelivered writes, in order."""
-        rows = self._db.execute("SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?", (limit,))
+        query = "SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?"
+        with self._clear_errors():
+            rows = self._db.execute(query, (limit,)).fetchall()
         return [Write(id_, run, kind, json.loads(body), content) for id_, run, kind, body, content in rows]
 
     def n_pending(self) -> int:
         """Return the number of undelivered writes."""
-        return int(self._db.execute("SELECT count(*) FROM writes").fetchone()[0])
+        with self._clear_errors():
+            return int(self._db.execute("SELECT count(*) FROM writes").fetchone()[0])
 
     def delivered(self, *ids: int) -> None:
         """Delete delivered writes."""
-        with self._db:
+        with self._clear_errors(), self._db:
             self._db.executemany("DELETE FROM writes WHERE id = ?", [(id_,) for id_ in ids])
 
     def knows(self, run: str) -> bool:
@@ -119,17 +138,27 @@ class Journal:
 
     def set_mlflow_id(self, run: str, mlflow_id: str) -> None:
         """Store MLflow's id of a run."""
-        with self._db:
+        with self._clear_errors(), self._db:
             self._set_run(run, "mlflow_id", mlflow_id, "excluded.mlflow_id")
 
     def _get(self, column: str, table: str, run: str) -> Any:
-        row = self._db.execute(f"SELECT {column} FROM {table} WHERE run = ?", (run,)).fetchone()
+        with self._clear_errors():
+            row = self._db.execute(f"SELECT {column} FROM {table} WHERE run = ?", (run,)).fetchone()
         return row[0] if row else None
 
     def _set_run(self, run: str, column: str, value: object, update: str) -> None:
         """Insert a run with one value, or update that value with the SQL expression `update`."""
         insert = f"INSERT INTO runs (run, {column}) VALUES (?, ?)"
         self._db.execute(f"{insert} ON CONFLICT (run) DO UPDATE SET {column} = {update}", (run, value))
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Name the file in an error of SQLite that comes from it."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self.file.explain(error, self._db)
+            raise
 
     def close(self) -> None:
         self._db.close()
