@@ -9,9 +9,10 @@ from search.commands.session.phases import Phases
 from search.commands.session.session import DELIVERY_S, SearchSession, open_session, parent_run
 from search.commands.setup import SearchPlan
 from search.coordinator.progress import Display
-from search.study.records import StudyRecord
+from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configuration
+from search.study.state import Phase
 from search.study.summary import Summary
 
 
@@ -50,7 +51,9 @@ def run(plan: SearchPlan, display: Display) -> Result:
 
 
 def _result(session: SearchSession, *, was_complete: bool) -> Result:
-    return Result(session.study.record(), session.tracking.flush(DELIVERY_S), was_complete)
+    with session.display.busy("delivering to MLflow"):
+        undelivered = session.tracking.flush(DELIVERY_S)
+    return Result(session.study.record(), undelivered, was_complete)
 
 
 def _wait_for_workers(session: SearchSession) -> list[str]:
@@ -91,5 +94,7 @@ def _finish(session: SearchSession, winner: Summary, device: str) -> None:
         device = resolve_device("auto", 0)
     goal = {"finished": study.record().finished, **plan.goal}
     finish = Finish(study, session.tracking, plan.config, register_as=plan.register_as, device=device, goal=goal)
-    with session.display.busy("scoring and registering the winner, writing the report"):
+    phase = Phase("finish", "scoring and registering the winner, writing the report")
+    study.set_attr(PHASE, phase.as_dict())
+    with session.display.busy(phase.title):
         finish.run(winner)

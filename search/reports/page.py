@@ -21,8 +21,9 @@ from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
-from search.study.presenter import present
+from search.study.presenter import present, state_text
 from search.study.records import StudyRecord, json_values
+from search.study.state import Holder, State
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_IMAGE_BYTES = 1_200_000
@@ -46,9 +47,15 @@ def write_report(
     return write_atomic(output, render(study, others=others, images=images or {}).encode())
 
 
-def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mapping[str, bytes]) -> str:
-    """Return the page as text."""
-    record = StudyRecord.of(study)
+def render(
+    study: optuna.Study,
+    *,
+    others: Sequence[optuna.Study],
+    images: Mapping[str, bytes],
+    holder: Holder | None = None,
+) -> str:
+    """Return the page as text. `holder` is the process that searches the study."""
+    record = StudyRecord.of(study, holder)
     compared = [record, *map(StudyRecord.of, others)] if others else []
     optuna_charts = OptunaCharts.of(study, record)
     charts = _charts(optuna_charts, record)
@@ -62,6 +69,7 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mappi
     return environment.get_template("report.html.j2").render(
         record=record,
         unit=Unit.of(record),
+        state=state_text(record) if record.state in (State.RUNNING, State.STOPPED) else None,
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
         leaderboard=tables.leaderboard(record, optuna_charts.varying),

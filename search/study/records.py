@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.common.direction import Direction
+from search.study.state import Holder, Phase, State
 from search.study.summary import Summary
 
 # Attributes of a study.
@@ -29,6 +30,7 @@ TRACKING = "tracking"  # the --tracking-uri of the latest start, without its use
 HOLDER = "holder"  # the mark of the search that holds the lock
 TEST_READS = "test_reads"  # one per read of the test split, stored before it: {"number", "run", "time"}
 EXTRA_TRAININGS = "trainings"  # by run: the results of confirmation and refit
+PHASE = "phase"  # Phase.as_dict() of what the search does; None after its last phase
 SUMMARY = "summary"  # Summary.as_dict()
 STOP_REASON = "over"  # why the study ended with fewer trials than planned; otherwise absent or None
 WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best configurations, tried first
@@ -128,7 +130,7 @@ class TrialRecord:
 
         The attributes of a `foreign` trial may be anything, so they are not read.
         """
-        attrs = {LABEL: FOREIGN_LABEL} if foreign else trial.user_attrs
+        attrs: Mapping[str, Any] = {LABEL: FOREIGN_LABEL} if foreign else trial.user_attrs
         value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
@@ -172,19 +174,22 @@ class StudyRecord:
     sessions: tuple[Mapping[str, Any], ...]
     attrs: Mapping[str, Any] = field(repr=False)
     foreign: tuple[TrialRecord, ...] = ()  # trials that other programs have added
+    holder: Holder | None = None  # the process that holds the study's lock
 
     @classmethod
-    def of(cls, study: optuna.Study) -> Self:
+    def of(cls, study: optuna.Study, holder: Holder | None = None) -> Self:
+        """Read a study. A reader finds out its `holder` first; for the search itself it is None."""
         attrs, made_by_search = study.user_attrs, UID in study.user_attrs
-        trials, foreign = [], []
-        for trial in study.get_trials(deepcopy=False):
-            (foreign if made_by_search and is_foreign(trial) else trials).append(trial)
+        everything = study.get_trials(deepcopy=False)
+        foreign = [trial for trial in everything if made_by_search and is_foreign(trial)]
+        trials = [trial for trial in everything if not (made_by_search and is_foreign(trial))]
         return cls(
             name=study.study_name,
             metric=attrs.get(METRIC, "value"),
             maximize=Direction.of_study(study.direction) is Direction.MAXIMIZE,
             trials=tuple(TrialRecord.of(trial, attrs.get(RUNS)) for trial in trials),
             foreign=tuple(TrialRecord.of(trial, foreign=True) for trial in foreign),
+            holder=holder,
             summary=Summary.from_dict(attrs[SUMMARY]) if attrs.get(SUMMARY) else None,
             provenance=attrs.get(PROVENANCE, {}),
             sessions=tuple(_measured(attrs.get(SESSIONS, ()), trials))[::-1],
@@ -201,9 +206,13 @@ class StudyRecord:
             "name": self.name,
             "metric": self.metric,
             "direction": self.direction.value,
+            "state": self.state and self.state.value,
+            "holder": self.holder and asdict(self.holder),
+            "phase": self.phase and self.phase.as_dict(),
+            "target": self.target,
             "summary": self.summary and self.summary.as_dict(),
             "test_reads": self.attrs.get(TEST_READS, ()),
-            "trials": [trial.as_dict() for trial in self.all_trials],
+            "trials": [{**trial.as_dict(), "state": self.state_of(trial).upper()} for trial in self.all_trials],
             "sessions": self.sessions,
             "provenance": self.provenance,
         }
@@ -226,6 +235,32 @@ class StudyRecord:
     def n_eligible(self) -> int:
         """Number of trials among which the best was chosen: those with a value, within the limits."""
         return sum(trial.value is not None and trial.feasible for trial in self.trials)
+
+    @property
+    def phase(self) -> Phase | None:
+        """What the search does, or did when it stopped; None before its first phase and after its last."""
+        stored = self.attrs.get(PHASE)
+        return Phase.from_dict(stored) if stored else None
+
+    @property
+    def target(self) -> int | None:
+        """The number of trials to finish; None before the first start has stored it."""
+        return self.attrs.get(TARGET)
+
+    @property
+    def state(self) -> State | None:
+        """Whether the search runs, has stopped or is finished; None for a study that no search has made."""
+        if self.holder is not None:
+            return State.RUNNING
+        if UID not in self.attrs:
+            return None
+        is_over = self.summary is not None and self.phase is None
+        return State.FINISHED if is_over and self.finished >= max(self.target or 0, len(self.trials)) else State.STOPPED
+
+    def state_of(self, trial: TrialRecord) -> str:
+        """Name the state of a trial, such as `complete`. One that no process trains any more is `interrupted`."""
+        is_left = trial.state == TrialState.RUNNING and self.state is State.STOPPED and not trial.foreign
+        return "interrupted" if is_left else trial.state.name.lower()
 
     @property
     def finished(self) -> int:

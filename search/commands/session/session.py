@@ -92,7 +92,8 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
         hold_study(config.storage_url, plan.name) as lock,
         closing(_executor(plan, display)) as executor,
     ):
-        study = _open_study(plan, lock, display, interruption)
+        with display.busy("opening the study"):
+            study = _open_study(plan, lock, display, interruption)
         database = sqlite_file(config.mlflow_uri)
         must_wait = database is None or database.exists()  # a new database is created while the workers start
         tracking = open_tracking(config, plan.name, study.attrs(), study.direction)

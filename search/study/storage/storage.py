@@ -15,8 +15,17 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.common.errors import StorageError, UsageError
 from search.common.passwords import first_line, mask
-from search.common.sqlite import OPTUNA_TABLE, check_sqlite, connect, create_whole, lock_folder, sqlite_file
-from search.study.storage.lock import StudyLock, lock_file, lock_number, lock_on_server
+from search.common.sqlite import OPTUNA_TABLE, check_sqlite, connect, create_whole, sqlite_file
+from search.study.state import Holder
+from search.study.storage.lock import (
+    StudyLock,
+    holder_of_file,
+    holder_on_server,
+    lock_file,
+    lock_number,
+    lock_on_server,
+    lock_path,
+)
 from search.study.storage.postgres import DRIVERS, connect_arguments, connection_errors, masked_url, open_connection
 from search.study.storage.retry import RetryingStorage, RetryPolicy
 from search.study.storage.writer import WriterStorage
@@ -102,7 +111,16 @@ def hold_study(storage: str, study: str) -> AbstractContextManager[StudyLock]:
     """Lock a study until the block ends or this process dies. Raises StudyHeldError when another process holds it."""
     url = parse_url(storage)
     path = sqlite_file(url)
-    return lock_on_server(url, study) if path is None else lock_file(lock_folder(path), study)
+    return lock_on_server(url, study) if path is None else lock_file(path, study)
+
+
+def study_holder(storage: str, study: str) -> Holder | None:
+    """Return the process that holds a study; None if none does. Writes nothing, and hinders no search that starts."""
+    url = parse_url(storage)
+    path = sqlite_file(url)
+    if path is None:
+        return holder_on_server(url, study)
+    return holder_of_file(lock_path(path.with_name(f"{path.name}.locks"), study))
 
 
 def quiet_optuna() -> None:
