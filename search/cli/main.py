@@ -14,6 +14,7 @@ import click
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
 from search.cli.options import STORES, DefaultRunGroup, input_warnings, json_option, options, write_output
+from search.cli.startup import importing
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
@@ -39,10 +40,12 @@ def run_command(ctx: click.Context, config: Config) -> None:
 
     After an interruption, type the same command to resume.
     """
+    is_silent = config.quiet or config.log_format == "json"
     with Interruption():  # also during the imports, which take seconds
-        from search.cli.output import choose_display, print_result
-        from search.commands.run import run
-        from search.commands.setup import plan_search
+        with importing("the search starts: it imports its libraries and reads its data", silent=is_silent):
+            from search.cli.output import choose_display, print_result
+            from search.commands.run import run
+            from search.commands.setup import plan_search
 
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
         for warning in input_warnings(ctx):
@@ -61,16 +64,19 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
 
     The report is a single file that works offline.
     """
-    from search.commands.studies import open_studies
-    from search.common.workspace import Workspace
-    from search.reports.page import render
+    with importing():
+        from search.commands.studies import open_studies
+        from search.common.workspace import Workspace
+        from search.reports.page import render
+        from search.study.storage.storage import study_holder
 
     chosen = open_studies(config, study)
     workspace = Workspace(config.workspace)
     drawing = workspace.pictures(chosen[0].study_name)
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
     target = output or workspace.report("-vs-".join(study.study_name for study in chosen))
-    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images).encode())
+    holder = study_holder(config.storage_url, chosen[0].study_name)
+    write_output("--output", target, render(chosen[0], others=chosen[1:], images=images, holder=holder).encode())
     click.echo(f"report: {target}")
 
 
@@ -93,20 +99,25 @@ def ui(study: str | None, browse: bool, config: Config) -> None:
 @options(*STORES)
 def studies(as_json: bool, config: Config) -> None:
     """List all studies."""
-    from search.cli.output import print_studies
-    from search.commands.studies import all_studies
+    with importing(silent=as_json):
+        from search.cli.output import print_studies
+        from search.commands.studies import all_studies
 
     print_studies(all_studies(config), as_json=as_json)
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("study", required=False)
 @json_option
 @options(*STORES)
-def show(study: str, as_json: bool, config: Config) -> None:
-    """Show the winner and the trials of a study."""
-    from search.cli.output import print_study
-    from search.commands.studies import read_study
+def show(study: str | None, as_json: bool, config: Config) -> None:
+    """Show the winner and the trials of a study.
+
+    STUDY defaults to the newest one.
+    """
+    with importing(silent=as_json):
+        from search.cli.output import print_study
+        from search.commands.studies import read_study
 
     print_study(read_study(config, study), as_json=as_json)
 
@@ -117,29 +128,35 @@ def show(study: str, as_json: bool, config: Config) -> None:
 def watch(study: str | None, config: Config) -> None:
     """Follow a search that runs in another terminal.
 
-    STUDY defaults to the newest one.
+    STUDY defaults to the newest one. Waits for a search that has not started yet. The exit status is 1 if the search
+    has stopped before its end.
     """
-    from search.cli.output import choose_display, print_summary
-    from search.commands.studies import follow
+    with importing(silent=config.log_format == "json"):
+        from search.cli.output import choose_display, print_state
+        from search.commands.watch import follow
 
-    record = follow(config, study, choose_display(log_format=config.log_format))
-    if config.log_format == "text":
-        print_summary(record)
+    raise SystemExit(print_state(follow(config, study, choose_display(log_format=config.log_format)), config))
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("study", required=False)
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="csv", show_default=True, help="File format.")
 @click.option("--output", type=FILE, metavar="FILE", show_default="standard output", help="Output file.")
 @options(*STORES)
-def export(study: str, format_: str, output: Path | None, config: Config) -> None:
-    """Export the trials of a study as a table."""
+def export(study: str | None, format_: str, output: Path | None, config: Config) -> None:
+    """Export the trials of a study as a table.
+
+    STUDY defaults to the newest one.
+    """
     from search.commands.studies import read_study
     from search.reports.export import export_study
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
-        raise UsageError(f"a terminal cannot show parquet; type --output {study}.parquet")
-    content = export_study(read_study(config, study), format_)
+        raise UsageError(f"a terminal cannot show parquet; type --output {study or 'trials'}.parquet")
+    record = read_study(config, study)
+    if study is None:
+        click.echo(f"study {record.name}, the newest", err=True)
+    content = export_study(record, format_)
     if output is None:
         click.echo(content, nl=False)
     else:
@@ -156,11 +173,12 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
 
     An IMAGE is a file, or test images of a dataset, such as mnist:7 or mnist:0-24.
     """
-    from search.cli.output import print_predictions
-    from search.commands.load import load
-    from search.commands.predict import draw, require_readable
-    from search.commands.predict import predict as classify
-    from search.tracking.registry.loading import require_store
+    with importing():
+        from search.cli.output import print_predictions
+        from search.commands.load import load
+        from search.commands.predict import draw, require_readable
+        from search.commands.predict import predict as classify
+        from search.tracking.registry.loading import require_store
 
     require_store(config)
     require_readable(image)

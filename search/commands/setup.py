@@ -217,7 +217,8 @@ def open_tracking(config: Config, study: str, attrs: Mapping[str, Any], directio
 def plan_search(config: Config, display: Display, *, dataset_is_given: bool) -> SearchPlan:
     """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
     try:
-        return SearchPlan.of(config)
+        with display.busy("reading the dataset"):
+            return SearchPlan.of(config)
     except DatasetUnavailableError as error:
         if dataset_is_given or config.objective != DEFAULT_OBJECTIVE:
             raise
