@@ -25,6 +25,7 @@ from search.cli.options import (
     write_output,
 )
 from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
+from search.cli.startup import importing
 from search.cli.terminal import keep_going_without_output, prepare_streams
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
@@ -53,10 +54,12 @@ def run_command(ctx: click.Context, config: Config) -> None:
     After an interruption, type the same command to resume.
     """
     keep_going_without_output()
+    is_silent = config.quiet or config.log_format == "json"
     with Interruption():  # also during the imports, which take seconds
-        from search.cli.output import choose_display, print_result
-        from search.commands.run import run
-        from search.commands.setup import plan_search
+        with importing("the search starts: it imports its libraries and reads its data", silent=is_silent):
+            from search.cli.output import choose_display, print_result
+            from search.commands.run import run
+            from search.commands.setup import plan_search
 
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
         for warning in (*input_warnings(ctx), *new_places(config), *unused_mlflow_variables(config)):
@@ -74,13 +77,14 @@ def report(study: Sequence[str], output: Path | None, config: Config) -> None:
 
     The report is a single file that works offline.
     """
-    from search.commands.studies import compared, open_studies
-    from search.common.workspace import Workspace
-    from search.reports.page import render
-    from search.study.records import UID, StudyRecord
+    with importing():
+        from search.commands.studies import compared, open_studies, record_of
+        from search.common.workspace import Workspace
+        from search.reports.page import render
+        from search.study.records import UID
 
     chosen = open_studies(config, study)
-    (record,) = compared(config, [StudyRecord.of(chosen[0])])
+    (record,) = compared(config, [record_of(config, chosen[0])])
     workspace = Workspace(config.workspace)
     drawing = workspace.pictures(record.name, record.attrs.get(UID, ""))
     images = {"Predictions on the test split": drawing.read_bytes()} if drawing.exists() else {}
@@ -115,20 +119,25 @@ def ui(study: str | None, browse: bool, port: int | None, config: Config) -> Non
 @options(*STORES)
 def studies(as_json: bool, config: Config) -> None:
     """List all studies."""
-    from search.cli.output import print_studies
-    from search.commands.studies import all_studies, compared
+    with importing(silent=as_json):
+        from search.cli.output import print_studies
+        from search.commands.studies import all_studies, compared
 
     print_studies(compared(config, all_studies(config)), as_json=as_json)
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("study", required=False)
 @json_option
 @options(*STORES)
-def show(study: str, as_json: bool, config: Config) -> None:
-    """Show the winner and the trials of a study."""
-    from search.cli.output import print_study
-    from search.commands.studies import compared, read_study
+def show(study: str | None, as_json: bool, config: Config) -> None:
+    """Show the winner and the trials of a study.
+
+    STUDY defaults to the newest one.
+    """
+    with importing(silent=as_json):
+        from search.cli.output import print_study
+        from search.commands.studies import compared, read_study
 
     print_study(*compared(config, [read_study(config, study)]), as_json=as_json)
 
@@ -139,29 +148,38 @@ def show(study: str, as_json: bool, config: Config) -> None:
 def watch(study: str | None, config: Config) -> None:
     """Follow a search that runs in another terminal.
 
-    STUDY defaults to the newest one.
+    STUDY defaults to the newest one. Waits for a search that has not started yet. The exit status is 1 if the search
+    has stopped before its end.
     """
-    from search.cli.output import choose_display, print_summary
-    from search.commands.studies import compared, follow
+    with importing(silent=config.log_format == "json"):
+        from search.cli.output import choose_display, print_state
+        from search.commands.studies import compared
+        from search.commands.watch import follow
 
     record = follow(config, study, choose_display(log_format=config.log_format))
-    if config.log_format == "text":
-        print_summary(*compared(config, [record]))
+    (record,) = compared(config, [record])
+    raise SystemExit(print_state(record, config))
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("study", required=False)
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="csv", show_default=True, help="File format.")
 @click.option("--output", type=FILE, metavar="FILE", show_default="standard output", help="Output file.")
 @options(*STORES)
-def export(study: str, format_: str, output: Path | None, config: Config) -> None:
-    """Export the trials of a study as a table."""
+def export(study: str | None, format_: str, output: Path | None, config: Config) -> None:
+    """Export the trials of a study as a table.
+
+    STUDY defaults to the newest one.
+    """
     from search.commands.studies import read_study
     from search.reports.export import export_study
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
-        raise UsageError(f"a terminal cannot show parquet; type --output {study}.parquet")
-    content = export_study(read_study(config, study), format_)
+        raise UsageError(f"a terminal cannot show parquet; type --output {study or 'trials'}.parquet")
+    record = read_study(config, study)
+    if study is None:
+        click.echo(f"study {record.name}, the newest", err=True)
+    content = export_study(record, format_)
     if output is None:
         click.echo(printable(content.decode()) if sys.stdout.isatty() else content, nl=False)
     else:
@@ -178,11 +196,12 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
 
     An IMAGE is a file, or test images of a dataset, such as mnist:7 or mnist:0-24.
     """
-    from search.cli.output import print_predictions
-    from search.commands.load import load
-    from search.commands.predict import draw, require_readable
-    from search.commands.predict import predict as classify
-    from search.tracking.registry.loading import require_store
+    with importing():
+        from search.cli.output import print_predictions
+        from search.commands.load import load
+        from search.commands.predict import draw, require_readable
+        from search.commands.predict import predict as classify
+        from search.tracking.registry.loading import require_store
 
     require_store(config)
     require_readable(image)

@@ -20,8 +20,9 @@ from search.cli.terminal import is_terminal
 from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
-from search.study.presenter import Decimals, SearchOutcome, present
+from search.study.presenter import Decimals, SearchOutcome, present, state_text, trials_text
 from search.study.records import EXPERIMENT, STEPS_PER_EPOCH, STOP_REASON, TARGET, UID, StudyRecord, to_json
+from search.study.state import State
 from search.study.summary import counted
 from search.tracking.registry.promotion import CHAMPION
 
@@ -84,8 +85,10 @@ def print_summary(study: StudyRecord) -> None:
     echo(f"\nstudy {study.name}: {_counts(study)}")
     if (reason := study.attrs.get(STOP_REASON)) is not None:
         echo(f"ended early: {reason}")
+    if study.state is not State.FINISHED:
+        echo(state_text(study))
     if study.summary is None:
-        echo("no winner yet: the search is running or was interrupted; run the same command again to continue it")
+        echo("no winner yet")
         return
     outcome = present(study, study.summary, Decimals())
     _print_winner(outcome)
@@ -145,18 +148,30 @@ def _print_gains(outcome: SearchOutcome) -> None:
         echo(f"  {gain.gain} over {gain.source.baseline} ({gain.value}, {gain.measured}){remark}")
 
 
+def print_state(study: StudyRecord, config: Config) -> int:
+    """Print how a search that was watched ended. Returns the exit status."""
+    if config.log_format == "json":
+        JsonDisplay(console).event("result", study=study.as_dict())
+    else:
+        print_summary(study)
+    return 1 if study.state is State.STOPPED else 0
+
+
 def print_studies(studies: Sequence[StudyRecord], *, as_json: bool = False) -> None:
     """Print one row for each study, or all data as JSON."""
     if as_json:
         echo(to_json([study.as_dict() for study in studies]))
         return
-    table = _table("study", "trials", "best in search", "test accuracy", wrapped=("model",))
+    table = _table("study", "state", "trials", "best in search", "test accuracy", wrapped=("model",))
     for study in studies:
         best = f"{ranked[0].value:.4f}" if (ranked := study.ranked()) else "-"
         accuracy = f"{study.summary.test['accuracy']:.2%}" if study.summary and study.summary.test else "-"
         model = study.summary.model["uri"] if study.summary and study.summary.model else "-"
-        table.add_row(Text(study.name), str(study.finished), best, accuracy, model)
+        table.add_row(Text(study.name), study.state or "-", trials_text(study), best, accuracy, model)
     console.print(table)
+    for study in studies:
+        if study.state in (State.RUNNING, State.STOPPED):
+            echo(f"{study.name}: {state_text(study)}")
 
 
 def print_study(study: StudyRecord, *, as_json: bool = False) -> None:
@@ -168,12 +183,12 @@ def print_study(study: StudyRecord, *, as_json: bool = False) -> None:
     echo("")
     table = _table("trial", "state", study.metric, "epochs", "time", wrapped=("configuration", ""))
     ranked, steps = study.ranked(), study.attrs.get(STEPS_PER_EPOCH, 1)
-    for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked)]:
+    for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked), *study.foreign]:
         value = "-" if trial.value is None else f"{trial.value:.4f}"
         epochs = f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}"
         seconds = "-" if trial.seconds is None else duration(trial.seconds)
         remark = trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")
-        figures = (f"#{trial.number:03d}", trial.state.name.lower(), value, epochs, seconds)
+        figures = (f"#{trial.number:03d}", study.state_of(trial), value, epochs, seconds)
         table.add_row(*figures, Text(trial.label), Text(remark))
     console.print(table)
 

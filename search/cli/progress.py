@@ -53,6 +53,8 @@ class PlainDisplay:
         parts.append(describe_end(trial))
         if (best := standing.best) is not None and best.value is not None:
             parts.append(f"best {best.value:.4f} (trial {best.number})")
+        if standing.left_s:
+            parts.append(time_left(standing.left_s))
         self.notice("  ".join(parts))
 
     def notice(self, text: str) -> None:
@@ -80,7 +82,8 @@ class JsonDisplay(PlainDisplay):
     def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
         best = standing.best and {"number": standing.best.number, "value": standing.best.value}
         event = "trial" if standing.unit == TRIALS else "training"
-        self.event(event, trial=trial.as_dict(), finished=standing.finished, target=standing.target, best=best)
+        counts = {"finished": standing.finished, "target": standing.target, "left_s": standing.left_s}
+        self.event(event, trial=trial.as_dict(), **counts, best=best)
 
     def notice(self, text: str) -> None:
         self.event("notice", text=text)
@@ -92,13 +95,13 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._title, self._started, self._done_before = "", time.monotonic(), 0
+        self._title, self._started = "", time.monotonic()
 
     def busy(self, text: str) -> AbstractContextManager[object]:
         return self._console.status(text)
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
-        self._title, self._started, self._done_before = title, time.monotonic(), done
+        self._title, self._started = title, time.monotonic()
         self._live.start()
 
     def refresh(self, progress: SearchProgress) -> None:
@@ -143,11 +146,14 @@ class LiveDisplay:
         return Text.assemble((self._title, "bold"), "  ", " · ".join(parts))
 
     def _remaining_time(self, standing: Standing) -> str:
-        elapsed = time.monotonic() - self._started
-        done = standing.finished - self._done_before
-        if done < 3:
-            return f"{duration(elapsed)} so far"
-        return f"about {duration(elapsed / done * (standing.target - standing.finished))} left"
+        if standing.left_s is not None:
+            return time_left(standing.left_s)
+        return f"{duration(time.monotonic() - self._started)} so far, estimating the time left"
+
+
+def time_left(seconds: float) -> str:
+    """Write the time that the whole search still takes, confirmation and refit included."""
+    return f"about {duration(seconds)} left"
 
 
 def describe_end(trial: TrialRecord) -> str:

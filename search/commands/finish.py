@@ -62,6 +62,7 @@ class Finish:
         self._mark(summary)
         if summary.model is not None or self.register_as is None:  # each run has its own weights in MLflow
             shutil.rmtree(self._files.weights, ignore_errors=True)
+        self.study.set_attr(records.PHASE, None)  # the report says that the study is finished
         self._report()
         return summary
 
@@ -95,6 +96,8 @@ class Finish:
         from search.tracking.registry.registration import publish
 
         n_left = self.tracking.flush(60.0)
+        if (loss := self.tracking.store_loss()) is not None:
+            return self._unregistered(summary, loss)
         if (run_id := self._run_id(summary.run, answers=n_left == 0)) is None:
             if n_left:
                 return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
@@ -185,11 +188,14 @@ def _figures(result: TestScore) -> dict[str, float]:
 
 
 def leaderboard(study: records.StudyRecord) -> bytes:
-    """Every trial with a value, best first, as CSV."""
-    names = sorted({name for trial in study.trials for name in trial.params})
+    """Every trial with a value, best first, as CSV. Trials of other programs come last, without a rank."""
+    names = sorted({name for trial in study.all_trials for name in trial.params})
     rows: list[list[Any]] = [["rank", "trial", "state", study.metric, "setting", "baseline", *names]]
     for rank, trial in enumerate(study.ranked(), start=1):
         row = [rank, trial.number, trial.state.name, trial.value, trial.label, trial.baseline or ""]
+        rows.append([*row, *(trial.params.get(name, "") for name in names)])
+    for trial in study.foreign:
+        row = ["", trial.number, trial.state.name, trial.value, trial.label, ""]
         rows.append([*row, *(trial.params.get(name, "") for name in names)])
     text = io.StringIO()
     csv.writer(text).writerows(rows)

@@ -107,7 +107,9 @@ def load_trial(
     record = read_study(config, study)
     trial = next((trial for trial in record.trials if trial.number == number), None)
     if trial is None:
-        raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.trials) - 1}")
+        if number in (trial.number for trial in record.foreign):
+            raise UsageError(f"trial {number} of study {study!r} has no network here: another program has added it")
+        raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.all_trials) - 1}")
     if records.OBJECTIVE not in record.attrs:
         raise UsageError(f"study {study!r} was not made by a search, so its networks are unknown")
     if (hint := tracked_elsewhere(config, record.attrs)) is not None:

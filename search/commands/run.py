@@ -10,11 +10,12 @@ from search.commands.session.session import DELIVERY_S, SearchSession, open_sess
 from search.commands.setup import SearchPlan
 from search.commands.studies import compared
 from search.coordinator.progress import Display
-from search.study.records import StudyRecord
+from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.setting import describe_dataset, describe_workers
 from search.study.space.initial_params import example_configuration
 from search.study.space.objective_calls import call, explain_errors
+from search.study.state import Phase
 from search.study.summary import Summary
 
 
@@ -58,8 +59,10 @@ def run(plan: SearchPlan, display: Display) -> Result:
 
 
 def _result(session: SearchSession, *, was_complete: bool) -> Result:
+    with session.display.busy("delivering to MLflow"):
+        undelivered = session.tracking.flush(DELIVERY_S)
     (study,) = compared(session.plan.config, [session.study.record()])
-    return Result(study, session.tracking.flush(DELIVERY_S), was_complete)
+    return Result(study, undelivered, was_complete)
 
 
 def _wait_for_workers(session: SearchSession) -> list[str]:
@@ -112,5 +115,7 @@ def _finish(session: SearchSession, winner: Summary, device: str) -> None:
     goal = {"finished": study.record().finished, **plan.goal}
     finish = Finish(study, session.tracking, plan.config, register_as=plan.register_as, device=device, goal=goal)
     session.wait_for_mlflow()
-    with session.display.busy("scoring and registering the winner, writing the report"):
+    phase = Phase("finish", "scoring and registering the winner, writing the report")
+    study.set_attr(PHASE, phase.as_dict())
+    with session.display.busy(phase.title):
         finish.run(winner)

@@ -268,7 +268,8 @@ def tracking_destination(config: Config, study: str, attrs: Mapping[str, Any]) -
 def plan_search(config: Config, display: Display, *, ambient: Set[str] = frozenset()) -> SearchPlan:
     """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
     try:
-        plan = SearchPlan.of(config, ambient, display.notice)
+        with display.busy("reading the dataset"):
+            plan = SearchPlan.of(config, ambient, display.notice)
     except DatasetUnavailableError as error:
         if config.dataset is not None or config.objective != DEFAULT_OBJECTIVE:
             raise

@@ -1,37 +1,31 @@
-"""Open, list, read and follow stored studies."""
+"""Open, list and read stored studies."""
 
 import difflib
 import shlex
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
 import click
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from search.common.config import Config
 from search.common.errors import UsageError
 from search.common.passwords import bare, mask
 from search.common.sqlite import sqlite_file
 from search.common.workspace import Workspace
-from search.coordinator.progress import Display, RunningTrial, SearchProgress, Standing
 from search.study import records
-from search.study.records import StudyRecord, TrialRecord
+from search.study.records import StudyRecord
 from search.study.storage.retry import RetryPolicy
-from search.study.storage.storage import oldest_first, read_storage, study_names
+from search.study.storage.storage import oldest_first, parse_url, read_storage, study_holder, study_names
 from search.study.study import new_uid
 from search.tracking.journal import Journal
 from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
 from search.tracking.store import tagged_runs
-
-POLL_S = 0.5  # pause between two reads of the study
 
 
 def patience(config: Config) -> RetryPolicy | None:
@@ -63,12 +57,33 @@ def open_studies(config: Config, names: Sequence[str]) -> list[optuna.Study]:
 def all_studies(config: Config) -> list[StudyRecord]:
     """Read every study, oldest first. Raises StorageError if the database does not exist."""
     storage = stored_studies(config)
-    return [StudyRecord.of(optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
+    return [record_of(config, optuna.load_study(study_name=name, storage=storage)) for name in study_names(storage)]
 
 
 def read_study(config: Config, name: str | None) -> StudyRecord:
     """Read the study with this name, or the newest one. Raises as `open_studies` does."""
-    return StudyRecord.of(open_studies(config, [] if name is None else [name])[0])
+    return record_of(config, open_studies(config, [] if name is None else [name])[0])
+
+
+def record_of(config: Config, study: optuna.Study) -> StudyRecord:
+    """Read an open study, and who searches it."""
+    holder = study_holder(config.storage_url, study.study_name)  # first: when it is free, the study is complete
+    return StudyRecord.of(study, holder)
+
+
+def find_study(config: Config, name: str | None) -> optuna.Study | str:
+    """Open a study, by default the newest; in words what there is instead if it does not exist yet."""
+    path = sqlite_file(parse_url(config.storage_url))
+    if path is not None and not path.exists():
+        return f"there is no {path} yet"
+    storage = stored_studies(config)
+    existing = study_names(storage)
+    if not existing:
+        return f"{path or mask(config.storage_url)} has no studies yet"
+    if name is not None and name not in existing:
+        near = difflib.get_close_matches(name, existing, 1)
+        return f"there are {', '.join(existing)}" + (f"; did you mean {near[0]}?" if near else "")
+    return optuna.load_study(study_name=name or existing[-1], storage=storage)
 
 
 def separate_copy(config: Config, storage: RDBStorage, study_id: int) -> None:
@@ -150,46 +165,3 @@ def _as_found(config: Config, study: StudyRecord, found: FoundVersion | None | L
         now = {"name": found.name, "version": found.version, "alias": found.alias, "uri": found.uri}
         summary = replace(summary, model=now, standing=None)
     return replace(study, summary=summary)
-
-
-def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
-    """Show the progress of a search in another process until it ends. Raises as `open_studies` does."""
-    study = open_studies(config, [name] if name else [])[0]
-    record = StudyRecord.of(study)
-    shown, standing = {trial.number for trial in _ended(record)}, _progress(record).standing
-    display.begin(f"study {study.study_name}", standing.target, standing.finished)
-    try:
-        while True:
-            record = StudyRecord.of(study)
-            progress = _progress(record)
-            standing.target = progress.standing.target
-            for trial in _ended(record):
-                if trial.number not in shown:
-                    shown.add(trial.number)
-                    standing.add(trial)
-                    display.trial_ended(trial, standing)
-            display.refresh(progress)
-            if record.summary is not None and not progress.running and standing.finished >= standing.target:
-                return record
-            time.sleep(POLL_S)
-    finally:
-        display.end()
-
-
-def _ended(study: StudyRecord) -> list[TrialRecord]:
-    """The trials that ended, in that order."""
-    ended = (trial for trial in study.trials if trial.state.is_finished())
-    return sorted(ended, key=lambda trial: (trial.ended or datetime.max, trial.number))
-
-
-def _progress(study: StudyRecord) -> SearchProgress:
-    running = [_running_trial(study, trial) for trial in study.trials if trial.state == TrialState.RUNNING]
-    target = int(study.attrs.get(records.TARGET, len(study.trials)))
-    return SearchProgress(Standing(target, _ended(study), study.direction), running, study.metric)
-
-
-def _running_trial(study: StudyRecord, trial: TrialRecord) -> RunningTrial:
-    epoch = max(trial.intermediate, default=0) / int(study.attrs.get(records.STEPS_PER_EPOCH, 1))
-    epochs = int(study.attrs.get(records.FINGERPRINT, {}).get("epochs") or 0)
-    curve = tuple(value for _, value in sorted(trial.intermediate.items()))
-    return RunningTrial(trial.number, trial.label, epoch, epochs, curve)

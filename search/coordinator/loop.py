@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 
 from optuna.trial import TrialState
@@ -20,11 +21,13 @@ from search.common.direction import Direction
 from search.common.errors import SearchStoppedError
 from search.common.text import printable, sentence
 from search.common.workspace import TrainingFiles
-from search.coordinator.progress import Display, SearchProgress, Standing
+from search.coordinator.forecast import seconds_left
+from search.coordinator.progress import TRIALS, Display, SearchProgress, Standing
 from search.coordinator.training import RunningTraining, TrainingRuns
 from search.coordinator.work import Work
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
 from search.study.records import TrainingResult, TrialRecord
+from search.study.state import Phase
 from search.tracking.tracker import Tracking
 
 TICK_S = 0.2  # how long an idle coordinator sleeps; signals and the display wait no longer
@@ -58,16 +61,24 @@ class Coordinator:
         return TrainingRuns(self.objective, self.tracking, self.files, self.tags, self._notify)
 
     def run(
-        self, work: Work, *, interrupted: Callable[[], bool] = lambda: False, idle: Callable[[], None] = lambda: None
+        self,
+        work: Work,
+        phase: Phase | None = None,
+        *,
+        interrupted: Callable[[], bool] = lambda: False,
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
         """Do all of the work, or what can be done before an interruption.
 
-        `idle` is called when a worker has nothing left to do while others still train. Raises SearchStoppedError when
-        the first trainings all fail for the same reason, StorageError or TrackingError when they cannot be tracked.
+        `phase` says what else the search will do; without it, the time left is not estimated. `idle` is called when a
+        worker has nothing left to do while others still train. Raises SearchStoppedError when the first trainings all
+        fail for the same reason, StorageError or TrackingError when they cannot be tracked.
         """
-        self.work = work
+        self.work, self._phase = work, phase
         self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since
         self._standing = Standing(work.target, work.records(), Direction(self.objective.direction), work.unit)
+        if work.unit == TRIALS:
+            self._trials = self._standing
         hopeless = False
         try:
             while not interrupted() and not hopeless and self._step(idle):
@@ -88,6 +99,7 @@ class Coordinator:
     def _step(self, idle: Callable[[], None]) -> bool:
         """One turn of the loop. Returns whether anything is left to do."""
         self._fill()
+        self._show()
         self.tracking.ready()  # workers train while a new store is made; later this costs nothing
         if not self._running and not self._retries and not self.work.remaining:
             return False
@@ -213,6 +225,7 @@ class Coordinator:
         del self._running[slot]
         self._standing.add(record)
         self._standing.target = self.work.target
+        self._forecast()
         self.display.trial_ended(record, self._standing)
         self._failures[record.failure if record.state == TrialState.FAIL else None] += 1
         self._last_ended: TrialRecord = record
@@ -238,9 +251,15 @@ class Coordinator:
         for training in (*self._running.values(), *self._retries):
             self._runs.suspend(training.job)
 
+    def _forecast(self) -> None:
+        if self._phase is not None:
+            elapsed_s, now = [training.elapsed_s for training in self._running.values()], datetime.now()
+            self._standing.left_s = seconds_left(self._phase, self._standing, self._trials, elapsed_s, now)
+
     def _show(self) -> None:
         if time.monotonic() - self._shown_at < REFRESH_S:
             return
         self._shown_at = time.monotonic()
+        self._forecast()
         running = [training.progress() for _, training in sorted(self._running.items())]
         self.display.refresh(SearchProgress(self._standing, running, self.objective.metric, self.tracking.last_error))

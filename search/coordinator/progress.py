@@ -1,6 +1,7 @@
 """The progress of a search, and the interface of the displays that show it."""
 
-from collections import Counter
+import statistics
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from optuna.trial import TrialState
 from search.common.direction import Direction
 from search.study.records import TrialRecord
 
+RECENT = 20  # the latest trainings tell how long the next ones take
 TRIALS = "trials"  # the unit of a search's own trainings; those that confirm or refit the winner are not trials
 
 
@@ -34,16 +36,38 @@ class Standing:
         self.counts: Counter[TrialState] = Counter()
         self.best: TrialRecord | None = None
         """The best completed trial within the limits, the first of equal ones; None for other trainings than trials."""
+        self.seconds: deque[float] = deque(maxlen=RECENT)  # of the latest trainings that ended
+        self.left_s: float | None = None  # estimated seconds that the whole search still takes; None if unknown
+        self._trained_s, self._trained_epochs = 0.0, 0.0
         for trial in ended:
             self.add(trial)
 
     def add(self, trial: TrialRecord) -> None:
         """Count a trial that ended."""
         self.counts[trial.state] += 1
+        if trial.seconds:
+            self.seconds.append(trial.seconds)
+            self._trained_s += trial.seconds
+            self._trained_epochs += trial.metrics.get("epochs") or 0.0
         if self.unit == TRIALS and trial.state == TrialState.COMPLETE and trial.value is not None and trial.feasible:
             best = self.best.value if self.best else None
             if best is None or self._direction.better(trial.value, best):
                 self.best = trial
+
+    @property
+    def mean_s(self) -> float | None:
+        """Mean seconds of a training. One that was interrupted for a night counts no more than ten usual ones."""
+        if not self.seconds:
+            return None
+        longest = 10 * statistics.median(self.seconds)
+        return statistics.fmean(min(seconds, longest) for seconds in self.seconds)
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Seconds of an epoch of the best trial; of all trials while none is the best; None if unknown."""
+        if self.best is not None and self.best.seconds and (epochs := self.best.metrics.get("epochs")):
+            return self.best.seconds / epochs
+        return self._trained_s / self._trained_epochs if self._trained_epochs else None
 
     @property
     def finished(self) -> int:

@@ -41,11 +41,17 @@ class RunningTraining:
     steps: int  # of the whole training
     retries: int = 0
     is_resumed: bool = False  # from a checkpoint
+    started_at: float = field(default_factory=time.monotonic)
     checkpointed_at: float = field(default_factory=time.monotonic)
     result: EpochResult | None = None  # the latest one
     value: float | None = None  # the latest value of the metric
     curve: list[float] = field(default_factory=list)
     is_pruned: bool = False
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it began, or went on, in its slot."""
+        return time.monotonic() - self.started_at
 
     def miscount(self, step: int) -> str | None:
         """Why `step` cannot be the next one; None if it can. Pruners count in steps, and a training must end."""

@@ -35,6 +35,7 @@ class Trials:
     deadline: float = math.inf  # on the clock of `time.monotonic`; no trial is sampled after it
     stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None
     """Returns why the trials that have ended are enough; None while they are not."""
+    notice: Callable[[str], None] = lambda text: None
     search_s: float = field(default=0.0, init=False)  # seconds spent on sampling and storing
     _ended: list[TrialRecord] = field(default_factory=list, init=False)
     _stopped: str | None = field(default=None, init=False)
@@ -49,7 +50,7 @@ class Trials:
         A trial whose result is in the journal but not in the storage ends now.
         """
         self._ended = [trial for trial in self.records() if trial.state.is_finished()]
-        for prepared in self.study.resume():
+        for prepared in self._unfinished():
             run = trial_run(prepared.number)
             if (stored := self.tracking.verdict(run)) is None:
                 self._resumed.append(prepared)
@@ -57,6 +58,19 @@ class Trials:
                 self._tell(prepared.number, run, TrainingResult.from_dict(stored))
         self._stopped = self.stopping_rule(self._ended)
         return {trial_run(prepared.number) for prepared in self._resumed}
+
+    def _unfinished(self) -> list[PreparedTrial]:
+        """Trials that begin before new ones. Also shows what is to be said about trials of other programs."""
+        for text in self.study.notices:
+            self.notice(text)
+        self.study.notices.clear()
+        return self.study.resume()
+
+    def _catch_up(self) -> None:
+        """Take note of trials that other programs have added while the search runs."""
+        with self._timed():
+            self._prepared = self.study.catch_up(self._prepared)
+            self._resumed.extend(self._unfinished())
 
     def records(self) -> list[TrialRecord]:
         return list(self.study.stored.record().trials)
@@ -66,11 +80,14 @@ class Trials:
         return len(self._resumed) + max(0, self._missing())
 
     def next(self) -> Job | None:
+        self.prepare_next()
+        if self.remaining:
+            self._catch_up()  # after sampling, which takes a while
         if self._resumed:
             return self._job(self._resumed.popleft())
         if self._missing() <= 0:
             return None
-        prepared, self._prepared = self._prepared or self._ask(), None
+        prepared, self._prepared = self._prepared, None
         return None if prepared is None else self._job(prepared)
 
     def prepare_next(self) -> None:
@@ -105,10 +122,12 @@ class Trials:
 
     def begin(self, job: Job, slot: int) -> None:
         """Store the complete trial, unless an earlier start has."""
-        prepared = self._running[job.task.number]
+        prepared, attrs = self._running[job.task.number], {records.LABEL: job.label, records.SLOT: slot}
         if not self.study.holds(prepared.number):
             with self._timed():
-                self.study.start(prepared, {records.LABEL: job.label, records.SLOT: slot})
+                self.study.start(prepared, attrs)
+        elif prepared.is_enqueued:
+            self.study.describe(prepared.number, attrs)
 
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value and ask the pruner. A baseline is never pruned, because others are compared with it."""

@@ -13,7 +13,7 @@ def export_study(study: StudyRecord, format_: str) -> bytes:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
     rows = []
-    for trial in study.trials:
+    for trial in study.all_trials:
         fields = trial.as_dict()
         nested = {part: fields.pop(part) for part in ("params", "metrics", "constraints")}
         del fields["intermediate"]

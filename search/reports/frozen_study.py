@@ -17,8 +17,9 @@ from search.study.space.space import contains
 
 
 def frozen(study: optuna.Study) -> optuna.Study:
-    """Copy all trials of a study as they are now."""
-    return _study_of(study, [_without_attrs(trial) for trial in study.get_trials(deepcopy=False)])
+    """Copy all trials of a study as they are now. Those of other programs are hidden."""
+    trials, foreign = study.get_trials(deepcopy=False), {trial.number for trial in StudyRecord.of(study).foreign}
+    return _study_of(study, [_hidden() if t.number in foreign else _without_attrs(t) for t in trials])
 
 
 def thinned(study: optuna.Study, limit: int, states: Collection[TrialState] = (TrialState.COMPLETE,)) -> optuna.Study:
@@ -29,8 +30,12 @@ def thinned(study: optuna.Study, limit: int, states: Collection[TrialState] = (T
     """
     ranked = [trial for trial in StudyRecord.of(study).ranked() if trial.state in states]
     chosen = {trial.number for trial in excerpt(ranked, limit)}
-    hidden = create_trial(state=TrialState.FAIL)
+    hidden = _hidden()
     return _study_of(study, [t if t.number in chosen else hidden for t in study.get_trials(deepcopy=False)])
+
+
+def _hidden() -> FrozenTrial:
+    return create_trial(state=TrialState.FAIL)
 
 
 def varying_params(study: optuna.Study) -> list[str]:

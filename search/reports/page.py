@@ -21,9 +21,10 @@ from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
-from search.study.presenter import present
+from search.study.presenter import present, state_text
 from search.study.records import StudyRecord, json_values
 from search.study.setting import describe_dataset
+from search.study.state import State
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_IMAGE_BYTES = 1_200_000
@@ -70,6 +71,7 @@ def render(
         record=record,
         setting=_setting(record),
         unit=Unit.of(record),
+        state=state_text(record) if record.state in (State.RUNNING, State.STOPPED) else None,
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
         leaderboard=tables.leaderboard(record, optuna_charts.varying),

@@ -12,6 +12,7 @@ from search.reports.elements import Part, Span, Unit, winner
 from search.reports.style import STATES
 from search.study.presenter import accuracy_on_test, gain_rows
 from search.study.records import StudyRecord, TrialRecord
+from search.study.state import State
 from search.study.summary import Gain
 
 MAX_ROWS = 1_000
@@ -103,33 +104,38 @@ def _why_no_value(record: StudyRecord) -> str:
 def states(record: StudyRecord) -> list[Part]:
     """Count the trials in each state."""
     counts = [(name, record.count(state)) for state, (name, _) in STATES.items()]
-    return [Part(name, f"{n:,}", 100 * n / len(record.trials), name) for name, n in counts if n]
+    return [Part(_word(record, name), f"{n:,}", 100 * n / len(record.trials), name) for name, n in counts if n]
+
+
+def _word(record: StudyRecord, state: str) -> str:
+    return "interrupted" if state == "running" and record.state is State.STOPPED else state
 
 
 def leaderboard(record: StudyRecord, first: Sequence[str] = ()) -> tuple[list[str], list[list[Cell]]]:
     """Return column names and at most `MAX_ROWS` rows: best trials first, trials without a value last.
 
-    The parameters in `first` come first, the others after them by name.
+    The parameters in `first` come first, the others after them by name. Trials of other programs are last, unranked.
     """
-    without_value = [trial for trial in record.trials if trial.value is None]
-    names = [*first, *sorted({name for trial in record.trials for name in trial.params} - set(first))]
+    others = [*(trial for trial in record.trials if trial.value is None), *record.foreign]
+    names = [*first, *sorted({name for trial in record.all_trials for name in trial.params} - set(first))]
     unit, best = Unit.of(record), winner(record)
     metric = unit.name.capitalize()
     columns = ["Rank", "Trial", "Configuration", "State", metric, "Epochs", "Training", "Weights", *names]
     rows = []
-    for rank, trial in enumerate([*record.ranked(), *without_value][:MAX_ROWS], start=1):
+    for rank, trial in enumerate([*record.ranked(), *others][:MAX_ROWS], start=1):
         params = [_param(trial.params[name]) if name in trial.params else Cell("") for name in names]
-        rows.append([*_standing(trial, rank, unit, is_best=trial == best), *params])
+        state = STATES[trial.state][0]
+        state = state if trial.foreign else _word(record, state)
+        rows.append([*_standing(trial, rank, unit, state, is_best=trial == best), *params])
     return columns, rows
 
 
-def _standing(trial: TrialRecord, rank: int, unit: Unit, *, is_best: bool) -> list[Cell]:
+def _standing(trial: TrialRecord, rank: int, unit: Unit, state: str, *, is_best: bool) -> list[Cell]:
     epochs, seconds, weights = (cost(trial, key) or None for key in ("epochs", "train_seconds", "parameters"))
     seconds = seconds or trial.seconds
     remarks = [trial.label, f"baseline {trial.baseline}" if trial.baseline else "", "winner" if is_best else ""]
-    state = STATES[trial.state][0]
     return [
-        Cell("", None) if trial.value is None else Cell(f"{rank}", rank),
+        Cell("", None) if trial.value is None or trial.foreign else Cell(f"{rank}", rank),
         Cell(f"#{trial.number}", trial.number),
         Cell(" · ".join(filter(None, remarks)), trial.label or None),
         Cell(state, state),

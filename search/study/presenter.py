@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.common.text import readable
-from search.study.records import TEST_READS, StudyRecord
+from search.study.records import EXTRA_TRAININGS, TEST_READS, StudyRecord
+from search.study.state import State
 from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
 
 NETWORKS = {
@@ -17,6 +18,37 @@ NETWORKS = {
     "refit": "a fresh seed, trained on the training and validation splits together, so it has no validation value",
 }
 """Which training made the tested and registered network, by `Summary.network`."""
+
+
+def state_text(study: StudyRecord) -> str:
+    """Say whether the search runs, has stopped or is finished, how far it is, and what to do."""
+    match study.state:
+        case State.RUNNING:
+            return f"running: {_progress_text(study)} ({study.holder})"
+        case State.STOPPED:
+            return f"stopped: {_progress_text(study)}; run the same command again to continue"
+        case State.FINISHED:
+            return f"finished: {counted(study.finished, 'trial')}"
+    return f"not made by a search: {counted(len(study.trials), 'trial')}"
+
+
+def trials_text(study: StudyRecord) -> str:
+    """Write how many trials have finished, and of how many if some are missing."""
+    if study.target is None or study.finished >= study.target:
+        return str(study.finished)
+    return f"{study.finished} of {study.target}"
+
+
+def _progress_text(study: StudyRecord) -> str:
+    if study.target is None:
+        return "before the first trial"
+    trials, phase = f"{trials_text(study)} trials", study.phase
+    if phase is None or phase.kind == "trials":
+        return trials
+    if len(phase.jobs) < 2:
+        return f"{trials}, {phase.title}"
+    done = len(phase.jobs.keys() & study.attrs.get(EXTRA_TRAININGS, {}).keys())
+    return f"{trials}, {phase.title}, {done} of {len(phase.jobs)} trainings"
 
 
 class Decimals:

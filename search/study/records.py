@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.common.direction import Direction
 from search.common.text import printable
+from search.study.state import Holder, Phase, State
 from search.study.summary import Summary
 
 # Attributes of a study.
@@ -30,6 +31,7 @@ TRACKING = "tracking"  # the --tracking-uri of the latest start, without its use
 HOLDER = "holder"  # the mark of the search that holds the lock
 TEST_READS = "test_reads"  # one per read of the test split, stored before it: {"number", "run", "time"}
 EXTRA_TRAININGS = "trainings"  # by run: the results of confirmation and refit
+PHASE = "phase"  # Phase.as_dict() of what the search does; None after its last phase
 SUMMARY = "summary"  # Summary.as_dict()
 STOP_REASON = "over"  # why the study ended with fewer trials than planned; otherwise absent or None
 WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best configurations, tried first
@@ -39,6 +41,7 @@ RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Opt
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
+NUMBER = "number"  # under which the search made the trial: a copy, in this study or another, has another one
 BASELINE = "baseline"
 WARM_START = "warm_start"  # the earlier study and trial that its configuration comes from
 LABEL = "label"
@@ -46,6 +49,8 @@ FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
 SLOT = "slot"
+
+FOREIGN_LABEL = "added by another program"
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class TrialRecord:
     run_id: str | None
     intermediate: Mapping[int, float]  # metric by step
     constraints: Mapping[str, float] = field(default_factory=dict)  # by figure, its excess as a share of the limit
+    foreign: bool = False  # added to a search's study by another program: shown, never chosen
 
     @property
     def feasible(self) -> bool:
@@ -120,10 +126,13 @@ class TrialRecord:
         return dict(json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds}))
 
     @classmethod
-    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None) -> Self:
-        """Read an Optuna trial. `runs` is the study's attribute RUNS."""
-        attrs = trial.user_attrs
-        value = trial.value if trial.state == TrialState.COMPLETE else None
+    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None, *, foreign: bool = False) -> Self:
+        """Read an Optuna trial. `runs` is the study's attribute RUNS.
+
+        The attributes of a `foreign` trial may be anything, so they are not read.
+        """
+        attrs: Mapping[str, Any] = {LABEL: FOREIGN_LABEL} if foreign else trial.user_attrs
+        value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
         return cls(
@@ -142,12 +151,20 @@ class TrialRecord:
             run_id=attrs.get(RUN) or (runs or {}).get(str(trial.number)),
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
+            foreign=foreign,
         )
 
 
 def _text(stored: object) -> str | None:
     """A stored text as it can be shown. Other programs store anything, and so did earlier versions."""
     return None if stored is None else printable(str(stored))
+
+
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Return True for a trial that the search of its study has not made: another program added or copied it."""
+    if (number := trial.user_attrs.get(NUMBER)) is not None:
+        return bool(number != trial.number)
+    return LABEL not in trial.user_attrs  # trials of version 0.1 have no number
 
 
 @dataclass(frozen=True)
@@ -157,20 +174,28 @@ class StudyRecord:
     name: str
     metric: str
     maximize: bool
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialRecord, ...]  # of the search itself
     summary: Summary | None
     provenance: Mapping[str, Any]
     sessions: tuple[Mapping[str, Any], ...]
     attrs: Mapping[str, Any] = field(repr=False)
+    foreign: tuple[TrialRecord, ...] = ()  # trials that other programs have added
+    holder: Holder | None = None  # the process that holds the study's lock
 
     @classmethod
-    def of(cls, study: optuna.Study) -> Self:
-        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    def of(cls, study: optuna.Study, holder: Holder | None = None) -> Self:
+        """Read a study. A reader finds out its `holder` first; for the search itself it is None."""
+        attrs, made_by_search = study.user_attrs, UID in study.user_attrs
+        everything = study.get_trials(deepcopy=False)
+        foreign = [trial for trial in everything if made_by_search and is_foreign(trial)]
+        trials = [trial for trial in everything if not (made_by_search and is_foreign(trial))]
         return cls(
             name=study.study_name,
             metric=attrs.get(METRIC, "value"),
             maximize=Direction.of_study(study.direction) is Direction.MAXIMIZE,
             trials=tuple(TrialRecord.of(trial, attrs.get(RUNS)) for trial in trials),
+            foreign=tuple(TrialRecord.of(trial, foreign=True) for trial in foreign),
+            holder=holder,
             summary=Summary.from_dict(attrs[SUMMARY]) if attrs.get(SUMMARY) else None,
             provenance=attrs.get(PROVENANCE, {}),
             sessions=tuple(_measured(attrs.get(SESSIONS, ()), trials))[::-1],
@@ -187,13 +212,22 @@ class StudyRecord:
             "name": self.name,
             "metric": self.metric,
             "direction": self.direction.value,
+            "state": self.state and self.state.value,
+            "holder": self.holder and asdict(self.holder),
+            "phase": self.phase and self.phase.as_dict(),
+            "target": self.target,
             "summary": self.summary and self.summary.as_dict(),
             "test_reads": self.attrs.get(TEST_READS, ()),
-            "trials": [trial.as_dict() for trial in self.trials],
+            "trials": [{**trial.as_dict(), "state": self.state_of(trial).upper()} for trial in self.all_trials],
             "sessions": self.sessions,
             "provenance": self.provenance,
         }
         return dict(json_values(values))
+
+    @property
+    def all_trials(self) -> list[TrialRecord]:
+        """All trials by number, those of other programs among them."""
+        return sorted((*self.trials, *self.foreign), key=lambda trial: trial.number)
 
     def ranked(self, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
         """Sort trials with a value, best first: within the limits before others, completed before pruned."""
@@ -207,6 +241,32 @@ class StudyRecord:
     def n_eligible(self) -> int:
         """Number of trials among which the best was chosen: those with a value, within the limits."""
         return sum(trial.value is not None and trial.feasible for trial in self.trials)
+
+    @property
+    def phase(self) -> Phase | None:
+        """What the search does, or did when it stopped; None before its first phase and after its last."""
+        stored = self.attrs.get(PHASE)
+        return Phase.from_dict(stored) if stored else None
+
+    @property
+    def target(self) -> int | None:
+        """The number of trials to finish; None before the first start has stored it."""
+        return self.attrs.get(TARGET)
+
+    @property
+    def state(self) -> State | None:
+        """Whether the search runs, has stopped or is finished; None for a study that no search has made."""
+        if self.holder is not None:
+            return State.RUNNING
+        if UID not in self.attrs:
+            return None
+        is_over = self.summary is not None and self.phase is None
+        return State.FINISHED if is_over and self.finished >= max(self.target or 0, len(self.trials)) else State.STOPPED
+
+    def state_of(self, trial: TrialRecord) -> str:
+        """Name the state of a trial, such as `complete`. One that no process trains any more is `interrupted`."""
+        is_left = trial.state == TrialState.RUNNING and self.state is State.STOPPED and not trial.foreign
+        return "interrupted" if is_left else trial.state.name.lower()
 
     @property
     def finished(self) -> int:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from objectives.files import write_atomic
+from search.common.open_database import OpenDatabase
 from search.common.passwords import first_line
+from search.common.sqlite import connect
 from search.tracking import lengths
 from search.tracking.journal import EXPERIMENT, Body, Journal, Write
 from search.tracking.lengths import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, TAGS_PER_REQUEST, cut
@@ -30,6 +33,23 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 
+class OpenStore(NamedTuple):
+    """MLflow's SQLite file, and a connection that still reads it when it was removed."""
+
+    file: OpenDatabase
+    connection: sqlite3.Connection
+
+    @classmethod
+    def of(cls, destination: Destination) -> Self | None:
+        """Open it; None for a server."""
+        if (path := destination.database) is None:
+            return None
+        connection = connect(path)
+        connection.execute("SELECT count(*) FROM sqlite_master")  # opens the file
+        left = "The journal keeps what was not delivered to it"
+        return cls(OpenDatabase(path, left=left), connection)
+
+
 class Delivery:
     """Delivers each kind of write to MLflow. `say` shows the user a notice."""
 
@@ -41,6 +61,7 @@ class Delivery:
         say: Callable[[str], object] = lambda notice: None,
     ) -> None:
         self._client, self._journal, self._destination, self._say = client, journal, destination, say
+        self._store = OpenStore.of(destination)
         self._experiment: str | None = None
         self._folders: dict[str, Path | None] = {}  # by run; None if MLflow stores the run's artifacts itself
         if (notice := settle(destination)) is not None:
@@ -51,8 +72,20 @@ class Delivery:
         while (writes := self._journal.pending(limit=100)) and not stopped():
             for batch in batches(writes):
                 give_way()
+                self.check_store()
                 self._deliver(batch)
+                self.check_store()  # before the journal forgets what a removed file got
                 self._journal.delivered(*(write.id for write in batch))
+
+    def close(self) -> None:
+        """Let go of MLflow's file."""
+        if self._store is not None:
+            self._store.connection.close()
+
+    def check_store(self) -> None:
+        """Raise StorageError if MLflow's file was removed or replaced, so that what it gets would be lost."""
+        if self._store is not None:
+            self._store.file.check(self._store.connection)
 
     def _deliver(self, batch: Sequence[Write]) -> None:
         first = batch[0]

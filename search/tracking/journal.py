@@ -8,12 +8,14 @@ Any number of threads may use it, each with its own `Journal`. One process write
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from search.common.errors import StorageError
+from search.common.open_database import OpenDatabase
 from search.common.sqlite import BUSY_TIMEOUT_S, LOCK_TIMEOUT_S, build, check_sqlite, connect
 from search.study.storage.retry import RetryPolicy
 
@@ -64,28 +66,48 @@ class Write:
 class Journal:
     """The journal at `path`, created if needed. With `retry`, it waits while another program has locked the file.
 
-    Raises StorageError if the file is damaged or not a journal, DatabaseLockedError if it stays locked.
+    A second `Journal` of the same path gets the `file` of the first. Raises StorageError if the file is damaged or not
+    a journal, DatabaseLockedError if it stays locked.
     """
 
-    def __init__(self, path: Path, retry: RetryPolicy | None = None) -> None:
-        if not path.exists():  # the study's lock keeps other processes away
-            build(path, _create_tables)
+    def __init__(self, path: Path, file: OpenDatabase | None = None, *, retry: RetryPolicy | None = None) -> None:
         self._retry = retry
         wait_s, timeout_s = (BUSY_TIMEOUT_S, BUSY_TIMEOUT_S) if retry is None else (0.0, LOCK_TIMEOUT_S)
-        self._patiently(lambda: check_sqlite(path, "writes", wait_s=wait_s))
-        self._db = self._patiently(lambda: connect(path, timeout_s))
+        try:
+            if not path.exists():  # the study's lock keeps other processes away
+                build(path, _create_tables)
+            self._patiently(lambda: check_sqlite(path, "writes", wait_s=wait_s))
+            self._db = self._patiently(lambda: connect(path, timeout_s))
+            self.file = file or OpenDatabase(path, left="The study and MLflow keep what they have")
+        except (sqlite3.OperationalError, FileNotFoundError) as error:
+            if "full" in str(error):
+                raise
+            again = "If another program removes files there, end it, and type the same command again"
+            raise StorageError(f"{path} cannot be opened ({error}). {again}") from error
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return call() if self._retry is None else self._retry.run(call)
 
+    def _read(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
+        return self._named(lambda: self._db.execute(query, values).fetchall())
+
     def _write(self, *statements: tuple[str, tuple[object, ...]]) -> None:
         """Execute statements in one transaction."""
-        self._patiently(lambda: self._try_to_write(statements))
 
-    def _try_to_write(self, statements: Iterable[tuple[str, tuple[object, ...]]]) -> None:
-        with self._db:
-            for statement, values in statements:
-                self._db.execute(statement, values)
+        def write() -> None:
+            with self._db:
+                for statement, values in statements:
+                    self._db.execute(statement, values)
+
+        self._named(write)
+
+    def _named(self, call: Callable[[], T]) -> T:
+        """Make a call, and name the file in an error of SQLite that comes from it."""
+        try:
+            return self._patiently(call)
+        except sqlite3.Error as error:
+            self.file.explain(error, self._db)
+            raise
 
     def append(
         self,
@@ -97,8 +119,12 @@ class Journal:
         step: int = 0,
         verdict: Body | None = None,
     ) -> None:
-        """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended."""
+        """Add one write. `step` is the last step of the run that it covers; `verdict` is how the run ended.
+
+        Raises StorageError when the file was removed or replaced, or cannot be written any more.
+        """
         insert = "INSERT INTO writes (run, kind, body, content) VALUES (?, ?, ?, ?)"
+        self.file.check(self._db)
         statements = [_set_run(run, "last_step", step, "max(last_step, excluded.last_step)")]
         statements.append((insert, (run, kind, json.dumps(body), content)))
         if verdict is not None:
@@ -107,12 +133,13 @@ class Journal:
 
     def pending(self, limit: int) -> list[Write]:
         """Return the oldest undelivered writes, in order."""
-        rows = self._db.execute("SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?", (limit,))
+        query = "SELECT id, run, kind, body, content FROM writes ORDER BY id LIMIT ?"
+        rows = self._read(query, (limit,))
         return [Write(id_, run, kind, json.loads(body), content) for id_, run, kind, body, content in rows]
 
     def n_pending(self) -> int:
         """Return the number of undelivered writes."""
-        return int(self._db.execute("SELECT count(*) FROM writes").fetchone()[0])
+        return int(self._read("SELECT count(*) FROM writes")[0][0])
 
     def delivered(self, *ids: int) -> None:
         """Delete delivered writes."""
@@ -150,9 +177,8 @@ class Journal:
         self._db.execute("DETACH DATABASE other")
 
     def _get(self, column: str, table: str, run: str) -> Any:
-        query = f"SELECT {column} FROM {table} WHERE run = ?"
-        row = self._patiently(lambda: self._db.execute(query, (run,)).fetchone())
-        return row[0] if row else None
+        rows = self._read(f"SELECT {column} FROM {table} WHERE run = ?", (run,))
+        return rows[0][0] if rows else None
 
     def close(self) -> None:
         self._db.close()

@@ -44,7 +44,9 @@ class Tracking:
         self.last_error: str | None = None  # why the last delivery failed; None if it succeeded
         self.busy_s = 0.0  # time that the thread has worked
         self.param_names, self.metric_names = MlflowNames("parameter"), MlflowNames("metric")
-        self._path, self._destination, self._journal, self._say = journal, destination, Journal(journal, retry), say
+        self._path, self._destination, self._say = journal, destination, say
+        self._journal = Journal(journal, retry=retry)
+        self._delivery: Delivery | None = None  # for its file alone; the thread has the rest of it
         self._attempts = 0
         self._fatal: Exception | None = None  # why the store can never be opened
         self._tried = threading.Event()  # set after the first attempt to open the store
@@ -158,6 +160,15 @@ class Tracking:
             time.sleep(0.02)
         return n_left
 
+    def store_loss(self) -> str | None:
+        """Why MLflow's own file takes no more writes, if it was removed or replaced; None while it does."""
+        try:
+            if self._delivery is not None:
+                self._delivery.check_store()
+        except StorageError as error:
+            return str(error)
+        return None
+
     def close(self, timeout_s: float = 60.0) -> int:
         """Deliver what can be delivered and stop; return the number of writes that stay in the journal."""
         n_left = self.flush(timeout_s)
@@ -171,7 +182,7 @@ class Tracking:
 
     def _run(self) -> None:
         try:
-            self._deliver(Journal(self._path))
+            self._deliver(Journal(self._path, self._journal.file))
         except Exception as error:
             self._fatal = error
         self._tried.set()
@@ -183,7 +194,8 @@ class Tracking:
             started = time.perf_counter()
             try:
                 if delivery is None:
-                    delivery = Delivery(connect_mlflow(uri), journal, self._destination, self._say)
+                    client = connect_mlflow(uri)
+                    self._delivery = delivery = Delivery(client, journal, self._destination, self._say)
                     self._tried.set()
                 delivery.round(self._stopping.is_set, lambda: self._search_idle.wait(YIELD_S))
                 if (database := self._destination.database) is not None:
@@ -201,6 +213,8 @@ class Tracking:
             self._attempts += 1
             self._pause(failures)
         journal.close()
+        if delivery is not None:
+            delivery.close()
 
     def _pause(self, failures: int) -> None:
         pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else GATHER_S

@@ -97,6 +97,14 @@ def test_each_trial_is_one_line_even_in_a_narrow_pipe():
     ]
 
 
+def test_a_line_says_how_long_the_whole_search_still_takes():
+    display, written = plain()
+    counts = standing(COMPLETE)
+    counts.left_s = 3700.0
+    display.trial_ended(COMPLETE, counts)
+    assert written.getvalue().endswith("best 0.9100 (trial 0)  about 1 h 1 min left\n")
+
+
 def test_confirmations_and_refits_are_called_trainings():
     display, written = plain()
     display.begin("confirming the best on fresh seeds", 2, 0, "trainings")
@@ -167,7 +175,10 @@ def test_the_table_shows_progress():
     console = Console(file=written, width=110, force_terminal=True, color_system=None)
     display = LiveDisplay(console)
     display.begin("study mnist", 10, 0)
-    display.refresh(a_snapshot(COMPLETE, PRUNED, FAILED, running=[RUNNING], trouble="refused"))
+    snapshot = a_snapshot(COMPLETE, PRUNED, FAILED, running=[RUNNING], trouble="refused")
+    display.refresh(snapshot)
+    snapshot.standing.left_s = 125.0
+    display.refresh(snapshot)
     display.trial_ended(BETTER, standing(COMPLETE, BETTER))
     display.end()
     text = written.getvalue()
@@ -186,7 +197,8 @@ def test_the_table_shows_progress():
         "★ #001",
     ):
         assert part in text, part
-    assert re.search(r"about .* left", text)
+    assert re.search(r"\d s so far, estimating the time left", text)
+    assert "about 2 min 5 s left" in text
 
 
 def through_a_terminal(program: str) -> str:

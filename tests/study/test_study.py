@@ -72,7 +72,7 @@ def test_a_sampled_trial_is_stored_completely_and_only_when_it_starts(database: 
     assert not study.holds(0)
     study.start(sampled, {records.LABEL: "toy"})
     (stored,) = study.stored.optuna_study.trials
-    assert (stored.state, stored.user_attrs) == (TrialState.RUNNING, {records.LABEL: "toy"})
+    assert (stored.state, stored.user_attrs) == (TrialState.RUNNING, {records.LABEL: "toy", records.NUMBER: 0})
     assert stored.params == sampled.params
     assert set(stored.distributions) == set(stored.params)
     assert study.holds(0)
@@ -200,18 +200,6 @@ def test_an_enqueued_trial_is_adopted(database: str):
     train(study, adopted)
     assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
     assert ask(study).number == 1
-
-
-def test_a_partly_sampled_trial_gets_its_missing_parameters(database: str):
-    a_study(database)
-    trial = optuna.load_study(study_name="toy", storage=database).ask()
-    kind = trial.suggest_categorical("kind", ["deep", "wide"])
-    study = a_study(database)
-    (adopted,) = study.resume()
-    assert adopted.params["kind"] == kind
-    assert study.stored.optuna_study.trials[0].params == adopted.params
-    train(study, adopted)
-    assert study.stored.optuna_study.trials[0].state == TrialState.COMPLETE
 
 
 def test_a_trial_that_never_started_is_sampled_again_with_the_same_parameters(database: str):

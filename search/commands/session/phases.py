@@ -4,12 +4,12 @@ import importlib
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Thread
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from optuna.trial import TrialState
 
@@ -20,11 +20,12 @@ from search.common.signals import Interrupted
 from search.coordinator.confirmation import Confirmer, JobList, refit_job
 from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
-from search.coordinator.work import Work
+from search.coordinator.work import Job, Work
 from search.study import records
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.selection.winner import best_trial, gains
 from search.study.space.objective_calls import call, check_hint
+from search.study.state import Phase
 from search.study.summary import Confirmation, Summary, counted
 from search.tracking.journal import trial_run
 
@@ -57,7 +58,14 @@ class Phases:
         )
         deadline = time.monotonic() + config.timeout if config.timeout else math.inf
         trials = Trials(
-            study, tracking, target=target, epochs=epochs, seed=seed, deadline=deadline, stopping_rule=plan.stop_reason
+            study,
+            tracking,
+            target=target,
+            epochs=epochs,
+            seed=seed,
+            deadline=deadline,
+            stopping_rule=plan.stop_reason,
+            notice=display.notice,
         )
         return cls(session, trials, coordinator, epochs)
 
@@ -84,7 +92,11 @@ class Phases:
         config, study = self._plan.config, self._study
         unfinished = self._trials.resume()
         self._session.files.sweep_checkpoints(unfinished)
-        self._train(self._trials, f"study {study.name}", is_last=not config.confirm and not self._plan.refits)
+        until = datetime.now() + timedelta(seconds=config.timeout) if config.timeout else None
+        confirmations = config.confirm * (config.confirm_seeds if config.confirm else 0)
+        phase = self._phase("trials", f"study {study.name}", confirmations=confirmations)
+        phase = replace(phase, until=until.isoformat() if until else None)
+        self._train(self._trials, phase, is_last=not config.confirm and not self._plan.refits)
         finished = study.record().finished
         study.set_attr(records.STOP_REASON, self._trials.stop_reason if finished < config.trials else None)
         study.set_attr(records.TARGET, min(config.trials, finished))  # `watch` ends even if the search stopped early
@@ -99,7 +111,9 @@ class Phases:
         confirmer = Confirmer(
             self._study, tracking, top=config.confirm, seeds=seeds, epochs=epochs, seed=seed, notice=notice
         )
-        self._train(confirmer.work, "confirming the best on fresh seeds", is_last=not self._plan.refits)
+        work = confirmer.work
+        phase = self._phase("confirm", "confirming the best on fresh seeds", work.jobs)
+        self._train(work, phase, is_last=not self._plan.refits)
         confirmation, winner = confirmer.confirmation(), confirmer.winner()
         if winner is None:
             summary = self._summary(best, trial_run(best.number), confirmation)
@@ -119,7 +133,8 @@ class Phases:
         work = JobList(self._study, self._tracking, [job])
         work.resume()
         title = "training the winner on all but the test split"
-        self._train(work, f"{title}, {counted(epochs, 'epoch')}", is_last=True)
+        phase = self._phase("refit", f"{title}, {counted(epochs, 'epoch')}", [job])
+        self._train(work, replace(phase, epochs=epochs, refit_epochs=0), is_last=True)
         result = work.results[job.run]
         if result.state != TrialState.COMPLETE:
             return summary.noted(f"{title} failed ({result.failure_message}); {summary.run} is kept")
@@ -127,14 +142,35 @@ class Phases:
         images = info["n_train"] + info["n_validation"]
         return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds, "images": images})
 
-    def _train(self, work: Work, title: str, *, is_last: bool) -> None:
-        """Run some work under the display. During the last one, idle cores import what the finish needs."""
+    def _phase(
+        self, kind: Literal["trials", "confirm", "refit"], title: str, jobs: Sequence[Job] = (), confirmations: int = 0
+    ) -> Phase:
+        objective, epochs = self._plan.objective, self._epochs
+        refit_epochs = 0
+        if self._plan.refits and isinstance(objective, ImageClassifier):
+            refit_epochs = objective.refit_epochs(epochs)
+        return Phase(
+            kind,
+            title,
+            jobs={job.run: (job.task.number, job.label) for job in jobs},
+            slots=max(1, self._session.executor.slots),
+            epochs=epochs,
+            confirmations=confirmations,
+            refit_epochs=refit_epochs,
+        )
+
+    def _train(self, work: Work, phase: Phase, *, is_last: bool) -> None:
+        """Run some work under the display. During the last one, idle cores import what the finish needs.
+
+        The study stores the phase, for readers in other processes.
+        """
+        self._study.set_attr(records.PHASE, phase.as_dict())
         interruption, display = self._session.interruption, self._session.display
         done = sum(trial.state.is_finished() for trial in work.records())
         idle = self._start_preload if is_last else lambda: None
-        display.begin(title, work.target, done, work.unit)
+        display.begin(phase.title, work.target, done, work.unit)
         try:
-            self._coordinator.run(work, interrupted=lambda: interruption.number is not None, idle=idle)
+            self._coordinator.run(work, phase, interrupted=lambda: interruption.number is not None, idle=idle)
         finally:
             display.end()
         if interruption.number is not None:

@@ -5,6 +5,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from optuna.trial import TrialState
+
 from objectives.base import ObjectiveError, ObjectiveSpec, Portable
 from search.commands.setup import SearchPlan, open_tracking
 from search.commands.studies import find_stored, separate_copy
@@ -62,6 +64,8 @@ class SearchSession:
         plan, record = self.plan, self.study.record()
         if (summary := record.summary) is None or record.finished < len(record.trials):
             return False
+        if any(trial.state == TrialState.WAITING for trial in record.foreign) and self.open_sampling()[0].unfinished:
+            return False
         if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
             return False
         registered = plan.register_as is None or (
@@ -106,7 +110,8 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
         patience = partial(RetryPolicy, lock.check, wait_s=config.storage_wait, say=notice, pause=pause)
         if database is not None and database.exists():
             patience(file=database).run(partial(check_free, database))
-        study = _open_study(plan, lock, patience(file=sqlite_file(config.storage_url)))
+        with display.busy("opening the study"):
+            study = _open_study(plan, lock, patience(file=sqlite_file(config.storage_url)))
         journal = plan.workspace.journal(plan.name, study.uid)
         retry = patience(file=journal)
         tracking = open_tracking(config, plan.name, study.attrs(), study.direction, say=notice, retry=retry)

@@ -38,6 +38,10 @@ class SamplingCopy(InMemoryStorage):
         self._set_trial(trial_id, trial)  # private, as in Optuna 5.0.0: public methods only add to a trial
         return trial
 
+    def remove_last(self, study_id: int) -> None:
+        """Remove the trial with the highest number, which must not have ended."""
+        self._studies[study_id].trials.pop()  # private, as in Optuna 5.0.0: storages keep every trial
+
     def add_constraints(self, trial_id: int, excess: Mapping[str, float]) -> None:
         """Set those constraints of a trial that it does not have yet."""
         trial = self.get_trial(trial_id)

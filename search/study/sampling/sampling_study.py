@@ -2,24 +2,28 @@
 
 The coordinator is the study's only writer, so the copy is exact. A trial enters the storage whole, in one transaction,
 when its training starts. Trials have the same numbers in both, which the storage asserts.
+
+Other programs may add trials all the same, as a person does with `study.add_trial` or in Optuna's dashboard. Such a
+foreign trial is a failed one on the copy, from which no sampler learns. The search runs a waiting one that lies in its
+space, which makes it the search's own.
 """
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from objectives.base import Params
 from search.study import records
-from search.study.records import TrainingResult
+from search.study.records import TrainingResult, is_foreign
 from search.study.sampling.history import SamplingCopy
 from search.study.sampling.proposals import Proposals
-from search.study.space.initial_params import InitialParams, baselines
+from search.study.space.initial_params import InitialParams, baselines, why_not_enqueued
 from search.study.space.limits import Limits
 from search.study.space.space import WHOLE_SPACE, Space
 from search.study.study import NO_LIMITS, StoredStudy
@@ -34,6 +38,7 @@ class PreparedTrial:
     baseline: str | None = None
     last_step: int = 0  # the last stored step of a trial that is resumed
     last_value: float | None = None  # the value at that step
+    is_enqueued: bool = False  # by another program; it has no label yet
 
 
 class SamplingStudy:
@@ -47,6 +52,7 @@ class SamplingStudy:
         self._memory_id = study._study_id  # private, as in Optuna 5.0.0: a study has no public id
         self.proposals, self._pruner = proposals, pruner
         self._stored_ids: list[int] = []
+        self.notices: list[str] = []  # about foreign trials, for the user
         self.unfinished: list[FrozenTrial] = []  # trials that `resume` continues
         self._stored_study_attrs: dict[str, Any] = {}  # system attributes of the study that the storage has
         self._stored_attrs: dict[int, dict[str, Any]] = {}  # system attributes of each trial that the storage has
@@ -79,15 +85,54 @@ class SamplingStudy:
         self._stored_study_attrs = self._storage.get_study_system_attrs(self.stored.study_id)
         for key, value in self._stored_study_attrs.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
-        for trial in self.stored.optuna_study.get_trials(deepcopy=False):
-            self._memory.create_new_trial(self._memory_id, self._as_sampler_sees(trial))
+        self._add(self.stored.optuna_study.get_trials(deepcopy=False))
+
+    def _add(self, trials: Sequence[FrozenTrial]) -> None:
+        """Copy trials that the storage has, after those that are copied already."""
+        foreign = []
+        for trial in trials:
             self._stored_ids.append(trial._trial_id)  # private, as in Optuna 5.0.0: a trial has no public id
             self._stored_attrs[trial.number] = dict(trial.system_attrs)
-            self.proposals.note(trial)
+            if is_foreign(trial) and not self._may_run(trial):
+                foreign.append(trial.number)
+                self._memory.create_new_trial(self._memory_id, create_trial(state=TrialState.FAIL))
+                continue
+            self._memory.create_new_trial(self._memory_id, self._as_sampler_sees(trial))
             if trial.state.is_finished():
                 self.finished += 1
             else:
                 self.unfinished.append(trial)
+            if trial.state != TrialState.WAITING:
+                self.proposals.note(trial)
+        if foreign:
+            self.notices.append(_foreign_notice(foreign))
+
+    def _may_run(self, trial: FrozenTrial) -> bool:
+        """Whether a foreign trial waits to be run, and lies in the space."""
+        if trial.state != TrialState.WAITING:
+            return False
+        if (why := why_not_enqueued(trial, self.objective, self.proposals.space)) is not None:
+            self.notices.append(f"trial {trial.number}, which another program has enqueued, stays waiting: {why}")
+        return why is None
+
+    def catch_up(self, sampled: PreparedTrial | None) -> PreparedTrial | None:
+        """Copy the trials that other programs have added meanwhile. `sampled` moves behind them, and is returned.
+
+        At most that one trial is sampled and not stored.
+        """
+        known = len(self._stored_ids)
+        if self._storage.get_n_trials(self.stored.study_id) <= known:
+            return sampled
+        added = self.stored.optuna_study.get_trials(deepcopy=False)[known:]
+        if sampled is None:
+            self._add(added)
+            return None
+        trial_id = self._id(sampled.number)
+        moved = self._memory.get_trial(trial_id)
+        self._memory.remove_last(self._memory_id)
+        self._add(added)
+        self._memory.create_new_trial(self._memory_id, moved)
+        return replace(sampled, number=len(self._stored_ids))
 
     def _as_sampler_sees(self, trial: FrozenTrial) -> FrozenTrial:
         """A diverged trial counts as the worst so far, since a sampler learns nothing from a failed one."""
@@ -110,18 +155,20 @@ class SamplingStudy:
 
     def _resumed(self, trial: FrozenTrial) -> PreparedTrial:
         number, memory_id, stored_id = trial.number, self._id(trial.number), self._stored_ids[trial.number]
-        if trial.state == TrialState.WAITING:
+        is_enqueued = trial.state == TrialState.WAITING
+        if is_enqueued:
+            self._storage.set_trial_user_attr(stored_id, records.NUMBER, number)  # first: now it is the search's own
+            self._memory.set_trial_user_attr(memory_id, records.NUMBER, number)
             self._memory.set_trial_state_values(memory_id, TrialState.RUNNING)
             self._storage.set_trial_state_values(stored_id, TrialState.RUNNING)
         params = self.proposals.complete(number, memory_id)
         sampled = self._memory.get_trial(memory_id)
-        for name, distribution in sampled.distributions.items():
-            if name not in trial.params:
-                internal = distribution.to_internal_repr(sampled.params[name])
-                self._storage.set_trial_param(stored_id, name, internal, distribution)
+        if sampled.params.keys() != trial.params.keys():
+            self._storage.complete_trial(stored_id, sampled)
         last_step = max(trial.intermediate_values, default=0)
         last_value = trial.intermediate_values.get(last_step)
-        return PreparedTrial(number, params, trial.user_attrs.get(records.BASELINE), last_step, last_value)
+        baseline = None if is_enqueued else trial.user_attrs.get(records.BASELINE)
+        return PreparedTrial(number, params, baseline, last_step, last_value, is_enqueued)
 
     def ask(self) -> PreparedTrial | None:
         """Sample the next trial, on the copy: `start` stores it. None when nothing is left to try."""
@@ -138,11 +185,17 @@ class SamplingStudy:
     def start(self, prepared: PreparedTrial, attrs: Mapping[str, Any]) -> None:
         """Store a sampled trial, whole and running."""
         trial_id = self._id(prepared.number)
-        user_attrs = {**self._memory.get_trial(trial_id).user_attrs, **attrs}
+        user_attrs = {**self._memory.get_trial(trial_id).user_attrs, **attrs, records.NUMBER: prepared.number}
         trial = self._memory.replace(trial_id, datetime_start=datetime.now(), user_attrs=user_attrs)
         self._stored_attrs[prepared.number] = dict(trial.system_attrs)
         self._stored_ids.append(self._storage.start_trial(self.stored.study_id, trial))
         self._store_study_attrs()
+
+    def describe(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """Add attributes to a trial that was enqueued."""
+        for key, value in attrs.items():
+            self._storage.set_trial_user_attr(self._stored_ids[number], key, value)
+            self._memory.set_trial_user_attr(self._id(number), key, value)
 
     def report(self, number: int, step: int, value: float, *, prunable: bool = True) -> bool:
         """Store a metric. Returns True if the trial ends here: it is `prunable`, and the pruner ends it.
@@ -194,3 +247,10 @@ class SamplingStudy:
             if self._stored_study_attrs.get(key) != value:
                 self._storage.set_study_system_attr(self.stored.study_id, key, value)
                 self._stored_study_attrs[key] = value
+
+
+def _foreign_notice(numbers: Sequence[int]) -> str:
+    """Say that the search leaves trials of other programs alone."""
+    named = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+    trials, they = ("trials", "they are") if len(numbers) > 1 else ("trial", "it is")
+    return f"another program has added {trials} {named} to this study: {they} shown, but neither counted nor chosen"

@@ -5,12 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Objective, ObjectiveError, Params, ParamValue
 from search.common.errors import UsageError
+from search.common.passwords import first_line
 from search.common.text import readable
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
@@ -108,6 +115,25 @@ def _above(objective: Objective, space: Space, limits: Limits, params: Params) -
         return None
     figures = limits.figures(objective, space.suggest(objective, PartialTrial(params)))
     return None if limits.allow(figures) else f"it has {describe(figures)}, too many"
+
+
+def why_not_enqueued(trial: FrozenTrial, objective: Objective, space: Space) -> str | None:
+    """Why a trial that another program has enqueued cannot be run, in words. None if it lies in the space."""
+    fixed = trial.system_attrs.get("fixed_params")  # private, as in Optuna 5.0.0: what `enqueue_trial` stores
+    given = {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
+    known = search_space(objective, space, given.keys())
+    for name, value in given.items():
+        if name not in known:
+            return f"this search has no parameter {name!r}"
+        if not contains(known[name], value):
+            return f"its {name} is {value!r}, and the search allows {format_distribution(known[name])}"
+    try:
+        for name, distribution in trial.distributions.items():
+            check_distribution_compatibility(distribution, known[name])
+        space.suggest(objective, PartialTrial(given))
+    except Exception as error:  # of any kind: the objective has never seen this combination
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
 
 
 def warm_start(

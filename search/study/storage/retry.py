@@ -129,11 +129,12 @@ class RetryingStorage(WriterStorage):
         return WriterStorage, (self.url, self.engine_kwargs)
 
     start_trial = _retried(WriterStorage.start_trial)
+    complete_trial = _retried(WriterStorage.complete_trial)
     report_trial = _retried(WriterStorage.report_trial)
     end_trial = _retried(WriterStorage.end_trial)
     set_study_user_attr = _retried(RDBStorage.set_study_user_attr)
     set_study_system_attr = _retried(RDBStorage.set_study_system_attr)
-    set_trial_param = _retried(RDBStorage.set_trial_param)
+    set_trial_user_attr = _retried(RDBStorage.set_trial_user_attr)
     set_trial_state_values = _retried(RDBStorage.set_trial_state_values)  # a second call returns False; ignored
     get_study_id_from_name = _retried(RDBStorage.get_study_id_from_name)
     get_study_name_from_id = _retried(RDBStorage.get_study_name_from_id)

@@ -25,13 +25,21 @@ from search.common.sqlite import (
     connect_to_read,
     create_whole,
     is_locked,
-    lock_folder,
     readable,
     require_writable,
     sqlite_file,
     sqlite_url,
 )
-from search.study.storage.lock import StudyLock, lock_file, lock_number, lock_on_server
+from search.study.state import Holder
+from search.study.storage.lock import (
+    StudyLock,
+    holder_of_file,
+    holder_on_server,
+    lock_file,
+    lock_number,
+    lock_on_server,
+    lock_path,
+)
 from search.study.storage.postgres import (
     DRIVERS,
     connect_arguments,
@@ -173,7 +181,16 @@ def hold_study(storage: str, study: str) -> AbstractContextManager[StudyLock]:
     if path is None:
         return lock_on_server(url, study)
     require_writable(path)
-    return lock_file(lock_folder(path), study)
+    return lock_file(path, study)
+
+
+def study_holder(storage: str, study: str) -> Holder | None:
+    """Return the process that holds a study; None if none does. Writes nothing, and hinders no search that starts."""
+    url = parse_url(storage)
+    path = sqlite_file(url)
+    if path is None:
+        return holder_on_server(url, study)
+    return holder_of_file(lock_path(path.with_name(f"{path.name}.locks"), study))
 
 
 def quiet_optuna() -> None:

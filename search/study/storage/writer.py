@@ -59,6 +59,14 @@ class WriterStorage(RDBStorage):
             self._write_attrs(session, row.trial_id, trial.user_attrs, trial.system_attrs)
             return int(row.trial_id)
 
+    def complete_trial(self, trial_id: int, trial: FrozenTrial) -> None:
+        """Store the parameters of a trial that the storage has without some of them.
+
+        Optuna's own call refuses a parameter that a trial of another program has under another distribution.
+        """
+        with transaction(self.scoped_session) as session:
+            self._write_params(session, trial_id, trial)
+
     def report_trial(self, trial_id: int, step: int, value: float, system_attrs: Attrs) -> None:
         """Store a reported value, with the pruner's notes in `system_attrs`."""
         model = models.TrialIntermediateValueModel

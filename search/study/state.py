@@ -1,0 +1,54 @@
+"""Whether a study's search runs, has stopped or is finished, and what it does at present.
+
+`StudyRecord.state` decides it, from the lock, the trials and the summary. Every page and command shows that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+
+class State(StrEnum):
+    """What has become of the search of a study."""
+
+    RUNNING = "running"  # a process holds the study's lock
+    STOPPED = "stopped"  # something is left to do, and no process does it
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds the lock of a study, as far as it can be seen from here."""
+
+    pid: int | None = None
+    host: str | None = None
+    since: str | None = None
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "another process"
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a search, as its study stores it when it begins. After the last one, the study stores none."""
+
+    kind: Literal["trials", "confirm", "refit", "finish"]
+    title: str
+    jobs: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """By run, the trial and the label of each training that confirms or refits."""
+    slots: int = 1
+    epochs: int = 1  # of each whole training in it
+    confirmations: int = 0  # trainings on fresh seeds that follow it, at most
+    refit_epochs: int = 0  # epochs of the refit that follows it
+    until: str | None = None  # no trial begins after this time
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to plain JSON values, as stored in the study."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        return cls(**{**stored, "jobs": {run: (number, label) for run, (number, label) in stored["jobs"].items()}})
