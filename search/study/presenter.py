@@ -5,6 +5,7 @@ The terminal, MLflow's Markdown and the HTML report only lay these texts out.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from search.common.text import readable
@@ -52,7 +53,7 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class ConfirmationTable:
-    """The candidates, best of the search first."""
+    """The candidates, best confirmed mean first; one with a failed seed comes after all others."""
 
     seeds: str  # fresh seeds of each candidate, such as `2 fresh seeds` or `up to 2 fresh seeds`
     intervals: str  # the kind of intervals, or the reason why there are none
@@ -202,7 +203,7 @@ def _confirmation(study: StudyRecord, summary: Summary, style: Decimals) -> Conf
                 weights="" if candidate.parameters is None else f"{candidate.parameters:,.0f}",
                 verdict=_verdict(study, summary, confirmation, candidate),
             )
-            for candidate in candidates
+            for candidate in sorted(candidates, key=partial(_rank, study))
         ),
     )
 
@@ -225,3 +226,7 @@ def _verdict(study: StudyRecord, summary: Summary, confirmation: Confirmation, c
     if len(candidate.values) < confirmation.seeds:
         return "clearly behind, dropped early"
     return "clearly behind" if candidate.behind else ""
+def _rank(study: StudyRecord, candidate: Candidate) -> tuple[bool, bool, float]:
+    return candidate.mean is None, candidate.failed > 0, -study.direction.sign * (candidate.mean or 0.0)
+
+
