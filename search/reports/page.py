@@ -53,8 +53,10 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mappi
     optuna_charts = OptunaCharts.of(study, record)
     charts = _charts(optuna_charts, record)
     if others:
-        by_trials, by_time = comparison.best_by_trials(compared), comparison.best_by_time(compared)
-        charts["compared"] = [by_trials, by_time, optuna_charts.edf(others)]
+        drawn = comparison.comparable(compared)
+        alike = [other for other, study_record in zip(others, compared[1:], strict=True) if study_record in drawn]
+        by_trials, by_time = comparison.best_by_trials(drawn), comparison.best_by_time(drawn)
+        charts["compared"] = [by_trials, by_time, optuna_charts.edf(alike, compared=True)]
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -65,7 +67,8 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mappi
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
         leaderboard=tables.leaderboard(record, optuna_charts.varying),
-        compared=[comparison.row(study_record) for study_record in compared],
+        compared=comparison.table(compared) if others else None,
+        left_out=comparison.left_out(compared) if others else "",
         charts=charts,
         figures={chart.key: _script(chart.figure) for section in charts.values() for chart in section if chart.figure},
         template=_script(TEMPLATE),
