@@ -21,10 +21,13 @@ from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
+from search.study.classes import class_rows
 from search.study.presenter import present
 from search.study.records import StudyRecord, json_values
 
 TEMPLATES = Path(__file__).parent / "templates"
+MAX_RECALLS = 30
+"""Classes in the table of recalls, worst first."""
 MAX_IMAGE_BYTES = 1_200_000
 """Room for images in a file that stays under 8 MB."""
 COSTS = {
@@ -66,6 +69,7 @@ def render(study: optuna.Study, *, others: Sequence[optuna.Study], images: Mappi
         unit=Unit.of(record),
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
+        recalls=class_rows(record.summary, MAX_RECALLS) if record.summary else (),
         leaderboard=tables.leaderboard(record, optuna_charts.varying),
         compared=comparison.table(compared) if others else None,
         left_out=comparison.left_out(compared) if others else "",

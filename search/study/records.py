@@ -44,6 +44,7 @@ LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
+NEVER_PREDICTED = "never_predicted"  # classes of validation images that a completed training never predicts
 SLOT = "slot"
 
 
@@ -103,6 +104,7 @@ class TrialRecord:
     run_id: str | None
     intermediate: Mapping[int, float]  # metric by step
     constraints: Mapping[str, float] = field(default_factory=dict)  # by figure, its excess as a share of the limit
+    never_predicted: tuple[str, ...] = ()  # classes that it never predicts on validation images, once it is complete
 
     @property
     def feasible(self) -> bool:
@@ -141,6 +143,7 @@ class TrialRecord:
             run_id=attrs.get(RUN) or (runs or {}).get(str(trial.number)),
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
+            never_predicted=tuple(attrs.get(NEVER_PREDICTED, ())),
         )
 
 
