@@ -5,6 +5,8 @@ A registered model is a `torch.export` program, MLflow's `pt2` format. It loads 
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.common.errors import UnpublishableError
+from search.common.errors import TrackingError, UnpublishableError
 from search.common.passwords import first_line
 from search.tracking.delivery import RUN_TAG
 from search.tracking.registry.promotion import CHALLENGER, CHAMPION, promote_if_better, set_challenger
@@ -116,6 +118,8 @@ def _log(
     import mlflow
     import torch
 
+    _require_room(network)
+
     with torch.no_grad():
         output = network(torch.from_numpy(example)).numpy()
     try:
@@ -135,6 +139,16 @@ def _log(
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UnpublishableError(f"torch.export cannot export the network: {reason}") from error
     return info.model_uri, info.model_id
+
+
+def _require_room(network: torch.nn.Module) -> None:
+    """Raise TrackingError if the model's files do not fit where MLflow makes them: torch would abort the process."""
+    folder = tempfile.gettempdir()
+    free, weights = shutil.disk_usage(folder).free, network.state_dict().values()
+    needed = 3 * sum(tensor.nbytes for tensor in weights) + 10_000_000
+    if free < needed:
+        sizes = f"has {free / 1e6:.1f} MB left, and {needed / 1e6:.0f} MB are needed"
+        raise TrackingError(f"{folder}, the folder for temporary files, {sizes}: free some, or set TMPDIR to another")
 
 
 @contextmanager
