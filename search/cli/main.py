@@ -19,6 +19,10 @@ from search.common.errors import UsageError
 from search.common.signals import Interruption
 
 PROGRAM = "python -m search"
+EARLIER_RUNS = (
+    "{} belongs to runs of an earlier MLflow. Beside them, a bare `mlflow ui` or load_model ignores mlflow.db: set "
+    "MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or move the numbered folders out of mlruns"
+)
 FORMATS = ("csv", "json", "parquet")
 
 
@@ -49,6 +53,8 @@ def run_command(ctx: click.Context, config: Config) -> None:
             display.notice(warning)
         is_given = ctx.get_parameter_source("dataset") != click.core.ParameterSource.DEFAULT
         plan = plan_search(config, display, dataset_is_given=is_given)
+        if config.tracking_uri is None and (earlier := plan.workspace.earlier_runs) is not None:
+            display.notice(EARLIER_RUNS.format(earlier))
         print_result(run(plan, display), plan.config)
 
 
