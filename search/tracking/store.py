@@ -62,6 +62,7 @@ def connect_mlflow(uri: str) -> MlflowClient:
     """
     for variable, value in MLFLOW_VARIABLES.items():
         os.environ.setdefault(variable, value)
+    _bypass_proxy(uri)
     path = sqlite_file(uri)
     if path is not None and path.exists():
         check_sqlite(path, MLFLOW_TABLE)
@@ -81,6 +82,13 @@ def connect_mlflow(uri: str) -> MlflowClient:
         upgrade = f"type: mlflow db upgrade {uri}"
         raise StorageError(f"{path or uri} was made by another version of MLflow; {upgrade}") from None
     return client
+
+
+def _bypass_proxy(uri: str) -> None:
+    """Let requests to a server on this machine go there: `http_proxy` sends them to another, which cannot reach it."""
+    host, excepted = urlsplit(uri).hostname, os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if host in ("localhost", "127.0.0.1", "::1") and excepted.strip() != "*" and host not in excepted.split(","):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{excepted},{host}".strip(",")
 
 
 @contextmanager
