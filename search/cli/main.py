@@ -25,14 +25,17 @@ from search.cli.options import (
     write_output,
 )
 from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
-from search.cli.startup import importing
-from search.cli.terminal import keep_going_without_output, prepare_streams
+from search.cli.terminal import importing, keep_going_without_output, prepare_streams
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
 from search.common.text import printable
 
 PROGRAM = "python -m search"
+EARLIER_RUNS = (
+    "{} belongs to runs of an earlier MLflow. Beside them, a bare `mlflow ui` or load_model ignores mlflow.db: set "
+    "MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or move the numbered folders out of mlruns"
+)
 FORMATS = ("csv", "json", "parquet")
 
 
@@ -65,6 +68,8 @@ def run_command(ctx: click.Context, config: Config) -> None:
         for warning in (*input_warnings(ctx), *new_places(config), *unused_mlflow_variables(config)):
             display.notice(warning)
         plan = plan_search(config, display, ambient=from_environment(ctx))
+        if config.tracking_uri is None and (earlier := plan.workspace.earlier_runs) is not None:
+            display.notice(EARLIER_RUNS.format(earlier))
         print_result(run(plan, display), plan.config)
 
 
@@ -319,6 +324,10 @@ def main() -> NoReturn:
     # took 38 s. Workers inherit the variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.excepthook = print_traceback
+    if not sys.flags.safe_path:
+        sys.path.append(
+            ""
+        )  # this folder, for --objective: `python -m search` looks here, the command `search` does not
     try:
         answer()
     except SystemExit as end:

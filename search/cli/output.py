@@ -117,6 +117,8 @@ def _print_winner(outcome: SearchOutcome) -> None:
     echo(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {score}, {source}")
     if outcome.baseline:
         echo(f"  this is {outcome.baseline}")
+    if outcome.constant:
+        echo(f"  {outcome.constant} in {outcome.metric}")
     echo("  " + ", ".join(f"{name}={value}" for name, value in outcome.params))
 
 
@@ -137,7 +139,10 @@ def _print_network(outcome: SearchOutcome) -> None:
     elif outcome.network == "confirm":
         echo(f"network: {outcome.network_text}")
     if test := outcome.test:
-        echo(f"test accuracy: {test.accuracy} (95% interval {test.interval}, n = {test.images}, {test.reads})")
+        basis = f"95% interval {test.interval}, n = {test.images}, {test.reads}{test.beside}"
+        echo(f"test accuracy: {test.accuracy} ({basis})")
+    for text in outcome.warnings:
+        echo(f"warning: {text}")
 
 
 def _print_gains(outcome: SearchOutcome) -> None:

@@ -6,7 +6,8 @@ import io
 import os
 import select
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 PLAIN = "search.plain"  # name of the error handler
@@ -35,6 +36,26 @@ def keep_going_without_output() -> None:
 def is_terminal() -> bool:
     """Return whether standard output is a terminal that can redraw lines."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+@contextmanager
+def importing(plain_line: str | None = None, *, silent: bool = False) -> Iterator[None]:
+    """Show in a terminal that libraries are imported, until the block ends.
+
+    Anywhere else, print `plain_line` once. `silent`: show nothing, as for a program that reads JSON.
+    """
+    if silent:
+        yield
+    elif sys.stdout.isatty() and "CI" not in os.environ:
+        print("importing the libraries ...", end="", flush=True)
+        try:
+            yield
+        finally:
+            print("\r\x1b[2K", end="", flush=True)  # erases the line
+    else:
+        if plain_line is not None:
+            print(f"{plain_line}\n", end="", flush=True)
+        yield
 
 
 class Outlet(io.RawIOBase):

@@ -19,10 +19,10 @@ from search.common.config import Config
 from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.study import records
-from search.study.selection.intervals import wilson
+from search.study.selection.intervals import images_of, wilson
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.study import StoredStudy
-from search.study.summary import Summary
+from search.study.summary import ClassScore, Majority, Summary
 from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
@@ -49,8 +49,8 @@ class Finish:
         """Do what is missing for a winner that has no test score yet."""
         summary, before = winner, self.study.record().summary
         if before is not None and before.run == winner.run:
-            summary = replace(winner, test=before.test, confusion=before.confusion)
-            summary = replace(summary, model=before.model, standing=before.standing)
+            summary = replace(winner, test=before.test, confusion=before.confusion, classes=before.classes)
+            summary = replace(summary, majorities=before.majorities, model=before.model, standing=before.standing)
         if before is not None and before.number != winner.number:  # unmark it while the study still has its number
             name = run_name(before.number, before.label)
             self.tracking.tag(trial_run(before.number), {RUN_NAME: name, "winner": "false"})
@@ -80,7 +80,20 @@ class Finish:
         for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", image)
             self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
-        return replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
+        summary = replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
+        return replace(summary, classes=_classes(result, objective.class_names()), majorities=self._majorities(result))
+
+    def _majorities(self, result: TestScore) -> dict[str, Majority]:
+        """The most frequent class of each split on which accuracies are measured."""
+        objective = self.study.objective
+        assert isinstance(objective, ImageClassifier)
+        splits = {"test": result.labels}
+        values = (trial.value for trial in self.study.record().trials if trial.state == TrialState.COMPLETE)
+        if images_of(objective, (value for value in values if value is not None)):
+            splits["validation"] = objective.validation_images()[1]
+        classes = objective.class_names()
+        counts = {split: np.bincount(labels, minlength=len(classes)).tolist() for split, labels in splits.items()}
+        return {split: Majority.of(classes, images) for split, images in counts.items()}
 
     def _mark(self, summary: Summary) -> None:
         """Mark the winner's run."""
@@ -215,6 +228,14 @@ def _confusion(result: TestScore, k: int) -> list[list[int]] | None:
         return None
     cells = result.labels * k + result.probabilities.argmax(1)
     return [row.tolist() for row in np.bincount(cells, minlength=k * k).reshape(k, k)]
+
+
+def _classes(result: TestScore, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
+    """How often the network recognises each class."""
+    predicted, k = result.probabilities.argmax(1), len(names)
+    counted = (result.labels, result.labels[predicted == result.labels], predicted)
+    counts = zip(*(np.bincount(classes, minlength=k).tolist() for classes in counted), strict=True)
+    return tuple(ClassScore(name, *row) for name, row in zip(names, counts, strict=True))
 
 
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,10 +33,12 @@ BATCH_SIZE = 500
 class Predictions(NamedTuple):
     """Predictions of a classifier for n images."""
 
-    labels: NDArray[np.str_]
-    """Names of the most probable classes, shape (n,)."""
+    labels: NDArray[np.int64]
+    """The most probable classes, shape (n,): indices into `Predictor.classes`."""
     probabilities: NDArray[np.float32]
     """Shape (n, k), in the order of `Predictor.classes`."""
+    names: NDArray[np.str_]
+    """Their names, shape (n,): texts, also where they are digits. Compare them with texts, and labels with integers."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Predictor:
     version: str | None
     """Its version in the registry, also when `uri` is an alias; None for a model outside the registry."""
     classes: tuple[str, ...]
-    """Names of the k classes."""
+    """Names of the k classes, in the order of the network's outputs: a folder's in alphabetical order."""
     framing: Framing
     """Size, channels and polarity of the images in training."""
     metadata: Mapping[str, Any] = field(repr=False)
@@ -78,7 +81,8 @@ class Predictor:
             for first in range(0, len(pixels), BATCH_SIZE):
                 parts.append(np.asarray(self.model.predict(pixels[first : first + BATCH_SIZE]), dtype=np.float32))
         probabilities = np.concatenate(parts)
-        return Predictions(np.array(self.classes)[probabilities.argmax(1)], probabilities)
+        labels = probabilities.argmax(1).astype(np.int64)
+        return Predictions(labels, probabilities, np.array(self.classes)[labels])
 
 
 def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri: str | None = None) -> Predictor:
@@ -96,20 +100,22 @@ def load(model: str | None = None, *, workspace: str | Path = ".", tracking_uri:
 
 
 def load_trial(
-    study: str, number: int, *, workspace: str | Path = ".", storage: str | None = None, tracking_uri: str | None = None
+    study: str,
+    number: int | str,
+    *,
+    workspace: str | Path = ".",
+    storage: str | None = None,
+    tracking_uri: str | None = None,
 ) -> torch.nn.Module:
     """Load the network of any trial with its weights, on the CPU, in evaluation mode.
 
-    The study's objective builds it. It maps float32 (n, c, h, w) in [0, 1] to logits (n, k). Raises UsageError for an
-    unknown study or trial, ModelNotFoundError for a trial without weights, ObjectiveError if the objective fails here.
+    number: the trial's, also as text: 2, "2" and "#002" are the same. The study's objective builds the network. It maps
+    float32 (n, c, h, w) in [0, 1] to logits (n, k). Raises UsageError for an unknown study or trial, ModelNotFoundError
+    for a trial without weights, ObjectiveError if the objective fails here.
     """
     config = Config(workspace=Path(workspace), storage=storage, tracking_uri=tracking_uri)
     record = read_study(config, study)
-    trial = next((trial for trial in record.trials if trial.number == number), None)
-    if trial is None:
-        if number in (trial.number for trial in record.foreign):
-            raise UsageError(f"trial {number} of study {study!r} has no network here: another program has added it")
-        raise UsageError(f"study {study!r} has no trial {number}; it has 0 to {len(record.all_trials) - 1}")
+    trial = _trial(record, number)
     if records.OBJECTIVE not in record.attrs:
         raise UsageError(f"study {study!r} was not made by a search, so its networks are unknown")
     if (hint := tracked_elsewhere(config, record.attrs)) is not None:
@@ -132,6 +138,21 @@ def load_trial(
         params = WHOLE_SPACE.suggest(objective, FixedTrial(dict(trial.params)))
         network: torch.nn.Module = call("load_weights", objective.load_weights, params, weights)
     return network
+
+
+def _trial(study: records.StudyRecord, number: int | str) -> records.TrialRecord:
+    """Find a trial by its number, or by a text of it as the pages show it. Raises UsageError."""
+    allowed = f"it has 0 to {len(study.all_trials) - 1}" if study.all_trials else "it has none yet"
+    try:
+        wanted = int(number.strip().removeprefix("#")) if isinstance(number, str) else operator.index(number)
+    except (TypeError, ValueError):
+        raise UsageError(f"trial {number!r} of study {study.name!r}: give a whole number; {allowed}") from None
+    trial = next((trial for trial in study.trials if trial.number == wanted), None)
+    if any(trial.number == wanted for trial in study.foreign):
+        raise UsageError(f"trial {wanted} of study {study.name!r} has no network here: another program has added it")
+    if trial is None:
+        raise UsageError(f"study {study.name!r} has no trial {wanted}; {allowed}")
+    return trial
 
 
 def as_input(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float32]:

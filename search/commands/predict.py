@@ -52,8 +52,8 @@ def predict(predictor: Predictor, names: Sequence[str], data_dir: Path | None) -
     pixels = [row.pixels for row in rows if row.pixels is not None]
     if not pixels:
         return rows
-    labels, probabilities = predictor.predict(np.stack(pixels))
-    answers = iter(zip(labels.tolist(), probabilities.max(1).tolist(), strict=True))
+    predicted = predictor.predict(np.stack(pixels))
+    answers = iter(zip(predicted.names.tolist(), predicted.probabilities.max(1).tolist(), strict=True))
     for index, row in enumerate(rows):
         if row.pixels is not None:
             label, probability = next(answers)

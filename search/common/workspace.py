@@ -95,6 +95,11 @@ class Workspace:
         path, early = self._of("reports", study, uid, ".png"), self.mlruns / "reports" / f"{slug(study)}.png"
         return early if early.exists() and not path.exists() else path
 
+    @property
+    def earlier_runs(self) -> Path | None:
+        """A file of runs that MLflow before 3.7 wrote here. A bare `mlflow ui` reads those instead of mlflow.db."""
+        return next((path for path in sorted(self.mlruns.glob("*/meta.yaml")) if path.parent.name.isdigit()), None)
+
     def check_writable(self) -> None:
         """Check that files can be created here, without leaving any. Raises UsageError otherwise."""
         folder = self.root

@@ -118,7 +118,8 @@ class TrainingRuns:
         measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
-        result = TrainingResult(state, None if is_pruned else value, {records.METRICS: figures})
+        attrs = {records.METRICS: figures, **({} if is_pruned else self._never_predicted(outcome))}
+        result = TrainingResult(state, None if is_pruned else value, attrs)
         self._keep(job, outcome)
         if outcome.weights is not None and not is_pruned:
             write_atomic(self.files.weights_of(job.run), outcome.weights)
@@ -156,6 +157,15 @@ class TrainingRuns:
             self.tracking.predictions(job.run, classes, pack(images, labels, predictions))
         else:
             self.notice(f"predictions are not drawn: their shape is {predictions.shape}, and not {shape}")
+
+    def _never_predicted(self, outcome: Outcome) -> dict[str, list[str]]:
+        """Name the classes of validation images that a classifier never predicts, if there are any."""
+        if outcome.predictions is None or not isinstance(self.objective, ImageClassifier):
+            return {}
+        _, labels = self.objective.validation_images()
+        classes = self.objective.class_names()
+        names = [classes[index] for index in sorted({*labels.tolist()} - {*outcome.predictions.argmax(1).tolist()})]
+        return {records.NEVER_PREDICTED: names} if names else {}
 
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}

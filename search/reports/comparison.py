@@ -11,7 +11,27 @@ from search.common.text import duration
 from search.reports.elements import Chart, Unit, escaped, focus, winner
 from search.reports.tables import Cell
 from search.reports.timing import SearchTime, training_s, wall_s
+from search.study.presenter import accuracy_on_test
 from search.study.records import StudyRecord, TrialRecord
+
+
+def comparable(records: Sequence[StudyRecord]) -> list[StudyRecord]:
+    """Return the studies whose values can be compared with those of the first: same metric, same direction."""
+    return [record for record in records if _measure(record) == _measure(records[0])]
+
+
+def left_out(records: Sequence[StudyRecord]) -> str:
+    """Say which studies the charts leave out, and why; empty if none."""
+    drawn = comparable(records)
+    others = [f"{record.name} ({_measure(record)})" for record in records if record not in drawn]
+    if not others:
+        return ""
+    return f"The charts show {_measure(records[0])}. They leave out studies of another metric: {', '.join(others)}."
+
+
+def _measure(record: StudyRecord) -> str:
+    return f"{Unit.of(record).name}, {'higher' if record.maximize else 'lower'} is better"
+
 
 Positions = Callable[[Sequence[TrialRecord]], Sequence[float]]
 """Where finished trials, in order of their ends, lie on the axis."""
@@ -58,17 +78,24 @@ def _best_so_far(record: StudyRecord, positions: Positions) -> go.Scatter:
     )
 
 
-def row(record: StudyRecord) -> list[Cell]:
-    """One study: name, trials, winner, validation, test, wall time, training time."""
+def table(records: Sequence[StudyRecord]) -> tuple[list[str], list[list[Cell]]]:
+    """Return column names and one row for each study. Values of several metrics are named."""
+    is_mixed = len(comparable(records)) < len(records)
+    value = "Value" if is_mixed else Unit.of(records[0]).name.capitalize()
+    columns = ["Study", "Trials", "Winner", value, "Test accuracy (95% interval)", "Wall time", "Training"]
+    return columns, [_row(record, name_metric=is_mixed) for record in records]
+
+
+def _row(record: StudyRecord, *, name_metric: bool) -> list[Cell]:
     best, summary = winner(record), record.summary
-    test = (summary.test if summary else None) or {}
-    tested = f"{test['accuracy']:.2%} ({test['low']:.2%} – {test['high']:.2%})" if test else "–"
+    test, shown = (summary.test if summary else None) or {}, accuracy_on_test(record, summary)
+    tested = f"{shown.accuracy} ({shown.interval}){shown.beside}" if shown else "–"
     score = summary.score if summary else best.value if best else None
     return [
         Cell(record.name, record.name),
         Cell(f"{record.finished:,}", record.finished),
         Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
-        Cell(Unit.of(record).text(score), score),
+        Cell(f"{Unit.of(record).text(score)} {_measure(record) if name_metric else ''}".strip(), score),
         Cell(tested, test.get("accuracy")),
         Cell(duration(wall_s(record)), wall_s(record)),
         Cell(duration(training_s(record)), training_s(record)),

@@ -16,7 +16,7 @@ def export_study(study: StudyRecord, format_: str) -> bytes:
     for trial in study.all_trials:
         fields = trial.as_dict()
         nested = {part: fields.pop(part) for part in ("params", "metrics", "constraints")}
-        del fields["intermediate"]
+        del fields["intermediate"], fields["never_predicted"]  # lists
         rows.append(fields | {f"{part}.{key}": value for part in nested for key, value in nested[part].items()})
     table = pd.DataFrame(rows).convert_dtypes()
     for name in table.select_dtypes("object"):  # choices of mixed types

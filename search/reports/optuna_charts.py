@@ -60,11 +60,11 @@ class OptunaCharts:
         chart = Chart("history", "Optimization history", caption)
         return _drawn(chart, self._lack(), lambda: plot(self.study, target_name=self.unit.name).update_yaxes(axis))
 
-    def edf(self, others: Sequence[optuna.Study] = ()) -> Chart:
-        """Draw the share of trials up to a value, for one or several studies."""
+    def edf(self, others: Sequence[optuna.Study] = (), *, compared: bool = False) -> Chart:
+        """Draw the share of trials up to a value, for one study, or `compared` with others of the same metric."""
         better = "right" if self.maximize else "left"
         caption = f"Share of completed trials at or below a value. Further {better} is better." + focus_hint(self.span)
-        chart = Chart("edf-compared" if others else "edf", "Distribution of values (EDF)", caption)
+        chart = Chart("edf-compared" if compared else "edf", "Distribution of values (EDF)", caption)
         plot, studies, axis = visualization.plot_edf, [self.study, *map(frozen, others)], self.unit.axis(self.span)
         draw = partial(plot, studies, target_name=self.unit.name)
         return _drawn(chart, self._lack(trials=2), lambda: draw().update_xaxes(axis).update_yaxes(tickformat=".0%"))

@@ -21,12 +21,15 @@ from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
+from search.study.classes import class_rows
 from search.study.presenter import present, state_text
 from search.study.records import StudyRecord, json_values
 from search.study.setting import describe_dataset
 from search.study.state import State
 
 TEMPLATES = Path(__file__).parent / "templates"
+MAX_RECALLS = 30
+"""Classes in the table of recalls, worst first."""
 MAX_IMAGE_BYTES = 1_200_000
 """Room for images in a file that stays under 8 MB."""
 COSTS = {
@@ -61,8 +64,10 @@ def render(
     optuna_charts = OptunaCharts.of(study, record)
     charts = _charts(optuna_charts, record)
     if others:
-        by_trials, by_time = comparison.best_by_trials(compared), comparison.best_by_time(compared)
-        charts["compared"] = [by_trials, by_time, optuna_charts.edf(others)]
+        drawn = comparison.comparable(compared)
+        alike = [other for other, study_record in zip(others, compared[1:], strict=True) if study_record in drawn]
+        by_trials, by_time = comparison.best_by_trials(drawn), comparison.best_by_time(drawn)
+        charts["compared"] = [by_trials, by_time, optuna_charts.edf(alike, compared=True)]
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -74,8 +79,10 @@ def render(
         state=state_text(record) if record.state in (State.RUNNING, State.STOPPED) else None,
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
+        recalls=class_rows(record.summary, MAX_RECALLS) if record.summary else (),
         leaderboard=tables.leaderboard(record, optuna_charts.varying),
-        compared=[comparison.row(study_record) for study_record in compared],
+        compared=comparison.table(compared) if others else None,
+        left_out=comparison.left_out(compared) if others else "",
         charts=charts,
         figures={chart.key: _script(chart.figure) for section in charts.values() for chart in section if chart.figure},
         template=_script(TEMPLATE),

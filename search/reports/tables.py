@@ -1,5 +1,6 @@
 """The words and numbers of the report: its first screen, leaderboard, failures, provenance."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from search.reports.style import STATES
 from search.study.presenter import accuracy_on_test, gain_rows
 from search.study.records import StudyRecord, TrialRecord
 from search.study.state import State
-from search.study.summary import Gain
+from search.study.summary import Gain, Summary
 
 MAX_ROWS = 1_000
 MAX_MESSAGES = 20
@@ -41,6 +42,34 @@ class Dot:
     gain: str = ""
     is_doubtful: bool = False
     """The winner is behind, or the gain may be chance."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One cell of the confusion matrix."""
+
+    text: str
+    title: str
+    kind: str
+    """`right` or `wrong`, a class of `report.css`."""
+    shade: float
+    """From 0 to 1: the square root of its share of the row, so that a few mistakes among thousands still show."""
+
+
+def confusion(summary: Summary) -> list[tuple[str, list[Heat]]]:
+    """Return the rows of the confusion matrix by the name of the true class; empty if there is none."""
+    names = [score.name for score in summary.classes]
+    return [
+        (names[row], [_heat(names, row, column, counts) for column in range(len(names))])
+        for row, counts in enumerate(summary.confusion or ())
+    ]
+
+
+def _heat(names: Sequence[str], row: int, column: int, counts: Sequence[int]) -> Heat:
+    count, n = counts[column], sum(counts)
+    title = f"true {names[row]}, predicted {names[column]}: {count:,} of {n:,}"
+    kind = "right" if row == column else "wrong"
+    return Heat(f"{count:,}" if count else "", title, kind, math.sqrt(count / n) if n else 0.0)
 
 
 def dots(record: StudyRecord) -> list[Dot]:
@@ -85,6 +114,7 @@ def headline(record: StudyRecord) -> Mapping[str, str]:
     best, unit = winner(record), Unit.of(record)
     if test := accuracy_on_test(record, record.summary):
         detail = f"95% interval {test.interval} on {test.images} test images, {test.reads}"
+        detail += f"; {test.constant}" if test.constant else ""
         return {"value": test.accuracy, "name": "test accuracy", "detail": detail}
     if best is None:
         return {"value": "–", "name": unit.name, "detail": _why_no_value(record)}

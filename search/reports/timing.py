@@ -19,17 +19,17 @@ from search.study.records import EXTRA_TRAININGS, METRICS, StudyRecord, TrialRec
 class SearchTime:
     """Seconds of search, without the pauses between its starts."""
 
-    periods: Sequence[tuple[datetime, datetime]]
-    """Starts and ends of the periods without a pause, in order."""
+    periods: Sequence[tuple[float, float]]
+    """Starts and ends of the periods without a pause, in order, in seconds since 1970."""
 
     @classmethod
     def of(cls, trials: Sequence[TrialRecord]) -> SearchTime:
         """Find the periods in which trials ran. Only gaps above 30 s and 5% of all training count as pauses."""
-        spans = sorted((t.started, t.ended or t.started) for t in trials if t.started)
-        pause_s = max(30.0, 0.05 * sum((end - start).total_seconds() for start, end in spans))
-        periods: list[tuple[datetime, datetime]] = []
+        spans = sorted((t.started.timestamp(), t.started.timestamp() + (t.seconds or 0.0)) for t in trials if t.started)
+        pause_s = max(30.0, 0.05 * sum(end - start for start, end in spans))
+        periods: list[tuple[float, float]] = []
         for start, end in spans:
-            if periods and (start - periods[-1][1]).total_seconds() <= pause_s:
+            if periods and start - periods[-1][1] <= pause_s:
                 periods[-1] = periods[-1][0], max(periods[-1][1], end)
             else:
                 periods.append((start, end))
@@ -38,11 +38,11 @@ class SearchTime:
     @property
     def total_s(self) -> float:
         """Seconds of search in all."""
-        return self.at(datetime.max)
+        return sum(end - start for start, end in self.periods)
 
     def at(self, moment: datetime) -> float:
         """Return the seconds of search before `moment`."""
-        return sum(max(0.0, (min(moment, end) - start).total_seconds()) for start, end in self.periods)
+        return sum(max(0.0, min(moment.timestamp(), end) - start) for start, end in self.periods)
 
 
 def workers_over_time(record: StudyRecord) -> Chart:
@@ -153,7 +153,11 @@ def _parts(total: float, *parts: tuple[str, float, str]) -> list[Part]:
 def sessions(record: StudyRecord) -> list[tuple[str, str, str]]:
     """Return one row for each start of the search: started, ran for, workers."""
     return [
-        (moment(datetime.fromisoformat(s["started"])), duration(s["wall_s"] or None), f"{s.get('slots', '–')}")
+        (
+            moment(datetime.fromisoformat(s["started"]).astimezone()),
+            duration(s["wall_s"] or None),
+            f"{s.get('slots', '–')}",
+        )
         for s in record.sessions
     ]
 

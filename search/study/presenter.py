@@ -5,9 +5,11 @@ The terminal, MLflow's Markdown and the HTML report only lay these texts out.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from search.common.text import readable
+from search.study.classes import constant_answer, never_predicted
 from search.study.records import EXTRA_TRAININGS, TEST_READS, StudyRecord
 from search.study.state import State
 from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
@@ -84,7 +86,7 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class ConfirmationTable:
-    """The candidates, best of the search first."""
+    """The candidates, best confirmed mean first; one with a failed seed comes after all others."""
 
     seeds: str  # fresh seeds of each candidate, such as `2 fresh seeds` or `up to 2 fresh seeds`
     intervals: str  # the kind of intervals, or the reason why there are none
@@ -113,6 +115,13 @@ class Accuracy:
     interval: str
     images: str  # number of test images
     reads: str  # how often this study has read the test split
+    constant: str  # what always answering the most frequent class scores; "" if unknown
+    is_notable: bool  # the classes are so unequal that `constant` must stand beside the accuracy
+
+    @property
+    def beside(self) -> str:
+        """`constant` as a continuation, if it must stand beside the accuracy."""
+        return f"; {self.constant}" if self.is_notable else ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ class SearchOutcome:
     metric: str
     score: str  # the winner's best validation figure: confirmed if possible
     searched: str  # its value in the search
+    constant: str  # what always answering the most frequent class scores; "" if unknown or if classes are about equal
     params: tuple[tuple[str, str], ...]
     baseline: str  # which baseline the winner is, and why; "" if it is none
     network: str  # which training was tested and registered: `trial`, `confirm` or `refit`
@@ -134,6 +144,7 @@ class SearchOutcome:
     gains: tuple[GainRow, ...]
     gains_note: str  # a remark about all gains together; may be ""
     test: Accuracy | None
+    warnings: tuple[str, ...]  # classes that are never predicted
     registration: Mapping[str, Any] | None  # `name`, `version`, `alias` and `uri` of the registered version
     notes: tuple[str, ...]  # deviations from the plan
 
@@ -141,13 +152,14 @@ class SearchOutcome:
 def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutcome:
     """Format the outcome `summary` of `study`."""
     refit, confirmation = summary.refit, _confirmation(study, summary, style)
-    rows = confirmation.rows if confirmation else ()
+    rows, majority = confirmation.rows if confirmation else (), summary.majorities.get("validation")
     return SearchOutcome(
         number=summary.number,
         label=summary.label,
         metric=study.metric,
         score=style.text(summary.score),
         searched=style.text(summary.value),
+        constant=constant_answer(majority, style.text(majority.share)) if majority and majority.is_notable else "",
         params=tuple((name, readable(value, digits=3)) for name, value in summary.params.items()),
         baseline=_baseline(study, summary),
         network=summary.network,
@@ -158,6 +170,7 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
         gains=gain_rows(summary.gains, style),
         gains_note=_gains_note(summary),
         test=accuracy_on_test(study, summary),
+        warnings=never_predicted(study, summary),
         registration=summary.model,
         notes=tuple(text for text in (summary.note, summary.standing) if text),
     )
@@ -167,8 +180,15 @@ def accuracy_on_test(study: StudyRecord, summary: Summary | None) -> Accuracy | 
     """Format the score on the test split; None if there is none."""
     if summary is None or not (test := summary.test):
         return None
-    interval = f"{test['low']:.2%} to {test['high']:.2%}"
-    return Accuracy(f"{test['accuracy']:.2%}", interval, f"{int(test['n']):,}", reads_of_test_split(study))
+    majority = summary.majorities.get("test")
+    return Accuracy(
+        accuracy=f"{test['accuracy']:.2%}",
+        interval=f"{test['low']:.2%} to {test['high']:.2%}",
+        images=f"{int(test['n']):,}",
+        reads=reads_of_test_split(study),
+        constant=constant_answer(majority, f"{majority.share:.2%}") if majority else "",
+        is_notable=majority is not None and majority.is_notable,
+    )
 
 
 def reads_of_test_split(study: StudyRecord) -> str:
@@ -234,9 +254,13 @@ def _confirmation(study: StudyRecord, summary: Summary, style: Decimals) -> Conf
                 weights="" if candidate.parameters is None else f"{candidate.parameters:,.0f}",
                 verdict=_verdict(study, summary, confirmation, candidate),
             )
-            for candidate in candidates
+            for candidate in sorted(candidates, key=partial(_rank, study))
         ),
     )
+
+
+def _rank(study: StudyRecord, candidate: Candidate) -> tuple[bool, bool, float]:
+    return candidate.mean is None, candidate.failed > 0, -study.direction.sign * (candidate.mean or 0.0)
 
 
 def _intervals(confirmation: Confirmation, n_trials: int) -> str:

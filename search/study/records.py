@@ -48,6 +48,7 @@ LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
+NEVER_PREDICTED = "never_predicted"  # classes of validation images that a completed training never predicts
 SLOT = "slot"
 
 FOREIGN_LABEL = "added by another program"
@@ -110,6 +111,7 @@ class TrialRecord:
     intermediate: Mapping[int, float]  # metric by step
     constraints: Mapping[str, float] = field(default_factory=dict)  # by figure, its excess as a share of the limit
     foreign: bool = False  # added to a search's study by another program: shown, never chosen
+    never_predicted: tuple[str, ...] = ()  # classes that it never predicts on validation images, once it is complete
 
     @property
     def feasible(self) -> bool:
@@ -118,8 +120,11 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float | None:
-        """Wall seconds from start to end."""
-        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+        """Wall seconds from start to end, also if clocks were put forward in between.
+
+        If they were put back, Optuna's local times no longer tell: 0 if the end is before the start.
+        """
+        return max(0.0, self.ended.timestamp() - self.started.timestamp()) if self.started and self.ended else None
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
@@ -152,6 +157,7 @@ class TrialRecord:
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
             foreign=foreign,
+            never_predicted=tuple(attrs.get(NEVER_PREDICTED, ())),
         )
 
 
@@ -277,13 +283,16 @@ class StudyRecord:
 
 
 def _measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
-    """Add durations, latest session first. A session that was killed or still runs lasts until its last trial event."""
-    events = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
-    end = datetime.max
+    """Add durations, latest session first. A session that was killed or still runs lasts until its last trial event.
+
+    Seconds since 1970 are compared: a later session may have another time zone.
+    """
+    events = [at.timestamp() for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
+    end = math.inf
     for session in reversed(sessions):
-        start = datetime.fromisoformat(session["started"])
+        start = datetime.fromisoformat(session["started"]).timestamp()
         last = max((at for at in events if start <= at < end), default=start)
-        yield {"wall_s": (last - start).total_seconds(), **session}
+        yield {"wall_s": last - start, **session}
         end = start
 
 

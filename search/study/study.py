@@ -5,12 +5,14 @@ Its fingerprint holds objective, dataset, space, limits and epochs; values of an
 """
 
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial
@@ -68,6 +70,12 @@ class StoredStudy:
         """Convert a trial's sampled parameters to the objective's parameters. Raises ContractError."""
         return WHOLE_SPACE.suggest(self.objective, FixedTrial(dict(sampled)))
 
+    def name_metric(self) -> None:
+        """Name the metric for Optuna's dashboard and plots, unless the study has a name for it."""
+        if self.optuna_study.metric_names is None and self.objective.metric:
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                self.optuna_study.set_metric_names([str(self.objective.metric)])
+
     def record(self) -> records.StudyRecord:
         return records.StudyRecord.of(self.optuna_study)
 
@@ -117,6 +125,7 @@ def open_study(
         )
     if stored_epochs is None and epochs is not None:  # no trial was trained yet
         study.fix_epochs(epochs)
+    study.name_metric()
     return study
 
 
@@ -155,6 +164,7 @@ def _create(storage: WriterStorage, name: str, objective: Objective, fingerprint
     study.set_attr(records.METRIC, objective.metric)
     study.set_attr(records.STEPS_PER_EPOCH, int(objective.steps_per_epoch()))
     study.set_attr(records.FINGERPRINT, fingerprint)
+    study.name_metric()
     return study
 
 

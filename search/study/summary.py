@@ -1,8 +1,8 @@
-"""The stored outcome of a search: its winner, the confirmation, the gains over the baselines."""
+"""The stored outcome of a search: its winner, the confirmation, the gains over the baselines, the classes."""
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 
@@ -69,6 +69,31 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
+class ClassScore:
+    """How often the tested network recognises one class of the test split."""
+
+    name: str
+    images: int  # test images of this class
+    correct: int  # those of them that it recognises
+    predicted: int  # all test images that it takes for this class
+
+
+@dataclass(frozen=True)
+class Majority:
+    """The most frequent class of a split. A classifier that always answers it scores its share of the images."""
+
+    name: str
+    share: float
+    is_notable: bool  # the classes are so unequal that an accuracy is misread without this share
+
+    @classmethod
+    def of(cls, names: Sequence[str], counts: Sequence[int]) -> Self:
+        """Find it in the number of images of each class. Unequal means that one has 1.5 times those of another."""
+        largest = max(counts)
+        return cls(names[counts.index(largest)], largest / sum(counts), largest > 1.5 * min(counts))
+
+
+@dataclass(frozen=True)
 class Summary:
     """The outcome of a finished search."""
 
@@ -82,6 +107,9 @@ class Summary:
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
     confusion: Sequence[Sequence[int]] | None = None
     """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
+    classes: tuple[ClassScore, ...] = ()  # all classes, in the order of the network's outputs
+    majorities: Mapping[str, Majority] = field(default_factory=dict)
+    """By split, `validation` and `test`; without `validation` if the metric is not a share of its images."""
     model: Mapping[str, Any] | None = None  # `name`, `version`, `alias`, `uri`; None if nothing was registered
     confirmation: Confirmation | None = None  # None with `--confirm 0`
     refit: Mapping[str, Any] | None = None  # `epochs`, `seconds`, `images` of the refit; None if there was none
@@ -101,6 +129,8 @@ class Summary:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
+        values["classes"] = tuple(ClassScore(**score) for score in values.get("classes", ()))
+        values["majorities"] = {split: Majority(**stored) for split, stored in values.get("majorities", {}).items()}
         if confirmed := values.get("confirmation"):
             candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
             possible = confirmed.get("metric_range")

@@ -103,6 +103,7 @@ def connect_mlflow(uri: str, *, read_only: bool = False) -> MlflowClient:
         os.environ.setdefault(variable, value)
     for variable in REMOVED if uri.startswith("http") else (*REMOVED, *REMOVED_WITHOUT_SERVER):
         os.environ.pop(variable, None)
+    _bypass_proxy(uri)
     path = sqlite_file(uri)
     if path is not None and path.exists():
         check_sqlite(path, MLFLOW_TABLE)
@@ -154,6 +155,13 @@ def _is_same_store(one: str, other: str) -> bool:
     if one.startswith("sqlite") and other.startswith("sqlite"):
         return sqlite_file(one) == sqlite_file(other)
     return bare(one).rstrip("/") == bare(other).rstrip("/")
+
+
+def _bypass_proxy(uri: str) -> None:
+    """Let requests to a server on this machine go there: `http_proxy` sends them to another, which cannot reach it."""
+    host, excepted = urlsplit(uri).hostname, os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if host in ("localhost", "127.0.0.1", "::1") and excepted.strip() != "*" and host not in excepted.split(","):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{excepted},{host}".strip(",")
 
 
 @contextmanager

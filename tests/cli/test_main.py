@@ -6,13 +6,15 @@ import html
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
-from shell import RUNS, TOY, Finished, contents, in_process, rows, runs_by_kind, search
+from shell import RUNS, TOY, Finished, contents, environment, in_process, rows, runs_by_kind, search
 
 from objectives.devices import processor
 from search.common.config import Config
@@ -273,3 +275,26 @@ def test_nothing_is_delivered_or_promoted_to_another_store(finished: Finished):
     result = search("promote", "digits", "--tracking-uri", "http://127.0.0.1:9", cwd=finished.folder)
     message = "Error: study 'digits': it is tracked here; leave out --tracking-uri\n"
     assert (result.returncode, result.stderr) == (2, message)
+
+
+# The installed command ----------------------------------------------------------------------------------------------
+
+COMMAND = "import sys; from search.cli.main import main; main()"
+"""What pip writes into the file `search` of an environment."""
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        pytest.param({}, "--objective 'mine:thing' lacks name, metric", id="found"),
+        pytest.param({"PYTHONSAFEPATH": "1"}, "No module named 'mine'", id="forbidden"),
+    ],
+)
+def test_the_installed_command_finds_objectives_in_this_folder(tmp_path: Path, env: dict[str, str], message: str):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "search").write_text(COMMAND)
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "mine.py").write_text("thing = 3\n")
+    command = [sys.executable, "../bin/search", "--objective", "mine:thing"]
+    done = subprocess.run(command, cwd=tmp_path / "place", env=environment(env), capture_output=True, text=True)
+    assert (done.returncode, message in done.stderr) == (1, True), done.stderr

@@ -48,16 +48,19 @@ def test_the_champion_is_loaded_with_its_version_and_shape(finished: Finished):
     predictor = search.load("digits", workspace=finished.folder)
     assert (predictor.uri, predictor.version, predictor.shape) == ("models:/digits@champion", "1", (1, 8, 8))
     images, labels = ImageClassification("digits").validation_images()
-    predicted, probabilities = predictor.predict(images)
-    assert predicted.shape == (len(images),)
+    predicted, probabilities, names = predictor.predict(images)
+    assert (predicted.shape, predicted.dtype) == ((len(images),), np.int64)
     assert probabilities.shape == (len(images), 10)
+    assert (probabilities.argmax(1) == predicted).all()
     assert probabilities.sum(1) == pytest.approx(np.ones(len(images)), abs=1e-4)
-    assert (predicted == np.array(predictor.classes)[labels]).mean() > 0.9
+    assert (predicted == labels).mean() > 0.9
+    assert (names == np.array(predictor.classes)[labels]).mean() == (predicted == labels).mean()
     for same in (images[:, 0], images / 255, (images[:, 0] / 255).astype(np.float32), torch.from_numpy(images.copy())):
         assert np.abs(predictor.predict(same).probabilities - probabilities).max() < 1e-6
     by_number = search.load("digits/1", workspace=finished.folder)
     assert (by_number.uri, by_number.version, str(by_number)) == ("models:/digits/1", "1", "models:/digits/1")
-    assert search.load(workspace=finished.folder).predict(images[:0]).probabilities.shape == (0, 10)
+    none = search.load(workspace=finished.folder).predict(images[:0])
+    assert (none.labels.shape, none.probabilities.shape, none.names.shape) == ((0,), (0, 10), (0,))
 
 
 NOTEBOOK = """
@@ -118,6 +121,20 @@ def test_any_trial_is_loaded_with_its_weights(finished: Finished):
     assert accuracy == pytest.approx(value)
     stored = download(f"sqlite:///{finished.folder}/mlflow.db", run, "weights.pt")
     assert len(stored) > 10_000
+
+
+@pytest.mark.parametrize("number", ["1", " 01 ", "#001", np.int64(1)], ids=repr)
+def test_a_trials_number_may_be_written_as_the_pages_show_it(finished: Finished, number: Any):
+    network = search.load_trial("digits", number, workspace=finished.folder)
+    expected = search.load_trial("digits", 1, workspace=finished.folder)
+    for name, weights in expected.state_dict().items():
+        assert torch.equal(weights, network.state_dict()[name])
+
+
+@pytest.mark.parametrize(("number", "shown"), [("best", "'best'"), (1.5, "1.5"), ("", "''"), (None, "None")])
+def test_what_is_no_trial_number_is_explained(finished: Finished, number: Any, shown: str):
+    with pytest.raises(UsageError, match=f"trial {shown} of study 'digits': give a whole number; it has 0 to 2"):
+        search.load_trial("digits", number, workspace=finished.folder)
 
 
 def test_missing_models_and_trials_are_reported(finished: Finished, tmp_path: Path):

@@ -117,6 +117,19 @@ def test_a_mistake_in_the_file_is_an_error(tmp_path: Path, text: str, message: s
         configured("--config", str(file))
 
 
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbftrials = 3", b"\xef\xbb\xbf# from Windows\r\ntrials = 3\r\n"])
+def test_a_file_may_begin_with_the_mark_that_windows_writes(tmp_path: Path, content: bytes):
+    (tmp_path / "search.toml").write_bytes(content)
+    assert configured("--config", str(tmp_path / "search.toml")).trials == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_is_explained(tmp_path: Path, encoding: str):
+    (tmp_path / "search.toml").write_bytes("study = 'größer'".encode(encoding))
+    with pytest.raises(UsageError, match=r"search.toml is not TOML: it is not UTF-8 \(.*\); save it as UTF-8"):
+        configured("--config", str(tmp_path / "search.toml"))
+
+
 def test_a_missing_or_binary_file_is_an_error(tmp_path: Path):
     with pytest.raises(UsageError, match=r"--config .*nowhere.toml cannot be read: No such file"):
         configured("--config", str(tmp_path / "nowhere.toml"))

@@ -6,7 +6,6 @@ import io
 import math
 import random
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from browser import ALL_DRAWN, Overheard, chromium, needs_chromium, see_everythi
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
-from report_studies import NASTY, OPTUNA_FIGURES, a_study, a_trial, finished, mixed
+from report_studies import NASTY, OPTUNA_FIGURES, a_study, a_trial, classified, finished, mixed, text_of, written
 
 from search.reports import page as report
 from search.reports import tables
@@ -29,19 +28,6 @@ from search.study.summary import Gain
 @pytest.fixture(autouse=True)
 def quiet() -> None:
     quiet_optuna()
-
-
-def text_of(page: str) -> str:
-    """The page without scripts and styles."""
-    return re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
-
-
-def written(study: optuna.Study, tmp_path: Path, **more: Any) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        path = report.write_report(study, tmp_path / "reports" / "r.html", **more)
-    assert path.stat().st_size < 8_000_000
-    return path.read_text()
 
 
 def png(size: int = 8) -> bytes:
@@ -173,13 +159,6 @@ def test_failures_are_grouped_by_kind():
     assert kinds[0]["messages"][0][1] == "#0, #1, #2"
 
 
-def test_studies_are_compared_side_by_side(tmp_path):
-    page = text_of(written(a_study(mixed(20)), tmp_path, others=[a_study(mixed(10), name="other one")]))
-    assert "Side by side" in page
-    assert "other one" in page
-    assert all(f'id="chart-{key}"' in page for key in ("compared-trials", "compared-time", "edf-compared"))
-
-
 def test_a_thousand_trials_stay_small(tmp_path):
     page = written(finished(a_study(mixed(1_000))), tmp_path)
     assert "Drawn from 90 of" in page
@@ -230,6 +209,25 @@ def _sorts_by_clicking(page: Any, n: int) -> None:
     assert page.evaluate(NUMBERS) == list(range(n))
     page.locator("#leaderboard thead button", has_text="Trial").click()
     assert page.evaluate(NUMBERS) == list(reversed(range(n)))
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_on_a_phone_no_mode_bar_covers_a_legend_and_classes_scroll_in_their_frame(tmp_path: Path):
+    names = [f"a class with a long name {index}" for index in range(30)]
+    matrix = [[9 if row == column else (row + column) % 2 for column in range(30)] for row in range(30)]
+    path = report.write_report(classified(matrix, [(name, 24, 9, 24) for name in names]), tmp_path / "r.html")
+    with chromium(width_px=360, offline=True, has_touch=True, is_mobile=True) as phone:
+        page = phone.new_page()
+        page.goto(path.as_uri())
+        see_everything(page, at_least=len(OPTUNA_FIGURES))
+        assert page.locator(".modebar-btn").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    with chromium(offline=True) as desktop:
+        page = desktop.new_page()
+        page.goto(path.as_uri())
+        see_everything(page, at_least=len(OPTUNA_FIGURES))
+        assert page.locator(".modebar-btn").count() > 0
 
 
 def test_a_trial_outside_its_space_does_not_stop_the_report():

@@ -34,11 +34,36 @@ def verdicts(outcome: SearchOutcome) -> list[str]:
         (replace(WINNER, number=2, values=(0.80, 0.81), behind=True), ["winner", "clearly behind"]),
         (replace(WINNER, number=2, values=(0.80,)), ["winner", "clearly behind, dropped early"]),
         (replace(WINNER, number=2, values=(0.99,), failed=1), ["winner", "1 seed failed"]),
-        (LARGER, ["winner: level, but smaller", ""]),
+        (LARGER, ["", "winner: level, but smaller"]),
     ],
 )
 def test_each_candidate_has_its_verdict(other: Candidate, expected: list[str]):
     assert verdicts(presented(WINNER, other)) == expected
+
+
+@pytest.mark.parametrize(
+    ("means", "maximize", "order"),
+    [
+        ({1: (0.94,), 2: (0.96,), 3: (0.95,)}, True, [2, 3, 1]),
+        ({1: (0.94,), 2: (0.96,), 3: (0.95,)}, False, [1, 3, 2]),
+        ({1: (), 2: (0.2,), 3: (0.3, 0.1)}, True, [2, 3, 1]),
+        ({1: (), 2: (0.2,), 3: ()}, False, [2, 1, 3]),
+    ],
+)
+def test_candidates_are_in_the_order_of_their_confirmed_means(
+    means: dict[int, tuple[float, ...]], maximize: bool, order: list[int]
+):
+    candidates = [replace(WINNER, number=number, values=values) for number, values in means.items()]
+    confirmation = presented(*candidates, maximize=maximize).confirmation
+    assert confirmation is not None
+    assert [row.candidate.number for row in confirmation.rows] == order
+
+
+def test_a_candidate_with_a_failed_seed_comes_after_those_without():
+    failed = replace(WINNER, number=2, values=(0.99,), failed=1)
+    confirmation = presented(failed, WINNER).confirmation
+    assert confirmation is not None
+    assert [row.candidate.number for row in confirmation.rows] == [1, 2]
 
 
 def test_the_lowest_mean_is_the_best_if_the_metric_is_minimised():

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from studies import STEPS, a_study, ask, story, train
@@ -30,6 +31,24 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 @pytest.fixture(autouse=True)
 def quiet() -> None:
     quiet_optuna()
+
+
+@pytest.mark.parametrize("metric", ["score", "val/F1 (macro) %", "größte Höhe"])
+def test_optuna_has_the_metrics_name_also_in_a_study_that_began_without_one(database: str, metric: str):
+    objective, storage = Toy(steps=STEPS), open_storage(database)
+    objective.metric = metric
+    a_study(storage, objective)
+    assert optuna.load_study(study_name="toy", storage=database).metric_names == [metric]
+    with storage.engine.begin() as connection:
+        assert connection.execute(sqlalchemy.text("DELETE FROM study_system_attributes")).rowcount == 1
+    a_study(open_storage(database), objective)
+    assert optuna.load_study(study_name="toy", storage=database).metric_names == [metric]
+
+
+def test_a_metrics_name_that_a_person_gave_stays(database: str):
+    a_study(database)
+    optuna.load_study(study_name="toy", storage=database).set_metric_names(["theirs"])
+    assert a_study(database).stored.optuna_study.metric_names == ["theirs"]
 
 
 # Copy and storage ---------------------------------------------------------------------------------------------------

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+import re
+import warnings
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.reports import page as report
 from search.study.records import StudyRecord
 from search.study.summary import Candidate, Confirmation, Summary
 
@@ -99,3 +103,35 @@ def mixed(n: int) -> list[TrialState]:
     return [
         TrialState.FAIL if i % 10 == 4 else TrialState.PRUNED if i % 3 == 2 else TrialState.COMPLETE for i in range(n)
     ]
+
+
+def classified(confusion: list[list[int]] | None, scores: list[tuple[str, int, int, int]]) -> optuna.Study:
+    """A finished study with a network that was tested on these classes."""
+    study = finished(a_study(mixed(12)))
+    classes = [dict(zip(("name", "images", "correct", "predicted"), score, strict=True)) for score in scores]
+    summary = study.user_attrs["summary"] | {"confusion": confusion, "classes": classes}
+    study.set_user_attr("summary", summary)
+    return study
+
+
+# Pages ----------------------------------------------------------------------------------------------------------------
+
+
+def text_of(page: str) -> str:
+    """The page without scripts and styles."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+
+
+def written(study: optuna.Study, tmp_path: Path, **more: Any) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = report.write_report(study, tmp_path / "reports" / "r.html", **more)
+    assert path.stat().st_size < 8_000_000
+    return path.read_text()
+
+
+def section(page: str, key: str) -> str:
+    """The words of one section of a page."""
+    found = re.search(rf'<section id="{key}">.*?</section>', text_of(page), re.S)
+    assert found
+    return " ".join(re.sub(r"<[^>]+>", " ", found[0]).split())

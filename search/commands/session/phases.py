@@ -74,7 +74,7 @@ class Phases:
         """Run the phases inside the block. Stores its duration and, when all went well, removes the checkpoints."""
         interruption, executor, study = self._session.interruption, self._session.executor, self._study
         clock, earlier = time.monotonic(), list(study.attrs().get(records.SESSIONS, ()))
-        times: dict[str, Any] = {"started": datetime.now().isoformat(), "slots": executor.slots}
+        times: dict[str, Any] = {"started": datetime.now().astimezone().isoformat(), "slots": executor.slots}
         study.set_attr(records.SESSIONS, [*earlier, times])
         try:
             with interruption.graceful():

@@ -1,12 +1,13 @@
 (() => {
   "use strict";
   const narrow = matchMedia("(max-width: 560px)");
-  const touch = matchMedia("(pointer: coarse)");
+  const touch = matchMedia("(hover: none), (pointer: coarse)");
   const stored = (id) => JSON.parse(document.getElementById(id).textContent);
   const template = stored("template");  // drawn in light colours; the style sheet inverts them for the dark scheme
 
   const CONFIG = {
     responsive: true, displaylogo: false, scrollZoom: false,
+    displayModeBar: touch.matches ? false : "hover",  // where nothing hovers it would stay, and cover legends
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   };
 

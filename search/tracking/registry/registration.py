@@ -5,6 +5,8 @@ A registered model is a `torch.export` program, MLflow's `pt2` format. It loads 
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.common.errors import UnpublishableError
+from search.common.errors import TrackingError, UnpublishableError
 from search.common.passwords import first_line
 from search.common.sqlite import sqlite_file
 from search.tracking.locations import Location, make_absolute, settle_models
@@ -159,6 +161,8 @@ def _log(
     import mlflow
     import torch
 
+    _require_room(network)
+
     with torch.no_grad():
         output = network(torch.from_numpy(example)).numpy()
     try:
@@ -198,6 +202,16 @@ def _database_of_workspace(client: MlflowClient, run_id: str) -> Path | None:
     """Return the database if it holds locations that are relative to its folder, else None."""
     location = Location.of(client.get_run(run_id).info.artifact_uri)
     return sqlite_file(client.tracking_uri) if location and location.workspace is None else None
+
+
+def _require_room(network: torch.nn.Module) -> None:
+    """Raise TrackingError if the model's files do not fit where MLflow makes them: torch would abort the process."""
+    folder = tempfile.gettempdir()
+    free, weights = shutil.disk_usage(folder).free, network.state_dict().values()
+    needed = 3 * sum(tensor.nbytes for tensor in weights) + 10_000_000
+    if free < needed:
+        sizes = f"has {free / 1e6:.1f} MB left, and {needed / 1e6:.0f} MB are needed"
+        raise TrackingError(f"{folder}, the folder for temporary files, {sizes}: free some, or set TMPDIR to another")
 
 
 @contextmanager

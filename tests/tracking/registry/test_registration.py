@@ -218,6 +218,24 @@ def test_a_network_that_cannot_be_exported_is_reported(folder: Path, store: mlfl
     assert versions(store, "toy") == []
 
 
+def test_a_model_that_does_not_fit_into_the_temporary_folder_is_not_begun(folder: Path, store: mlflow.MlflowClient):
+    """Where the folder is full, torch ends the whole process in the middle of a file."""
+    run_id = store.create_run(store.create_experiment("toy", (folder / "artifacts").as_uri())).info.run_id
+    huge = torch.nn.Linear(20_000_000, 20_000_000, device="meta")
+    with pytest.raises(TrackingError, match=r"the folder for temporary files, has .*set TMPDIR to another"):
+        publish(
+            f"sqlite:///{folder}/mlflow.db",
+            run_id=run_id,
+            name="toy",
+            model=lambda: huge,
+            example=np.ones((2, 3), np.float32),
+            metadata={},
+            tags={"search.run": "uid/trial-0"},
+            card=str,
+        )
+    assert versions(store, "toy") == []
+
+
 def test_a_store_that_does_not_answer_is_a_tracking_error():
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 does not answer"):
         load("models:/mnist@champion", tracking_uri="http://127.0.0.1:9")

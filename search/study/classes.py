@@ -1,0 +1,63 @@
+"""Presents a classifier's classes as texts: what one constant answer scores, classes never predicted, recalls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.study.records import StudyRecord
+from search.study.selection.intervals import wilson
+from search.study.summary import ClassScore, Majority, Summary
+
+MAX_NAMES = 5  # class names in a warning
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of the test split."""
+
+    score: ClassScore
+    name: str
+    recall: str
+    interval: str  # Wilson's 95% interval of the recall
+    images: str
+    correct: str
+    predicted: str
+
+
+def class_rows(summary: Summary, limit: int) -> tuple[ClassRow, ...]:
+    """Format at most `limit` classes, worst recall first. A class without test images has no recall and is last."""
+    ranked = sorted(summary.classes, key=lambda c: (not c.images, c.correct / c.images if c.images else 0, -c.images))
+    return tuple(map(_row, ranked[:limit]))
+
+
+def _row(score: ClassScore) -> ClassRow:
+    recall, interval = "–", ""
+    if score.images:
+        low, high = wilson(score.correct, score.images)
+        recall, interval = f"{score.correct / score.images:.2%}", f"{low:.2%} to {high:.2%}"
+    counts = (f"{n:,}" for n in (score.images, score.correct, score.predicted))
+    return ClassRow(score, score.name, recall, interval, *counts)
+
+
+def constant_answer(majority: Majority, share: str) -> str:
+    """Say what a classifier scores that always answers the most frequent class."""
+    return f"always answering {majority.name!r} gives {share}"
+
+
+def never_predicted(study: StudyRecord, summary: Summary) -> tuple[str, ...]:
+    """Warn of classes that the winner never predicts: in the search on validation images, then on test images."""
+    winner = next((trial for trial in study.trials if trial.number == summary.number), None)
+    validation = winner.never_predicted if winner else ()
+    test = tuple(score.name for score in summary.classes if score.images and not score.predicted)
+    if validation == test:
+        return _warning(test, "validation and test splits")
+    return (*_warning(validation, "validation split"), *_warning(test, "test split"))
+
+
+def _warning(classes: Sequence[str], split: str) -> tuple[str, ...]:
+    if not classes:
+        return ()
+    names = ", ".join(map(repr, classes[:MAX_NAMES]))
+    if len(classes) == 1:
+        return (f"class {names} is never predicted on the {split}",)
+    more = f" and {len(classes) - MAX_NAMES} more" if len(classes) > MAX_NAMES else ""
+    return (f"{len(classes)} classes are never predicted on the {split}: {names}{more}",)
