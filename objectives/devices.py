@@ -162,9 +162,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in describe_error(error):
+    text = describe_error(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    if "MPS backend out of memory" in str(error):
+    if "DefaultCPUAllocator" in text or "MPS backend out of memory" in text:
         return True
     cause = error.__cause__ or error.__context__
     return cause is not None and is_out_of_memory(cause)

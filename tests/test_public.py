@@ -17,6 +17,7 @@ import search
 NAMES = {
     "search": ["Predictions", "Predictor", "load", "load_trial"],
     "objectives": [
+        "Bounded",
         "Diverged",
         "EpochResult",
         "Exportable",

@@ -227,7 +227,7 @@ def sync(config: Config) -> None:
     A search keeps them in its journal when it cannot reach MLflow.
     """
     from search.cli.output import print_deliveries
-    from search.commands.sync import sync as deliver
+    from search.commands.upkeep.sync import sync as deliver
 
     raise SystemExit(print_deliveries(deliver(config)))
 
@@ -278,7 +278,7 @@ def gc(delete: bool, everything: bool, config: Config) -> None:
     """
     from objectives.data.datasets import default_data_dir
     from search.cli.output import print_arrays
-    from search.commands.gc import find_arrays, remove
+    from search.commands.upkeep.gc import find_arrays, remove
 
     found = find_arrays(config.data_dir or default_data_dir())
     chosen = [entry for entry in found if everything or not entry.is_needed]

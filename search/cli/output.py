@@ -20,16 +20,16 @@ from search.cli.terminal import is_terminal
 from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
-from search.study.presenter import Decimals, SearchOutcome, present, state_text, trials_text
 from search.study.records import EXPERIMENT, STEPS_PER_EPOCH, STOP_REASON, TARGET, UID, StudyRecord, to_json
 from search.study.state import State
 from search.study.summary import counted
+from search.study.texts.presenter import Decimals, SearchOutcome, present, state_text, trials_text
 from search.tracking.registry.promotion import CHAMPION
 
 if TYPE_CHECKING:
-    from search.commands.gc import StoredArrays
     from search.commands.predict import Prediction
     from search.commands.run import Result
+    from search.commands.upkeep.gc import StoredArrays
     from search.common.config import Config
     from search.testing.checks import Finding
 

@@ -12,11 +12,11 @@ from search.commands.studies import compared
 from search.coordinator.progress import Display
 from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
-from search.study.setting import describe_dataset, describe_workers
 from search.study.space.initial_params import example_configuration
 from search.study.space.objective_calls import call, explain_errors
 from search.study.state import Phase
 from search.study.summary import Summary
+from search.study.texts.setting import describe_dataset, describe_workers
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from search.common.text import duration
 from search.reports.elements import Chart, Unit, escaped, focus, winner
 from search.reports.tables import Cell
 from search.reports.timing import SearchTime, training_s, wall_s
-from search.study.presenter import accuracy_on_test
 from search.study.records import StudyRecord, TrialRecord
+from search.study.texts.presenter import accuracy_on_test
 
 
 def comparable(records: Sequence[StudyRecord]) -> list[StudyRecord]:

@@ -10,8 +10,8 @@ from typing import Any, Self
 from optuna.trial import TrialState
 
 from search.reports.style import Figure, as_values
-from search.study.presenter import Decimals
 from search.study.records import StudyRecord, TrialRecord
+from search.study.texts.presenter import Decimals
 
 Span = tuple[float, float]
 """The smallest and the largest value on an axis."""

@@ -21,11 +21,11 @@ from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
-from search.study.classes import class_rows
-from search.study.presenter import present, state_text
 from search.study.records import StudyRecord, json_values
-from search.study.setting import describe_dataset
 from search.study.state import State
+from search.study.texts.classes import class_rows
+from search.study.texts.presenter import present, state_text
+from search.study.texts.setting import describe_dataset
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_RECALLS = 30

@@ -11,10 +11,10 @@ from search.common.text import duration, readable
 from search.reports.charts import cost
 from search.reports.elements import Part, Span, Unit, winner
 from search.reports.style import STATES
-from search.study.presenter import accuracy_on_test, gain_rows
 from search.study.records import StudyRecord, TrialRecord
 from search.study.state import State
 from search.study.summary import Gain, Summary
+from search.study.texts.presenter import accuracy_on_test, gain_rows
 
 MAX_ROWS = 1_000
 MAX_MESSAGES = 20

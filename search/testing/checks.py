@@ -25,8 +25,8 @@ from objectives.data.image_files import Framing
 from objectives.failures import describe_error, describe_value
 from search.common.signals import is_interruption
 from search.common.text import one_line
-from search.study.mlflow_names import MlflowNames
 from search.study.space import objective_calls
+from search.study.space.mlflow_names import MlflowNames
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.space.space import WHOLE_SPACE, contains, require_space, search_space
 from search.testing.specimen import NotTried, Specimen, pull

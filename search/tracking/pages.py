@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 from optuna.trial import TrialState
 
-from search.study.mlflow_names import mlflow_name
-from search.study.presenter import Decimals, present
 from search.study.records import StudyRecord
+from search.study.space.mlflow_names import mlflow_name
 from search.study.summary import Summary
+from search.study.texts.presenter import Decimals, present
 from search.tracking import lengths
 
 WINNER = "★"

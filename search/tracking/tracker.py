@@ -14,7 +14,7 @@ from search.common.errors import StorageError, TrackingRefusedError
 from search.common.passwords import first_line
 from search.common.sqlite import checkpoint
 from search.common.text import printable
-from search.study.mlflow_names import MlflowNames
+from search.study.space.mlflow_names import MlflowNames
 from search.study.storage.retry import RetryPolicy
 from search.tracking.delivery import Delivery
 from search.tracking.journal import Body, Journal

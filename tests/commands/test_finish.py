@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from shell import rows
 
-from objectives.base import EpochResult, Task, TestScore, Training
+from objectives.base import EpochResult, ObjectiveError, Task, TestScore, Training
 from objectives.images.objective import ImageClassification
 from search.cli.progress import PlainDisplay
 from search.commands.finish import Finish
@@ -21,10 +21,10 @@ from search.commands.run import run
 from search.commands.setup import SearchPlan
 from search.common.config import Config
 from search.common.errors import UsageError
-from search.study.presenter import reads_of_test_split
 from search.study.records import StudyRecord
 from search.study.study import StoredStudy
 from search.study.summary import Summary, counted
+from search.study.texts.presenter import reads_of_test_split
 from search.tracking.journal import Journal
 from search.tracking.registry import promotion, registration
 from search.tracking.registry.promotion import CHAMPION, aliases_of
@@ -123,7 +123,7 @@ def test_another_winning_network_reads_the_test_split_again_and_the_count_is_sho
 
 def test_a_read_is_counted_even_if_its_result_was_lost(folder: Path):
     Counted.killed = True
-    with pytest.raises(Killed, match="right after the reading"):
+    with pytest.raises(ObjectiveError, match="score_test failed: Killed: right after the reading"):
         searched(folder)
     assert read_by(folder) == ["trial-0"]
     Counted.killed = False

@@ -18,7 +18,7 @@ from shell import CHECKOUT, environment, in_process
 
 from objectives.data.datasets import load_dataset
 from search.cli.main import cli
-from search.commands.gc import find_arrays, remove
+from search.commands.upkeep.gc import find_arrays, remove
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from test_finish import searched
 import search
 from search.commands.promote import register_winner
 from search.commands.studies import compared, read_study
-from search.commands.sync import sync
+from search.commands.upkeep.sync import sync
 from search.common.config import Config
 from search.common.workspace import Workspace
 from search.tracking.registry import registration

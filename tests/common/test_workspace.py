@@ -32,7 +32,7 @@ USABLE += ["CON", "x" * MAX_STUDY_NAME, "a%20b?c#d", "$HOME", "it's", " x ", "~"
 def test_a_name_of_any_script_has_its_files(tmp_path: Path, name: str):
     check_study_name(name, "--study")
     workspace = Workspace(tmp_path)
-    files = [workspace.report(name), workspace.pictures(name), workspace.artifacts(name)]
+    files = [workspace.report(name), workspace.pictures(name, UID), workspace.artifacts(name)]
     files += [workspace.journal(name, UID).with_suffix(".db-journal"), workspace.training_files(name, UID).weights]
     files.append(tmp_path / f"{slug(name)}.lock")
     for path in files:

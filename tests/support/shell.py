@@ -28,7 +28,10 @@ IMPORTABLE = os.pathsep.join((str(TESTS / "support"), str(TESTS / "testing"), CH
 FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI", "OMP_")
 
 
-RUNS = "SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r"
+RUNS = """
+    SELECT r.run_uuid, r.status, r.lifecycle_stage FROM runs r JOIN experiments e USING (experiment_id)
+    WHERE e.lifecycle_stage = 'active'
+"""  # not the hidden ones that hold files of registered models
 TOY = ("--objective", "toy:Toy", "--jobs", 1, "--confirm", 0)
 """A search of the tiny objective, without its ending."""
 

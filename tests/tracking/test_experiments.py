@@ -32,7 +32,7 @@ def client(destination: Destination) -> Client:
 def deliver(destination: Destination, run: str, journal: Path) -> list[str]:
     """Write one run, as a start of a search does. Returns the notices."""
     said: list[str] = []
-    tracking = Tracking(journal, destination, said.append)
+    tracking = Tracking(journal, destination, say=said.append)
     tracking.open_run(run, run, tags={"kind": "trial"})
     assert tracking.close(30.0) == 0, tracking.last_error
     return said

@@ -36,7 +36,7 @@ def destination_of(workspace: Path, *, study: str = "toy", scope: str = "uid-1")
 def deliver(destination: Destination, run: str, *, say: list[str] | None = None) -> str:
     """Write one run with one artifact, as a search does. Returns MLflow's id of the run."""
     journal = destination.artifacts.parents[1] / f"{destination.scope}.db"
-    tracking = Tracking(journal, destination, (say if say is not None else []).append)
+    tracking = Tracking(journal, destination, say=(say if say is not None else []).append)
     tracking.open_run(run, run, tags={"kind": "trial"})
     tracking.file(run, "weights.pt", run.encode())
     tracking.end_run(run, "FINISHED")

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from objectives.base import Exportable, ImageClassifier, Objective, Params
 from search.common.direction import Direction
 from search.study import records
-from search.study.mlflow_names import mlflow_name
 from search.study.records import StudyRecord
+from search.study.space.mlflow_names import mlflow_name
 from search.study.space.objective_calls import call
 from search.study.summary import Summary
 from search.tracking import lengths

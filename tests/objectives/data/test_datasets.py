@@ -97,11 +97,11 @@ def test_digits_need_no_download(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("mnits", "no dataset 'mnits'; allowed: mnist, .*folder:PATH. Did you mean --dataset mnist"),
-        ("MNIST", "Did you mean --dataset mnist"),
+        ("mnits", "no dataset 'mnits'; allowed: mnist, .*folder:PATH. Did you mean mnist\\? Type --dataset mnist$"),
+        ("MNIST", "Did you mean mnist\\? Type --dataset mnist$"),
         ("folder:", "names no folder"),
         ("imagenet-21k", "allowed: mnist, fashion-mnist, kmnist, digits, folder:PATH$"),
-        (str(ROOT), "Did you mean --dataset folder:"),
+        (str(ROOT), "Did you mean folder:"),
     ],
 )
 def test_unknown_names_list_what_is_allowed(name: str, says: str) -> None:

@@ -164,7 +164,8 @@ class Meddled(Toy):
 
     def suggest(self, trial: Any) -> Any:
         params = super().suggest(trial)
-        if type(trial) is optuna.Trial and trial.study.study_name == "toy":
+        inner = getattr(trial, "_trial", trial)
+        if type(inner) is optuna.Trial and inner.study.study_name == "toy":
             self.asked += 1
             if self.asked == 3:
                 self.adds(by_another_program(f"sqlite:///{self.folder}/optuna.db"))

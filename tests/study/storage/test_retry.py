@@ -183,7 +183,7 @@ def test_opening_waits_for_the_file_too(file: Path, open_: Callable[..., Any]):
 def test_the_journal_waits_too(tmp_path: Path, file: Path):
     messages: list[str] = []
     path = tmp_path / "journal.db"
-    journal = Journal(path, patient(path, messages))
+    journal = Journal(path, retry=patient(path, messages))
     with locked(path) as free:
         timer = threading.Timer(0.3, free)
         timer.start()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from search.study.setting import describe_dataset, describe_workers
+from search.study.texts.setting import describe_dataset, describe_workers
 
 MNIST = {"name": "mnist", "source": "/data/MNIST/raw", "n_train": 48_000, "n_validation": 12_000, "shape": [1, 28, 28]}
 
@@ -18,7 +18,7 @@ MNIST = {"name": "mnist", "source": "/data/MNIST/raw", "n_train": 48_000, "n_val
         ({"a": 142, "b": 146, "c": 143}, "3 classes of 142 to 146 images"),
         ({"cat": 950, "dog": 50}, "2 classes: dog 50, cat 950"),
         ({f"class {n}": 10 * n for n in range(1, 31)}, "30 classes of 10 (class 1) to 300 (class 30) images"),
-        ({"x" * 500: 9, "犬\x1b[31m\nline": 90}, f"2 classes: {'x' * 21}... 9, 犬\\x1b[31m line 90"),
+        ({"x" * 500: 9, "犬\x1b[31m\nline": 90}, f"2 classes: {'x' * 11} ... {'x' * 8} 9, 犬\\x1b[31m line 90"),
         ({"only": 0, "none": 0}, "2 classes of 0 images"),
     ],
 )

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from search.common.text import readable
-from search.study.classes import constant_answer, never_predicted
 from search.study.records import EXTRA_TRAININGS, TEST_READS, StudyRecord
 from search.study.state import State
 from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
+from search.study.texts.classes import constant_answer, never_predicted
 
 NETWORKS = {
     "trial": "the search's own training of this configuration, which was selected for its validation value",

@@ -9,7 +9,7 @@ from search.common.text import one_line
 LISTED_CLASSES = 6  # as many fit on a line with their counts
 NAME_CHARACTERS = 24
 SOURCE_CHARACTERS = 70
-ALIKE = 1.25  # classes whose sizes differ by less are called equal
+EQUAL_RATIO = 1.25  # classes whose sizes differ by less are called equal
 
 
 def describe_dataset(info: Mapping[str, Any]) -> list[str]:
@@ -42,7 +42,7 @@ def _classes(counts: Mapping[str, int]) -> str:
         return ""
     ranked = sorted(counts.items(), key=lambda item: (item[1], item[0]))
     (least_name, least), (most_name, most) = ranked[0], ranked[-1]
-    if most <= ALIKE * least:
+    if most <= EQUAL_RATIO * least:
         return f"{len(counts)} classes of {least}" + (f" to {most}" if most != least else "") + " images"
     if len(counts) <= LISTED_CLASSES:
         return f"{len(counts)} classes: " + ", ".join(f"{_name(name)} {count}" for name, count in ranked)

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name, _validate_param_name
 
-from search.study.mlflow_names import MlflowNames, mlflow_name
+from search.study.space.mlflow_names import MlflowNames, mlflow_name
 
 NAMES = st.one_of(st.text(), st.text(alphabet="a./[]:- ", max_size=6), st.text(min_size=240, max_size=300))
 

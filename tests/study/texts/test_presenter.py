@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from search.reports.elements import Unit
-from search.study.presenter import Decimals, SearchOutcome, present
 from search.study.records import StudyRecord
 from search.study.summary import Candidate, Confirmation, Gain, Summary
+from search.study.texts.presenter import Decimals, SearchOutcome, present
 
 WINNER = Candidate(1, "cnn", 0.95, 20_000, (0.94, 0.95), half=0.01)
 LARGER = Candidate(2, "mlp", 0.96, 90_000, (0.95, 0.95), half=0.01)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from search.study.classes import class_rows, never_predicted
-from search.study.presenter import Decimals, present
 from search.study.records import StudyRecord, TrialRecord
 from search.study.summary import ClassScore, Majority, Summary
+from search.study.texts.classes import class_rows, never_predicted
+from search.study.texts.presenter import Decimals, present
 
 SUMMARY = Summary(
     number=0,
