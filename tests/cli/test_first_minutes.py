@@ -75,15 +75,28 @@ def test_two_studies_are_compared(searched: Path):
     assert run("python -m search report --study A --study B", searched).returncode == 0
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["with this package", "with MLflow alone"])
-def test_each_program(searched: Path, number: int):
-    """`images` stands for the user's own images. The model takes 8x8 pixels."""
-    program = block(AFTER_A_SEARCH, "python", number).replace("28, 28", "8, 8").replace(", 17)", ", 2)")
+def run_program(program: str, folder: Path) -> None:
+    """Run a documented program in a folder. `images` stands for the user's own ones; the model takes 8x8 pixels."""
     images = "import numpy as np\nimages = np.zeros((3, 8, 8), dtype=np.uint8)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", images + program], cwd=searched, env=environment(), capture_output=True, text=True
-    )
+    words = [sys.executable, "-c", images + program.replace("28, 28", "8, 8").replace(", 17)", ", 2)")]
+    done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_program_with_this_package(searched: Path):
+    run_program(block(AFTER_A_SEARCH, "python"), searched)
+
+
+def test_the_program_with_mlflow_alone_runs_elsewhere(searched: Path, tmp_path: Path):
+    program = block(AFTER_A_SEARCH, "python", 1)
+    assert "sqlite:////path/to/the/search/mlflow.db" in program
+    run_program(program.replace("/path/to/the/search", str(searched)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_program_with_mlflow_alone_runs_in_the_folder(searched: Path):
+    program = block(AFTER_A_SEARCH, "python", 1)
+    run_program("\n".join(line for line in program.splitlines() if "set_tracking_uri" not in line), searched)
 
 
 def test_a_smaller_space(searched: Path):
