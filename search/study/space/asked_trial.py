@@ -4,8 +4,8 @@ Numbers of other libraries become Python's. What no search can do raises Contrac
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -22,6 +22,8 @@ MAX_INT = 2**53
 
 MAX_NAME = 500
 """Characters of a parameter's name. Optuna's table has room for 512."""
+
+NAME_RULE = f"the name is a text of 1 to {MAX_NAME} printable characters"
 
 PLAIN = "numbers, texts, True, False or None"
 LOOK_UP = "suggest texts, and look each value up: {'a': ..., 'b': ...}[text]"
@@ -40,6 +42,22 @@ class UnsupportedError(ContractError, AttributeError):
     """`suggest` used a part of `optuna.Trial` that no search offers. `hasattr` is false for it."""
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A call of `suggest`, which is written out only for an error: sampling makes thousands of calls."""
+
+    method: str
+    arguments: tuple[object, ...]
+
+    def error(self, problem: str) -> ContractError:
+        shown = ", ".join(describe_value(argument, 80) for argument in self.arguments)
+        return ContractError(f"suggest called {self.method}({shown}); {problem}")
+
+    def require(self, condition: object, problem: str) -> None:
+        if not condition:
+            raise self.error(problem)
+
+
 class AskedTrial:
     """A trial for one call of `suggest`. It may narrow the ranges and choices that the objective asks for."""
 
@@ -51,20 +69,20 @@ class AskedTrial:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        asked = _request("suggest_float", name, low, high)
+        asked = _Request("suggest_float", (name, low, high))
         step = None if step is None else _number(asked, step)
         ends = _number(asked, low), _number(asked, high)
         value: float = self._suggest(asked, name, _range(asked, ends, step, log, FloatDistribution))
         return value
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        asked = _request("suggest_int", name, low, high)
+        asked = _Request("suggest_int", (name, low, high))
         ends = _whole(asked, low), _whole(asked, high)
         value: int = self._suggest(asked, name, _range(asked, ends, _whole(asked, step), log, IntDistribution))
         return value
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        asked = _request("suggest_categorical", name, choices)
+        asked = _Request("suggest_categorical", (name, choices))
         return self._suggest(asked, name, CategoricalDistribution(_choices(asked, choices)))
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
@@ -82,19 +100,17 @@ class AskedTrial:
         advice = ADVICE.get(name, "there are suggest_float, suggest_int and suggest_categorical")
         raise UnsupportedError(f"suggest used trial.{name}, which a search space cannot: {advice}")
 
-    def _suggest(self, asked: str, name: str, distribution: Any) -> Any:
-        _check_name(asked, name)
-        changed = self.distributions.setdefault(name, distribution) != distribution
-        require(not changed, f"suggest called {asked} after it had asked for {name!r} in another way; use another name")
+    def _suggest(self, asked: _Request, name: str, distribution: Any) -> Any:
+        asked.require(_is_name(name), NAME_RULE)
+        unchanged = self.distributions.setdefault(name, distribution) == distribution
+        asked.require(unchanged, "it had asked for this name in another way; use another name")
         distribution = self._narrow(name, distribution)
-        with warnings.catch_warnings():  # about a value of a baseline that lies outside; the search checks it itself
-            warnings.simplefilter("ignore")
-            if isinstance(distribution, CategoricalDistribution):
-                value = self._trial.suggest_categorical(name, distribution.choices)
-            else:
-                method = "suggest_float" if isinstance(distribution, FloatDistribution) else "suggest_int"
-                low, high, step = distribution.low, distribution.high, distribution.step
-                value = getattr(self._trial, method)(name, low, high, step=step, log=distribution.log)
+        if isinstance(distribution, CategoricalDistribution):
+            value = self._trial.suggest_categorical(name, distribution.choices)
+        else:
+            method = "suggest_float" if isinstance(distribution, FloatDistribution) else "suggest_int"
+            low, high, step = distribution.low, distribution.high, distribution.step
+            value = getattr(self._trial, method)(name, low, high, step=step, log=distribution.log)
         self.params[name] = value
         return value
 
@@ -132,83 +148,78 @@ class PartialTrial:
         return self.params[name]
 
 
-def _request(method: str, *arguments: object) -> str:
-    """A call of `suggest` as it was written."""
-    return f"{method}({', '.join(describe_value(argument, 80) for argument in arguments)})"
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable() and len(name) <= MAX_NAME
 
 
-def _check_name(asked: str, name: object) -> None:
-    valid = isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= MAX_NAME
-    require(valid, f"suggest called {asked}; the name is a text of 1 to {MAX_NAME} printable characters")
-
-
-def _number(asked: str, value: Any) -> float:
+def _number(asked: _Request, value: Any) -> float:
     number = plain(value)
-    require(
-        is_number(number), f"suggest called {asked}; bounds and steps are numbers, and not {describe_value(value, 60)}"
-    )
+    if not is_number(number):
+        raise asked.error(f"bounds and steps are numbers, and not {describe_value(value, 60)}")
     try:
         as_float = float(number)
     except OverflowError:
         as_float = math.inf
-    require(math.isfinite(as_float), f"suggest called {asked}; bounds and steps are finite")
+    asked.require(math.isfinite(as_float), "bounds and steps are finite")
     return as_float
 
 
-def _whole(asked: str, value: Any) -> int:
+def _whole(asked: _Request, value: Any) -> int:
     number = plain(value)
     if isinstance(number, bool):
-        name = asked.partition("(")[2].partition(",")[0]
-        raise ContractError(f"suggest called {asked}; write suggest_categorical({name}, [False, True])")
+        raise asked.error(f"write suggest_categorical({describe_value(asked.arguments[0], 80)}, [False, True])")
     if not isinstance(number, int):
         number = _number(asked, value)
-        require(number.is_integer(), f"suggest called {asked}; bounds and steps are whole, or write suggest_float")
-    require(abs(number) <= MAX_INT, f"suggest called {asked}; whole numbers go from -2**53 to 2**53")
+        asked.require(number.is_integer(), "bounds and steps are whole, or write suggest_float")
+    asked.require(abs(number) <= MAX_INT, "whole numbers go from -2**53 to 2**53")
     return int(number)
 
 
-def _range(asked: str, ends: tuple[float, float], step: float | None, log: object, kind: Callable[..., Any]) -> Any:
+def _range(
+    asked: _Request, ends: tuple[float, float], step: float | None, log: object, kind: Callable[..., Any]
+) -> Any:
     """A distribution. Its highest value is one that the step meets."""
     low, high = ends
-    require(low <= high, f"suggest called {asked}; the lower bound comes first")
-    lowest = "1" if kind is IntDistribution else "above 0, such as 1e-5"
-    valid = not log or low >= (1 if kind is IntDistribution else math.ulp(0.0))
-    require(valid, f"suggest called {asked} with log=True; the lower bound must be {lowest}")
-    require(step is None or step > 0, f"suggest called {asked} with step={step!r}; a step is above 0")
+    asked.require(low <= high, "the lower bound comes first")
+    if log:
+        lowest, text = (1, "1") if kind is IntDistribution else (math.ulp(0.0), "above 0, such as 1e-5")
+        asked.require(low >= lowest, f"with log=True the lower bound must be {text}")
+    asked.require(step is None or step > 0, "a step is above 0")
     unstepped = step is None or (step == 1 and kind is IntDistribution)
-    require(not log or unstepped, f"suggest called {asked} with log=True and step={step!r}; leave out one of them")
-    too_long = f"suggest called {asked} with step={step!r}; the step is longer than the range"
-    require(unstepped or low == high or (step or 0.0) <= (high - low) * (1 + 1e-9), too_long)
-    with warnings.catch_warnings():  # that it lowers the upper bound
-        warnings.simplefilter("ignore")
-        return kind(low, high, bool(log), step)
+    asked.require(not log or unstepped, "log=True goes without a step; leave out one of them")
+    fits = unstepped or low == high or (step or 0.0) <= (high - low) * (1 + 1e-9)
+    asked.require(fits, "the step is longer than the range")
+    return kind(low, high, bool(log), step)
 
 
-def _choices(asked: str, choices: Any) -> list[ParamValue]:
+def _choices(asked: _Request, choices: Any) -> list[ParamValue]:
     """The choices as plain values."""
     is_set = isinstance(choices, Set) and not isinstance(choices, KeysView)  # the keys of a dict have an order
-    require(not isinstance(choices, Mapping), f"suggest called {asked}; give list(...) of it, and look the value up")
-    require(not is_set, f"suggest called {asked}; give a list, for a set has no order")
+    asked.require(not isinstance(choices, Mapping), "give list(...) of it, and look the value up")
+    asked.require(not is_set, "give a list, for a set has no order")
     is_list = isinstance(choices, Iterable) and not isinstance(choices, str | bytes)
-    require(is_list, f"suggest called {asked}; give a list of choices")
+    asked.require(is_list, "give a list of choices")
     values = [plain(choice) for choice in choices]
-    require(values, f"suggest called {asked}; give at least one choice")
+    asked.require(values, "give at least one choice")
     for i, value in enumerate(values):
         advice = "give None in place of NaN" if isinstance(value, float) else LOOK_UP
-        require(is_plain(value), f"suggest called {asked}; choices are {PLAIN}, so {advice}")
+        asked.require(is_plain(value), f"choices are {PLAIN}, so {advice}")
         twin = next((other for other in values[:i] if other == value and type(other) is not type(value)), value)
-        require(type(twin) is type(value), f"suggest called {asked}; {twin!r} equals {value!r}, so leave one out")
+        asked.require(type(twin) is type(value), f"{twin!r} equals {value!r}, so leave one out")
     return values
 
 
 def plain_params(params: Any) -> Params:
     """What `suggest` returned, with plain values. Raises ContractError for anything but a dict of them."""
     hint = "give a dict of parameters" + (": return is missing" if params is None else "")
-    require(isinstance(params, Mapping), f"suggest gave {describe_value(params)}; {hint}")
+    if not isinstance(params, Mapping):
+        raise ContractError(f"suggest gave {describe_value(params)}; {hint}")
     values = {name: plain(value) for name, value in params.items()}
     require(values, "suggest gave an empty dict; give the parameters by name")
     for name, value in values.items():
-        given, allowed = f"{describe_value(name)}: {describe_value(value)}", f"{PLAIN}, under a text"
-        require(isinstance(name, str) and is_plain(value), f"suggest gave {given}; parameters are {allowed}")
-        _check_name(f"returned {describe_value(name)}", name)
+        if not isinstance(name, str) or not is_plain(value):
+            given = f"{describe_value(name)}: {describe_value(value)}"
+            raise ContractError(f"suggest gave {given}; parameters are {PLAIN}, under a text")
+        if not _is_name(name):
+            raise ContractError(f"suggest gave {describe_value(name, 80)}; {NAME_RULE}")
     return values

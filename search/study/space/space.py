@@ -6,6 +6,7 @@ A fixed parameter stays a parameter, with one choice. Trials are stored, shown a
 import difflib
 import math
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,9 @@ def search_space(objective: Objective, space: Space = WHOLE_SPACE, named: Set[st
 
 def sample(objective: Objective, trial: AskedTrial) -> Params:
     """One configuration, as plain values. Raises ContractError."""
-    return plain_params(call("suggest", objective.suggest, trial))
+    with warnings.catch_warnings():  # of a step that lowers a bound, and of a baseline outside, which is checked anyway
+        warnings.simplefilter("ignore")
+        return plain_params(call("suggest", objective.suggest, trial))
 
 
 def require_space(objective: Objective) -> None:
