@@ -27,6 +27,7 @@ from objectives.data.listing import (
 TRAIN = frozenset(("train", "training", "trainset", "trn"))
 HELD_OUT = frozenset(
     ("val", "valid", "validation", "valset", "dev", "devset", "test", "testing", "testset", "tst", "eval", "evaluation")
+    + ("holdout", "heldout", "unlabeled", "unlabelled")
 )
 
 
@@ -135,7 +136,7 @@ def _refuse_splits(folder: Path, classes: Sequence[Path]) -> None:
         inside = subfolders(place)
         if not (splits := _splits_of(inside)):
             continue
-        train = _down(next(path for path in splits if _words(path)[0] & TRAIN))
+        train = _down(next((path for path in splits if _words(path)[0] & TRAIN), splits[0]))
         names = ", ".join(repr(printable(path.name)) for path in splits)
         found = f"--dataset folder:{folder}: {str(place)!r} holds splits ({names}), not folders of classes"
         if subfolders(train) and not has_pictures(train, below=False):
@@ -151,17 +152,24 @@ def _refuse_splits(folder: Path, classes: Sequence[Path]) -> None:
 
 
 def _splits_of(folders: Sequence[Path]) -> list[Path]:
-    """The folders named as splits of one dataset, such as `seg_train` and `seg_test`; none without one for training."""
+    """The folders named as splits, such as `seg_train` and `seg_test`; of one or of several datasets or classes."""
+    found = []
     for rest in dict.fromkeys(_words(path)[1] for path in folders):
-        splits = [path for path in folders if _words(path)[1] == rest and _words(path)[0] & (TRAIN | HELD_OUT)]
-        if any(_words(path)[0] & TRAIN for path in splits) and any(_words(path)[0] & HELD_OUT for path in splits):
-            return splits
-    return []
+        alike = [path for path in folders if _words(path)[1] == rest and _words(path)[0]]
+        kinds = [kind for kind in (TRAIN, HELD_OUT) if any(_words(path)[0] & kind for path in alike)]
+        if len(kinds) == 2 or (len(alike) > 1 and all(_holds_classes(path) for path in alike)):
+            found += alike
+    return sorted(found)
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether pictures lie only in folders inside, two or more."""
+    return not has_pictures(folder, below=False) and sum(map(has_pictures, subfolders(folder))) > 1
 
 
 def _words(path: Path) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The words in a folder's name that name a split, and the others."""
-    words = [word for word in re.split(r"[\W\d_]+", path.name.casefold()) if word]
+    """The words in a folder's name that name a split, and the others. `trainA` has two."""
+    words = [word.casefold() for word in re.split(r"[\W\d_]+|(?<=[a-z])(?=[A-Z]$)", path.name) if word]
     return frozenset(words) & (TRAIN | HELD_OUT), tuple(word for word in words if word not in TRAIN | HELD_OUT)
 
 

@@ -47,6 +47,8 @@ _BEGINNINGS = re.compile(
 _HEIC = re.compile(rb"\0\0\0.ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 NOTHING_FOUND = "nothing found in the image"
 """The note on an image that seems blank."""
+BRIGHT = 192
+"""Grey level from which a pixel hardly shows on white."""
 JPEG_MIN_SIDE_PX = 1024
 """JPEG files are decoded at a smaller scale, but not below this size."""
 
@@ -77,7 +79,7 @@ class Picture(NamedTuple):
     """A decoded picture."""
 
     image: Image.Image
-    """Upright, on white, in mode "L" or "RGB"; or grey with more than 8 bits (`objectives.data.deep_pixels`)."""
+    """Upright, without transparency, in mode "L" or "RGB"; or grey with more than 8 bits (`deep_pixels`)."""
     size: tuple[int, int]
     """(h, w) of the file in pixels; `image` may be smaller."""
     is_cut: bool
@@ -112,8 +114,9 @@ def _beginning(path: Path) -> bytes:
 
 
 def read_image(path: Path, *, max_pixels: int = 64_000_000, value_range: Range | None = None) -> Image.Image:
-    """Read the first frame of an image file, upright, on white, in mode "L" or "RGB".
+    """Read the first frame of an image file, upright, in mode "L" or "RGB".
 
+    Transparent parts become white, or black if all that is visible is bright.
     Pictures with more than 8 bits are scaled by `value_range`, or by the smallest usual range that holds them. JPEG
     files with more than 1024 pixels a side may come back smaller, by a power of two.
     Raises PictureError, with a message of one line, when the file is not an image or has more than `max_pixels`.
@@ -166,13 +169,22 @@ def _is_cut(image: Image.Image) -> bool:
 
 
 def _to_usual_mode(image: Image.Image) -> Image.Image:
-    """Convert any mode of 8 bits to "L" or "RGB"; transparent parts become white."""
+    """Convert any mode of 8 bits to "L" or "RGB", without transparency."""
     if is_deep(image):
         return image
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image = image.convert("RGBA")
+        background = "black" if _is_bright(image) else "white"
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("L" if grey else "RGB")
+
+
+def _is_bright(image: Image.Image) -> bool:
+    """Whether all visible pixels of an RGBA image are bright, as white strokes are. On white nobody would see them."""
+    brightness = np.asarray(image.convert("RGB").convert("L"))
+    visible = brightness[np.asarray(image.getchannel("A")) > 0]
+    return visible.size > 0 and int(visible.min()) >= BRIGHT
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -202,6 +202,7 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
     """Print one row for each image, then an error for each one that cannot be read."""
     echo(f"model: {model}")
     labelled = [prediction for prediction in predictions if prediction.truth is not None]
+    common = _common_notes(predictions)
     table = _table("image", "label", "probability", *(["truth"] if labelled else []), wrapped=("notes",))
     for prediction in predictions:
         if prediction.error is None:
@@ -209,13 +210,27 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
             style = "" if prediction.truth in (None, prediction.label) else "red"
             label = Text(printable(prediction.label), style=style)
             truth = [Text(printable(prediction.truth or ""))] if labelled else []
-            table.add_row(name, label, f"{prediction.probability:.4f}", *truth, Text(", ".join(prediction.notes)))
+            table.add_row(
+                name,
+                label,
+                f"{prediction.probability:.4f}",
+                *truth,
+                Text(", ".join(note for note in prediction.notes if note not in common)),
+            )
     if table.row_count:
         console.print(table)
+    if common:
+        echo(f"all images: {', '.join(common)}")
     if labelled:
         echo(f"{sum(image.truth == image.label for image in labelled)} of {len(labelled)} are correct")
     for error in filter(None, (prediction.error for prediction in predictions)):
         echo(f"Error: {error}")
+
+
+def _common_notes(predictions: Sequence[Prediction]) -> list[str]:
+    """The notes that several images all have, which need not be said for each."""
+    first, *others = [prediction.notes for prediction in predictions if prediction.error is None] or [()]
+    return [note for note in first if others and all(note in notes for notes in others)]
 
 
 def print_findings(target: str, findings: Iterable[Finding]) -> int:

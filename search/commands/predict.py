@@ -13,7 +13,7 @@ from objectives.data.datasets import NAMES, is_same_dataset, load_test_split_of
 from objectives.data.image_files import NOTHING_FOUND, read_image, to_model_input
 from search.commands.load import Predictor
 
-STORED_SPLIT = "as it was for the training; the folder has changed"
+STORED_SPLIT = "from the split of the training, because the folder has changed"
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ class Unit(Decimals):
 
     def axis(self, span: Span | None) -> dict[str, Any]:
         """Format an axis of values, in plotly's terms."""
-        return {"tickformat": ".2~%" if self.percent else "~g", "range": span}
+        if not self.percent:
+            return {"tickformat": "~g", "range": span}
+        # Around one value alone, plotly would choose a range up to 150%.
+        return {"tickformat": ".2~%", "range": span, "minallowed": -0.03, "maxallowed": 1.03}
 
     def text(self, value: float | None) -> str:
         """Format one value; an en dash for None."""

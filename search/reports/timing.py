@@ -122,9 +122,10 @@ def time_parts(record: StudyRecord) -> list[tuple[str, str, list[Part]]]:
     rows = [_of_workers(record, offered or wall * n_workers)]
     search, tracking = _total(record, "search_s"), _total(record, "tracking_s")
     if search or tracking:
-        waiting = ("waiting for workers", max(0.0, wall - search - tracking), "rule")
-        parts = _parts(wall, ("search", search, "accent"), ("tracking", tracking, "prune"), waiting)
-        rows.append(("Coordinator", duration(wall), parts))
+        total = max(wall, search + tracking)  # tracking has its own thread
+        waiting = ("waiting for workers", total - search - tracking, "rule")
+        parts = _parts(total, ("search", search, "accent"), ("tracking", tracking, "prune"), waiting)
+        rows.append(("Coordinator and tracking", duration(total), parts))
     return rows
 
 

@@ -144,7 +144,7 @@ def test_a_search_leaves_no_temporary_files(finished: Finished):
 def test_a_search_says_first_what_data_and_device_it_uses(finished: Finished):
     first, data, splits, device = finished.result.stdout.splitlines()[:4]
     assert first == "the search starts: it imports its libraries and reads its data"
-    assert re.match(r"data: digits, 10 classes of 139 to 146 images, 8x8 pixels, grey$", data)
+    assert re.match(r"data: digits, 10 classes of 139 to 146 images \(without test images\), 8x8 pixels, grey$", data)
     assert re.match(r"images: 1,150 for training, 288 for validation.*; from scikit-learn", splits)
     workers = usable_cores()
     assert device == f"device: {workers} worker{'s' * (workers > 1)} on {processor()}"

@@ -14,9 +14,9 @@ from report_studies import BEGIN, OPTUNA_FIGURES, a_study, a_trial, mixed
 from search.common.direction import Direction
 from search.reports import charts
 from search.reports import page as report
-from search.reports.elements import focus
+from search.reports.elements import Unit, focus
 from search.reports.frozen_study import frozen, thinned
-from search.reports.timing import SearchTime
+from search.reports.timing import SearchTime, time_parts
 from search.study.records import StudyRecord
 from search.study.storage.storage import quiet_optuna
 
@@ -121,3 +121,20 @@ def test_focus_leaves_out_failures_but_not_ordinary_spread():
     assert span
     assert span[0] > 0.9
     assert focus([*ordinary, 0.1], maximize=False) is None
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_an_axis_of_shares_ends_with_them(metric: str):
+    study = a_study([TrialState.COMPLETE] * 3)
+    study.set_user_attr("metric", metric)
+    unit = Unit.of(StudyRecord.of(study))
+    assert ("maxallowed" in unit.axis(None)) == unit.percent
+
+
+@pytest.mark.parametrize("tracking_s", [3.0, 47.0])
+def test_parts_of_a_time_never_exceed_it(tracking_s: float):
+    study = a_study(mixed(6))
+    session = {"started": "2025-11-20T09:00:00", "wall_s": 40.0, "search_s": 2.0, "tracking_s": tracking_s, "slots": 2}
+    study.set_user_attr("sessions", [session])
+    for _, _, parts in time_parts(StudyRecord.of(study)):
+        assert sum(part.share for part in parts) == pytest.approx(100, abs=0.5)

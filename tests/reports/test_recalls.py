@@ -23,6 +23,7 @@ def test_the_report_shows_recalls_and_the_confusion_matrix(tmp_path: Path):
     assert "cat 100.00% 99.60% to 100.00% 950 950 999" in words
     assert "true cat, predicted cat: 950 of 950" in text_of(page)
     assert "predicted 0: 1 of 50" in text_of(page)
+    assert "Classes in red are never predicted." in words
     assert "<script>alert" not in page
     assert page.count('class="right') == 3
     assert page.count('class="wrong') == 6
@@ -36,6 +37,7 @@ def test_of_many_classes_only_the_worst_recalls_are_shown(tmp_path: Path, k: int
     assert f"The table shows the 30 classes with the worst recall of {k}." in words
     assert f"The confusion matrix of {k} classes is left out here." in words
     assert "class 0 0.00%" in words
+    assert "in red" not in words
     assert words.count(" to ") == 30
 
 

@@ -18,6 +18,7 @@
     if (narrow.matches) {
       const scrolls = plot.offsetWidth > plot.parentElement.offsetWidth;
       if (!scrolls) layout.margin = { ...layout.margin, l: 8, r: 28 };
+      if (layout.legend?.orientation === "v") layout.legend = { traceorder: layout.legend.traceorder };  // above
       if (data.filter((trace) => trace.showlegend !== false && trace.name).length > 5) layout.showlegend = false;
     }
     plot.dataset.state = "drawing";

@@ -22,6 +22,11 @@ class ClassRow:
     correct: str
     predicted: str
 
+    @property
+    def is_never(self) -> bool:
+        """Whether the class has test images, and no image is taken for it."""
+        return self.score.images > 0 and not self.score.predicted
+
 
 def class_rows(summary: Summary, limit: int) -> tuple[ClassRow, ...]:
     """Format at most `limit` classes, worst recall first. A class without test images has no recall and is last."""

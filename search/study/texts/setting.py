@@ -17,7 +17,10 @@ def describe_dataset(info: Mapping[str, Any]) -> list[str]:
     if not info:
         return []
     name, source = (one_line(str(info.get(key, "")), limit=SOURCE_CHARACTERS) for key in ("name", "source"))
-    facts = [_classes(info.get("classes", {})), _shape(info.get("shape", ()))]
+    classes = _classes(info.get("classes", {}))
+    if classes and info.get("n_test"):
+        classes += " (without test images)"
+    facts = [classes, _shape(info.get("shape", ()))]
     lines = [f"data: {', '.join(filter(None, (name, *facts)))}"]
     parts = {"training": "n_train", "validation": "n_validation", "the test": "n_test"}
     splits = [f"{info[key]:,} for {part}" for part, key in parts.items() if info.get(key)]

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[
     np.add.at(counts, (np.asarray(labels, dtype=int), np.asarray(predicted, dtype=int)), 1)
     cell = max(16, min(56, 560 // k))
     font = max(8, min(13, cell - 5))
-    names = [_shorten(name, 14) for name in classes]
+    names = _shortened(classes, 14)
     longest = max(int(load_font(font).getlength(name)) for name in names)
     left = 34 + longest
     vertical = longest > cell - 4
@@ -115,6 +116,7 @@ def prediction_grid(
     columns = min(max(1, math.ceil(math.sqrt(len(pixels)))), 8)
     rows = max(1, math.ceil(len(pixels) / columns))
     step_x, step_y, top = CELL_PX + 14, CELL_PX + 42, 42 if title else 12
+    names = _shortened(classes, 8)
     title_px = 28 + int(load_font(14, bold=True).getlength(title)) if title else 0
     canvas = Canvas(max(columns * step_x + 14, title_px), rows * step_y + top)
     canvas.text(14, 20, title, 14, bold=True)
@@ -122,7 +124,7 @@ def prediction_grid(
         x, y = 14 + index % columns * step_x, top + index // columns * step_y
         wrong = caption[1] not in (None, caption[0])
         _draw_image(canvas, image, x, y, framed=wrong)
-        _draw_caption(canvas, caption, classes, x, y + CELL_PX, wrong=wrong)
+        _draw_caption(canvas, caption, names, x, y + CELL_PX, wrong=wrong)
     return canvas.png()
 
 
@@ -138,13 +140,13 @@ def _draw_image(canvas: Canvas, pixels: NDArray[np.uint8], x: int, y: int, *, fr
     canvas.paste(np.asarray(resized), left, top)
 
 
-def _draw_caption(canvas: Canvas, caption: Caption, classes: Sequence[str], x: int, y: int, *, wrong: bool) -> None:
+def _draw_caption(canvas: Canvas, caption: Caption, names: Sequence[str], x: int, y: int, *, wrong: bool) -> None:
     predicted, truth, probability = caption
     share = ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"
-    canvas.text(x, y + 11, _shorten(classes[predicted], 8), 11, RED if wrong else BLACK, bold=True)
-    canvas.text(x + CELL_PX, y + 11, share, 10, GREY, "rm")
+    canvas.text(x, y + 11, names[predicted], 11, RED if wrong else BLACK, bold=True)
+    canvas.text(x + CELL_PX, y + 11, share, 9, GREY, "rm")
     if truth is not None:
-        canvas.text(x, y + 26, f"true {_shorten(classes[truth], 9)}", 10, BLACK if wrong else GREY)
+        canvas.text(x, y + 26, f"true {names[truth]}", 10, BLACK if wrong else GREY)
 
 
 def _rgb(images: ArrayLike) -> NDArray[np.uint8]:
@@ -155,6 +157,15 @@ def _rgb(images: ArrayLike) -> NDArray[np.uint8]:
     return np.broadcast_to(pixels.transpose(0, 2, 3, 1), (len(pixels), *pixels.shape[2:], 3))
 
 
-def _shorten(text: str, limit: int) -> str:
-    text = " ".join(text.split())  # a class may be named after a folder, whose name may hold a newline
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _shortened(classes: Sequence[str], limit: int) -> list[str]:
+    """Cut long names at their ends, or in their middles where their beginnings are alike."""
+    names = [" ".join(name.split()) for name in classes]  # a class may be named after a folder with a newline
+    cut = [_cut(name, limit) for name in names]
+    alike = {name for name, count in Counter(cut).items() if count > 1}
+    return [
+        _cut(name, limit, tail=limit // 2) if short in alike else short for name, short in zip(names, cut, strict=True)
+    ]
+
+
+def _cut(name: str, limit: int, tail: int = 0) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1 - tail]}…{name[len(name) - tail :]}"

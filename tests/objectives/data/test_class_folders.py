@@ -30,6 +30,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("fold 1/train", "fold 1/test", "fold 2/train", "fold 2/test"), "fold 1/train"),
         (("images/train", "images/test", "masks/train", "masks/test"), "images/train"),
         (("my data/train", "my data/test"), "my data/train"),
+        (("train", "holdout"), "train"),
+        (("train", "unlabeled"), "train"),
+        (("val", "test"), "test"),
     ],
 )
 def test_splits_are_refused_with_what_to_type(tmp_path: Path, splits: tuple[str, ...], type_: str) -> None:
@@ -50,8 +53,17 @@ def test_a_test_folder_without_classes_is_a_split_too(tmp_path: Path) -> None:
         load_dataset(f"folder:{tmp_path / 'set'}", tmp_path / "data")
 
 
-def test_splits_that_hold_pictures_directly_need_classes_first(tmp_path: Path) -> None:
-    make_folder(tmp_path / "set", {"train": 5, "test": 5})
+@pytest.mark.parametrize(
+    "splits",
+    [
+        ("train", "test"),
+        ("cat_train", "cat_test", "dog_train", "dog_test"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("test-1", "train-1", "train-2"),
+    ],
+)
+def test_splits_that_hold_pictures_directly_need_classes_first(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    make_folder(tmp_path / "set", dict.fromkeys(splits, 5))
     (tmp_path / "set" / "labels").mkdir()
     with pytest.raises(DatasetError, match="Put the images of each class into a folder of its own"):
         load_dataset(f"folder:{tmp_path / 'set'}", tmp_path / "data")

@@ -79,6 +79,26 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
         assert np.asarray(picture).tolist() == [[255, 0]], name
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
+@pytest.mark.parametrize("level", [255, 220])
+def test_bright_strokes_on_a_transparent_background_are_seen(tmp_path: Path, suffix: str, level: int) -> None:
+    strokes = Image.new("RGBA", (300, 300), (level, level, level, 0))
+    strokes.putalpha(seven((300, 300), (150, 150), paper=0, ink=255))
+    picture = read_image(saved(strokes, tmp_path / f"x.{suffix}")).convert("L")
+    assert picture.getextrema()[0] < 10 < 200 < picture.getextrema()[1]
+    framed, notes = to_model_input(picture, MNIST)
+    assert framed.max() > 0.9
+    assert "centred" in notes
+
+
+@pytest.mark.parametrize(
+    ("colour", "alpha", "expected"), [(255, 255, 255), (255, 0, 255), (120, 0, 255), (90, 255, 90)]
+)
+def test_what_shows_on_white_stays_on_white(tmp_path: Path, colour: int, alpha: int, expected: int) -> None:
+    plain = Image.new("RGBA", (4, 4), (colour, colour, colour, alpha))
+    assert read_image(saved(plain, tmp_path / "x.png")).convert("L").getextrema() == (expected, expected)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

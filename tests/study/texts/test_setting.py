@@ -27,6 +27,8 @@ def test_classes_are_said_with_their_counts(classes: dict[str, int], said: str):
         f"data: mnist, {said}, 28x28 pixels, grey",
         "images: 48,000 for training, 12,000 for validation; from /data/MNIST/raw",
     ]
+    with_test = describe_dataset({**MNIST, "classes": classes, "n_test": 10_000})
+    assert with_test[0] == f"data: mnist, {said} (without test images), 28x28 pixels, grey"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from search.tracking.figures import figures
 from search.tracking.figures.canvas import load_font
+from search.tracking.figures.figures import _shortened
 
 RED = (194, 65, 45)
 
@@ -58,6 +59,18 @@ def test_prediction_grid_frames_only_the_wrong_ones(channels, n):
     wrong = figures.prediction_grid(images(n, channels), [(1, 2, 0.8)] * n, classes, title="Wrong ones")
     assert pixels_of(right, RED) == pixels_of(unknown, RED) == 0
     assert pixels_of(wrong, RED) > 300 * n
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["golden retriever", "dog\nhouse"], ["golden …", "dog hou…"]),
+        (["species_number_1", "species_number_22", "cat"], ["spe…er_1", "spe…r_22", "cat"]),
+    ],
+)
+def test_class_names_that_begin_alike_are_cut_in_the_middle(classes: list[str], shown: list[str]):
+    assert _shortened(classes, 8) == shown
 
 
 def test_prediction_grid_shrinks_large_images():
