@@ -60,12 +60,12 @@ def example(objective: Objective) -> NDArray[np.float32]:
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -> dict[str, str]:
     """Return the version's tags: its origin, figures and protocol. `run` is the winner's run as `RUN_TAG` has it."""
-    figures = {mlflow_name(name): f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
+    figures = {name: f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
     origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
     values = {**origin, "network": summary.network, **figures, **protocol}
     limit = lengths.VERSION_TAG_VALUE
-    return {lengths.key(name): lengths.cut_distinct(value, limit) for name, value in values.items()}
+    return {mlflow_name(name): lengths.cut_distinct(value, limit) for name, value in values.items()}
 
 
 def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
