@@ -67,7 +67,7 @@ def test_gains_without_intervals_may_be_chance():
     )
     for confirmation, why in ((None, "nothing was confirmed on fresh"), (once, "no configuration has two fresh")):
         text = note(STUDY, replace(bare, confirmation=confirmation))
-        assert f"without intervals, because {why} seeds: any of it may be chance." in text
+        assert f"without intervals, because {why} seeds, so any of it may be chance." in text
     assert "Gains over the baselines" not in note(STUDY, bare)  # two fresh seeds with one value: there is no noise
     assert "Gains over the baselines, each with its own 95% interval." in note(STUDY, SUMMARY)
 
