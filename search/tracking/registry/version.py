@@ -130,9 +130,16 @@ def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted(client.search_model_versions(f"name = '{name}'", max_results=1000), key=lambda v: int(v.version))
 
 
+def newest_versions(client: MlflowClient) -> dict[str, int]:
+    """Return the newest version of each registered model that has one, by name."""
+    models = sorted(client.search_registered_models(), key=lambda model: str(model.name))
+    numbers = {str(model.name): [int(version.version) for version in model.latest_versions] for model in models}
+    return {name: max(found) for name, found in numbers.items() if found}
+
+
 def model_names(client: MlflowClient) -> str:
-    """List the registered models for a message."""
-    return ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+    """List the registered models that have versions, for a message."""
+    return ", ".join(newest_versions(client)) or "none"
 
 
 def why_not_champion(client: MlflowClient, name: str, version: str, champion: str) -> str:
