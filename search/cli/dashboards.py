@@ -167,9 +167,8 @@ class ServerProcess:
 def _start_mlflow(config: Config, port: int) -> ServerProcess:
     database = sqlite_file(config.mlflow_uri)  # relative locations of artifacts mean its folder
     variables = {
-        "MLFLOW_BACKEND_STORE_URI": _readable(
-            config.mlflow_uri
-        ),  # may hold a password, which `ps` shows on a command line
+        # It may hold a password, which `ps` would show on a command line.
+        "MLFLOW_BACKEND_STORE_URI": _readable(config.mlflow_uri),
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": Workspace(config.workspace).mlruns.absolute().as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

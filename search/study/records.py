@@ -41,7 +41,7 @@ RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Opt
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
-NUMBER = "number"  # under which the search made the trial: a copy, in this study or another, has another one
+ORIGIN = "origin"  # UID/NUMBER of a trial as the search made it: a copy in another study or place has another one
 BASELINE = "baseline"
 WARM_START = "warm_start"  # the earlier study and trial that its configuration comes from
 LABEL = "label"
@@ -166,11 +166,17 @@ def _text(stored: object) -> str | None:
     return None if stored is None else printable(str(stored))
 
 
-def is_foreign(trial: FrozenTrial) -> bool:
-    """Return True for a trial that the search of its study has not made: another program added or copied it."""
-    if (number := trial.user_attrs.get(NUMBER)) is not None:
-        return bool(number != trial.number)
-    return LABEL not in trial.user_attrs  # trials of version 0.1 have no number
+def lineage(uid: str) -> list[str]:
+    """Return the uid of a study, and before it those of the studies that it is a copy of."""
+    parts = uid.split("-")
+    return ["-".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def is_foreign(trial: FrozenTrial, uid: str) -> bool:
+    """Return True for a trial that no search of the study has made: another program added or copied it."""
+    if (origin := trial.user_attrs.get(ORIGIN)) is not None:
+        return origin not in {f"{own}/{trial.number}" for own in lineage(uid)}
+    return not {LABEL, SLOT} <= trial.user_attrs.keys()  # trials of version 0.1 have no origin
 
 
 @dataclass(frozen=True)
@@ -191,10 +197,10 @@ class StudyRecord:
     @classmethod
     def of(cls, study: optuna.Study, holder: Holder | None = None) -> Self:
         """Read a study. A reader finds out its `holder` first; for the search itself it is None."""
-        attrs, made_by_search = study.user_attrs, UID in study.user_attrs
-        everything = study.get_trials(deepcopy=False)
-        foreign = [trial for trial in everything if made_by_search and is_foreign(trial)]
-        trials = [trial for trial in everything if not (made_by_search and is_foreign(trial))]
+        attrs, everything = study.user_attrs, study.get_trials(deepcopy=False)
+        uid = attrs.get(UID)
+        foreign = [trial for trial in everything if uid is not None and is_foreign(trial, uid)]
+        trials = [trial for trial in everything if uid is None or not is_foreign(trial, uid)]
         return cls(
             name=study.study_name,
             metric=attrs.get(METRIC, "value"),

@@ -20,6 +20,7 @@ from objectives.files import write_atomic
 from search.common.open_database import OpenDatabase
 from search.common.passwords import first_line
 from search.common.sqlite import connect
+from search.study.space.mlflow_names import mlflow_name
 from search.tracking import lengths
 from search.tracking.journal import EXPERIMENT, Body, Journal, Write
 from search.tracking.lengths import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, TAGS_PER_REQUEST, cut
@@ -271,7 +272,7 @@ def _parts(entries: Sequence[Any], size: int) -> list[Sequence[Any]]:
 def _params(params: Mapping[str, str]) -> list[Param]:
     from mlflow.entities import Param
 
-    return [Param(lengths.key(name), cut(value, lengths.PARAM)) for name, value in params.items()]
+    return [Param(mlflow_name(name), cut(value, lengths.PARAM)) for name, value in params.items()]
 
 
 def _dataset(data: Mapping[str, Any]) -> Dataset:
@@ -284,13 +285,13 @@ def _dataset(data: Mapping[str, Any]) -> Dataset:
 def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
     from mlflow.entities import RunTag
 
-    return [RunTag(lengths.key(name), cut(value, lengths.run_tag(name))) for name, value in tags.items()]
+    return [RunTag(mlflow_name(name), cut(value, lengths.run_tag(name))) for name, value in tags.items()]
 
 
 def _metric_points(values: Mapping[str, float], time_ms: int, step: int) -> list[Metric]:
     from mlflow.entities import Metric
 
-    return [Metric(lengths.key(name), value, time_ms, step) for name, value in values.items()]
+    return [Metric(mlflow_name(name), value, time_ms, step) for name, value in values.items()]
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 SQLite stores any length; PostgreSQL and MySQL refuse the whole request. The figures are those of
 `mlflow.store.tracking.dbmodels`, `mlflow.store.model_registry.dbmodels` and `mlflow.utils.validation` in MLflow 3.17.2,
-in characters. Where a table and a check differ, the smaller one counts.
+in characters. Where a table and a check differ, the smaller one counts. `search.study.space.mlflow_names` has the names
+of params, metrics and tags.
 """
 
 import hashlib
-import re
 
-KEY = 250  # names of params, metrics and tags
 PARAM = 6_000
 RUN_TAG_VALUE = 8_000
 RUN_NAME = 250
@@ -38,8 +37,3 @@ def cut_distinct(text: str, limit: int) -> str:
     if len(stored := cut(text, len(text))) <= limit:
         return stored
     return f"{stored[: limit - 9]}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
-
-
-def key(name: str) -> str:
-    """Return a name that MLflow accepts for a param, a metric or a tag."""
-    return cut_distinct(re.sub(r"[^/\w.\- :]", "_", name), KEY)

@@ -92,8 +92,8 @@ def settle(destination: Destination) -> str | None:
         _settle(db, ids, workspace, relative=_same(database.parent, workspace))
     if moved_from is None:
         return None
-    before, now = (str(folder / own.path) for folder in (moved_from, workspace))
-    return f"the artifacts of experiment {destination.experiment!r} were in {before}; they are now in {now}"
+    before, now = (folder / LAYOUT for folder in (moved_from, workspace))  # a renamed study keeps its old folder there
+    return f"the artifacts of study {destination.experiment!r} were in {before}; they are now in {now}"
 
 
 def settle_models(database: Path, experiment_id: str) -> None:

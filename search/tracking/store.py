@@ -29,6 +29,7 @@ from search.common.sqlite import (
     sqlite_url,
 )
 from search.common.sqlite import is_locked as is_locked_file
+from search.study.records import lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,8 +73,7 @@ REDIRECTING = (
 
 def tagged_runs(uid: str, run: str) -> list[str]:
     """Return how a run of a study may be tagged. A copied study has the runs of its original too."""
-    uids = uid.split("-")
-    return [f"{'-'.join(uids[:n])}/{run}" for n in range(len(uids), 0, -1)]
+    return [f"{own}/{run}" for own in reversed(lineage(uid))]
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from search.study.space.mlflow_names import MlflowNames
 from search.study.storage.retry import RetryPolicy
 from search.tracking.delivery import Delivery
 from search.tracking.journal import Body, Journal
+from search.tracking.lengths import PARAM
 from search.tracking.store import Destination, connect_mlflow, is_access_denied, is_locked, tracking_error
 
 GATHER_S = 1.0  # time to collect writes: one request with forty points takes little longer than one with one point
-MAX_PARAM = 6_000  # characters of a parameter's value in MLflow
 YIELD_S = 0.05  # longest time that a request waits for the search to be idle
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses after failed deliveries; the last one is repeated
 
@@ -80,7 +80,7 @@ class Tracking:
         """Begin a run, or resume one of an interrupted search, which logged up to `step`, maybe in another journal."""
         body: dict[str, Any] = {"name": name, "tags": dict(tags), "parent": parent, "time": _now_ms()}
         names = self.param_names.of(params)
-        body["params"] = {names[key]: printable(str(value), limit=MAX_PARAM) for key, value in params.items()}
+        body["params"] = {names[key]: printable(str(value), limit=PARAM) for key, value in params.items()}
         body["dataset"] = dict(dataset) if dataset else None
         self._journal.append(run, "run", body, step=step)
         self._wake.set()

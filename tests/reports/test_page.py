@@ -20,6 +20,7 @@ from report_studies import NASTY, OPTUNA_FIGURES, a_study, a_trial, classified, 
 from search.reports import page as report
 from search.reports import tables
 from search.reports.elements import Unit
+from search.study import records
 from search.study.records import StudyRecord
 from search.study.storage.storage import quiet_optuna
 from search.study.summary import Gain
@@ -228,6 +229,17 @@ def test_on_a_phone_no_mode_bar_covers_a_legend_and_classes_scroll_in_their_fram
         page.goto(path.as_uri())
         see_everything(page, at_least=len(OPTUNA_FIGURES))
         assert page.locator(".modebar-btn").count() > 0
+
+
+def test_a_stopped_search_is_called_stopped():
+    study = a_study(mixed(6))
+    for number, trial in enumerate(study.get_trials(deepcopy=False)):
+        trial.user_attrs[records.ORIGIN] = f"uid/{number}"
+    study.set_user_attr(records.UID, "uid")
+    study.set_user_attr(records.TARGET, 8)
+    page = report.render(study, others=(), images={})
+    assert re.search(r"stopped: \d of 8 trials; run the same command again to continue", page)
+    assert "1 running" not in page
 
 
 def test_a_trial_outside_its_space_does_not_stop_the_report():

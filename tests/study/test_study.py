@@ -91,7 +91,8 @@ def test_a_sampled_trial_is_stored_completely_and_only_when_it_starts(database: 
     assert not study.holds(0)
     study.start(sampled, {records.LABEL: "toy"})
     (stored,) = study.stored.optuna_study.trials
-    assert (stored.state, stored.user_attrs) == (TrialState.RUNNING, {records.LABEL: "toy", records.NUMBER: 0})
+    assert stored.state == TrialState.RUNNING
+    assert stored.user_attrs == {records.LABEL: "toy", records.ORIGIN: f"{study.stored.uid}/0"}
     assert stored.params == sampled.params
     assert set(stored.distributions) == set(stored.params)
     assert study.holds(0)

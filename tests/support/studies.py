@@ -82,7 +82,7 @@ def train(study: SamplingStudy, sampled: PreparedTrial) -> int:
 
 
 def story(study: SamplingStudy) -> list[tuple[object, ...]]:
-    """What the storage tells of every trial, times apart."""
+    """What the storage tells of every trial, except for times and for the study's uid."""
     return [
         (
             t.number,
@@ -90,7 +90,7 @@ def story(study: SamplingStudy) -> list[tuple[object, ...]]:
             t.params,
             t.values,
             t.intermediate_values,
-            t.user_attrs,
+            {key: value for key, value in t.user_attrs.items() if key != records.ORIGIN},
             t.system_attrs,
             t.datetime_complete is not None,
         )

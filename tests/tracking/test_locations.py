@@ -124,7 +124,7 @@ def test_a_search_goes_on_in_the_new_place_and_says_so_once(workspace: Path, tmp
     run_id = deliver(destination_of(place), "trial-1", say=said)
     deliver(destination_of(place), "trial-2", say=said)
     old, new = (folder / "mlruns" / "artifacts" / "toy" for folder in (workspace, place))
-    notice = f"the artifacts of experiment 'toy' were in {old}; they are now in {new}"
+    notice = f"the artifacts of study 'toy' were in {old.parent}; they are now in {new.parent}"
     assert said == ([] if how == "linked" else [notice])
     assert (new / run_id / "artifacts" / "weights.pt").read_bytes() == b"trial-1"
     assert workspace.exists() == (how != "moved")
@@ -142,7 +142,7 @@ def test_locations_of_earlier_versions_are_read_and_become_portable(workspace: P
     assert locations(place)[run_id] == stored, "reading writes nothing"
     notice = settle(destination_of(place))
     assert notice is not None
-    assert notice.endswith(f"they are now in {place}/mlruns/artifacts/toy")
+    assert notice.endswith(f"they are now in {place}/mlruns/artifacts")
     assert locations(place)[run_id] == f"mlruns/artifacts/toy/{run_id}/artifacts"
     assert settle(destination_of(place)) is None
 

@@ -72,7 +72,7 @@ def test_runs_with_texts_of_any_length_are_delivered(
     assert [record.getMessage() for record in caplog.records] == []
     assert run.info.run_name == "★ " + "r" * 245 + "..."
     assert (len(run.data.params), len(run.data.metrics)) == (122, 2_400)
-    assert (run.data.params["nul"], run.info.status) == ("a?b", "FINISHED")
+    assert (run.data.params["nul"], run.info.status) == (r"a\x00b", "FINISHED")
     assert parent.data.tags["command"].endswith("c...")
     assert len(parent.inputs.dataset_inputs) == 1
 

@@ -93,7 +93,7 @@ class SamplingStudy:
         for trial in trials:
             self._stored_ids.append(trial._trial_id)  # private, as in Optuna 5.0.0: a trial has no public id
             self._stored_attrs[trial.number] = dict(trial.system_attrs)
-            if is_foreign(trial) and not self._may_run(trial):
+            if is_foreign(trial, self.stored.uid) and not self._may_run(trial):
                 foreign.append(trial.number)
                 self._memory.create_new_trial(self._memory_id, create_trial(state=TrialState.FAIL))
                 continue
@@ -157,8 +157,9 @@ class SamplingStudy:
         number, memory_id, stored_id = trial.number, self._id(trial.number), self._stored_ids[trial.number]
         is_enqueued = trial.state == TrialState.WAITING
         if is_enqueued:
-            self._storage.set_trial_user_attr(stored_id, records.NUMBER, number)  # first: now it is the search's own
-            self._memory.set_trial_user_attr(memory_id, records.NUMBER, number)
+            origin = self._origin(number)
+            self._storage.set_trial_user_attr(stored_id, records.ORIGIN, origin)  # first: now it is the search's own
+            self._memory.set_trial_user_attr(memory_id, records.ORIGIN, origin)
             self._memory.set_trial_state_values(memory_id, TrialState.RUNNING)
             self._storage.set_trial_state_values(stored_id, TrialState.RUNNING)
         params = self.proposals.complete(number, memory_id)
@@ -185,11 +186,15 @@ class SamplingStudy:
     def start(self, prepared: PreparedTrial, attrs: Mapping[str, Any]) -> None:
         """Store a sampled trial, whole and running."""
         trial_id = self._id(prepared.number)
-        user_attrs = {**self._memory.get_trial(trial_id).user_attrs, **attrs, records.NUMBER: prepared.number}
+        origin = {records.ORIGIN: self._origin(prepared.number)}
+        user_attrs = {**self._memory.get_trial(trial_id).user_attrs, **attrs, **origin}
         trial = self._memory.replace(trial_id, datetime_start=datetime.now(), user_attrs=user_attrs)
         self._stored_attrs[prepared.number] = dict(trial.system_attrs)
         self._stored_ids.append(self._storage.start_trial(self.stored.study_id, trial))
         self._store_study_attrs()
+
+    def _origin(self, number: int) -> str:
+        return f"{self.stored.uid}/{number}"
 
     def describe(self, number: int, attrs: Mapping[str, Any]) -> None:
         """Add attributes to a trial that was enqueued."""

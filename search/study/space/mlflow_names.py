@@ -1,4 +1,4 @@
-"""Names of parameters and metrics in MLflow, which refuses some, and with one of them all others of a request.
+"""Names of parameters, metrics and tags in MLflow, which refuses some, and with one of them all others of a request.
 
 Source: `_validate_param_name` and `_validate_metric_name` of mlflow.utils.validation, in MLflow 3.17.
 """

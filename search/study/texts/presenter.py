@@ -220,9 +220,9 @@ def _gains_note(summary: Summary) -> str:
     if any(gain.half is not None for gain in summary.gains):
         return "each with its own 95% interval"
     if summary.confirmation is None:
-        return "without intervals, because nothing was confirmed on fresh seeds: any of it may be chance"
+        return "without intervals, because nothing was confirmed on fresh seeds, so any of it may be chance"
     if all(len(candidate.values) < 2 for candidate in summary.confirmation.candidates):
-        return "without intervals, because no configuration has two fresh seeds: any of it may be chance"
+        return "without intervals, because no configuration has two fresh seeds, so any of it may be chance"
     return ""  # all seeds gave the same value
 
 

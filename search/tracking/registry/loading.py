@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -16,7 +17,7 @@ from search.common.sqlite import sqlite_file, temporary_folder
 from search.common.system import environment
 from search.tracking.locations import locate
 from search.tracking.registry.promotion import CHAMPION
-from search.tracking.registry.version import model_names
+from search.tracking.registry.version import newest_versions
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def newest_champion(client: MlflowClient) -> str:
     """Return the name of the last updated model that has a champion. Raises ModelNotFoundError without one."""
     with mlflow_errors(client.tracking_uri):
         models = [model for model in client.search_registered_models() if CHAMPION in model.aliases]
+        others = newest_versions(client)
+    if not models and others:
+        version = shlex.quote("{}/{}".format(*next(iter(others.items()))))
+        advice = f"To make a version the champion, type for example: python -m search promote {version}"
+        raise ModelNotFoundError(f"no model here has a champion. Registered here: {', '.join(others)}. {advice}")
     if not models:
         other_folder = "or go to the folder where one ran, or name it with --workspace DIR"
         raise ModelNotFoundError(f"no champion is registered here yet. {FIRST_SEARCH}, {other_folder}")
@@ -84,7 +90,7 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
 
     uri = named or f"models:/{newest_champion(client)}@{CHAMPION}"
     with mlflow_errors(tracking_uri):
-        names = model_names(client)
+        others = newest_versions(client)
     try:
         with default_store(client.tracking_uri), environment(NO_PICKLE), warnings.catch_warnings(action="ignore"):
             version = _version(client, uri)
@@ -93,8 +99,11 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
             _require_ours(mlflow.models.Model.load(local), uri)
             return uri, version, mlflow.pyfunc.load_model(local)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        first = names.partition(",")[0] if names != "none" else "mnist"
-        advice = f"Registered here: {names}. Name for example {first}@{CHAMPION} or {first}/1"
+        advice = f"No model is registered here. {FIRST_SEARCH}"
+        if others:
+            first, newest = next(iter(others.items()))
+            names = f"Registered here: {', '.join(others)}"
+            advice = f"{names}. Name for example {first}@{CHAMPION} or {first}/{newest}"
         raise ModelNotFoundError(f"{uri} cannot be loaded: {first_line(error).rstrip('.')}. {advice}") from None
 
 

@@ -60,12 +60,12 @@ def example(objective: Objective) -> NDArray[np.float32]:
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -> dict[str, str]:
     """Return the version's tags: its origin, figures and protocol. `run` is the winner's run as `RUN_TAG` has it."""
-    figures = {mlflow_name(name): f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
+    figures = {name: f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
     origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
     values = {**origin, "network": summary.network, **figures, **protocol}
     limit = lengths.VERSION_TAG_VALUE
-    return {lengths.key(name): lengths.cut_distinct(value, limit) for name, value in values.items()}
+    return {mlflow_name(name): lengths.cut_distinct(value, limit) for name, value in values.items()}
 
 
 def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
@@ -130,9 +130,16 @@ def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted(client.search_model_versions(f"name = '{name}'", max_results=1000), key=lambda v: int(v.version))
 
 
+def newest_versions(client: MlflowClient) -> dict[str, int]:
+    """Return the newest version of each registered model that has one, by name."""
+    models = sorted(client.search_registered_models(), key=lambda model: str(model.name))
+    numbers = {str(model.name): [int(version.version) for version in model.latest_versions] for model in models}
+    return {name: max(found) for name, found in numbers.items() if found}
+
+
 def model_names(client: MlflowClient) -> str:
-    """List the registered models for a message."""
-    return ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+    """List the registered models that have versions, for a message."""
+    return ", ".join(newest_versions(client)) or "none"
 
 
 def why_not_champion(client: MlflowClient, name: str, version: str, champion: str) -> str:

@@ -63,6 +63,10 @@ ADDITIONS: dict[str, Adds] = {
     "attributes of ours": lambda study: study.add_trial(
         of_the_space(value=9.0, user_attrs={records.FAILURE: 3, records.BASELINE: ["x"], records.METRICS: "none"})
     ),
+    "a label of theirs": lambda study: study.add_trial(of_the_space(value=9.0, user_attrs={records.LABEL: "mine"})),
+    "the same number of another search": lambda study: study.add_trial(
+        create_trial(value=9.0, user_attrs={records.LABEL: "toy", records.SLOT: 0, records.ORIGIN: "abcd1234/3"})
+    ),
     "another optimization": lambda study: study.optimize(lambda trial: trial.suggest_float("y", 0, 1) + 9, n_trials=3),
     "enqueued elsewhere": lambda study: study.enqueue_trial({"x": 7.0}),
     "enqueued, unknown": lambda study: study.enqueue_trial({"spoon": 1}),

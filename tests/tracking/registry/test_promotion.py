@@ -34,7 +34,7 @@ from search.tracking.registry.promotion import (
     set_champion,
     successive_champions,
 )
-from search.tracking.registry.version import ScoredVersion, versions, why_not_champion
+from search.tracking.registry.version import ScoredVersion, newest_versions, versions, why_not_champion
 from search.tracking.store import connect_mlflow
 
 # The choice ---------------------------------------------------------------------------------------------------------
@@ -305,6 +305,8 @@ def test_a_missing_model_or_version_cannot_be_promoted(store: mlflow.MlflowClien
         with pytest.raises(ModelNotFoundError, match="there is no model 'toy' with versions; registered here: none"):
             act()
     add(store, 0.5)
+    with pytest.raises(ModelNotFoundError, match="has a champion. Registered here: toy. .* promote toy/1"):
+        newest_champion(store)
     with pytest.raises(ModelNotFoundError, match="there is no version 2 of 'toy'; it has 1"):
         set_champion(store, "toy", "2")
     with pytest.raises(ModelNotFoundError, match="toy has no champion; to choose one, type"):
@@ -391,6 +393,16 @@ def test_16_register_at_the_same_time(folder: Path, repaired_by: str):
 
 
 # The command --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_versions_is_not_called_registered(store: mlflow.MlflowClient):
+    add(store, 0.5)
+    add(store, 0.6)
+    assert newest_versions(store) == {"toy": 2}
+    for version in "12":
+        store.delete_model_version("toy", version)
+    with pytest.raises(ModelNotFoundError, match="no champion is registered here yet. Run a search first"):
+        newest_champion(store)
 
 
 def command(folder: Path, *words: str) -> str:
