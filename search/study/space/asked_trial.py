@@ -208,7 +208,7 @@ def plain_params(params: Any) -> Params:
     values = {name: plain(value) for name, value in params.items()}
     require(values, "suggest gave an empty dict; give the parameters by name")
     for name, value in values.items():
-        given, allowed = f"{describe_value(name)}: {describe_value(value)}", f"{PLAIN}, under a text"
+        given, allowed = f"{describe_value(name)}: {describe_value(value)}", f"{PLAIN}, and their names are texts"
         require(isinstance(name, str) and is_plain(value), f"suggest gave {given}; parameters are {allowed}")
         _check_name(f"returned {describe_value(name)}", name)
     return values
