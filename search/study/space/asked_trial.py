@@ -80,7 +80,7 @@ class AskedTrial:
         if name.startswith("_"):
             raise AttributeError(name)
         advice = ADVICE.get(name, "there are suggest_float, suggest_int and suggest_categorical")
-        raise UnsupportedError(f"suggest used trial.{name}, which a search space cannot: {advice}")
+        raise UnsupportedError(f"suggest used trial.{name}, which is not there: {advice}")
 
     def _suggest(self, asked: str, name: str, distribution: Any) -> Any:
         _check_name(asked, name)
