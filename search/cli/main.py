@@ -58,18 +58,20 @@ def run_command(ctx: click.Context, config: Config) -> None:
     """
     keep_going_without_output()
     is_silent = config.quiet or config.log_format == "json"
-    with Interruption():  # also during the imports, which take seconds
+    with Interruption() as interruption:  # also during the imports, which take seconds
         with importing("the search starts: it imports its libraries and reads its data", silent=is_silent):
             from search.cli.output import choose_display, print_result
             from search.commands.run import run
             from search.commands.setup import plan_search
 
+        interruption.check()
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
         for warning in (*input_warnings(ctx), *new_places(config), *unused_mlflow_variables(config)):
             display.notice(warning)
         plan = plan_search(config, display, ambient=from_environment(ctx))
         if config.tracking_uri is None and (earlier := plan.workspace.earlier_runs) is not None:
             display.notice(EARLIER_RUNS.format(earlier))
+        interruption.check()
         print_result(run(plan, display), plan.config)
 
 

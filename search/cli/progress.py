@@ -94,7 +94,7 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = self._new_table()
         self._title, self._started = "", time.monotonic()
 
     def busy(self, text: str) -> AbstractContextManager[object]:
@@ -102,16 +102,18 @@ class LiveDisplay:
 
     def begin(self, title: str, target: int, done: int, unit: str = TRIALS) -> None:
         self._title, self._started = title, time.monotonic()
+        self._live = self._new_table()  # one that starts again would erase as many lines as it had
         self._live.start()
 
     def refresh(self, progress: SearchProgress) -> None:
         self._live.update(self._render(progress), refresh=True)
 
     def trial_ended(self, trial: TrialRecord, standing: Standing) -> None:
-        """Print a line above the table for a new best trial, and for every training that is not a trial."""
+        """Print a line above the table for a new best trial, a failed one, and every training that is not a trial."""
         is_best = standing.best is not None and standing.best.number == trial.number
-        if is_best or standing.unit != TRIALS:
-            mark = ("★ ", "yellow") if is_best else ("· ", "dim")
+        has_failed = trial.state == TrialState.FAIL
+        if is_best or has_failed or standing.unit != TRIALS:
+            mark = ("★ ", "yellow") if is_best else ("✕ ", "red") if has_failed else ("· ", "dim")
             self._console.print(Text.assemble(mark, f"#{trial.number:03d} {trial.label}  ", describe_end(trial)))
 
     def notice(self, text: str) -> None:
@@ -119,6 +121,9 @@ class LiveDisplay:
 
     def end(self) -> None:
         self._live.stop()
+
+    def _new_table(self) -> Live:
+        return Live(console=self._console, auto_refresh=False, transient=True)
 
     def _render(self, progress: SearchProgress) -> Group:
         bar = Table.grid(expand=True)  # a bare ProgressBar does not end its line

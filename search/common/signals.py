@@ -63,6 +63,10 @@ class Interruption:
         deadline = time.monotonic() + seconds
         while self.number is None and (remaining := deadline - time.monotonic()) > 0:
             time.sleep(min(remaining, 0.1))
+        self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has arrived, also if a library swallowed what it raised at first."""
         if self.number is not None:
             raise Interrupted(self.number)
 

@@ -84,7 +84,8 @@ class JobList:
         self._store(job.run, result)
         for other in waiting:
             if not self.is_needed(other):
-                self.notice(f"{other.name} is not needed any more: its configuration cannot win")
+                training = f"trial {other.task.number}  {other.label}"
+                self.notice(f"{training} is not needed any more: its configuration cannot win")
         return self._record(job)
 
     def records(self) -> list[TrialRecord]:

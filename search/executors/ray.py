@@ -223,7 +223,7 @@ class RayExecutor(Executor):
         if n_ready == wanted:
             self._reported_counts, self._notice_at = None, now + MISSING_NOTICE_S
             if reported and n_ready > reported[0]:
-                self._notice(f"all {wanted} workers are set up")
+                self._notice("all workers are set up")
         elif counts != reported and now >= self._notice_at:
             self._reported_counts, self._notice_at = counts, now + MISSING_NOTICE_S
             needs, has = describe(self._share), describe(self._cluster.resources())

@@ -180,6 +180,8 @@ def test_the_table_shows_progress():
     snapshot.standing.left_s = 125.0
     display.refresh(snapshot)
     display.trial_ended(BETTER, standing(COMPLETE, BETTER))
+    display.trial_ended(PRUNED, standing(COMPLETE, PRUNED))
+    display.trial_ended(FAILED, standing(COMPLETE, FAILED))
     display.end()
     text = written.getvalue()
     for part in (
@@ -195,10 +197,27 @@ def test_the_table_shows_progress():
         sparkline(RUNNING.curve),
         "tracking is out of reach",
         "★ #001",
+        "✕ #003 mlp-64 adam 1.0e-3  failed (diverged): the loss became nan",
     ):
         assert part in text, part
+    assert "#002" not in text  # only the count of pruned trials
     assert re.search(r"\d s so far, estimating the time left", text)
     assert "about 2 min 5 s left" in text
+
+
+def test_the_table_of_the_next_phase_erases_nothing():
+    written = io.StringIO()
+    display = LiveDisplay(Console(file=written, width=110, force_terminal=True, color_system=None))
+    display.begin("study mnist", 10, 0)
+    display.refresh(a_snapshot(COMPLETE, running=[RUNNING]))
+    display.trial_ended(BETTER, standing(COMPLETE, BETTER))
+    display.end()
+    end = len(written.getvalue())
+    display.begin("confirming", 3, 0)
+    display.end()
+    up = "\x1b[1A"
+    assert up in written.getvalue()[:end]
+    assert written.getvalue()[end:].count(up) <= 1  # to the line that the table's own end began
 
 
 def through_a_terminal(program: str) -> str:

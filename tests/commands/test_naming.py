@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,14 @@ def test_another_folder_has_its_own_name(first: Config, tmp_path: Path):
     assert named(first, tmp_path / "a" / "pets") == ("folder-pets", None)
     plan = SearchPlan.of(Config(workspace=first.workspace, dataset=f"folder:{other}"))
     assert (plan.name, plan.register_as, plan.notice) == ("folder-b-pets", "folder-b-pets", notice)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 alone")
+def test_folders_named_by_other_bytes_are_told_apart(folder: Path, tmp_path: Path):
+    config = Config(workspace=folder)
+    for seed, name in enumerate(("folder-caf-s", "folder-b-caf-s", "folder-c-b-caf-s")):
+        root = tmp_path / ("a", "b", "c/b")[seed] / os.fsdecode(b"caf\xe9s")
+        assert begin(config, pictures(root, seed)).name == name
 
 
 def test_it_keeps_its_name(first: Config, tmp_path: Path):

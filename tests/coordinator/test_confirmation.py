@@ -57,7 +57,7 @@ def test_clear_losers_skip_their_remaining_seeds(place: Place):
     assert winner.mean is not None
     assert worst < winner.mean - 3 * (confirmation.noise or 0) * (1 / 4 + 1) ** 0.5
     last = confirmation.candidates[-1].number
-    assert f"confirm #{last:03d}" in place.lines.getvalue()
+    assert f"trial {last}  " in place.lines.getvalue()
     assert ", fresh seed 4 is not needed any more: its configuration cannot win" in place.lines.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def _names(source: str) -> Iterator[str]:
     plain, *longer = (dataset_slug(f"folder:{source}", n) for n in range(1, depth + 1))
     yield plain
     yield from (name for name in longer if len(name) <= MAX_CHARACTERS)
-    yield f"{plain[:MAX_CHARACTERS]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    yield f"{plain[:MAX_CHARACTERS]}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
 
 
 def _owners(config: Config) -> Iterator[_Owner]:

@@ -98,7 +98,7 @@ class AskedTrial:
         if name.startswith("_"):
             raise AttributeError(name)
         advice = ADVICE.get(name, "there are suggest_float, suggest_int and suggest_categorical")
-        raise UnsupportedError(f"suggest used trial.{name}, which a search space cannot: {advice}")
+        raise UnsupportedError(f"suggest used trial.{name}, which is not there: {advice}")
 
     def _suggest(self, asked: _Request, name: str, distribution: Any) -> Any:
         asked.require(_is_name(name), NAME_RULE)
@@ -219,7 +219,7 @@ def plain_params(params: Any) -> Params:
     for name, value in values.items():
         if not isinstance(name, str) or not is_plain(value):
             given = f"{describe_value(name)}: {describe_value(value)}"
-            raise ContractError(f"suggest gave {given}; parameters are {PLAIN}, under a text")
+            raise ContractError(f"suggest gave {given}; parameters are {PLAIN}, and their names are texts")
         if not _is_name(name):
             raise ContractError(f"suggest gave {describe_value(name, 80)}; {NAME_RULE}")
     return values

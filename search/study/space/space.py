@@ -97,7 +97,7 @@ def require_repeatable(objective: Objective, suggested: Params, params: Params) 
     """Raise ContractError unless equal suggested values give equal parameters."""
     trial = AskedTrial(PartialTrial(suggested), {})
     again = sample(objective, trial)
-    advice = "only the trial may decide, and no random number, time or earlier call"
+    advice = "only the trial may decide: use no random number, time or earlier call"
     made = f"{describe_value(params)} and then, from the same values, {describe_value(again)}"
     require(again == params, f"suggest made {made}; {advice}")
     asked = " and then, with the same values, for ".join(", ".join(map(repr, t)) for t in (suggested, trial.params))

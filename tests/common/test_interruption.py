@@ -1,0 +1,22 @@
+"""Signals during a search."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from search.common.signals import Interrupted, Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_library_swallows_still_ends_the_search(number: int):
+    with Interruption() as interruption:
+        interruption.check()  # nothing has arrived
+        with contextlib.suppress(BaseException):  # as an import does that tries one library after another
+            os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted) as raised:
+            interruption.check()
+    assert raised.value.number == number
