@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import closing, suppress
 from pathlib import Path
 from weakref import WeakSet
@@ -36,8 +36,9 @@ MAX_PATH_BYTES = 499
 
 OPTUNA_TABLE, MLFLOW_TABLE = "studies", "experiments"
 
-_engines: WeakSet[Engine] = WeakSet()  # of Optuna and MLflow, which keep their connections open
-_written: set[Path] = set()  # the files that this process has opened for writing
+_engines: WeakSet[Engine] = WeakSet()  # all of this process: Optuna and MLflow keep their connections open
+_opened: set[Path] = set()  # the files that this program has opened here; other engines are the user's own
+_written: set[Path] = set()  # those of them that it has opened for writing
 
 
 # ---- names
@@ -84,6 +85,7 @@ def connect(path: Path, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection
 
     Raises DatabaseLockedError when another program keeps the file locked.
     """
+    _opened.add(path.absolute())
     _written.add(path.absolute())
     connection = sqlite3.connect(check_path(path), timeout=timeout_s, check_same_thread=False)
     try:
@@ -159,10 +161,15 @@ def _existing(path: Path) -> str:
 @atexit.register
 def close_databases() -> None:
     """Close the connections that Optuna and MLflow keep in this process, then fold every file that it has written."""
-    for engine in tuple(_engines):
-        engine.dispose()
+    _close_engines(_opened)
     while _written:
         fold(_written.pop())
+
+
+def _close_engines(files: Set[Path]) -> None:
+    for engine in tuple(_engines):
+        if sqlite_file(engine.url) in files:
+            engine.dispose()
 
 
 def readable(path: Path) -> Path:
@@ -177,7 +184,8 @@ def readable(path: Path) -> Path:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
-        return _copy(path)
+        path = _copy(path)
+    _opened.add(path.absolute())
     return path
 
 
@@ -229,9 +237,7 @@ def build(path: Path, fill: Callable[[Path], object]) -> None:
     for leftover in path.parent.glob(f"{glob.escape(temporary.name)}*"):
         leftover.unlink()
     fill(temporary)
-    for engine in tuple(_engines):  # MLflow keeps its connection to the temporary name
-        if sqlite_file(engine.url) == temporary.absolute():
-            engine.dispose()
+    _close_engines({temporary.absolute()})  # MLflow keeps its connection
     _fold(temporary)  # a rename moves one file
     os.replace(temporary, path)
 

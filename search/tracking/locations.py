@@ -7,8 +7,8 @@ every artifact, wherever the workspace is now. Other local databases hold absolu
 A registered model is loaded from other folders as well, which needs an absolute path. MLflow reads `runs:/RUN/.` from
 two places and passes over one that is missing: the folder of the run, and the folder of a model named `.` of that run.
 So each version refers to a run of its own, its anchor. The run's folder is relative, the model's is absolute, and both
-mean one copy of the files. Anchors are in an experiment that counts as deleted, so MLflow's pages do not show them.
-If `mlflow gc` removes them, the next search, sync or promote makes them again.
+mean one copy of the files. Anchors are in an experiment that is neither active nor deleted: MLflow's pages do not show
+it, and `mlflow gc` leaves it alone.
 
 Other searches of the workspace may run meanwhile: they write files to the workspace, not to where these paths point.
 """
@@ -214,14 +214,14 @@ def _anchor(db: sqlite3.Connection, model_id: str, path: str, workspace: Path) -
     return uri, [
         (
             "INSERT OR IGNORE INTO experiments (name, artifact_location, lifecycle_stage, creation_time,"
-            " last_update_time) VALUES (?, ?, 'deleted', ?, ?)",
+            " last_update_time) VALUES (?, ?, NULL, ?, ?)",
             (ANCHORS, "mlruns/artifacts", now, now),
         ),
         (
             "INSERT OR REPLACE INTO runs (run_uuid, experiment_id, name, source_type, user_id, status, start_time,"
-            f" end_time, lifecycle_stage, deleted_time, artifact_uri) VALUES (?, {experiment}, ?, 'UNKNOWN', '',"
-            " 'FINISHED', ?, ?, 'deleted', ?, ?)",
-            (run, f"files of {model_id}", now, now, now, files),
+            f" end_time, lifecycle_stage, artifact_uri) VALUES (?, {experiment}, ?, 'UNKNOWN', '', 'FINISHED', ?, ?,"
+            " 'active', ?)",
+            (run, f"files of {model_id}", now, now, files),
         ),
         (
             "INSERT OR REPLACE INTO logged_models (model_id, experiment_id, name, artifact_location,"

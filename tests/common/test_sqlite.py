@@ -186,6 +186,19 @@ def test_the_end_of_a_process_leaves_one_plain_file(tmp_path: Path):
     assert alone(path, tmp_path / "copy") == [(7,), (8,)]
 
 
+def test_engines_of_the_user_stay_open(tmp_path: Path):
+    written(tmp_path / "optuna.db").close()
+    own = [sqlalchemy.create_engine(url) for url in ("sqlite://", f"sqlite:///{tmp_path / 'own.db'}")]
+    create = sqlalchemy.text("CREATE TEMPORARY TABLE kept (id)")  # ends with its connection
+    for engine in own:
+        with engine.begin() as connection:
+            connection.execute(create)
+    close_databases()
+    for engine in own:
+        with engine.begin() as connection:
+            assert connection.execute(sqlalchemy.text("SELECT count(*) FROM kept")).scalar() == 0
+
+
 def test_while_others_have_it_open_the_file_itself_is_whole(tmp_path: Path):
     path = tmp_path / "optuna.db"
     with closing(written(path)) as mine, closing(sqlite3.connect(path)) as other:

@@ -278,3 +278,13 @@ def test_the_champion_of_a_moved_workspace_loads(finished: Finished, tmp_path: P
     client = connect_mlflow(f"sqlite:///{place}/mlflow.db")
     assert {experiment.name for experiment in client.search_experiments()} == {"digits", "Default"}
     assert [model.name for model in client.search_logged_models(["0", "1"])] == ["model"]
+
+
+@pytest.mark.slow
+def test_the_champion_loads_after_mlflow_gc(finished: Finished, tmp_path: Path):
+    place = tmp_path / "b"
+    shutil.copytree(finished.folder, place)
+    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", "sqlite:///mlflow.db"]
+    alone = environment({"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"})
+    assert subprocess.run(command, cwd=place, env=alone, capture_output=True).returncode == 0
+    assert load_bare(place) == "(2, 10)"
