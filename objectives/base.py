@@ -250,7 +250,7 @@ class ImageClassifier(Protocol):
         """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`.
 
         If known, also `n_test`, `classes` (images by class, test split excluded), `original_size` (median (h, w) of
-        resized pictures), and `left_out` (a sentence about files that are not in the dataset).
+        resized images), and `left_out` (a sentence about files that are not in the dataset).
         """
 
     def framing(self) -> Mapping[str, Any]:
@@ -290,7 +290,7 @@ class ObjectiveSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def accepted(self, names: Iterable[str]) -> set[str]:
-        """Those of some names that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
+        """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
         with self._explained():
             target = self._target()
         try:

@@ -1,4 +1,4 @@
-"""What an exception of an objective says, as a text that can always be made, sent and stored.
+"""The text of an exception of an objective. It can always be made, sent and stored.
 
 Exceptions themselves stay where they were raised: other processes may lack their class, and some cannot be pickled.
 """

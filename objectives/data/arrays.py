@@ -2,7 +2,7 @@
 
 A folder of arrays holds `PART-images.npy` and `PART-labels.npy` for one or two parts ("pool", "test"), and
 `about.json`. It is in the data folder, or in the user's cache if the data folder cannot be written. Arrays of a user's
-folder of pictures are in `folders/`, others in `arrays/`.
+folder of images are in `folders/`, others in `arrays/`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _held: dict[Path, BinaryIO] = {}
 """Open files by the arrays that this process uses. A lock ends with its process."""
 
 FOLDERS = "folders"
-"""Where arrays of users' folders of pictures are."""
+"""Where arrays of users' folders of images are."""
 
 
 class About(TypedDict):
@@ -40,14 +40,14 @@ class About(TypedDict):
     skipped: NotRequired[Sequence[str]]
     """Files that cannot be read, below the folder."""
     n_cut: NotRequired[int]
-    """Number of pictures with colours of 16 bits, of which the upper 8 were read."""
+    """Number of images with colours of 16 bits, of which the upper 8 were read."""
     source: NotRequired[str]
-    """The folder of the pictures."""
+    """The folder of the images."""
     digest: NotRequired[str]
     """As `digest` computes it for the pool."""
     n_test: NotRequired[int]
     original_size: NotRequired[Sequence[int]]
-    """Median (h, w) of the pictures."""
+    """Median (h, w) of the images."""
     value_range: NotRequired[Sequence[float] | None]
     """As in `objectives.data.image_files.Framing`."""
 
@@ -135,7 +135,7 @@ def read_about(prepared: Path) -> About:
 
 
 def set_source(prepared: Path, source: Path) -> None:
-    """Note where the pictures are now if their folder was moved. Arrays that cannot be written stay as they are."""
+    """Note where the images are now if their folder was moved. Arrays that cannot be written stay as they are."""
     about = read_about(prepared)
     if "source" in about and not os.path.isdir(about["source"]):
         with contextlib.suppress(OSError):
@@ -168,7 +168,7 @@ def is_in_use(prepared: Path) -> bool:
 
 
 def stored(data_dir: Path) -> Iterator[Path]:
-    """The folders of arrays of users' folders of pictures, newest first; those that cannot be read are left out."""
+    """The folders of arrays of users' folders of images, newest first; those that cannot be read are left out."""
     places = [path for base in base_folders(data_dir) for path in (base / FOLDERS).glob("[!.]*")]
     for path in sorted(places, key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(DatasetError):

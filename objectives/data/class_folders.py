@@ -1,4 +1,4 @@
-"""Finds the classes of a folder of pictures, and refuses folders of another layout, saying what to type."""
+"""Finds the classes of a folder of images, and refuses folders of another layout, saying what to type."""
 
 import os
 import re
@@ -38,18 +38,18 @@ def printable(name: str) -> str:
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The pictures of a folder by class."""
+    """The images of a folder by class."""
 
     root: Path
     files: dict[str, Files]
-    """By the name of the class, its pictures."""
+    """By the name of the class, its images."""
     left_out: dict[str, LeftOut]
     """By the name of the class, what is left out."""
     beside: LeftOut
-    """What is in no class."""
+    """Images and links in no class."""
 
     def leave_out(self, path: Path) -> None:
-        """Leave out a picture that cannot be decoded."""
+        """Leave out an image that cannot be decoded."""
         reason = HEIC if is_heic(path) else DAMAGED
         for name, files in self.files.items():
             if files.pop(path, None) is not None:
@@ -64,7 +64,7 @@ class ClassFolders:
 
 
 def list_classes(folder: Path) -> ClassFolders:
-    """List the pictures of each class.
+    """List the images of each class.
 
     Raises DatasetError when the folder is not one that holds a folder for each class.
     """
@@ -100,7 +100,7 @@ def _classes_in(folder: Path, left_out: LeftOut) -> list[Path]:
 
 
 def _count_beside(folder: Path, left_out: LeftOut) -> None:
-    """Count pictures that are in no class, and links that may have been meant for classes."""
+    """Count images that are in no class, and links that may have been meant for classes."""
     for path in sorted(folder.iterdir()):
         if is_system(path.name) or path.name.startswith(".") or os.path.isdir(path):
             continue
@@ -111,13 +111,13 @@ def _count_beside(folder: Path, left_out: LeftOut) -> None:
 
 
 def _require_classes(folder: Path, classes: Sequence[Path]) -> None:
-    """Raise DatasetError for fewer than two classes, or if the classes lie in the only folder that has pictures."""
+    """Raise DatasetError for fewer than two classes, or if the classes lie in the only folder that has images."""
     content = f"only one class, {printable(classes[0].name)!r}" if len(classes) == 1 else "no folders"
     inner = _down(folder)
     if inner != folder and sum(has_pictures(path) for path in subfolders(inner)) > 1:
         typed = shlex.quote(f"folder:{inner}")
         raise DatasetError(
-            f"--dataset folder:{folder} holds pictures only in {str(inner)!r}; if the folders in there are the "
+            f"--dataset folder:{folder} holds images only in {str(inner)!r}; if the folders in there are the "
             f"classes, type --dataset {typed}"
         )
     if len(classes) < 2:
@@ -146,7 +146,7 @@ def _refuse_splits(folder: Path, classes: Sequence[Path]) -> None:
             )
         if place in whole and all(path in splits for path in inside if has_pictures(path)):
             raise DatasetError(
-                f"{found}, and pictures lie in them. Put the images of each class into a folder of its own, such "
+                f"{found}, and images lie in them. Put the images of each class into a folder of its own, such "
                 f"as {folder}/cat/1.png and {folder}/dog/1.png. If these are classes, give the folders other names"
             )
 
@@ -163,7 +163,7 @@ def _splits_of(folders: Sequence[Path]) -> list[Path]:
 
 
 def _holds_classes(folder: Path) -> bool:
-    """Whether pictures lie only in folders inside, two or more."""
+    """Whether images lie only in folders inside, two or more."""
     return not has_pictures(folder, below=False) and sum(map(has_pictures, subfolders(folder))) > 1
 
 
@@ -174,7 +174,7 @@ def _words(path: Path) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _down(folder: Path) -> Path:
-    """Go down while only one folder inside holds pictures, and no pictures lie beside it."""
+    """Go down while only one folder inside holds images, and none lie next to it."""
     for _ in range(3):
         holding = [path for path in subfolders(folder) if has_pictures(path)]
         if len(holding) != 1 or has_pictures(folder, below=False) or not subfolders(holding[0]):

@@ -48,7 +48,7 @@ class Dataset:
     n_test: int | None = None
     """Number of images in the test split."""
     original_size: tuple[int, int] | None = None
-    """Median (h, w) of the pictures of a folder, in pixels; they may be shrunk. None: never resized, or unknown."""
+    """Median (h, w) of the images of a folder, in pixels; they may be shrunk. None: never resized, or unknown."""
     value_range: Range | None = None
     """As in `objectives.data.image_files.Framing`."""
     left_out: str | None = None
@@ -162,7 +162,7 @@ def load_test_split(name: str, data_dir: Path | None) -> Labelled:
 def load_test_split_of(name: str, data_dir: Path | None, digest: str | None) -> tuple[Labelled, bool]:
     """Load the test split that belongs to a pool with this digest. Also returns whether the folder has changed.
 
-    Of a folder that has changed or is gone, the arrays made before are used: a new split would make test images of
+    If a folder has changed or is gone, its earlier arrays are used: a new split would make test images of
     some training images. Without a digest, which early models lack, nothing is compared. Raises DatasetError when there
     are no such arrays, or another dataset has the name here.
     """

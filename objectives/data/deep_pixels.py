@@ -1,7 +1,7 @@
-"""Scales pictures of 16 or 32 bits, or of floats, to 8 bits.
+"""Scales images of 16 or 32 bits, or of floats, to 8 bits.
 
-Such pictures rarely use their whole range: a microscope or an X-ray detector fills 12 bits of 16. One range for a
-whole set keeps its pictures comparable.
+Such images rarely use their whole range: a microscope or an X-ray detector fills 12 bits of 16. One range for a
+whole set keeps its images comparable.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ Range = tuple[float, float]
 """The values that become 0 and 255."""
 
 PERCENTILES = (0.1, 99.9)
-"""Of the pixels of a set. Dead and hot pixels of a detector do not count. ImageJ's contrast leaves out 0.35%."""
+"""Percentiles of the pixels of a set: dead and hot pixels do not count. ImageJ's contrast leaves out 0.35%."""
 SAMPLE = 2_000
-"""Number of pictures from which the range is measured."""
+"""Number of images from which the range is measured."""
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -24,7 +24,7 @@ from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_sp
 MIN_IMAGES_PER_CLASS = 5
 MAX_SIDE_PX = 64
 MAX_DAMAGED = 0.1
-"""Share of the pictures that may be unreadable. More is a broken copy or download, and not to be trained on."""
+"""Share of the images that may be unreadable. More is a broken copy or download, and not to be trained on."""
 
 
 class Prepared(NamedTuple):
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
 
 @dataclass
 class _Decoded:
-    """The pictures of a folder, at most 64 pixels a side."""
+    """The images of a folder, at most 64 pixels a side."""
 
     images: list[Image.Image] = field(default_factory=list)
     """In mode "L" or "RGB", or "F" for more than 8 bits."""
@@ -101,7 +101,7 @@ def _described(found: ClassFolders, path: Path) -> Prepared:
     sentences = [found.all_left_out().sentence(name, sum(map(len, found.files.values())))]
     if n_cut := arrays.read_about(path).get("n_cut"):
         state = f"of {n_cut} with colours of 16 bits, Pillow reads the upper 8 bits"
-        sentences.append(f"{name}: {state}; save such pictures with 8 bits, or in grey, to use their whole range")
+        sentences.append(f"{name}: {state}; save such images with 8 bits, or in grey, to use their whole range")
     return Prepared(path, ". ".join(filter(None, sentences)) or None)
 
 
@@ -124,7 +124,7 @@ def _decode(found: ClassFolders) -> _Decoded:
 
 
 def _store(data_dir: Path, name: str, found: ClassFolders, decoded: _Decoded) -> Path:
-    """Split the pictures, scale them and store the arrays."""
+    """Split the images, scale them and store the arrays."""
     labels = np.array(decoded.labels, np.int64)
     pool, test = stratified_split(labels, round(len(labels) / 5))
     test = shuffled(test)  # files are sorted by class

@@ -1,6 +1,6 @@
 """Reads image files that users give, and frames them like the images that a network was trained on.
 
-`read_image` opens the formats of pictures that Pillow decodes by itself, and converts every mode to "L" or "RGB". It
+`read_image` opens the formats of images that Pillow decodes by itself, and converts every mode to "L" or "RGB". It
 rejects an image that would not fit in memory before decoding it. `to_model_input` then frames the image, so that a
 digit photographed anywhere on a sheet of paper looks like one of MNIST (see `objectives.data.drawing`).
 """
@@ -66,7 +66,7 @@ class Framing:
     """Longest side of the content as a fraction of the image's, centred by mass. None: images are not cropped."""
     dark_background: bool
     value_range: Range | None = None
-    """The values of pictures with more than 8 bits that become 0 and 255. None: no such pictures, or an older model."""
+    """The values of images with more than 8 bits that become 0 and 255. None: no such images, or an older model."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
@@ -76,7 +76,7 @@ class Framing:
 
 
 class Picture(NamedTuple):
-    """A decoded picture."""
+    """A decoded image."""
 
     image: Image.Image
     """Upright, without transparency, in mode "L" or "RGB"; or grey with more than 8 bits (`deep_pixels`)."""
@@ -88,7 +88,7 @@ class Picture(NamedTuple):
 
 @cache
 def readable_suffixes() -> frozenset[str]:
-    """Suffixes of the pictures that can be read with this Pillow."""
+    """Suffixes of the images that can be read with this Pillow."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an older Pillow warns of a decoder that it does not know
         missing = {suffix for part, text in _DECODERS.items() if not features.check(part) for suffix in text.split()}
@@ -101,7 +101,7 @@ def begins_like_image(path: Path) -> bool:
 
 
 def is_heic(path: Path) -> bool:
-    """Whether a file is a picture of an iPhone, whatever its name is. Pillow cannot read those."""
+    """Whether a file is an image of an iPhone, whatever its name is. Pillow cannot read those."""
     return _HEIC.match(_beginning(path)) is not None
 
 
@@ -117,7 +117,7 @@ def read_image(path: Path, *, max_pixels: int = 64_000_000, value_range: Range |
     """Read the first frame of an image file, upright, in mode "L" or "RGB".
 
     Transparent parts become white, or black if all that is visible is bright.
-    Pictures with more than 8 bits are scaled by `value_range`, or by the smallest usual range that holds them. JPEG
+    Images with more than 8 bits are scaled by `value_range`, or by the smallest usual range that holds them. JPEG
     files with more than 1024 pixels a side may come back smaller, by a power of two.
     Raises PictureError, with a message of one line, when the file is not an image or has more than `max_pixels`.
     """
@@ -143,7 +143,7 @@ def _decode(file: BinaryIO, suffix: str, max_pixels: int) -> Picture:
     formats: tuple[str, ...] = FORMATS
     if suffix in _FORMATS_BY_SUFFIX:
         formats = (*FORMATS, _FORMATS_BY_SUFFIX[suffix])
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # an icon decodes the picture inside at once
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # an icon decodes the image inside at once
     image: Image.Image = Image.open(file, formats=formats)
     progressive = "progressive" in image.info or "progression" in image.info
     width, height = image.size
@@ -196,7 +196,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "you may not read it"
     if isinstance(error, UnidentifiedImageError):
         if is_heic(path):
-            return "it is a HEIC picture, which Pillow cannot read; convert it to JPEG or PNG"
+            return "it is a HEIC image, which Pillow cannot read; convert it to JPEG or PNG"
         return "it is empty" if path.stat().st_size == 0 else "its content has none of these formats"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "it has too many pixels"

@@ -1,4 +1,4 @@
-"""Lists the pictures of one class: all files below its folder, through links, and what is left out and why."""
+"""Lists the images of one class: all files below its folder, through links, and what is left out and why."""
 
 import os
 import stat
@@ -18,7 +18,7 @@ def _suffixes(text: str) -> frozenset[str]:
     return frozenset(f".{word}" for word in text.split())
 
 
-# Formats of pictures that Pillow cannot read, or of which it reads only a thumbnail, or for which it starts programs.
+# Formats of images that Pillow cannot read, or of which it reads only a thumbnail, or for which it starts programs.
 UNREADABLE = _suffixes(
     "heic heif hif jxl jxr svg svgz eps ai wmf emf exr hdr dcm dicom xcf avif avifs jp2 j2k j2c jpc jpf jpx webp cr2 "
     "cr3 crw nef nrw arw sr2 srf dng raf orf rw2 pef srw x3f 3fr kdc raw"
@@ -37,8 +37,8 @@ SYSTEM = frozenset(
 )
 CONVERT = "convert them to JPEG or PNG"
 FORMAT = f"Pillow cannot read this format; {CONVERT}"
-VIDEO = "videos; save pictures of them as JPEG or PNG"
-NO_PICTURE = "not pictures"
+VIDEO = "videos; save images of them as JPEG or PNG"
+NO_PICTURE = "not images"
 N_EXAMPLES = 3
 MAX_CHARACTERS = 60
 
@@ -51,9 +51,7 @@ class Reason(NamedTuple):
 
 
 DAMAGED = Reason("that cannot be read", "that cannot be read")
-HEIC = Reason(
-    "HEIC picture under another name; convert it to JPEG or PNG", f"HEIC pictures under another name; {CONVERT}"
-)
+HEIC = Reason("HEIC image under another name; convert it to JPEG or PNG", f"HEIC images under another name; {CONVERT}")
 BROKEN = Reason("broken link", "broken links")
 FORBIDDEN = Reason("folder that you may not read", "folders that you may not read")
 AGAIN = Reason("link to what is there already", "links to what is there already")
@@ -65,7 +63,7 @@ SPECIAL = Reason("that is neither a file nor a folder", "that are neither files 
 
 @dataclass
 class LeftOut:
-    """What is left out of a folder of pictures, by reason."""
+    """The files that are left out of a folder of images, by reason."""
 
     root: Path
     suffixes: dict[str, Counter[str]] = field(default_factory=dict)
@@ -129,13 +127,13 @@ def is_system(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder that may hold pictures, sorted; through links. Raises OSError."""
+    """The folders in a folder that may hold images, sorted; through links. Raises OSError."""
     entries = (entry for entry in folder.iterdir() if not entry.name.startswith(".") and not is_system(entry.name))
     return sorted(entry for entry in entries if os.path.isdir(entry))  # False also where nothing may be read
 
 
 def has_pictures(folder: Path, *, below: bool = True) -> bool:
-    """Whether a folder, or one below it, has files that are named like pictures. Stops at the first."""
+    """Whether a folder, or one below it, has files that are named like images. Stops at the first."""
     pictures = readable_suffixes() | UNREADABLE
     for _, folders, files in os.walk(folder):
         if any(suffix_of(name) in pictures and not name.startswith(".") for name in files):
@@ -145,7 +143,7 @@ def has_pictures(folder: Path, *, below: bool = True) -> bool:
 
 
 def pictures_in(folder: Path, left_out: LeftOut, above: Sequence[Path]) -> Files:
-    """List the pictures of one class, sorted by path, and count in `left_out` what is left out.
+    """List the images of one class, sorted by path, and count in `left_out` what is left out.
 
     A folder or file that links reach several times counts once. A link to one of the folders `above` leads nowhere.
     """
@@ -204,7 +202,7 @@ class _Walk:
             return []
 
     def _sort(self, entry: os.DirEntry[str], *, is_linked: bool) -> None:
-        """Add a file to the pictures, or count why not."""
+        """Add a file to the images, or count why not."""
         path, suffix = Path(entry.path), suffix_of(entry.name)
         known = suffix in readable_suffixes()
         if entry.name.startswith("."):
@@ -214,13 +212,13 @@ class _Walk:
             self._left_out.count(VIDEO, entry.name)
         elif not known and suffix in UNREADABLE:
             self._left_out.count(FORMAT, entry.name)
-        elif not known and (suffix in OTHERS or suffix.endswith("~")):  # some begin like the picture they copy
+        elif not known and (suffix in OTHERS or suffix.endswith("~")):  # some begin like the image they copy
             self._left_out.count(NO_PICTURE, entry.name)
         else:
             self._look(entry, path, known=known, is_linked=is_linked)
 
     def _look(self, entry: os.DirEntry[str], path: Path, *, known: bool, is_linked: bool) -> None:
-        """Add a file if it is there and, unless its suffix is `known`, if it begins like a picture."""
+        """Add a file if it is there and, unless its suffix is `known`, if it begins like an image."""
         try:
             status = entry.stat()
         except OSError:
@@ -236,7 +234,7 @@ class _Walk:
             self._left_out.count(NO_PICTURE, entry.name)
 
     def files(self) -> Files:
-        """The pictures that were found, sorted by path."""
+        """The images that were found, sorted by path."""
         files: Files = {}
         seen = set[tuple[int, int]]()
         for is_linked, path, status in sorted(self._found, key=lambda found: found[:2]):

@@ -167,7 +167,7 @@ class Worker:
 def _as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Convert numbers of any library to floats, so that the coordinator can unpickle them without that library.
 
-    What is no number becomes NaN. The coordinator leaves it out, and says so.
+    Anything but a number becomes NaN. The coordinator leaves it out, with a notice.
     """
     if not isinstance(metrics, Mapping):
         raise TypeError(f"the metrics are {describe_value(metrics)}; give a dict of numbers by name")

@@ -273,10 +273,10 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
 @click.option("--all", "everything", is_flag=True, help="Remove also what the next search of a folder would use.")
 @options("data_dir")
 def gc(delete: bool, everything: bool, config: Config) -> None:
-    """List and remove the arrays made of folders of pictures.
+    """List and remove the arrays made of folders of images.
 
-    A search stores the pictures of a folder, made small, in the data folder or in your cache. Arrays of folders that
-    have changed or are gone can be removed, and what killed processes left. Pictures and downloads stay.
+    A search stores the images of a folder, made small, in the data folder or in your cache. Arrays of folders that
+    have changed or are gone can be removed, and what killed processes left. Images and downloads stay.
     """
     from objectives.data.datasets import default_data_dir
     from search.cli.output import print_arrays

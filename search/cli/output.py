@@ -228,7 +228,7 @@ def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:
 
 
 def _common_notes(predictions: Sequence[Prediction]) -> list[str]:
-    """The notes that several images all have, which need not be said for each."""
+    """The notes that several images all have, which are printed once."""
     first, *others = [prediction.notes for prediction in predictions if prediction.error is None] or [()]
     return [note for note in first if others and all(note in notes for notes in others)]
 
@@ -261,7 +261,7 @@ def print_arrays(found: Sequence[StoredArrays], chosen: Sequence[StoredArrays]) 
     if not found:
         echo("no arrays of folders are stored")
         return
-    table = _table("", "size", "made", wrapped=("folder of pictures", "state", "arrays"))
+    table = _table("", "size", "made", wrapped=("folder of images", "state", "arrays"))
     for entry in found:
         figures = ("x" if entry in chosen else "", f"{entry.size_bytes / 1e6:.1f} MB", f"{duration(entry.age_s)} ago")
         table.add_row(*figures, Text(entry.source or "-"), entry.state, Text(str(entry.path)))

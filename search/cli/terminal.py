@@ -62,7 +62,7 @@ class Outlet(io.RawIOBase):
     """A descriptor to write to. When that fails, what follows goes nowhere.
 
     Then standard output ends the process, with the status that a shell gives a command whose reader ended. With
-    `ends_process` unset, it says so once on standard error.
+    `ends_process` unset, it prints one line on standard error.
     """
 
     def __init__(self, descriptor: int) -> None:

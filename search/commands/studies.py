@@ -29,7 +29,7 @@ from search.tracking.store import tagged_runs
 
 
 def patience(config: Config) -> RetryPolicy | None:
-    """How a command without a display waits for a locked file: it says so on standard error. None for a server."""
+    """How a command without a display waits for a locked file: with a line on standard error. None for a server."""
     file = sqlite_file(config.storage_url)
     return RetryPolicy(wait_s=config.storage_wait, say=partial(click.echo, err=True), file=file) if file else None
 

@@ -53,7 +53,7 @@ def _await_study(config: Config, name: str | None, notice: Callable[[str], None]
 
 
 class _View:
-    """What a display shows of a study, read by read."""
+    """Shows a study on a display, read by read."""
 
     def __init__(self, display: Display) -> None:
         self._display = display

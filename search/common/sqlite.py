@@ -23,7 +23,7 @@ BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another process, such as a dashboard."""
 
 LOCK_TIMEOUT_S = 1.0
-"""The same where the caller waits on: SQLite waits in C, where Ctrl-C has no effect."""
+"""A shorter wait, for callers that try again: SQLite waits in C, where Ctrl-C has no effect."""
 
 FOLD_TIMEOUT_S = 2.0
 """How long the end of a command waits for readers of a file."""

@@ -1,6 +1,6 @@
 """Paths of everything that a search writes under `mlruns/`.
 
-What belongs to a study is found by the study's uid. Its name is there for people: Optuna's tools can change it.
+A study's files are found by its uid. Its name is for users: Optuna's tools can change it.
 """
 
 import glob

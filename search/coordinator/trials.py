@@ -60,7 +60,7 @@ class Trials:
         return {trial_run(prepared.number) for prepared in self._resumed}
 
     def _unfinished(self) -> list[PreparedTrial]:
-        """Trials that begin before new ones. Also shows what is to be said about trials of other programs."""
+        """Trials that begin before new ones. Also shows the notices about trials of other programs."""
         for text in self.study.notices:
             self.notice(text)
         self.study.notices.clear()

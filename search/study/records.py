@@ -256,7 +256,7 @@ class StudyRecord:
 
     @property
     def phase(self) -> Phase | None:
-        """What the search does, or did when it stopped; None before its first phase and after its last."""
+        """The present phase, or the one in which the search stopped; None before the first and after the last."""
         stored = self.attrs.get(PHASE)
         return Phase.from_dict(stored) if stored else None
 

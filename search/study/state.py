@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 
 class State(StrEnum):
-    """What has become of the search of a study."""
+    """The state of a study's search."""
 
     RUNNING = "running"  # a process holds the study's lock
     STOPPED = "stopped"  # something is left to do, and no process does it

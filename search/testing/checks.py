@@ -237,7 +237,7 @@ def check_images(specimen: Specimen) -> str | None:
     """A classifier's classes, images and framing fit each other, and it can be refitted."""
     objective = specimen.objective
     if not isinstance(objective, ImageClassifier):
-        return Absent("it is no ImageClassifier of objectives.base")
+        return Absent("it is not an ImageClassifier of objectives.base")
     classes = call("class_names", objective.class_names)
     valid = isinstance(classes, tuple) and all(isinstance(name, str) and name for name in classes)
     require(valid and len(set(classes)) == len(classes) > 1, f"class_names gave {classes!r}; give different texts")

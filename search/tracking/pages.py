@@ -32,7 +32,7 @@ SHORTER: tuple[dict[str, Any], ...] = (
     {"matrix": False, "listed": 3, "rows": 10, "width": 60},
     {"matrix": False, "listed": 3, "rows": 5, "width": 20},
 )
-"""What is spared, in this order, until a page is no longer than MLflow stores."""
+"""Parts of a page, in the order in which they are dropped until MLflow can store it."""
 
 
 def run_name(number: int, label: str, mark: str = "") -> str:

@@ -63,7 +63,7 @@ USED = re.compile(
     r"|(HTTP|S3|GCS|BOTO|MYSQL|KERBEROS|SQLALCHEMYSTORE|ENABLE(_PROXY)?_MULTIPART|MULTIPART)_\w+"
     r"|\w+_TIMEOUT|ALLOW_HTTP_REDIRECTS|SERVER_(ALLOWED_HOSTS|CORS_ALLOWED_ORIGINS))"
 )
-# The others that say where runs and models go. MLflow never reads them, and a search says so.
+# The others that say where runs and models go. MLflow never reads them, and a search names them.
 REDIRECTING = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"),
     *("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION"),

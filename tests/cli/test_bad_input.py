@@ -96,7 +96,7 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
         [*DIGITS, "--storage", "studies"],
         None,
         2,
-        r"--storage 'studies' is no database URL; allowed: sqlite:///",
+        r"--storage 'studies' is not a database URL; allowed: sqlite:///",
     ),
     (
         "no objective",
@@ -110,7 +110,7 @@ BAD_INPUT: list[tuple[str, list[str], Callable[[Path], object] | None, int, str]
         [*TOY, "--storage", "sqlite.db"],
         None,
         2,
-        r"--storage 'sqlite.db' is no database URL; allowed: sqlite:///FILE",
+        r"--storage 'sqlite.db' is not a database URL; allowed: sqlite:///FILE",
     ),
     ("no module", ["--objective", "toy"], None, 1, r"--objective 'toy' is not MODULE:ATTRIBUTE"),
     ("no GPU", [*DIGITS, "--device", "cuda:99"], None, 1, r"--device cuda:99: this machine offers \d+ CUDA devices"),

@@ -1,4 +1,4 @@
-"""Tells folders of pictures with the same last name apart: each has a study and a model of its own."""
+"""Tells folders of images with the same last name apart: each has a study and a model of its own."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ class _Owner(NamedTuple):
 
     name: str
     digest: str | None  # of its images
-    source: str | None  # the folder of its pictures
+    source: str | None  # the folder of its images
 
 
 def tell_apart(config: Config, objective: Objective) -> str | None:

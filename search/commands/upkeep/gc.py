@@ -1,4 +1,4 @@
-"""Find and remove the arrays that searches made of folders of pictures."""
+"""Find and remove the arrays that searches made of folders of images."""
 
 import contextlib
 import re
@@ -25,15 +25,15 @@ class StoredArrays:
     """One folder of arrays, or of a process that was killed while it made one."""
 
     path: Path
-    source: str | None  # the folder of pictures; None if it is unknown
-    state: str  # what became of the pictures, for the user
+    source: str | None  # the folder of images; None if it is unknown
+    state: str  # state of the images, for the user
     is_needed: bool  # the next search of the folder would use it, or a process does now
     size_bytes: int
     age_s: float  # since it was made
 
 
 def find_arrays(data_dir: Path) -> list[StoredArrays]:
-    """Find arrays of folders of pictures in the data folder and in the user's cache, and leftovers; newest first.
+    """Find arrays of folders of images in the data folder and in the user's cache, and leftovers; newest first.
 
     Downloads and the arrays of datasets other than folders are not among them.
     """

@@ -3,7 +3,7 @@
 The coordinator is the study's only writer, so the copy is exact. A trial enters the storage whole, in one transaction,
 when its training starts. Trials have the same numbers in both, which the storage asserts.
 
-Other programs may add trials all the same, as a person does with `study.add_trial` or in Optuna's dashboard. Such a
+Other programs may add trials all the same, as users do with `study.add_trial` or in Optuna's dashboard. Such a
 foreign trial is a failed one on the copy, from which no sampler learns. The search runs a waiting one that lies in its
 space, which makes it the search's own.
 """

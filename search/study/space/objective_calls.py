@@ -52,7 +52,7 @@ def explain_errors(target: str) -> Iterator[None]:
 
 
 def check_hint(target: str) -> str:
-    """What to type to find out more about an objective."""
+    """The command that tells more about an objective."""
     return f"To see more, type: python -m search check-objective {shlex.quote(target)}"
 
 

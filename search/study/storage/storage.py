@@ -61,7 +61,7 @@ def parse_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
-        raise UsageError(f"--storage {mask(text)!r} is no database URL; {allowed}") from None
+        raise UsageError(f"--storage {mask(text)!r} is not a database URL; {allowed}") from None
     if url.drivername not in ("sqlite", "sqlite+pysqlite", *DRIVERS):
         raise UsageError(f"--storage {masked_url(url)!r} is not supported; {allowed}")
     if url.get_backend_name() == "sqlite" and (not url.database or url.database.startswith((":memory:", "file:"))):

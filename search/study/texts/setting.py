@@ -1,4 +1,4 @@
-"""What a study works with, in words: its data and the machine. For the start of a search and for the report."""
+"""The data and the machine of a study, in words. For the start of a search and for the report."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

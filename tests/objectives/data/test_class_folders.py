@@ -91,5 +91,5 @@ def test_the_folder_above_the_classes_names_theirs(tmp_path: Path, beside: tuple
     for name in beside:
         (tmp_path / "set" / name).mkdir()
         (tmp_path / "set" / name / "a.txt").write_text("")
-    with pytest.raises(DatasetError, match=r"holds pictures only in .*; .* type --dataset folder:.*/set/pets$"):
+    with pytest.raises(DatasetError, match=r"holds images only in .*; .* type --dataset folder:.*/set/pets$"):
         load_dataset(f"folder:{tmp_path / 'set'}", tmp_path / "data")

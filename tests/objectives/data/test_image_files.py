@@ -184,7 +184,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         "a 'b'\n\"c\".png": r"\\n",
         "nul\0.png": "damaged|null",
         "pipe.png": "not a file",
-        "phone.jpg": "it is a HEIC picture, which Pillow cannot read; convert it to JPEG or PNG",
+        "phone.jpg": "it is a HEIC image, which Pillow cannot read; convert it to JPEG or PNG",
         "text.tga": "none of these formats|damaged or incomplete",
     }.items():
         with pytest.raises(PictureError, match=says) as caught:

@@ -32,7 +32,7 @@ def database(tmp_path: Path, fresh_optuna: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optuna.db", r"'optuna.db' is no database URL; allowed: sqlite:///FILE or postgresql\+psycopg://"),
+        ("optuna.db", r"'optuna.db' is not a database URL; allowed: sqlite:///FILE or postgresql\+psycopg://"),
         ("mysql://host/db", r"'mysql://host/db' is not supported; allowed: sqlite"),
         ("sqlite://", r"'sqlite://' names no file; allowed: sqlite"),
     ],
