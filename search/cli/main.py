@@ -326,10 +326,6 @@ def main() -> NoReturn:
     # took 38 s. Workers inherit the variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.excepthook = print_traceback
-    if not sys.flags.safe_path:
-        sys.path.append(
-            ""
-        )  # this folder, for --objective: `python -m search` looks here, the command `search` does not
     try:
         answer()
     except SystemExit as end:

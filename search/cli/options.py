@@ -190,8 +190,10 @@ def new_places(config: Config) -> Iterator[str]:
     for flag, folder in (("--workspace", config.workspace), ("--data-dir", config.data_dir)):
         if folder is not None and not folder.exists():
             yield f"{flag} {folder} is a new folder"
+    from search.common.sqlite import sqlite_file
+
     for flag, url in (("--storage", config.storage), ("--tracking-uri", config.tracking_uri)):
-        if url and url.startswith("sqlite:///") and not (path := Path(url.removeprefix("sqlite:///"))).exists():
+        if url and (path := sqlite_file(url)) is not None and not path.exists():
             yield f"{flag}: {path} is a new database" + ("" if path.parent.exists() else " in a new folder")
 
 

@@ -56,7 +56,7 @@ def tame_warnings() -> None:
     if not asked:
         warnings.simplefilter("ignore")
     elif asked != sys.warnoptions:
-        warnings.simplefilter("default")
+        warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
     sys.warnoptions[:] = asked
     if variable := os.environ.get("PYTHONWARNINGS"):  # workers and servers inherit it
         os.environ["PYTHONWARNINGS"] = ",".join(part for part in variable.split(",") if not _makes_errors(part))

@@ -46,7 +46,7 @@ def importing(plain_line: str | None = None, *, silent: bool = False) -> Iterato
     """
     if silent:
         yield
-    elif sys.stdout.isatty() and "CI" not in os.environ:
+    elif is_terminal() and "CI" not in os.environ:
         print("importing the libraries ...", end="", flush=True)
         try:
             yield

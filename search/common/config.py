@@ -1,6 +1,5 @@
 """All settings of a search, with their defaults, types and help texts."""
 
-import math
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -18,6 +17,10 @@ ENGINES = ("local", "inline", "ray")
 LOG_FORMATS = ("text", "json")
 DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
 DEFAULT_DATASET = "mnist"
+
+TRACKING_STORE = r"(sqlite(\+pysqlite)?:///(?!:memory:|file:|$)|https?://|(postgresql|mysql)[\w+]*://)"
+MAX_SECONDS = 1e9
+"""More than thirty years. Dates end some thousand years later."""
 
 COUNT = click.IntRange(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -101,13 +104,13 @@ class Config:
     log_format: str = setting("text", "Progress output. json prints one object per line.", click.Choice(LOG_FORMATS))
 
     def __post_init__(self) -> None:
-        if self.tracking_uri and not re.match(r"(sqlite:///|https?://|(postgresql|mysql)[\w+]*://)", self.tracking_uri):
+        if self.tracking_uri and not re.match(TRACKING_STORE, self.tracking_uri):
             advice = "give http://HOST:PORT of an MLflow server, or sqlite:///FILE"
             raise UsageError(f"--tracking-uri {self.tracking_uri!r} is not a tracking store; {advice}")
         if self.register is not None and (problem := why_no_model_name(self.register)) is not None:
             raise UsageError(f"--register {problem}. Type for example --register {similar_model_name(self.register)}")
         for flag, value, unit in (("timeout", self.timeout, "seconds"), ("max-latency-ms", self.max_latency_ms, "ms")):
-            if value is not None and not math.isfinite(value):
+            if value is not None and not value < MAX_SECONDS:
                 raise UsageError(f"--{flag} {value} is not a number of {unit}; leave it out for no limit")
 
     @property

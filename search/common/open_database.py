@@ -51,8 +51,10 @@ class OpenDatabase:
     def _describe_loss(self, connection: sqlite3.Connection | None) -> str | None:
         try:
             status = self.path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return self._describe_absence(connection)
+        except OSError:  # a network share that is away, or a folder without rights: SQLite's own error says so
+            return None
         if (status.st_dev, status.st_ino) != self._identity:
             saved = self.path.with_name(f"{self.path.name}.rescued-{os.getpid()}")
             what = f"{self.path} was replaced by another file {IN_USE}"
@@ -108,6 +110,6 @@ def _open_here(identity: tuple[int, int]) -> str | None:
         for entry in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
                 status = entry.stat()
-                if (status.st_dev, status.st_ino) == identity and status.st_nlink:
-                    return os.readlink(entry)
+                if (status.st_dev, status.st_ino) == identity and os.path.exists(place := os.readlink(entry)):
+                    return place
     return None

@@ -16,6 +16,7 @@ from weakref import WeakSet
 import filelock
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
 
 from search.common.errors import DatabaseLockedError, StorageError, UsageError
 
@@ -55,8 +56,11 @@ def sqlite_url(path: Path) -> str:
 
 
 def sqlite_file(url: str | URL) -> Path | None:
-    """Return the file of a SQLite URL; None for any other URL."""
-    database = make_url(url).database if str(url).startswith("sqlite") else None
+    """Return the file of a SQLite URL; None for any other URL, and for a text that is not a URL."""
+    try:
+        database = make_url(url).database if str(url).startswith("sqlite") else None
+    except ArgumentError:
+        return None
     return Path(database).absolute() if database else None
 
 
@@ -239,6 +243,8 @@ def build(path: Path, fill: Callable[[Path], object]) -> None:
     fill(temporary)
     _close_engines({temporary.absolute()})  # MLflow keeps its connection
     _fold(temporary)  # a rename moves one file
+    for suffix in ("-wal", "-shm", "-journal"):  # of a file that was removed after a kill: SQLite would apply them
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     os.replace(temporary, path)
 
 

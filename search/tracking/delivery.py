@@ -164,10 +164,11 @@ class Delivery:
     def _free_experiment(self) -> Experiment:
         """Create the experiment, or take an empty one. An experiment of that name with runs belongs to others."""
         name, scope = self._destination.experiment, self._destination.scope
-        if (experiment := self._create_or_find(name)) and not self._has_runs(experiment):
+        experiment = self._create_or_find(name)
+        if experiment and experiment.tags.get(STUDY_TAG, scope) == scope and not self._has_runs(experiment):
             return experiment
-        own = f"{name}-{scope}"
-        self._say(f"the experiment {name!r} in MLflow holds other runs, so the runs of this study go to {own!r}")
+        own = lengths.cut_distinct(f"{name}-{scope}", lengths.EXPERIMENT_NAME)
+        self._say(f"the experiment {name!r} in MLflow is used by others, so the runs of this study go to {own!r}")
         found = self._create_or_find(own)
         assert found is not None, "the study's own experiment can be read"
         return found

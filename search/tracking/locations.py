@@ -15,17 +15,19 @@ Other searches of the workspace may run meanwhile: they write files to the works
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from search.common.sqlite import connect
+from search.common.errors import DatabaseLockedError
+from search.common.sqlite import connect, is_locked
 from search.tracking.store import RUN_TAG, STUDY_TAG, Destination
 
 LAYOUT = "mlruns/artifacts/"  # as `Workspace.artifacts` has it
@@ -85,7 +87,7 @@ def settle(destination: Destination) -> str | None:
     if database is None or own is None or own.workspace is None or not database.exists():
         return None
     workspace = own.workspace
-    with closing(connect(database)) as db:
+    with _opened(database) as db:
         if not _has_tables(db) or not (ids := _experiments(db, destination.scope)):
             return None
         moved_from = _moved_from(db, ids, workspace)
@@ -98,17 +100,29 @@ def settle(destination: Destination) -> str | None:
 
 def settle_models(database: Path, experiment_id: str) -> None:
     """Do the same for one experiment of the workspace that holds the database, for instance after a registration."""
-    with closing(connect(database)) as db:
+    with _opened(database) as db:
         _settle(db, [int(experiment_id)], database.parent, relative=True)
 
 
 def make_absolute(database: Path, model_id: str) -> None:
     """Let MLflow write a model's files from any folder. `settle_models` makes the location relative again."""
-    with closing(connect(database)) as db, db:
+    with _opened(database) as db, db:
         ((stored,),) = db.execute("SELECT artifact_location FROM logged_models WHERE model_id = ?", (model_id,))
         if (location := Location.of(stored)) is not None:
             absolute = (database.parent / location.path).as_uri()
             db.execute("UPDATE logged_models SET artifact_location = ? WHERE model_id = ?", (absolute, model_id))
+
+
+@contextmanager
+def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database. Raises DatabaseLockedError if another program has locked it."""
+    try:
+        with closing(connect(database)) as db:
+            yield db
+    except sqlite3.OperationalError as error:
+        if is_locked(error):
+            raise DatabaseLockedError(database) from None
+        raise
 
 
 def _has_tables(db: sqlite3.Connection) -> bool:
@@ -164,7 +178,7 @@ def _is_only_elsewhere(stored: str, workspace: Path) -> bool:
     location = Location.of(stored)
     if location is None or location.workspace is None or (workspace / location.path).exists():
         return False
-    return (location.workspace / location.path).exists()
+    return os.path.exists(location.workspace / location.path)  # False also in a folder of another user
 
 
 def _below(stored: str, workspace: Path, *, relative: bool) -> str:
@@ -243,7 +257,10 @@ def _copy_whole(source: Path, target: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one == other or (one.exists() and one.samefile(other))
+    try:
+        return one == other or one.samefile(other)
+    except OSError:  # it is gone, or in a folder of another user
+        return False
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -193,7 +193,7 @@ def default_store(uri: str) -> Iterator[None]:
 @contextmanager
 def unchanged_process() -> Iterator[None]:
     """Undo at the end what `connect_mlflow` changes in this process: it may be a user's notebook."""
-    changed = (*OUR_DEFAULTS, *REMOVED, *REMOVED_WITHOUT_SERVER)
+    changed = (*OUR_DEFAULTS, *REMOVED, *REMOVED_WITHOUT_SERVER, "no_proxy", "NO_PROXY")
     before = {name: os.environ[name] for name in changed if name in os.environ}
     levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
     try:

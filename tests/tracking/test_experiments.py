@@ -105,7 +105,7 @@ def test_an_id_of_another_database_is_not_trusted(destination: Destination, clie
 
 # Of others ----------------------------------------------------------------------------------------------------------
 
-NOTICE = "the experiment 'toy' in MLflow holds other runs, so the runs of this study go to 'toy-uid1'"
+NOTICE = "the experiment 'toy' in MLflow is used by others, so the runs of this study go to 'toy-uid1'"
 
 
 def by_hand(client: Client, destination: Destination, tmp_path: Path) -> list[str]:
@@ -147,7 +147,7 @@ def test_a_deleted_experiment_of_others_stays_deleted(destination: Destination, 
     assert runs(client) == {"toy-uid1": ["trial-0"]}
 
 
-@pytest.mark.parametrize("tags", [{}, {"team": "vision"}, {STUDY_TAG: "a study of which nothing began"}])
+@pytest.mark.parametrize("tags", [{}, {"team": "vision"}])
 def test_an_empty_experiment_is_taken(destination: Destination, client: Client, tmp_path: Path, tags: dict[str, str]):
     """Somebody made it in advance, for instance with a place for its artifacts."""
     place = (tmp_path / "big disk").as_uri()
@@ -158,6 +158,15 @@ def test_an_empty_experiment_is_taken(destination: Destination, client: Client, 
     assert experiment is not None
     assert experiment.artifact_location == place
     assert experiment.tags.items() >= ({**tags, STUDY_TAG: "uid1"}).items()
+
+
+def test_an_experiment_that_another_study_has_begun_is_left_to_it(
+    destination: Destination, client: Client, tmp_path: Path
+):
+    """Two searches of one name start together on one server; neither has a run yet."""
+    client.create_experiment("toy", tags={STUDY_TAG: "uid9"})
+    assert deliver(destination, "trial-0", tmp_path / "journal.db") == [NOTICE]
+    assert runs(client) == {"toy": [], "toy-uid1": ["trial-0"]}
 
 
 def test_experiments_that_hold_two_studies_already_stay_together(

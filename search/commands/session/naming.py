@@ -69,6 +69,8 @@ def _owners(config: Config) -> Iterator[_Owner]:
     with contextlib.suppress(StorageError):  # there is none yet; or the search itself will say what is wrong with it
         for study in stored_studies(config).get_all_studies():
             attrs = study.user_attrs
+            if records.UID not in attrs:  # a study of another program
+                continue
             digest = attrs.get(records.FINGERPRINT, {}).get("dataset")
             source = (attrs.get(records.PROVENANCE, {}).get("dataset") or {}).get("source")
             model = (attrs.get(records.SUMMARY, {}).get("model") or {}).get("name")

@@ -128,7 +128,7 @@ class Phases:
         if not self._plan.refits:
             return summary
         assert isinstance(objective, ImageClassifier), "the plan refits only image classifiers"
-        epochs = int(call("refit_epochs", objective.refit_epochs, self._epochs))
+        epochs = self._refit_epochs()
         job = refit_job(self._study, self._trial(summary.number), epochs=epochs, seed=self._plan.config.seed)
         work = JobList(self._study, self._tracking, [job])
         work.resume()
@@ -142,21 +142,24 @@ class Phases:
         images = info["n_train"] + info["n_validation"]
         return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds, "images": images})
 
+    def _refit_epochs(self) -> int:
+        """Epochs of the refit; 0 without one."""
+        objective = self._plan.objective
+        if not self._plan.refits or not isinstance(objective, ImageClassifier):
+            return 0
+        return int(call("refit_epochs", objective.refit_epochs, self._epochs))
+
     def _phase(
         self, kind: Literal["trials", "confirm", "refit"], title: str, jobs: Sequence[Job] = (), confirmations: int = 0
     ) -> Phase:
-        objective, epochs = self._plan.objective, self._epochs
-        refit_epochs = 0
-        if self._plan.refits and isinstance(objective, ImageClassifier):
-            refit_epochs = objective.refit_epochs(epochs)
         return Phase(
             kind,
             title,
             jobs={job.run: (job.task.number, job.label) for job in jobs},
             slots=max(1, self._session.executor.slots),
-            epochs=epochs,
+            epochs=self._epochs,
             confirmations=confirmations,
-            refit_epochs=refit_epochs,
+            refit_epochs=self._refit_epochs(),
         )
 
     def _train(self, work: Work, phase: Phase, *, is_last: bool) -> None:

@@ -13,7 +13,7 @@ from search.commands.studies import find_stored, separate_copy
 from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
-from search.common.sqlite import check_free, close_databases, sqlite_file
+from search.common.sqlite import check_free, close_databases, require_writable, sqlite_file
 from search.common.system import provenance
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import may_improve
@@ -109,6 +109,7 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
         notice, pause = display.notice, interruption.pause
         patience = partial(RetryPolicy, lock.check, wait_s=config.storage_wait, say=notice, pause=pause)
         if database is not None and database.exists():
+            require_writable(database)
             patience(file=database).run(partial(check_free, database))
         with display.busy("opening the study"):
             study = _open_study(plan, lock, patience(file=sqlite_file(config.storage_url)))

@@ -50,7 +50,8 @@ def remove(entries: Sequence[StoredArrays]) -> list[str]:
     failures = []
     for entry in entries:
         try:
-            if arrays.is_in_use(entry.path):
+            is_being_made = entry.path.name.startswith(".") and entry.is_needed
+            if is_being_made or arrays.is_in_use(entry.path):
                 failures.append(f"{entry.path}: a process uses it; end its search first")
                 continue
             shutil.rmtree(entry.path)

@@ -94,7 +94,8 @@ class SamplingStudy:
             self._stored_ids.append(trial._trial_id)  # private, as in Optuna 5.0.0: a trial has no public id
             self._stored_attrs[trial.number] = dict(trial.system_attrs)
             if is_foreign(trial, self.stored.uid) and not self._may_run(trial):
-                foreign.append(trial.number)
+                if trial.state != TrialState.WAITING:  # another notice says why it waits
+                    foreign.append(trial.number)
                 self._memory.create_new_trial(self._memory_id, create_trial(state=TrialState.FAIL))
                 continue
             self._memory.create_new_trial(self._memory_id, self._as_sampler_sees(trial))

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import tempfile
 import warnings
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,9 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
             local = _fetch(client, sqlite_file(tracking_uri), exact, version)
             _require_ours(mlflow.models.Model.load(local), uri)
-            return uri, version, mlflow.pyfunc.load_model(local)
+            loaded = mlflow.pyfunc.load_model(local)
+            weakref.finalize(loaded, shutil.rmtree, local, ignore_errors=True)
+            return uri, version, loaded
     except (mlflow.exceptions.MlflowException, OSError) as error:
         advice = f"No model is registered here. {FIRST_SEARCH}"
         if others:

@@ -71,7 +71,7 @@ def find_versions(uri: str, stored: Sequence[StoredVersion]) -> list[FoundVersio
             client = connect_mlflow(uri)
             with mlflow_errors(uri):
                 return [_find(version, _Client(client)) for version in stored]
-    except (sqlite3.Error, OSError, SearchError):
+    except (sqlite3.Error, OSError, ImportError, SearchError):
         return None
 
 
