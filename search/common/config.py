@@ -110,7 +110,7 @@ class Config:
         if self.register is not None and (problem := why_no_model_name(self.register)) is not None:
             raise UsageError(f"--register {problem}. Type for example --register {similar_model_name(self.register)}")
         for flag, value, unit in (("timeout", self.timeout, "seconds"), ("max-latency-ms", self.max_latency_ms, "ms")):
-            if value is not None and not value < MAX_SECONDS:
+            if value is not None and not value <= MAX_SECONDS:
                 raise UsageError(f"--{flag} {value} is not a number of {unit}; leave it out for no limit")
 
     @property

@@ -223,6 +223,7 @@ def test_any_settings_come_back_from_a_file(tmp_path: Path, chosen: dict[str, An
         (["--register", "a/b"], r"--register 'a/b' cannot name a model in MLflow; use .*--register a-b$"),
         (["--max-latency-ms", "inf"], r"--max-latency-ms inf is not a number of ms; leave it out for no limit"),
         (["--timeout", "inf"], r"--timeout inf is not a number of seconds; leave it out for no limit"),
+        (["--timeout", "1e12"], r"--timeout 1000000000000.0 is not a number of seconds; leave it out for no limit"),
     ],
 )
 def test_values_that_would_fail_late_are_rejected_early(words: list[str], message: str):

@@ -310,3 +310,23 @@ def test_a_locked_file_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pyt
                 check_sqlite(path, "studies", wait_s=0.0)
     check_free(path)
     check_sqlite(path, "studies")
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_new_file_is_not_mixed_with_the_log_of_one_that_was_removed(tmp_path: Path, suffix: str):
+    path = tmp_path / "new.db"
+    path.with_name(path.name + suffix).write_bytes(b"left by a killed process")
+
+    def fill(temporary: Path) -> None:
+        with closing(sqlite3.connect(temporary)) as connection:
+            connection.execute("CREATE TABLE kept (n)")
+
+    create_whole(path, fill)
+    assert not path.with_name(path.name + suffix).exists()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("kept",)]
+
+
+@pytest.mark.parametrize("text", ["sqlite:optuna.db", "sqlite:a%20b", "sqlite//x", "sqlite", ""])
+def test_a_text_that_is_no_address_names_no_file(text: str):
+    assert sqlite_file(text) is None
