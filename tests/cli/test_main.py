@@ -222,7 +222,7 @@ def test_images_are_classified_and_drawn(finished: Finished, tmp_path: Path):
 def test_a_study_is_listed_shown_and_reported(finished: Finished, tmp_path: Path):
     before = contents(finished.folder)
     listed = search("studies", "--workspace", finished.folder, cwd=tmp_path)
-    assert re.search(r"digits\s+3\s+0\.9\d+\s+9\d\.\d\d%\s+models:/digits/1", listed.stdout), listed
+    assert re.search(r"digits\s+finished\s+3\s+0\.9\d+\s+9\d\.\d\d%\s+models:/digits/1", listed.stdout), listed
     shown = search("show", "digits", "--workspace", finished.folder, cwd=tmp_path)
     assert len(re.findall(r"^#00\d\s+complete\s+0\.\d{4}", shown.stdout, re.M)) == 3, shown
     page = tmp_path / "page.html"

@@ -71,7 +71,7 @@ def study(name: str, folder: Path) -> dict:
 @pytest.mark.slow
 def test_an_interrupted_study_is_finished_as_it_would_have_been(workspace: Path):
     before = study("interrupted", workspace)
-    assert [trial["state"] for trial in before["trials"]] == ["COMPLETE"] * 3 + ["RUNNING"]
+    assert [trial["state"] for trial in before["trials"]] == ["COMPLETE"] * 3 + ["INTERRUPTED"]
     result = search(*INTERRUPTED, cwd=workspace)
     assert result.returncode == 0, result.stderr
     assert "registered: digits version 3" in result.stdout

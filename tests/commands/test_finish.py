@@ -107,6 +107,7 @@ def read_by(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_another_winning_network_reads_the_test_split_again_and_the_count_is_shown(folder: Path):
+    Counted.reads = 0
     study = searched(folder)
     assert (Counted.reads, read_by(folder), reads_of_test_split(study)) == (1, ["trial-0"], "measured once")
     assert searched(folder).summary == study.summary

@@ -134,7 +134,7 @@ LOADS = "import search; print(search.load()); print(type(search.load_trial('digi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("in_wal_mode", [False, True])
+@pytest.mark.parametrize("in_wal_mode", [pytest.param(False, marks=pytest.mark.long), True])
 def test_reading_needs_no_right_to_write(finished: Finished, tmp_path: Path, *, in_wal_mode: bool):
     folder, out = tmp_path / "folder", tmp_path / "out"
     shutil.copytree(finished.folder, folder)
@@ -172,9 +172,9 @@ def test_reading_needs_no_right_to_write(finished: Finished, tmp_path: Path, *, 
     [
         ("my%20project", False),
         ("a?b", True),
-        ('it\'s "q" #1', False),
-        ("Übung\n🎉 {x}[1]*", True),
-        ("-~$HOME;&", False),
+        pytest.param('it\'s "q" #1', False, marks=pytest.mark.long),
+        pytest.param("Übung\n🎉 {x}[1]*", True, marks=pytest.mark.long),
+        pytest.param("-~$HOME;&", False, marks=pytest.mark.long),
     ],
 )
 def test_a_search_works_in_any_folder(tmp_path: Path, name: str, *, named: bool):
