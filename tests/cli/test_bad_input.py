@@ -188,6 +188,7 @@ def test_no_champion_yet(folder: Path):
     check_error(folder, ["predict", "digits:0"], 1, r"no champion is registered here yet. Run a search first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

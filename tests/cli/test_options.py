@@ -46,8 +46,8 @@ def test_what_a_search_will_make_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     typos = Config(storage="sqlite:///old/optuan.db", tracking_uri="sqlite:///odl/mlflow.db")
     assert list(new_places(typos)) == [
-        "--storage: old/optuan.db is a new database",
-        "--tracking-uri: odl/mlflow.db is a new database in a new folder",
+        f"--storage: {tmp_path}/old/optuan.db is a new database",
+        f"--tracking-uri: {tmp_path}/odl/mlflow.db is a new database in a new folder",
     ]
     assert list(new_places(Config(storage="postgresql://x/y", tracking_uri="http://x"))) == []
 

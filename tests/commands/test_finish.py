@@ -169,6 +169,7 @@ def test_more_fresh_seeds_update_the_version(folder: Path):
     assert Counted.reads == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unexported")
 @pytest.mark.parametrize(("objective", "metric"), [("Minimised", "val_error"), ("regression:Curve", "mse")])
 def test_the_lower_value_is_champion_if_the_metric_is_minimised(folder: Path, objective: str, metric: str):

@@ -112,6 +112,7 @@ def test_the_range_of_the_metric_bounds_the_intervals(place: Place):
     assert all(interval is not None and interval[1] <= 1 for interval in intervals)
 
 
+@pytest.mark.slow
 def test_the_next_start_repeats_a_seed_that_ran_out_of_memory(place: Place):
     place.search(3)
     confirmation, winner = place.confirm(2, 2, mode="memory@2")

@@ -55,6 +55,7 @@ def test_a_trial_killed_between_its_verdict_and_its_end_is_only_ended(
     assert place.curves() == curves
 
 
+@pytest.mark.slow
 def test_runs_are_closed_when_another_program_writes_to_the_study(place: Place, monkeypatch: pytest.MonkeyPatch):
     report = SamplingStudy.report
 

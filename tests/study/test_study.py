@@ -54,6 +54,7 @@ def test_a_metrics_name_that_a_person_gave_stays(database: str):
 # Copy and storage ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "pruner"), [*((name, "hyperband") for name in SAMPLERS), *(("random", name) for name in PRUNERS[1:])]
 )

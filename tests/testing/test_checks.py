@@ -298,11 +298,11 @@ def test_an_objective_that_ends_its_process_is_named(where: str, title: str, how
 
 def test_parts_that_an_objective_lacks_are_said_to_be_absent():
     absent = [finding.absent for finding in examine(Specimen.of("test_checks:Tidy")) if finding.absent]
-    parts = ("no baselines", "no metric_range", "no ImageClassifier", "no load_weights", "no n_parameters")
+    parts = ("no baselines", "no metric_range", "not an ImageClassifier", "no load_weights", "no n_parameters")
     assert [any(part in text for text in absent) for part in parts] == [True] * len(parts)
     assert [finding.absent for finding in examine(Specimen.of("regression:Curve")) if finding.absent] == [
         "it has no metric_range, so an interval of its metric may go on beyond what is possible",
-        "it is no ImageClassifier of objectives.base",
+        "it is not an ImageClassifier of objectives.base",
     ]
 
 

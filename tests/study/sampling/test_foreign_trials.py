@@ -83,7 +83,12 @@ def by_another_program(database: str) -> optuna.Study:
     return optuna.load_study(study_name="toy", storage=database)
 
 
-@pytest.mark.parametrize("addition", ADDITIONS)
+FREQUENT = ("other parameters, best value", "another optimization", "enqueued elsewhere", "running")
+
+
+@pytest.mark.parametrize(
+    "addition", [*FREQUENT, *(pytest.param(a, marks=pytest.mark.slow) for a in ADDITIONS if a not in FREQUENT)]
+)
 def test_a_foreign_trial_is_shown_and_neither_counted_nor_chosen(database: str, addition: str):
     trained(a_study(database, sampler="tpe"), 3)
     ADDITIONS[addition](by_another_program(database))

@@ -81,6 +81,7 @@ def hold(url: str, study: str) -> subprocess.Popen[str]:
     return holder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["mnist", "a b/c", "ü" * 40])
 def test_a_reader_sees_which_process_holds_a_study(url: str, study: str):
     open_storage(url)
@@ -281,6 +282,7 @@ class TestConformance(StorageTestCase):
 # Outages --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_was_lost_is_not_written_twice(server: Any, url: str, database: str):
     whole = a_study(database)
     for _ in range(6):

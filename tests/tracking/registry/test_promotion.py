@@ -188,6 +188,7 @@ def test_a_worse_version_promoted_on_the_page_stays(store: mlflow.MlflowClient):
     assert register(store, 0.81) == ""
 
 
+@pytest.mark.slow
 def test_an_earlier_champion_brought_back_on_the_page_stays(store: mlflow.MlflowClient):
     for score in (0.9, 0.95):
         register(store, score)
@@ -411,6 +412,7 @@ def command(folder: Path, *words: str) -> str:
     return CliRunner().invoke(cli, ["promote", *words, "--workspace", str(folder)], catch_exceptions=False).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -330,6 +330,7 @@ def test_the_recording_used_longest_ago_is_freed(data: TrainingData):
 # Checkpoints --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("at", [1, 2, 5])
 def test_a_checkpoint_goes_on_in_either_form(data: TrainingData, optimizer: str, at: int):
