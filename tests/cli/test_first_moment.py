@@ -48,6 +48,7 @@ def test_a_log_says_in_one_line_that_the_search_starts(tmp_path: Path):
     assert text.rstrip() == b"the search starts: it imports its libraries and reads its data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--quiet"], ["--log-format", "json"], ["--quiet", "--log-format", "json"]])
 def test_quiet_and_json_start_without_that_line(tmp_path: Path, words: list[str]):
     process = begin("--objective", "nowhere:Toy", *words, cwd=tmp_path)

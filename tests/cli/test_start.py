@@ -26,6 +26,7 @@ def test_no_module_of_the_folder_hides_another(tmp_path: Path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_the_installed_command_finds_objectives_of_the_folder(tmp_path: Path):
     shutil.copy(TESTS / "support" / "toy.py", tmp_path / "mine.py")
     (tmp_path / "search.py").write_text(THEIRS)

@@ -132,6 +132,7 @@ sys.exit(3)"""
     assert (process.returncode, errors.decode()) == (3, CLOSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "xterm", "CI": "1"}, {}], ids=str)
 def test_a_terminal_that_cannot_redraw_gets_plain_lines(env: dict[str, str]):
     program = "from search.cli import output; print(type(output.choose_display()).__name__, file=sys.stderr)"

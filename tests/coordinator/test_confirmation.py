@@ -45,6 +45,7 @@ def test_fresh_seeds_are_new_all_different_and_always_the_same(place: Place):
     assert len(place.runs("confirm")) == len(used)
 
 
+@pytest.mark.slow
 def test_clear_losers_skip_their_remaining_seeds(place: Place):
     place.search(12)
     confirmation, winner = place.confirm(12, 4)  # the last ones are far behind
@@ -125,6 +126,7 @@ def test_the_next_start_repeats_a_seed_that_ran_out_of_memory(place: Place):
     assert all([step for step, _ in place.curves()[name]] == [1, 2, 3, 4] for name, *_ in runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [2, 5, 6, 9])
 def test_an_interruption_repeats_no_training(place: Place, rounds: int):
     place.search(3)

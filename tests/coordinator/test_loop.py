@@ -16,6 +16,7 @@ from search.study.sampling.sampling_study import SamplingStudy
 from search.tracking.store import connect_mlflow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6])
 def test_an_interruption_at_any_step_repeats_nothing(place: Place, rounds: int):
     """Rounds 1 to 4 end in the first trial, 3 between its last step and its end; later ones in the second."""

@@ -79,6 +79,7 @@ def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_searc
     assert story(again) == story(study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_space_of_sixty_configurations_is_tried_completely(database: str, sampler: str):
     objective = Few(steps=1)

@@ -151,6 +151,7 @@ CALLS: dict[str, Callable[[RetryingStorage, int, int], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_waits_for_a_file_that_another_program_has_locked(file: Path, name: str):
     messages: list[str] = []
