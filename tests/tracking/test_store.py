@@ -183,7 +183,7 @@ def test_the_stores_that_a_notebook_has_set_stay_set(folder: Path, monkeypatch: 
     mlflow.set_registry_uri(None)
 
 
-STORE = "sqlite:////work/mlflow.db"
+STORE = "sqlite:////elsewhere/mlflow.db"
 
 
 @pytest.mark.parametrize(
