@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import TOY, Finished, begin, end, environment, rows, search, wait_until, write_protected
+from shell import TOY, Finished, begin, end, environment, rows, search, wait_for, wait_until, write_protected
 
 HOLDER = """
     import sqlite3, sys
@@ -51,14 +51,6 @@ def interrupted(folder: Path, number: int) -> subprocess.CompletedProcess[str]:
     wait_for(process, "[2/50]")
     process.send_signal(number)
     return end(process)
-
-
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    assert process.stdout is not None
-    while line := process.stdout.readline():
-        if words in line:
-            return
-    pytest.fail(f"it ended before it printed {words!r}")
 
 
 def refused(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -78,6 +78,15 @@ def end(process: subprocess.Popen[str], timeout_s: float = 240) -> subprocess.Co
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Read the output of a process until a line has these words."""
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if words in line:
+            return
+    pytest.fail(f"it ended before it printed {words!r}")
+
+
 def search(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m search` to its end."""
     return end(begin(*words, cwd=cwd, env=env))

@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from proxy import Proxy
-from shell import begin, end, environment, search
+from shell import begin, end, environment, search, wait_for
 from studies import a_study, ask, story, train
 from test_writer import check_alike
 
@@ -306,14 +306,6 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(server: Any, url: s
 def toy(url: str, trials: int) -> tuple[object, ...]:
     plain = ("--pruner", "none", "--confirm", 0, "--no-refit")
     return ("--objective", "toy:Toy", "--trials", trials, "--jobs", 2, *plain, "--storage", url)
-
-
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    assert process.stdout is not None
-    while line := process.stdout.readline():
-        if words in line:
-            return
-    pytest.fail(f"it ended before it printed {words!r}")
 
 
 def assert_whole(url: str, trials: int) -> None:

@@ -217,7 +217,7 @@ def test_another_error_of_sqlite_is_not_waited_for(file: Path):
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "toy")
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("DROP TABLE study_user_attributes")
-    with pytest.raises(StorageInternalError) as caught:
+    with pytest.raises(StorageInternalError, match="An exception is raised during the commit") as caught:
         storage.get_study_user_attrs(study)
     assert "no such table" in str(caught.value.__cause__)
     assert messages == []
