@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -115,28 +114,8 @@ def _ended(phase: Phase, record: StudyRecord) -> dict[str, TrialRecord]:
         ended.sort(key=lambda trial: (trial.ended or datetime.max, trial.number))
         return {str(trial.number): trial for trial in ended}
     stored = record.attrs.get(records.EXTRA_TRAININGS, {})
-    return {run: _training(number, label, stored[run]) for run, (number, label) in phase.jobs.items() if run in stored}
-
-
-def _training(number: int, label: str, stored: dict[str, Any]) -> TrialRecord:
-    """A training that confirmed or refitted, as far as the study stores it."""
-    result = TrainingResult.from_dict(stored)
-    return TrialRecord(
-        number=number,
-        state=result.state,
-        value=result.value,
-        params={},
-        label=label,
-        baseline=None,
-        failure=result.failure,
-        failure_message=result.failure_message,
-        metrics=result.metrics,
-        slot=None,
-        started=None,
-        ended=None,
-        run_id=None,
-        intermediate={},
-    )
+    results = {run: TrainingResult.from_dict(stored[run]) for run in phase.jobs if run in stored}
+    return {run: TrialRecord.of_training(*phase.jobs[run], result) for run, result in results.items()}
 
 
 def _left_s(phase: Phase, standing: Standing, record: StudyRecord) -> float | None:

@@ -103,21 +103,15 @@ class JobList:
     def _record(self, job: Job) -> TrialRecord:
         result = self.results[job.run]
         slot, started = self._begun.get(job.run, (None, None))
-        return TrialRecord(
-            number=job.task.number,
-            state=result.state,
-            value=result.value,
+        return TrialRecord.of_training(
+            job.task.number,
+            job.label,
+            result,
             params=job.task.params,
-            label=job.label,
-            baseline=None,
-            failure=result.failure,
-            failure_message=result.failure_message,
-            metrics=result.metrics,
             slot=slot,
             started=started,
             ended=datetime.now() if started else None,
             run_id=self.tracking.mlflow_id(job.run),
-            intermediate={},
         )
 
 

@@ -131,6 +131,21 @@ class TrialRecord:
         return dict(json_values({**asdict(self), "state": self.state.name, "seconds": self.seconds}))
 
     @classmethod
+    def of_training(cls, number: int, label: str, result: TrainingResult, **more: Any) -> Self:
+        """Record the end of a training that is not a trial: it confirms or refits the trial `number`."""
+        unknown = dict.fromkeys(("baseline", "slot", "started", "ended", "run_id"))
+        return cls(
+            **{"params": {}, "intermediate": {}, **unknown, **more},
+            number=number,
+            label=label,
+            state=result.state,
+            value=result.value,
+            failure=result.failure,
+            failure_message=result.failure_message,
+            metrics=result.metrics,
+        )
+
+    @classmethod
     def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None, *, foreign: bool = False) -> Self:
         """Read an Optuna trial. `runs` is the study's attribute RUNS.
 
