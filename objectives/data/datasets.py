@@ -164,7 +164,7 @@ def load_test_split_of(name: str, data_dir: Path | None, digest: str | None) -> 
 
     If a folder has changed or is gone, its earlier arrays are used: a new split would make test images of
     some training images. Without a digest, which early models lack, nothing is compared. Raises DatasetError when there
-    are no such arrays, or another dataset has the name here.
+    are none, or another dataset has the name here.
     """
     _, path = parse_name(name)
     data_dir = data_dir or default_data_dir()

@@ -120,7 +120,7 @@ def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
 def compared(config: Config, studies: Sequence[StudyRecord]) -> list[StudyRecord]:
     """Replace what the studies have stored about the registry by what it has now; a study's winner may be gone there.
 
-    A store that does not answer at once is not waited for; the studies then say so.
+    A store that does not answer within seconds is not waited for; a note of the study then names it.
     """
     found = find_stored(config, studies)
     return [_as_found(config, study, version) for study, version in zip(studies, found, strict=True)]

@@ -53,7 +53,7 @@ class OpenDatabase:
             status = self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return self._describe_absence(connection)
-        except OSError:  # a network share that is away, or a folder without rights: SQLite's own error says so
+        except OSError:  # a network share that is away, or a folder without rights: SQLite itself raises an error
             return None
         if (status.st_dev, status.st_ino) != self._identity:
             saved = self.path.with_name(f"{self.path.name}.rescued-{os.getpid()}")

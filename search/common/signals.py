@@ -21,7 +21,7 @@ class Interrupted(BaseException):
 
 
 def is_interruption(error: BaseException) -> bool:
-    """True if a signal raised it. Without our handlers, a KeyboardInterrupt is Ctrl-C; with them, somebody's code."""
+    """True if a signal raised it. With our handlers, a KeyboardInterrupt comes from an objective, not from Ctrl-C."""
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, Interrupted) or (isinstance(error, KeyboardInterrupt) and is_default)
 

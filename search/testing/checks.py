@@ -36,7 +36,7 @@ SUGGEST_S = 0.05
 
 
 class Absent(str):
-    """What a check returns instead of a remark when the objective lacks the part that it is about."""
+    """Returned by a check instead of a remark, if the objective lacks the part to check."""
 
 
 def check_names(specimen: Specimen) -> str | None:

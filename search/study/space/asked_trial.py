@@ -35,7 +35,7 @@ ADVICE = {
     "set_constraint": "use --max-parameters or --max-latency-ms",
     "number": "configurations may depend on suggested values alone; a training finds it in task.number",
 }
-"""What to write instead of a part of `optuna.Trial` that a search space cannot use."""
+"""Advice for each part of `optuna.Trial` that a search space cannot use."""
 
 
 class UnsupportedError(ContractError, AttributeError):
@@ -210,7 +210,7 @@ def _choices(asked: _Request, choices: Any) -> list[ParamValue]:
 
 
 def plain_params(params: Any) -> Params:
-    """What `suggest` returned, with plain values. Raises ContractError for anything but a dict of them."""
+    """Return a configuration with plain values. Raises ContractError for anything but a dict of them."""
     hint = "give a dict of parameters" + (": return is missing" if params is None else "")
     if not isinstance(params, Mapping):
         raise ContractError(f"suggest gave {describe_value(params)}; {hint}")

@@ -65,7 +65,7 @@ def _held_by(holder: Holder, study: str) -> StudyHeldError:
 
 
 class FileLock(StudyLock):
-    """A lock file beside a SQLite database. Every transaction checks that neither of both files has gone."""
+    """The lock file of a SQLite database. Every transaction checks that both files are still there."""
 
     def __init__(self, database: Path, study: str) -> None:
         self._database, self._study = database, study

@@ -116,11 +116,11 @@ class Accuracy:
     images: str  # number of test images
     reads: str  # how often this study has read the test split
     constant: str  # what always answering the most frequent class scores; "" if unknown
-    is_notable: bool  # the classes are so unequal that `constant` must stand beside the accuracy
+    is_notable: bool  # the classes are so unequal that `constant` must stand next to the accuracy
 
     @property
     def beside(self) -> str:
-        """`constant` as a continuation, if it must stand beside the accuracy."""
+        """`constant` as a continuation, if it must stand next to the accuracy."""
         return f"; {self.constant}" if self.is_notable else ""
 
 
