@@ -71,8 +71,8 @@ def record_of(config: Config, study: optuna.Study) -> StudyRecord:
     return StudyRecord.of(study, holder)
 
 
-def find_study(config: Config, name: str | None) -> optuna.Study | str:
-    """Open a study, by default the newest; in words what there is instead if it does not exist yet."""
+def study_if_there(config: Config, name: str | None) -> optuna.Study | str:
+    """Open a study, by default the newest; a text that says what there is instead if it does not exist yet."""
     path = sqlite_file(parse_url(config.storage_url))
     if path is not None and not path.exists():
         return f"there is no {path} yet"

@@ -7,7 +7,7 @@ from datetime import datetime
 import optuna
 from optuna.trial import TrialState
 
-from search.commands.studies import find_study, record_of
+from search.commands.studies import record_of, study_if_there
 from search.common.config import Config
 from search.common.errors import SearchStoppedError
 from search.coordinator.forecast import seconds_left
@@ -42,7 +42,7 @@ def follow(config: Config, name: str | None, display: Display) -> StudyRecord:
 
 def _await_study(config: Config, name: str | None, notice: Callable[[str], None]) -> optuna.Study:
     is_waiting = False
-    while isinstance(study := find_study(config, name), str):
+    while isinstance(study := study_if_there(config, name), str):
         if not is_waiting:
             wanted = "a search" if name is None else f"the search of study {name!r}"
             notice(f"waiting for {wanted} to start: {study}. Ctrl-C ends this")
