@@ -9,15 +9,9 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 
 from __future__ import annotations
 
-import inspect
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
-
-from objectives.failures import describe_error, describe_value
-from objectives.imports import hidden_file, import_module
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -279,66 +273,3 @@ def missing_methods(objective: object) -> str | None:
             effect = f"so it is not taken for an {part.__name__} of objectives.base"
             return f"the objective has {', '.join(present)} and lacks {missing}, {effect}"
     return None
-
-
-@dataclass(frozen=True)
-class ObjectiveSpec:
-    """An import path and keyword arguments, which make the same objective in any process."""
-
-    target: str
-    """`package.module:attribute`, naming an objective, or a callable that returns one."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def accepted(self, names: Iterable[str]) -> set[str]:
-        """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
-        with self._explained():
-            target = self._target()
-        try:
-            parameters = inspect.signature(target).parameters.values() if callable(target) else ()
-        except (TypeError, ValueError):  # some callables that are written in C
-            return set()
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return set(names)
-        by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return {parameter.name for parameter in parameters if parameter.kind in by_name} & set(names)
-
-    def load(self) -> Objective:
-        """Import and make the objective.
-
-        Raises ObjectiveError when the target cannot be imported or lacks a part of the contract.
-        """
-        with self._explained():
-            made = self._target()
-            return self._checked(made(**self.options) if callable(made) else made)
-
-    def _target(self) -> Any:
-        module, _, attribute = self.target.partition(":")
-        if not module or not attribute:
-            hint = "type for example --objective my_module:MyObjective"
-            raise ObjectiveError(f"--objective {self.target!r} is not MODULE:ATTRIBUTE; {hint}")
-        return operator.attrgetter(attribute)(import_module(module))
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Raise ObjectiveError for an exception of any kind in the user's module."""
-        try:
-            yield
-        except ObjectiveError:
-            raise
-        except (Exception, SystemExit) as error:
-            reason, hidden = describe_error(error).removesuffix("."), hidden_file(self.target.partition(":")[0])
-            raise ObjectiveError(
-                f"--objective {self.target!r} cannot be made: {reason}. The module must be importable from the folder "
-                "where you run the command, and the attribute an objective or a callable that returns one. The "
-                f"callable may take dataset and data_dir, and needs no other arguments.{hidden}"
-            ) from error
-
-    def _checked(self, made: Objective) -> Objective:
-        parts = [*Objective.__annotations__, *(name for name in vars(Objective) if not name.startswith("_"))]
-        if missing := [part for part in parts if not hasattr(made, part)]:
-            hint = "see the example in docs/objectives.md"
-            raise ObjectiveError(f"--objective {self.target!r} lacks {', '.join(missing)}; {hint}")
-        if made.direction not in get_args(Direction):
-            allowed, given = ", ".join(get_args(Direction)), describe_value(made.direction)
-            raise ObjectiveError(f"--objective {self.target!r} has direction {given}; allowed: {allowed}")
-        return made

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from objectives.base import EpochResult, ObjectiveError, ObjectiveSpec, Outcome
+from objectives.base import EpochResult, ObjectiveError, Outcome
+from objectives.spec import ObjectiveSpec
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How one worker is set up. Sent by the coordinator; all other messages are sent by the worker."""
+    """How one worker is set up. Sent by the coordinator, as is an `Answer`; the worker sends all other messages."""
 
     objective: ObjectiveSpec
     device: str
@@ -60,6 +61,45 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A function asks something and waits for the `Answer`, which is the next command.
+
+    `method` is a name of `optuna.Trial` or, after `study.`, of `optuna.Study`; a property has no arguments. The answer
+    to `suggest_categorical` is the index of the choice. What only this project has:
+
+        seed()                   the seed of this training
+        log(metrics, step)       curve points
+        log_artifact(path, bytes)
+        log_model(bytes)         the program that torch.export.save wrote
+        save_checkpoint(bytes)   `Task.checkpoint` of the next start of this training
+        output(text)             all that the function printed; its last question
+    """
+
+    method: str
+    arguments: tuple[Any, ...] = field(default=(), repr=False)
+    keywords: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a function gets, sent by the coordinator."""
+
+    value: Any = None
+    error: BaseException | None = None
+    """Raised in place of a value."""
+    warnings: tuple[tuple[str, type[Warning]], ...] = ()
+    """Warnings of Optuna to repeat where the function runs: text and category."""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A function returned its value, or raised `optuna.TrialPruned`."""
+
+    value: float | None
+    """None if it was pruned."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """The training ended with an error; the worker is free for another one."""
 
@@ -91,4 +131,4 @@ def transferable(error: ObjectiveError) -> ObjectiveError:
     return error if type(error).__module__ == ObjectiveError.__module__ else ObjectiveError(str(error))
 
 
-Reply = EpochDone | Checkpointed | Finished | Failed | Refused | SpeedMeasured
+Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Failed | Refused | SpeedMeasured

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from objectives.base import ObjectiveError, ObjectiveSpec
+from objectives.base import ObjectiveError
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import Reply, WorkerReady, WorkerSettings, transferable
 from objectives.worker.worker import Worker
 

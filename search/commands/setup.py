@@ -10,8 +10,9 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, ObjectiveSpec
+from objectives.base import DatasetUnavailableError, ImageClassifier, Objective
 from objectives.devices import resolve_device
+from objectives.spec import ObjectiveSpec
 from search.commands.session.naming import tell_apart
 from search.commands.studies import read_study, stored_studies
 from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, why_no_model_name

@@ -12,6 +12,7 @@ from search.common.errors import UsageError
 from search.common.passwords import mask
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
+DIRECTIONS = ("maximize", "minimize")
 PRUNERS = ("hyperband", "median", "halving", "none")
 ENGINES = ("local", "inline", "ray")
 LOG_FORMATS = ("text", "json")
@@ -67,7 +68,12 @@ class Config:
     device: str = setting("auto", "Device for training. auto picks a GPU if there is one.", Device())
     seed: int = setting(0, "Seed for all random numbers.", click.IntRange(min=0), "N")
     sampler: str = setting("tpe", "Algorithm that proposes configurations.", click.Choice(SAMPLERS))
-    pruner: str = setting("hyperband", "Algorithm that stops unpromising trials early.", click.Choice(PRUNERS))
+    pruner: str | None = setting(
+        None,
+        "Algorithm that stops unpromising trials early.",
+        click.Choice(PRUNERS),
+        unset="hyperband; median for a function",
+    )
     confirm: int = setting(3, "Number of best trials to retrain on fresh seeds.", click.IntRange(min=0), "K")
     confirm_seeds: int = setting(2, "Fresh seeds per confirmed trial.", COUNT, "N")
     no_refit: bool = setting(False, "Skip the final training on training and validation images.", bool)
@@ -81,7 +87,12 @@ class Config:
         None, "Stop after N trials without an improvement beyond one standard error.", COUNT, "N"
     )
     timeout: float | None = setting(None, "Start no new trial after this time.", POSITIVE, "SECONDS")
-    objective: str = setting(DEFAULT_OBJECTIVE, "Objective to optimize.", str, "MODULE:ATTR")
+    objective: str = setting(
+        DEFAULT_OBJECTIVE, "Objective, or function of an Optuna trial: FILE.py:NAME or MODULE:NAME.", str, "TARGET"
+    )
+    direction: str | None = setting(
+        None, "What to do with a function's value.", click.Choice(DIRECTIONS), unset="minimize, as in Optuna"
+    )
     engine: str = setting("local", "Where workers run: local processes, this process or Ray.", click.Choice(ENGINES))
     address: str | None = setting(
         None, "Ray cluster: auto, HOST:PORT or ray://HOST:PORT.", str, "ADDRESS", unset="start Ray on this machine"

@@ -1,11 +1,14 @@
 """The contract between the coordinator and the workers.
 
-A slot trains one task at a time. After `start`, `advance`, `checkpoint` or `stop` it owes exactly one event, which
-`wait` returns. Until then it takes no other command.
+A slot trains one task at a time. After each command it owes exactly one event, which `wait` returns. Until then it
+takes no other command.
 
     command      event          the slot is then
     start        EpochDone      training: the next command is advance, checkpoint or stop
                  Refused        free: the network is slower than the task allows
+                 Asked          calling a function, which waits: the next command is answer
+    answer       Asked          calling the function
+                 Returned       free: the function returned, or was pruned
     advance      EpochDone      training
                  Finished       free: the training came to its end
     checkpoint   Checkpointed   training; the next start drops it, if no other command follows
@@ -22,9 +25,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from objectives.base import Task
-from objectives.worker.messages import Checkpointed, EpochDone, Failed, Finished, Refused, Reply, WorkerReady
+from objectives.worker.messages import (
+    Answer,
+    Asked,
+    Checkpointed,
+    EpochDone,
+    Failed,
+    Finished,
+    Refused,
+    Reply,
+    Returned,
+    WorkerReady,
+)
 
-__all__ = ["Checkpointed", "EpochDone", "SlotEvent", "Executor", "Failed", "Finished", "Lost", "Refused"]
+__all__ = ["Answer", "Asked", "Checkpointed", "EpochDone", "Executor", "Failed", "Finished", "Lost", "Refused"]
+__all__ += ["Returned", "SlotEvent"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,7 @@ SlotEvent = Reply | Lost
 
 
 class Executor(Protocol):
-    """Runs tasks in slots. Implementations inherit the four commands, and define how one is sent."""
+    """Runs tasks in slots. Implementations inherit the five commands, and define how one is sent."""
 
     @property
     def slots(self) -> int:
@@ -83,6 +98,10 @@ class Executor(Protocol):
     def checkpoint(self, slot: int) -> None:
         """Ask for the state to resume from."""
         self.send(slot, "checkpoint")
+
+    def answer(self, slot: int, answer: Answer) -> None:
+        """Answer a function's question."""
+        self.send(slot, "answer", answer)
 
     def stop(self, slot: int) -> None:
         """End the task and ask for its outcome."""

@@ -5,7 +5,7 @@ An objective that crashes the process or calls `os._exit` ends the search with i
 
 from typing import Any
 
-from objectives.base import ObjectiveSpec
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import WorkerReady, WorkerSettings
 from objectives.worker.worker import Worker
 from search.common.signals import is_interruption

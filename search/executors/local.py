@@ -14,7 +14,8 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from objectives.base import ObjectiveError, ObjectiveSpec, Task
+from objectives.base import ObjectiveError, Task
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import module_command, usable_cores

@@ -8,8 +8,9 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from objectives.base import ObjectiveError, ObjectiveSpec
+from objectives.base import ObjectiveError
 from objectives.devices import resolve_device
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import transferable
 from search.testing.checks import TITLES, Finding, examine
 from search.testing.specimen import Specimen

@@ -8,17 +8,8 @@ from typing import Any, Self, cast
 import optuna
 from optuna.samplers import RandomSampler
 
-from objectives.base import (
-    Diverged,
-    EpochResult,
-    ImageClassifier,
-    Objective,
-    ObjectiveSpec,
-    Params,
-    Suggest,
-    Task,
-    Training,
-)
+from objectives.base import Diverged, EpochResult, ImageClassifier, Objective, Params, Suggest, Task, Training
+from objectives.spec import ObjectiveSpec
 from search.study.space.asked_trial import PartialTrial
 from search.study.space.objective_calls import ContractError, call, require_baselines
 from search.study.space.space import WHOLE_SPACE

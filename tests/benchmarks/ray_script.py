@@ -17,7 +17,8 @@ from ray import init, tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from objectives.base import ObjectiveSpec, Task
+from objectives.base import Task
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import EpochDone, Finished, WorkerSettings
 from objectives.worker.worker import Worker
 from tests.benchmarks.objectives import Digits

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from shell import TESTS, TOY, environment, search
 
-from objectives.base import ObjectiveError, ObjectiveSpec
+from objectives.base import ObjectiveError
+from objectives.spec import ObjectiveSpec
 
 THEIRS = "raise RuntimeError('a module of the person')"
 NAMES = ("objectives", "random", "torch", "dataset", "click", "optuna", "json", "code")
@@ -50,7 +51,7 @@ def test_a_file_that_is_hidden_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_an_objective_may_be_in_test_py(tmp_path: Path):
     shutil.copy(TESTS / "support" / "toy.py", tmp_path / "test.py")
-    program = "from objectives.base import ObjectiveSpec; print(ObjectiveSpec('test:Toy').load().name)"
+    program = "from objectives.spec import ObjectiveSpec; print(ObjectiveSpec('test:Toy').load().name)"
     words = [sys.executable, "-P", "-c", f"import sys; sys.path.append('.'); {program}"]
     result = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
     assert result.stdout == "toy\n"

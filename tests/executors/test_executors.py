@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from shell import alive, children, environment
 
-from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
+from objectives.base import DeviceError, ObjectiveError, Task
+from objectives.spec import ObjectiveSpec
 from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
@@ -358,7 +359,7 @@ def test_closing_ends_a_worker_that_hangs():
 def test_a_worker_ends_when_its_coordinator_is_killed():
     program = """
         import os
-        from objectives.base import ObjectiveSpec, Task
+        from objectives.spec import ObjectiveSpec, Task
         from search.executors.local import LocalExecutor
 
         executor = LocalExecutor(ObjectiveSpec("toy:Toy"), "cpu", jobs=1)

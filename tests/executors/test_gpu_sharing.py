@@ -8,8 +8,9 @@ from multiprocessing import Pipe
 
 import pytest
 
-from objectives.base import DeviceError, ObjectiveSpec, Task
+from objectives.base import DeviceError, Task
 from objectives.devices import assign_device
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.executors import local
 from search.executors.gpu_sharing import choose_workers, fit_memory, joint_rate, max_workers

@@ -37,8 +37,9 @@ from shell import (
 )
 from test_executors import TOY, hear, task, train
 
-from objectives.base import DeviceError, ObjectiveError, ObjectiveSpec, Task
+from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.images.objective import ImageClassification
+from objectives.spec import ObjectiveSpec
 from search.commands.setup import check_engine
 from search.common.config import Config
 from search.common.errors import SearchError, UsageError
@@ -304,7 +305,7 @@ def n_finished(folder: Path) -> int:
 
 COORDINATOR = """
     import sys
-    from objectives.base import ObjectiveSpec, Task
+    from objectives.spec import ObjectiveSpec, Task
     from search.executors.ray import RayExecutor
 
     executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, notice=print)

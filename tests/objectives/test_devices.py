@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from objectives.base import DeviceError, ObjectiveSpec
+from objectives.base import DeviceError
 from objectives.devices import choose_device, device_name, gpu_problem, processor
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import WorkerReady, WorkerSettings
 from objectives.worker.worker import Worker
 

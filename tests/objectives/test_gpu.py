@@ -17,7 +17,7 @@ from test_executors import hear
 from torch import nn
 from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
 
-from objectives.base import Diverged, ObjectiveSpec, Task
+from objectives.base import Diverged, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.images.objective import ImageClassification
 from objectives.images.training.cuda_graphs import (
@@ -31,6 +31,7 @@ from objectives.images.training.cuda_graphs import (
 from objectives.images.training.loop import ImageTraining
 from objectives.images.training.recipe import Numerics
 from objectives.images.training.update import TrainingData, TrainingState, Update
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import EpochDone, Failed, WorkerSettings
 from objectives.worker.worker import Worker
 from search.executors.base import Finished

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from toy import Toy
 
-from objectives.base import ObjectiveSpec
+from objectives.spec import ObjectiveSpec
 from search.cli.progress import PlainDisplay
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import Confirmer

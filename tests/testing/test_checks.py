@@ -17,8 +17,9 @@ from regression import Curve, Fit
 from torch import nn
 from toy import Toy, ToyTraining
 
-from objectives.base import Diverged, EpochResult, ObjectiveSpec, Outcome, Params, Suggest, Task, Training
+from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Task, Training
 from objectives.images.objective import ImageClassification
+from objectives.spec import ObjectiveSpec
 from search.cli.main import cli
 from search.study.space.objective_calls import ContractError
 from search.study.space.space import search_space

@@ -7,7 +7,8 @@ from functools import partial
 
 from optuna.trial import TrialState
 
-from objectives.base import ObjectiveError, ObjectiveSpec, Portable
+from objectives.base import ObjectiveError, Portable
+from objectives.spec import ObjectiveSpec
 from search.commands.setup import SearchPlan, open_tracking
 from search.commands.studies import find_stored, separate_copy
 from search.common.errors import SearchError

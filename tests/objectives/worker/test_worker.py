@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 from toy import ToyTraining
 
-from objectives.base import EpochResult, ObjectiveSpec, Outcome, Task
+from objectives.base import EpochResult, Outcome, Task
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import WorkerSettings
 from objectives.worker.worker import Worker
 from search.executors.base import EpochDone, Failed

@@ -12,9 +12,10 @@ import torch
 from optuna.samplers import RandomSampler
 from regression import Curve
 
-from objectives.base import ImageClassifier, ObjectiveSpec, Sized, Task, Timed
+from objectives.base import ImageClassifier, Sized, Task, Timed
 from objectives.images.latency import latency_ms
 from objectives.images.objective import ImageClassification
+from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import Checkpointed, EpochDone, Finished, Refused, WorkerSettings
 from objectives.worker.worker import Worker
 from search.study.space.limits import Limits, describe

@@ -1,0 +1,190 @@
+"""How an objective is made, the same in every process: from a name to import, or from a pickled object."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import operator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+from objectives.base import Direction, Objective, ObjectiveError
+from objectives.failures import describe_error, describe_value
+from objectives.functions.objective import FunctionObjective
+
+PARTS = [*Objective.__annotations__, *(name for name in vars(Objective) if not name.startswith("_"))]
+HINT = "type for example --objective train.py:objective or --objective my_module:MyObjective"
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """The name of an objective and its keyword arguments."""
+
+    target: str
+    """`package.module:attribute` or `folder/file.py:attribute`.
+
+    It names an objective, a callable that returns one, or a function of an Optuna trial.
+    """
+    options: Mapping[str, Any] = field(default_factory=dict)
+    direction: Direction | None = None
+    """What a function's value is to become. None: it is minimized, as in Optuna. Other objectives say it themselves."""
+    pickled: bytes | None = field(default=None, repr=False)
+    """The named object, pickled by the process that searches, for its own workers. It is never stored."""
+    path: tuple[str, ...] = ()
+    """Entries of `sys.path` that the pickled object needs."""
+
+    def accepted(self, names: Iterable[str]) -> set[str]:
+        """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
+        with self._explained():
+            target = self._target()
+        try:
+            parameters = inspect.signature(target).parameters.values() if callable(target) else ()
+        except (TypeError, ValueError):  # some callables that are written in C
+            return set()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return set(names)
+        by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return {parameter.name for parameter in parameters if parameter.kind in by_name} & set(names)
+
+    def load(self) -> Objective:
+        """Import and make the objective.
+
+        Raises ObjectiveError when the target cannot be imported or lacks a part of the contract.
+        """
+        with self._explained():
+            made = self._target()
+            if callable(made) and not is_function(made):
+                made = made(**self.options)
+            if is_function(made):
+                return FunctionObjective(made, function_name(self.target), self.direction or "minimize")
+            return self._checked(made)
+
+    def _target(self) -> Any:
+        if self.pickled is not None:
+            import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+            sys.path.extend(entry for entry in self.path if entry not in sys.path)
+            return cloudpickle.loads(self.pickled)
+        place, _, attribute = self.target.rpartition(":")
+        if not place or not attribute:
+            raise ObjectiveError(f"--objective {self.target!r} is neither FILE.py:NAME nor MODULE:NAME; {HINT}")
+        return operator.attrgetter(attribute)(self._import(place))
+
+    def _import(self, place: str) -> ModuleType:
+        if not place.endswith(".py"):
+            return import_module(place)
+        if not Path(place).is_file():
+            raise ObjectiveError(f"--objective {self.target!r}: there is no file {place}; {HINT}")
+        return import_file(Path(place))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise ObjectiveError for an exception of any kind in the user's module."""
+        try:
+            yield
+        except ObjectiveError:
+            raise
+        except (Exception, SystemExit) as error:
+            reason, hidden = describe_error(error).removesuffix("."), hidden_file(self.target.partition(":")[0])
+            raise ObjectiveError(
+                f"--objective {self.target!r} cannot be made: {reason}. The module must be importable from the folder "
+                "where you run the command. The attribute is a function of a trial, an objective, or a callable that "
+                f"returns one. That callable may take dataset and data_dir, and needs no other arguments.{hidden}"
+            ) from error
+
+    def _checked(self, made: Objective) -> Objective:
+        if missing := [part for part in PARTS if not hasattr(made, part)]:
+            hint = "see the example in docs/objectives.md"
+            raise ObjectiveError(f"--objective {self.target!r} lacks {', '.join(missing)}; {hint}")
+        if made.direction not in get_args(Direction):
+            allowed, given = ", ".join(get_args(Direction)), describe_value(made.direction)
+            raise ObjectiveError(f"--objective {self.target!r} has direction {given}; allowed: {allowed}")
+        return made
+
+
+def is_function(made: object) -> bool:
+    """True for a callable that takes one trial, such as a function written for `study.optimize`."""
+    if not callable(made) or isinstance(made, type) or hasattr(made, "suggest"):
+        return False
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):
+        return False
+    required = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty and parameter.kind in (0, 1)  # positional
+    ]
+    return len(required) == 1 and _binds(signature) and required[0] not in ("dataset", "data_dir")
+
+
+def _binds(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def function_name(target: str) -> str:
+    """The default name of a function's study: `train` for `train.py:objective`, else `train-NAME`."""
+    place, _, attribute = target.rpartition(":")
+    stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+    short = attribute.replace("<", "").replace(">", "").replace(".", "-")
+    if stem == "__main__":
+        return short
+    return stem if attribute.lower() == "objective" else f"{stem}-{short}"
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module. The current folder's `test.py` comes before Python's own tests, which nothing else needs."""
+    path = Path("test.py").absolute()
+    if name == "test" and name not in sys.modules and path.is_file():
+        return _load(name, path)
+    return importlib.import_module(name)
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a file, as `python FILE` would find what it imports: beside it. Its own name may be taken."""
+    path = path.resolve()
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == str(path) and module.__name__ != "__main__":
+            return module
+    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    if found is not None and found.origin == str(path):
+        return importlib.import_module(path.stem)
+    return _load(f"objective_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}", path)
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "it ends in .py"
+    assert spec.loader is not None, "it ends in .py"
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def hidden_file(name: str) -> str:
+    """Say that a file of the current folder was not imported because of its name; else return an empty text."""
+    top = name.partition(".")[0]
+    path = next((path for path in (Path(f"{top}.py"), Path(top, "__init__.py")) if path.is_file()), None)
+    imported = getattr(sys.modules.get(top), "__file__", None)
+    if path is None or top not in sys.modules or (imported and Path(imported).resolve() == path.resolve()):
+        return ""
+    shown = path if path.name != "__init__.py" else path.parent
+    return f" {shown} in this folder was not imported, because another module has its name. Rename it."
