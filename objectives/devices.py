@@ -14,6 +14,11 @@ VISIBLE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBL
 INSTALL = "https://pytorch.org/get-started has the command that installs a fitting torch"
 
 
+def n_nvidia_gpus() -> int:
+    """Return the number of NVIDIA GPUs that the driver shows. Does not import torch."""
+    return sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+
+
 def resolve_device(requested: str, index: int) -> str:
     """Return the device for worker number `index`. Raises DeviceError when it does not exist."""
     return choose_device(requested, index)[0]

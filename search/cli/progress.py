@@ -129,12 +129,12 @@ class LiveDisplay:
         bar = Table.grid(expand=True)  # a bare ProgressBar does not end its line
         bar.add_row(ProgressBar(total=progress.standing.target, completed=progress.standing.finished))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ("trial", "configuration", "epoch", progress.metric, "curve"):
-            table.add_column(name, justify="right" if name in ("epoch", progress.metric) else "left", no_wrap=True)
+        position = "epoch" if any(trial.epochs for trial in progress.running) else "step"
+        for name in ("trial", "configuration", position, progress.metric, "curve"):
+            table.add_column(name, justify="right" if name in (position, progress.metric) else "left", no_wrap=True)
         for trial in progress.running:
             value = f"{trial.curve[-1]:.4f}" if trial.curve else "-"
-            epoch = f"{trial.epoch:g}/{trial.epochs}"
-            table.add_row(f"#{trial.number:03d}", trial.label, epoch, value, sparkline(trial.curve))
+            table.add_row(f"#{trial.number:03d}", trial.label, trial.position, value, sparkline(trial.curve))
         parts: list[Table | Text] = [self._headline(progress), bar, table]
         if progress.tracking_error:
             parts.append(Text(f"tracking is out of reach, nothing is lost: {progress.tracking_error}", style="yellow"))
@@ -172,11 +172,12 @@ def describe_end(trial: TrialRecord) -> str:
             return f"trained{seconds}"
         case TrialState.COMPLETE:
             return f"{value}{seconds}{name}{limit}"
-        case TrialState.PRUNED if trial.value is None:
+        case TrialState.PRUNED if trial.value is None and limit:
             return f"refused{limit}{name}"
         case TrialState.PRUNED:
-            epochs = trial.metrics.get("epochs", 0)
-            return f"pruned at {value} after {epochs:g} epoch{'' if epochs == 1 else 's'}{seconds}{name}"
+            epochs = trial.metrics.get("epochs")
+            position = "" if epochs is None else f" after {epochs:g} epoch{'' if epochs == 1 else 's'}"
+            return f"pruned at {value}{position}{seconds}{name}"
         case _:
             reason = printable("".join((trial.failure_message or "").splitlines()[:1]), limit=300)
             return f"failed ({trial.failure}): {reason}{name}"

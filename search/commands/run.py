@@ -85,7 +85,7 @@ def _open_for_sampling(session: SearchSession, device: str) -> SamplingStudy:
 
 def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
     """Let the executor measure how many workers are fastest, if trials are left."""
-    if study.finished >= session.plan.config.trials and not study.unfinished:
+    if session.plan.is_function or (study.finished >= session.plan.config.trials and not study.unfinished):
         return
     epochs = session.study.epochs
     assert epochs is not None, "the study is open for sampling"

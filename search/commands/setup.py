@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from objectives.base import DatasetUnavailableError, ImageClassifier, Objective
 from objectives.devices import resolve_device
+from objectives.functions.objective import FunctionObjective
 from objectives.spec import ObjectiveSpec
 from search.commands.session.naming import tell_apart
 from search.commands.studies import read_study, stored_studies
@@ -86,6 +87,7 @@ class SearchPlan:
         check_engine(config)
         spec = objective_spec(config, ambient)
         objective = load_objective(spec)
+        _check_direction(config, objective)
         notice = tell_apart(config, objective)
         name, model = config.study or objective.name, registered_name(config, objective)
         check_study_name(name, "objective")
@@ -101,6 +103,16 @@ class SearchPlan:
         """The confirmation and refit that follow the trials. A search that has reached it is complete."""
         confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
         return {"confirm": confirm, "refit": self.refits}
+
+    @property
+    def is_function(self) -> bool:
+        """True for a plain function of an Optuna trial."""
+        return isinstance(self.objective, FunctionObjective)
+
+    @property
+    def pruner(self) -> str:
+        """The pruner. Functions have Optuna's default one: their steps are unknown."""
+        return self.config.pruner or ("median" if self.is_function else "hyperband")
 
     @property
     def dataset(self) -> dict[str, Any] | None:
@@ -151,6 +163,13 @@ def check_engine(config: Config) -> None:
         raise UsageError("--device cuda with --gpus-per-trial 0 asks for a GPU and for none; leave one of them out")
 
 
+def _check_direction(config: Config, objective: Objective) -> None:
+    """Raise UsageError if `--direction` contradicts an objective that has a direction of its own."""
+    if config.direction not in (None, objective.direction):
+        whose = f"the objective {config.objective} says {objective.direction}"
+        raise UsageError(f"--direction {config.direction}: {whose}; leave the flag out. It is for plain functions")
+
+
 def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
     """Raise UsageError if the objective lacks a figure, or if random draws give no configuration within the limits."""
     limits.check(objective)
@@ -189,16 +208,17 @@ def objective_spec(config: Config, ambient: Set[str] = frozenset()) -> Objective
     Raises UsageError if it does not take them, except for those in `ambient`.
     """
     data_dir, target = str(config.data_dir.absolute()) if config.data_dir else None, config.objective
+    direction: Any = config.direction
     if target == DEFAULT_OBJECTIVE:
         dataset = DEFAULT_DATASET if config.dataset is None else config.dataset
         return ObjectiveSpec(target, {"dataset": dataset, "data_dir": data_dir})
     given = {name: value for name, value in zip(PASSED, (config.dataset, data_dir), strict=True) if value is not None}
-    accepted = ObjectiveSpec(target).accepted(given) if given else set()
+    accepted = ObjectiveSpec(target, direction=direction).accepted(given) if given else set()
     for name in sorted(given.keys() - accepted - ambient):
         flag = f"--{name.replace('_', '-')}"
         advice = f"give the callable an argument {name}, or leave {flag} out"
         raise UsageError(f"{flag} {given[name]}: the objective {target} takes no {name}; {advice}")
-    return ObjectiveSpec(target, {name: given[name] for name in accepted})
+    return ObjectiveSpec(target, {name: given[name] for name in accepted}, direction)
 
 
 def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:

@@ -13,9 +13,11 @@ from typing import Any
 from optuna.trial import TrialState
 
 from objectives.base import Task
+from objectives.worker.messages import Asked
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult, TrialRecord
+from search.study.sampling.live_trials import answer_about_study, answer_fixed
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Noise, images_of
 from search.study.selection.winner import choose, clearly_worse
@@ -77,6 +79,17 @@ class JobList:
 
     def report(self, job: Job, step: int, value: float) -> bool:
         return False
+
+    def answer(self, job: Job, asked: Asked, reported: set[int]) -> Any:
+        method, arguments, keywords = asked.method, asked.arguments, asked.keywords
+        if method == "study.stop":
+            return None
+        if method.startswith("study."):
+            return answer_about_study(self.study, method.removeprefix("study."), arguments, keywords)
+        return answer_fixed(job.task.number, job.task.params, method, arguments, keywords, reported)
+
+    def note(self, attr: str) -> None:
+        self.study.note(attr)
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Store the result, and report which trainings it makes unnecessary."""

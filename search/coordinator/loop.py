@@ -5,6 +5,7 @@ coordinator starts, pulls, checkpoints, tracks and retries; workers train. The e
 journal before `Work` stores it, so every training that is called finished is tracked.
 """
 
+import json
 import math
 import time
 from collections import Counter, deque
@@ -16,16 +17,28 @@ from functools import cached_property
 from optuna.trial import TrialState
 
 from objectives.base import EpochResult, Objective, Outcome
-from objectives.files import write_atomic
+from objectives.functions.objective import FunctionObjective
 from search.common.direction import Direction
 from search.common.errors import SearchStoppedError
 from search.common.text import printable, sentence
 from search.common.workspace import TrainingFiles
 from search.coordinator.forecast import seconds_left
 from search.coordinator.progress import TRIALS, Display, SearchProgress, Standing
+from search.coordinator.questions import Questions
 from search.coordinator.training import RunningTraining, TrainingRuns
 from search.coordinator.work import Work
-from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, Refused, SlotEvent
+from search.executors.base import (
+    Asked,
+    Checkpointed,
+    EpochDone,
+    Executor,
+    Failed,
+    Finished,
+    Lost,
+    Refused,
+    Returned,
+    SlotEvent,
+)
 from search.study.records import TrainingResult, TrialRecord
 from search.study.state import Phase
 from search.tracking.tracker import Tracking
@@ -56,6 +69,10 @@ class Coordinator:
     _notices: set[str] = field(default_factory=set, init=False)  # shown already; several workers send the same one
     _shown_at: float = field(default=-math.inf, init=False)
 
+    @property
+    def _is_function(self) -> bool:
+        return isinstance(self.objective, FunctionObjective)
+
     @cached_property
     def _runs(self) -> TrainingRuns:
         return TrainingRuns(self.objective, self.tracking, self.files, self.tags, self._notify)
@@ -75,6 +92,7 @@ class Coordinator:
         fail for the same reason, StorageError or TrackingError when they cannot be tracked.
         """
         self.work, self._phase = work, phase
+        self._questions = Questions(work, self._runs)
         self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since
         self._standing = Standing(work.target, work.records(), Direction(self.objective.direction), work.unit)
         if work.unit == TRIALS:
@@ -127,7 +145,7 @@ class Coordinator:
             elif (job := self.work.next()) is not None:
                 self.work.begin(job, slot)
                 steps = job.task.epochs * self.objective.steps_per_epoch()
-                self._start(slot, RunningTraining(job, steps, value=job.value))
+                self._start(slot, RunningTraining(job, steps, value=job.value, is_function=self._is_function))
                 self._runs.open(job)
         self.executor.set_demand(len(self._running) + len(self._retries) + self.work.remaining)
 
@@ -136,6 +154,8 @@ class Coordinator:
         path = self.files.checkpoint_of(training.job.run)
         checkpoint = path.read_bytes() if path.exists() else None
         training.is_resumed = checkpoint is not None
+        if checkpoint is not None and self._is_function:
+            training.points = json.loads(checkpoint.partition(b"\n")[0])["points"]
         self._running[slot] = training
         self.executor.start(slot, replace(training.job.task, checkpoint=checkpoint))
 
@@ -147,13 +167,18 @@ class Coordinator:
             case EpochDone(result):
                 self._report(slot, training, result)
             case Checkpointed(state):
-                self._save(training, state)
+                self._runs.save(training, state)
                 self.executor.advance(slot)
+            case Asked():
+                self.executor.answer(slot, self._questions.answer(training, event))
+            case Returned(value):
+                training.value, training.is_pruned = value, value is None
+                self._finish(slot, training, Outcome())
             case Finished(outcome):
                 self._finish(slot, training, outcome)
             case Refused(metrics):
                 self._end(slot, training, self._runs.refuse(training.job, metrics))
-            case Failed("error") if training.result is None and training.is_resumed:
+            case Failed("error") if training.is_resumed and training.result is None and not training.reported:
                 self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
                 self._retry(slot, training, "its checkpoint could not be used")
             case Failed(kind, message, traceback):
@@ -192,10 +217,6 @@ class Coordinator:
             self._notices.add(text)
             self.display.notice(printable(text, limit=NOTICE_LENGTH))
 
-    def _save(self, training: RunningTraining, state: bytes) -> None:
-        write_atomic(self.files.checkpoint_of(training.job.run), state)
-        training.checkpointed_at = time.monotonic()
-
     def _retry(self, slot: int, training: RunningTraining, reason: str, *, counts: bool = True) -> None:
         """Repeat a training from its checkpoint in the first slot that is free."""
         if training.is_pruned:  # only what the worker would have left is lost
@@ -205,12 +226,13 @@ class Coordinator:
             self._fail(slot, training, "crashed", f"tried {training.retries + 1} times; {reason}")
             return
         job, retries = training.job, training.retries + counts
-        self._retries.append(RunningTraining(job, training.steps, retries, value=training.value))
+        again = RunningTraining(job, training.steps, retries, value=training.value, is_function=self._is_function)
+        self._retries.append(again)
         del self._running[slot]
         self.display.notice(f"{job.run.replace('-', ' ')} is tried again: {printable(reason, limit=NOTICE_LENGTH)}")
 
     def _finish(self, slot: int, training: RunningTraining, outcome: Outcome) -> None:
-        if training.value is None and not training.job.task.refit:
+        if training.value is None and not training.is_pruned and not training.job.task.refit:
             self._fail(slot, training, "error", f"the training ended without a value of {self.objective.metric}")
         else:
             self._end(slot, training, self._runs.finish(training, outcome))
@@ -239,11 +261,11 @@ class Coordinator:
         deadline = time.monotonic() + INTERRUPT_S
         for training in self._running.values():
             training.checkpointed_at = -math.inf  # a checkpoint is due after the step that is under way
-        pending = set(self._running)
+        pending = set(self._running) if not self._is_function else set()  # all that a function has said is stored
         while pending and (remaining_s := deadline - time.monotonic()) > 0:
             for slot, event in self.executor.wait(min(remaining_s, TICK_S)):
                 if isinstance(event, Checkpointed):
-                    self._save(self._running[slot], event.state)
+                    self._runs.save(self._running[slot], event.state)
                 elif not isinstance(event, Lost):
                     self._handle(slot, event)
                 if isinstance(event, Checkpointed | Lost) or slot not in self._running:

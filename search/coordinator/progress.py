@@ -23,8 +23,14 @@ class RunningTrial:
     number: int
     label: str
     epoch: float
-    epochs: int
+    epochs: int | None  # None for a function, of which only the steps are known
     curve: tuple[float, ...]
+    step: int | None = None  # the last one that a function has reported
+
+    @property
+    def position(self) -> str:
+        """How far it is, such as `2.5/16` epochs or step `7`."""
+        return f"{self.epoch:g}/{self.epochs}" if self.epochs else "-" if self.step is None else str(self.step)
 
 
 class Standing:

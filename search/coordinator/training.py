@@ -7,7 +7,8 @@ since it would write its final figures a second time.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from objectives.files import write_atomic
+from objectives.functions.objective import FunctionObjective
 from search.common.text import printable, readable
 from search.common.workspace import TrainingFiles
 from search.coordinator.progress import RunningTrial
@@ -22,7 +24,7 @@ from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult
 from search.study.space.limits import describe
-from search.study.space.objective_calls import call
+from search.study.space.objective_calls import call, described
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name
@@ -30,6 +32,8 @@ from search.tracking.tracker import Tracking
 
 MESSAGE_LENGTH = 2_000
 TRACEBACK_LENGTH = 100_000
+OUTPUT_LENGTH = 250_000
+OWN_TAGS = ("mlflow.", "optuna.", "version.", "setting.", "winner", "failure", "refused", "kind", "baseline", "device")
 UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
 
 
@@ -47,6 +51,10 @@ class RunningTraining:
     value: float | None = None  # the latest value of the metric
     curve: list[float] = field(default_factory=list)
     is_pruned: bool = False
+    is_function: bool = False
+    reported: set[int] = field(default_factory=set)  # steps of a function's `report`
+    points: int = 0  # how often a function has logged points, earlier calls before its checkpoint included
+    model: bytes | None = None  # the program that a function has logged
 
     @property
     def elapsed_s(self) -> float:
@@ -63,8 +71,10 @@ class RunningTraining:
 
     def progress(self) -> RunningTrial:
         """The training as displays show it."""
-        task, epoch = self.job.task, self.result.epoch if self.result else 0.0
-        return RunningTrial(task.number, self.job.label, epoch, task.epochs, tuple(self.curve))
+        task, label, curve = self.job.task, self.job.label, tuple(self.curve)
+        if self.is_function:
+            return RunningTrial(task.number, label, 0.0, None, curve, max(self.reported, default=None))
+        return RunningTrial(task.number, label, self.result.epoch if self.result else 0.0, task.epochs, curve)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,9 @@ class TrainingRuns:
     def open(self, job: Job) -> None:
         """Begin the run of a training, or go on with it."""
         task = job.task
-        ours = {"seed": str(task.seed), "epochs": str(task.epochs)}
+        ours = {"seed": str(task.seed)}
+        if not isinstance(self.objective, FunctionObjective):
+            ours["epochs"] = str(task.epochs)
         params = {name: readable(value) for name, value in task.params.items()}
         params |= {f"task.{name}" if name in params else name: value for name, value in ours.items()}
         metric = [self.objective.metric]
@@ -110,6 +122,38 @@ class TrainingRuns:
             self.notice(text)
         return finite
 
+    def points(self, training: RunningTraining, metrics: Mapping[str, float], step: int) -> None:
+        """Write points of a function. A call that is made again repeats some, in the same order."""
+        training.points += 1
+        if finite := self._finite(metrics):
+            self.tracking.log(training.job.run, finite, step=step, position=training.points)
+
+    def note_param(self, training: RunningTraining, name: str, value: Any) -> None:
+        """Write a parameter that a function has got."""
+        job = training.job
+        if name in job.task.params:
+            return
+        params = {**job.task.params, name: value}
+        training.job = replace(job, task=replace(job.task, params=params), label=described(self.objective, params))
+        for text in self.tracking.param_names.changes([name]):
+            self.notice(text)
+        self.tracking.params(job.run, {name: readable(value)})
+
+    def note_attr(self, job: Job, name: str, value: Any) -> None:
+        """Write an attribute that a function has set as a tag."""
+        own = name.startswith(OWN_TAGS) or name in (*self.study_tags, *job.tags)
+        self.tracking.tag(job.run, {f"user.{name}" if own else name: readable(value)})
+
+    def note_output(self, job: Job, text: str) -> None:
+        """Write what a function has printed."""
+        lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]  # as a terminal shows it
+        self.tracking.file(job.run, "output.txt", printable("\n".join(lines), limit=OUTPUT_LENGTH).encode())
+
+    def save(self, training: RunningTraining, state: bytes) -> None:
+        """Write a checkpoint."""
+        write_atomic(self.files.checkpoint_of(training.job.run), state)
+        training.checkpointed_at = time.monotonic()
+
     def finish(self, training: RunningTraining, outcome: Outcome) -> TrainingResult:
         """End the run of a training that came to its end or was pruned."""
         job, value, is_pruned = training.job, training.value, training.is_pruned
@@ -117,12 +161,17 @@ class TrainingRuns:
         figures = {**self._finite(outcome.metrics), "epochs": epoch}
         measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
+        if isinstance(self.objective, FunctionObjective):
+            del figures["epochs"]
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
         attrs = {records.METRICS: figures, **({} if is_pruned else self._never_predicted(outcome))}
         result = TrainingResult(state, None if is_pruned else value, attrs)
         self._keep(job, outcome)
-        if outcome.weights is not None and not is_pruned:
-            write_atomic(self.files.weights_of(job.run), outcome.weights)
+        if training.model is not None:
+            self.tracking.file(job.run, "model.pt2", training.model)
+        weights = outcome.weights or training.model
+        if weights is not None and not is_pruned:
+            write_atomic(self.files.weights_of(job.run), weights)
         return self._end(job, result, metrics=measured | finals)
 
     def refuse(self, job: Job, metrics: Mapping[str, float]) -> TrainingResult:
@@ -170,10 +219,12 @@ class TrainingRuns:
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}
     ) -> TrainingResult:
-        state = result.state
+        state, is_function = result.state, isinstance(self.objective, FunctionObjective)
         tags = {"optuna.state": state.name, **tags}
-        if state in MARKS:
-            tags[RUN_NAME] = run_name(job.task.number, job.label, MARKS[state])
+        if is_function:  # its parameters, of which the label is made, were unknown at the start
+            result = result.with_attrs({records.LABEL: job.label})
+        if state in MARKS or (is_function and "trial" in job.tags.values()):
+            tags[RUN_NAME] = run_name(job.task.number, job.label, MARKS.get(state, ""))
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
         self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=result.as_dict())
         return result

@@ -6,12 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import Any
 
 from objectives.base import Task
+from objectives.worker.messages import Asked
 from search.coordinator.progress import TRIALS
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult, TrialRecord
+from search.study.sampling.live_trials import LiveTrials, answer_about_study
 from search.study.sampling.samplers import derive_seed
 from search.study.sampling.sampling_study import PreparedTrial, SamplingStudy
 from search.study.space.objective_calls import described
@@ -43,6 +47,11 @@ class Trials:
     _prepared: PreparedTrial | None = field(default=None, init=False)
     _running: dict[int, PreparedTrial] = field(default_factory=dict, init=False)
     _study_linked: bool = field(default=False, init=False)
+
+    @cached_property
+    def live(self) -> LiveTrials:
+        """The running trials, if the objective is a function."""
+        return LiveTrials(self.study)
 
     def resume(self) -> set[str]:
         """Take up the running trials of earlier starts; call it once, first. Returns the runs that are resumed.
@@ -128,6 +137,8 @@ class Trials:
                 self.study.start(prepared, attrs)
         elif prepared.is_enqueued:
             self.study.describe(prepared.number, attrs)
+        if self.study.is_function:
+            self.live.begin(prepared.number)
 
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value and ask the pruner. A baseline is never pruned, because others are compared with it."""
@@ -135,10 +146,26 @@ class Trials:
         with self._timed():
             return self.study.report(number, step, value, prunable=self._running[number].baseline is None)
 
+    def answer(self, job: Job, asked: Asked, reported: set[int]) -> Any:
+        if asked.method == "study.stop":
+            self._stopped = "the function called study.stop()"
+            return None
+        with self._timed():
+            method, arguments, keywords = asked.method, asked.arguments, asked.keywords
+            if method.startswith("study."):
+                name = method.removeprefix("study.")
+                return answer_about_study(self.study.stored, name, arguments, keywords)
+            return self.live.answer(job.task.number, method, arguments, keywords, reported)
+
+    def note(self, attr: str) -> None:
+        self.study.stored.note(attr)
+
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
+        if self.study.is_function:
+            self.live.end(job.task.number)
         record = self._tell(job.task.number, job.run, result)
         del self._running[job.task.number]
-        self._stopped = self.stopping_rule(self._ended)
+        self._stopped = self._stopped or self.stopping_rule(self._ended)
         return record
 
     def _tell(self, number: int, run: str, result: TrainingResult) -> TrialRecord:

@@ -6,9 +6,10 @@ come in between. The next start of the search gets a training again that an inte
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from objectives.base import Task
+from objectives.worker.messages import Asked
 from search.study.records import TrainingResult, TrialRecord
 
 
@@ -49,6 +50,16 @@ class Work(Protocol):
 
     def report(self, job: Job, step: int, value: float) -> bool:
         """Store a value. Returns whether the training ends here."""
+
+    def answer(self, job: Job, asked: Asked, reported: set[int]) -> Any:
+        """Answer what a function asks its trial or study, as Optuna does, with its errors and warnings.
+
+        `reported` holds the steps that this call of the function has reported. The answer to `report` is whether the
+        value is new.
+        """
+
+    def note(self, attr: str) -> None:
+        """Store an attribute of the study that says what its function does."""
 
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Store how a training ended. The journal has the result already."""

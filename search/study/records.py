@@ -38,6 +38,8 @@ WARM_STARTS = "warm_starts"  # by the name of an earlier study: its best configu
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
 RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Optuna allows no changes after the end
+SEEDED = "seeded"  # true once a function has asked for its seed
+MODELS = "models"  # true once a function has logged a model
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
@@ -50,6 +52,14 @@ FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
 NEVER_PREDICTED = "never_predicted"  # classes of validation images that a completed training never predicts
 SLOT = "slot"
+
+STUDY_ATTRS = frozenset(
+    {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER, TEST_READS}
+    | {EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS, SEEDED, MODELS}
+)
+TRIAL_ATTRS = frozenset(
+    {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, NEVER_PREDICTED, SLOT}
+)
 
 FOREIGN_LABEL = "added by another program"
 

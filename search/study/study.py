@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FixedTrial
 
 from objectives.base import ImageClassifier, Objective, Params
+from objectives.functions.objective import FunctionObjective
 from search.common.direction import Direction
 from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
@@ -66,8 +67,15 @@ class StoredStudy:
     def set_attr(self, key: str, value: Any) -> None:
         self.storage.set_study_user_attr(self.study_id, key, value)
 
+    def note(self, attr: str) -> None:
+        """Set an attribute to true, if it is not."""
+        if not self.attrs().get(attr):
+            self.set_attr(attr, True)
+
     def params_of(self, sampled: Mapping[str, Any]) -> Params:
         """Convert a trial's sampled parameters to the objective's parameters. Raises ContractError."""
+        if isinstance(self.objective, FunctionObjective):
+            return dict(sampled)
         return WHOLE_SPACE.suggest(self.objective, FixedTrial(dict(sampled)))
 
     def name_metric(self) -> None:
@@ -176,6 +184,7 @@ def _fingerprint(objective: Objective, target: str, epochs: int | None, space: S
         **require_fingerprint(objective),
         "epochs": epochs,
         **limits.as_settings(),
+        **({"--fix": dict(space.fixed)} if space.fixed else {}),
         SPACE: {name: distribution_to_json(values) for name, values in search_space(objective, space).items()},
     }
 

@@ -204,6 +204,11 @@ class Delivery:
 
         return bool(self._client.search_runs([experiment.experiment_id], filter_string, ViewType.ALL, max_results=1))
 
+    def _params(self, run_id: str, batch: Sequence[Write]) -> None:
+        self._log(
+            run_id, params=_params({name: value for write in batch for name, value in write.body["params"].items()})
+        )
+
     def _metrics(self, run_id: str, batch: Sequence[Write]) -> None:
         bodies = [write.body for write in batch]
         metrics = [metric for body in bodies for metric in _metric_points(body["values"], body["time"], body["step"])]

@@ -85,6 +85,13 @@ class Tracking:
         self._journal.append(run, "run", body, step=step)
         self._wake.set()
 
+    def params(self, run: str, params: Mapping[str, str]) -> None:
+        """Write parameters that became known after the run began."""
+        names = self.param_names.of(params)
+        values = {names[key]: printable(value, limit=PARAM) for key, value in params.items()}
+        self._journal.append(run, "params", {"params": values})
+        self._wake.set()
+
     def log(self, run: str, metrics: Mapping[str, float], *, step: int, position: int) -> None:
         """Write metrics at `step`. `position` numbers the calls of one run; a resumed training repeats some."""
         if position > self._journal.last_step(run):

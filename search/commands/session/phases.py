@@ -107,6 +107,10 @@ class Phases:
         best = best_trial(self._study.record())
         if not config.confirm:
             return self._summary(best, trial_run(best.number))
+        if self._plan.is_function and not self._study.attrs().get(records.SEEDED):
+            advice = "to have the best trials confirmed on fresh seeds, seed it with search.seed()"
+            summary = self._summary(best, trial_run(best.number))
+            return summary.noted(f"the winner is not confirmed: the function never asks for a seed; {advice}")
         seeds, epochs, seed = config.confirm_seeds, self._epochs, config.seed
         confirmer = Confirmer(
             self._study, tracking, top=config.confirm, seeds=seeds, epochs=epochs, seed=seed, notice=notice

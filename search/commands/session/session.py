@@ -8,6 +8,7 @@ from functools import partial
 from optuna.trial import TrialState
 
 from objectives.base import ObjectiveError, Portable
+from objectives.devices import n_nvidia_gpus
 from objectives.spec import ObjectiveSpec
 from search.commands.setup import SearchPlan, open_tracking
 from search.commands.studies import find_stored, separate_copy
@@ -15,7 +16,7 @@ from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
 from search.common.sqlite import check_free, close_databases, require_writable, sqlite_file
-from search.common.system import provenance
+from search.common.system import provenance, usable_cores
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import may_improve
 from search.coordinator.progress import Display
@@ -34,7 +35,7 @@ from search.tracking.journal import PARENT
 from search.tracking.tracker import Tracking
 
 DELIVERY_S = 60.0  # how long the end of a search waits for MLflow
-TAGGED_FLAGS = ("trials", "sampler", "pruner", "seed", "patience", "warm_start")
+TAGGED_FLAGS = ("trials", "sampler", "seed", "patience", "warm_start")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class SearchSession:
         plan, config, epochs = self.plan, self.plan.config, self.study.epochs
         assert epochs is not None, "the first worker's device decides it before"
         initial, notices = plan.initial_params(self.study)
-        pruner = make_pruner(config.pruner, epochs * plan.objective.steps_per_epoch())
+        steps = None if plan.is_function else epochs * plan.objective.steps_per_epoch()
+        pruner = make_pruner(plan.pruner, steps)
         sampler, seed, space, limits = config.sampler, config.seed, plan.space, plan.limits
         sampling = SamplingStudy.open(
             self.study, pruner=pruner, sampler=sampler, seed=seed, space=space, limits=limits, initial=initial
@@ -147,7 +149,7 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
     if config.engine == "inline":
         return InlineExecutor(spec, config.device)
     if config.engine == "local":
-        return LocalExecutor(spec, config.device, config.jobs)
+        return LocalExecutor(spec, config.device, config.jobs or (jobs_of_function() if plan.is_function else None))
     from search.executors.ray import RayExecutor
 
     if isinstance(plan.objective, Portable):
@@ -155,6 +157,11 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
     device, jobs, cpus, gpus = config.device, config.jobs, config.cpus_per_trial, config.gpus_per_trial
     with display.busy("starting or reaching Ray"):
         return RayExecutor(spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, notice=display.notice)
+
+
+def jobs_of_function() -> int:
+    """How many workers call a function by default: one per GPU, else one per core. Nobody knows what each needs."""
+    return n_nvidia_gpus() or usable_cores()
 
 
 @contextmanager
@@ -169,6 +176,7 @@ def parent_run(session: SearchSession, devices: list[str], workers: str) -> Iter
     plan, config = session.plan, session.plan.config
     settings = {"objective": plan.spec.target, "epochs": study.epochs, "fix": ", ".join(config.fix)}
     settings |= {name: getattr(config, name) for name in TAGGED_FLAGS} | plan.limits.as_settings() | plan.goal
+    settings["pruner"] = plan.pruner
     tags |= {f"setting.{name}": str(value) for name, value in settings.items()}
     tracking.open_run(PARENT, f"search {study.name}", tags=tags, dataset=plan.dataset)
     try:
@@ -193,7 +201,8 @@ def run_tags(study: StoredStudy, devices: list[str]) -> dict[str, str]:
 def _store_origin(session: SearchSession, workers: str) -> None:
     """Store how the study is made, for later commands. The provenance of the first start stays."""
     plan, study = session.plan, session.study
-    study.set_attr(records.OBJECTIVE, {"target": plan.spec.target, "options": dict(plan.spec.options)})
+    made = {"target": plan.spec.target, "options": dict(plan.spec.options)}
+    study.set_attr(records.OBJECTIVE, made | ({"direction": plan.objective.direction} if plan.is_function else {}))
     study.set_attr(records.TARGET, plan.config.trials)
     study.set_attr(records.TRACKING, bare(plan.config.tracking_uri or ""))
     if records.PROVENANCE not in study.attrs():

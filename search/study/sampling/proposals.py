@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from objectives.base import Objective, Params, ParamValue
+from objectives.functions.objective import FunctionObjective
 from search.study import records
 from search.study.sampling.history import SamplingCopy
 from search.study.sampling.samplers import derive_seed, make_sampler
@@ -50,9 +51,23 @@ class Proposals:
 
     def note(self, trial: FrozenTrial) -> None:
         """Take note of a trial that exists."""
-        self._tried.add(configuration_key(trial.params))
+        if not isinstance(self.objective, FunctionObjective):
+            self._tried.add(configuration_key(trial.params))
         origins = [origin for origin in (records.BASELINE, records.WARM_START) if origin in trial.user_attrs]
         self._proposed |= {(origin, trial.user_attrs[origin]) for origin in origins}
+
+    def unsampled(self) -> FrozenTrial:
+        """A new trial of a function, which suggests its parameters later. Some of them may be given."""
+        given: Params = dict(self.space.fixed)
+        attrs: dict[str, str] = {}
+        for initial in self.initial:
+            if (initial.origin, initial.name) not in self._proposed:
+                self._proposed.add((initial.origin, initial.name))
+                given, attrs = {**initial.params, **given}, {initial.origin: initial.name}
+                break
+        # private, as in Optuna 5.0.0: what `enqueue_trial` stores
+        system_attrs = {"fixed_params": given} if given else {}
+        return create_trial(state=TrialState.RUNNING, user_attrs=attrs, system_attrs=system_attrs)
 
     def complete(self, number: int, trial_id: int) -> Params:
         """Sample the parameters that a trial of the copy does not have yet."""
@@ -81,6 +96,8 @@ class Proposals:
 
     def is_exhausted(self) -> bool:
         """True if random draws find nothing left to try. Leaves the copy as it is."""
+        if isinstance(self.objective, FunctionObjective):
+            return False  # nobody knows what it may suggest
         study = optuna.create_study(sampler=RandomSampler(seed=derive_seed(self.seed, "exhausted")))
         for _ in range(RANDOM_TRIES):
             trial = study.ask()

@@ -8,7 +8,7 @@ foreign trial is a failed one on the copy, from which no sampler learns. The sea
 space, which makes it the search's own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from objectives.base import Params
+from objectives.functions.objective import FunctionObjective
 from search.study import records
 from search.study.records import TrainingResult, is_foreign
 from search.study.sampling.history import SamplingCopy
@@ -51,6 +52,7 @@ class SamplingStudy:
         self._storage, self._memory, self._copy = stored.storage, memory, study
         self._memory_id = study._study_id  # private, as in Optuna 5.0.0: a study has no public id
         self.proposals, self._pruner = proposals, pruner
+        self.is_function = isinstance(self.objective, FunctionObjective)
         self._stored_ids: list[int] = []
         self.notices: list[str] = []  # about foreign trials, for the user
         self.unfinished: list[FrozenTrial] = []  # trials that `resume` continues
@@ -128,7 +130,7 @@ class SamplingStudy:
         if sampled is None:
             self._add(added)
             return None
-        trial_id = self._id(sampled.number)
+        trial_id = self.trial_id(sampled.number)
         moved = self._memory.get_trial(trial_id)
         self._memory.remove_last(self._memory_id)
         self._add(added)
@@ -155,7 +157,7 @@ class SamplingStudy:
         return [self._resumed(trial) for trial in unfinished]
 
     def _resumed(self, trial: FrozenTrial) -> PreparedTrial:
-        number, memory_id, stored_id = trial.number, self._id(trial.number), self._stored_ids[trial.number]
+        number, memory_id, stored_id = trial.number, self.trial_id(trial.number), self._stored_ids[trial.number]
         is_enqueued = trial.state == TrialState.WAITING
         if is_enqueued:
             origin = self._origin(number)
@@ -163,7 +165,7 @@ class SamplingStudy:
             self._memory.set_trial_user_attr(memory_id, records.ORIGIN, origin)
             self._memory.set_trial_state_values(memory_id, TrialState.RUNNING)
             self._storage.set_trial_state_values(stored_id, TrialState.RUNNING)
-        params = self.proposals.complete(number, memory_id)
+        params = dict(trial.params) if self.is_function else self.proposals.complete(number, memory_id)
         sampled = self._memory.get_trial(memory_id)
         if sampled.params.keys() != trial.params.keys():
             self._storage.complete_trial(stored_id, sampled)
@@ -175,6 +177,9 @@ class SamplingStudy:
     def ask(self) -> PreparedTrial | None:
         """Sample the next trial, on the copy: `start` stores it. None when nothing is left to try."""
         number = len(self._copy.get_trials(deepcopy=False))
+        if self.is_function:
+            self._memory.create_new_trial(self._memory_id, self.proposals.unsampled())
+            return PreparedTrial(number, {})
         if (proposal := self.proposals.next(number)) is None:
             return None
         params, initial = proposal
@@ -186,7 +191,7 @@ class SamplingStudy:
 
     def start(self, prepared: PreparedTrial, attrs: Mapping[str, Any]) -> None:
         """Store a sampled trial, whole and running."""
-        trial_id = self._id(prepared.number)
+        trial_id = self.trial_id(prepared.number)
         origin = {records.ORIGIN: self._origin(prepared.number)}
         user_attrs = {**self._memory.get_trial(trial_id).user_attrs, **attrs, **origin}
         trial = self._memory.replace(trial_id, datetime_start=datetime.now(), user_attrs=user_attrs)
@@ -201,14 +206,47 @@ class SamplingStudy:
         """Add attributes to a trial that was enqueued."""
         for key, value in attrs.items():
             self._storage.set_trial_user_attr(self._stored_ids[number], key, value)
-            self._memory.set_trial_user_attr(self._id(number), key, value)
+            self._memory.set_trial_user_attr(self.trial_id(number), key, value)
+
+    def store_params(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """Store what was suggested on the copy, and add attributes."""
+        self._storage.complete_trial(self._stored_ids[number], self._memory.get_trial(self.trial_id(number)), attrs)
+        for key, value in attrs.items():
+            self._memory.set_trial_user_attr(self.trial_id(number), key, value)
+        self.store_notes(number)
+
+    def reports(self, number: int) -> dict[int, float]:
+        """The values that a trial has reported, by step."""
+        return dict(self._memory.get_trial(self.trial_id(number)).intermediate_values)
+
+    def store_report(self, number: int, step: int) -> None:
+        """Store a value that was reported on the copy."""
+        self._storage.report_trial(self._stored_ids[number], step, self.reports(number)[step], {})
+
+    def should_prune(self, number: int, reported: Set[int]) -> bool:
+        """Ask the pruner about the last step that this call of a function has `reported`.
+
+        It goes on at steps before the last stored one: an earlier call has passed them.
+        """
+        if not reported or max(reported) < max(self.reports(number)):
+            return False
+        ends = self._pruner.prune(self._copy, self._memory.get_trial(self.trial_id(number)))
+        if not ends:
+            self.store_notes(number)
+        return ends
+
+    def store_notes(self, number: int) -> None:
+        """Store what sampler and pruner have noted on the copy of a trial and of the study."""
+        if attrs := self._new_attrs(number):
+            self._storage.note_trial(self._stored_ids[number], attrs)
+        self._store_study_attrs()
 
     def report(self, number: int, step: int, value: float, *, prunable: bool = True) -> bool:
         """Store a metric. Returns True if the trial ends here: it is `prunable`, and the pruner ends it.
 
         The pruner's attributes of a trial that ends are stored with its end, so a killed search decides the same again.
         """
-        trial_id = self._id(number)
+        trial_id = self.trial_id(number)
         # Pruners look at the last step alone. Earlier steps were decided before a kill.
         is_last = step >= max(self._memory.get_trial(trial_id).intermediate_values, default=0)
         self._memory.set_trial_intermediate_value(trial_id, step, value)
@@ -220,7 +258,7 @@ class SamplingStudy:
 
     def tell(self, number: int, result: TrainingResult) -> FrozenTrial:
         """End a trial and return it as stored. A pruned trial gets the value of its last report."""
-        trial_id, value = self._id(number), result.value
+        trial_id, value = self.trial_id(number), result.value
         self._memory.add_constraints(trial_id, self.limits.excess(result.metrics))
         reports = self._memory.get_trial(trial_id).intermediate_values
         if result.state == TrialState.PRUNED and reports:  # without reports, it was refused before it trained
@@ -237,12 +275,13 @@ class SamplingStudy:
         ended.user_attrs = {**ended.user_attrs, **result.attrs}
         return ended
 
-    def _id(self, number: int) -> int:
+    def trial_id(self, number: int) -> int:
+        """The id of a trial on the copy."""
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
     def _new_attrs(self, number: int) -> dict[str, Any]:
         """System attributes that sampler and pruner set on the copy of a trial and the storage lacks."""
-        stored, attrs = self._stored_attrs[number], self._memory.get_trial(self._id(number)).system_attrs
+        stored, attrs = self._stored_attrs[number], self._memory.get_trial(self.trial_id(number)).system_attrs
         new = {key: value for key, value in attrs.items() if stored.get(key) != value}
         stored |= new
         return new

@@ -16,6 +16,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Objective, ObjectiveError, Params, ParamValue
+from objectives.functions.objective import FunctionObjective
 from search.common.errors import UsageError
 from search.common.passwords import first_line
 from search.common.text import readable
@@ -119,6 +120,8 @@ def _above(objective: Objective, space: Space, limits: Limits, params: Params) -
 
 def why_not_enqueued(trial: FrozenTrial, objective: Objective, space: Space) -> str | None:
     """Why a trial that another program has enqueued cannot be run, in words. None if it lies in the space."""
+    if isinstance(objective, FunctionObjective):
+        return None
     fixed = trial.system_attrs.get("fixed_params")  # private, as in Optuna 5.0.0: what `enqueue_trial` stores
     given = {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
     known = search_space(objective, space, given.keys())
@@ -150,6 +153,8 @@ def warm_start(
     initial: dict[object, InitialParams] = {}
     removed: set[str] = set()
     notices, outside = [], []
+    if isinstance(objective, FunctionObjective):  # nobody knows its space
+        return _best_as_they_are(earlier, trials)
     for trial in trials:
         fitting = {name: value for name, value in trial.params.items() if name in space} | _fixed(trial.params, space)
         fitting = {name: value for name, value in fitting.items() if contains(space[name], value)}
@@ -173,6 +178,14 @@ def warm_start(
     if outside:
         notices.append(f"warm start: out of range, and resampled: {'; '.join(outside)}")
     return list(initial.values()), notices
+
+
+def _best_as_they_are(earlier: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[list[InitialParams], list[str]]:
+    initial = [
+        InitialParams(f"{earlier.name} #{trial.number}", dict(trial.params), records.WARM_START)
+        for trial in trials[:WARM_START_TRIALS]
+    ]
+    return initial, [f"warm start: the best {len(initial)} of study {earlier.name} come first"]
 
 
 def _out_of_range(trial: TrialRecord, fitting: Params, space: Mapping[str, BaseDistribution]) -> list[str]:

@@ -23,6 +23,7 @@ from optuna.samplers import RandomSampler
 
 from objectives.base import Objective, Params, ParamValue, Suggest
 from objectives.failures import describe_value
+from objectives.functions.objective import FunctionObjective
 from search.common.errors import UsageError
 from search.study.space.asked_trial import AskedTrial, Distributions, PartialTrial, plain_params
 from search.study.space.objective_calls import ContractError, call, require
@@ -51,6 +52,7 @@ class Space:
     """The part of an objective's space that is searched."""
 
     narrowed: Distributions = field(default_factory=dict)  # of parameters that are fixed or narrowed
+    fixed: Params = field(default_factory=dict)  # of a function, whose distributions are unknown before it runs
 
     def suggest(self, objective: Objective, trial: Suggest) -> Params:
         """Sample a configuration of the objective within this space. Raises ContractError."""
@@ -62,8 +64,10 @@ WHOLE_SPACE = Space()
 
 def search_space(objective: Objective, space: Space = WHOLE_SPACE, named: Set[str] = frozenset()) -> Distributions:
     """The parameters that the objective samples, those that are `named` among them. Raises ContractError."""
-    study = optuna.create_study(sampler=RandomSampler(seed=0))
     distributions: Distributions = {}
+    if isinstance(objective, FunctionObjective):
+        return distributions
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
     for probe in range(PROBES + MORE_PROBES):
         if probe >= PROBES and named <= distributions.keys():
             break
@@ -82,6 +86,8 @@ def sample(objective: Objective, trial: AskedTrial) -> Params:
 
 def require_space(objective: Objective) -> None:
     """Raise ContractError unless suggested values, and nothing else, decide on every configuration."""
+    if isinstance(objective, FunctionObjective):
+        return  # it suggests while it runs
     sampler = RandomSampler(seed=0)
     distributions: Distributions = {}
     for _ in range(PROBES):
@@ -155,6 +161,8 @@ def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
     if not fixes:
         return WHOLE_SPACE
     values = dict(map(parse, fixes))
+    if isinstance(objective, FunctionObjective):
+        return Space(fixed=_single_values(values))
     space = _narrowed(_find_parameters(objective, values), values)
     unsampled = sorted(values.keys() - search_space(objective, space, values.keys()).keys())
     if unsampled:
@@ -162,6 +170,15 @@ def narrow(objective: Objective, fixes: Sequence[str]) -> Space:
         problem = f"{', '.join(unsampled)} would never be sampled with {', '.join(single)}"
         raise UsageError(f"--fix or [space]: {problem}; leave out one or the other")
     return space
+
+
+def _single_values(values: Mapping[str, Any]) -> Params:
+    """Check values that fix parameters of a function. Raises UsageError."""
+    for name, value in values.items():
+        if isinstance(value, list | dict):
+            advice = f"narrow its range in the function, or fix it to one value: --fix {name}=VALUE"
+            raise UsageError(f"--fix {name}={value}: the range of a function's parameter is in the function; {advice}")
+    return dict(values)
 
 
 def _find_parameters(objective: Objective, values: Mapping[str, Any]) -> Distributions:

@@ -24,6 +24,7 @@ from search.common.errors import SearchStoppedError
 
 Attrs = Mapping[str, Any]
 
+NO_ATTRS: Attrs = {}
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -59,13 +60,19 @@ class WriterStorage(RDBStorage):
             self._write_attrs(session, row.trial_id, trial.user_attrs, trial.system_attrs)
             return int(row.trial_id)
 
-    def complete_trial(self, trial_id: int, trial: FrozenTrial) -> None:
-        """Store the parameters of a trial that the storage has without some of them.
+    def complete_trial(self, trial_id: int, trial: FrozenTrial, user_attrs: Attrs = NO_ATTRS) -> None:
+        """Store the parameters of a trial that the storage has without some of them, and add attributes.
 
         Optuna's own call refuses a parameter that a trial of another program has under another distribution.
         """
         with transaction(self.scoped_session) as session:
             self._write_params(session, trial_id, trial)
+            self._write_attrs(session, trial_id, user_attrs, {})
+
+    def note_trial(self, trial_id: int, system_attrs: Attrs) -> None:
+        """Store notes of the sampler or the pruner."""
+        with transaction(self.scoped_session) as session:
+            self._write_attrs(session, trial_id, {}, system_attrs)
 
     def report_trial(self, trial_id: int, step: int, value: float, system_attrs: Attrs) -> None:
         """Store a reported value, with the pruner's notes in `system_attrs`."""
