@@ -20,7 +20,16 @@ from search.cli.terminal import is_terminal
 from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
-from search.study.records import EXPERIMENT, STEPS_PER_EPOCH, STOP_REASON, TARGET, UID, StudyRecord, to_json
+from search.study.records import (
+    EXPERIMENT,
+    STEPS_PER_EPOCH,
+    STOP_REASON,
+    TARGET,
+    UID,
+    StudyRecord,
+    TrialRecord,
+    to_json,
+)
 from search.study.state import State
 from search.study.summary import counted
 from search.study.texts.presenter import Decimals, SearchOutcome, present, state_text, trials_text
@@ -186,16 +195,24 @@ def print_study(study: StudyRecord, *, as_json: bool = False) -> None:
         return
     print_summary(study)
     echo("")
-    table = _table("trial", "state", study.metric, "epochs", "time", wrapped=("configuration", ""))
-    ranked, steps = study.ranked(), study.attrs.get(STEPS_PER_EPOCH, 1)
+    position = "step" if study.is_function else "epochs"
+    table = _table("trial", "state", study.metric, position, "time", wrapped=("configuration", ""))
+    ranked = study.ranked()
     for trial in [*ranked, *(trial for trial in study.trials if trial not in ranked), *study.foreign]:
         value = "-" if trial.value is None else f"{trial.value:.4f}"
-        epochs = f"{trial.metrics.get('epochs', max(trial.intermediate, default=0) / steps):g}"
         seconds = "-" if trial.seconds is None else duration(trial.seconds)
         remark = trial.baseline or (describe_end(trial) if trial.failure or not trial.feasible else "")
-        figures = (f"#{trial.number:03d}", study.state_of(trial), value, epochs, seconds)
+        figures = (f"#{trial.number:03d}", study.state_of(trial), value, _position(study, trial), seconds)
         table.add_row(*figures, Text(trial.label), Text(remark))
     console.print(table)
+
+
+def _position(study: StudyRecord, trial: TrialRecord) -> str:
+    """Write how far a trial came: in epochs, or to which step a function has reported."""
+    last = max(trial.intermediate, default=None)
+    if study.is_function:
+        return "-" if last is None else str(last)
+    return f"{trial.metrics.get('epochs', (last or 0) / study.attrs.get(STEPS_PER_EPOCH, 1)):g}"
 
 
 def print_predictions(model: str, predictions: Sequence[Prediction]) -> None:

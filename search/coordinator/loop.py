@@ -118,7 +118,8 @@ class Coordinator:
         """One turn of the loop. Returns whether anything is left to do."""
         self._fill()
         self._show()
-        self.tracking.ready()  # workers train while a new store is made; later this costs nothing
+        # Workers train while a new store is made; later this costs nothing. Functions would wait for their answers.
+        self.tracking.ready(wait=not self._is_function)
         if not self._running and not self._retries and not self.work.remaining:
             return False
         if len(self._running) < len(self.executor.available()):

@@ -15,6 +15,9 @@ from search.study.sampling.live_trials import choice_index
 OPTUNA_ERRORS = (TypeError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError)
 """Errors of Optuna for what a function did wrong. Errors of a database are others."""
 
+CURVE = "intermediate/value"
+"""The curve of what a function reports. Optuna's word; `value` itself is what the function returns."""
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -41,7 +44,7 @@ class Questions:
                 number, step = _arguments(asked, "value", "step")
                 training.value = float(number)
                 training.curve.append(float(number))
-                self.runs.points(training, {self.runs.objective.metric: float(number)}, int(step))
+                self.runs.points(training, {CURVE: float(number)}, int(step))
             return None
         if asked.method.startswith("suggest_"):
             (name,) = _arguments(asked, "name")

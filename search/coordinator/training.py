@@ -158,11 +158,11 @@ class TrainingRuns:
         """End the run of a training that came to its end or was pruned."""
         job, value, is_pruned = training.job, training.value, training.is_pruned
         epoch = training.result.epoch if training.result else job.step / self.objective.steps_per_epoch()
-        figures = {**self._finite(outcome.metrics), "epochs": epoch}
+        figures = self._finite(outcome.metrics)
+        if not training.is_function:
+            figures["epochs"] = epoch
         measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
-        if isinstance(self.objective, FunctionObjective):
-            del figures["epochs"]
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
         attrs = {records.METRICS: figures, **({} if is_pruned else self._never_predicted(outcome))}
         result = TrainingResult(state, None if is_pruned else value, attrs)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from optuna.trial import TrialState
@@ -157,7 +158,8 @@ def leaderboard(record: StudyRecord, first: Sequence[str] = ()) -> tuple[list[st
         state = STATES[trial.state][0]
         state = state if trial.foreign else _word(record, state)
         rows.append([*_standing(trial, rank, unit, state, is_best=trial == best), *params])
-    return columns, rows
+    used = [any(row[i].text for row in rows) or name not in ("Epochs", "Weights") for i, name in enumerate(columns)]
+    return list(compress(columns, used)), [list(compress(row, used)) for row in rows]
 
 
 def _standing(trial: TrialRecord, rank: int, unit: Unit, state: str, *, is_best: bool) -> list[Cell]:

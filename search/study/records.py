@@ -243,6 +243,11 @@ class StudyRecord:
     def direction(self) -> Direction:
         return Direction.of(maximize=self.maximize)
 
+    @property
+    def is_function(self) -> bool:
+        """True if its objective is a plain function of a trial, which has no epochs."""
+        return "direction" in self.attrs.get(OBJECTIVE, {})
+
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values: everything that the terminal and the report show."""
         values = {

@@ -57,12 +57,13 @@ class Tracking:
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
 
-    def ready(self) -> None:
+    def ready(self, *, wait: bool = True) -> None:
         """Wait until the store was opened, or until the first request to a server has failed.
 
         Raises StorageError or TrackingError if waiting cannot help, as when the server rejects the login.
         """
-        self._tried.wait()
+        if wait:
+            self._tried.wait()
         if self._fatal is not None:
             raise self._fatal
 
