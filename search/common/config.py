@@ -88,10 +88,10 @@ class Config:
     )
     timeout: float | None = setting(None, "Start no new trial after this time.", POSITIVE, "SECONDS")
     objective: str = setting(
-        DEFAULT_OBJECTIVE, "Objective, or function of an Optuna trial: FILE.py:NAME or MODULE:NAME.", str, "TARGET"
+        DEFAULT_OBJECTIVE, "Your objective or Optuna function: FILE.py:NAME or MODULE:NAME.", str, "TARGET"
     )
     direction: str | None = setting(
-        None, "What to do with a function's value.", click.Choice(DIRECTIONS), unset="minimize, as in Optuna"
+        None, "Direction of a function's value.", click.Choice(DIRECTIONS), unset="minimize, as in Optuna"
     )
     engine: str = setting("local", "Where workers run: local processes, this process or Ray.", click.Choice(ENGINES))
     address: str | None = setting(

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from search.cli.main import cli
 from search.cli.options import SETTINGS, options, read_config
-from search.common.config import ENGINES, LOG_FORMATS, PRUNERS, SAMPLERS, Config, similar_model_name, why_no_model_name
+from search.common.config import (
+    DIRECTIONS,
+    ENGINES,
+    LOG_FORMATS,
+    PRUNERS,
+    SAMPLERS,
+    Config,
+    similar_model_name,
+    why_no_model_name,
+)
 from search.common.errors import UsageError
 from search.study.space.space import parse
 
@@ -65,7 +74,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
     file.write_text('trials = 11\nepochs = 12\nseed = 13\nsampler = "gp"\n')
     env = {"SEARCH_EPOCHS": "22", "SEARCH_SEED": "23", "SEARCH_CONFIG": str(file)}
     config = configured("--seed", "33", env=env)
-    assert (config.trials, config.epochs, config.seed, config.sampler, config.pruner) == (11, 22, 33, "gp", "hyperband")
+    assert (config.trials, config.epochs, config.seed, config.sampler, config.device) == (11, 22, 33, "gp", "auto")
     assert configured("--config", str(file), env={"SEARCH_TRIALS": "21"}).trials == 21
 
 
@@ -82,6 +91,7 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "device": "cuda:1",
         "sampler": "qmc",
         "pruner": "none",
+        "direction": "maximize",
         "engine": "inline",
         "no_refit": "1",
         "no_register": "1",
@@ -160,6 +170,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**62),
     "sampler": st.sampled_from(SAMPLERS),
     "pruner": st.sampled_from(PRUNERS),
+    "direction": st.sampled_from(DIRECTIONS),
     "confirm": st.integers(0, 100),
     "confirm_seeds": st.integers(1, 100),
     "no_refit": st.booleans(),
