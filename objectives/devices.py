@@ -3,8 +3,10 @@
 import gc
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from glob import glob
 from pathlib import Path
 
 from objectives.base import DeviceError
@@ -17,6 +19,13 @@ INSTALL = "https://pytorch.org/get-started has the command that installs a fitti
 def n_nvidia_gpus() -> int:
     """Return the number of NVIDIA GPUs that the driver shows. Does not import torch."""
     return sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def may_have_gpu(requested: str) -> bool:
+    """Return whether `requested` may be a GPU here. Unlike `choose_device` this needs no torch, which takes seconds."""
+    if requested != "auto":
+        return requested != "cpu"
+    return sys.platform == "darwin" or any(glob(f"/dev/{name}") for name in ("nvidia[0-9]*", "kfd", "dxg"))
 
 
 def resolve_device(requested: str, index: int) -> str:
@@ -165,10 +174,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     The causes count because a CUDA graph that runs out of memory during its capture raises another error at its end.
     """
-    import torch
-
     text = describe_error(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    torch = sys.modules.get("torch")  # without it, only Python's own error can be meant
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     if "DefaultCPUAllocator" in text or "MPS backend out of memory" in text:
         return True
@@ -178,9 +186,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_device_memory() -> None:
     """Release cached memory, so that the next training has as much as this one had."""
-    import torch
-
     gc.collect()
+    if (torch := sys.modules.get("torch")) is None:
+        return
     torch.cuda.empty_cache()  # does nothing without a GPU
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()

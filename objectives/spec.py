@@ -7,10 +7,13 @@ import importlib
 import importlib.util
 import inspect
 import operator
+import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -44,6 +47,8 @@ class ObjectiveSpec:
         """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
         with self._explained():
             target = self._target()
+        if is_function(target):  # it is called with a trial, and its other arguments keep their defaults
+            return set()
         try:
             parameters = inspect.signature(target).parameters.values() if callable(target) else ()
         except (TypeError, ValueError):  # some callables that are written in C
@@ -137,7 +142,7 @@ def function_name(target: str) -> str:
     """The default name of a function's study: `train` for `train.py:objective`, else `train-NAME`."""
     place, _, attribute = target.rpartition(":")
     stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
-    short = attribute.replace("<", "").replace(">", "").replace(".", "-")
+    stem, short = (re.sub(r"\W+", "-", name).strip("-") for name in (stem, attribute))
     if stem == "__main__":
         return short
     return stem if attribute.lower() == "objective" else f"{stem}-{short}"
@@ -146,24 +151,77 @@ def function_name(target: str) -> str:
 def import_module(name: str) -> ModuleType:
     """Import a module. The current folder's `test.py` comes before Python's own tests, which nothing else needs."""
     path = Path("test.py").absolute()
-    if name == "test" and name not in sys.modules and path.is_file():
-        return _load(name, path)
-    return importlib.import_module(name)
+    with _as_script(name):
+        if name == "test" and name not in sys.modules and path.is_file():
+            return _load(name, path)
+        return importlib.import_module(name)
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a file, as `python FILE` would find what it imports: beside it. Its own name may be taken."""
+    """Import a file as `python FILE` would run it: with what lies beside it, and without arguments.
+
+    A file with the name of another module gets a name of its own. What lies beside it is then found last.
+    """
     path = path.resolve()
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) == str(path) and module.__name__ != "__main__":
             return module
-    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
-    if found is not None and found.origin == str(path):
-        return importlib.import_module(path.stem)
-    return _load(f"objective_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}", path)
+    name, folder = path.stem, str(path.parent)
+    taken = _is_taken(name, folder)
+    if taken or not name.isidentifier():
+        name = f"objective_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if "optuna" in path.read_text(encoding="utf-8", errors="replace"):
+        with suppress(ImportError):  # the file will say so itself
+            importlib.import_module("optuna")
+    with _found(folder, first=not taken), _as_script(str(path)):
+        return _load(name, path)
+
+
+def _is_taken(name: str, folder: str) -> bool:
+    """Return whether a module that is not in `folder` has this name."""
+    others = [entry for entry in sys.path if os.path.realpath(entry) != folder]
+    spec = PathFinder.find_spec(name, others)
+    return name in sys.modules or name in sys.stdlib_module_names or (spec is not None and spec.origin is not None)
+
+
+@contextmanager
+def _found(folder: str, *, first: bool) -> Iterator[None]:
+    """Import from the folder inside the block, before anything else if `first`. From then on it is the last.
+
+    So a file in it can hide no module from this program.
+    """
+    if folder not in sys.path:
+        sys.path.append(folder)
+    if first:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if first and folder in sys.path[:-1]:
+            sys.path.remove(folder)
+
+
+@contextmanager
+def _as_script(place: str) -> Iterator[None]:
+    """Import inside the block: the module gets no arguments to parse, and may not run a search of its own."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ObjectiveError(
+            f"{place} runs study.optimize when it is imported. Put that under 'if __name__ == \"__main__\":', and type "
+            "the same command again. The search calls the objective itself"
+        )
+
+    arguments, sys.argv = sys.argv, [place]
+    study = getattr(sys.modules.get("optuna"), "Study", None)
+    optimize = getattr(study, "optimize", None)
+    if study is not None:
+        study.optimize = refuse
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        if study is not None:
+            study.optimize = optimize
 
 
 def _load(name: str, path: Path) -> ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from objectives.base import Direction, Params, Suggest, Task, Training
+from objectives.base import Direction, Params, Suggest, Task
 
 LABEL_LENGTH = 60
 """Characters of a configuration's description."""
@@ -47,7 +47,8 @@ class FunctionObjective:
             text = f"{text} {word}".lstrip()
         return text
 
-    def start(self, task: Task, device: str) -> Training:
+    def start(self, task: Task, device: str) -> Any:
+        """Prepare the call, a `FunctionCall`. It is no `Training`: a `Worker` pulls its questions and its end."""
         from objectives.functions.call import FunctionCall
 
         return FunctionCall(self.function, task, device)

@@ -5,6 +5,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from objectives.base import ObjectiveError
+from objectives.functions.output import FileOutput
 from objectives.lifeline import exit_with_parent
 from objectives.worker.messages import WorkerSettings, transferable
 from objectives.worker.worker import Worker
@@ -14,7 +15,7 @@ def serve(connection: Connection) -> None:
     """Answer commands until the coordinator closes the connection."""
     settings: WorkerSettings = connection.recv()
     try:
-        worker = Worker(settings)
+        worker = Worker(settings, make_output=FileOutput)
         connection.send(worker.select_device())
     except ObjectiveError as error:
         connection.send(transferable(error))
@@ -29,5 +30,5 @@ def serve(connection: Connection) -> None:
 
 if __name__ == "__main__":
     exit_with_parent()
-    serve(Connection(int(sys.argv[1])))
+    serve(Connection(int(sys.argv.pop())))  # a user's code may parse the other arguments: there are none
     os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

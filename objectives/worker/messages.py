@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from objectives.base import EpochResult, ObjectiveError, Outcome
+from objectives.functions.questions import Answer as Answer
+from objectives.functions.questions import Asked as Asked
+from objectives.functions.questions import Returned as Returned
+from objectives.functions.questions import Unusable as Unusable
 from objectives.spec import ObjectiveSpec
 
 
@@ -61,45 +65,6 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A function asks something and waits for the `Answer`, which is the next command.
-
-    `method` is a name of `optuna.Trial` or, after `study.`, of `optuna.Study`; a property has no arguments. The answer
-    to `suggest_categorical` is the index of the choice. What only this project has:
-
-        seed()                   the seed of this training
-        log(metrics, step)       curve points
-        log_artifact(path, bytes)
-        log_model(bytes)         the program that torch.export.save wrote
-        save_checkpoint(bytes)   `Task.checkpoint` of the next start of this training
-        output(text)             all that the function printed; its last question
-    """
-
-    method: str
-    arguments: tuple[Any, ...] = field(default=(), repr=False)
-    keywords: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a function gets, sent by the coordinator."""
-
-    value: Any = None
-    error: BaseException | None = None
-    """Raised in place of a value."""
-    warnings: tuple[tuple[str, type[Warning]], ...] = ()
-    """Warnings of Optuna to repeat where the function runs: text and category."""
-
-
-@dataclass(frozen=True)
-class Returned:
-    """A function returned its value, or raised `optuna.TrialPruned`."""
-
-    value: float | None
-    """None if it was pruned."""
-
-
-@dataclass(frozen=True)
 class Failed:
     """The training ended with an error; the worker is free for another one."""
 
@@ -131,4 +96,4 @@ def transferable(error: ObjectiveError) -> ObjectiveError:
     return error if type(error).__module__ == ObjectiveError.__module__ else ObjectiveError(str(error))
 
 
-Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Failed | Refused | SpeedMeasured
+Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Unusable | Failed | Refused | SpeedMeasured

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.base import ObjectiveError
+from objectives.functions.output import FileOutput, redirected
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import Reply, WorkerReady, WorkerSettings, transferable
 from objectives.worker.worker import Worker
@@ -24,6 +25,17 @@ class ActorLocation:
     pid: int
 
 
+def redirect_to_log() -> FileOutput:
+    """Let this process print to a file beside Ray's log of it. There the coordinator finds its last lines.
+
+    Ray would forward lines of its own log files. It does not read this one, because of its name.
+    """
+    log = os.path.realpath("/proc/self/fd/1")
+    if not os.path.isfile(log):
+        return redirected()
+    return redirected(f"{log.removesuffix('.out')}-function.log")
+
+
 class WorkerActor:
     """One worker. The coordinator waits for every answer, except that of `ping`, before it sends the next command."""
 
@@ -37,7 +49,8 @@ class WorkerActor:
         """Make the worker. Returns an ObjectiveError instead of raising it, because Ray would wrap it."""
         try:
             # Ray shows an actor only the GPUs that it was given, so its index is 0. It has no more cores when alone.
-            self._worker = Worker(WorkerSettings(objective, device, 0, threads, threads))
+            settings = WorkerSettings(objective, device, 0, threads, threads)
+            self._worker = Worker(settings, make_output=redirect_to_log)
             return self._worker.select_device()
         except ObjectiveError as error:
             return transferable(error)

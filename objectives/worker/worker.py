@@ -11,15 +11,25 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from objectives.base import Diverged, EpochResult, Outcome, Task, Timed, Training
-from objectives.devices import choose_device, device_name, free_device_memory, is_out_of_memory, select_device
+from objectives.devices import (
+    choose_device,
+    device_name,
+    free_device_memory,
+    is_out_of_memory,
+    may_have_gpu,
+    select_device,
+)
 from objectives.failures import describe_error, describe_value
+from objectives.functions.call import FunctionCall
+from objectives.functions.objective import FunctionObjective
+from objectives.functions.output import Output, StreamOutput
 from objectives.worker import messages
-from objectives.worker.messages import Failed, Reply, WorkerReady, WorkerSettings
+from objectives.worker.messages import Answer, Asked, Failed, Reply, WorkerReady, WorkerSettings
 
 
 def skip_compiler_import() -> None:
@@ -37,56 +47,85 @@ def skip_compiler_import() -> None:
             wrapped.__dynamo_disable = wrapped
 
 
+def prepare_torch(threads: int) -> None:
+    """Set torch up for trainings of this project's kind. A user's function gets torch as a script does."""
+    import torch
+
+    skip_compiler_import()
+    torch.set_num_threads(threads)
+    # The moments of units that stopped learning decay to denormal numbers, which are ten times slower: an Adam
+    # step of 150,000 weights took 1.8 ms instead of 0.16.
+    torch.set_flush_denormal(True)
+
+
 class Worker:
     """Runs one training at a time. Raises ObjectiveError, such as DeviceError, when it cannot be set up.
 
-    `passes_on` tells the exceptions that end more than a training, such as those of a signal.
+    `passes_on` tells the exceptions that end more than a training, such as those of a signal. `make_output` is called
+    for an objective that is a function: it says how this process collects what is printed.
     """
 
     def __init__(
-        self, settings: WorkerSettings, passes_on: Callable[[BaseException], bool] = lambda error: False
+        self,
+        settings: WorkerSettings,
+        passes_on: Callable[[BaseException], bool] = lambda error: False,
+        make_output: Callable[[], Output] = StreamOutput,
     ) -> None:
-        import torch
-
-        skip_compiler_import()
-        torch.set_num_threads(settings.threads)
-        # The moments of units that stopped learning decay to denormal numbers, which are ten times slower: an Adam
-        # step of 150,000 weights took 1.8 ms instead of 0.16.
-        torch.set_flush_denormal(True)
         self.settings, self._passes_on = settings, passes_on
-        self.device, self.notice = choose_device(settings.device, settings.index)
+        self.device, self.notice = "cpu", cast(str | None, None)
         self.objective = settings.objective.load()
+        self.output = make_output() if isinstance(self.objective, FunctionObjective) else None
+        if self.output is None:
+            prepare_torch(settings.threads)
+        if self.output is None or may_have_gpu(settings.device):
+            self.device, self.notice = choose_device(settings.device, settings.index)
         self.training: Training | None = None
+        self.call: FunctionCall | None = None
         self.measured: dict[str, float] = {}
         """Metrics of the current task, measured before its training."""
+        self._ended: Reply | None = None
+        """How a function ended, held back while the coordinator gets what it printed."""
 
     def select_device(self) -> WorkerReady:
         """Make the device the default of this process and describe it."""
+        name = device_name(self.device)
+        if self.device == "cpu":
+            return WorkerReady(self.device, name=name, notice=self.notice)
         import torch
 
-        name = device_name(self.device)
         if self.device == "mps":
             return WorkerReady(self.device, 1, torch.mps.recommended_max_memory(), name)
-        if not self.device.startswith("cuda"):
-            return WorkerReady(self.device, name=name, notice=self.notice)
         gpus = 1 if ":" in self.settings.device else torch.cuda.device_count()
         return WorkerReady(self.device, gpus, select_device(self.device), name)
 
     def do(self, command: str, *arguments: Any) -> Reply:
-        """Run the method named `command`. Replies `Failed` when it raises."""
+        """Run the method named `command`. Replies `Failed` when it raises.
+
+        A function's end comes after one more question, which has what it printed.
+        """
+        ended, self._ended = self._ended, None
+        if ended is not None and command == "answer":
+            return ended
         try:
             reply: Reply = getattr(self, command)(*arguments)
-            return reply
         except BaseException as error:  # sys.exit() ends a training, and not the search
             if self._passes_on(error):
                 raise
-            return self._fail(error)
+            reply = self._fail(error)
+        if self.output is None or isinstance(reply, Asked):
+            return reply
+        self._ended = reply
+        return Asked("output", (self.output.take(),))
 
     def start(self, task: Task) -> Reply:
         """Begin a training and pull its first result."""
+        self.close()
+        if self.output is not None:
+            self.output.start()
+            self.call = cast(FunctionCall, self.objective.start(task, self.device))
+            return self._pull_call()
         import torch
 
-        self.training = None  # frees the memory of a training that was abandoned
         torch.set_num_threads(self.settings.threads_alone if task.refit else self.settings.threads)
         self.measured = {}
         if task.checkpoint is not None:  # a second measurement could give another verdict
@@ -102,6 +141,29 @@ class Worker:
                 return messages.Refused(self.measured)
         self.training = self.objective.start(task, self.device)
         return self.advance()
+
+    def answer(self, answer: Answer) -> Reply:
+        """Answer a function's question and run it until its next one."""
+        assert self.call is not None, "the coordinator sent an answer to a worker that asked nothing"
+        self.call.answer(answer)
+        return self._pull_call()
+
+    def _pull_call(self) -> Reply:
+        assert self.call is not None
+        assert self.output is not None
+        with self.output:
+            reply = self.call.pull()
+        if not isinstance(reply, Asked):
+            self.call = None
+        return reply
+
+    def close(self) -> None:
+        """Abandon what runs. This frees its memory."""
+        self.training = None
+        if self.call is not None and self.output is not None:
+            with self.output:
+                self.call.close()
+        self.call = None
 
     def advance(self) -> Reply:
         """Pull the next result; `Finished` at the end."""
@@ -152,7 +214,7 @@ class Worker:
 
     def _fail(self, error: BaseException) -> Failed:
         text = traceback.format_exc()
-        self.training = None
+        self.close()
         if is_out_of_memory(error):
             # Drop the frames first: they hold the network and every activation.
             error.__traceback__ = error.__context__ = error.__cause__ = None

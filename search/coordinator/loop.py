@@ -16,7 +16,7 @@ from functools import cached_property
 
 from optuna.trial import TrialState
 
-from objectives.base import EpochResult, Objective, Outcome
+from objectives.base import EpochResult, Objective, ObjectiveError, Outcome
 from objectives.functions.objective import FunctionObjective
 from search.common.direction import Direction
 from search.common.errors import SearchStoppedError
@@ -38,6 +38,7 @@ from search.executors.base import (
     Refused,
     Returned,
     SlotEvent,
+    Unusable,
 )
 from search.study.records import TrainingResult, TrialRecord
 from search.study.state import Phase
@@ -101,7 +102,7 @@ class Coordinator:
         try:
             while not interrupted() and not hopeless and self._step(idle):
                 hopeless = self._is_hopeless()
-        except SearchStoppedError:  # another program writes to the study
+        except (SearchStoppedError, ObjectiveError):  # another program writes to the study, or the function is unusable
             self._suspend()
             raise
         finally:
@@ -156,7 +157,8 @@ class Coordinator:
         checkpoint = path.read_bytes() if path.exists() else None
         training.is_resumed = checkpoint is not None
         if checkpoint is not None and self._is_function:
-            training.points = json.loads(checkpoint.partition(b"\n")[0])["points"]
+            line, _, checkpoint = checkpoint.partition(b"\n")
+            training.points = json.loads(line)["points"]
         self._running[slot] = training
         self.executor.start(slot, replace(training.job.task, checkpoint=checkpoint))
 
@@ -175,6 +177,8 @@ class Coordinator:
             case Returned(value):
                 training.value, training.is_pruned = value, value is None
                 self._finish(slot, training, Outcome())
+            case Unusable(message):
+                raise ObjectiveError(f"{self.objective.name}: {message}")
             case Finished(outcome):
                 self._finish(slot, training, outcome)
             case Refused(metrics):

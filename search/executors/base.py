@@ -9,6 +9,7 @@ takes no other command.
                  Asked          calling a function, which waits: the next command is answer
     answer       Asked          calling the function
                  Returned       free: the function returned, or was pruned
+                 Unusable       free: the function can never be searched; the coordinator raises ObjectiveError
     advance      EpochDone      training
                  Finished       free: the training came to its end
     checkpoint   Checkpointed   training; the next start drops it, if no other command follows
@@ -35,11 +36,12 @@ from objectives.worker.messages import (
     Refused,
     Reply,
     Returned,
+    Unusable,
     WorkerReady,
 )
 
 __all__ = ["Answer", "Asked", "Checkpointed", "EpochDone", "Executor", "Failed", "Finished", "Lost", "Refused"]
-__all__ += ["Returned", "SlotEvent"]
+__all__ += ["Returned", "SlotEvent", "Unusable"]
 
 
 @dataclass(frozen=True)

@@ -50,4 +50,6 @@ class InlineExecutor(Executor):
         return [(0, self.worker.do(*command))]
 
     def close(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
         self.worker = None

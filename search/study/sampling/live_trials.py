@@ -54,6 +54,8 @@ class LiveTrials:
         """Answer one question. `reported` holds the steps that this call of the function has reported."""
         trial = self._trials[number]
         match method:
+            case "number":
+                return number
             case "report":
                 return self._report(trial, reported, *arguments, **keywords)
             case "should_prune":
@@ -62,6 +64,8 @@ class LiveTrials:
                 return self._set_user_attr(number, *arguments, **keywords)
             case "user_attrs":
                 return users_attrs(trial.user_attrs, records.TRIAL_ATTRS)
+            case "set_system_attr":
+                return self._sampling.set_system_attr(number, *arguments)
             case "set_constraint":
                 trial.set_constraint(*arguments, **keywords)
                 return self._sampling.store_notes(number)
@@ -117,11 +121,13 @@ def answer_fixed(
             is_repeated = step in reported
             reported.add(step)
             return not is_repeated
+        case "number":
+            return number
         case "params":
             return dict(params)
         case "should_prune":
             return trial.should_prune()
-        case "set_user_attr" | "set_constraint":
+        case "set_user_attr" | "set_system_attr" | "set_constraint":
             return None
     if method in READ_TRIAL or method == "user_attrs":
         return getattr(trial, method, {})
@@ -131,14 +137,10 @@ def answer_fixed(
 def call_suggest(
     trial: optuna.Trial | FixedTrial, method: str, arguments: Sequence[Any], keywords: Mapping[str, Any]
 ) -> Any:
-    """Call a `suggest_` method. Lists are accepted as choices without Optuna's warning: JSON can hold them."""
+    """Call a `suggest_` method."""
     if not method.startswith("suggest_") or not hasattr(trial, method):
         raise AttributeError(f"a trial has no {method!r}")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        value = getattr(trial, method)(*arguments, **keywords)
-    _repeat(warning for warning in caught if "Choices for a categorical distribution" not in str(warning.message))
-    return value
+    return getattr(trial, method)(*arguments, **keywords)
 
 
 def _repeat(caught: Iterable[warnings.WarningMessage]) -> None:

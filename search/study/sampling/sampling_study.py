@@ -235,6 +235,11 @@ class SamplingStudy:
             self.store_notes(number)
         return ends
 
+    def set_system_attr(self, number: int, key: str, value: Any) -> None:
+        """Keep what a part of Optuna notes on a running trial."""
+        self._memory.set_trial_system_attr(self.trial_id(number), key, value)
+        self.store_notes(number)
+
     def store_notes(self, number: int) -> None:
         """Store what sampler and pruner have noted on the copy of a trial and of the study."""
         if attrs := self._new_attrs(number):
