@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from search.commands.run import Result
     from search.commands.upkeep.gc import StoredArrays
     from search.common.config import Config
-    from search.testing.checks import Finding
+    from search.testing.findings import Finding
 
 console = Console(highlight=False, emoji=False)  # `folder:ok:0` contains the name of an emoji
 if not sys.stdout.isatty():

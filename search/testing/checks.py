@@ -17,26 +17,21 @@ import pickle
 import re
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from objectives.base import Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
 from objectives.data.image_files import Framing
 from objectives.failures import describe_error, describe_value
-from search.common.signals import is_interruption
 from search.common.text import one_line
 from search.study.space import objective_calls
 from search.study.space.mlflow_names import MlflowNames
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.space.space import WHOLE_SPACE, contains, require_space, search_space
-from search.testing.specimen import NotTried, Specimen, pull
+from search.testing.findings import Absent
+from search.testing.specimen import Specimen, pull
 
 SUGGEST_S = 0.05
 """The longest median time of `suggest`. The coordinator calls it for every trial while workers wait."""
-
-
-class Absent(str):
-    """Returned by a check instead of a remark, if the objective lacks the part to check."""
 
 
 def check_names(specimen: Specimen) -> str | None:
@@ -278,35 +273,3 @@ CHECKS = (
     *(check_training, check_repeats, check_resume, check_outcome, check_plain_data, check_range),
     *(check_images, check_network, check_cost),
 )
-
-
-TITLES = tuple((check.__doc__ or check.__name__).splitlines()[0].rstrip(".") for check in CHECKS)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check."""
-
-    title: str
-    wrong: str | None = None
-    not_tried: str | None = None
-    absent: str | None = None  # which part the objective lacks, so that there was nothing to check
-    remark: str | None = None  # worth knowing, and not wrong
-
-
-def examine(specimen: Specimen) -> Iterator[Finding]:
-    """Run every check, one after the other."""
-    for check, title in zip(CHECKS, TITLES, strict=True):
-        try:
-            remark = check(specimen)
-        except ContractError as error:
-            yield Finding(title, wrong=str(error))
-        except NotTried as error:
-            yield Finding(title, not_tried=str(error))
-        except BaseException as error:  # an objective can be wrong in unforeseen ways
-            if is_interruption(error):
-                raise
-            yield Finding(title, wrong=describe_error(error))
-        else:
-            absent = isinstance(remark, Absent)
-            yield Finding(title, absent=remark if absent else None, remark=None if absent else remark)

@@ -3,19 +3,22 @@
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from objectives.base import ObjectiveError
 from objectives.devices import resolve_device
+from objectives.functions.objective import FunctionObjective
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import transferable
-from search.testing.checks import TITLES, Finding, examine
+from search.testing.checks import CHECKS
+from search.testing.findings import Finding, examine, titles
+from search.testing.functions import FUNCTION_CHECKS, FunctionSpecimen
 from search.testing.specimen import Specimen
-
-MADE = "made"
 
 
 def examine_apart(spec: ObjectiveSpec, device: str) -> Iterator[Finding]:
@@ -38,17 +41,25 @@ def examine_apart(spec: ObjectiveSpec, device: str) -> Iterator[Finding]:
 def _examine(connection: Connection, spec: ObjectiveSpec, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and ends this process
     try:
-        specimen = Specimen.of(spec, resolve_device(device, 0))
-        connection.send(MADE)
-        for finding in examine(specimen):
+        specimen, checks = _specimen(spec, device)
+        connection.send(titles(checks))
+        for finding in examine(specimen, checks):
             connection.send(finding)
     except ObjectiveError as error:
         connection.send(transferable(error))
 
 
+def _specimen(spec: ObjectiveSpec, device: str) -> tuple[Any, Sequence[Callable[[Any], str | None]]]:
+    objective = spec.load()
+    if isinstance(objective, FunctionObjective):
+        return FunctionSpecimen(objective, device), FUNCTION_CHECKS
+    return Specimen.of(spec, resolve_device(device, 0)), CHECKS
+
+
 def _findings(connection: Connection, process: BaseProcess) -> Iterator[Finding]:
-    titles = iter(("The objective is made", *TITLES))
-    for title in titles:
+    expected = deque(["The objective is made"])
+    while expected:
+        title = expected.popleft()
         try:
             message = connection.recv()
         except EOFError:
@@ -57,8 +68,10 @@ def _findings(connection: Connection, process: BaseProcess) -> Iterator[Finding]
             return
         if isinstance(message, ObjectiveError):
             raise message
-        if message != MADE:
+        if isinstance(message, Finding):
             yield message
+        else:
+            expected.extend(message)
 
 
 def _describe_end(process: BaseProcess) -> str:

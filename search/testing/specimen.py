@@ -13,16 +13,13 @@ from objectives.spec import ObjectiveSpec
 from search.study.space.asked_trial import PartialTrial
 from search.study.space.objective_calls import ContractError, call, require_baselines
 from search.study.space.space import WHOLE_SPACE
+from search.testing.findings import NotTried
 
 TRAINING_S = 5.0
 """Seconds after which a training is not pulled any further. Two pulls are always made."""
 
 CONFIGURATIONS = 5
 """Number of configurations to try. The training of some may diverge, which is allowed."""
-
-
-class NotTried(Exception):
-    """A check needs something that an earlier check found missing."""
 
 
 @dataclass

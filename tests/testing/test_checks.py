@@ -23,8 +23,9 @@ from objectives.spec import ObjectiveSpec
 from search.cli.main import cli
 from search.study.space.objective_calls import ContractError
 from search.study.space.space import search_space
-from search.testing.checks import CHECKS, examine
-from search.testing.specimen import NotTried, Specimen
+from search.testing.checks import CHECKS
+from search.testing.findings import NotTried, examine
+from search.testing.specimen import Specimen
 
 README = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
 
@@ -209,7 +210,7 @@ def test_a_broken_contract_is_named(objective: Any, check: str, message: str):
 
 def test_checks_of_a_failed_training_are_not_tried():
     specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: ToyTraining(task, 3, "error")))
-    findings = list(examine(specimen))
+    findings = list(examine(specimen, CHECKS))
     assert [finding.wrong is not None for finding in findings].count(True) == 1
     assert [finding.not_tried for finding in findings].count("no training gets this far") == 5
     with pytest.raises(NotTried, match="no training gets this far"):
@@ -224,7 +225,7 @@ def test_a_training_of_one_configuration_may_diverge():
             return super().__next__()
 
     specimen = Specimen(ObjectiveSpec("toy:Toy"), of_training(lambda task: SometimesDiverging(task, Outcome())))
-    assert all(finding.wrong is None for finding in examine(specimen))
+    assert all(finding.wrong is None for finding in examine(specimen, CHECKS))
 
 
 def test_whole_epochs_are_trained_on_a_finer_schedule():
@@ -257,7 +258,9 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping
 
 
 def test_the_readmes_example_keeps_the_contract_and_is_short(example: Mapping[str, str]):
-    assert [finding.wrong or finding.not_tried for finding in examine(Specimen.of("bowl:Bowl"))] == [None] * len(CHECKS)
+    assert [finding.wrong or finding.not_tried for finding in examine(Specimen.of("bowl:Bowl"), CHECKS)] == [
+        None
+    ] * len(CHECKS)
     assert sum(bool(line.strip()) for line in example["code"].splitlines()) <= 40
 
 
@@ -298,10 +301,10 @@ def test_an_objective_that_ends_its_process_is_named(where: str, title: str, how
 
 
 def test_parts_that_an_objective_lacks_are_said_to_be_absent():
-    absent = [finding.absent for finding in examine(Specimen.of("test_checks:Tidy")) if finding.absent]
+    absent = [finding.absent for finding in examine(Specimen.of("test_checks:Tidy"), CHECKS) if finding.absent]
     parts = ("no baselines", "no metric_range", "not an ImageClassifier", "no load_weights", "no n_parameters")
     assert [any(part in text for text in absent) for part in parts] == [True] * len(parts)
-    assert [finding.absent for finding in examine(Specimen.of("regression:Curve")) if finding.absent] == [
+    assert [finding.absent for finding in examine(Specimen.of("regression:Curve"), CHECKS) if finding.absent] == [
         "it has no metric_range, so an interval of its metric may go on beyond what is possible",
         "it is not an ImageClassifier of objectives.base",
     ]
@@ -318,7 +321,7 @@ def test_the_range_of_the_metric_is_checked(metric_range: object, wrong: str | N
 
     objective = Ranged()
     objective.metric_range = metric_range  # type: ignore[attr-defined]
-    found = {finding.title: finding for finding in examine(Specimen(ObjectiveSpec("toy:Toy"), objective))}
+    found = {finding.title: finding for finding in examine(Specimen(ObjectiveSpec("toy:Toy"), objective), CHECKS)}
     finding = found["Its values lie within its metric_range"]
     assert (finding.wrong is None) == (wrong is None)
     assert wrong is None or wrong in (finding.wrong or "")
@@ -329,7 +332,7 @@ def test_the_range_of_the_metric_is_checked(metric_range: object, wrong: str | N
 def test_names_that_mlflow_does_not_take_are_told(name: str):
     suggest = lambda trial: {name: trial.suggest_float(name, 0, 1)}  # noqa: E731
     objective = Changed(suggest=suggest, describe=lambda params: "x", metric="f1 [%]")
-    findings = examine(Specimen(ObjectiveSpec("toy:Toy"), objective))
+    findings = examine(Specimen(ObjectiveSpec("toy:Toy"), objective), CHECKS)
     remarks = [finding.remark for finding in findings if finding.remark]
     assert remarks[0] == "MLflow does not take the name of metric 'f1 [%]'; it is 'f1 ___' there"
     assert remarks[1].startswith(f"MLflow does not take the name of parameter {name!r}; it is ")
