@@ -43,6 +43,7 @@ class LiveTrials:
         own = optuna.load_study(
             study_name=study.name, storage=proposals.memory, sampler=sampler, pruner=NopPruner()
         )  # of its own, because a study has one sampler
+        proposals.study.sampler = sampler  # which also takes note of the trial's end
         self._trials[number] = optuna.Trial(own, self._sampling.trial_id(number))
 
     def end(self, number: int) -> None:
