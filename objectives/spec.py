@@ -49,6 +49,8 @@ class ObjectiveSpec:
             target = self._target()
         if is_function(target):  # it is called with a trial, and its other arguments keep their defaults
             return set()
+        if is_function(target):  # it gets nothing but a trial
+            return set()
         try:
             parameters = inspect.signature(target).parameters.values() if callable(target) else ()
         except (TypeError, ValueError):  # some callables that are written in C

@@ -87,7 +87,7 @@ class SearchPlan:
         check_engine(config)
         spec = objective_spec(config, ambient)
         objective = load_objective(spec)
-        _check_direction(config, objective)
+        _check_flags(config, objective)
         notice = tell_apart(config, objective)
         name, model = config.study or objective.name, registered_name(config, objective)
         check_study_name(name, "objective")
@@ -163,8 +163,13 @@ def check_engine(config: Config) -> None:
         raise UsageError("--device cuda with --gpus-per-trial 0 asks for a GPU and for none; leave one of them out")
 
 
-def _check_direction(config: Config, objective: Objective) -> None:
-    """Raise UsageError if `--direction` contradicts an objective that has a direction of its own."""
+def _check_flags(config: Config, objective: Objective) -> None:
+    """Raise UsageError for a flag that this kind of objective cannot take."""
+    if isinstance(objective, FunctionObjective):
+        for name in ("epochs", "max_parameters", "max_latency_ms"):
+            if (value := getattr(config, name)) is not None:
+                advice = "a function of a trial sets its own; leave the flag out"
+                raise UsageError(f"--{name.replace('_', '-')} {value}: {advice}")
     if config.direction not in (None, objective.direction):
         whose = f"the objective {config.objective} says {objective.direction}"
         raise UsageError(f"--direction {config.direction}: {whose}; leave the flag out. It is for plain functions")
