@@ -49,8 +49,6 @@ class ObjectiveSpec:
             target = self._target()
         if is_function(target):  # it is called with a trial, and its other arguments keep their defaults
             return set()
-        if is_function(target):  # it gets nothing but a trial
-            return set()
         try:
             parameters = inspect.signature(target).parameters.values() if callable(target) else ()
         except (TypeError, ValueError):  # some callables that are written in C
@@ -82,7 +80,13 @@ class ObjectiveSpec:
         place, _, attribute = self.target.rpartition(":")
         if not place or not attribute:
             raise ObjectiveError(f"--objective {self.target!r} is neither FILE.py:NAME nor MODULE:NAME; {HINT}")
-        return operator.attrgetter(attribute)(self._import(place))
+        module = self._import(place)
+        try:
+            return operator.attrgetter(attribute)(module)
+        except AttributeError:
+            own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+            has = f"it has {', '.join(own[:10])}" if own else "it defines nothing"
+            raise ObjectiveError(f"--objective {self.target!r}: {place} has no {attribute!r}; {has}") from None
 
     def _import(self, place: str) -> ModuleType:
         if not place.endswith(".py"):
