@@ -86,7 +86,8 @@ class ObjectiveSpec:
         except AttributeError:
             own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
             has = f"it has {', '.join(own[:10])}" if own else "it defines nothing"
-            raise ObjectiveError(f"--objective {self.target!r}: {place} has no {attribute!r}; {has}") from None
+            problem = f"--objective {self.target!r}: {place} has no {attribute!r}; {has}."
+            raise ObjectiveError(f"{problem}{hidden_file(place)}") from None
 
     def _import(self, place: str) -> ModuleType:
         if not place.endswith(".py"):

@@ -221,7 +221,7 @@ def objective_spec(config: Config, ambient: Set[str] = frozenset()) -> Objective
     accepted = ObjectiveSpec(target, direction=direction).accepted(given) if given else set()
     for name in sorted(given.keys() - accepted - ambient):
         flag = f"--{name.replace('_', '-')}"
-        advice = f"give the callable an argument {name}, or leave {flag} out"
+        advice = f"leave {flag} out, or give its class or factory an argument {name}"
         raise UsageError(f"{flag} {given[name]}: the objective {target} takes no {name}; {advice}")
     return ObjectiveSpec(target, {name: given[name] for name in accepted}, direction)
 

@@ -149,7 +149,7 @@ def test_a_flag_that_an_own_objective_does_not_take_is_refused(
 ):
     name = "data_dir" if "dir" in flag else "dataset"
     message = (
-        rf"^{flag}: the objective {target} takes no {name}; give the callable an argument {name}, or leave {flag[:9]}"
+        rf"^{flag}: the objective {target} takes no {name}; leave {flag} out, or give its class or factory an argument {name}"
     )
     with pytest.raises(UsageError, match=message):
         SearchPlan.of(Config(objective=target, workspace=tmp_path, **given))
