@@ -148,9 +148,8 @@ def test_a_flag_that_an_own_objective_does_not_take_is_refused(
     target: str, given: dict[str, Any], flag: str, tmp_path: Path
 ):
     name = "data_dir" if "dir" in flag else "dataset"
-    message = (
-        rf"^{flag}: the objective {target} takes no {name}; leave {flag} out, or give its class or factory an argument {name}"
-    )
+    advice = f"leave {flag.split()[0]} out, or give its class or factory an argument {name}"
+    message = f"^{flag}: the objective {target} takes no {name}; {advice}"
     with pytest.raises(UsageError, match=message):
         SearchPlan.of(Config(objective=target, workspace=tmp_path, **given))
 
