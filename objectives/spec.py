@@ -181,7 +181,11 @@ def import_file(path: Path) -> ModuleType:
         with suppress(ImportError):  # the file will say so itself
             importlib.import_module("optuna")
     with _found(folder, first=not taken), _as_script(str(path)):
-        return _load(name, path)
+        module = _load(name, path)
+    if name != path.stem:  # no other process can import it, so joblib must send what it defines
+        for pickler in filter(None, map(sys.modules.get, ("cloudpickle", "joblib.externals.cloudpickle"))):
+            pickler.register_pickle_by_value(module)
+    return module
 
 
 def _is_taken(name: str, folder: str) -> bool:

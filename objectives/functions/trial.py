@@ -39,11 +39,11 @@ class _Standin:
     def __getattr__(self, name: str) -> Any:
         if name in self._properties:
             return self._ask(self._place + name)
-        has = ", ".join(sorted(entry for entry in dir(self) if not entry.startswith("_")))
+        has = ", ".join(entry for entry in dir(self) if not entry.startswith("_"))
         raise AttributeError(f"in a search, the {self._name.lower()} has no {name!r}; it has {has}")
 
     def __dir__(self) -> list[str]:
-        return sorted({*object.__dir__(self), *self._properties})
+        return sorted({*dir(type(self)), *vars(self), *self._properties})
 
     def __copy__(self) -> _Standin:
         return self

@@ -53,22 +53,19 @@ def returned(value: Any) -> Returned | Unusable:
     """What a function's value means, as `study.optimize` takes it. Raises ValueError with Optuna's text."""
     if value is None:
         raise ValueError("The value None could not be cast to float.")
-    values = value if isinstance(value, Sequence) else [value]
-    if len(values) != 1 and not isinstance(value, str | bytes):
+    several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if several and len(value) != 1:
         return Unusable(
-            f"the function returned {len(values)} values, {describe_value(value)}. A search has one value. "
+            f"the function returned {len(value)} values, {describe_value(value)}. A search has one value. "
             "Return one number, and keep the others with trial.set_user_attr(NAME, NUMBER)"
         )
-    if problems := [problem for item in values if (problem := _problem(item))]:
-        raise ValueError("; ".join(problems))
-    if len(values) != 1:  # the characters of a text
-        raise ValueError(f"The number of the values {len(values)} did not match the number of the objectives 1")
-    return Returned(float(values[0]))
-
-
-def _problem(value: Any) -> str | None:
+    item = value[0] if several else value
     try:
-        result = float(value)
+        if isinstance(item, str | bytes):  # of a number as a text, too
+            raise TypeError
+        result = float(item)
     except (TypeError, ValueError):
-        return f"The value {value!r} could not be cast to float"
-    return f"The value {value} is not acceptable" if math.isnan(result) else None
+        raise ValueError(f"The value {item!r} could not be cast to float") from None
+    if math.isnan(result):
+        raise ValueError(f"The value {item} is not acceptable")
+    return Returned(result)

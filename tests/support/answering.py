@@ -18,6 +18,8 @@ from search.executors.base import Answer, Asked, Executor, Failed, Lost, Returne
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 
+EVENTS: dict[str, Any] = {}
+"""What a function of a test and the test itself share in this process."""
 OURS = {"seed", "log", "log_artifact", "log_model", "save_checkpoint", "set_system_attr", "output"}
 
 
