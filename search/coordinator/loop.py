@@ -119,11 +119,13 @@ class Coordinator:
         """One turn of the loop. Returns whether anything is left to do."""
         self._fill()
         self._show()
+        is_left = bool(self._running or self._retries or self.work.remaining)
         # Workers train while a new store is made; later this costs nothing. Functions would wait for their answers.
-        self.tracking.ready(wait=not self._is_function)
-        if not self._running and not self._retries and not self.work.remaining:
+        # No other thread may import MLflow before.
+        is_open = self.tracking.ready(wait=not self._is_function or not is_left)
+        if not is_left:
             return False
-        if len(self._running) < len(self.executor.available()):
+        if is_open and len(self._running) < len(self.executor.available()):
             idle()
         if len(self._running) > 1:  # a single worker waits instead: the value of its training is worth more
             self.work.prepare_next()

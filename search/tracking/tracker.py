@@ -57,8 +57,8 @@ class Tracking:
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
 
-    def ready(self, *, wait: bool = True) -> None:
-        """Wait until the store was opened, or until the first request to a server has failed.
+    def ready(self, *, wait: bool = True) -> bool:
+        """Wait until the store was opened, or until the first request to a server has failed. True if so.
 
         Raises StorageError or TrackingError if waiting cannot help, as when the server rejects the login.
         """
@@ -66,6 +66,7 @@ class Tracking:
             self._tried.wait()
         if self._fatal is not None:
             raise self._fatal
+        return self._tried.is_set()
 
     def open_run(
         self,
