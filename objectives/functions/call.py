@@ -42,6 +42,8 @@ class FunctionCall:
         self._greenlet.gr_context = contextvars.copy_context()
         self._answer: Answer | None = None
         self._closed = False
+        self._arguments = sys.argv[:1]
+        """The function's `sys.argv`: it may parse arguments, and those of a worker or of the search are not its own."""
         self._place = os.getpid(), threading.get_ident()
 
     def pull(self) -> Asked | Returned | Unusable:
@@ -49,10 +51,12 @@ class FunctionCall:
         global current
         current = self
         self._hub = self._greenlet.parent = getcurrent()
+        others, sys.argv = sys.argv, self._arguments
         try:
             reply: Asked | Returned | Unusable = self._asking.switch(self._answer)
             return reply
         finally:
+            self._arguments, sys.argv = sys.argv, others
             if self._greenlet.dead:
                 current = None
 

@@ -205,7 +205,9 @@ def objective(trial):
     assert sys.argv == before
 
 
-def test_a_worker_process_has_no_arguments_to_parse(tmp_path: Path):
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_a_function_has_no_arguments_to_parse(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["search", "--trials", "50"])
     script = (
         "import argparse\ndef objective(trial):\n    return 3 + len(vars(argparse.ArgumentParser().parse_args()))\n"
     )
