@@ -12,7 +12,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped, unused-ignore]
@@ -82,14 +81,15 @@ class FunctionCall:
         return answer.value
 
     def close(self) -> None:
-        """Abandon the call. The function's `finally` blocks run, and their errors are dropped."""
+        """Abandon the call. The function's `finally` blocks run, and what they raise is raised."""
         global current
-        self._closed, self._hub = True, getcurrent()
-        if self._greenlet:
-            self._greenlet.parent = self._hub
-            with suppress(Exception):
+        self._closed = True
+        try:
+            if self._greenlet:
+                self._greenlet.parent = getcurrent()
                 self._asking.throw(GreenletExit)
-        current = None
+        finally:
+            current = None
 
     def _run(self, _: None) -> Returned | Unusable:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
 import pytest
@@ -46,8 +47,7 @@ def raises_at_its_end(trial: Any) -> float:
     try:
         trial.suggest_float("x", 0, 1)
     finally:
-        raise RuntimeError("no way out")
-    return 1.0
+        sys.exit("no way out")
 
 
 def abandoned(function: Any, until: str) -> None:
