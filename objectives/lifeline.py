@@ -21,10 +21,16 @@ def end_process_group() -> None:
 
 
 def exit_with_parent(end: Callable[[], None] = lambda: os._exit(0)) -> None:
-    """Call `end`, by default an immediate exit, from a thread as soon as standard input is closed."""
+    """Call `end`, by default an immediate exit, from a thread as soon as standard input is closed.
+
+    What runs here, and its own children, find an empty standard input. Reading from the pipe, they would wait for ever.
+    """
+    pipe = os.dup(0)
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
 
     def watch() -> None:
-        os.read(0, 1)
+        os.read(pipe, 1)
         end()
 
     threading.Thread(target=watch, daemon=True).start()

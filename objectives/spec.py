@@ -175,9 +175,9 @@ def import_file(path: Path) -> ModuleType:
             return module
     name, folder = path.stem, str(path.parent)
     taken = _is_taken(name, folder)
-    if taken or not name.isidentifier():
+    if taken or name in sys.modules or not name.isidentifier():
         name = f"objective_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if "optuna" in path.read_text(encoding="utf-8", errors="replace"):
+    if re.search(r"^\s*(import|from)\s+optuna\b", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
         with suppress(ImportError):  # the file will say so itself
             importlib.import_module("optuna")
     with _found(folder, first=not taken), _as_script(str(path)):
@@ -189,10 +189,10 @@ def import_file(path: Path) -> ModuleType:
 
 
 def _is_taken(name: str, folder: str) -> bool:
-    """Return whether a module that is not in `folder` has this name."""
-    others = [entry for entry in sys.path if os.path.realpath(entry) != folder]
+    """Return whether an installed module has this name."""
+    others = [entry for entry in sys.path if os.path.realpath(entry) not in (folder, os.path.realpath(""))]
     spec = PathFinder.find_spec(name, others)
-    return name in sys.modules or name in sys.stdlib_module_names or (spec is not None and spec.origin is not None)
+    return name in sys.stdlib_module_names or (spec is not None and spec.origin is not None)
 
 
 @contextmanager

@@ -15,7 +15,18 @@ import objectives
 import search
 
 NAMES = {
-    "search": ["Predictions", "Predictor", "load", "load_trial"],
+    "search": [
+        "Predictions",
+        "Predictor",
+        "checkpoint",
+        "device",
+        "load",
+        "load_trial",
+        "log",
+        "log_artifact",
+        "log_model",
+        "seed",
+    ],
     "objectives": [
         "Bounded",
         "Diverged",

@@ -12,7 +12,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped, unused-ignore]
@@ -42,6 +41,8 @@ class FunctionCall:
         self._greenlet.gr_context = contextvars.copy_context()
         self._answer: Answer | None = None
         self._closed = False
+        self._arguments = sys.argv[:1]
+        """The function's `sys.argv`: it may parse arguments, and those of a worker or of the search are not its own."""
         self._place = os.getpid(), threading.get_ident()
 
     def pull(self) -> Asked | Returned | Unusable:
@@ -49,10 +50,12 @@ class FunctionCall:
         global current
         current = self
         self._hub = self._greenlet.parent = getcurrent()
+        others, sys.argv = sys.argv, self._arguments
         try:
             reply: Asked | Returned | Unusable = self._asking.switch(self._answer)
             return reply
         finally:
+            self._arguments, sys.argv = sys.argv, others
             if self._greenlet.dead:
                 current = None
 
@@ -78,14 +81,15 @@ class FunctionCall:
         return answer.value
 
     def close(self) -> None:
-        """Abandon the call. The function's `finally` blocks run, and their errors are dropped."""
+        """Abandon the call. The function's `finally` blocks run, and what they raise is raised."""
         global current
-        self._closed, self._hub = True, getcurrent()
-        if self._greenlet:
-            self._greenlet.parent = self._hub
-            with suppress(Exception):
+        self._closed = True
+        try:
+            if self._greenlet:
+                self._greenlet.parent = getcurrent()
                 self._asking.throw(GreenletExit)
-        current = None
+        finally:
+            current = None
 
     def _run(self, _: None) -> Returned | Unusable:
         try:

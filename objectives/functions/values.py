@@ -13,8 +13,8 @@ from objectives.functions.questions import Returned, Unusable
 def plain(value: Any) -> Any:
     """The value as JSON can hold it; tuples stay tuples. Raises TypeError if it cannot.
 
-    A number of numpy or another library becomes Python's. A text or a number of a class of its own, such as an Enum,
-    loses that class.
+    A number of numpy or another library becomes Python's, an array a list. A text or a number of a class of its own,
+    such as an Enum, loses that class.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -25,8 +25,8 @@ def plain(value: Any) -> Any:
         return (tuple if isinstance(value, tuple) else list)(map(plain, value))
     if isinstance(value, dict):
         return {plain(key): plain(entry) for key, entry in value.items()}
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return plain(value.item())
+    if hasattr(value, "shape") and hasattr(value, "tolist"):  # an array or a tensor
+        return plain(value.tolist())
     raise TypeError(f"{describe_value(value)} is no plain value")
 
 

@@ -30,5 +30,5 @@ def serve(connection: Connection) -> None:
 
 if __name__ == "__main__":
     exit_with_parent()
-    serve(Connection(int(sys.argv.pop())))  # a user's code may parse the other arguments: there are none
+    serve(Connection(int(sys.argv[1])))
     os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

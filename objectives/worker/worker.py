@@ -160,10 +160,14 @@ class Worker:
     def close(self) -> None:
         """Abandon what runs. This frees its memory."""
         self.training = None
-        if self.call is not None and self.output is not None:
-            with self.output:
-                self.call.close()
-        self.call = None
+        call, self.call = self.call, None
+        if call is not None and self.output is not None:
+            try:
+                with self.output:
+                    call.close()
+            except BaseException as error:  # the trial has ended already
+                if self._passes_on(error):
+                    raise
 
     def advance(self) -> Reply:
         """Pull the next result; `Finished` at the end."""

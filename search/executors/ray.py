@@ -19,7 +19,7 @@ from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import WorkerReady
 from objectives.worker.ray_actor import ActorLocation, WorkerActor
 from search.common.errors import SearchError, UsageError
-from search.executors.base import Executor, Failed, Finished, Lost, Refused, Returned, SlotEvent
+from search.executors.base import Executor, Failed, Finished, Lost, Refused, Returned, SlotEvent, Unusable
 from search.executors.ray_cluster import Cluster, describe
 
 UPDATE_S = 1.0  # how often the number of actors is adapted
@@ -154,7 +154,7 @@ class RayExecutor(Executor):
             actor.ready, actor.idle_since, self._failed_starts = reply, time.monotonic(), 0
             self.slots = max(self.slots, len(self.available()))
             return None
-        if isinstance(reply, Finished | Returned | Failed | Refused):
+        if isinstance(reply, Finished | Returned | Unusable | Failed | Refused):
             actor.idle_since = time.monotonic()
         event: SlotEvent = reply
         return event

@@ -191,7 +191,7 @@ def own_objects(trial):
 
 def cross_validated(trial):
     with warnings.catch_warnings(action="ignore"):
-        optuna.terminator.report_cross_validation_scores(trial, [0.5, 0.75])
+        optuna.terminator.report_cross_validation_scores(trial, np.array([0.5, 0.75]))
     return 0.5
 
 

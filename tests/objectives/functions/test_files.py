@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,6 @@ from objectives.spec import ObjectiveSpec, function_name
 from search.executors.base import Failed, Returned
 
 PLAIN = "def objective(trial):\n    return trial.suggest_float('x', 3, 3)\n"
-
-
-@pytest.fixture(autouse=True)
-def _modules_and_path() -> Iterator[None]:
-    modules, path = set(sys.modules), list(sys.path)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if getattr(sys.modules[name], "__file__", None) and "pytest-of" in str(sys.modules[name].__file__):
-            del sys.modules[name]
 
 
 def value(spec: ObjectiveSpec, engine: str = "inline") -> float | None:
@@ -216,7 +205,9 @@ def objective(trial):
     assert sys.argv == before
 
 
-def test_a_worker_process_has_no_arguments_to_parse(tmp_path: Path):
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_a_function_has_no_arguments_to_parse(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["search", "--trials", "50"])
     script = (
         "import argparse\ndef objective(trial):\n    return 3 + len(vars(argparse.ArgumentParser().parse_args()))\n"
     )

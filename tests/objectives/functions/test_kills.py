@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
+import pytest
 from answering import asker
 
 from objectives.functions import call as calls
@@ -45,8 +47,7 @@ def raises_at_its_end(trial: Any) -> float:
     try:
         trial.suggest_float("x", 0, 1)
     finally:
-        raise RuntimeError("no way out")
-    return 1.0
+        sys.exit("no way out")
 
 
 def abandoned(function: Any, until: str) -> None:
@@ -113,3 +114,27 @@ def test_answers_reach_a_nested_greenlet():
         call = here.run()
     assert call.end == Returned(2.0)
     assert isinstance(call.asked[0], Asked)
+
+
+def test_an_interruption_ends_more_than_the_trial():
+    def objective(trial: Any) -> float:
+        trial.suggest_float("x", 0, 1)
+        raise KeyboardInterrupt
+
+    with asker(objective) as here, pytest.raises(KeyboardInterrupt, match="^$"):
+        here.run()
+    assert calls.current is None
+
+
+def test_a_function_that_reads_its_standard_input_does_not_wait():
+    def objective(trial: Any) -> float:
+        import subprocess
+
+        subprocess.run(["cat"], check=True)
+        input("How many? ")
+        return 1.0
+
+    with asker(objective, "local") as here:
+        end = here.run().end
+    assert isinstance(end, Failed)
+    assert end.message.startswith("EOFError: ")

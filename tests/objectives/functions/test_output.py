@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from contextlib import closing
 from typing import Any
 
+import optuna
 import pytest
-from answering import EVENTS, asker
+from answering import EVENTS, Asker, asker, function_spec
 
 from objectives.functions.output import MAX_BYTES
 from search.executors.base import Failed, Lost, Returned
+from search.executors.ray import RayExecutor
 
 ENGINES = ["inline", "local"]
 
@@ -175,3 +178,25 @@ def test_printing_without_end_fills_no_disk():
         end = here.run().end
     assert isinstance(end, Returned)
     assert 0 < (end.value or 0) < 6 * MAX_BYTES
+
+
+@pytest.mark.slow
+def test_in_an_actor_of_ray_nothing_is_left_in_its_log():
+    def objective(trial: Any) -> float:
+        import os
+        import sys
+
+        print("in", trial.number, sys.argv[1:])
+        os.system("echo from a child")
+        trial.suggest_float("x", 0, 1)
+        if trial.number == 1:
+            os._exit(5)
+        return 1.0
+
+    executor = RayExecutor(function_spec(objective), "cpu", 1, notice=print)
+    with closing(executor):
+        here = Asker(executor, optuna.create_study())
+        first, second = here.run(), here.run()
+    assert (first.end, first.output) == (Returned(1.0), "in 0 []\nfrom a child\n")
+    assert isinstance(second.end, Lost)
+    assert second.end.reason.endswith("\nin 1 []\nfrom a child")
