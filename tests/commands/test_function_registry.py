@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +280,35 @@ def test_a_program_with_a_pickle_is_not_unpickled(tmp_path: Path):
     assert not marker.exists()
     with pytest.raises(Exception, match=r"."):  # what torch does with it
         torch.export.load(io.BytesIO(content))
+    assert marker.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["expr_str", "guards_code"])
+def test_a_program_with_code_is_not_run(folder: Path, tmp_path: Path, field: str):
+    """torch would evaluate texts of a program, and MLflow does not look at them."""
+    marker = tmp_path / "run"
+    code = f"__import__('pathlib').Path('{marker}').touch()"
+
+    def coded(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        if field == "guards_code":
+            return json.dumps({**json.loads(content), field: [code]}).encode()
+        return re.sub(rb'"expr_str": "[^"]*"', f'"expr_str": "{code}"'.encode(), content)
+
+    content = changed(export(network(), LINE), coded)
+    with pytest.raises(UnpublishableError, match="__import__.* in it would be run as code"):
+        read_program(content)
+    ended = Ended(folder, {0: 0.5}, {0: export(network(), LINE)}, register="net")
+    ended.finish(0)
+    (stored,) = folder.glob("mlruns/**/artifacts/data/model.pt2")
+    stored.write_bytes(content)
+    with pytest.raises(ModelNotFoundError, match="net@champion brings code of its own, which is not run: .*__import__"):
+        search.load_model("net", workspace=folder)
+    assert not marker.exists()
+    with suppress(Exception):  # what torch does with it
+        torch.export.load(io.BytesIO(content)).module()(torch.from_numpy(LINE))
     assert marker.exists()
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from search.common.passwords import first_line
 from search.common.sqlite import sqlite_file, temporary_folder
 from search.common.system import environment
 from search.tracking.locations import locate
-from search.tracking.registry.programs import NO_PICKLE
+from search.tracking.registry.program_texts import code_in
+from search.tracking.registry.programs import NO_PICKLE, PROGRAM
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import newest_versions
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors
@@ -98,6 +100,7 @@ def load_registered(tracking_uri: str, model: str | None = None) -> tuple[str, s
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
             local = _fetch(client, sqlite_file(tracking_uri), exact, version)
             _require_ours(mlflow.models.Model.load(local), uri)
+            _require_no_code(Path(local, "data", PROGRAM), uri)
             loaded = mlflow.pyfunc.load_model(local)
             weakref.finalize(loaded, shutil.rmtree, local, ignore_errors=True)
             return uri, version, loaded
@@ -154,8 +157,18 @@ def _require_ours(model: Model, uri: str) -> None:
     if "shape" not in metadata and "classes" not in metadata:
         remedy = f"name one with --model, or load this one with mlflow.pyfunc.load_model({uri!r})"
         raise ModelNotFoundError(f"{uri} is not a model that a search registered; {remedy}")
-    if function.get("loader_module") != "mlflow.pytorch" or function.get("code"):
+    if (function.get("loader_module"), function.get("data")) != ("mlflow.pytorch", "data") or function.get("code"):
         raise ModelNotFoundError(f"{uri} brings code of its own, which is not run; models of a search bring none")
+
+
+def _require_no_code(program: Path, uri: str) -> None:
+    """Raise ModelNotFoundError if torch would run a text of the program as code. MLflow refuses other files."""
+    try:
+        code = code_in(program) if program.exists() else None
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ModelNotFoundError(f"{uri} is damaged: {first_line(error)}") from None
+    if code is not None:
+        raise ModelNotFoundError(f"{uri} brings code of its own, which is not run: {code!r}")
 
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes | None:

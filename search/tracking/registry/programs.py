@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from search.common.errors import UnpublishableError
 from search.common.passwords import first_line
 from search.common.system import environment
+from search.tracking.registry.program_texts import code_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ LOG_AGAIN = "Log it again with search.log_model(module, example)"
 
 
 def read_program(content: bytes) -> ExportedProgram:
-    """Read what `torch.export.save` wrote. Raises UnpublishableError if it is no program, or holds pickled objects.
+    """Read what `torch.export.save` wrote. Raises UnpublishableError for anything but a program, and for code in one.
 
     `torch.export.load` would unpickle anything, so MLflow looks through the file first.
     """
@@ -40,6 +41,8 @@ def read_program(content: bytes) -> ExportedProgram:
         model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__))
         model.save(str(Path(folder, "MLmodel")))
         try:
+            if (code := code_in(path)) is not None:
+                raise ValueError(f"{code!r} in it would be run as code")
             with environment(NO_PICKLE):
                 mlflow.pytorch.load_model(folder)
             return torch.export.load(path)
