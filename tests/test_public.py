@@ -16,11 +16,13 @@ import search
 
 NAMES = {
     "search": [
+        "Model",
         "Predictions",
         "Predictor",
         "checkpoint",
         "device",
         "load",
+        "load_model",
         "load_trial",
         "log",
         "log_artifact",
@@ -55,6 +57,7 @@ import search
 predictor: search.Predictor = search.load("mnist")
 predictions: search.Predictions = predictor.predict(np.zeros((2, 28, 28), dtype=np.uint8))
 search.load_trial("mnist", 3).eval()
+search.load_model("train").predict([[1.0]]).mean()
 task: int = Task(0, {}, 1, 1)
 predictor.predict()
 """

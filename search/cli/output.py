@@ -82,7 +82,11 @@ def _print_next_steps(study: StudyRecord, config: Config) -> None:
     echo(f"    {mlflow_deep_link(server, study.attrs.get(EXPERIMENT))}")
     echo(f"  python -m search report{stores}    # write {report if report.isprintable() else ascii(report)} again")
     dataset = (study.provenance.get("dataset") or {}).get("name", "")
-    if dataset and study.summary and (model := study.summary.model):
+    if study.summary is None or (model := study.summary.model) is None:
+        return
+    if not dataset:
+        echo(f"  search.load_model({model['uri']!r}).predict(inputs)    # in Python, after import search")
+    else:
         option = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
         last = min(24, int(study.summary.test["n"]) - 1) if study.summary.test else 0
         images = shlex.quote(f"{dataset}:0-{last}")

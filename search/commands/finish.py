@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from objectives.base import ImageClassifier, TestScore
 from objectives.failures import describe_value
 from objectives.files import write_atomic
+from objectives.functions.objective import FunctionObjective
 from search.common.config import Config
 from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
@@ -27,6 +28,7 @@ from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
 from search.tracking.registry import version
+from search.tracking.registry.programs import NEVER_LOGGED, PROGRAM
 from search.tracking.tracker import Tracking
 
 
@@ -60,7 +62,8 @@ class Finish:
         summary = self._registered(summary)
         self.study.set_attr(records.SUMMARY, summary.as_dict())
         self._mark(summary)
-        if summary.model is not None or self.register_as is None:  # each run has its own weights in MLflow
+        if summary.model is not None or summary.has_no_model or self.register_as is None:
+            # Each run has its own weights in MLflow.
             shutil.rmtree(self._files.weights, ignore_errors=True)
         self.study.set_attr(records.PHASE, None)  # the report says that the study is finished
         self._report()
@@ -106,6 +109,10 @@ class Finish:
         """Register the network. If it is registered already, update the tags and the description of its version."""
         if (name := self.register_as) is None:
             return summary
+        is_function = isinstance(self.study.objective, FunctionObjective)
+        if is_function and not self.study.attrs().get(records.MODELS):
+            why = f"nothing is registered: {NEVER_LOGGED}"
+            return replace(summary, model=None, has_no_model=True, standing=why if self.config.register else None)
         from search.tracking.registry.registration import publish
 
         n_left = self.tracking.flush(60.0)
@@ -119,15 +126,20 @@ class Finish:
             return replace(summary, model=None, standing=f"the winner cannot be registered: {place}. {advice}")
         objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)
         try:
-            metadata = version.metadata(study, summary, objective)
+            if is_function and self._weights(summary.run) is None:
+                advice = "Other trainings did; call search.log_model(module, example) in each"
+                why = f"the winner is not registered: its run {summary.run} logged no model. {advice}"
+                return replace(summary, model=None, has_no_model=True, standing=why)
+            model = version.TrainedModel.of(objective, params, lambda: self._read_weights(summary.run))
+            metadata = version.metadata(study, summary, objective, model.example)
             published = publish(
                 self.config.mlflow_uri,
                 run_id=run_id,
                 name=name,
-                model=lambda: version.network(objective, params, self._read_weights(summary.run)),
-                example=version.example(objective),
+                model=model.build,
+                example=model.example,
                 metadata=metadata,
-                tags=version.tags(study, summary, objective, f"{self.study.uid}/{summary.run}"),
+                tags=version.tags(study, summary, objective, model.example, f"{self.study.uid}/{summary.run}"),
                 card=lambda number: model_card(study, summary, metadata, f"models:/{name}/{number}"),
             )
         except (TrackingError, DatabaseLockedError) as error:
@@ -136,8 +148,8 @@ class Finish:
             return replace(summary, model=None, standing=f"the winner cannot be registered: {error}")
         if published.restored:
             summary = summary.noted("its run had been deleted in MLflow and was restored")
-        model = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
-        return replace(summary, model=model, standing=published.why)
+        stored = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
+        return replace(summary, model=stored, standing=published.why)
 
     def _run_id(self, run: str, *, answers: bool) -> str | None:
         """MLflow's id of a run, None if unknown. If the journal was lost, a store that `answers` is asked."""
@@ -156,14 +168,22 @@ class Finish:
         return replace(summary, model=None, standing=f"{state} ({why}); when MLflow answers again, type: {command}")
 
     def _read_weights(self, run: str) -> bytes:
-        """The winner's weights from the workspace, or from the run in MLflow if the file is gone."""
+        """The winner's weights, or a function's program. Raises TrackingError if they are nowhere."""
+        if (weights := self._weights(run)) is None:
+            path = self._files.weights_of(run)
+            raise TrackingError(f"the weights of {run} are neither at {path} nor in MLflow")
+        return weights
+
+    def _weights(self, run: str) -> bytes | None:
+        """What a training left, from the workspace, or from its run in MLflow if the file is gone; None without it."""
         if (path := self._files.weights_of(run)).exists():
             return path.read_bytes()
         from search.tracking.registry.loading import download
 
         if (run_id := self.tracking.mlflow_id(run)) is None:
-            raise TrackingError(f"the weights of {run} are neither at {path} nor in MLflow")
-        return download(self.config.mlflow_uri, run_id, "weights.pt")
+            return None
+        name = PROGRAM if isinstance(self.study.objective, FunctionObjective) else "weights.pt"
+        return download(self.config.mlflow_uri, run_id, name)
 
     def _report(self) -> None:
         """Write the report, and complete the study's run."""

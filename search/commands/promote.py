@@ -1,12 +1,17 @@
 """Register the winner of a finished study, or choose the champion by hand."""
 
 import re
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import Any, NoReturn
 
 import optuna
 from optuna.storages import RDBStorage
 
+from objectives.base import Objective
+from objectives.functions.objective import FunctionObjective
+from objectives.spec import ObjectiveSpec, function_name
 from search.commands.finish import Finish
 from search.commands.session.naming import tell_apart
 from search.commands.setup import (
@@ -16,7 +21,7 @@ from search.commands.setup import (
     stored_objective,
     tracking_destination,
 )
-from search.commands.studies import find_stored, patience, separate_copy, tracked_elsewhere
+from search.commands.studies import find_stored, is_of_function, patience, separate_copy, tracked_elsewhere
 from search.common.config import Config, similar_model_name, why_no_model_name
 from search.common.errors import UsageError
 from search.study import records
@@ -27,6 +32,7 @@ from search.study.summary import Summary
 from search.tracking.journal import PARENT
 from search.tracking.locations import settle
 from search.tracking.registry.loading import newest_champion
+from search.tracking.registry.programs import NEVER_LOGGED
 from search.tracking.registry.promotion import CHAMPION, rollback, set_champion
 from search.tracking.store import connect_mlflow, mlflow_errors
 
@@ -56,8 +62,24 @@ def register_winner(config: Config, name: str) -> records.StudyRecord:
         else:
             spec = stored_objective(attrs)
             with explain_errors(spec.target):
-                _register(config, StoredStudy(storage, study_id, load_objective(spec)), summary)
+                _register(config, StoredStudy(storage, study_id, _objective(spec, attrs)), summary)
         return records.StudyRecord.of(optuna.load_study(study_name=name, storage=storage))
+
+
+def _objective(spec: ObjectiveSpec, attrs: Mapping[str, Any]) -> Objective:
+    """Make a study's objective. A function is not imported: it is not needed, and may be in a notebook that is gone.
+
+    Raises UsageError for one that logged no model.
+    """
+    if not is_of_function(attrs):
+        return load_objective(spec)
+    if not attrs.get(records.MODELS):
+        raise UsageError(f"no model of the study can be registered: {NEVER_LOGGED}")
+    return FunctionObjective(_not_imported, function_name(spec.target), spec.direction or "minimize")
+
+
+def _not_imported(trial: object) -> NoReturn:
+    raise AssertionError("nothing trains here")
 
 
 def _find_searched(storage: RDBStorage, name: str) -> int:

@@ -108,6 +108,11 @@ def separate_copy(config: Config, storage: RDBStorage, study_id: int) -> None:
     storage.set_study_user_attr(study_id, records.UID, own)
 
 
+def is_of_function(attrs: Mapping[str, Any]) -> bool:
+    """Return whether a study has a function of a trial as objective; `attrs`: the study's."""
+    return records.OBJECTIVE in attrs and attrs[records.OBJECTIVE].get("direction") is not None  # others have their own
+
+
 def tracked_elsewhere(config: Config, attrs: Mapping[str, Any]) -> str | None:
     """A hint if the study is tracked in another MLflow store than `config` names, else None; `attrs`: the study's."""
     uri = attrs.get(records.TRACKING)

@@ -111,6 +111,7 @@ class Summary:
     majorities: Mapping[str, Majority] = field(default_factory=dict)
     """By split, `validation` and `test`; without `validation` if the metric is not a share of its images."""
     model: Mapping[str, Any] | None = None  # `name`, `version`, `alias`, `uri`; None if nothing was registered
+    has_no_model: bool = False  # true if the winner is a function's and logged no model: nothing can be registered
     confirmation: Confirmation | None = None  # None with `--confirm 0`
     refit: Mapping[str, Any] | None = None  # `epochs`, `seconds`, `images` of the refit; None if there was none
     note: str | None = None  # deviations from the plan, such as a refit that failed

@@ -91,7 +91,7 @@ def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]
         outcome=present(study, summary, Decimals()),
         confusion=[[str(count or "") for count in counts] for counts in summary.confusion or ()],
         note=summary.note,
-        metadata={"classes": (), "data": {}, **metadata},
+        metadata={"classes": (), "data": {}, "dtype": "float32", **metadata},
         origin={"command": "", "seed": "", "versions": {}, **study.provenance},
         uri=uri,
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier
+from objectives.functions.objective import FunctionObjective
 from search.commands.session.session import SearchSession, run_tags
 from search.commands.setup import SearchPlan
 from search.common.signals import Interrupted
@@ -202,7 +203,7 @@ def _import_for_finish(plan: SearchPlan) -> None:
     modules = ["optuna.importance", "optuna.visualization", "search.reports.page"]
     if isinstance(plan.objective, ImageClassifier):
         modules += ["torch", "search.tracking.figures.figures"]
-    if plan.register_as is not None:
+    if plan.register_as is not None and not isinstance(plan.objective, FunctionObjective):  # which may log no model
         modules += ["torch._dynamo", "mlflow.pytorch"]
     for name in modules:
         importlib.import_module(name)

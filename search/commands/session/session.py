@@ -31,6 +31,7 @@ from search.study.storage.lock import StudyLock
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import hold_study, open_storage
 from search.study.study import StoredStudy, open_study
+from search.study.summary import Summary
 from search.tracking.journal import PARENT
 from search.tracking.tracker import Tracking
 
@@ -70,15 +71,20 @@ class SearchSession:
             return False
         if self.tracking.verdict(PARENT) != {"finished": record.finished, **plan.goal}:
             return False
-        registered = plan.register_as is None or (
-            plan.register_as == (summary.model or {}).get("name") and find_stored(plan.config, [record]) != [None]
-        )
-        if not registered or may_improve(self.study.attrs(), summary, refits=plan.refits):
+        if not self._is_registered(record, summary) or may_improve(self.study.attrs(), summary, refits=plan.refits):
             return False
         if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
             return True
         ended_early = record.attrs.get(records.STOP_REASON) is not None
         return ended_early and self.open_sampling()[0].proposals.is_exhausted()
+
+    def _is_registered(self, record: records.StudyRecord, summary: Summary) -> bool:
+        if self.plan.register_as is None:
+            return True
+        if summary.has_no_model:  # whoever asks for a name is told why there is no model
+            return self.plan.config.register is None or summary.standing is not None
+        has_name = self.plan.register_as == (summary.model or {}).get("name")
+        return has_name and find_stored(self.plan.config, [record]) != [None]
 
     def open_sampling(self) -> tuple[SamplingStudy, list[str]]:
         """Open the sampler and the pruner; also returns notices for the user about the initial parameters."""

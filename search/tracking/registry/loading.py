@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from search.common.passwords import first_line
 from search.common.sqlite import sqlite_file, temporary_folder
 from search.common.system import environment
 from search.tracking.locations import locate
+from search.tracking.registry.program_texts import code_in
+from search.tracking.registry.programs import NO_PICKLE, PROGRAM
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import newest_versions
 from search.tracking.store import connect_mlflow, default_store, mlflow_errors
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 FIRST_SEARCH = "Run a search first (python -m search)"
-NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}  # the registry may belong to someone else
 
 
 def require_store(config: Config) -> None:
@@ -79,7 +81,7 @@ def uri_of(model: str) -> str:
     return f"models:/{model if slash or '@' in model else f'{model}@{CHAMPION}'}"
 
 
-def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | None, PyFuncModel]:
+def load_registered(tracking_uri: str, model: str | None = None) -> tuple[str, str | None, PyFuncModel]:
     """Load a registered model, by default the newest champion. Return its URI, its version, and the model.
 
     model: as for `uri_of`. The version is None if the URI has neither a version nor an alias.
@@ -98,6 +100,7 @@ def load_model(tracking_uri: str, model: str | None = None) -> tuple[str, str | 
             exact = f"{uri.partition('@')[0]}/{version}" if "@" in uri else uri  # the alias may move meanwhile
             local = _fetch(client, sqlite_file(tracking_uri), exact, version)
             _require_ours(mlflow.models.Model.load(local), uri)
+            _require_no_code(Path(local, "data", PROGRAM), uri)
             loaded = mlflow.pyfunc.load_model(local)
             weakref.finalize(loaded, shutil.rmtree, local, ignore_errors=True)
             return uri, version, loaded
@@ -151,17 +154,29 @@ def _local_folder(client: MlflowClient, database: Path, uri: str, version: str |
 def _require_ours(model: Model, uri: str) -> None:
     """Raise ModelNotFoundError unless a search registered the model and it brings no code of its own."""
     metadata, function = model.metadata or {}, model.flavors.get("python_function", {})
-    if "classes" not in metadata or "framing" not in metadata:
+    if "shape" not in metadata and "classes" not in metadata:
         remedy = f"name one with --model, or load this one with mlflow.pyfunc.load_model({uri!r})"
-        raise ModelNotFoundError(f"{uri} is not an image classifier that a search registered; {remedy}")
-    if function.get("loader_module") != "mlflow.pytorch" or function.get("code"):
+        raise ModelNotFoundError(f"{uri} is not a model that a search registered; {remedy}")
+    if (function.get("loader_module"), function.get("data")) != ("mlflow.pytorch", "data") or function.get("code"):
         raise ModelNotFoundError(f"{uri} brings code of its own, which is not run; models of a search bring none")
 
 
-def download(tracking_uri: str, run_id: str, path: str) -> bytes:
-    """Read an artifact of a run. Raises TrackingError when that fails."""
+def _require_no_code(program: Path, uri: str) -> None:
+    """Raise ModelNotFoundError if torch would run a text of the program as code. MLflow refuses other files."""
+    try:
+        code = code_in(program) if program.exists() else None
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ModelNotFoundError(f"{uri} is damaged: {first_line(error)}") from None
+    if code is not None:
+        raise ModelNotFoundError(f"{uri} brings code of its own, which is not run: {code!r}")
+
+
+def download(tracking_uri: str, run_id: str, path: str) -> bytes | None:
+    """Read an artifact at the top of a run; None if the run has none. Raises TrackingError when that fails."""
     client, database = connect_to_read(tracking_uri), sqlite_file(tracking_uri)
     with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
         if database is not None and (found := locate(client.get_run(run_id).info.artifact_uri, database)) is not None:
-            return (found / path).read_bytes()
+            return (found / path).read_bytes() if (found / path).exists() else None
+        if path not in [file.path for file in client.list_artifacts(run_id)]:
+            return None
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

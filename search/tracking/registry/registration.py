@@ -15,7 +15,6 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from search.common.errors import TrackingError, UnpublishableError
@@ -59,15 +58,16 @@ def publish(
     run_id: str,
     name: str,
     model: Callable[[], torch.nn.Module],
-    example: NDArray[np.float32],
+    example: NDArray[Any],
     metadata: Mapping[str, Any],
     tags: Mapping[str, str],
     card: Callable[[str], str],
 ) -> RegisteredVersion:
     """Log a trained network as a model of a run, register it, and make it the champion if it is better.
 
-    model: builds the network on the CPU. example: inputs, n >= 2. card: describes a version, in Markdown.
-    tags: what `version.tags` returns. If their run has a version already, its tags and description are updated.
+    model: builds the network on the CPU, in evaluation mode. example: inputs, n >= 2.
+    card: describes a version, in Markdown. tags: what `version.tags` returns. If their run has a version already, its
+    tags and description are updated.
     Raises TrackingError if MLflow fails, UnpublishableError if the network cannot be exported.
     """
     client, restored = connect_mlflow(uri), False
@@ -154,9 +154,7 @@ def _create_version(
     return retry(FAILED, create, attempts=10)
 
 
-def _log(
-    run_id: str, network: torch.nn.Module, example: NDArray[np.float32], metadata: Mapping[str, Any]
-) -> tuple[str, str]:
+def _log(run_id: str, network: torch.nn.Module, example: NDArray[Any], metadata: Mapping[str, Any]) -> tuple[str, str]:
     """Log the network as a model of a run that has ended. Return the model's URI and id."""
     import mlflow
     import torch
@@ -168,7 +166,7 @@ def _log(
     try:
         with _reopened(run_id), warnings.catch_warnings(action="ignore"):
             info = mlflow.pytorch.log_model(
-                network.eval(),
+                network,
                 name="model",
                 model_id=_prepared(run_id),
                 serialization_format="pt2",

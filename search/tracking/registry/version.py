@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import Exportable, ImageClassifier, Objective, Params
+from objectives.functions.objective import FunctionObjective
 from search.common.direction import Direction
 from search.study import records
 from search.study.records import StudyRecord
@@ -22,6 +23,7 @@ from search.study.space.mlflow_names import mlflow_name
 from search.study.space.objective_calls import call
 from search.study.summary import Summary
 from search.tracking import lengths
+from search.tracking.registry.programs import as_model, read_program
 from search.tracking.store import RUN_TAG
 
 if TYPE_CHECKING:
@@ -34,55 +36,66 @@ PROTOCOL_TAG = "protocol."  # prefix of the tags that say how the score was meas
 
 
 def can_be_registered(objective: Objective) -> bool:
-    """Return whether the objective can build a network and example inputs."""
-    return isinstance(objective, ImageClassifier | Exportable)
+    """Return whether the objective can build a network and example inputs, or is a function, which may log a model."""
+    return isinstance(objective, ImageClassifier | Exportable | FunctionObjective)
 
 
-def network(objective: Objective, params: Params, weights: bytes) -> nn.Module:
-    """Build the network to register, on the CPU. A classifier returns probabilities instead of logits."""
-    if isinstance(objective, ImageClassifier):
-        from objectives.images.models import Probabilities
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network to register."""
 
-        return Probabilities(call("load_weights", objective.load_weights, params, weights)).eval()
-    assert isinstance(objective, Exportable)
-    loaded: nn.Module = call("load_weights", objective.load_weights, params, weights)
-    return loaded.eval()
+    build: Callable[[], nn.Module]  # on the CPU, in evaluation mode
+    example: NDArray[Any]  # a few of its inputs, shape (n, ...)
+
+    @classmethod
+    def of(cls, objective: Objective, params: Params, weights: Callable[[], bytes]) -> Self:
+        """Make the model of a training. A classifier returns probabilities instead of logits.
+
+        weights: reads what the training left, which is a program for a function. Raises UnpublishableError.
+        """
+        if isinstance(objective, FunctionObjective):
+            network, example = as_model(read_program(weights()))
+            return cls(lambda: network, example)
+        if isinstance(objective, ImageClassifier):
+            images, _ = objective.validation_images()
+            return cls(lambda: _classifier(objective, params, weights()), (images[:4] / 255).astype(np.float32))
+        assert isinstance(objective, Exportable)
+        example = np.asarray(call("example_input", objective.example_input))
+        return cls(lambda: call("load_weights", objective.load_weights, params, weights()).eval(), example)
 
 
-def example(objective: Objective) -> NDArray[np.float32]:
-    """Return a few inputs of the network, shape (n, ...)."""
-    if isinstance(objective, ImageClassifier):
-        images, _ = objective.validation_images()
-        return (images[:4] / 255).astype(np.float32)
-    assert isinstance(objective, Exportable)
-    return np.asarray(call("example_input", objective.example_input))
+def _classifier(objective: ImageClassifier, params: Params, weights: bytes) -> nn.Module:
+    from objectives.images.models import Probabilities
+
+    return Probabilities(call("load_weights", objective.load_weights, params, weights)).eval()
 
 
-def tags(study: StudyRecord, summary: Summary, objective: Objective, run: str) -> dict[str, str]:
+def tags(study: StudyRecord, summary: Summary, objective: Objective, example: NDArray[Any], run: str) -> dict[str, str]:
     """Return the version's tags: its origin, figures and protocol. `run` is the winner's run as `RUN_TAG` has it."""
     figures = {name: f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
     origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
-    protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in _protocol(study, summary, objective).items()}
+    measured = {**_data(study, objective, example), **_protocol(study, summary)}
+    protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in measured.items()}
     values = {**origin, "network": summary.network, **figures, **protocol}
     limit = lengths.VERSION_TAG_VALUE
     return {mlflow_name(name): lengths.cut_distinct(value, limit) for name, value in values.items()}
 
 
-def metadata(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
+def metadata(study: StudyRecord, summary: Summary, objective: Objective, example: NDArray[Any]) -> dict[str, Any]:
     """Return the metadata stored in the model itself."""
     origin = {"study": study.name, "trial": summary.number, "architecture": summary.label, "network": summary.network}
     origin |= summary.figures(study.metric)
     if not isinstance(objective, ImageClassifier):
-        return {"shape": list(example(objective).shape[1:]), "data": dict(objective.fingerprint()), **origin}
+        inputs = {"shape": list(example.shape[1:]), "dtype": str(example.dtype)}
+        return {**inputs, "data": dict(objective.fingerprint()), **origin}
     info = objective.dataset_info()
     data = {"dataset": info["name"], "dataset_digest": info["digest"], "shape": list(info["shape"])}
     data |= {"n_train": info["n_train"], "n_validation": info["n_validation"]}
     return {"classes": list(objective.class_names()), "framing": dict(objective.framing()), **data, **origin}
 
 
-def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dict[str, Any]:
+def _protocol(study: StudyRecord, summary: Summary) -> dict[str, Any]:
     return {
-        **_data(study, objective),
         "metric": study.metric,
         "direction": study.direction.value,
         "epochs": study.attrs[records.FINGERPRINT]["epochs"],
@@ -91,11 +104,16 @@ def _protocol(study: StudyRecord, summary: Summary, objective: Objective) -> dic
     }
 
 
-def _data(study: StudyRecord, objective: Objective) -> dict[str, str]:
-    """Identify the data of training and validation. An objective without images has them in its fingerprint."""
+def _data(study: StudyRecord, objective: Objective, example: NDArray[Any]) -> dict[str, str]:
+    """Identify the data of training and validation. An objective without images has them in its fingerprint.
+
+    A function says nothing about its data. Models that take other inputs cannot replace each other, so these count.
+    """
+    target = str(study.attrs[records.FINGERPRINT]["objective"])
+    if isinstance(objective, FunctionObjective):
+        return {"objective": target, "input": f"{example.dtype} {('n', *example.shape[1:])}".replace("'", "")}
     if not isinstance(objective, ImageClassifier):
-        fingerprint = json.dumps(dict(objective.fingerprint()), sort_keys=True)
-        return {"objective": str(study.attrs[records.FINGERPRINT]["objective"]), "dataset": fingerprint}
+        return {"objective": target, "dataset": json.dumps(dict(objective.fingerprint()), sort_keys=True)}
     info, (images, labels) = objective.dataset_info(), objective.validation_images()
     validation = hashlib.sha256(np.ascontiguousarray(images).data)
     validation.update(np.ascontiguousarray(labels).data)
