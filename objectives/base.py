@@ -167,6 +167,14 @@ class Bounded(Protocol):
 
 
 @runtime_checkable
+class Checkable(Protocol):
+    """Optional part of an objective: it can find mistakes in a configuration before a search begins."""
+
+    def check(self, params: Params) -> None:
+        """Raise ObjectiveError if no search can train `params`, an example. Called in the coordinator."""
+
+
+@runtime_checkable
 class Sized(Protocol):
     """Optional part of an objective: the size of its networks can be limited."""
 

@@ -1,6 +1,6 @@
-"""Two families of small image networks.
+"""Two families of small image networks, and the layer that normalises the images for any network.
 
-Both map float32 images (n, c, h, w) in [0, 1] to logits (n, k). The first layer normalises the images.
+Networks map normalised float32 images (n, c, h, w) to logits (n, k). Behind `Normalise` they take images in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -39,6 +39,11 @@ class Normalise(nn.Module):
         return (images - self.mean).mul_(1 / self.std)
 
 
+def normalised(inputs: InputSpec, network: nn.Sequential) -> nn.Sequential:
+    """Put the normalisation before the layers of a network."""
+    return nn.Sequential(Normalise(inputs.mean, inputs.std), *network)
+
+
 class Dropout(nn.Dropout):
     """Dropout with one random byte per value, so the rate is rounded to 256ths. Inputs must be contiguous.
 
@@ -66,7 +71,7 @@ class Dropout(nn.Dropout):
 def build_mlp(inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
     """Build a fully connected network: one hidden layer per width, with ReLU and dropout."""
     pixels = inputs.channels * inputs.size[0] * inputs.size[1]
-    layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), nn.Flatten()]
+    layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in pairwise((pixels, *widths)):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         if dropout:
@@ -88,7 +93,7 @@ def build_cnn(
         raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
     stride = stem_stride(inputs.size)
     stem = nn.Conv2d(inputs.channels, width, kernel, stride, padding=kernel // 2, bias=False)
-    layers: list[nn.Module] = [Normalise(inputs.mean, inputs.std), stem, nn.BatchNorm2d(width), nn.ReLU()]
+    layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
     h, w = ((side + stride - 1) // stride for side in inputs.size)
     for block in range(1, blocks):
         n_in, n_out = width * block, width * (block + 1)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.base import Params, Suggest, Task, TestScore, Training
+from objectives.base import ObjectiveError, Params, Suggest, Task, TestScore, Training
 from objectives.data.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
+from objectives.failures import describe_value
+from objectives.images import families
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL_MLP
 from objectives.images.geometry import max_blocks
 
@@ -23,7 +25,14 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
 
     from objectives.images.models import InputSpec
     from objectives.images.training.cuda_graphs import GraphCache
+    from objectives.images.training.recipe import Numerics
     from objectives.images.training.update import TrainingData
+
+TRAINING_PARAMETERS = frozenset(
+    ("optimizer", "sgd_lr", "sgd_momentum", "rmsprop_lr", "adam_lr", "batch_size", "weight_decay", "schedule")
+    + ("augmentation", "label_smoothing")
+)
+"""Names of the parameters that every training has. A network's own parameters have other names."""
 
 LARGE_FROM_IMAGES = 20_000
 """Training splits of at least this size get few long epochs, smaller ones many short epochs."""
@@ -31,6 +40,8 @@ LARGE_FROM_IMAGES = 20_000
 
 class ImageClassification:
     """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
+
+    A subclass with `suggest_network` and `build_network` searches its own networks instead; see docs/networks.md.
 
     `dataset` is a name that `objectives.data.datasets` accepts, and `data_dir` the folder of its files. `data` is the
     dataset itself, for machines without the files. `capture` uses CUDA graphs on CUDA devices. `numerics` are fields
@@ -51,7 +62,8 @@ class ImageClassification:
     ) -> None:
         self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
         self.data_dir = Path(data_dir) if data_dir else None
-        self.name = dataset_slug(dataset)
+        if not hasattr(type(self), "name"):
+            self.name = dataset_slug(dataset) + (f"-{type(self).__name__}" if self.has_own_networks else "")
         self._on_device: dict[str, TrainingData] = {}
         self._graphs: dict[str, GraphCache] = {}
         if data is not None:
@@ -92,21 +104,69 @@ class ImageClassification:
     def framing(self) -> Mapping[str, Any]:
         return asdict(framing(self.dataset))
 
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 for grey, 3 for colours."""
+        return self.dataset.channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return self.dataset.size
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, which is the number of a network's outputs."""
+        return len(self.dataset.classes)
+
+    def suggest_network(self, trial: Suggest) -> Params:
+        """Sample the parameters of a network. A subclass gives its own, with `build_network`; or none, as {}."""
+        return families.suggest(trial, self.dataset.size)
+
+    def build_network(self, params: Params) -> nn.Module:
+        """Build an untrained network of what `suggest_network` returned.
+
+        It maps normalised images (n, c, h, w), float32, to logits (n, k). Equal parameters must give equal layers.
+        """
+        if self._replaces("suggest_network") and "family" not in params:
+            sampled = f"{type(self).__name__} samples networks in suggest_network"
+            raise ObjectiveError(f"{sampled}; add build_network(params), which builds one of them")
+        return families.build(self._inputs, params)
+
+    def describe_network(self, params: Params) -> str:
+        """A few words for a run's name. A subclass may give its own."""
+        if self._replaces("suggest_network"):
+            return " ".join(f"{name}={_short(value)}" for name, value in params.items()) or type(self).__name__
+        return families.describe(params)
+
+    @property
+    def has_own_networks(self) -> bool:
+        """Whether a subclass samples or builds the networks."""
+        return self._replaces("suggest_network") or self._replaces("build_network")
+
+    def _replaces(self, method: str) -> bool:
+        return getattr(type(self), method) is not getattr(ImageClassification, method)
+
+    def check(self, params: Params) -> None:
+        """Raise ObjectiveError if an own network cannot be built, trained or registered. Ours need no check."""
+        if not self.has_own_networks:
+            return
+        from objectives.images.own_networks import check_network
+
+        check_network(type(self), lambda: self.build_model(params), self._inputs)
+
     def suggest(self, trial: Suggest) -> Params:
-        """Sample one configuration. Parameters that a choice does not use are not sampled."""
-        params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
-        if params["family"] == "mlp":
-            params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
-            for layer in range(1, depth + 1):
-                params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
-            params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
-        else:
-            params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(self.dataset.size))
-            params["cnn_width"] = trial.suggest_int("cnn_width", 8, 24, step=8)
-            params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
-            params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
-            params["cnn_dropout"] = trial.suggest_float("cnn_dropout", 0.0, 0.5)
-        return params | self._suggest_training(trial)
+        """Sample one configuration: of the network, then of its training."""
+        earlier = set(getattr(trial, "params", ()))
+        network = self.suggest_network(trial)
+        if not isinstance(network, Mapping):
+            hint = ": return is missing" if network is None else ""
+            raise ObjectiveError(f"suggest_network gave {describe_value(network)}; give a dict of parameters{hint}")
+        asked = set(getattr(trial, "params", ())) - earlier
+        if taken := TRAINING_PARAMETERS & (asked | network.keys()):
+            shown, advice = ", ".join(sorted(taken)), f"use another name, such as network_{min(taken)}"
+            raise ObjectiveError(f"suggest_network uses {shown}, which every training has as a parameter; {advice}")
+        return {**network, **self._suggest_training(trial)}
 
     def _suggest_training(self, trial: Suggest) -> Params:
         optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
@@ -127,6 +187,9 @@ class ImageClassification:
         return params
 
     def baselines(self) -> Mapping[str, Params]:
+        """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
+        if self._replaces("suggest_network"):
+            return {}
         return {
             "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
             "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
@@ -150,19 +213,21 @@ class ImageClassification:
         return {"dataset": self.dataset.digest}
 
     def describe(self, params: Params) -> str:
-        if params["family"] == "mlp":
-            network = "-".join(["mlp", *map(str, _widths(params))])
-        else:
-            network = f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
         mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
-        return f"{network} {params['optimizer']} {mantissa}e{int(exponent)}"
+        return f"{self.describe_network(_of_network(params))} {params['optimizer']} {mantissa}e{int(exponent)}"
 
     def n_parameters(self, params: Params) -> int:
         """Weights and biases of a configuration's network, built on torch's `meta` device: no memory, no numbers."""
         import torch
 
-        with torch.device("meta"):
-            return sum(weight.numel() for weight in self.build_model(params).parameters())
+        try:
+            with torch.device("meta"):
+                model = self.build_model(params)
+        except Exception:
+            if not self._replaces("build_network"):
+                raise
+            model = self.build_model(params)  # own networks may need numbers, for example those of torch.linspace
+        return sum(weight.numel() for weight in model.parameters())
 
     def latency_ms(self, params: Params, device: str) -> float:
         from objectives.images.latency import latency_ms
@@ -170,20 +235,21 @@ class ImageClassification:
         return latency_ms(self.build_model(params), (self.dataset.channels, *self.dataset.size), device)
 
     def build_model(self, params: Params) -> nn.Module:
-        """The untrained network: (n, c, h, w) in [0, 1] to logits (n, k)."""
-        from objectives.images import models
+        """The untrained network behind the normalisation: (n, c, h, w) in [0, 1] to logits (n, k)."""
+        from objectives.images.models import normalised
 
-        p: Any = params
-        if p["family"] == "mlp":
-            return models.build_mlp(self._inputs, _widths(p), p["mlp_dropout"])
-        names = ("blocks", "width", "kernel", "dense", "dropout")
-        return models.build_cnn(self._inputs, **{name: p[f"cnn_{name}"] for name in names})
+        network: Any = self.build_network(_of_network(params))
+        if not self._replaces("build_network"):
+            return normalised(self._inputs, network)
+        from objectives.images.own_networks import own_network
+
+        return own_network(self._inputs, network, _of_network(params))
 
     def start(self, task: Task, device: str) -> Training:
         import torch
 
         from objectives.images.training.loop import ImageTraining
-        from objectives.images.training.recipe import Numerics, Recipe
+        from objectives.images.training.recipe import Recipe
 
         p: Any = task.params
         names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
@@ -194,8 +260,18 @@ class ImageClassification:
         if task.refit:
             index = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=index, validation=index[:0].to(device))
-        steps, graphs, numerics = self.steps_per_epoch(), self._graph_cache(device), Numerics(**self.numerics)
+        steps, graphs, numerics = self.steps_per_epoch(), self._graph_cache(device), self._numerics(model)
         return ImageTraining(data, model, recipe, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
+
+    def _numerics(self, model: nn.Module) -> Numerics:
+        from objectives.images.training.recipe import Numerics
+
+        numerics = Numerics(**self.numerics)
+        if not self._replaces("build_network") or not numerics.channels_last:
+            return numerics
+        from objectives.images.own_networks import takes_channels_last
+
+        return replace(numerics, channels_last=takes_channels_last(model, self._inputs))
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
         import torch
@@ -251,9 +327,13 @@ class ImageClassification:
         return self._graphs[device]
 
 
-def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
-    """Units of an MLP's hidden layers."""
-    return tuple(params[f"mlp_width_{layer}"] for layer in range(1, params["mlp_depth"] + 1))
+def _of_network(params: Params) -> Params:
+    """The parameters that are not of the training."""
+    return {name: value for name, value in params.items() if name not in TRAINING_PARAMETERS}
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def learning_rate(params: Mapping[str, Any]) -> float:

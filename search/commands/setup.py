@@ -28,7 +28,7 @@ from search.study.selection.stopping import stopping_reason
 from search.study.space.initial_params import InitialParams, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, check_answers, explain_errors
-from search.study.space.space import Space, narrow, require_space, search_space
+from search.study.space.space import Space, check_example, narrow, require_space, search_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
 from search.study.study import StoredStudy, find_study
@@ -247,6 +247,7 @@ def load_objective(spec: ObjectiveSpec) -> Objective:
         call("prepare", objective.prepare)
     check_answers(objective)
     require_space(objective)
+    check_example(objective)
     return objective
 
 

@@ -19,7 +19,7 @@ import statistics
 import time
 from dataclasses import replace
 
-from objectives.base import Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
+from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
 from objectives.data.image_files import Framing
 from objectives.failures import describe_error, describe_value
 from search.common.text import one_line
@@ -90,6 +90,15 @@ def check_protocols(specimen: Specimen) -> None:
     """It implements every method of each optional protocol that it begins."""
     missing = missing_methods(specimen.objective)
     require(missing is None, f"{missing}; add the missing methods, or remove the others")
+
+
+def check_examples(specimen: Specimen) -> str | None:
+    """Its own check passes for a few configurations."""
+    if not isinstance(specimen.objective, Checkable):
+        return Absent("it has no check(params) of its own")
+    for params in specimen.configurations():
+        call("check", specimen.objective.check, params)
+    return None
 
 
 def check_training(specimen: Specimen) -> None:
@@ -269,7 +278,7 @@ def check_cost(specimen: Specimen) -> str | None:
 
 
 CHECKS = (
-    *(check_names, check_suggest, check_baselines, check_words, check_schedule, check_protocols),
+    *(check_names, check_suggest, check_baselines, check_words, check_schedule, check_protocols, check_examples),
     *(check_training, check_repeats, check_resume, check_outcome, check_plain_data, check_range),
     *(check_images, check_network, check_cost),
 )

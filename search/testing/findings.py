@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from objectives.base import ObjectiveError
 from objectives.failures import describe_error
 from search.common.signals import is_interruption
-from search.study.space.objective_calls import ContractError
 
 
 class Absent(str):
@@ -38,7 +38,7 @@ def examine(specimen: Any, checks: Sequence[Callable[[Any], str | None]]) -> Ite
     for check, title in zip(checks, titles(checks), strict=True):
         try:
             remark = check(specimen)
-        except ContractError as error:
+        except ObjectiveError as error:
             yield Finding(title, wrong=str(error))
         except NotTried as error:
             yield Finding(title, not_tried=str(error))

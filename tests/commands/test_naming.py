@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
+from objectives.base import Params
 from objectives.images import ImageClassification
 from search.commands.session.naming import tell_apart
 from search.commands.setup import SearchPlan
@@ -140,6 +143,26 @@ def test_a_model_counts_when_its_study_has_another_name(folder: Path, tmp_path: 
     study = begin(config, pictures(tmp_path / "a" / "pets", 1))
     study.set_attr(records.SUMMARY, {"model": {"name": "folder-pets"}})
     assert named(Config(workspace=folder), pictures(tmp_path / "b" / "pets", 2))[0] == "folder-b-pets"
+
+
+class Nets(ImageClassification):
+    """Has networks of its own, so the name of the class follows the dataset's."""
+
+    def build_network(self, params: Params) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(self.n_classes))
+
+
+def test_own_networks_on_another_folder_have_their_own_name(first: Config, tmp_path: Path):
+    def plan(path: Path) -> SearchPlan:
+        return SearchPlan.of(replace(first, dataset=f"folder:{path}", objective="test_naming:Nets"))
+
+    begun = plan(tmp_path / "a" / "pets")
+    assert begun.name == "folder-pets-Nets"
+    study = open_study(open_storage(first.storage_url), begun.name, begun.objective, begun.spec.target, 1)
+    study.set_attr(records.PROVENANCE, {"dataset": begun.dataset})
+    other = pictures(tmp_path / "b" / "pets", 2)
+    assert (plan(other).name, plan(other).register_as) == ("folder-b-pets-Nets",) * 2
+    assert plan(tmp_path / "a" / "pets").name == "folder-pets-Nets"
 
 
 def test_other_datasets_and_objectives_keep_their_names(first: Config, tmp_path: Path):

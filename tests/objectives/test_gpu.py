@@ -17,7 +17,7 @@ from test_executors import hear
 from torch import nn
 from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
 
-from objectives.base import Diverged, Task
+from objectives.base import Diverged, Params, Suggest, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.images.objective import ImageClassification
 from objectives.images.training.cuda_graphs import (
@@ -281,6 +281,39 @@ def test_digits_are_learned_from_replays(params: dict[str, Any]):
     assert training.update.replay is not None
     assert values[-1] is not None
     assert values[-1] > 0.8
+
+
+class Own(ImageClassification):
+    """A network of one's own with torch's dropout, a frozen layer and an unused one."""
+
+    def suggest_network(self, trial: Suggest) -> Params:
+        return {"rate": trial.suggest_float("rate", 0.0, 0.5)}
+
+    def build_network(self, params: Any) -> nn.Module:
+        frozen = nn.BatchNorm2d(32).requires_grad_(False)
+        layers = nn.Conv2d(1, 32, 3), frozen, nn.ReLU(), nn.Flatten(), nn.Dropout(params["rate"]), nn.LazyLinear(10)
+        network = nn.Sequential(*layers)
+        network[0].register_parameter("unused", nn.Parameter(torch.ones(3)))
+        return network
+
+
+def test_an_own_network_is_learned_from_replays():
+    """A second one with another rate gets a graph of its own; an equal one gets the first."""
+    objective = Own("digits")
+    objective.prepare()
+    updates = []
+    for rate in (0.1, 0.4, 0.1):
+        params = {**TUTORIAL, "rate": rate, "optimizer": "adam", "adam_lr": 1e-2}
+        training = objective.start(Task(0, params, 1, 4), DEVICE)
+        assert isinstance(training, ImageTraining)
+        value = finish(training)[-1].value
+        assert training.update.replay is not None
+        assert value is not None
+        assert value > 0.8
+        updates.append(training.update)
+        del training
+    assert updates[0] is updates[2]
+    assert updates[0] is not updates[1]
 
 
 @pytest.fixture

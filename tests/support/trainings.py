@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from objectives.base import EpochResult, Task
-from objectives.images.models import InputSpec, build_cnn, build_mlp
+from objectives.images.models import InputSpec, build_cnn, build_mlp, normalised
 from objectives.images.training.augment import random_affine
 from objectives.images.training.cuda_graphs import GraphCache
 from objectives.images.training.loop import ImageTraining, lr_factor
@@ -41,8 +41,8 @@ def network(dropout: float = 0.0, seed: int = 0, family: str = "cnn", width: int
     torch.manual_seed(seed)
     inputs = InputSpec(1, (8, 8), 4, (0.3,), (0.25,))
     if family == "mlp":
-        return build_mlp(inputs, (4 * width, 2 * width), dropout)
-    return build_cnn(inputs, 2, width, dropout=dropout)
+        return normalised(inputs, build_mlp(inputs, (4 * width, 2 * width), dropout))
+    return normalised(inputs, build_cnn(inputs, 2, width, dropout=dropout))
 
 
 def recipe(optimizer: str = "adam", **other: Any) -> Recipe:

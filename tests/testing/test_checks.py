@@ -165,6 +165,7 @@ WRONG: list[tuple[object, str, str]] = [
     (Changed(fingerprint=lambda: {"data": "other"}), "check_words", r"fingerprint was .* made a second time"),
     (Changed(epochs=lambda device: 2.5), "check_schedule", r"epochs gave 2.5; give a whole number above 0"),
     (Changed(steps_per_epoch=lambda: 0), "check_schedule", r"steps_per_epoch gave 0"),
+    (Changed(check=lambda params: params["z"]), "check_examples", r"check failed: KeyError: 'z'"),
     (of_training(lambda task: ToyTraining(task, 2, "fine")), "check_training", r"ended after 2 pulls, not after"),
     (of_training(lambda task: ToyTraining(task, 9, "fine")), "check_training", r"it went on after 3 pulls"),
     (of_training(lambda task: Worded(task, 3, "fine")), "check_training", r"was '[-\d.]+' at step 1; give a number"),
@@ -305,6 +306,7 @@ def test_parts_that_an_objective_lacks_are_said_to_be_absent():
     parts = ("no baselines", "no metric_range", "not an ImageClassifier", "no load_weights", "no n_parameters")
     assert [any(part in text for text in absent) for part in parts] == [True] * len(parts)
     assert [finding.absent for finding in examine(Specimen.of("regression:Curve"), CHECKS) if finding.absent] == [
+        "it has no check(params) of its own",
         "it has no metric_range, so an interval of its metric may go on beyond what is possible",
         "it is not an ImageClassifier of objectives.base",
     ]

@@ -2,7 +2,8 @@
 
 A graph is tested before it is used: from the same state, its first replays must do what calls without a graph do.
 Then the state is restored bit for bit, and the training begins. If a capture fails, or the two differ, the worker
-reports it once and trains without graphs from then on; if memory runs out, only the current training does.
+reports it once and trains without graphs from then on. If memory runs out, or if the network computes with numbers
+of the host, only the current training goes without one.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from objectives.devices import free_device_memory, is_out_of_memory
 from objectives.images.training.graph_inputs import structure
+from objectives.images.training.host_state import copy_host_state, restore_host_state
 from objectives.images.training.recipe import Recipe
 from objectives.images.training.update import TrainingData, TrainingState, Update
 
@@ -29,6 +31,8 @@ TOLERANCE = 0.01
 It is mostly 0; sums without a fixed order, as in a convolution's gradient, differ by about 1e-6. Real faults are as
 large as the whole distance: a dropout mask drawn only once, a repeated batch, a frozen learning rate.
 """
+
+HOST = "its network draws random numbers or counts in Python, and a graph would repeat the first ones"
 
 MAX_GRAPHS = 8
 """Graphs that a worker keeps for later trials. The default space has 24 structures of convolution networks, with 4
@@ -120,9 +124,15 @@ class GraphCache:
     def _capture(self, recorder: GraphRecorder, update: Update) -> None:
         """Set the update's replay if it agrees with calls. When the calls diverge, it stays None."""
         before, batches = update.copy_state(), min(TEST_BATCHES, update.batches)
+        host = copy_host_state(update.model, update.device)
         try:
             with recorder.side_stream():
                 expected = state_after(update, update, batches)
+            if copy_host_state(update.model, update.device) != host:
+                restore_host_state(update.model, host)
+                update.capturable = False
+                self._notice = f"a training goes on without a CUDA graph, slower and with the same results: {HOST}"
+                return
             update.restore(before)
             replay = recorder.record(update)
             error = relative_distance(before, expected, state_after(update, replay, batches))

@@ -77,7 +77,7 @@ class Update:
         self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if capturable else recipe.label_smoothing
         memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=memory_format)
-        self._parameters = list(self.model.parameters())
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(recipe, self._parameters, capturable=capturable)
         self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
         self.order = torch.zeros(self.batches, self.batch_size, dtype=torch.int64, device=device)
@@ -114,6 +114,9 @@ class Update:
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in self._parameters:
+            if parameter.grad is None:  # of a layer that this batch did not use: the loss does not depend on it
+                parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
             self._step()
             self._loss.add_(loss, alpha=self.batch_size)

@@ -30,15 +30,18 @@ def tell_apart(config: Config, objective: Objective) -> str | None:
     """Give the objective another name if a study of another folder uses its name. Returns a notice about it.
 
     A folder is the same if it holds the same images, wherever it is now, or if it is in the same place; in that case
-    `open_study` refuses images that have changed. Objectives that choose their own name keep it.
+    `open_study` refuses images that have changed. Objectives that choose their own name keep it; the name of their
+    class may follow the dataset's.
     """
     if not isinstance(objective, ImageClassifier):
         return None
     info, plain = objective.dataset_info(), objective.name
-    if not info["name"].startswith("folder:") or plain != dataset_slug(info["name"]):
+    slug = dataset_slug(info["name"])
+    if not info["name"].startswith("folder:") or plain not in (slug, f"{slug}-{type(objective).__name__}"):
         return None
-    owners = list(_owners(config))
-    objective.name = _choose(list(_names(info["source"])), owners, info["digest"], info["source"])
+    ending, owners = plain.removeprefix(slug), list(_owners(config))
+    names = [f"{name}{ending}" for name in _names(info["source"])]
+    objective.name = _choose(names, owners, info["digest"], info["source"])
     is_used = config.study is None or (config.register is None and not config.no_register)
     if objective.name == plain or not is_used:
         return None

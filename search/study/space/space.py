@@ -21,7 +21,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import RandomSampler
 
-from objectives.base import Objective, Params, ParamValue, Suggest
+from objectives.base import Checkable, Objective, Params, ParamValue, Suggest
 from objectives.failures import describe_value
 from objectives.functions.objective import FunctionObjective
 from search.common.errors import UsageError
@@ -97,6 +97,13 @@ def require_space(objective: Objective) -> None:
         _require_constant(distributions, trial.distributions)
         require_repeatable(objective, trial.params, params)
     require(distributions, "suggest asked the trial for nothing, so there is nothing to search")
+
+
+def check_example(objective: Objective) -> None:
+    """Let the objective check one of its configurations, if it can. Raises ObjectiveError for a mistake."""
+    if isinstance(objective, Checkable):
+        trial = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
+        call("check", objective.check, WHOLE_SPACE.suggest(objective, trial))
 
 
 def require_repeatable(objective: Objective, suggested: Params, params: Params) -> None:

@@ -17,6 +17,7 @@ from objectives.images.models import (
     build_cnn,
     build_mlp,
     max_blocks,
+    normalised,
 )
 
 
@@ -32,7 +33,8 @@ def test_normalisation_is_the_first_layer_and_has_no_parameters():
     assert list(layer.parameters()) == []
     assert set(layer.state_dict()) == {"mean", "std"}
     for network in (build_mlp(inputs(), (8,)), build_cnn(inputs(), 2, 8)):
-        assert isinstance(network[0], Normalise)
+        whole = normalised(inputs(), network)
+        assert [type(layer) for layer in whole] == [Normalise, *map(type, network)]
 
 
 def test_the_tutorials_network_has_the_size_of_the_tutorials():

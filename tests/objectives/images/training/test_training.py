@@ -18,7 +18,7 @@ from torch import nn
 from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
 
 from objectives.base import Diverged, Task
-from objectives.images.models import InputSpec, build_cnn
+from objectives.images.models import InputSpec, build_cnn, normalised
 from objectives.images.objective import ImageClassification
 from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.loop import evaluate, lr_factor
@@ -43,7 +43,8 @@ def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: s
     results = finish(training)
 
     torch.manual_seed(5)
-    model = build_cnn(InputSpec(1, (8, 8), 4, (0.3,), (0.25,)), 2, 8)
+    inputs = InputSpec(1, (8, 8), 4, (0.3,), (0.25,))
+    model = normalised(inputs, build_cnn(inputs, 2, 8))
     lr = OPTIMIZERS[optimizer]["lr"]
     plain = {
         "sgd": lambda p: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=1e-3),

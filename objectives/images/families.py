@@ -1,0 +1,57 @@
+"""The networks of the built-in image objective: an MLP or a CNN, as the search samples, builds and names them.
+
+torch is imported only to build one, because sampling must be quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from objectives.base import Params, Suggest
+from objectives.images.geometry import max_blocks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from objectives.images.models import InputSpec
+
+
+def suggest(trial: Suggest, size: tuple[int, int]) -> Params:
+    """Sample a network for images of `size` (h, w). Parameters that a choice does not use are not sampled."""
+    params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
+    if params["family"] == "mlp":
+        params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
+        for layer in range(1, depth + 1):
+            params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
+        params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
+    else:
+        params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(size))
+        params["cnn_width"] = trial.suggest_int("cnn_width", 8, 24, step=8)
+        params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
+        params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
+        params["cnn_dropout"] = trial.suggest_float("cnn_dropout", 0.0, 0.5)
+    return params
+
+
+def build(inputs: InputSpec, params: Params) -> nn.Sequential:
+    """Build an untrained network of normalised images (n, c, h, w) to logits (n, k)."""
+    from objectives.images import models
+
+    p: Any = params
+    if p["family"] == "mlp":
+        return models.build_mlp(inputs, _widths(p), p["mlp_dropout"])
+    names = ("blocks", "width", "kernel", "dense", "dropout")
+    return models.build_cnn(inputs, **{name: p[f"cnn_{name}"] for name in names})
+
+
+def describe(params: Params) -> str:
+    """Name a network in a few characters, such as `mlp-512-256` or `cnn-3x24`."""
+    if params["family"] == "mlp":
+        return "-".join(["mlp", *map(str, _widths(params))])
+    return f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
+
+
+def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
+    """Units of an MLP's hidden layers."""
+    return tuple(params[f"mlp_width_{layer}"] for layer in range(1, params["mlp_depth"] + 1))
