@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -122,5 +123,11 @@ class Result:
             wall=duration(sum(session.get("wall_s", 0.0) for session in record.sessions)),
             stopped=record.attrs.get(STOP_REASON),
             undelivered=self._undelivered,
-            report=self.report_path if self.report_path.exists() else None,
+            report=_link(self.report_path) if self.report_path.exists() else None,
+            report_name=self.report_path.name,
         )
+
+
+def _link(path: Path) -> str:
+    """A link that works in a notebook. Its page may not open other files than those beside the notebook."""
+    return quote(path.relative_to(Path.cwd()).as_posix()) if path.is_relative_to(Path.cwd()) else path.as_uri()

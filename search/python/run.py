@@ -40,7 +40,6 @@ def run(objective: Objective | Callable[..., Any] | str | None = None, **setting
     Raises SearchError for what the user can correct, KeyboardInterrupt after Ctrl-C or a notebook's stop button.
 
     Settings are the flags of the command. Variables such as SEARCH_TRIALS and the file `config` count as for it.
-
     """
     try:
         return _run(objective, dict(settings))
@@ -52,7 +51,7 @@ def run(objective: Objective | Callable[..., Any] | str | None = None, **setting
 
 
 run.__signature__ = signature(Objective | Callable[..., Any] | str | None)  # type: ignore[attr-defined]
-run.__doc__ = f"{run.__doc__}{described()}\n"
+run.__doc__ = f"{(run.__doc__ or '').rstrip()}\n\n{described()}\n"
 
 
 class _Failure(Exception):

@@ -15,6 +15,12 @@ from search.cli.options import REPEATABLE_SETTINGS, SETTINGS
 from search.common.errors import UsageError
 
 NAMES = (*(name for name in SETTINGS if name != "objective"), "config")
+HELP = {
+    "fix": "Fix or narrow parameters, as in {'adam_lr': [1e-3, 1e-2], 'batch_size': 128}.",
+    "quiet": "Show nothing.",
+    "config": "File of settings such as trials = 50.",
+}
+"""What differs from the help of the command."""
 
 
 class Settings(TypedDict, total=False):
@@ -102,18 +108,15 @@ def described() -> str:
     for name, setting in SETTINGS.items():
         if name != "objective":
             default = setting.metadata["unset"] or setting.default
-            lines.append(f"    {name}: {setting.metadata['help']} Default: {_shown(default)}")
-    return "\n".join([*lines, "    config: File of settings such as trials = 50. Default: none."])
+            shown = "" if default in (None, ()) else f" (default: {default})"
+            lines.append(f"    {name}: {HELP.get(name, setting.metadata['help'])}{shown}")
+    return "\n".join([*lines, f"    config: {HELP['config']}"])
 
 
 def call_text(target: str, settings: Mapping[str, Any]) -> str:
     """The call as a user writes it, for the study's provenance."""
     given = [f"{name}={value!r}" for name, value in settings.items() if value is not None]
     return f"search.run({', '.join([target, *given])})"
-
-
-def _shown(default: Any) -> str:
-    return "none." if default == () else f"{default}."
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
