@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_five_lines_run_a_search_and_show_its_winner(notebook: Notebook, tmp_pat
     assert error["evalue"] == "search.run has no setting 'trails'; did you mean trials?"
     (missing,) = notebook.run("search.load_trial('own', 0)")
     assert "exists only in the notebook or program that gave it to search.run" in missing["evalue"]
+
+
+def test_the_notebook_of_the_documentation_runs(notebook: Notebook):
+    """A plain function, in five lines."""
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    cells = re.findall(r"```python\n(.*?)\n```", page, re.S)
+    assert len(cells[0].splitlines()) == 5
+    outputs = [notebook.run(cell) for cell in cells]
+    assert [[output.output_type for output in cell] for cell in outputs] == [
+        ["display_data"],
+        ["execute_result"],
+        ["display_data"],
+        ["display_data"],
+        ["execute_result"],
+        [],
+    ]
+    assert plain(outputs[0][0]).startswith("study objective: winner trial ")
+    assert ", 30 trials" in plain(outputs[2][0])
+    assert plain(outputs[4][0]).startswith("({'x': ")
+    (sizes,) = notebook.run(
+        "print(len(search.run(objective, trials=30, quiet=True).study.trials), len(figure.data) > 0)"
+    )
+    assert sizes["text"] == "30 True\n"
 
 
 def test_the_stop_button_leaves_a_search_that_continues(notebook: Notebook, folder: Path):
