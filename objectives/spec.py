@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -23,6 +24,8 @@ from objectives.failures import describe_error, describe_value
 from objectives.functions.objective import FunctionObjective
 
 PARTS = [*Objective.__annotations__, *(name for name in vars(Objective) if not name.startswith("_"))]
+importing: ContextVar[str | None] = ContextVar("importing", default=None)
+"""The target of the objective that is being imported. A search cannot begin meanwhile."""
 HINT = "type for example --objective train.py:objective or --objective my_module:MyObjective"
 
 
@@ -42,6 +45,11 @@ class ObjectiveSpec:
     """The named object, pickled by the process that searches, for its own workers. It is never stored."""
     path: tuple[str, ...] = ()
     """Entries of `sys.path` that the pickled object needs."""
+
+    @property
+    def is_unnamed(self) -> bool:
+        """True if only the process that made it has this objective: it cannot be imported by its name."""
+        return self.target.startswith("__main__:")
 
     def accepted(self, names: Iterable[str]) -> set[str]:
         """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
@@ -72,6 +80,13 @@ class ObjectiveSpec:
             return self._checked(made)
 
     def _target(self) -> Any:
+        token = importing.set(self.target)
+        try:
+            return self._imported()
+        finally:
+            importing.reset(token)
+
+    def _imported(self) -> Any:
         if self.pickled is not None:
             import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 

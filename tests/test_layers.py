@@ -27,6 +27,8 @@ CHEAP_OBJECTIVES = {
     "objectives.files",
     "objectives.functions",
     "objectives.functions.objective",
+    "objectives.functions.output",
+    "objectives.functions.questions",
     "objectives.lifeline",
     "objectives.spec",
     "objectives.data",

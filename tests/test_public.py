@@ -19,6 +19,8 @@ NAMES = {
         "Model",
         "Predictions",
         "Predictor",
+        "Result",
+        "SearchError",
         "checkpoint",
         "device",
         "load",
@@ -27,6 +29,7 @@ NAMES = {
         "log",
         "log_artifact",
         "log_model",
+        "run",
         "seed",
     ],
     "objectives": [
@@ -58,6 +61,9 @@ predictor: search.Predictor = search.load("mnist")
 predictions: search.Predictions = predictor.predict(np.zeros((2, 28, 28), dtype=np.uint8))
 search.load_trial("mnist", 3).eval()
 search.load_model("train").predict([[1.0]]).mean()
+result: search.Result = search.run("train.py:objective", trials=3, fix={"lr": 0.1})
+best: float = result.best_value
+search.run(trails=3)
 task: int = Task(0, {}, 1, 1)
 predictor.predict()
 """
@@ -91,11 +97,12 @@ def test_importing_them_loads_nothing_heavy():
 
 @pytest.mark.slow
 def test_a_type_checker_sees_them(tmp_path: Path):
-    """It finds the two mistakes of this program, and nothing else in it."""
+    """It finds the three mistakes of this program, and nothing else in it."""
     (tmp_path / "user.py").write_text(USER)
     command = [sys.executable, "-m", "mypy", str(tmp_path / "user.py")]  # what the check of the project cached is used
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     mistakes = [line for line in done.stdout.splitlines() if "error:" in line]
-    assert len(mistakes) == 2, done.stdout
-    assert 'expression has type "Task", variable has type "int"' in mistakes[0]
-    assert "predict" in mistakes[1]
+    assert len(mistakes) == 3, done.stdout
+    assert "trails" in mistakes[0]
+    assert 'expression has type "Task", variable has type "int"' in mistakes[1]
+    assert "predict" in mistakes[2]

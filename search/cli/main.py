@@ -17,11 +17,9 @@ from search.cli.options import (
     STORES,
     DefaultRunGroup,
     from_environment,
-    input_warnings,
     json_option,
-    new_places,
     options,
-    unused_mlflow_variables,
+    plan_from,
     write_output,
 )
 from search.cli.start import put_current_folder_last, tame_warnings, use_utf8
@@ -32,10 +30,6 @@ from search.common.signals import Interruption
 from search.common.text import printable
 
 PROGRAM = "python -m search"
-EARLIER_RUNS = (
-    "{} belongs to runs of an earlier MLflow. Beside them, a bare `mlflow ui` or load_model ignores mlflow.db: set "
-    "MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or move the numbered folders out of mlruns"
-)
 FORMATS = ("csv", "json", "parquet")
 
 
@@ -62,15 +56,10 @@ def run_command(ctx: click.Context, config: Config) -> None:
         with importing("the search starts: it imports its libraries and reads its data", silent=is_silent):
             from search.cli.output import choose_display, print_result
             from search.commands.run import run
-            from search.commands.setup import plan_search
 
         interruption.check()
         display = choose_display(quiet=config.quiet, log_format=config.log_format)
-        for warning in (*input_warnings(ctx), *new_places(config), *unused_mlflow_variables(config)):
-            display.notice(warning)
-        plan = plan_search(config, display, ambient=from_environment(ctx))
-        if config.tracking_uri is None and (earlier := plan.workspace.earlier_runs) is not None:
-            display.notice(EARLIER_RUNS.format(earlier))
+        plan = plan_from(ctx, config, display)
         interruption.check()
         print_result(run(plan, display), plan.config)
 

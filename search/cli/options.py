@@ -1,5 +1,7 @@
 """Settings as options of a command. A flag overrides an environment variable, which overrides the TOML file."""
 
+from __future__ import annotations
+
 import difflib
 import functools
 import json
@@ -8,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -18,11 +20,20 @@ from search.common.config import FILE, Config
 from search.common.errors import UsageError
 from search.common.passwords import bare, mask
 
+if TYPE_CHECKING:
+    from objectives.spec import ObjectiveSpec
+    from search.commands.setup import SearchPlan
+    from search.coordinator.progress import Display
+
 SETTINGS = {field.name: field for field in fields(Config)}
 REPEATABLE_SETTINGS = {name for name, field in SETTINGS.items() if isinstance(field.default, tuple)}
 STORES = ("workspace", "storage", "tracking_uri")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SPACE_KEY = "search.space"  # key of `ctx.meta` that holds the `[space]` table of the file
+EARLIER_RUNS = (
+    "{} belongs to runs of an earlier MLflow. Beside them, a bare `mlflow ui` or load_model ignores mlflow.db: set "
+    "MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or move the numbered folders out of mlruns"
+)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -207,6 +218,23 @@ def unused_mlflow_variables(config: Config) -> Iterator[str]:
         text = f"a search does not use {listed}: its runs and models go to {place}"
         advice = '. To send them there, add --tracking-uri "$MLFLOW_TRACKING_URI"'
         yield text + (advice if "MLFLOW_TRACKING_URI" in names else "")
+
+
+def plan_from(
+    ctx: click.Context, config: Config, display: Display, *, given: ObjectiveSpec | None = None
+) -> SearchPlan:
+    """Plan the search that the command was asked for, and show the notices about what was typed.
+
+    `given` is an objective that a Python program gave, which `config` names.
+    """
+    from search.commands.setup import plan_search
+
+    for warning in (*input_warnings(ctx), *new_places(config), *unused_mlflow_variables(config)):
+        display.notice(warning)
+    plan = plan_search(config, display, ambient=from_environment(ctx), given=given)
+    if config.tracking_uri is None and (earlier := plan.workspace.earlier_runs) is not None:
+        display.notice(EARLIER_RUNS.format(earlier))
+    return plan
 
 
 def write_output(flag: str, path: Path, content: bytes) -> None:

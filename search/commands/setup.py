@@ -59,21 +59,27 @@ class SearchPlan:
     register_as: str | None  # name of the registered model; None: do not register
     refits: bool  # the winner trains again, on all but the test split
     notice: str | None = None  # for the user, before anything starts
+    command: str | None = None  # what began the search; None for the command line of this process
 
     @classmethod
     def of(
-        cls, config: Config, ambient: Set[str] = frozenset(), say: Callable[[str], None] = lambda text: None
+        cls,
+        config: Config,
+        ambient: Set[str] = frozenset(),
+        say: Callable[[str], None] = lambda text: None,
+        given: ObjectiveSpec | None = None,
     ) -> Self:
         """Check the settings, make the objective and prepare its data. `say` tells the user what this waits for.
 
-        `ambient` names settings of the environment, which are meant for any objective. Raises UsageError, StorageError,
-        ObjectiveError or DeviceError for what the user can correct.
+        `ambient` names settings of the environment, which are meant for any objective. `given` is an objective that a
+        Python program gave, which `config` names. Raises UsageError, StorageError, ObjectiveError or DeviceError for
+        what the user can correct.
         """
         with explain_errors(config.objective):
-            return cls._of(config, ambient, say)
+            return cls._of(config, ambient, say, given)
 
     @classmethod
-    def _of(cls, config: Config, ambient: Set[str], say: Callable[[str], None]) -> Self:
+    def _of(cls, config: Config, ambient: Set[str], say: Callable[[str], None], given: ObjectiveSpec | None) -> Self:
         quiet_optuna()
         if config.study is not None:
             check_study_name(config.study, "--study")
@@ -85,7 +91,7 @@ class SearchPlan:
                 patience = RetryPolicy(wait_s=config.storage_wait, say=say, file=path)
                 patience.run(functools.partial(check_sqlite, path, table, wait_s=0.0))
         check_engine(config)
-        spec = objective_spec(config, ambient)
+        spec = objective_spec(config, ambient, given)
         objective = load_objective(spec)
         _check_flags(config, objective)
         notice = tell_apart(config, objective)
@@ -207,32 +213,43 @@ def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
         return None
 
 
-def objective_spec(config: Config, ambient: Set[str] = frozenset()) -> ObjectiveSpec:
+def objective_spec(
+    config: Config, ambient: Set[str] = frozenset(), given: ObjectiveSpec | None = None
+) -> ObjectiveSpec:
     """How workers make the objective. An own one gets `dataset` and `data_dir` if they are given and it takes them.
 
-    Raises UsageError if it does not take them, except for those in `ambient`.
+    `given` is an objective that a Python program gave; None for the one that `config` names. Raises UsageError if it
+    does not take them, except for those in `ambient`.
     """
     data_dir, target = str(config.data_dir.absolute()) if config.data_dir else None, config.objective
     direction: Any = config.direction
     if target == DEFAULT_OBJECTIVE:
         dataset = DEFAULT_DATASET if config.dataset is None else config.dataset
         return ObjectiveSpec(target, {"dataset": dataset, "data_dir": data_dir})
-    given = {name: value for name, value in zip(PASSED, (config.dataset, data_dir), strict=True) if value is not None}
-    accepted = ObjectiveSpec(target, direction=direction).accepted(given) if given else set()
-    for name in sorted(given.keys() - accepted - ambient):
+    named = replace(given or ObjectiveSpec(target), direction=direction)
+    options = {name: value for name, value in zip(PASSED, (config.dataset, data_dir), strict=True) if value is not None}
+    accepted = named.accepted(options) if options else set()
+    for name in sorted(options.keys() - accepted - ambient):
         flag = f"--{name.replace('_', '-')}"
         advice = f"leave {flag} out, or give its class or factory an argument {name}"
-        raise UsageError(f"{flag} {given[name]}: the objective {target} takes no {name}; {advice}")
-    return ObjectiveSpec(target, {name: given[name] for name in accepted}, direction)
+        raise UsageError(f"{flag} {options[name]}: the objective {target} takes no {name}; {advice}")
+    return replace(named, options={name: options[name] for name in accepted})
 
 
 def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     """How to make a study's objective again.
 
     Raises StorageError for arguments that no search stores. Anyone who can write to the storage could otherwise choose
-    which function is called here, and with which arguments. Raises ObjectiveError if the objective cannot be imported.
+    which function is called here, and with which arguments. Raises ObjectiveError if the objective cannot be imported,
+    UsageError if it has no name to import.
     """
-    spec = ObjectiveSpec(**attrs[records.OBJECTIVE])
+    stored = attrs[records.OBJECTIVE]  # anything else in it, such as a pickled object, does not count
+    spec = ObjectiveSpec(stored["target"], stored["options"], stored.get("direction"))
+    if spec.is_unnamed:
+        name = spec.target.rpartition(":")[2]
+        where = "exists only in the notebook or program that gave it to search.run"
+        advice = "Run the same call there again: it does what is missing"
+        raise UsageError(f"the study's objective {name} {where}. {advice}")
     known = spec.options.keys() <= set(PASSED) and all(isinstance(v, str | None) for v in spec.options.values())
     if not known or (spec.options and not spec.options.keys() <= spec.accepted(PASSED)):
         arguments = ", ".join(map(str, spec.options))
@@ -292,11 +309,13 @@ def tracking_destination(config: Config, study: str, attrs: Mapping[str, Any]) -
     return Destination(config.mlflow_uri, experiment, attrs[records.UID], artifacts)
 
 
-def plan_search(config: Config, display: Display, *, ambient: Set[str] = frozenset()) -> SearchPlan:
+def plan_search(
+    config: Config, display: Display, *, ambient: Set[str] = frozenset(), given: ObjectiveSpec | None = None
+) -> SearchPlan:
     """Plan a search. Falls back to the built-in digits when the default dataset is unavailable. Raises as `of` does."""
     try:
         with display.busy("reading the dataset"):
-            plan = SearchPlan.of(config, ambient, display.notice)
+            plan = SearchPlan.of(config, ambient, display.notice, given)
     except DatasetUnavailableError as error:
         if config.dataset is not None or config.objective != DEFAULT_OBJECTIVE:
             raise

@@ -30,11 +30,13 @@ class Interruption:
     """Handles signals inside its `with` block. Outside the main thread, which gets no signals, it does nothing.
 
     Inside `graceful` the first signal only sets `number`. A loop checks it and saves its work. Elsewhere the signal
-    raises `Interrupted`. A second Ctrl-C ends the process immediately, and its child processes end with it.
+    raises `Interrupted`. A second Ctrl-C ends the process immediately, and its child processes end with it. Without
+    `ends_process`, which counts for blocks inside this one as well, it raises `Interrupted`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_process: bool = True) -> None:
         self.number: int | None = None
+        self.ends_process = ends_process
         self._graceful = False
         self._previous: dict[int, Any] = {}
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
@@ -42,6 +44,8 @@ class Interruption:
     def __enter__(self) -> Self:
         for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP; a script's background job, SIGINT
+                outer = getattr(signal.getsignal(number), "__self__", None)
+                self.ends_process &= not isinstance(outer, Interruption) or outer.ends_process
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -72,9 +76,11 @@ class Interruption:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
-            if number == signal.SIGINT:
+            if number != signal.SIGINT:
+                return
+            if self.ends_process:
                 os._exit(128 + number)
-            return
+            raise Interrupted(number)
         self.number = number
         if number == signal.SIGHUP:  # the terminal is closed, so a write to it would fail
             null = os.open(os.devnull, os.O_WRONLY)

@@ -29,11 +29,14 @@ runpy.run_module(name, run_name="__main__", alter_sys=True)
 MAIN_PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
 
 
-def provenance(seed: int, dataset: dict[str, Any] | None, workers: str) -> dict[str, Any]:
-    """Return the provenance of a study as plain values, for its storage, report and runs. `workers`: in words."""
+def provenance(seed: int, dataset: dict[str, Any] | None, workers: str, command: str | None = None) -> dict[str, Any]:
+    """Return the provenance of a study as plain values, for its storage, report and runs. `workers`: in words.
+
+    command: what began the search; None for the command line of this process.
+    """
     machine = {"processor": processor(), "cores": usable_cores(), "system": platform.platform(), "workers": workers}
     return {
-        "command": mask(shlex.join(["python", "-m", "search", *sys.argv[1:]])),
+        "command": mask(command or shlex.join(["python", "-m", "search", *sys.argv[1:]])),
         "seed": seed,
         "git_commit": git_commit(),
         "versions": versions(),

@@ -71,7 +71,7 @@ class RayExecutor(Executor):
         address: str | None = None,
         notice: Callable[[str], None],
     ) -> None:
-        self._cluster = Cluster(address, objective.target)
+        self._cluster = Cluster(address, objective)
         self._ray = self._cluster.ray
         try:
             self._share = self._cluster.share(device, cpus, gpus)

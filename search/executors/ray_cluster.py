@@ -6,17 +6,20 @@ The only module that imports Ray. Ray's own output is suppressed; errors for the
 import importlib.util
 import logging
 import os
+import pickletools
 import re
 import secrets
 import signal
 import socket
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from objectives.spec import ObjectiveSpec
 from objectives.worker.ray_actor import ActorLocation
 from search.common.errors import SearchError, UsageError
 from search.common.system import environment, usable_cores
@@ -42,22 +45,24 @@ OWN_RAY = QUIET | {  # for a Ray that the search starts itself, which reads thes
 class Cluster:
     """One job in the cluster at `address`, or without one in a Ray that is started on this machine.
 
-    Workers import the module of the objective `target`. Raises UsageError when Ray is not installed or the cluster
+    Workers import the module of the objective. Raises UsageError when Ray is not installed or the cluster
     cannot be reached, SearchError when Ray does not start on this machine.
     """
 
-    def __init__(self, address: str | None, target: str) -> None:
+    def __init__(self, address: str | None, objective: ObjectiveSpec) -> None:
         self._is_own = address is None
         _check_address(address)
         with environment(OWN_RAY if address is None else QUIET), _quiet(), _keep_signals():
             self.ray = _import()
-            context = self._connect(address, target)
+            context = self._connect(address, objective)
         session = getattr(context, "address_info", {}).get("session_dir")
         self._logs = Path(session) / "logs" if session else None  # folder of the log files on this machine
 
-    def _connect(self, address: str | None, target: str) -> Any:
+    def _connect(self, address: str | None, objective: ObjectiveSpec) -> Any:
         own = {"num_cpus": usable_cores(), "include_dashboard": False}
-        options: Any = own if address is None else {"runtime_env": {"py_modules": modules_to_ship(target)}}
+        options: Any = own if address is None else {"runtime_env": {"py_modules": modules_to_ship(objective)}}
+        if self.ray.is_initialized():
+            raise UsageError("this process uses Ray already; type ray.shutdown() first, and give its --address")
         try:
             return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises many types
@@ -160,13 +165,20 @@ def _check_address(address: str | None) -> None:
         raise UsageError(f"--address {address}: nothing answers there ({error}). {advice}") from None
 
 
-def modules_to_ship(target: str) -> list[str]:
-    """Return the paths of `objectives` and of the objective's module, which all machines need, unless installed."""
+def modules_to_ship(objective: ObjectiveSpec) -> list[str]:
+    """Return the paths of `objectives` and of the objective's modules, which all machines need, unless installed."""
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
-    names = dict.fromkeys(("objectives", re.split("[:.]", target)[0]))
-    specs = [spec for name in names if (spec := importlib.util.find_spec(name))]
+    own = [re.split("[:.]", objective.target)[0]] if objective.pickled is None else _imported_by(objective.pickled)
+    specs = [spec for name in dict.fromkeys(("objectives", *own)) if (spec := importlib.util.find_spec(name))]
     paths = [Path([*(spec.submodule_search_locations or ()), str(spec.origin)][0]).resolve() for spec in specs]
     return [str(path) for path in paths if path.exists() and installed.isdisjoint(path.parents)]
+
+
+def _imported_by(pickled: bytes) -> list[str]:
+    """The packages that an object is unpickled with: the names in it that are modules here."""
+    words = {word for _, word, _ in pickletools.genops(pickled) if isinstance(word, str)}
+    tops = {word.split(" ")[0].partition(".")[0] for word in words if word.split(" ")[0] in sys.modules}
+    return sorted(tops - {"__main__", *sys.builtin_module_names})
 
 
 def _in_one_line(error: object) -> str:
@@ -194,8 +206,11 @@ def _quiet() -> Iterator[None]:
 def _keep_signals() -> Iterator[None]:
     """Keep our SIGTERM handler, which Ray replaces, and start Ray's processes with SIGHUP blocked.
 
-    Workers must outlive a closed terminal long enough to save their checkpoints.
+    Workers must outlive a closed terminal long enough to save their checkpoints. Only the main thread has handlers.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.getsignal(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:

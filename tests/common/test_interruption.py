@@ -19,3 +19,13 @@ def test_a_signal_that_a_library_swallows_still_ends_the_search(number: int):
             os.kill(os.getpid(), number)
         with pytest.raises(Interrupted, match=rf"^{number:d}$"):
             interruption.check()
+
+
+def test_a_second_ctrl_c_spares_a_process_that_must_live():
+    """The block inside another one, as a search has it, does not end the process either."""
+    with Interruption(ends_process=False), Interruption() as inner, inner.graceful():
+        signal.raise_signal(signal.SIGINT)
+        assert inner.number == signal.SIGINT
+        with pytest.raises(Interrupted, match=rf"^{signal.SIGINT:d}$"):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -114,10 +114,10 @@ def test_modules_that_are_not_installed_are_shipped(tmp_path: Path, monkeypatch:
     (tmp_path / "package" / "inner").mkdir(parents=True)
     (tmp_path / "package" / "__init__.py").touch()
     worker = Path(__file__).parents[2] / "objectives"
-    assert modules_to_ship("single:Made") == [str(worker), str(tmp_path / "single.py")]
-    assert modules_to_ship("package.inner:Made") == [str(worker), str(tmp_path / "package")]
-    assert modules_to_ship("objectives.images:ImageClassification") == [str(worker)]
-    assert modules_to_ship("torch.nn:Module") == [str(worker)]
+    assert modules_to_ship(ObjectiveSpec("single:Made")) == [str(worker), str(tmp_path / "single.py")]
+    assert modules_to_ship(ObjectiveSpec("package.inner:Made")) == [str(worker), str(tmp_path / "package")]
+    assert modules_to_ship(ObjectiveSpec("objectives.images:ImageClassification")) == [str(worker)]
+    assert modules_to_ship(ObjectiveSpec("torch.nn:Module")) == [str(worker)]
 
 
 def test_a_training_from_arrays_alone_is_the_same():

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from optuna.trial import TrialState
 
 from objectives.base import ObjectiveError, Portable
 from objectives.devices import n_nvidia_gpus
-from objectives.spec import ObjectiveSpec
 from search.commands.setup import SearchPlan, open_tracking
 from search.commands.studies import find_stored, separate_copy
 from search.common.errors import SearchError
@@ -159,7 +158,7 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
     from search.executors.ray import RayExecutor
 
     if isinstance(plan.objective, Portable):
-        spec = ObjectiveSpec(spec.target, {**spec.options, **call("portable", plan.objective.portable)})
+        spec = replace(spec, options={**spec.options, **call("portable", plan.objective.portable)})
     device, jobs, cpus, gpus = config.device, config.jobs, config.cpus_per_trial, config.gpus_per_trial
     with display.busy("starting or reaching Ray"):
         return RayExecutor(spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, notice=display.notice)
@@ -212,4 +211,4 @@ def _store_origin(session: SearchSession, workers: str) -> None:
     study.set_attr(records.TARGET, plan.config.trials)
     study.set_attr(records.TRACKING, bare(plan.config.tracking_uri or ""))
     if records.PROVENANCE not in study.attrs():
-        study.set_attr(records.PROVENANCE, provenance(plan.config.seed, plan.dataset, workers))
+        study.set_attr(records.PROVENANCE, provenance(plan.config.seed, plan.dataset, workers, plan.command))

@@ -8,8 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -164,11 +163,12 @@ def _log(run_id: str, network: torch.nn.Module, example: NDArray[Any], metadata:
     with torch.no_grad():
         output = network(torch.from_numpy(example)).numpy()
     try:
-        with _reopened(run_id), warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"):
             info = mlflow.pytorch.log_model(
                 network,
                 name="model",
                 model_id=_prepared(run_id),
+                run_id=run_id,
                 serialization_format="pt2",
                 signature=mlflow.models.infer_signature(example, output),
                 input_example=example,
@@ -183,17 +183,21 @@ def _log(run_id: str, network: torch.nn.Module, example: NDArray[Any], metadata:
     return info.model_uri, info.model_id
 
 
-def _prepared(run_id: str) -> str | None:
-    """Return the id of a new model whose files MLflow can write from any folder; None if every model is like that."""
+def _prepared(run_id: str) -> str:
+    """Return the id of a new model of a run, whose files MLflow can write from any folder.
+
+    Without it, MLflow would put the model into the active experiment, and a user's notebook may have one.
+    """
     import mlflow
 
     client = mlflow.MlflowClient()
-    if (database := _database_of_workspace(client, run_id)) is None:
-        return None
-    params = client.get_run(run_id).data.params
-    model_id = str(mlflow.initialize_logged_model("model", source_run_id=run_id, params=params).model_id)
-    make_absolute(database, model_id)
-    return model_id
+    run = client.get_run(run_id)
+    model = mlflow.initialize_logged_model(
+        "model", source_run_id=run_id, params=run.data.params, experiment_id=run.info.experiment_id
+    )
+    if (database := _database_of_workspace(client, run_id)) is not None:
+        make_absolute(database, model.model_id)
+    return str(model.model_id)
 
 
 def _database_of_workspace(client: MlflowClient, run_id: str) -> Path | None:
@@ -210,17 +214,3 @@ def _require_room(network: torch.nn.Module) -> None:
     if free < needed:
         sizes = f"has {free / 1e6:.1f} MB left, and {needed / 1e6:.0f} MB are needed"
         raise TrackingError(f"{folder}, the folder for temporary files, {sizes}: free some, or set TMPDIR to another")
-
-
-@contextmanager
-def _reopened(run_id: str) -> Iterator[None]:
-    """Resume a run that has ended, and restore its end time afterwards. A model goes to the active run's experiment."""
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    ended = client.get_run(run_id).info.end_time
-    try:
-        with mlflow.start_run(run_id=run_id):
-            yield
-    finally:
-        client.set_terminated(run_id, "FINISHED", ended)

@@ -1,0 +1,99 @@
+"""Objectives that a Python program gives as objects: how they are named, and how they reach the workers."""
+
+import importlib.util
+import inspect
+import operator
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+from objectives.failures import describe_error
+from objectives.spec import ObjectiveSpec
+from search.common.errors import UsageError
+
+
+def spec_of(given: Any) -> ObjectiveSpec:
+    """How workers get an objective: by its pickle, which only this process makes and only its workers read.
+
+    Raises UsageError if it cannot be pickled.
+    """
+    path = tuple(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))  # "" is the current folder
+    return ObjectiveSpec(target_of(given), pickled=_pickled(given), path=path)
+
+
+def target_of(given: Any) -> str:
+    """The name of an object, as after `--objective` if it can be imported, else below `__main__`.
+
+    An object of a script is named by the script's file, one of an interactive session by nothing that can be imported.
+    """
+    named = given if hasattr(given, "__qualname__") else type(given)
+    for module in (sys.modules.get(named.__module__), sys.modules["__main__"]):
+        name = None if module is None else _name_in(module, given, named.__qualname__)
+        if name is not None and (place := _place(module)) is not None:
+            return f"{place}:{name}"
+    return f"__main__:{named.__qualname__}"
+
+
+def _name_in(module: Any, given: Any, usual: str) -> str | None:
+    """The name by which a module has an object; None if it has none, as for what a function has made."""
+    try:
+        found: Any = operator.attrgetter(usual)(module)
+        if found is given:
+            return usual
+    except AttributeError:
+        pass
+    names: dict[str, Any] = vars(module)
+    return next((name for name, value in names.items() if value is given and not name.startswith("_")), None)
+
+
+def _place(module: Any) -> str | None:
+    """The module or the file to type before the colon; None if another process cannot import it."""
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    name = spec.name if module.__name__ == "__main__" and spec is not None else module.__name__
+    if name != "__main__" and _is_importable(name):
+        return str(name)
+    if file is None or not file.endswith(".py") or not Path(file).is_file():
+        return None
+    return os.path.relpath(str(file))
+
+
+def _is_importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _pickled(given: Any) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(given))
+    except Exception as error:  # of any class that refuses it
+        culprits = ", ".join(_culprits(given))
+        name = getattr(given, "__qualname__", type(given).__qualname__)
+        what = f"{culprits} cannot be sent to worker processes" if culprits else "it cannot be sent to worker processes"
+        advice = "Open files, connections, locks and generators inside the objective, where the training needs them"
+        raise UsageError(f"objective {name}: {what} ({describe_error(error)}). {advice}") from None
+
+
+def _culprits(given: Any) -> Iterator[str]:
+    """The names of what an object carries with it that cannot be pickled."""
+    for name, value in _carried(given).items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception:
+            yield name
+
+
+def _carried(given: Any) -> dict[str, Any]:
+    """What is pickled with an object, by name: attributes, and the variables that its functions use."""
+    carried = {} if inspect.isroutine(given) else dict(vars(given))
+    methods = vars(given).values() if isinstance(given, type) else vars(type(given)).values()
+    for function in (given, *methods):
+        if inspect.isfunction(function):
+            used = inspect.getclosurevars(function)
+            carried |= {**used.globals, **used.nonlocals}
+    return {name: value for name, value in carried.items() if not inspect.isfunction(value) and value is not given}

@@ -1,0 +1,55 @@
+"""Leaves the user's process as it was: a search changes what a command may change, and a notebook has other plans."""
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from search.common.errors import UsageError
+from search.common.system import environment
+from search.tracking.store import unchanged_process
+
+_one_search = threading.Lock()
+
+
+@contextmanager
+def borrowed_process() -> Iterator[None]:
+    """Undo at the end what a search changes in this process: variables, warnings, log levels, paths, torch's threads.
+
+    Raises UsageError if another search runs here: both would restore what the other has changed.
+    """
+    if not _one_search.acquire(blocking=False):
+        advice = "wait for its end, or run the other one in a process of its own"
+        raise UsageError(f"a search runs in this process already; {advice}")
+    try:
+        import optuna
+
+        path, level = list(sys.path), optuna.logging.get_verbosity()
+        # A thread that spins while it waits keeps other threads off a busy core. Workers inherit the variable.
+        passive = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}
+        with unchanged_process(), environment(passive), warnings.catch_warnings(action="ignore"), _unchanged_torch():
+            try:
+                yield
+            finally:
+                sys.path[:] = path
+                optuna.logging.set_verbosity(level)
+    finally:
+        _one_search.release()
+
+
+@contextmanager
+def _unchanged_torch() -> Iterator[None]:
+    """Restore what a worker in this process changes: the number of threads, denormal numbers, the random state."""
+    before = sys.modules.get("torch")
+    threads = before.get_num_threads() if before else None
+    state = before.get_rng_state() if before else None
+    try:
+        yield
+    finally:
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_flush_denormal(False)
+            if threads is not None:
+                torch.set_num_threads(threads)
+                torch.set_rng_state(state)

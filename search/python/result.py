@@ -1,0 +1,133 @@
+"""What `search.run` returns: the outcome of a search, its study, its model, and a view for notebooks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.common.config import Config
+from search.common.errors import SearchError
+from search.common.text import duration
+from search.common.workspace import Workspace
+from search.python.pages import TEMPLATES
+from search.study.records import STOP_REASON, StudyRecord
+from search.study.storage.storage import open_storage
+from search.study.summary import Summary, counted
+from search.study.texts.presenter import Decimals, present
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+
+    from search.commands.load import Predictor
+
+
+class Result:
+    """The outcome of a search. In a notebook, the last line of a cell shows it."""
+
+    def __init__(self, record: StudyRecord, config: Config, *, undelivered: int = 0) -> None:
+        self._record, self._config, self._undelivered = record, config, undelivered
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The winner's parameters, as in `best_trial.params`."""
+        return dict(self._summary.params)
+
+    @property
+    def best_value(self) -> float:
+        """The winner's value in the search. It was chosen for it, so it is a little too good."""
+        return self._summary.value
+
+    @property
+    def confirmed_value(self) -> float | None:
+        """The winner's mean on fresh seeds, which it was not chosen for; None if nothing was confirmed."""
+        return self._summary.score if self._summary.confirmed else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of `confirmed_value`; None if unknown."""
+        return self._summary.interval
+
+    @property
+    def best_trial(self) -> FrozenTrial:
+        """The winner: the best trial, or the one that its confirmation on fresh seeds chose."""
+        return next(trial for trial in self.study.trials if trial.number == self._summary.number)
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The stored study, for Optuna's plots and tables. It also has the trials that other programs added."""
+        storage = open_storage(self._config.storage_url, create=False)
+        return optuna.load_study(study_name=self._record.name, storage=storage)
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """One row for each trial, as `study.trials_dataframe` makes it."""
+        return self.study.trials_dataframe()
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The registered classifier, as `search.load` loads it. Raises SearchError if there is none."""
+        from search.commands.load import load
+
+        if self.model_uri is None:
+            raise SearchError(f"no model was registered. {self._summary.standing or 'Nothing asked for one'}")
+        if not self._record.provenance.get("dataset"):
+            load_it = f"mlflow.pyfunc.load_model({self.model_uri!r})"
+            raise SearchError(f"the model is no classifier of images; load it with {load_it}")
+        return load(self.model_uri, workspace=self._config.workspace, tracking_uri=self._config.tracking_uri)
+
+    @property
+    def model_uri(self) -> str | None:
+        """MLflow's address of the registered version, such as `models:/digits/3`; None without one."""
+        return str(self._summary.model["uri"]) if self._summary.model else None
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The share of test images that the registered network recognises; None without a test split."""
+        return self._summary.test["accuracy"] if self._summary.test else None
+
+    @property
+    def report_path(self) -> Path:
+        """The report, an HTML file."""
+        return Workspace(self._config.workspace).report(self._record.name).absolute()
+
+    @property
+    def _summary(self) -> Summary:
+        if self._record.summary is None:
+            raise SearchError(f"study {self._record.name!r} has no winner yet: run the same call again to continue")
+        return self._record.summary
+
+    @property
+    def headline(self) -> str:
+        """The study, its winner and the number of trials, in one line."""
+        record, summary = self._record, self._record.summary
+        winner = f"winner trial {summary.number}, {record.metric} {summary.score:.4f}" if summary else "no winner yet"
+        return f"study {record.name}: {winner}, {counted(record.finished, 'trial')}"
+
+    def __repr__(self) -> str:
+        return f"<search.Result of {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        """The winner, its interval, its gains and the counts, in a block that follows the notebook's colours."""
+        record, summary = self._record, self._record.summary
+        outcome = present(record, summary, Decimals()) if summary else None
+        names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+        return TEMPLATES.get_template("result.html.j2").render(
+            name=record.name,
+            outcome=outcome,
+            trials=counted(record.finished, "trial"),
+            counts=[f"{n} {name}" for state, name in names.items() if (n := record.count(state))],
+            wall=duration(sum(session.get("wall_s", 0.0) for session in record.sessions)),
+            stopped=record.attrs.get(STOP_REASON),
+            undelivered=self._undelivered,
+            report=_link(self.report_path) if self.report_path.exists() else None,
+            report_name=self.report_path.name,
+        )
+
+
+def _link(path: Path) -> str:
+    """A link that works in a notebook. Its page may not open other files than those beside the notebook."""
+    return quote(path.relative_to(Path.cwd()).as_posix()) if path.is_relative_to(Path.cwd()) else path.as_uri()

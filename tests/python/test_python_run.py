@@ -1,0 +1,265 @@
+"""`search.run` in a Python program: what it returns, what it leaves behind, how it is stopped and continued."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+import toy
+from shell import alive, children, environment, in_process, rows, wait_for
+
+import search
+from search.study.storage.storage import hold_study
+
+QUICK: Any = {"engine": "inline", "confirm": 0, "quiet": True}
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_result_says_what_optuna_says(here: Path):
+    result = search.run(toy.Toy, trials=4, **QUICK)
+    study = result.study
+    assert isinstance(study, optuna.Study)
+    assert result.best_trial == study.best_trial
+    assert (result.best_value, result.best_params) == (study.best_value, study.best_params)
+    assert len(result.trials_dataframe()) == 4
+    assert (result.confirmed_value, result.interval, result.test_accuracy, result.model_uri) == (None,) * 4
+    assert "toy" in result.report_path.read_text()
+    best = study.best_trial
+    assert repr(result) == f"<search.Result of study toy: winner trial {best.number}, score {best.value:.4f}, 4 trials>"
+    optuna.visualization.plot_optimization_history(study)
+    with pytest.raises(search.SearchError, match="no model was registered"):
+        result.predictor  # noqa: B018
+
+
+def test_the_view_for_notebooks_shows_the_winner(here: Path):
+    result = search.run(toy.Toy, trials=3, study="<b>mine</b>", **{**QUICK, "confirm": 1})
+    page = result._repr_html_()
+    assert f"trial {result.best_trial.number}" in page
+    assert f"{result.confirmed_value:.4f}" in page
+    assert result.interval is not None
+    assert f"{result.interval[0]:.4f} to {result.interval[1]:.4f}" in page
+    assert "&lt;b&gt;mine" in page
+    assert "<b>mine" not in page.replace("&lt;", "")
+    assert page.count("<div") == page.count("</div>")
+    assert not re.search(r"https?://|<script", page)
+
+
+def test_the_same_call_continues_and_then_has_nothing_to_do(here: Path, capsys: pytest.CaptureFixture[str]):
+    first = search.run(toy.Toy, trials=2, **QUICK)
+    assert capsys.readouterr() == ("", "")
+    more = search.run(toy.Toy, trials=4, **{**QUICK, "quiet": False})
+    assert "study toy: 2 of 4 trials done" in capsys.readouterr().out
+    done = search.run(toy.Toy, trials=4, **{**QUICK, "quiet": False})
+    assert "nothing was left to do" in capsys.readouterr().out
+    assert [len(result.study.trials) for result in (first, more, done)] == [4, 4, 4]
+    assert done.best_params == more.best_params
+
+
+def test_the_command_continues_what_a_program_began(here: Path):
+    search.run(toy.Toy, trials=2, **QUICK)
+    words = ("--objective", "toy:Toy", "--trials", 3, "--engine", "inline", "--confirm", 0)
+    assert "2 of 3 trials done" in in_process(*words).stdout
+    command = in_process("show", "--json").stdout
+    assert "search.run(toy:Toy, trials=2, engine='inline', confirm=0, quiet=True)" in command
+
+
+def test_an_object_keeps_what_it_was_made_with(here: Path):
+    result = search.run(toy.Toy(direction="minimize", steps=2), trials=2, study="own", **QUICK)
+    assert result.study.direction == optuna.study.StudyDirection.MINIMIZE
+    assert max(result.study.trials[0].intermediate_values) == 2
+
+
+def test_a_text_names_an_objective_as_after_the_flag(here: Path):
+    assert search.run("toy:Toy", trials=1, **QUICK).best_params
+
+
+def process_state() -> dict[str, Any]:
+    return {
+        "variables": dict(os.environ),
+        "path": list(sys.path),
+        "filters": list(warnings.filters),
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "verbosity": optuna.logging.get_verbosity(),
+        "uri": (mlflow.get_tracking_uri(), mlflow.get_registry_uri()),
+        "run": run.info.run_id if (run := mlflow.active_run()) else None,
+        "threads": {thread.name for thread in threading.enumerate()},
+        "excepthook": sys.excepthook,
+    }
+
+
+def test_the_process_stays_as_it_was(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/other.db")
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-1")
+    optuna.logging.set_verbosity(optuna.logging.DEBUG)
+    search.run(toy.Toy, trials=1, **QUICK)  # what it imports may change something once
+    before = process_state()
+    search.run(toy.Toy, trials=2, **QUICK)
+    assert process_state() == before
+    with pytest.raises(search.SearchError, match="all|spoon"):
+        search.run(toy.Toy(mode="error"), trials=9, study="broken", **QUICK)
+    assert process_state() == before
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    search.run(toy.Toy, trials=3, **QUICK)
+
+
+def test_it_runs_in_another_thread(here: Path):
+    results: list[search.Result] = []
+    thread = threading.Thread(target=lambda: results.append(search.run(toy.Toy, trials=2, **QUICK)))
+    thread.start()
+    thread.join()
+    assert len(results[0].study.trials) == 2
+
+
+def test_only_one_search_runs_at_a_time(here: Path):
+    class Nested(toy.Toy):
+        def epochs(self, device: str) -> int:
+            search.run(toy.Toy, trials=1, study="inner", **QUICK)
+            return 1
+
+    with pytest.raises(search.SearchError, match="a search runs in this process already"):
+        search.run(Nested(), trials=1, study="outer", **QUICK)
+    assert search.run(toy.Toy, trials=1, **QUICK).best_params
+
+
+def test_a_study_that_another_process_searches_is_left_alone(here: Path):
+    search.run(toy.Toy, trials=1, **QUICK)
+    with (
+        hold_study(f"sqlite:///{here}/optuna.db", "toy"),
+        pytest.raises(search.SearchError, match="study 'toy' is being searched by"),
+    ):
+        search.run(toy.Toy, trials=2, **QUICK)
+
+
+def test_an_objective_that_lacks_something_is_one_message(here: Path):
+    class Half:
+        name = "half"
+
+    with pytest.raises(search.SearchError, match="lacks .*metric") as caught:
+        search.run(Half, **QUICK)
+    assert [entry.name for entry in caught.traceback][-1] == "run"
+
+
+# Programs -------------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, signal, sys, threading
+import search
+from toy import Toy
+
+class Own(Toy):
+    name = "own"
+
+try:
+    result = search.run(Own, trials=6, jobs=2, confirm=0)
+finally:
+    print("left", [thread.name for thread in threading.enumerate()])
+print("best", result.best_value)
+"""
+
+
+def start(program: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-u", str(program)], subprocess.PIPE
+    return subprocess.Popen(command, cwd=program.parent, env=environment(env), stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.slow
+def test_a_program_without_a_guard_is_stopped_and_continues(here: Path):
+    """Also on several workers, with a class of its own."""
+    program = here / "train.py"
+    program.write_text(PROGRAM)
+    process = start(program, {"TOY_PAUSE_S": "0.5"})
+    wait_for(process, "0 of 6 trials done")
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "left ['MainThread']" in out
+    assert err.rstrip().endswith("KeyboardInterrupt: Stopped. Nothing is lost: run the same call again to continue")
+    assert err.count("File ") == 2
+    assert process.returncode == -signal.SIGINT
+    assert not [pid for pid in workers if alive(pid)]
+    stopped = rows(here / "optuna.db", "SELECT count(*) FROM trials")[0][0]
+    assert stopped >= 1
+    out, err = start(program).communicate(timeout=120)
+    assert "best 0." in out, err
+    assert rows(here / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY 1 ORDER BY 1")
+    assert rows(here / "optuna.db", "SELECT count(*) FROM trials")[0][0] == 6
+
+
+@pytest.mark.slow
+def test_a_program_continues_from_the_command_line_unless_it_searches_at_import(here: Path):
+    guarded = PROGRAM.replace("try:", 'if __name__ == "__main__":\n  try:').replace("    result =", "      result =")
+    guarded = guarded.replace("finally:", "  finally:").replace('    print("left"', '      print("left"')
+    guarded = guarded.replace('print("best"', '  print("best"')
+    (here / "train.py").write_text(guarded)
+    out, err = start(here / "train.py").communicate(timeout=120)
+    assert "best 0." in out, err
+    words = ("--objective", "train.py:Own", "--trials", 7, "--jobs", 1, "--confirm", 0)
+    done = subprocess.run(
+        [sys.executable, "-m", "search", *map(str, words)], cwd=here, env=environment(), capture_output=True, text=True
+    )
+    assert "6 of 7 trials done" in done.stdout, done.stderr
+    (here / "train.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "search", *map(str, words)], cwd=here, env=environment(), capture_output=True, text=True
+    )
+    advice = 'put the call below: if __name__ == "__main__":'
+    assert done.stderr == f"Error: train.py calls search.run while it is imported; {advice}\n"
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_program_after_the_search(here: Path):
+    program = here / "train.py"
+    program.write_text(PROGRAM)
+    process = start(program, {"TOY_PAUSE_S": "0.5"})
+    wait_for(process, "0 of 6 trials done")
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_model_is_registered_beside_a_run_of_ones_own(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{here}/own.db")
+    try:
+        mlflow.set_experiment("own")
+        with mlflow.start_run() as own:
+            result = search.run(dataset="digits", trials=2, epochs=2, confirm=0, engine="inline", quiet=True)
+            assert mlflow.active_run() == own
+            mlflow.log_metric("after", 1.0)
+        assert result.model_uri == "models:/digits/1"
+        assert result.test_accuracy is not None
+        assert len(result.predictor.classes) == 10
+        assert mlflow.MlflowClient().get_run(own.info.run_id).data.metrics == {"after": 1.0}
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_an_object_goes_to_ray(here: Path, in_thread: bool):
+    program = here / "train.py"
+    text = PROGRAM.replace("jobs=2", "jobs=2, engine='ray'")
+    if in_thread:
+        lines = [f"    {line}" for line in text.strip().splitlines()]
+        text = "\n".join(["def main():", *lines, "import threading", "thread = threading.Thread(target=main)"])
+        text += "\nthread.start()\nthread.join()\n"
+    program.write_text(text)
+    out, err = start(program).communicate(timeout=200)
+    assert "best 0." in out, err
