@@ -359,7 +359,8 @@ def test_closing_ends_a_worker_that_hangs():
 def test_a_worker_ends_when_its_coordinator_is_killed():
     program = """
         import os
-        from objectives.spec import ObjectiveSpec, Task
+        from objectives.base import Task
+        from objectives.spec import ObjectiveSpec
         from search.executors.local import LocalExecutor
 
         executor = LocalExecutor(ObjectiveSpec("toy:Toy"), "cpu", jobs=1)

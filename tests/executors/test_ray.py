@@ -305,7 +305,8 @@ def n_finished(folder: Path) -> int:
 
 COORDINATOR = """
     import sys
-    from objectives.spec import ObjectiveSpec, Task
+    from objectives.base import Task
+    from objectives.spec import ObjectiveSpec
     from search.executors.ray import RayExecutor
 
     executor = RayExecutor(ObjectiveSpec("toy:Toy"), "cpu", 1, notice=print)

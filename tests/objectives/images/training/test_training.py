@@ -361,7 +361,8 @@ def test_a_worker_computes_without_slow_denormal_numbers_and_the_compiler_and_al
     program = """
         import sys
         import torch
-        from objectives.base import Task; from objectives.spec import ObjectiveSpec
+        from objectives.base import Task
+        from objectives.spec import ObjectiveSpec
         from objectives.worker.messages import Finished, WorkerSettings
         from objectives.worker.worker import Worker
 
