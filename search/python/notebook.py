@@ -117,7 +117,7 @@ class NotebookDisplay:
             {
                 "number": f"#{trial.number:03d}",
                 "label": trial.label,
-                "epoch": f"{trial.epoch:g}/{trial.epochs}",
+                "position": trial.position,
                 "value": f"{trial.curve[-1]:.4f}" if trial.curve else "-",
                 "curve": sparkline(trial.curve),
             }

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from search.python.result import Result
 
 STARTS = "the search starts: it imports its libraries and reads its data"
-STARTS = "the search starts: it imports its libraries and reads its data"
 STOPPED = "Stopped. Nothing is lost: run the same call again to continue"
 
 
