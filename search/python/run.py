@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from search.cli.options import SETTINGS, plan_from
 from search.cli.terminal import importing as importing_libraries
 from search.common.config import Config
 from search.common.errors import SearchError
-from search.common.passwords import mask
 from search.common.signals import Interrupted, Interruption
 from search.python.notebook import NotebookDisplay, import_progress_bars, in_notebook
 from search.python.settings import Settings, call_text, described, parse, signature
@@ -67,13 +67,20 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except SearchError as error:
+        error.args = (_for_programs(str(error)),)
         raise _Failure(error) from None
     except ObjectiveError as error:
-        raise _Failure(SearchError(str(error))) from None
+        raise _Failure(SearchError(_for_programs(str(error)))) from None
     except Exception as error:
         if (message := storage_failure(error)) is None:
             raise
-        raise _Failure(SearchError(mask(message))) from None
+        raise _Failure(SearchError(_for_programs(message))) from None
+
+
+def _for_programs(message: str) -> str:
+    """Name the call where a message tells the user to repeat the command."""
+    again = re.sub(r"\b(type|run) the same command again", "run the same call again", message)
+    return re.sub(r"\b(Type|Run) the same command again", "Run the same call again", again)
 
 
 def _run(objective: Any, settings: dict[str, Any]) -> Result:
