@@ -16,16 +16,18 @@ from objectives.spec import importing
 from search.cli.exits import storage_failure
 from search.cli.options import SETTINGS, plan_from
 from search.cli.terminal import importing as importing_libraries
-from search.common.config import Config
+from search.common.config import DEFAULT_OBJECTIVE, Config
 from search.common.errors import SearchError
 from search.common.signals import Interrupted, Interruption
 from search.python.notebook import NotebookDisplay, import_progress_bars, in_notebook
+from search.python.objects import spec_of, target_of
 from search.python.settings import Settings, call_text, described, parse, signature
 
 if TYPE_CHECKING:
     from search.coordinator.progress import Display
     from search.python.result import Result
 
+BUILT_IN = "objectives.images.objective:ImageClassification"  # where the class of the default objective is defined
 STARTS = "the search starts: it imports its libraries and reads its data"
 STOPPED = "Stopped. Nothing is lost: run the same call again to continue"
 
@@ -88,6 +90,8 @@ def _run(objective: Any, settings: dict[str, Any]) -> Result:
         if (target := importing.get()) is not None:
             place, advice = target.rpartition(":")[0], 'put the call below: if __name__ == "__main__":'
             raise _Failure(ObjectiveError(f"{place} calls search.run while it is imported; {advice}"))
+        if not isinstance(objective, str | None) and target_of(objective) == BUILT_IN:
+            objective = DEFAULT_OBJECTIVE
         ctx = parse(settings, objective if isinstance(objective, str) else None)
         config = Config(**{name: ctx.params[name] for name in SETTINGS})
         is_shown_here = not config.quiet and config.log_format == "text" and in_notebook()
@@ -113,7 +117,6 @@ def _search(
         import_progress_bars()
         from search.cli.output import choose_display, print_result
         from search.commands.run import run as search
-        from search.python.objects import spec_of
         from search.python.process import borrowed_process
         from search.python.result import Result
 
