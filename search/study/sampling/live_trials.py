@@ -81,9 +81,9 @@ class LiveTrials:
         # private, as in Optuna 5.0.0: a study has no public id
         with memory.as_shown_to(trial.study.sampler, trial.study._study_id):
             value = call_suggest(trial, method, arguments, keywords)
-        if trial.params.keys() != known:
+        if new := trial.params.keys() - known:
             label = self._sampling.objective.describe(trial.params)
-            self._sampling.store_params(trial.number, {records.LABEL: label})
+            self._sampling.store_params(trial.number, new, {records.LABEL: label})
         return value
 
     def _report(self, trial: optuna.Trial, reported: set[int], value: Any, step: Any) -> bool:
