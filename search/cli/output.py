@@ -37,7 +37,7 @@ from search.tracking.registry.promotion import CHAMPION
 
 if TYPE_CHECKING:
     from search.commands.predict import Prediction
-    from search.commands.run import Result
+    from search.commands.run import Ending
     from search.commands.upkeep.gc import StoredArrays
     from search.common.config import Config
     from search.testing.findings import Finding
@@ -55,7 +55,7 @@ def choose_display(*, quiet: bool = False, log_format: str = "text") -> Display:
     return LiveDisplay(console) if is_terminal() and "CI" not in os.environ else PlainDisplay(console)
 
 
-def print_result(result: Result, config: Config) -> None:
+def print_result(result: Ending, config: Config) -> None:
     """Print the summary of a search and the next steps."""
     study = result.study
     if config.log_format == "json":

@@ -20,7 +20,7 @@ from search.study.texts.setting import describe_dataset, describe_workers
 
 
 @dataclass(frozen=True)
-class Result:
+class Ending:
     """How a run of the command ended."""
 
     study: StudyRecord
@@ -28,7 +28,7 @@ class Result:
     was_complete: bool  # nothing was left to do
 
 
-def run(plan: SearchPlan, display: Display) -> Result:
+def run(plan: SearchPlan, display: Display) -> Ending:
     """Search, then score and publish the winner. After any error, the next start does what is missing.
 
     Raises SearchError or ObjectiveError for what the user can correct, Interrupted after a signal.
@@ -58,11 +58,11 @@ def run(plan: SearchPlan, display: Display) -> Result:
         return _result(session, was_complete=False)
 
 
-def _result(session: SearchSession, *, was_complete: bool) -> Result:
+def _result(session: SearchSession, *, was_complete: bool) -> Ending:
     with session.display.busy("delivering to MLflow"):
         undelivered = session.tracking.flush(DELIVERY_S)
     (study,) = compared(session.plan.config, [session.study.record()])
-    return Result(study, undelivered, was_complete)
+    return Ending(study, undelivered, was_complete)
 
 
 def _wait_for_workers(session: SearchSession) -> list[str]:

@@ -73,7 +73,7 @@ class NotebookDisplay:
         from search.cli.progress import describe_end
 
         if trial.state.name == "FAIL":
-            self.notice(f"#{trial.number:03d} {trial.label}: {describe_end(trial)}")
+            self.notice(f"#{trial.number:03d} {trial.label} {describe_end(trial)}".replace("  ", " "))
 
     def notice(self, text: str) -> None:
         """Keep a line. Another thread may call this, so it is shown with the next change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +16,18 @@ from objectives.spec import importing
 from search.cli.exits import storage_failure
 from search.cli.options import SETTINGS, plan_from
 from search.cli.terminal import importing as importing_libraries
-from search.common.config import Config
+from search.common.config import DEFAULT_OBJECTIVE, Config
 from search.common.errors import SearchError
-from search.common.passwords import mask
 from search.common.signals import Interrupted, Interruption
 from search.python.notebook import NotebookDisplay, import_progress_bars, in_notebook
+from search.python.objects import spec_of, target_of
 from search.python.settings import Settings, call_text, described, parse, signature
 
 if TYPE_CHECKING:
     from search.coordinator.progress import Display
     from search.python.result import Result
 
+BUILT_IN = "objectives.images.objective:ImageClassification"  # where the class of the default objective is defined
 STARTS = "the search starts: it imports its libraries and reads its data"
 STOPPED = "Stopped. Nothing is lost: run the same call again to continue"
 
@@ -67,13 +69,20 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except SearchError as error:
+        error.args = (_for_programs(str(error)),)
         raise _Failure(error) from None
     except ObjectiveError as error:
-        raise _Failure(SearchError(str(error))) from None
+        raise _Failure(SearchError(_for_programs(str(error)))) from None
     except Exception as error:
         if (message := storage_failure(error)) is None:
             raise
-        raise _Failure(SearchError(mask(message))) from None
+        raise _Failure(SearchError(_for_programs(message))) from None
+
+
+def _for_programs(message: str) -> str:
+    """Name the call where a message tells the user to repeat the command."""
+    again = re.sub(r"\b(type|run) the same command again", "run the same call again", message)
+    return re.sub(r"\b(Type|Run) the same command again", "Run the same call again", again)
 
 
 def _run(objective: Any, settings: dict[str, Any]) -> Result:
@@ -81,6 +90,8 @@ def _run(objective: Any, settings: dict[str, Any]) -> Result:
         if (target := importing.get()) is not None:
             place, advice = target.rpartition(":")[0], 'put the call below: if __name__ == "__main__":'
             raise _Failure(ObjectiveError(f"{place} calls search.run while it is imported; {advice}"))
+        if not isinstance(objective, str | None) and target_of(objective) == BUILT_IN:
+            objective = DEFAULT_OBJECTIVE
         ctx = parse(settings, objective if isinstance(objective, str) else None)
         config = Config(**{name: ctx.params[name] for name in SETTINGS})
         is_shown_here = not config.quiet and config.log_format == "text" and in_notebook()
@@ -106,7 +117,6 @@ def _search(
         import_progress_bars()
         from search.cli.output import choose_display, print_result
         from search.commands.run import run as search
-        from search.python.objects import spec_of
         from search.python.process import borrowed_process
         from search.python.result import Result
 

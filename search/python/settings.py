@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -33,8 +33,8 @@ class Settings(TypedDict, total=False):
     jobs: int | None
     device: str | None
     seed: int | None
-    sampler: str | None
-    pruner: str | None
+    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc"] | None
+    pruner: Literal["hyperband", "median", "halving", "none"] | None
     confirm: int | None
     confirm_seeds: int | None
     no_refit: bool | None
@@ -44,8 +44,8 @@ class Settings(TypedDict, total=False):
     warm_start: str | None
     patience: int | None
     timeout: float | None
-    direction: str | None
-    engine: str | None
+    direction: Literal["maximize", "minimize"] | None
+    engine: Literal["local", "inline", "ray"] | None
     address: str | None
     cpus_per_trial: float | None
     gpus_per_trial: float | None
@@ -58,7 +58,7 @@ class Settings(TypedDict, total=False):
     no_register: bool | None
     checkpoint_interval: float | None
     quiet: bool | None
-    log_format: str | None
+    log_format: Literal["text", "json"] | None
     config: str | Path | None
 
 

@@ -19,6 +19,7 @@ import toy
 from shell import alive, children, environment, in_process, rows, wait_for
 
 import search
+from objectives.images import ImageClassification
 from search.study.storage.storage import hold_study
 
 QUICK: Any = {"engine": "inline", "confirm": 0, "quiet": True}
@@ -143,6 +144,19 @@ def test_a_study_that_another_process_searches_is_left_alone(here: Path):
         pytest.raises(search.SearchError, match="study 'toy' is being searched by"),
     ):
         search.run(toy.Toy, trials=2, **QUICK)
+
+
+@pytest.mark.slow
+def test_the_class_of_the_default_objective_is_the_default(here: Path):
+    same: Any = {"dataset": "digits", "trials": 1, "epochs": 1, "no_refit": True, "no_register": True, **QUICK}
+    first = search.run(ImageClassification, **same)
+    assert search.run(**same).best_params == first.best_params
+
+
+def test_a_damaged_database_is_one_message(here: Path):
+    (here / "optuna.db").write_bytes(b"")
+    with pytest.raises(search.SearchError, match="optuna.db is not a SQLite database, or is damaged: it is empty"):
+        search.run(toy.Toy, **QUICK)
 
 
 def test_an_objective_that_lacks_something_is_one_message(here: Path):

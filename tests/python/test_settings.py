@@ -8,6 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
+import click
 import numpy as np
 import pytest
 from shell import in_process
@@ -33,9 +34,12 @@ def test_an_editor_sees_each_with_its_type_and_default(field: Any):
     shown = PARAMETERS[field.name]
     assert shown.default == field.default
     assert shown.kind is inspect.Parameter.KEYWORD_ONLY
-    stored = get_type_hints(Config)[field.name]
-    allowed = set(get_args(stored)) if isinstance(stored, UnionType) else {stored}
-    assert field.name == "fix" or allowed <= set(get_args(shown.annotation))
+    stored, types = get_type_hints(Config)[field.name], set(get_args(shown.annotation))
+    if isinstance(field.metadata["type"], click.Choice):
+        (choices,) = (get_args(type_) for type_ in types if type_ is not type(None))
+        assert choices == tuple(field.metadata["type"].choices)
+    elif field.name != "fix":
+        assert (set(get_args(stored)) if isinstance(stored, UnionType) else {stored}) <= types
 
 
 def test_help_describes_each():

@@ -12,6 +12,7 @@ from typing import Any
 
 from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params
 from objectives.failures import describe_error, describe_value
+from objectives.spec import ObjectiveSpec
 from search.common.signals import is_interruption
 from search.common.text import one_line, sentence
 from search.study.space.plain_values import is_number, plain
@@ -52,7 +53,9 @@ def explain_errors(target: str) -> Iterator[None]:
 
 
 def check_hint(target: str) -> str:
-    """The command that tells more about an objective."""
+    """What tells more about an objective: a command, unless it exists only in the program that gave it."""
+    if ObjectiveSpec(target).is_unnamed:
+        return "To see more, call it in your program; optuna.create_study().ask() makes a trial for it"
     return f"To see more, type: python -m search check-objective {shlex.quote(target)}"
 
 

@@ -64,6 +64,12 @@ def test_a_message_ends_once_and_names_the_users_objective(text: str):
     assert str(caught.value) == f"the objective's baselines failed: ValueError: {end} {hint}"
 
 
+def test_an_objective_of_a_notebook_cannot_be_named_in_a_command():
+    failed = pytest.raises(ObjectiveError, match="To see more, call it in your program; optuna.create_study")
+    with failed, explain_errors("__main__:Mine"):
+        check_answers(changed(baselines=lambda: None))
+
+
 def test_a_description_fits_on_one_line():
     assert described(changed(describe=lambda params: "two\n lines \x1b[2J"), {}) == "two lines \\x1b[2J"
     assert len(described(changed(describe=lambda params: "x" * 10_000), {})) == 150
