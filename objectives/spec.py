@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
@@ -113,9 +113,13 @@ class ObjectiveSpec:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raise ObjectiveError for an exception of any kind in the user's module."""
+        """Raise ObjectiveError for an exception of any kind in the user's module.
+
+        What it prints goes to standard error: programs read lines of JSON from standard output.
+        """
         try:
-            yield
+            with redirect_stdout(sys.stderr):
+                yield
         except ObjectiveError:
             raise
         except (Exception, SystemExit) as error:

@@ -28,6 +28,7 @@ ROWS = {
     7: "growth:growth",
     8: "gpu:gpu",
     9: "main_job:main_job",
+    10: "functions:functions",
 }
 WIDTH = 150
 

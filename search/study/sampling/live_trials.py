@@ -7,12 +7,13 @@ gets it. So a function that is called again for the same trial gets the same par
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.pruners import NopPruner
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
 from objectives.base import Params
 from search.study import records
@@ -64,7 +65,8 @@ class LiveTrials:
             case "set_user_attr":
                 return self._set_user_attr(number, *arguments, **keywords)
             case "user_attrs":
-                return users_attrs(trial.user_attrs, records.TRIAL_ATTRS)
+                stored = self._sampling.proposals.memory.get_trial(self._sampling.trial_id(number))
+                return users_attrs(stored.user_attrs, records.TRIAL_ATTRS)  # Optuna's trial has those of its start
             case "set_system_attr":
                 return self._sampling.set_system_attr(number, *arguments)
             case "set_constraint":
@@ -79,9 +81,9 @@ class LiveTrials:
         # private, as in Optuna 5.0.0: a study has no public id
         with memory.as_shown_to(trial.study.sampler, trial.study._study_id):
             value = call_suggest(trial, method, arguments, keywords)
-        if trial.params.keys() != known:
+        if new := trial.params.keys() - known:
             label = self._sampling.objective.describe(trial.params)
-            self._sampling.store_params(trial.number, {records.LABEL: label})
+            self._sampling.store_params(trial.number, new, {records.LABEL: label})
         return value
 
     def _report(self, trial: optuna.Trial, reported: set[int], value: Any, step: Any) -> bool:
@@ -165,7 +167,18 @@ def answer_about_study(stored: StoredStudy, name: str, arguments: Sequence[Any],
     if name not in READ_STUDY:
         raise AttributeError(f"a study has no {name!r} while a search runs it")
     found = getattr(stored.optuna_study, name)
-    return found(*arguments, **keywords) if callable(found) else found
+    return _as_users(found(*arguments, **keywords) if callable(found) else found)
+
+
+def _as_users(found: Any) -> Any:
+    """Trials with the attributes that the user has set, which others may share; anything else as it is."""
+    if isinstance(found, list):
+        return [_as_users(entry) for entry in found]
+    if not isinstance(found, FrozenTrial):
+        return found
+    trial = copy(found)
+    trial.user_attrs = users_attrs(found.user_attrs, records.TRIAL_ATTRS)
+    return trial
 
 
 def _key_and_value(key: str, value: Any) -> tuple[str, Any]:

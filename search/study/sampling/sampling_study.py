@@ -124,7 +124,7 @@ class SamplingStudy:
         At most that one trial is sampled and not stored.
         """
         known = len(self._stored_ids)
-        if self._storage.get_n_trials(self.stored.study_id) <= known:
+        if self._storage.count_trials(self.stored.study_id) <= known:
             return sampled
         added = self.stored.optuna_study.get_trials(deepcopy=False)[known:]
         if sampled is None:
@@ -208,9 +208,10 @@ class SamplingStudy:
             self._storage.set_trial_user_attr(self._stored_ids[number], key, value)
             self._memory.set_trial_user_attr(self.trial_id(number), key, value)
 
-    def store_params(self, number: int, attrs: Mapping[str, Any]) -> None:
-        """Store what was suggested on the copy, and add attributes."""
-        self._storage.complete_trial(self._stored_ids[number], self._memory.get_trial(self.trial_id(number)), attrs)
+    def store_params(self, number: int, names: Set[str], attrs: Mapping[str, Any]) -> None:
+        """Store parameters of these names, which were suggested on the copy, and add attributes."""
+        trial = self._memory.get_trial(self.trial_id(number))
+        self._storage.add_params(self._stored_ids[number], trial, names, attrs)
         for key, value in attrs.items():
             self._memory.set_trial_user_attr(self.trial_id(number), key, value)
         self.store_notes(number)

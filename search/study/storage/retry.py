@@ -130,6 +130,9 @@ class RetryingStorage(WriterStorage):
 
     start_trial = _retried(WriterStorage.start_trial)
     complete_trial = _retried(WriterStorage.complete_trial)
+    add_params = _retried(WriterStorage.add_params)
+    note_trial = _retried(WriterStorage.note_trial)
+    count_trials = _retried(WriterStorage.count_trials)
     report_trial = _retried(WriterStorage.report_trial)
     end_trial = _retried(WriterStorage.end_trial)
     set_study_user_attr = _retried(RDBStorage.set_study_user_attr)
@@ -142,6 +145,7 @@ class RetryingStorage(WriterStorage):
     get_study_user_attrs = _retried(RDBStorage.get_study_user_attrs)
     get_study_system_attrs = _retried(RDBStorage.get_study_system_attrs)
     get_n_trials = _retried(RDBStorage.get_n_trials)
+    get_best_trial = _retried(RDBStorage.get_best_trial)
     _get_trials = _retried(RDBStorage._get_trials)  # private, as in Optuna 5.0.0: a Study's cache calls it
 
 

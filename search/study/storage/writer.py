@@ -8,7 +8,7 @@ The tables and names from `_rdb` are private, as in Optuna 5.0.0; test_optuna_pr
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,6 @@ from search.common.errors import SearchStoppedError
 
 Attrs = Mapping[str, Any]
 
-NO_ATTRS: Attrs = {}
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -56,17 +55,27 @@ class WriterStorage(RDBStorage):
                 stored_id = _id_stored_before(other, trial)
                 session.rollback()
                 return stored_id
-            self._write_params(session, row.trial_id, trial)
+            self._write_params(session, row.trial_id, trial, trial.distributions)
             self._write_attrs(session, row.trial_id, trial.user_attrs, trial.system_attrs)
             return int(row.trial_id)
 
-    def complete_trial(self, trial_id: int, trial: FrozenTrial, user_attrs: Attrs = NO_ATTRS) -> None:
-        """Store the parameters of a trial that the storage has without some of them, and add attributes.
+    def count_trials(self, study_id: int) -> int:
+        """Count the trials of a study. Optuna's own call reads all of them with everything they hold."""
+        with transaction(self.scoped_session) as session:
+            return int(session.query(models.TrialModel).filter_by(study_id=study_id).count())
+
+    def complete_trial(self, trial_id: int, trial: FrozenTrial) -> None:
+        """Store the parameters of a trial that the storage has without some of them.
 
         Optuna's own call refuses a parameter that a trial of another program has under another distribution.
         """
         with transaction(self.scoped_session) as session:
-            self._write_params(session, trial_id, trial)
+            self._write_params(session, trial_id, trial, trial.distributions)
+
+    def add_params(self, trial_id: int, trial: FrozenTrial, names: Iterable[str], user_attrs: Attrs) -> None:
+        """Store parameters of these names, and attributes."""
+        with transaction(self.scoped_session) as session:
+            self._write_params(session, trial_id, trial, names)
             self._write_attrs(session, trial_id, user_attrs, {})
 
     def note_trial(self, trial_id: int, system_attrs: Attrs) -> None:
@@ -112,9 +121,10 @@ class WriterStorage(RDBStorage):
             )
         return False
 
-    def _write_params(self, session: Session, trial_id: int, trial: FrozenTrial) -> None:
+    def _write_params(self, session: Session, trial_id: int, trial: FrozenTrial, names: Iterable[str]) -> None:
         rows = []
-        for name, distribution in trial.distributions.items():
+        for name in names:
+            distribution = trial.distributions[name]
             value, json_text = distribution.to_internal_repr(trial.params[name]), distribution_to_json(distribution)
             rows.append({"param_name": name, "param_value": value, "distribution_json": json_text})
         self._write(session, models.TrialParamModel, trial_id, rows, "param_name")
