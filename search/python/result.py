@@ -23,7 +23,7 @@ from search.study.texts.presenter import Decimals, present
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
-    from search.commands.load import Predictor
+    from search.commands.load import Model, Predictor
 
 
 class Result:
@@ -68,16 +68,14 @@ class Result:
         return self.study.trials_dataframe()
 
     @cached_property
-    def predictor(self) -> Predictor:
-        """The registered classifier, as `search.load` loads it. Raises SearchError if there is none."""
-        from search.commands.load import load
+    def predictor(self) -> Predictor | Model:
+        """The registered model, as `search.load` or `search.load_model` loads it. Raises SearchError without one."""
+        from search.commands.load import load, load_model
 
         if self.model_uri is None:
             raise SearchError(f"no model was registered. {self._summary.standing or 'Nothing asked for one'}")
-        if not self._record.provenance.get("dataset"):
-            load_it = f"mlflow.pyfunc.load_model({self.model_uri!r})"
-            raise SearchError(f"the model is no classifier of images; load it with {load_it}")
-        return load(self.model_uri, workspace=self._config.workspace, tracking_uri=self._config.tracking_uri)
+        load_it = load if self._record.provenance.get("dataset") else load_model
+        return load_it(self.model_uri, workspace=self._config.workspace, tracking_uri=self._config.tracking_uri)
 
     @property
     def model_uri(self) -> str | None:

@@ -33,8 +33,8 @@ def test_importing_search_loads_nothing_and_names_are_there():
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
-    names = ["Model", "Predictions", "Predictor", "checkpoint", "device", "load", "load_model", "load_trial", "log"]
-    names += ["log_artifact", "log_model", "seed"]
+    names = ["Model", "Predictions", "Predictor", "Result", "SearchError", "checkpoint", "device", "load", "load_model"]
+    names += ["load_trial", "log", "log_artifact", "log_model", "run", "seed"]
     assert done.stdout.strip().endswith(f"{names} True")
     loaded = done.stdout.partition("]")[0]
     assert not any(name in loaded for name in ("numpy", "torch", "mlflow", "optuna", "click")), loaded

@@ -6,7 +6,7 @@ gets it. So a function that is called again for the same trial gets the same par
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import copy
 from typing import Any
 
@@ -185,11 +185,11 @@ def _key_and_value(key: str, value: Any) -> tuple[str, Any]:
     return key, value
 
 
-def own_key(key: str, ours: frozenset[str]) -> str:
+def own_key(key: str, ours: Set[str]) -> str:
     """The key under which an attribute of the user is stored."""
     return f"{USERS_PREFIX}{key}" if key in ours else key
 
 
-def users_attrs(attrs: Mapping[str, Any], ours: frozenset[str]) -> dict[str, Any]:
+def users_attrs(attrs: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:
     """The attributes that the user has set, under the user's names."""
     return {key.removeprefix(USERS_PREFIX): value for key, value in attrs.items() if key not in ours}
