@@ -66,7 +66,7 @@ def test_an_object_of_a_module_that_runs_is_named_by_the_module(tmp_path: Path):
 
 
 def test_an_object_that_was_typed_has_no_file(tmp_path: Path):
-    expected = [*(f"__main__:{name}" for name in ("Own", "Own.Inner", "function", "Toy", "partial")), *NAMELESS]
+    expected = [*(f"__main__:{name}" for name in NAMES), *NAMELESS]
     assert told([sys.executable, "-"], tmp_path, SCRIPT) == expected
 
 
