@@ -51,6 +51,17 @@ class ObjectiveSpec:
         """True if only the process that made it has this objective: it cannot be imported by its name."""
         return self.target.startswith("__main__:")
 
+    @property
+    def is_here(self) -> bool:
+        """True if this process has the objective: it can be imported, or was defined in this notebook or program."""
+        if not self.is_unnamed:
+            return True
+        try:
+            found = operator.attrgetter(self.target.partition(":")[2])(sys.modules["__main__"])
+        except AttributeError:
+            return False
+        return getattr(found, "__module__", None) == "__main__"
+
     def accepted(self, names: Iterable[str]) -> set[str]:
         """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
         with self._explained():

@@ -245,7 +245,7 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     """
     stored = attrs[records.OBJECTIVE]  # anything else in it, such as a pickled object, does not count
     spec = ObjectiveSpec(stored["target"], stored["options"], stored.get("direction"))
-    if spec.is_unnamed:
+    if not spec.is_here:
         name = spec.target.rpartition(":")[2]
         where = "exists only in the notebook or program that gave it to search.run"
         advice = "Run the same call there again: it does what is missing. Commands can use an objective of a file"

@@ -35,7 +35,9 @@ def target_of(given: Any) -> str:
         name = None if module is None else _name_in(module, given, named.__qualname__)
         if name is not None and (place := _place(module)) is not None:
             return f"{place}:{name}"
-    return f"__main__:{named.__qualname__}"
+        if name is not None and module is sys.modules["__main__"]:
+            return f"__main__:{name}"
+    return f"__main__:{named.__qualname__}" + ("" if named is given else "()")
 
 
 def _name_in(module: Any, given: Any, usual: str) -> str | None:

@@ -79,7 +79,7 @@ def test_five_lines_run_a_search_and_show_its_winner(notebook: Notebook, tmp_pat
     assert after["text"].endswith(" 6\n")
     (error,) = notebook.run("search.run(Own, trails=5)")
     assert error["evalue"] == "search.run has no setting 'trails'; did you mean trials?"
-    (missing,) = notebook.run("search.load_trial('own', 0)")
+    (missing,) = notebook.run("del Own; search.load_trial('own', 0)")
     assert "exists only in the notebook or program that gave it to search.run" in missing["evalue"]
 
 

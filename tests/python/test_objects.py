@@ -14,6 +14,7 @@ import toy
 from shell import environment
 
 from objectives.spec import ObjectiveSpec
+from search.commands.setup import stored_objective
 from search.common.errors import UsageError
 from search.executors.ray_cluster import modules_to_ship
 from search.python.objects import spec_of, target_of
@@ -40,7 +41,7 @@ given = [Own, Own.Inner, function, toy, partial, Own(), made(), lambda trial: 2.
 print(json.dumps([target_of(one) for one in given]))
 """
 NAMES = ["Own", "Own.Inner", "function", "toy", "partial"]
-NAMELESS = ["__main__:Own", "__main__:made.<locals>.Local", "__main__:<lambda>", "toy:Toy"]
+NAMELESS = ["__main__:Own()", "__main__:made.<locals>.Local", "__main__:<lambda>", "toy:Toy"]
 
 
 def told(command: list[str], folder: Path, text: str | None = None) -> list[str]:
@@ -65,7 +66,7 @@ def test_an_object_of_a_module_that_runs_is_named_by_the_module(tmp_path: Path):
 
 
 def test_an_object_that_was_typed_has_no_file(tmp_path: Path):
-    expected = [*(f"__main__:{name}" for name in ("Own", "Own.Inner", "function", "Toy", "partial")), *NAMELESS]
+    expected = [*(f"__main__:{name}" for name in NAMES), *NAMELESS]
     assert told([sys.executable, "-"], tmp_path, SCRIPT) == expected
 
 
@@ -125,12 +126,19 @@ def test_a_cluster_gets_the_modules_that_an_object_needs():
 
 
 def test_nothing_that_is_stored_is_unpickled():
-    from search.commands.setup import stored_objective
-
     stored = {"objective": {"target": "toy:Toy", "options": {}, "pickled": "gASVAAAA", "path": ["/tmp"]}}
     assert stored_objective(stored) == ObjectiveSpec("toy:Toy", {})
     with pytest.raises(UsageError, match="exists only in the notebook or program .* Run the same call there again"):
         stored_objective({"objective": {"target": "__main__:Toy", "options": {}}})
+
+
+def test_an_objective_of_this_program_is_found_again(monkeypatch: pytest.MonkeyPatch):
+    mine = type("Mine", (toy.Toy,), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", mine, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "Foreign", toy.Toy, raising=False)
+    assert isinstance(stored_objective({"objective": {"target": "__main__:Mine", "options": {}}}).load(), mine)
+    with pytest.raises(UsageError, match="objective Foreign exists only"):
+        stored_objective({"objective": {"target": "__main__:Foreign", "options": {}}})
 
 
 def test_a_module_keeps_its_name():

@@ -16,7 +16,7 @@ import mlflow
 import optuna
 import pytest
 import toy
-from shell import alive, children, environment, in_process, rows, wait_for
+from shell import alive, children, environment, in_process, rows, wait_for, wait_until
 
 import search
 from objectives.images import ImageClassification
@@ -198,6 +198,7 @@ def test_a_program_without_a_guard_is_stopped_and_continues(here: Path):
     program.write_text(PROGRAM)
     process = start(program, {"TOY_PAUSE_S": "0.5"})
     wait_for(process, "0 of 6 trials done")
+    wait_until(lambda: rows(here / "optuna.db", "SELECT 1 FROM trials"), 60, "a trial")
     workers = children(process.pid)
     assert len(workers) >= 2
     process.send_signal(signal.SIGINT)
@@ -207,11 +208,9 @@ def test_a_program_without_a_guard_is_stopped_and_continues(here: Path):
     assert err.count("File ") == 2
     assert process.returncode == -signal.SIGINT
     assert not [pid for pid in workers if alive(pid)]
-    stopped = rows(here / "optuna.db", "SELECT count(*) FROM trials")[0][0]
-    assert stopped >= 1
+    assert rows(here / "optuna.db", "SELECT count(*) FROM trials")[0][0] < 6
     out, err = start(program).communicate(timeout=120)
     assert "best 0." in out, err
-    assert rows(here / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY 1 ORDER BY 1")
     assert rows(here / "optuna.db", "SELECT count(*) FROM trials")[0][0] == 6
 
 
@@ -233,7 +232,7 @@ def test_a_program_continues_from_the_command_line_unless_it_searches_at_import(
         [sys.executable, "-m", "search", *map(str, words)], cwd=here, env=environment(), capture_output=True, text=True
     )
     advice = 'put the call below: if __name__ == "__main__":'
-    assert done.stderr == f"Error: train.py calls search.run while it is imported; {advice}\n"
+    assert done.stderr.splitlines()[-1] == f"Error: train.py calls search.run while it is imported; {advice}"
 
 
 @pytest.mark.slow
