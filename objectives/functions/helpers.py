@@ -1,4 +1,4 @@
-"""What `import search` offers to a function. Outside a search nothing happens, so the script runs by itself."""
+"""Functions of `import search` for objectives. Outside a search they do nothing, so a script still runs by itself."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Checkpoint:
     """
 
     def load(self) -> Any:
-        """What this trial saved last, or None. Tensors are on the CPU."""
+        """Return the state that this trial saved last, or None. Tensors are on the CPU."""
         running = call.current
         if running is None or running.checkpoint is None:
             return None

@@ -56,7 +56,7 @@ class Ends:
 
 
 class FileOutput:
-    """Of a process whose output goes to a file that it may read: also what C code and child processes print.
+    """Reads the file that a process prints to. So it includes what C code and child processes print.
 
     The file keeps the last lines, for the case that the process dies.
     """
@@ -118,7 +118,7 @@ def _flush() -> None:
 
 
 class StreamOutput:
-    """Of a process that others print in, too: collects what the function's thread and threads that it starts print."""
+    """Collects what the function's thread and threads that it starts print. Others in this process print as before."""
 
     def __init__(self) -> None:
         self._ends, self._running = Ends(), False
@@ -152,7 +152,7 @@ class StreamOutput:
         self._own = set(threading.enumerate()) - self._others
 
     def collect(self, data: bytes) -> bool:
-        """Keep what the function printed. False if it was printed by somebody else."""
+        """Keep what the function printed. False if another thread printed it."""
         if not self._running or threading.current_thread() in self._others:
             return False
         self._ends.add(data)

@@ -69,7 +69,7 @@ def _encoded(state: Any, place: str, blobs: list[bytes], tensors: list[Any]) -> 
     except (TypeError, ValueError):
         raise TypeError(
             f"search.checkpoint() cannot save {place}, which is {describe_value(state)}. A state is made of {ALLOWED}. "
-            "Of a module or an optimizer, save its state_dict()"
+            "Save the state_dict() of a module or an optimizer"
         ) from None
 
 

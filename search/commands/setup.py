@@ -248,7 +248,7 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     if spec.is_unnamed:
         name = spec.target.rpartition(":")[2]
         where = "exists only in the notebook or program that gave it to search.run"
-        advice = "Run the same call there again: it does what is missing"
+        advice = "Run the same call there again: it does what is missing. Commands can use an objective of a file"
         raise UsageError(f"the study's objective {name} {where}. {advice}")
     known = spec.options.keys() <= set(PASSED) and all(isinstance(v, str | None) for v in spec.options.values())
     if not known or (spec.options and not spec.options.keys() <= spec.accepted(PASSED)):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = "objectives.images.objective:ImageClassification"  # where the class of the default objective is defined
 STARTS = "the search starts: it imports its libraries and reads its data"
+LARGE_BYTES = 100_000_000
 STOPPED = "Stopped. Nothing is lost: run the same call again to continue"
 
 
@@ -125,6 +126,9 @@ def _search(
     with borrowed_process():
         given = None if isinstance(objective, str | None) else spec_of(objective)
         config = config if given is None else replace(config, objective=given.target)
+        if given is not None and (size := len(given.pickled or b"")) > LARGE_BYTES:
+            advice = "reading it from a file inside the objective takes less memory"
+            display.notice(f"each worker gets {size / 1e6:.0f} MB of data with the objective; {advice}")
         plan = plan_from(ctx, config, display, given=given)
         plan = replace(plan, command=call_text(given.target if given else repr(config.objective), settings))
         interruption.check()

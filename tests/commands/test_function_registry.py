@@ -22,7 +22,6 @@ from torch import nn
 import search
 from objectives.functions.export import export
 from objectives.functions.objective import FunctionObjective
-from objectives.spec import ObjectiveSpec
 from search.commands.finish import Finish
 from search.commands.promote import register_winner
 from search.commands.setup import open_tracking, registered_name
@@ -39,7 +38,7 @@ from search.tracking.registry.programs import as_model, as_module, read_program
 from search.tracking.registry.version import versions
 from search.tracking.store import connect_mlflow
 
-TARGET = "test_function_registry:objective"
+TARGET = "notebook_that_is_gone:objective"
 LINE = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 
 
@@ -91,8 +90,7 @@ class Ended:
     def finish(self, number: int) -> Summary:
         """Store the trials as a coordinator does, unless they are there, and finish with trial `number` as winner."""
         config = self.config
-        function = ObjectiveSpec(TARGET, direction=self.direction).load()  # type: ignore[arg-type]
-        assert isinstance(function, FunctionObjective)
+        function = FunctionObjective(objective, "train", self.direction)  # type: ignore[arg-type]
         study = open_study(open_storage(config.storage_url), self.study, function, TARGET, 1)
         files = Workspace(self.folder).training_files(self.study, study.uid)
         if is_new := records.PROVENANCE not in study.attrs():
@@ -138,7 +136,7 @@ def expected(module: nn.Module, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any,
 def test_the_winners_program_is_registered_and_loads_for_any_number_of_rows(folder: Path):
     ended = Ended(folder, {0: 0.5, 1: 0.25}, {0: export(network(0), LINE), 1: export(network(1), LINE)})
     summary = ended.finish(1)
-    assert summary.model == {"name": "test_function_registry", "version": "1", **_alias("champion", summary)}
+    assert summary.model == {"name": "train", "version": "1", **_alias("champion", summary)}
     assert (summary.standing, summary.has_no_model, ended.weights) == (None, False, [])
     model = search.load_model(workspace=folder)
     assert (model.version, model.shape, model.dtype) == ("1", (3,), np.float32)
@@ -226,7 +224,11 @@ def test_a_winner_without_a_model_is_told_from_others_that_have_one(folder: Path
     assert ended.finish(1) == summary
     record = register_winner(ended.config, "train")
     assert record.summary == summary
-    assert ended.finish(0).model is not None  # from the run in MLflow
+    assert ended.finish(0).model == {"name": "train", "version": "1", "alias": "champion", "uri": "models:/train/1"}
+    connect_mlflow(f"sqlite:///{folder}/mlflow.db").delete_model_version("train", "1")
+    record = register_winner(ended.config, "train")  # without the function, from the run in MLflow
+    assert record.summary is not None
+    assert (record.summary.model or {})["version"] == "2"
     with pytest.raises(
         ModelNotFoundError, match="trial 1 of 'train' .complete. has no model that can be read: its run"
     ):

@@ -1,6 +1,5 @@
 """Functions as people write them for `study.optimize`."""
 
-import enum
 import sys
 import threading
 import warnings
@@ -75,10 +74,6 @@ def step_and_log(trial):
 
 def no_choices(trial):
     return trial.suggest_categorical("c", [])
-
-
-def endless_choices(trial):
-    return trial.suggest_categorical("c", (name for name in "ab"))
 
 
 def positional_step(trial):
@@ -171,22 +166,6 @@ def looks_like_optuna(trial):
     assert isinstance(trial.study, optuna.Study)
     assert not isinstance(trial, optuna.trial.FrozenTrial)
     return 1.0
-
-
-class Color(str, enum.Enum):  # noqa: UP042 - as most people write it
-    RED = "red"
-    BLUE = "blue"
-
-
-PAIRS = [(1, 2), (3, 4)]
-
-
-def own_objects(trial):
-    assert isinstance(trial.suggest_categorical("color", list(Color)), Color)
-    pair = trial.suggest_categorical("pair", PAIRS)
-    assert any(pair is known for known in PAIRS)
-    assert trial.params["pair"] is pair or trial.params["pair"] == pair
-    return sum(pair)
 
 
 def cross_validated(trial):

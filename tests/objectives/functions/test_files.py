@@ -245,7 +245,7 @@ def test_child_processes_know_the_classes_of_the_file(tmp_path: Path, name: str,
     ("text", "message"),
     [
         ("objective = 3", "lacks "),
-        ("def other(trial): pass", "has no attribute 'objective'"),
+        ("def other(trial): pass", "has no 'objective'; it has other"),
         ("def objective(a, b): return 1", "missing 2 required positional arguments: 'a' and 'b'"),
         ("import nowhere_at_all", "No module named 'nowhere_at_all'"),
         ("import argparse\np = argparse.ArgumentParser()\np.add_argument('file')\np.parse_args()", "SystemExit"),

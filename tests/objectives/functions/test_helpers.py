@@ -158,7 +158,7 @@ def test_tensors_and_arrays_come_back():
 def test_a_state_that_could_not_be_read_back_is_refused_by_name(state: object, place: str):
     message = failure(lambda trial: search.checkpoint().save(state))
     assert f"search.checkpoint() cannot save {place}" in message
-    assert "save its state_dict()" in message
+    assert "Save the state_dict() of a module" in message
 
 
 @pytest.mark.parametrize("engine", ["inline", "local"])
