@@ -7,6 +7,7 @@ Each has the same outcome when it is made twice, as `storage.retry` does after a
 The tables and names from `_rdb` are private, as in Optuna 5.0.0; test_optuna_private.py checks them.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,14 @@ def _id_stored_before(row: Any, trial: FrozenTrial) -> int:
     raise SearchStoppedError(
         f"another program has added trial {trial.number} to this study; type the same command again, which resumes it"
     )
+
+
+@functools.cache
+def _upsert(database: str, table: Any, columns: tuple[str, ...], key: str) -> Any:
+    """An insert of rows of a trial, or an update of those with the same `key`. Made once: that takes a millisecond."""
+    insert = INSERTS[database](table)
+    new_values = {name: insert.excluded[name] for name in columns if name != key}
+    return insert.on_conflict_do_update(index_elements=["trial_id", key], set_=new_values)
 
 
 class WriterStorage(RDBStorage):
@@ -139,8 +148,6 @@ class WriterStorage(RDBStorage):
         """Insert rows of a trial, or update those with the same `key`."""
         if not rows:
             return
-        insert = INSERTS[self.engine.name](model.__table__)
-        new_values = {name: insert.excluded[name] for name in rows[0] if name != key}
-        statement = insert.on_conflict_do_update(index_elements=["trial_id", key], set_=new_values)
+        statement = _upsert(self.engine.name, model.__table__, tuple(rows[0]), key)
         complete = [{"trial_id": trial_id, **row} for row in rows]
         session.execute(statement, complete if len(complete) > 1 else complete[0])  # faster for one row
