@@ -16,7 +16,7 @@ SAID: list[str] = []
 
 
 def tidy(trial: Any) -> float:
-    from test_kills import SAID
+    from test_calls_killed import SAID
 
     try:
         trial.suggest_float("x", 0, 1)
