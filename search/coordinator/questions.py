@@ -60,6 +60,7 @@ class Questions:
 
     def _seed(self, training: RunningTraining) -> int:
         self.work.note(records.SEEDED)
+        self.runs.note_seed(training.job)
         return training.job.task.seed
 
     def _log(self, training: RunningTraining, metrics: Mapping[str, float], step: int) -> None:

@@ -33,6 +33,7 @@ from search.tracking.tracker import Tracking
 MESSAGE_LENGTH = 2_000
 TRACEBACK_LENGTH = 100_000
 OUTPUT_LENGTH = 250_000
+SEED_PARAM = "search.seed"
 OWN_TAGS = ("mlflow.", "optuna.", "version.", "setting.", "winner", "failure", "refused", "kind", "baseline", "device")
 UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
 
@@ -90,9 +91,9 @@ class TrainingRuns:
     def open(self, job: Job) -> None:
         """Begin the run of a training, or go on with it."""
         task = job.task
-        ours = {"seed": str(task.seed)}
-        if not isinstance(self.objective, FunctionObjective):
-            ours["epochs"] = str(task.epochs)
+        ours = {"seed": str(task.seed), "epochs": str(task.epochs)}
+        if isinstance(self.objective, FunctionObjective):
+            ours = {}  # MLflow changes no parameter, and the function may have one of these names
         params = {name: readable(value) for name, value in task.params.items()}
         params |= {f"task.{name}" if name in params else name: value for name, value in ours.items()}
         metric = [self.objective.metric]
@@ -138,6 +139,10 @@ class TrainingRuns:
         for text in self.tracking.param_names.changes([name]):
             self.notice(text)
         self.tracking.params(job.run, {name: readable(value)})
+
+    def note_seed(self, job: Job) -> None:
+        """Write the seed that a function has asked for."""
+        self.tracking.params(job.run, {SEED_PARAM: str(job.task.seed)})
 
     def note_attr(self, job: Job, name: str, value: Any) -> None:
         """Write an attribute that a function has set as a tag."""

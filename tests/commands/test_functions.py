@@ -239,7 +239,8 @@ def test_a_training_is_kept_whole(place: Path):
         tags = run.data.tags
         assert {name: tags.get(f"user.{name}", tags.get(name)) for name in own} == own
         assert (tags["kind"], tags["optuna.trial.number"]) == ("trial", str(trial.number))
-        assert {name.replace("width_", "width ") for name in run.data.params} >= set(trial.params)
+        assert {*trial.params, "search.seed"} == set(run.data.params)
+        assert run.data.params["seed"] == str(trial.params["seed"])
         assert _curve(place, run, "intermediate/value") == sorted(trial.intermediate_values.items())
         assert [step for step, _ in _curve(place, run, "train/loss")] == list(range(len(trial.intermediate_values)))
         files = {file.path for file in client(place).list_artifacts(run.info.run_id)}
