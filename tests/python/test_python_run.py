@@ -236,6 +236,18 @@ def test_a_program_continues_from_the_command_line_unless_it_searches_at_import(
 
 
 @pytest.mark.slow
+def test_a_program_that_is_stopped_early_has_no_thread_left(tmp_path: Path):
+    """MLflow's database is being made, which takes seconds."""
+    program = tmp_path / "train.py"
+    program.write_text(PROGRAM)
+    process = start(program)
+    wait_until(lambda: (tmp_path / "optuna.db").exists(), 60, "a database")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    assert "left ['MainThread']" in out, err
+
+
+@pytest.mark.slow
 def test_sigterm_ends_the_program_after_the_search(here: Path):
     program = here / "train.py"
     program.write_text(PROGRAM)
