@@ -277,6 +277,18 @@ def test_a_model_is_registered_beside_a_run_of_ones_own(here: Path, monkeypatch:
 
 
 @pytest.mark.long
+def test_a_ray_of_ones_own_is_left_alone(here: Path):
+    program = here / "train.py"
+    own = "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+    check = "\n    print('still', ray.is_initialized())"
+    text = own + PROGRAM.replace("jobs=2", "jobs=2, engine='ray'").replace("finally:", f"finally:{check}")
+    program.write_text(text)
+    out, err = start(program).communicate(timeout=200)
+    assert "still True" in out
+    assert err.splitlines()[-1].endswith("this process is connected to Ray already; type ray.shutdown() first")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_an_object_goes_to_ray(here: Path, in_thread: bool):
     program = here / "train.py"
