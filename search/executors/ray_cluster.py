@@ -62,7 +62,7 @@ class Cluster:
         own = {"num_cpus": usable_cores(), "include_dashboard": False}
         options: Any = own if address is None else {"runtime_env": {"py_modules": modules_to_ship(objective)}}
         if self.ray.is_initialized():
-            raise UsageError("this process uses Ray already; type ray.shutdown() first, and give its --address")
+            raise UsageError("this process is connected to Ray already; type ray.shutdown() first")
         try:
             return self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises many types
@@ -140,13 +140,14 @@ def describe(resources: Mapping[str, float]) -> str:
 
 
 def _import() -> Any:
+    for name in ("ray.util.client.logsclient", "ray.widgets.util"):  # they have levels of their own
+        logging.getLogger(name).disabled = True
     try:
         import ray
         import ray.exceptions  # noqa: F401 - used as an attribute of `ray`
     except ImportError:
         command = 'pip install -c constraints.txt -e ".[ray]"'
         raise UsageError(f"--engine ray needs Ray, which is not installed; type: {command}") from None
-    logging.getLogger("ray.util.client.logsclient").disabled = True  # it keeps a level of its own
     return ray
 
 

@@ -11,6 +11,11 @@ from search.common.errors import UsageError
 from search.common.system import environment
 from search.tracking.store import unchanged_process
 
+THREADS = ("delivery", "preload")
+"""Names of the threads of a search. The command does not wait for them: they end with its process."""
+
+THREAD_END_S = 60.0
+
 _one_search = threading.Lock()
 
 
@@ -31,12 +36,25 @@ def borrowed_process() -> Iterator[None]:
         passive = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}
         with unchanged_process(), environment(passive), warnings.catch_warnings(action="ignore"), _unchanged_torch():
             try:
-                yield
+                with _ended_threads():
+                    yield
             finally:
                 sys.path[:] = path
                 optuna.logging.set_verbosity(level)
     finally:
         _one_search.release()
+
+
+@contextmanager
+def _ended_threads() -> Iterator[None]:
+    """Wait at the end for the threads of a search that was stopped. They may be within a request or an import."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            if thread.name in THREADS:
+                thread.join(THREAD_END_S)
 
 
 @contextmanager

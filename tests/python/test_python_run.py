@@ -236,6 +236,18 @@ def test_a_program_continues_from_the_command_line_unless_it_searches_at_import(
 
 
 @pytest.mark.slow
+def test_a_program_that_is_stopped_early_has_no_thread_left(tmp_path: Path):
+    """MLflow's database is being made, which takes seconds."""
+    program = tmp_path / "train.py"
+    program.write_text(PROGRAM)
+    process = start(program)
+    wait_until(lambda: (tmp_path / "optuna.db").exists(), 60, "a database")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    assert "left ['MainThread']" in out, err
+
+
+@pytest.mark.slow
 def test_sigterm_ends_the_program_after_the_search(here: Path):
     program = here / "train.py"
     program.write_text(PROGRAM)
@@ -262,6 +274,18 @@ def test_a_model_is_registered_beside_a_run_of_ones_own(here: Path, monkeypatch:
         assert mlflow.MlflowClient().get_run(own.info.run_id).data.metrics == {"after": 1.0}
     finally:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.long
+def test_a_ray_of_ones_own_is_left_alone(here: Path):
+    program = here / "train.py"
+    own = "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+    check = "\n    print('still', ray.is_initialized())"
+    text = own + PROGRAM.replace("jobs=2", "jobs=2, engine='ray'").replace("finally:", f"finally:{check}")
+    program.write_text(text)
+    out, err = start(program).communicate(timeout=200)
+    assert "still True" in out
+    assert err.splitlines()[-1].endswith("this process is connected to Ray already; type ray.shutdown() first")
 
 
 @pytest.mark.long

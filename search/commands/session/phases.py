@@ -37,7 +37,7 @@ class Phases:
     def __init__(self, session: SearchSession, trials: Trials, coordinator: Coordinator, epochs: int) -> None:
         self._session, self._trials, self._coordinator, self._epochs = session, trials, coordinator, epochs
         self._plan, self._study, self._tracking = session.plan, session.study, session.tracking
-        self._preload = Thread(target=_import_for_finish, args=[session.plan], daemon=True)
+        self._preload = Thread(target=_import_for_finish, args=[session.plan], name="preload", daemon=True)
 
     @classmethod
     def of(cls, session: SearchSession, study: SamplingStudy, devices: list[str]) -> Self:
