@@ -153,7 +153,7 @@ def test_a_function_of_a_module_is_searched(place: Path):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("forms.py:scaled", "missing 2 required positional arguments"),
+        ("forms.py:scaled", "call it in the file and name the result"),
         ("forms.py:nobody", "forms.py has no 'nobody'; it has scaled"),
         ("nowhere.py:objective", "there is no file nowhere.py"),
         ("ends.py:several", "the function returned 2 values"),
