@@ -138,7 +138,8 @@ class ObjectiveSpec:
             raise ObjectiveError(
                 f"--objective {self.target!r} cannot be made: {reason}. The module must be importable from the folder "
                 "where you run the command. The attribute is a function of a trial, an objective, or a callable that "
-                f"returns one. That callable may take dataset and data_dir, and needs no other arguments.{hidden}"
+                "returns one. That callable may take dataset and data_dir. If it needs other arguments, call it in the "
+                f"file and name the result, as after `objective = Objective(data)`.{hidden}"
             ) from error
 
     def _checked(self, made: Objective) -> Objective:

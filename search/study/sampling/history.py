@@ -42,6 +42,12 @@ class SamplingCopy(InMemoryStorage):
         """Remove the trial with the highest number, which must not have ended."""
         self._studies[study_id].trials.pop()  # private, as in Optuna 5.0.0: storages keep every trial
 
+    def keep_distributions(self, study_id: int) -> None:
+        """Refuse other choices, or another kind, for a parameter that a copied trial has. Optuna's databases do."""
+        known = self._studies[study_id].param_distribution  # private, as in Optuna 5.0.0: copied trials are not in it
+        for trial in super().get_all_trials(study_id, deepcopy=False):
+            known.update(trial.distributions)
+
     def add_constraints(self, trial_id: int, excess: Mapping[str, float]) -> None:
         """Set those constraints of a trial that it does not have yet."""
         trial = self.get_trial(trial_id)

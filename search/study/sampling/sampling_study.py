@@ -88,6 +88,8 @@ class SamplingStudy:
         for key, value in self._stored_study_attrs.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
         self._add(self.stored.optuna_study.get_trials(deepcopy=False))
+        if self.is_function:
+            self._memory.keep_distributions(self._memory_id)
 
     def _add(self, trials: Sequence[FrozenTrial]) -> None:
         """Copy trials that the storage has, after those that are copied already."""

@@ -114,6 +114,11 @@ def test_a_study_in_the_list_of_studies_has_an_id():
     )
 
 
+def test_a_study_in_memory_knows_its_distributions():
+    study = resolve("optuna.storages._in_memory:_StudyInfo", "search/study/sampling/history.py")
+    assert study("name", []).param_distribution == {}, changed("_StudyInfo", "search/study/sampling/history.py")
+
+
 def test_tpe_calls_the_logarithm_that_we_replace():
     module, name = "search/study/sampling/samplers.py", "optuna.samplers._tpe:_truncnorm"
     source = inspect.getsource(resolve(name, module))  # the function itself may be replaced in this process

@@ -109,20 +109,10 @@ def _plain(trial: FrozenTrial) -> tuple[Any, ...]:
 
 
 def test_pruned_are_the_trials_that_optunas_median_pruner_prunes(place: Path):
-    script = place / "pruned.py"
-    script.write_text(
-        "import optuna\n\n\ndef objective(trial):\n"
-        "    x = trial.suggest_float('x', 0, 1)\n"
-        "    for step in range(4):\n"
-        "        trial.report((trial.number * 7 % 11) / (step + 1), step)\n"
-        "        if trial.should_prune():\n"
-        "            raise optuna.TrialPruned()\n"
-        "    return (trial.number * 7 % 11) + x / 10\n"
-    )
     result = search("--objective", "pruned.py:objective", *ALONE, "--trials", 14, cwd=place)
     assert result.returncode == 0, result.stdout + result.stderr
     plain = optuna.create_study(pruner=optuna.pruners.MedianPruner())
-    plain.optimize(runpy.run_path(str(script))["objective"], n_trials=14)
+    plain.optimize(runpy.run_path("pruned.py")["objective"], n_trials=14)
     told = [(trial.state, trial.intermediate_values) for trial in study_in(place, "pruned").trials]
     assert told == [(trial.state, trial.intermediate_values) for trial in plain.trials]
     n_pruned = [state for state, _ in told].count(optuna.trial.TrialState.PRUNED)
@@ -163,7 +153,7 @@ def test_a_function_of_a_module_is_searched(place: Path):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("forms.py:scaled", "missing 2 required positional arguments"),
+        ("forms.py:scaled", "call it in the file and name the result"),
         ("forms.py:nobody", "forms.py has no 'nobody'; it has scaled"),
         ("nowhere.py:objective", "there is no file nowhere.py"),
         ("ends.py:several", "the function returned 2 values"),
@@ -215,6 +205,17 @@ def test_values_that_optuna_takes_are_taken(place: Path, name: str):
     study.optimize(runpy.run_path(str(FUNCTIONS / "ends.py"))[name], n_trials=1, catch=(Exception,))
     result = search("--objective", f"ends.py:{name}", *ALONE, "--trials", 1, "--quiet", cwd=place)
     assert states(place, f"ends-{name}") == [study.trials[0].state.name], result.stdout + result.stderr
+
+
+def test_choices_stay_those_of_the_study(place: Path):
+    script, line = place / "choices.py", "def objective(trial):\n    return len(trial.suggest_categorical('x', {}))\n"
+    words = ("--objective", "choices.py:objective", *ALONE)
+    script.write_text(line.format(["a", "b"]))
+    assert search(*words, "--trials", 2, "--quiet", cwd=place).returncode == 0
+    script.write_text(line.format(["a", "b", "c"]))
+    result = search(*words, "--trials", 4, cwd=place)
+    assert result.stdout.count("ValueError: CategoricalDistribution does not support dynamic value space.") == 2
+    assert states(place, "choices") == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
 
 
 # What is kept --------------------------------------------------------------------------------------------------------
