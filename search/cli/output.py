@@ -104,7 +104,7 @@ def print_summary(study: StudyRecord) -> None:
         echo("no winner yet")
         return
     outcome = present(study, study.summary, Decimals())
-    _print_winner(outcome)
+    _print_winner(study, outcome)
     _print_confirmation(outcome)
     _print_network(outcome)
     _print_gains(outcome)
@@ -124,10 +124,11 @@ def _counts(study: StudyRecord) -> str:
     return f"{trials} ({', '.join(counts) or 'none ended'}) in {duration(wall_s)}"
 
 
-def _print_winner(outcome: SearchOutcome) -> None:
+def _print_winner(study: StudyRecord, outcome: SearchOutcome) -> None:
     source = "not confirmed" if outcome.confirmed is None else f"{outcome.searched} in the search"
     score = outcome.score + ("" if outcome.confirmed is None else " confirmed")
-    echo(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {score}, {source}")
+    label = "" if study.is_function else f"{outcome.label}, "  # a function's is made of its first parameters
+    echo(f"winner: trial {outcome.number}, {label}{outcome.metric} {score}, {source}")
     if outcome.baseline:
         echo(f"  this is {outcome.baseline}")
     if outcome.constant:
