@@ -22,6 +22,7 @@ from search.common.workspace import Workspace
 from search.coordinator.progress import Display
 from search.study.records import (
     EXPERIMENT,
+    MODELS,
     STEPS_PER_EPOCH,
     STOP_REASON,
     TARGET,
@@ -106,7 +107,7 @@ def print_summary(study: StudyRecord) -> None:
     outcome = present(study, study.summary, Decimals())
     _print_winner(study, outcome)
     _print_confirmation(outcome)
-    _print_network(outcome)
+    _print_network(study, outcome)
     _print_gains(outcome)
     if model := outcome.registration:
         alias = f", alias {model['alias']}" if model["alias"] else ""
@@ -140,17 +141,25 @@ def _print_confirmation(outcome: SearchOutcome) -> None:
     if (confirmation := outcome.confirmation) is None:
         return
     echo(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
-    table = _table("  trial", "mean", "95% interval", "search", "weights", wrapped=("fresh seeds", ""))
+    weights = ["weights"] if any(row.weights for row in confirmation.rows) else []
+    table = _table("  trial", "mean", "95% interval", "search", *weights, wrapped=("fresh seeds", ""))
     for row in confirmation.rows:
-        cells = [f"  #{row.candidate.number}", row.mean, row.interval, row.searched, row.weights]
+        cells = [
+            f"  #{row.candidate.number}",
+            row.mean,
+            row.interval,
+            row.searched,
+            *([row.weights] if weights else []),
+        ]
         table.add_row(*cells, row.values, row.verdict)
     console.print(table)
 
 
-def _print_network(outcome: SearchOutcome) -> None:
+def _print_network(study: StudyRecord, outcome: SearchOutcome) -> None:
+    has_network = not study.is_function or study.attrs.get(MODELS)
     if outcome.refit:
         echo(f"refit on training and validation images: {outcome.refit}")
-    elif outcome.network == "confirm":
+    elif outcome.network == "confirm" and has_network:
         echo(f"network: {outcome.network_text}")
     if test := outcome.test:
         basis = f"95% interval {test.interval}, n = {test.images}, {test.reads}{test.beside}"
