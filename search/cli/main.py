@@ -301,8 +301,8 @@ def check_objective(ctx: click.Context, target: str, device: str, config: Config
     from search.testing.isolation import examine_apart
 
     quiet_optuna()
-    spec = objective_spec(replace(config, objective=target), from_environment(ctx))
-    raise SystemExit(print_findings(target, examine_apart(spec, device)))
+    chosen, ambient = replace(config, objective=target), from_environment(ctx)
+    raise SystemExit(print_findings(target, examine_apart(lambda: objective_spec(chosen, ambient), device)))
 
 
 def main() -> NoReturn:

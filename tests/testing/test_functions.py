@@ -84,3 +84,14 @@ def test_random_numbers_without_a_seed_are_a_remark(tmp_path: Path):
     result = check(tmp_path, "unseeded")
     assert result.returncode == 0
     assert "Seed what it draws with search.seed()" in result.stdout
+
+
+def test_threads_of_the_file_do_not_hang_the_checks(tmp_path: Path):
+    """With a flag the objective is imported before the checks, and a fork would lose the threads that it uses."""
+    code = "import torch\nx = torch.rand(600, 600)\nx @ x\n"
+    code += "def objective(trial):\n    return float((x @ x).sum()) * trial.suggest_float('a', 0, 1)\n"
+    (tmp_path / "threads.py").write_text(code)
+    command = [sys.executable, "-m", "search", "check-objective", "threads.py:objective"]
+    env = environment({"SEARCH_DATA_DIR": str(tmp_path), "OMP_NUM_THREADS": "2"})
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stdout + result.stderr
