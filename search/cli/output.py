@@ -22,6 +22,7 @@ from search.common.workspace import Workspace
 from search.coordinator.progress import Display
 from search.study.records import (
     EXPERIMENT,
+    MODELS,
     STEPS_PER_EPOCH,
     STOP_REASON,
     TARGET,
@@ -104,9 +105,9 @@ def print_summary(study: StudyRecord) -> None:
         echo("no winner yet")
         return
     outcome = present(study, study.summary, Decimals())
-    _print_winner(outcome)
+    _print_winner(study, outcome)
     _print_confirmation(outcome)
-    _print_network(outcome)
+    _print_network(study, outcome)
     _print_gains(outcome)
     if model := outcome.registration:
         alias = f", alias {model['alias']}" if model["alias"] else ""
@@ -124,10 +125,11 @@ def _counts(study: StudyRecord) -> str:
     return f"{trials} ({', '.join(counts) or 'none ended'}) in {duration(wall_s)}"
 
 
-def _print_winner(outcome: SearchOutcome) -> None:
+def _print_winner(study: StudyRecord, outcome: SearchOutcome) -> None:
     source = "not confirmed" if outcome.confirmed is None else f"{outcome.searched} in the search"
     score = outcome.score + ("" if outcome.confirmed is None else " confirmed")
-    echo(f"winner: trial {outcome.number}, {outcome.label}, {outcome.metric} {score}, {source}")
+    label = "" if study.is_function else f"{outcome.label}, "  # a function's is made of its first parameters
+    echo(f"winner: trial {outcome.number}, {label}{outcome.metric} {score}, {source}")
     if outcome.baseline:
         echo(f"  this is {outcome.baseline}")
     if outcome.constant:
@@ -139,17 +141,25 @@ def _print_confirmation(outcome: SearchOutcome) -> None:
     if (confirmation := outcome.confirmation) is None:
         return
     echo(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
-    table = _table("  trial", "mean", "95% interval", "search", "weights", wrapped=("fresh seeds", ""))
+    weights = ["weights"] if any(row.weights for row in confirmation.rows) else []
+    table = _table("  trial", "mean", "95% interval", "search", *weights, wrapped=("fresh seeds", ""))
     for row in confirmation.rows:
-        cells = [f"  #{row.candidate.number}", row.mean, row.interval, row.searched, row.weights]
+        cells = [
+            f"  #{row.candidate.number}",
+            row.mean,
+            row.interval,
+            row.searched,
+            *([row.weights] if weights else []),
+        ]
         table.add_row(*cells, row.values, row.verdict)
     console.print(table)
 
 
-def _print_network(outcome: SearchOutcome) -> None:
+def _print_network(study: StudyRecord, outcome: SearchOutcome) -> None:
+    has_network = not study.is_function or study.attrs.get(MODELS)
     if outcome.refit:
         echo(f"refit on training and validation images: {outcome.refit}")
-    elif outcome.network == "confirm":
+    elif outcome.network == "confirm" and has_network:
         echo(f"network: {outcome.network_text}")
     if test := outcome.test:
         basis = f"95% interval {test.interval}, n = {test.images}, {test.reads}{test.beside}"

@@ -19,7 +19,7 @@ MAX_POINTS = 1_500
 def best_curves(record: StudyRecord, count: int = 10) -> Chart:
     """Overlay the reports of the best trials; the winner stands out."""
     unit, best = Unit.of(record), winner(record)
-    steps_per_epoch = record.attrs.get(STEPS_PER_EPOCH)
+    steps_per_epoch = None if record.is_function else record.attrs.get(STEPS_PER_EPOCH)
     axis = "epoch" if steps_per_epoch else "step"
     trials = [trial for trial in record.ranked() if trial.intermediate][:count]
     span = focus([value for t in trials for value in t.intermediate.values()], maximize=record.maximize)

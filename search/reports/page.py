@@ -105,8 +105,9 @@ def _setting(record: StudyRecord) -> list[str]:
 
 def _charts(optuna_charts: OptunaCharts, record: StudyRecord) -> dict[str, list[Chart]]:
     """Make the charts of one study, by the section of the page that shows them."""
-    timed = any("latency_ms" in trial.metrics for trial in record.trials)
-    plots, costs = optuna_charts, [key for key in COSTS if timed or key != "latency_ms"]
+    plots, metrics = optuna_charts, set().union(*(trial.metrics for trial in record.trials))
+    usual = {"train_seconds", "parameters"} if not record.is_function else set()
+    costs = [key for key in COSTS if key in metrics | usual]
     return {
         "progress": [plots.history(), plots.edf(), best_curves(record), plots.intermediate(), plots.timeline()],
         "parameters": [plots.importance(), plots.slice(), plots.rank(), plots.contour(), plots.parallel()],

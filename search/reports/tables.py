@@ -82,7 +82,8 @@ def dots(record: StudyRecord) -> list[Dot]:
     if test := summary.test if summary else None:
         interval = test["low"], test["high"]
         rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", test["accuracy"], interval, "test"))
-    name = "Winner, confirmed" if summary and summary.confirmed else "Winner, validation"
+    name = "Winner" if record.is_function else "Winner, validation"
+    name = "Winner, confirmed" if summary and summary.confirmed else name
     value, confirmed = (summary.score, summary.interval) if summary else (best.value, None)
     rows.append(Dot(name, unit.text(value), value, confirmed, "winner"))
     for row in gain_rows(_gains(record, best, value), unit):
