@@ -160,11 +160,10 @@ def is_function(made: object) -> bool:
         signature = inspect.signature(made)
     except (TypeError, ValueError):
         return False
-    required = [
-        parameter.name
-        for parameter in signature.parameters.values()
-        if parameter.default is parameter.empty and parameter.kind in (0, 1)  # positional
-    ]
+    parameters = signature.parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in (0, 1)]  # positional
+    if not required:  # a decorator without functools.wraps hides what it passes on
+        return any(p.kind is p.VAR_POSITIONAL for p in parameters) and _binds(signature)
     return len(required) == 1 and _binds(signature) and required[0] not in ("dataset", "data_dir")
 
 

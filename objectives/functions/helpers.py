@@ -11,6 +11,7 @@ from objectives.failures import describe_value
 from objectives.functions import call
 from objectives.functions.state import decode, encode
 
+MAX_STEP = 2**63 - 1
 MAX_ARTIFACT_BYTES = 100_000_000
 
 
@@ -24,6 +25,8 @@ def log(metrics: Mapping[str, Any], step: int | None = None) -> None:
         return
     points = {_checked_name(name): _number(name, value) for name, value in metrics.items()}
     place = running.next_step if step is None else operator.index(step)
+    if abs(place) > MAX_STEP:
+        raise ValueError(f"search.log: step is {place}; MLflow stores steps up to {MAX_STEP}")
     running.next_step = place + 1
     running.ask("log", points, place)
 

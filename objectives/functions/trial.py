@@ -16,6 +16,11 @@ Ask = Callable[..., Any]
 
 Names = tuple[str, ...]
 
+MAX_STEP = 2**31 - 1
+"""What PostgreSQL has room for."""
+
+LOOK_UP = 'look the object up: {"adam": Adam, "sgd": SGD}[trial.suggest_categorical("optimizer", ["adam", "sgd"])]'
+
 
 class _Standin:
     """Looks like a class of Optuna to `isinstance`, once the user's code has imported Optuna."""
@@ -132,6 +137,7 @@ class Trial(_Standin):
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         choices = list(choices)
         asked = [_choice(name, choice) for choice in choices]
+        _require_distinct(name, choices, asked)
         choice = choices[self._ask("suggest_categorical", plain(name), asked)]
         self._chosen[name] = choice
         return choice
@@ -150,7 +156,10 @@ class Trial(_Standin):
 
     def report(self, value: float, step: int) -> None:
         """Keep the value at a step, for the pruner."""
-        self._ask("report", as_float(value, "value"), as_float(step, "step", int))
+        value, step = as_float(value, "value"), as_float(step, "step", int)
+        if step > MAX_STEP:
+            raise ValueError(f"report: step is {step}; a study stores steps up to {MAX_STEP}")
+        self._ask("report", value, step)
 
     def should_prune(self) -> bool:
         """Return whether the pruner would end this trial."""
@@ -158,6 +167,8 @@ class Trial(_Standin):
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Keep a plain value with the trial."""
+        if not isinstance(key, str):
+            raise TypeError(f"set_user_attr: the key is {describe_value(key)}; give a text")
         self._ask("set_user_attr", plain(key), _stored(key, value))
 
     def set_constraint(self, key: str, value: float) -> None:
@@ -175,9 +186,16 @@ def _choice(name: str, choice: Any) -> Any:
     except TypeError:
         raise TypeError(
             f"suggest_categorical({name!r}): a study cannot store the choice {describe_value(choice)}. Choices are "
-            "texts, numbers, True, False, None, tuples or lists of them, classes and functions. Otherwise look the "
-            'object up: {"adam": Adam, "sgd": SGD}[trial.suggest_categorical("optimizer", ["adam", "sgd"])]'
+            f"texts, numbers, True, False, None, tuples or lists of them, classes and functions. Otherwise {LOOK_UP}"
         ) from None
+
+
+def _require_distinct(name: str, choices: Sequence[Any], stored: Sequence[Any]) -> None:
+    """Raise TypeError for different objects that the study could not tell apart, such as two lambdas."""
+    for i, text in enumerate(stored):
+        first = choices[stored.index(text)]
+        if isinstance(text, str) and first is not choices[i] and first != choices[i]:
+            raise TypeError(f"suggest_categorical({name!r}): two choices are called {text!r}. So {LOOK_UP}")
 
 
 def _stored(key: str, value: Any) -> Any:

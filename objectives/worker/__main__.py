@@ -30,5 +30,8 @@ def serve(connection: Connection) -> None:
 
 if __name__ == "__main__":
     exit_with_parent()
-    serve(Connection(int(sys.argv[1])))
+    connection = Connection(int(sys.argv[1]))
+    # A child that the objective forks must not keep the socket open: its end tells the coordinator of a dead worker.
+    os.register_at_fork(after_in_child=connection.close)
+    serve(connection)
     os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

@@ -222,7 +222,8 @@ class Worker:
         if is_out_of_memory(error):
             # Drop the frames first: they hold the network and every activation.
             error.__traceback__ = error.__context__ = error.__cause__ = None
-            self.objective = self.settings.objective.load()  # the old one may hold data and graphs on the device
+            if self.output is None:
+                self.objective = self.settings.objective.load()  # the old one may hold data and graphs on the device
             free_device_memory()
             return Failed("out_of_memory", describe_error(error).removeprefix("MemoryError: "), text)
         if isinstance(error, Diverged):

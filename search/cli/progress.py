@@ -19,6 +19,7 @@ from search.coordinator.progress import TRIALS, SearchProgress, Standing
 from search.study.records import TrialRecord
 from search.study.space.limits import describe
 
+MAX_DRAWN = 1e300
 SPARK_CHARACTERS = "▁▂▃▄▅▆▇█"
 
 
@@ -166,7 +167,7 @@ def describe_end(trial: TrialRecord) -> str:
     seconds = f" in {duration(trial.seconds)}" if trial.seconds is not None else ""
     value = f"{trial.value:.4f}" if trial.value is not None else "-"
     name = f" [{trial.baseline}]" if trial.baseline else ""
-    limit = "" if trial.feasible else f" ({describe(trial.metrics)}: above the limit)"
+    limit = "" if trial.feasible else f" ({describe(trial.metrics) or 'a constraint'}: above the limit)"
     match trial.state:
         case TrialState.COMPLETE if trial.value is None:  # a refit, which has no validation split
             return f"trained{seconds}"
@@ -185,7 +186,7 @@ def describe_end(trial: TrialRecord) -> str:
 
 def sparkline(curve: Sequence[float], width: int = 20) -> str:
     """Draw the last `width` points of a curve with block characters, scaled from the lowest to the highest."""
-    points = list(curve)[-width:]
+    points = [point for point in curve if abs(point) < MAX_DRAWN][-width:]  # neither NaN nor infinite
     low = min(points, default=0.0)
     span = (max(points, default=0.0) - low) or 1.0
     return "".join(SPARK_CHARACTERS[round((point - low) / span * 7)] for point in points)

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import optuna
@@ -250,6 +251,10 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
         where = "exists only in the notebook or program that gave it to search.run"
         advice = "Run the same call there again: it does what is missing. Commands can use an objective of a file"
         raise UsageError(f"the study's objective {name} {where}. {advice}")
+    place = spec.target.rpartition(":")[0]
+    if place.endswith(".py") and not Path(place).resolve().is_relative_to(Path.cwd()):
+        advice = "Type the command in the folder of the file, or above it"
+        raise UsageError(f"the study's objective is in {place}, outside of this folder. {advice}")
     known = spec.options.keys() <= set(PASSED) and all(isinstance(v, str | None) for v in spec.options.values())
     if not known or (spec.options and not spec.options.keys() <= spec.accepted(PASSED)):
         arguments = ", ".join(map(str, spec.options))

@@ -51,6 +51,10 @@ class TrainingFiles:
     def checkpoint_of(self, run: str) -> Path:
         return self.checkpoints / f"{run}.pt"
 
+    def model_of(self, run: str) -> Path:
+        """The program that a running function has logged."""
+        return self.checkpoints / f"{run}.model"
+
     def weights_of(self, run: str) -> Path:
         return self.weights / f"{run}.pt"
 

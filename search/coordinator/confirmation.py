@@ -4,6 +4,7 @@ Optuna never sees these trainings, so the study's counts stay exact. An attribut
 run. When more trials change the best ones, only the new trainings run.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,7 +18,7 @@ from objectives.worker.messages import Asked
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult, TrialRecord
-from search.study.sampling.live_trials import answer_about_study, answer_fixed
+from search.study.sampling.function_answers import FixedTrials, answer_about_study
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Noise, images_of
 from search.study.selection.winner import choose, clearly_worse
@@ -43,6 +44,7 @@ class JobList:
     notice: Callable[[str], None] = lambda text: None
     results: dict[str, TrainingResult] = field(default_factory=dict, init=False)  # by run, of those that have ended
     _begun: dict[str, tuple[int, datetime]] = field(default_factory=dict, init=False)  # by run: the slot and the time
+    _fixed: FixedTrials = field(default_factory=FixedTrials, init=False)  # of a function
 
     def resume(self) -> None:
         """Take up the results of earlier starts; call it once, first.
@@ -86,7 +88,8 @@ class JobList:
             return None
         if method.startswith("study."):
             return answer_about_study(self.study, method.removeprefix("study."), arguments, keywords)
-        return answer_fixed(job.task.number, job.task.params, method, arguments, keywords, reported)
+        task = job.task
+        return self._fixed.answer(job.run, task.number, task.params, method, arguments, keywords, reported)
 
     def note(self, attr: str) -> None:
         self.study.note(attr)
@@ -202,7 +205,7 @@ class Confirmer:
     def _candidate(self, trial: TrialRecord) -> Candidate:
         assert trial.value is not None, "a completed trial has a value"
         results = [result for _, result in self._results(trial.number)]
-        values = tuple(result.value for result in results if result.value is not None)
+        values = tuple(result.value for result in results if result.value is not None and math.isfinite(result.value))
         parameters, failed = trial.metrics.get("parameters"), len(results) - len(values)
         return Candidate(trial.number, trial.label, trial.value, parameters, values, failed)
 

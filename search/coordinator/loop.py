@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from objectives.base import EpochResult, Objective, ObjectiveError, Outcome
 from objectives.functions.objective import FunctionObjective
 from search.common.direction import Direction
-from search.common.errors import SearchStoppedError
+from search.common.errors import SearchError, SearchStoppedError
 from search.common.text import printable, sentence
 from search.common.workspace import TrainingFiles
 from search.coordinator.forecast import seconds_left
@@ -102,7 +102,7 @@ class Coordinator:
         try:
             while not interrupted() and not hopeless and self._step(idle):
                 hopeless = self._is_hopeless()
-        except (SearchStoppedError, ObjectiveError):  # another program writes to the study, or the function is unusable
+        except (SearchError, ObjectiveError):  # another program writes to the study, or the function is unusable
             self._suspend()
             raise
         finally:
@@ -187,7 +187,7 @@ class Coordinator:
                 self._end(slot, training, self._runs.refuse(training.job, metrics))
             case Failed("error") if training.is_resumed and training.result is None and not training.reported:
                 self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
-                self._retry(slot, training, "its checkpoint could not be used")
+                self._retry(slot, training, "it failed right after its checkpoint, so it begins again")
             case Failed(kind, message, traceback):
                 self._fail(slot, training, kind, message, traceback)
             case Lost(reason, may_be_task):
@@ -250,7 +250,7 @@ class Coordinator:
     def _end(self, slot: int, training: RunningTraining, result: TrainingResult) -> None:
         """Store the end of a training whose run has ended."""
         record = self.work.end(training.job, result)
-        self.files.checkpoint_of(training.job.run).unlink(missing_ok=True)
+        self._runs.sweep(training.job)
         del self._running[slot]
         self._standing.add(record)
         self._standing.target = self.work.target

@@ -10,10 +10,7 @@ from objectives.worker.messages import Answer, Asked
 from search.coordinator.training import RunningTraining, TrainingRuns
 from search.coordinator.work import Work
 from search.study import records
-from search.study.sampling.live_trials import choice_index
-
-OPTUNA_ERRORS = (TypeError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError)
-"""Errors of Optuna for what a function did wrong. Errors of a database are others."""
+from search.study.sampling.function_answers import FunctionMistake, choice_index
 
 CURVE = "intermediate/value"
 """The curve of what a function reports. Optuna's word; `value` itself is what the function returns."""
@@ -29,31 +26,34 @@ class Questions:
     def answer(self, training: RunningTraining, asked: Asked) -> Answer:
         """Answer one question. What the function did wrong becomes the answer's error."""
         own: Callable[..., Any] | None = getattr(self, f"_{asked.method}", None)
+        if own is not None:
+            return Answer(own(training, *asked.arguments))
+        error, value = None, None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                value = own(training, *asked.arguments) if own else self._ask_optuna(training, asked)
-            except OPTUNA_ERRORS as error:
-                return Answer(error=error.with_traceback(None))
-        return Answer(value, warnings=tuple((str(warning.message), warning.category) for warning in caught))
+                value = self.work.answer(training.job, asked, training.reported)
+            except FunctionMistake as mistake:
+                error = mistake.error
+        if error is None:
+            value = self._noted(training, asked, value)
+        return Answer(value, error, tuple((str(warning.message), warning.category) for warning in caught))
 
-    def _ask_optuna(self, training: RunningTraining, asked: Asked) -> Any:
-        value = self.work.answer(training.job, asked, training.reported)
+    def _noted(self, training: RunningTraining, asked: Asked, value: Any) -> Any:
+        """Track what Optuna has answered. Returns what the function gets."""
         if asked.method == "report":
             if value:
-                number, step = _arguments(asked, "value", "step")
-                training.value = float(number)
-                training.curve.append(float(number))
-                self.runs.points(training, {CURVE: float(number)}, int(step))
+                number, step = asked.arguments
+                training.value = number
+                training.curve.append(number)
+                self.runs.points(training, {CURVE: number}, step)
             return None
         if asked.method.startswith("suggest_"):
-            (name,) = _arguments(asked, "name")
-            self.runs.note_param(training, name, value)
+            self.runs.note_param(training, asked.arguments[0], value)
         if asked.method == "suggest_categorical":
-            _, choices = _arguments(asked, "name", "choices")
-            return choice_index(choices, value)
+            return choice_index(asked.arguments[1], value)
         if asked.method == "set_user_attr":
-            self.runs.note_attr(training.job, *_arguments(asked, "key", "value"))
+            self.runs.note_attr(training.job, *asked.arguments)
         return value
 
     # ---- what only this project has
@@ -75,15 +75,8 @@ class Questions:
 
     def _log_model(self, training: RunningTraining, program: bytes) -> None:
         self.work.note(records.MODELS)
-        training.model = program
+        self.runs.keep_model(training.job, program)
 
     def _save_checkpoint(self, training: RunningTraining, state: bytes) -> None:
         """Keep a state, after a line of JSON with the number of points that were logged before it."""
         self.runs.save(training, json.dumps({"points": training.points}).encode() + b"\n" + state)
-
-
-def _arguments(asked: Asked, *names: str) -> list[Any]:
-    """The first arguments of a question, given by place or by name."""
-    return [
-        asked.keywords[name] if name in asked.keywords else asked.arguments[place] for place, name in enumerate(names)
-    ]

@@ -34,7 +34,8 @@ MESSAGE_LENGTH = 2_000
 TRACEBACK_LENGTH = 100_000
 OUTPUT_LENGTH = 250_000
 SEED_PARAM = "search.seed"
-OWN_TAGS = ("mlflow.", "optuna.", "version.", "setting.", "winner", "failure", "refused", "kind", "baseline", "device")
+OWN_PREFIXES = ("mlflow.", "optuna.", "search.", "version.", "setting.")
+OWN_TAGS = {"winner", "failure", "failure.message", "refused", "kind", "baseline", "device", "test_accuracy"}
 UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
 
 
@@ -55,7 +56,6 @@ class RunningTraining:
     is_function: bool = False
     reported: set[int] = field(default_factory=set)  # steps of a function's `report`
     points: int = 0  # how often a function has logged points, earlier calls before its checkpoint included
-    model: bytes | None = None  # the program that a function has logged
 
     @property
     def elapsed_s(self) -> float:
@@ -106,7 +106,7 @@ class TrainingRuns:
             params=params,
             parent=PARENT,
             dataset=self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None,
-            step=job.step,
+            step=0 if isinstance(self.objective, FunctionObjective) else job.step,  # a function's points are counted
         )
 
     def log(self, job: Job, result: EpochResult) -> None:
@@ -146,7 +146,7 @@ class TrainingRuns:
 
     def note_attr(self, job: Job, name: str, value: Any) -> None:
         """Write an attribute that a function has set as a tag."""
-        own = name.startswith(OWN_TAGS) or name in (*self.study_tags, *job.tags)
+        own = name.startswith(OWN_PREFIXES) or name in {*OWN_TAGS, *self.study_tags, *job.tags}
         self.tracking.tag(job.run, {f"user.{name}" if own else name: readable(value)})
 
     def note_output(self, job: Job, text: str) -> None:
@@ -158,6 +158,15 @@ class TrainingRuns:
         """Write a checkpoint."""
         write_atomic(self.files.checkpoint_of(training.job.run), state)
         training.checkpointed_at = time.monotonic()
+
+    def keep_model(self, job: Job, program: bytes) -> None:
+        """Write the program that a function has logged. A call that resumes from a later checkpoint logs it no more."""
+        write_atomic(self.files.model_of(job.run), program)
+
+    def sweep(self, job: Job) -> None:
+        """Remove what a training needs to resume, after its end is stored."""
+        self.files.checkpoint_of(job.run).unlink(missing_ok=True)
+        self.files.model_of(job.run).unlink(missing_ok=True)
 
     def finish(self, training: RunningTraining, outcome: Outcome) -> TrainingResult:
         """End the run of a training that came to its end or was pruned."""
@@ -172,9 +181,10 @@ class TrainingRuns:
         attrs = {records.METRICS: figures, **({} if is_pruned else self._never_predicted(outcome))}
         result = TrainingResult(state, None if is_pruned else value, attrs)
         self._keep(job, outcome)
-        if training.model is not None:
-            self.tracking.file(job.run, "model.pt2", training.model)
-        weights = outcome.weights or training.model
+        weights = outcome.weights
+        if (path := self.files.model_of(job.run)).exists():
+            weights = path.read_bytes()
+            self.tracking.file(job.run, "model.pt2", weights)
         if weights is not None and not is_pruned:
             write_atomic(self.files.weights_of(job.run), weights)
         return self._end(job, result, metrics=measured | finals)

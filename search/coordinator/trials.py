@@ -15,7 +15,8 @@ from search.coordinator.progress import TRIALS
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult, TrialRecord
-from search.study.sampling.live_trials import LiveTrials, answer_about_study
+from search.study.sampling.function_answers import answer_about_study
+from search.study.sampling.live_trials import LiveTrials
 from search.study.sampling.samplers import derive_seed
 from search.study.sampling.sampling_study import PreparedTrial, SamplingStudy
 from search.study.space.objective_calls import described

@@ -18,7 +18,7 @@ from objectives.failures import describe_error
 from objectives.functions.objective import FunctionObjective
 from objectives.functions.output import StreamOutput
 from objectives.functions.questions import Answer, Asked, Returned, Unusable
-from search.study.sampling.live_trials import choice_index
+from search.study.sampling.function_answers import choice_index
 from search.study.space.objective_calls import ContractError, require
 from search.testing.findings import Absent, NotTried
 

@@ -98,9 +98,17 @@ class Phases:
         phase = self._phase("trials", f"study {study.name}", confirmations=confirmations)
         phase = replace(phase, until=until.isoformat() if until else None)
         self._train(self._trials, phase, is_last=not config.confirm and not self._plan.refits)
+        self._tell_unused_fixes()
         finished = study.record().finished
         study.set_attr(records.STOP_REASON, self._trials.stop_reason if finished < config.trials else None)
         study.set_attr(records.TARGET, min(config.trials, finished))  # `watch` ends even if the search stopped early
+
+    def _tell_unused_fixes(self) -> None:
+        """Say which fixed parameters no call of a function has asked for: a mistyped name shows here."""
+        asked = {name for trial in self._study.record().trials for name in trial.params}
+        if asked and (unused := self._plan.space.fixed.keys() - asked):
+            names = ", ".join(sorted(unused))
+            self._session.display.notice(f"--fix: no trial asked for {names}; there are {', '.join(sorted(asked))}")
 
     def confirm(self) -> Summary:
         """Choose the winner by fresh seeds. Raises SearchError when no trial completed."""

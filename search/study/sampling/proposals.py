@@ -27,6 +27,9 @@ So a small space is tried completely. The draws miss the last of m configuration
 5e-8 for m = 60 and 0.7% for m = 200.
 """
 
+FIXED_PARAMS = "fixed_params"
+"""Where `enqueue_trial` stores parameters; private, as in Optuna 5.0.0."""
+
 EXHAUSTED_MESSAGE = (
     f"of {RANDOM_TRIES:,} configurations drawn at random, none was both new and within the limits; to search a larger "
     "space, start another study: give --study NAME with other values of --fix or of a limit"
@@ -65,8 +68,7 @@ class Proposals:
                 self._proposed.add((initial.origin, initial.name))
                 given, attrs = {**initial.params, **given}, {initial.origin: initial.name}
                 break
-        # private, as in Optuna 5.0.0: what `enqueue_trial` stores
-        system_attrs = {"fixed_params": given} if given else {}
+        system_attrs = {FIXED_PARAMS: given} if given else {}
         return create_trial(state=TrialState.RUNNING, user_attrs=attrs, system_attrs=system_attrs)
 
     def complete(self, number: int, trial_id: int) -> Params:

@@ -8,6 +8,7 @@ foreign trial is a failed one on the copy, from which no sampler learns. The sea
 space, which makes it the search's own.
 """
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from objectives.functions.objective import FunctionObjective
 from search.study import records
 from search.study.records import TrainingResult, is_foreign
 from search.study.sampling.history import SamplingCopy
-from search.study.sampling.proposals import Proposals
+from search.study.sampling.proposals import FIXED_PARAMS, Proposals
 from search.study.space.initial_params import InitialParams, baselines, why_not_enqueued
 from search.study.space.limits import Limits
 from search.study.space.space import WHOLE_SPACE, Space
@@ -167,6 +168,8 @@ class SamplingStudy:
             self._memory.set_trial_user_attr(memory_id, records.ORIGIN, origin)
             self._memory.set_trial_state_values(memory_id, TrialState.RUNNING)
             self._storage.set_trial_state_values(stored_id, TrialState.RUNNING)
+        if self.is_function:
+            self._fix(memory_id)
         params = dict(trial.params) if self.is_function else self.proposals.complete(number, memory_id)
         sampled = self._memory.get_trial(memory_id)
         if sampled.params.keys() != trial.params.keys():
@@ -175,6 +178,12 @@ class SamplingStudy:
         last_value = trial.intermediate_values.get(last_step)
         baseline = None if is_enqueued else trial.user_attrs.get(records.BASELINE)
         return PreparedTrial(number, params, baseline, last_step, last_value, is_enqueued)
+
+    def _fix(self, memory_id: int) -> None:
+        """Give the fixed values to a function's trial that another program has enqueued."""
+        if fixed := self.proposals.space.fixed:
+            given = self._memory.get_trial(memory_id).system_attrs.get(FIXED_PARAMS, {})
+            self._memory.set_trial_system_attr(memory_id, FIXED_PARAMS, {**given, **fixed})
 
     def ask(self) -> PreparedTrial | None:
         """Sample the next trial, on the copy: `start` stores it. None when nothing is left to try."""
@@ -270,7 +279,7 @@ class SamplingStudy:
         self._memory.add_constraints(trial_id, self.limits.excess(result.metrics))
         reports = self._memory.get_trial(trial_id).intermediate_values
         if result.state == TrialState.PRUNED and reports:  # without reports, it was refused before it trained
-            value = reports[max(reports)]
+            value = None if math.isnan(reports[max(reports)]) else reports[max(reports)]  # SQLite has no NaN
         worst = self._worst() if result.failure == "diverged" else None
         end = (result.value, result.state) if worst is None else (worst, None)
         self._copy.tell(number, *end)
