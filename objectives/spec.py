@@ -143,6 +143,10 @@ class ObjectiveSpec:
             ) from error
 
     def _checked(self, made: Objective) -> Objective:
+        if not any(hasattr(made, part) for part in ("suggest", "start")):
+            problem = f"--objective {self.target!r} gives {describe_value(made, 60)}, which cannot be searched"
+            advice = "Name a function of one argument, def objective(trial), or a class of docs/objectives.md"
+            raise ObjectiveError(f"{problem}. {advice}")
         if missing := [part for part in PARTS if not hasattr(made, part)]:
             hint = "see the example in docs/objectives.md"
             raise ObjectiveError(f"--objective {self.target!r} lacks {', '.join(missing)}; {hint}")

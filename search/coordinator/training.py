@@ -237,6 +237,7 @@ class TrainingRuns:
         state, is_function = result.state, isinstance(self.objective, FunctionObjective)
         tags = {"optuna.state": state.name, **tags}
         if is_function:  # its parameters, of which the label is made, were unknown at the start
+            job = replace(job, label=job.label or "no parameters")
             result = result.with_attrs({records.LABEL: job.label})
         if state in MARKS or (is_function and "trial" in job.tags.values()):
             tags[RUN_NAME] = run_name(job.task.number, job.label, MARKS.get(state, ""))

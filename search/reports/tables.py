@@ -121,6 +121,8 @@ def headline(record: StudyRecord) -> Mapping[str, str]:
     if best is None:
         return {"value": "–", "name": unit.name, "detail": _why_no_value(record)}
     detail = "no test split" if record.summary else "best so far, not yet tested"
+    if record.is_function:
+        detail = "" if record.summary else "best so far"
     return {"value": unit.text(best.value), "name": unit.name, "detail": detail}
 
 

@@ -162,8 +162,8 @@ def check_repeats(specimen: FunctionSpecimen) -> str | None:
         return None
     values = f"it gave {call.value} and then {again.value}"
     if "seed" in call.asked:
-        return f"{values}. So a trial that is killed and runs again may end with another value"
-    return f"{values}. Seed what it draws with search.seed()"
+        return Absent(f"{values}, so a trial that is killed and runs again may end with another value")
+    return Absent(f"{values}; seed what it draws with search.seed()")
 
 
 def check_reports(specimen: FunctionSpecimen) -> str | None:

@@ -1,5 +1,6 @@
 """The checks in a process of their own: an objective that ends its process is named as well."""
 
+import logging
 import multiprocessing
 import signal
 import warnings
@@ -45,6 +46,7 @@ def examine_apart(make_spec: Callable[[], ObjectiveSpec], device: str) -> Iterat
 
 def _examine(connection: Connection, make_spec: Callable[[], ObjectiveSpec], device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and ends this process
+    logging.getLogger("torch").setLevel(logging.CRITICAL)  # a finding says what it logs
     try:
         specimen, checks = _specimen(make_spec(), device)
         connection.send(titles(checks))

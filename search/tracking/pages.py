@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from optuna.trial import TrialState
 
+from objectives.functions.objective import FunctionObjective
 from search.study.records import StudyRecord
 from search.study.space.mlflow_names import mlflow_name
 from search.study.summary import Summary
@@ -56,12 +57,14 @@ def _view(metric: str, *, maximize: bool) -> Mapping[str, object]:
     Only a view can show more than ten runs, put validation before training, and choose the columns of the table.
     """
     value = f"metrics.`{mlflow_name(metric)}`"
-    metrics = ("metrics.`train_seconds`", "metrics.`parameters`")
+    is_function = metric == FunctionObjective.metric
+    metrics = () if is_function else ("metrics.`train_seconds`", "metrics.`parameters`")
     columns = ("tags.`optuna.state`", "runDateAndNestInfo", "duration", *metrics)
     narrow = dict.fromkeys((*columns, "attributes.`Models`", "attributes.`Dataset`"), 110)
     widths_px = {"attributes.`Run Name`": 300, value: 125, **narrow}
     section = {"display": True, "isReordered": False, "deleted": False, "isGenerated": True}
-    names = ("val", "train", "Model metrics", "System metrics")
+    curves = ["intermediate"] if is_function else ["val", "train"]
+    names = [*curves, "Model metrics", "System metrics"]
     return {
         "searchFilter": "tags.kind = 'trial'",
         "orderByKey": value,

@@ -7,6 +7,7 @@ from optuna.trial import TrialState
 
 from search.common.direction import Direction
 from search.common.errors import SearchError
+from search.common.text import sentence
 from search.study.records import StudyRecord, TrialRecord
 from search.study.selection.intervals import Noise
 from search.study.space import limits
@@ -26,8 +27,15 @@ def best_trial(study: StudyRecord) -> TrialRecord:
             "one, and add --study NAME"
         )
     failures = [trial for trial in study.trials if trial.failure]
-    why = f"; the last failure was {failures[-1].failure}: {failures[-1].failure_message}" if failures else ""
-    raise SearchError(f"no trial of study {study.name!r} was completed, so no winner can be chosen{why}")
+    problem = f"no trial of study {study.name!r} was completed, so no winner can be chosen"
+    if not failures:
+        raise SearchError(problem)
+    last, n = failures[-1], study.finished
+    why = f"the last failure was {last.failure}: {sentence(last.failure_message or 'nothing')}"
+    advice = (
+        f"Failed trials count. When the objective is mended, type --trials {2 * n}, or --study NAME for a new study"
+    )
+    raise SearchError(f"{problem}; {why} {advice}")
 
 
 def clearly_worse(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> bool:
