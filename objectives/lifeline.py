@@ -23,7 +23,7 @@ def end_process_group() -> None:
 def exit_with_parent(end: Callable[[], None] = lambda: os._exit(0)) -> None:
     """Call `end`, by default an immediate exit, from a thread as soon as standard input is closed.
 
-    What runs here, and its own children, find an empty standard input. Reading from the pipe, they would wait for ever.
+    This process and its children find an empty standard input. Reading from the pipe, they would wait for ever.
     """
     pipe = os.dup(0)
     with open(os.devnull, "rb") as empty:

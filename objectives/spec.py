@@ -40,7 +40,7 @@ class ObjectiveSpec:
     """
     options: Mapping[str, Any] = field(default_factory=dict)
     direction: Direction | None = None
-    """What a function's value is to become. None: it is minimized, as in Optuna. Other objectives say it themselves."""
+    """Direction of a function's value. None: minimize, as in Optuna. Other objectives have a direction of their own."""
     pickled: bytes | None = field(default=None, repr=False)
     """The named object, pickled by the process that searches, for its own workers. It is never stored."""
     path: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ class ObjectiveSpec:
     def _explained(self) -> Iterator[None]:
         """Raise ObjectiveError for an exception of any kind in the user's module.
 
-        What it prints goes to standard error: programs read lines of JSON from standard output.
+        Its output goes to standard error: programs read lines of JSON from standard output.
         """
         try:
             with redirect_stdout(sys.stderr):
@@ -199,9 +199,9 @@ def import_module(name: str) -> ModuleType:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a file as `python FILE` would run it: with what lies beside it, and without arguments.
+    """Import a file as `python FILE` would run it: with the modules in its folder, and without arguments.
 
-    A file with the name of another module gets a name of its own. What lies beside it is then found last.
+    A file with the name of another module gets a name of its own. The modules in its folder are then found last.
     """
     path = path.resolve()
     for module in list(sys.modules.values()):

@@ -43,7 +43,7 @@ def log_artifact(path: str | Path, name: str | None = None) -> None:
         raise FileNotFoundError(f"search.log_artifact: there is no file {path}; save it before you log it")
     name = path.resolve().name if name is None else name
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-        raise ValueError(f"search.log_artifact: the name {name!r} is no relative path, such as 'plots/errors.png'")
+        raise ValueError(f"search.log_artifact: the name {name!r} must be a relative path, such as 'plots/errors.png'")
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     for file in files:
         if file.stat().st_size > MAX_ARTIFACT_BYTES:

@@ -48,7 +48,7 @@ class FunctionObjective:
         return text
 
     def start(self, task: Task, device: str) -> Any:
-        """Prepare the call, a `FunctionCall`. It is no `Training`: a `Worker` pulls its questions and its end."""
+        """Prepare the call, a `FunctionCall`. A `Worker` pulls its questions and its end."""
         from objectives.functions.call import FunctionCall
 
         return FunctionCall(self.function, task, device)

@@ -1,4 +1,4 @@
-"""What a function prints: collected, bounded, and handed over at the end of its call."""
+"""The output of a function: collected, bounded, and handed over at the end of its call."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a function gets, sent by the coordinator."""
+    """The reply to a question of a function, sent by the coordinator."""
 
     value: Any = None
     error: BaseException | None = None

@@ -34,7 +34,7 @@ def encode(state: Any, next_step: int) -> bytes:
 
 
 def decode(data: bytes) -> tuple[Any, int]:
-    """What `encode` was given. Tensors are on the CPU."""
+    """Return the state that `encode` was given. Tensors are on the CPU."""
     line, _, rest = data.partition(b"\n")
     head, file, tensors = json.loads(line), io.BytesIO(rest), []
     if head["tensor_bytes"]:

@@ -17,7 +17,7 @@ Ask = Callable[..., Any]
 Names = tuple[str, ...]
 
 MAX_STEP = 2**31 - 1
-"""What PostgreSQL has room for."""
+"""The largest step that a study in PostgreSQL can store."""
 
 LOOK_UP = 'look the object up: {"adam": Adam, "sgd": SGD}[trial.suggest_categorical("optimizer", ["adam", "sgd"])]'
 
@@ -28,7 +28,7 @@ class _Standin:
     _name = ""
     _place = ""
     _properties: Names = ()
-    """What is asked for by its name alone."""
+    """Names that are asked for without arguments."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -92,7 +92,7 @@ class Study(_Standin):
 
 
 class Storage(_Standin):
-    """What parts of Optuna, such as `optuna.artifacts` and its terminator, need of a trial's storage."""
+    """The part of a trial's storage that `optuna.artifacts` and the terminator use."""
 
     _name = "Storage"
 
@@ -177,7 +177,7 @@ class Trial(_Standin):
 
 
 def _choice(name: str, choice: Any) -> Any:
-    """What the study stores of a choice: a plain value, or the text of a tuple, a class or a function."""
+    """Return how the study stores a choice: as a plain value, or the text of a tuple, a class or a function."""
     if isinstance(choice, type) or inspect.isroutine(choice):
         return choice.__qualname__
     try:

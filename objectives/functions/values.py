@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
         return {plain(key): plain(entry) for key, entry in value.items()}
     if hasattr(value, "shape") and hasattr(value, "tolist"):  # an array or a tensor
         return plain(value.tolist())
-    raise TypeError(f"{describe_value(value)} is no plain value")
+    raise TypeError(f"{describe_value(value)} is not a plain value")
 
 
 def number(value: Any) -> Any:
@@ -50,7 +50,7 @@ def as_float(value: Any, what: str, kind: type = float) -> Any:
 
 
 def returned(value: Any) -> Returned | Unusable:
-    """What a function's value means, as `study.optimize` takes it. Raises ValueError with Optuna's text."""
+    """Convert the returned value as `study.optimize` does. Raises ValueError with Optuna's text."""
     if value is None:
         raise ValueError("The value None could not be cast to float.")
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes)

@@ -26,7 +26,7 @@ class ActorLocation:
 
 
 def redirect_to_log() -> FileOutput:
-    """Let this process print to a file beside Ray's log of it. There the coordinator finds its last lines.
+    """Let this process print to a file in the folder of Ray's logs. The coordinator finds its last lines there.
 
     Ray would forward lines of its own log files. It does not read this one, because of its name.
     """

@@ -175,7 +175,7 @@ class Finish:
         return weights
 
     def _weights(self, run: str) -> bytes | None:
-        """What a training left, from the workspace, or from its run in MLflow if the file is gone; None without it."""
+        """Read a training's weights or program from the workspace, or from its run in MLflow. None if there are none."""
         if (path := self._files.weights_of(run)).exists():
             return path.read_bytes()
         from search.tracking.registry.loading import download

@@ -1,4 +1,4 @@
-"""What a check finds out about an objective."""
+"""The results of checks of an objective."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -155,7 +155,7 @@ def check_parameters(specimen: FunctionSpecimen) -> str | None:
 
 
 def check_repeats(specimen: FunctionSpecimen) -> str | None:
-    """The same parameters and the same seed give the same value."""
+    """Equal parameters and an equal seed give an equal value."""
     call = specimen.calls()[0]
     again = specimen.repeat(call)
     if call.value == again.value:

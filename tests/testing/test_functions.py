@@ -83,7 +83,7 @@ def test_a_function_that_cannot_be_searched_is_explained(tmp_path: Path, name: s
 def test_random_numbers_without_a_seed_are_a_remark(tmp_path: Path):
     result = check(tmp_path, "unseeded")
     assert result.returncode == 0
-    assert "-      The same parameters and the same seed give the same value (it gave" in result.stdout
+    assert "-      Equal parameters and an equal seed give an equal value (it gave" in result.stdout
     assert "seed what it draws with search.seed()" in result.stdout
 
 

@@ -1,4 +1,4 @@
-"""What a network may read or change outside of the device's memory, where a CUDA graph sees nothing of it.
+"""State outside of the device's memory that a network may read or change. A CUDA graph does not see it.
 
 A graph repeats what one call computed. A layer that asks Python for a random number, or counts its calls, would then
 do the same in every batch. The built-in networks keep all such state on the device.

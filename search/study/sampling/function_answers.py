@@ -1,4 +1,4 @@
-"""What a function gets from Optuna: suggested values, facts about its study, attributes under the user's names."""
+"""Answers to a function: suggested values, facts about its study, attributes under the user's names."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -43,7 +43,7 @@ def mistakes(kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None
 class FixedTrials:
     """Trials whose parameters are known, as when a configuration is trained again.
 
-    What they report is stored nowhere. Optuna's FixedTrial answers.
+    Optuna's FixedTrial answers. No report is stored.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ def best_trial(study: StudyRecord) -> TrialRecord:
     last, n = failures[-1], study.finished
     why = f"the last failure was {last.failure}: {sentence(last.failure_message or 'nothing')}"
     advice = (
-        f"Failed trials count. When the objective is mended, type --trials {2 * n}, or --study NAME for a new study"
+        f"Failed trials count. After you repair the objective, type --trials {2 * n}, or --study NAME for a new study"
     )
     raise SearchError(f"{problem}; {why} {advice}")
 

@@ -23,7 +23,7 @@ HARMLESS = re.compile(
 """Words of an expression: sympy's classes, symbols such as `s77`, sizes, and functions of numbers."""
 
 NOT_RUN = ("stack_trace", "torch_fn", "nn_module_stack", "source_fn_stack", "custom", "from_node", "as_string")
-"""Fields for people, and a text that an operator gets as its argument."""
+"""Fields for readers, and a text that an operator gets as its argument."""
 STRUCTURE = re.compile(r'(?:[\w\s"\[\]{},:.]|\\+")*')
 NAME = re.compile(r"[\w.:#+\-/ ]*")
 
