@@ -175,7 +175,7 @@ class Finish:
         return weights
 
     def _weights(self, run: str) -> bytes | None:
-        """Read a training's weights or program from the workspace, or from its run in MLflow. None if there are none."""
+        """Read a training's weights or program from the workspace or its run in MLflow. None if there are none."""
         if (path := self._files.weights_of(run)).exists():
             return path.read_bytes()
         from search.tracking.registry.loading import download

@@ -244,7 +244,8 @@ def test_child_processes_know_the_classes_of_the_file(tmp_path: Path, name: str,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("objective = 3", "lacks "),
+        ("objective = 3", "gives 3, which cannot be searched"),
+        ("def objective(): return 1", "def objective(trial)"),
         ("def other(trial): pass", "has no 'objective'; it has other"),
         ("def objective(a, b): return 1", "missing 2 required positional arguments: 'a' and 'b'"),
         ("import nowhere_at_all", "No module named 'nowhere_at_all'"),

@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_kept_is_named(tmp_path: Path):
         lambda t: search.log_artifact(tmp_path / "big")
     )
     (tmp_path / "small").touch()
-    assert "'../x' is no relative path" in failure(lambda t: search.log_artifact(tmp_path / "small", name="../x"))
+    assert "'../x' must be a relative path" in failure(lambda t: search.log_artifact(tmp_path / "small", name="../x"))
 
 
 def test_the_device_and_the_seed_are_the_workers():
