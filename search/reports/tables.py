@@ -120,10 +120,13 @@ def headline(record: StudyRecord) -> Mapping[str, str]:
         return {"value": test.accuracy, "name": "test accuracy", "detail": detail}
     if best is None:
         return {"value": "–", "name": unit.name, "detail": _why_no_value(record)}
-    detail = "no test split" if record.summary else "best so far, not yet tested"
-    if record.is_function:
-        detail = "" if record.summary else "best so far"
-    return {"value": unit.text(best.value), "name": unit.name, "detail": detail}
+    summary, test = record.summary, "" if record.is_function else "no test split"
+    if summary is None:
+        detail = "best so far" if record.is_function else "best so far, not yet tested"
+        return {"value": unit.text(best.value), "name": unit.name, "detail": detail}
+    confirmed = f"confirmed; {unit.text(summary.value)} in the search" if summary.confirmed else "not confirmed"
+    detail = ", ".join(filter(None, (confirmed, test)))
+    return {"value": unit.text(summary.score), "name": unit.name, "detail": detail}
 
 
 def _why_no_value(record: StudyRecord) -> str:
