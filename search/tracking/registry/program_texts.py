@@ -56,6 +56,8 @@ def _is_harmless(key: str, text: str) -> bool:
     if key in NOT_RUN:
         return True
     if key in EVALUATED:
+        if not text.isascii():  # Python reads a full-width letter in a name as the plain one
+            return False
         bare = QUOTED.sub("", text)
         return bool(CHARACTERS.fullmatch(bare)) and all(HARMLESS.fullmatch(word) for word in WORDS.findall(bare))
     return bool((STRUCTURE if key in ("in_spec", "out_spec") else NAME).fullmatch(text))
