@@ -6,6 +6,7 @@ import operator
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from objectives.failures import describe_error
 from objectives.spec import ObjectiveSpec
 from search.common.errors import UsageError
+from search.python.identity import identity_of
 
 
 def spec_of(given: Any) -> ObjectiveSpec:
@@ -22,7 +24,8 @@ def spec_of(given: Any) -> ObjectiveSpec:
     Raises UsageError if it cannot be pickled.
     """
     path = tuple(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))  # "" is the current folder
-    return ObjectiveSpec(target_of(given), pickled=_pickled(given), path=path)
+    spec = ObjectiveSpec(target_of(given), pickled=_pickled(given), path=path)
+    return replace(spec, identity=identity_of(given)) if spec.is_unnamed else spec
 
 
 def target_of(given: Any) -> str:

@@ -81,7 +81,8 @@ def _explained() -> Iterator[None]:
 
 
 def _for_programs(message: str) -> str:
-    """Name the call where a message tells the user to repeat the command."""
+    """Name the call where a message tells the user to repeat the command, or to add a name to it."""
+    message = re.sub(r"\badd --study (\S+) to what you typed", r'add study="\1" to the call', message)
     again = re.sub(r"\b(type|run) the same command again", "run the same call again", message)
     return re.sub(r"\b(Type|Run) the same command again", "Run the same call again", again)
 
