@@ -124,7 +124,7 @@ def _search(
 
     interruption.check()
     display: Display = notebook or choose_display(quiet=config.quiet, log_format=config.log_format)
-    with borrowed_process():
+    with borrowed_process(trains=config.engine == "inline"):
         given = None if isinstance(objective, str | None) else spec_of(objective)
         config = config if given is None else replace(config, objective=given.target)
         if given is not None and (size := len(given.pickled or b"")) > LARGE_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import optuna
 import pytest
+import torch
 import toy
 from shell import alive, children, environment, in_process, rows, wait_for, wait_until
 
@@ -162,6 +165,30 @@ def test_the_process_stays_as_it_was(here: Path, monkeypatch: pytest.MonkeyPatch
     assert process_state() == before
     optuna.logging.set_verbosity(optuna.logging.INFO)
     search.run(toy.Toy, trials=3, **QUICK)
+
+
+def flushes_denormals() -> bool:
+    return (torch.tensor(1e-310, dtype=torch.float64) * 1).item() == 0.0
+
+
+def test_random_numbers_and_torchs_settings_stay_as_they_were(here: Path):
+    def objective(trial: optuna.Trial) -> float:
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
+        return 1.0
+
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
+    search.run(objective, trials=1, **QUICK)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # type: ignore[index]
+    assert not flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(search.SearchError, match="lacks"):  # no worker of this engine is in this process
+            search.run(object(), **{**QUICK, "engine": "local"})
+        assert flushes_denormals()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_it_runs_in_another_thread(here: Path):
