@@ -45,6 +45,8 @@ class ObjectiveSpec:
     """The named object, pickled by the process that searches, for its own workers. It is never stored."""
     path: tuple[str, ...] = ()
     """Entries of `sys.path` that the pickled object needs."""
+    identity: str | None = None
+    """A digest of an object that only this process has: of its code, and of the plain values that it holds."""
 
     @property
     def is_unnamed(self) -> bool:

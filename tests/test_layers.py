@@ -26,6 +26,7 @@ CHEAP_OBJECTIVES = {
     "objectives.devices",
     "objectives.files",
     "objectives.functions",
+    "objectives.functions.export",
     "objectives.functions.objective",
     "objectives.functions.output",
     "objectives.functions.questions",

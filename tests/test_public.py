@@ -63,6 +63,8 @@ search.load_trial("mnist", 3).eval()
 search.load_model("train").predict([[1.0]]).mean()
 result: search.Result = search.run("train.py:objective", trials=3, fix={"lr": 0.1})
 best: float = result.best_value
+named: search.Predictor = result.predictor
+result.model.predict([[1.0]]).mean()
 search.run(trails=3)
 task: int = Task(0, {}, 1, 1)
 predictor.predict()

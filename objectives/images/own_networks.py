@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from objectives.base import ObjectiveError, Params
 from objectives.failures import describe_error, describe_value
+from objectives.functions.export import most_inputs, unloadable_name
 from objectives.images.models import InputSpec, Normalise, Probabilities
 
 N_IMAGES = 4
@@ -100,10 +101,17 @@ def _quiet_torch() -> Iterator[None]:
 
 
 def _check_structure(model: nn.Module, again: nn.Module) -> None:
-    first, second = ({name: tensor.shape for name, tensor in m.state_dict().items()} for m in (model, again))
-    if first != second:
-        advice = "only the parameters may decide on its layers, because the weights are loaded into a new one"
-        raise ObjectiveError(f"build_network built two different networks from equal parameters; {advice}")
+    first, second = ({**m.state_dict(), **dict(m.named_buffers())} for m in (model, again))
+    shapes, shapes_again = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (first, second))
+    if shapes != shapes_again:
+        reason = "only the parameters may decide on its layers, because the weights are loaded into a new one"
+        raise ObjectiveError(f"build_network built two different networks from equal parameters; {reason}")
+    for name in first.keys() - model.state_dict().keys():
+        if not torch.equal(first[name], second[name]):
+            problem = "is not stored with the weights, and differs in each build"
+            raise ObjectiveError(f"the buffer {name} {problem}; make it persistent, or give it fixed values")
+    if (advice := unloadable_name(model.get_submodule("network"))) is not None:
+        raise ObjectiveError(f"build_network: {advice}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ObjectiveError("build_network gave a network without weights to train; give one with parameters")
 
@@ -113,7 +121,7 @@ def _check_logits(owner: type, model: nn.Module, images: Tensor, n_classes: int)
     for mode, batch in itertools.product((False, True), (images, images[:1])):
         if mode and len(batch) == 1:  # some layers cannot train on one image; a batch never has only one
             continue
-        given, expected = tuple(batch.shape), (len(batch), n_classes)
+        given, expected = f"{tuple(batch.shape)}{' in training' if mode else ''}", (len(batch), n_classes)
         try:
             logits = model.train(mode)(batch)
         except Exception as error:
@@ -138,7 +146,8 @@ def _check_export(owner: type, model: nn.Module, images: Tensor) -> None:
     """Export, save and load the network as MLflow does with a registered model, and run it on other batches."""
     file = io.BytesIO()
     try:
-        torch.export.save(torch.export.export(model, (images,), dynamic_shapes=[{0: torch.export.Dim.AUTO}]), file)
+        program = torch.export.export(model, (images,), dynamic_shapes=[{0: torch.export.Dim.AUTO}])
+        torch.export.save(program, file)
         file.seek(0)
         exported = torch.export.load(file).module()
         for batch in (images[:1], torch.cat((images, images))):
@@ -149,6 +158,9 @@ def _check_export(owner: type, model: nn.Module, images: Tensor) -> None:
             "of tensors nor the number of images may decide what is computed: write x.shape[0] or x.flatten(1), not "
             f"len(x). torch says: {_reason(error, owner)}"
         ) from error
+    if (most := most_inputs(program)) is not None:
+        advice = "the number of images must not decide what forward computes"
+        raise ObjectiveError(f"the exported network takes at most {most} images at once; {advice}")
 
 
 def _reason(error: Exception, owner: type) -> str:

@@ -1,12 +1,15 @@
 """Objectives that a Python program gives as objects: how they are named, and how they reach the workers."""
 
+import functools
 import importlib.util
 import inspect
 import operator
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
@@ -14,6 +17,7 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from objectives.failures import describe_error
 from objectives.spec import ObjectiveSpec
 from search.common.errors import UsageError
+from search.python.identity import attributes_of, cells_of, identity_of
 
 
 def spec_of(given: Any) -> ObjectiveSpec:
@@ -22,7 +26,8 @@ def spec_of(given: Any) -> ObjectiveSpec:
     Raises UsageError if it cannot be pickled.
     """
     path = tuple(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))  # "" is the current folder
-    return ObjectiveSpec(target_of(given), pickled=_pickled(given), path=path)
+    spec = ObjectiveSpec(target_of(given), pickled=_pickled(given), path=path)
+    return replace(spec, identity=identity_of(given)) if spec.is_unnamed else spec
 
 
 def target_of(given: Any) -> str:
@@ -31,7 +36,7 @@ def target_of(given: Any) -> str:
     An object of a script is named by the script's file, one of an interactive session by nothing that can be imported.
     """
     named = given if hasattr(given, "__qualname__") else type(given)
-    for module in (sys.modules.get(named.__module__), sys.modules["__main__"]):
+    for module in (sys.modules.get(getattr(named, "__module__", "")), sys.modules["__main__"]):
         name = None if module is None else _name_in(module, given, named.__qualname__)
         if name is not None and (place := _place(module)) is not None:
             return f"{place}:{name}"
@@ -83,19 +88,36 @@ def _pickled(given: Any) -> bytes:
 
 def _culprits(given: Any) -> Iterator[str]:
     """The names of what an object carries with it that cannot be pickled."""
-    for name, value in _carried(given).items():
-        try:
-            cloudpickle.dumps(value)
-        except Exception:
-            yield name
+    return (name for name, value in _carried(given).items() if not _can_be_sent(value))
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:
+        return False
+    return True
 
 
 def _carried(given: Any) -> dict[str, Any]:
-    """What is pickled with an object, by name: attributes, and the variables that its functions use."""
-    carried = {} if inspect.isroutine(given) else dict(vars(given))
+    """What is pickled with an object, by name: attributes, arguments, and the variables that its functions use."""
+    if isinstance(given, functools.partial):
+        numbered = {f"argument {number}": value for number, value in enumerate(given.args, start=1)}
+        return {**({} if _can_be_sent(given.func) else _carried(given.func)), **numbered, **given.keywords}
+    if inspect.ismethod(given):
+        return _carried(given.__self__)
+    carried = {} if inspect.isroutine(given) else attributes_of(given)
     methods = vars(given).values() if isinstance(given, type) else vars(type(given)).values()
     for function in (given, *methods):
         if inspect.isfunction(function):
-            used = inspect.getclosurevars(function)
-            carried |= {**used.globals, **used.nonlocals}
+            used = {name: function.__globals__[name] for name in _names(function) if name in function.__globals__}
+            carried |= {**used, **cells_of(function)}
     return {name: value for name, value in carried.items() if not inspect.isfunction(value) and value is not given}
+
+
+def _names(function: FunctionType) -> Iterator[str]:
+    """The names of variables and attributes in a function, and in the functions inside it."""
+    codes = [function.__code__]
+    for code in codes:  # which grows meanwhile
+        yield from code.co_names
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]

@@ -1,11 +1,14 @@
 """Leaves the user's process as it was: a search changes what a command may change, and a notebook has other plans."""
 
 import os
+import random
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
 
 from search.common.errors import UsageError
 from search.common.system import environment
@@ -20,8 +23,10 @@ _one_search = threading.Lock()
 
 
 @contextmanager
-def borrowed_process() -> Iterator[None]:
+def borrowed_process(*, trains: bool) -> Iterator[None]:
     """Undo at the end what a search changes in this process: variables, warnings, log levels, paths, torch's threads.
+
+    If it `trains` here, also random states, and how torch computes with denormal numbers.
 
     Raises UsageError if another search runs here: both would restore what the other has changed.
     """
@@ -34,7 +39,14 @@ def borrowed_process() -> Iterator[None]:
         path, level = list(sys.path), optuna.logging.get_verbosity()
         # A thread that spins while it waits keeps other threads off a busy core. Workers inherit the variable.
         passive = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}
-        with unchanged_process(), environment(passive), warnings.catch_warnings(action="ignore"), _unchanged_torch():
+        numbers = _unchanged_numbers() if trains else nullcontext()
+        with (
+            unchanged_process(),
+            environment(passive),
+            warnings.catch_warnings(action="ignore"),
+            _unchanged_torch(),
+            numbers,
+        ):
             try:
                 with _ended_threads():
                     yield
@@ -59,15 +71,26 @@ def _ended_threads() -> Iterator[None]:
 
 @contextmanager
 def _unchanged_torch() -> Iterator[None]:
-    """Restore what a worker in this process changes: the number of threads, denormal numbers, the random state."""
+    """Restore torch's number of threads and its random state."""
     before = sys.modules.get("torch")
     threads = before.get_num_threads() if before else None
     state = before.get_rng_state() if before else None
     try:
         yield
     finally:
+        if threads is not None and (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(threads)
+            torch.set_rng_state(state)
+
+
+@contextmanager
+def _unchanged_numbers() -> Iterator[None]:
+    """Restore what a worker in this process changes besides: other random states, and denormal numbers."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_flush_denormal(False)
-            if threads is not None:
-                torch.set_num_threads(threads)
-                torch.set_rng_state(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.common.config import Config
 from search.common.errors import SearchError
+from search.common.sqlite import sqlite_file, sqlite_url
 from search.common.text import duration
 from search.common.workspace import Workspace
 from search.python.pages import TEMPLATES
-from search.study.records import STOP_REASON, StudyRecord
+from search.study.records import STOP_REASON, UID, StudyRecord
 from search.study.storage.storage import open_storage
+from search.study.storage.writer import WriterStorage
 from search.study.summary import Summary, counted
 from search.study.texts.presenter import Decimals, present
 
@@ -30,7 +34,12 @@ class Result:
     """The outcome of a search. In a notebook, the last line of a cell shows it."""
 
     def __init__(self, record: StudyRecord, config: Config, *, undelivered: int = 0) -> None:
-        self._record, self._config, self._undelivered = record, config, undelivered
+        """Remember where everything lies, also for a program that changes its folder afterwards."""
+        self._record, self._undelivered = record, undelivered
+        path = sqlite_file(config.storage_url)
+        storage = sqlite_url(path) if path else config.storage_url
+        workspace, tracking_uri = config.workspace.absolute(), config.mlflow_uri
+        self._config = replace(config, workspace=workspace, storage=storage, tracking_uri=tracking_uri)
 
     @property
     def best_params(self) -> dict[str, Any]:
@@ -57,25 +66,48 @@ class Result:
         """The winner: the best trial, or the one that its confirmation on fresh seeds chose."""
         return next(trial for trial in self.study.trials if trial.number == self._summary.number)
 
-    @cached_property
+    @property
     def study(self) -> optuna.Study:
-        """The stored study, for Optuna's plots and tables. It also has the trials that other programs added."""
-        storage = open_storage(self._config.storage_url, create=False)
-        return optuna.load_study(study_name=self._record.name, storage=storage)
+        """The stored study, for Optuna's plots and tables. It also has the trials that other programs added.
+
+        Raises SearchError if it was deleted.
+        """
+        with suppress(KeyError):
+            study = optuna.load_study(study_name=self._record.name, storage=self._storage)
+            if study.user_attrs.get(UID) == self._record.attrs[UID]:  # a later study may have its name
+                return study
+        raise SearchError(f"the study {self._record.name!r} was deleted: run the same call again to make another one")
+
+    @cached_property
+    def _storage(self) -> WriterStorage:
+        return open_storage(self._config.storage_url, create=False)
 
     def trials_dataframe(self) -> pd.DataFrame:
         """One row for each trial, as `study.trials_dataframe` makes it."""
         return self.study.trials_dataframe()
 
     @cached_property
-    def predictor(self) -> Predictor | Model:
-        """The registered model, as `search.load` or `search.load_model` loads it. Raises SearchError without one."""
-        from search.commands.load import load, load_model
+    def predictor(self) -> Predictor:
+        """The registered classifier of images, as `search.load` loads it. Raises SearchError without one."""
+        from search.commands.load import load
 
+        uri = self._registered_uri()
+        if not self._record.provenance.get("dataset"):
+            raise SearchError(f"{uri} is not a classifier of images; use result.model, which has predict(inputs)")
+        return load(uri, workspace=self._config.workspace, tracking_uri=self._config.tracking_uri)
+
+    @cached_property
+    def model(self) -> Model:
+        """The registered model, as `search.load_model` loads it. Raises SearchError without one."""
+        from search.commands.load import load_model
+
+        uri = self._registered_uri()
+        return load_model(uri, workspace=self._config.workspace, tracking_uri=self._config.tracking_uri)
+
+    def _registered_uri(self) -> str:
         if self.model_uri is None:
             raise SearchError(f"no model was registered. {self._summary.standing or 'Nothing asked for one'}")
-        load_it = load if self._record.provenance.get("dataset") else load_model
-        return load_it(self.model_uri, workspace=self._config.workspace, tracking_uri=self._config.tracking_uri)
+        return self.model_uri
 
     @property
     def model_uri(self) -> str | None:
@@ -90,7 +122,7 @@ class Result:
     @property
     def report_path(self) -> Path:
         """The report, an HTML file."""
-        return Workspace(self._config.workspace).report(self._record.name).absolute()
+        return Workspace(self._config.workspace).report(self._record.name)
 
     @property
     def _summary(self) -> Summary:

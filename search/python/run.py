@@ -81,7 +81,8 @@ def _explained() -> Iterator[None]:
 
 
 def _for_programs(message: str) -> str:
-    """Name the call where a message tells the user to repeat the command."""
+    """Name the call where a message tells the user to repeat the command, or to add a name to it."""
+    message = re.sub(r"\badd --study (\S+) to what you typed", r'add study="\1" to the call', message)
     again = re.sub(r"\b(type|run) the same command again", "run the same call again", message)
     return re.sub(r"\b(Type|Run) the same command again", "Run the same call again", again)
 
@@ -123,7 +124,7 @@ def _search(
 
     interruption.check()
     display: Display = notebook or choose_display(quiet=config.quiet, log_format=config.log_format)
-    with borrowed_process():
+    with borrowed_process(trains=config.engine == "inline"):
         given = None if isinstance(objective, str | None) else spec_of(objective)
         config = config if given is None else replace(config, objective=given.target)
         if given is not None and (size := len(given.pickled or b"")) > LARGE_BYTES:

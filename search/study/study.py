@@ -30,6 +30,7 @@ from search.study.storage.writer import WriterStorage
 
 NO_LIMITS = Limits()
 SPACE = "search space"
+CODE = "code"
 
 
 class StoredStudy:
@@ -105,15 +106,19 @@ def open_study(
     space: Space = WHOLE_SPACE,
     limits: Limits = NO_LIMITS,
     dataset: str | None = None,
+    identity: str | None = None,
 ) -> StoredStudy:
     """Open a study, or create it if it does not exist.
 
-    With `epochs` None, an existing study keeps its own. `dataset` is the name that an own objective was given. Raises
-    StudyMismatchError if the fingerprints differ.
+    With `epochs` None, an existing study keeps its own. `dataset` is the name that an own objective was given, and
+    `identity` the digest of an objective that has no name to import. Raises StudyMismatchError if the fingerprints
+    differ.
     """
     wanted = _fingerprint(objective, target, epochs, space, limits)
     if dataset is not None and "dataset" not in wanted:  # the objective's own word, such as a digest, says more
         wanted["--dataset"] = dataset
+    if identity is not None:
+        wanted.setdefault(CODE, identity)
     study_id = find_study(storage, name)
     if study_id is None:
         return _create(storage, name, objective, wanted)
@@ -197,6 +202,8 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterat
         old, new = ("not given" if values.get(key) is None else str(values[key]) for values in (stored, wanted))
         if key == "dataset":
             yield f"its images have changed (digest {old[:8]}, now {new[:8]})"
+        elif key == CODE:
+            yield "the objective's code, or what it holds, has changed"
         else:
             yield f"{key} was {old}, now {new}"
     yield from _space_differences(stored.get(SPACE, {}), wanted[SPACE])

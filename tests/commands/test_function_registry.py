@@ -285,12 +285,14 @@ def test_a_program_with_a_pickle_is_not_unpickled(tmp_path: Path):
     assert marker.exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("field", ["expr_str", "guards_code"])
-def test_a_program_with_code_is_not_run(folder: Path, tmp_path: Path, field: str):
-    """torch would evaluate texts of a program, and MLflow does not look at them."""
-    marker = tmp_path / "run"
-    code = f"__import__('pathlib').Path('{marker}').touch()"
+def wide(code: str) -> str:
+    """The same code for Python, with full-width letters and without quotes."""
+    spelled = code.encode("unicode_escape")
+    return "\uff45\uff58\uff45\uff43(" + "+".join(f"\uff43\uff48\uff52({byte})" for byte in spelled) + ")"
+
+
+def with_code(field: str, code: str) -> bytes:
+    """A program that has the code in a field which torch evaluates."""
 
     def coded(name: str, content: bytes) -> bytes:
         if not name.endswith("models/model.json"):
@@ -299,14 +301,30 @@ def test_a_program_with_code_is_not_run(folder: Path, tmp_path: Path, field: str
             return json.dumps({**json.loads(content), field: [code]}).encode()
         return re.sub(rb'"expr_str": "[^"]*"', f'"expr_str": "{code}"'.encode(), content)
 
-    content = changed(export(network(), LINE), coded)
-    with pytest.raises(UnpublishableError, match="__import__.* in it would be run as code"):
+    return changed(export(network(), LINE), coded)
+
+
+@pytest.mark.parametrize("field", ["expr_str", "guards_code"])
+def test_letters_that_python_reads_as_others_are_code(field: str):
+    code = wide("exit()")
+    with pytest.raises(UnpublishableError, match=f"{re.escape(code[:4])}.* in it would be run as code"):
+        read_program(with_code(field, code))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("field", "spelled"), [("expr_str", str), ("guards_code", str), ("guards_code", wide)])
+def test_a_program_with_code_is_not_run(folder: Path, tmp_path: Path, field: str, spelled: Callable[[str], str]):
+    """torch would evaluate texts of a program, and MLflow does not look at them."""
+    marker = tmp_path / "run"
+    code = spelled(f"__import__('pathlib').Path('{marker}').touch()")
+    content, start = with_code(field, code), re.escape(code[:4])
+    with pytest.raises(UnpublishableError, match=f"{start}.* in it would be run as code"):
         read_program(content)
     ended = Ended(folder, {0: 0.5}, {0: export(network(), LINE)}, register="net")
     ended.finish(0)
     (stored,) = folder.glob("mlruns/**/artifacts/data/model.pt2")
     stored.write_bytes(content)
-    with pytest.raises(ModelNotFoundError, match="net@champion brings code of its own, which is not run: .*__import__"):
+    with pytest.raises(ModelNotFoundError, match=f"brings code of its own, which is not run: .*{start}"):
         search.load_model("net", workspace=folder)
     assert not marker.exists()
     with suppress(Exception):  # what torch does with it

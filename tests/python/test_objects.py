@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -114,6 +115,44 @@ def test_a_variable_that_a_function_uses_is_named():
 
     with pytest.raises(UsageError, match=r"objective test_.*objective: lock cannot be sent to worker processes"):
         spec_of(objective)
+
+
+class Slots:
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def objective(self, trial: Any) -> float:
+        return 1.0
+
+
+def with_an_empty_cell() -> Any:
+    lock = threading.Lock()
+
+    def objective(trial: Any) -> Any:
+        return lock if trial else later
+
+    if not lock:
+        later = 1
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Slots(), "objective Slots: lock cannot be sent to worker processes"),
+        (Slots().objective, "objective Slots.objective: lock cannot be sent"),
+        (functools.partial(uses_a_lock, lock=LOCK), "objective partial: lock cannot be sent"),
+        (functools.partial(uses_a_lock, LOCK), "objective partial: argument 1 cannot be sent"),
+        (functools.partial(Slots().objective), "objective partial: lock cannot be sent"),
+        (with_an_empty_cell(), r"objective with_an_empty_cell.<locals>.objective: lock cannot be sent"),
+        ((n for n in range(3)), "it cannot be sent to worker processes .*generator"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_in_any_kind_of_object(given: Any, message: str):
+    with pytest.raises(UsageError, match=message):
+        spec_of(given)
 
 
 def test_a_cluster_gets_the_modules_that_an_object_needs():

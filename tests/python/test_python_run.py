@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import optuna
 import pytest
+import torch
 import toy
 from shell import alive, children, environment, in_process, rows, wait_for, wait_until
 
@@ -43,8 +46,54 @@ def test_a_result_says_what_optuna_says(here: Path):
     best = study.best_trial
     assert repr(result) == f"<search.Result of study toy: winner trial {best.number}, score {best.value:.4f}, 4 trials>"
     optuna.visualization.plot_optimization_history(study)
-    with pytest.raises(search.SearchError, match="no model was registered"):
-        result.predictor  # noqa: B018
+    for name in ("predictor", "model"):
+        with pytest.raises(search.SearchError, match="no model was registered"):
+            getattr(result, name)
+
+
+def test_a_result_is_found_from_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch):
+    stores = {"storage": "sqlite:///own.db", "tracking_uri": "sqlite:///tracked.db", "workspace": "stored"}
+    result = search.run(toy.Toy, trials=2, **stores, **QUICK)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert len(result.study.trials) == 2
+    assert result.report_path == here / "stored" / "mlruns" / "reports" / "toy.html"
+    assert "reports/toy.html" in result._repr_html_()
+    assert list((here / "elsewhere").iterdir()) == []
+
+
+def test_a_result_says_that_its_study_was_deleted(here: Path):
+    result = search.run(toy.Toy, trials=1, **QUICK)
+    assert result.study.trials
+    optuna.delete_study(study_name="toy", storage=f"sqlite:///{here}/optuna.db")
+    for use in (lambda: result.study, lambda: result.best_trial, result.trials_dataframe):
+        with pytest.raises(search.SearchError, match="the study 'toy' was deleted: run the same call again"):
+            use()
+    search.run(toy.Toy, trials=1, **QUICK)
+    with pytest.raises(search.SearchError, match="the study 'toy' was deleted"):
+        result.study  # noqa: B018
+
+
+LOGS = """
+import torch, search
+from torch import nn
+
+def objective(trial):
+    search.log_model(nn.Linear(trial.suggest_int("n", 1, 3), 2), torch.zeros(2, trial.params["n"]))
+    return 1.0
+
+result = search.run(objective, trials=1, engine="inline", quiet=True)
+print("shape", result.model.predict(torch.zeros(4, *result.model.shape)).shape)
+result.predictor
+"""
+
+
+@pytest.mark.slow
+def test_the_model_of_a_function_is_no_predictor(here: Path):
+    (here / "train.py").write_text(LOGS)
+    out, err = start(here / "train.py").communicate(timeout=120)
+    assert "shape (4, 2)" in out, err
+    assert err.rstrip().endswith("is not a classifier of images; use result.model, which has predict(inputs)")
 
 
 def test_the_view_for_notebooks_shows_the_winner(here: Path):
@@ -116,6 +165,30 @@ def test_the_process_stays_as_it_was(here: Path, monkeypatch: pytest.MonkeyPatch
     assert process_state() == before
     optuna.logging.set_verbosity(optuna.logging.INFO)
     search.run(toy.Toy, trials=3, **QUICK)
+
+
+def flushes_denormals() -> bool:
+    return (torch.tensor(1e-310, dtype=torch.float64) * 1).item() == 0.0
+
+
+def test_random_numbers_and_torchs_settings_stay_as_they_were(here: Path):
+    def objective(trial: optuna.Trial) -> float:
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
+        return 1.0
+
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
+    search.run(objective, trials=1, **QUICK)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # type: ignore[index]
+    assert not flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(search.SearchError, match="lacks"):  # no worker of this engine is in this process
+            search.run(object(), **{**QUICK, "engine": "local"})
+        assert flushes_denormals()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_it_runs_in_another_thread(here: Path):

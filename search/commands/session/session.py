@@ -142,7 +142,7 @@ def _open_study(plan: SearchPlan, lock: StudyLock, retry: RetryPolicy) -> Stored
     storage = open_storage(config.storage_url, retry=retry)
     names = plan.name, plan.objective, plan.spec.target
     dataset = plan.spec.options.get("dataset")
-    study = open_study(storage, *names, config.epochs, plan.space, plan.limits, dataset)
+    study = open_study(storage, *names, config.epochs, plan.space, plan.limits, dataset, plan.spec.identity)
     lock.sign(storage, study.study_id)
     separate_copy(config, storage, study.study_id)
     return study

@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from objectives.functions.export import LOADABLE
+
 EVALUATED = ("expr_str", "guards_code")
 QUOTED = re.compile(r"'[\w.+-]*'")
 CHARACTERS = re.compile(r"[\w\s()\[\],=<>!+\-*/%.&|~]*")
@@ -25,7 +27,6 @@ HARMLESS = re.compile(
 NOT_RUN = ("stack_trace", "torch_fn", "nn_module_stack", "source_fn_stack", "custom", "from_node", "as_string")
 """Fields for readers, and a text that an operator gets as its argument."""
 STRUCTURE = re.compile(r'(?:[\w\s"\[\]{},:.]|\\+")*')
-NAME = re.compile(r"[\w.:#+\-/ ]*")
 
 
 def code_in(path: Path) -> str | None:
@@ -56,6 +57,8 @@ def _is_harmless(key: str, text: str) -> bool:
     if key in NOT_RUN:
         return True
     if key in EVALUATED:
+        if not text.isascii():  # Python reads a full-width letter in a name as the plain one
+            return False
         bare = QUOTED.sub("", text)
         return bool(CHARACTERS.fullmatch(bare)) and all(HARMLESS.fullmatch(word) for word in WORDS.findall(bare))
-    return bool((STRUCTURE if key in ("in_spec", "out_spec") else NAME).fullmatch(text))
+    return bool((STRUCTURE if key in ("in_spec", "out_spec") else LOADABLE).fullmatch(text))

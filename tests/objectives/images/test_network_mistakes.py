@@ -35,9 +35,26 @@ class Layer(nn.Module):
         return self.function(self.out, images)
 
 
+class InTraining(Layer):
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images) if self.training else logits(self.out, images)
+
+
 def logits(out: nn.Linear, images: Tensor) -> Tensor:
     result: Tensor = out(images.flatten(1))
     return result
+
+
+def named(name: str) -> nn.Module:
+    network = nn.Sequential(nn.Flatten())
+    network.add_module(name, nn.Linear(64, 10))
+    return network
+
+
+def with_mask(size: int) -> nn.Module:
+    network = Layer(logits)
+    network.register_buffer("mask", torch.rand(size), persistent=False)
+    return network
 
 
 LAYERS = iter(range(2, 10**6))
@@ -50,6 +67,22 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         r"made int64 \(4,\) of images .*; give logits of",
     ),
     "Two": (lambda: Layer(lambda out, x: (logits(out, x), x)), r"made \(tensor.* of images .*; give logits of"),
+    "TwoInTraining": (
+        lambda: InTraining(lambda out, x: (logits(out, x), x)),
+        r"made \(tensor.* of images \(4, 1, 8, 8\) in training; give logits of",
+    ),
+    "Parentheses": (lambda: named("conv(3x3)"), r"build_network: rename layer 'conv\(3x3\)"),
+    "Brackets": (lambda: named("block[0]"), r"build_network: rename layer 'block\[0\]"),
+    "Quote": (lambda: named("it's"), r"build_network: rename layer \"it's.*letters, digits, underscores"),
+    "Mask": (
+        lambda: with_mask(3),
+        r"the buffer network.mask is not stored with the weights, and differs in each build",
+    ),
+    "Grows": (lambda: with_mask(next(LAYERS)), r"two different networks from equal"),
+    "Few": (
+        lambda: Layer(lambda out, x: logits(out, x) * (1 if x.shape[0] <= 64 else 2)),
+        r"the exported network takes at most 64 images at once; the number of images must not decide",
+    ),
     "Squeezed": (
         lambda: Layer(lambda out, x: logits(out, x).squeeze()),
         r"made float32 \(10,\) of images \(1, 1, 8, 8\)",
