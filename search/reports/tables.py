@@ -120,12 +120,11 @@ def headline(record: StudyRecord) -> Mapping[str, str]:
         return {"value": test.accuracy, "name": "test accuracy", "detail": detail}
     if best is None:
         return {"value": "–", "name": unit.name, "detail": _why_no_value(record)}
-    summary, test = record.summary, "" if record.is_function else "no test split"
-    if summary is None:
+    if (summary := record.summary) is None:
         detail = "best so far" if record.is_function else "best so far, not yet tested"
         return {"value": unit.text(best.value), "name": unit.name, "detail": detail}
     confirmed = f"confirmed; {unit.text(summary.value)} in the search" if summary.confirmed else "not confirmed"
-    detail = ", ".join(filter(None, (confirmed, test)))
+    detail = confirmed if record.is_function else f"{confirmed}, no test split"
     return {"value": unit.text(summary.score), "name": unit.name, "detail": detail}
 
 
