@@ -23,6 +23,10 @@ from shell import alive, children, environment, in_process, rows, wait_for, wait
 
 import search
 from objectives.images import ImageClassification
+from search.commands.session.session import spec_for_machines
+from search.commands.setup import SearchPlan
+from search.common.config import Config
+from search.python.objects import spec_of, target_of
 from search.study.storage.storage import hold_study
 
 QUICK: Any = {"engine": "inline", "confirm": 0, "quiet": True}
@@ -115,7 +119,7 @@ def test_the_same_call_continues_and_then_has_nothing_to_do(here: Path, capsys: 
     more = search.run(toy.Toy, trials=4, **{**QUICK, "quiet": False})
     assert "study toy: 2 of 4 trials done" in capsys.readouterr().out
     done = search.run(toy.Toy, trials=4, **{**QUICK, "quiet": False})
-    assert "nothing was left to do" in capsys.readouterr().out
+    assert "nothing was left to do; to continue, type trials=8 or another number above 4" in capsys.readouterr().out
     assert [len(result.study.trials) for result in (first, more, done)] == [4, 4, 4]
     assert done.best_params == more.best_params
 
@@ -217,6 +221,32 @@ def test_a_study_that_another_process_searches_is_left_alone(here: Path):
         pytest.raises(search.SearchError, match="study 'toy' is being searched by"),
     ):
         search.run(toy.Toy, trials=2, **QUICK)
+
+
+class Nets(ImageClassification):
+    def suggest_network(self, trial: Any) -> dict[str, Any]:
+        return {"width": trial.suggest_int("width", 1, 2)}
+
+    def build_network(self, params: Any) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(self.n_classes))
+
+
+def test_an_object_has_its_data_already(here: Path):
+    with pytest.raises(
+        search.SearchError, match="dataset='digits': the object has its data already; leave dataset out"
+    ):
+        search.run(Nets("digits"), dataset="digits", **QUICK)
+
+
+@pytest.mark.parametrize("given", [Nets, Nets("digits")])
+def test_another_machine_gets_the_data_with_the_objective(here: Path, given: Any):
+    dataset = "digits" if given is Nets else None
+    config = Config(objective=target_of(given), dataset=dataset, workspace=here)
+    plan = SearchPlan.of(config, given=spec_of(given))
+    sent: Any = spec_for_machines(plan).load()
+    assert "dataset" in vars(sent)
+    assert sent.fingerprint() == plan.objective.fingerprint()
+    assert np.array_equal(sent.dataset.images, plan.objective.dataset.images)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
