@@ -64,6 +64,11 @@ class ObjectiveSpec:
             return False
         return getattr(found, "__module__", None) == "__main__"
 
+    def is_made(self) -> bool:
+        """Return True if the target is the objective itself, and nothing that is called to make it."""
+        with self._explained():
+            return not callable(self._target())
+
     def accepted(self, names: Iterable[str]) -> set[str]:
         """The names among `names` that the target takes as keyword arguments. Raises ObjectiveError as `load` does."""
         with self._explained():

@@ -56,21 +56,23 @@ def choose_display(*, quiet: bool = False, log_format: str = "text") -> Display:
     return LiveDisplay(console) if is_terminal() and "CI" not in os.environ else PlainDisplay(console)
 
 
-def print_result(result: Ending, config: Config) -> None:
-    """Print the summary of a search and the next steps."""
+def print_result(result: Ending, config: Config, *, in_program: bool = False) -> None:
+    """Print the summary of a search and the next steps. `in_program`: it was called, and not typed."""
     study = result.study
     if config.log_format == "json":
         figures = {"undelivered": result.undelivered, "was_complete": result.was_complete}
         JsonDisplay(console).event("result", study=study.as_dict(), **figures)
         return
     if result.was_complete:
-        advice = f"to continue, type --trials {2 * study.finished} or another number above {study.finished}"
+        flag = "trials=" if in_program else "--trials "
+        advice = f"to continue, type {flag}{2 * study.finished} or another number above {study.finished}"
         stopped = study.attrs.get(STOP_REASON) is not None
         echo(f"nothing was left to do; {'the reason is given below' if stopped else advice}")
     print_summary(study)
     if result.undelivered:
         journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent
-        reason = "because MLflow did not accept them. Run the same command again to deliver them."
+        again = f"Run the same {'call' if in_program else 'command'} again to deliver them."
+        reason = f"because MLflow did not accept them. {again}"
         echo(f"{result.undelivered} tracking writes wait in {journals}, {reason}")
     _print_next_steps(study, config)
 

@@ -232,6 +232,8 @@ def objective_spec(
     accepted = named.accepted(options) if options else set()
     for name in sorted(options.keys() - accepted - ambient):
         flag = f"--{name.replace('_', '-')}"
+        if given is not None and given.is_made():
+            raise UsageError(f"{name}={options[name]!r}: the object has its data already; leave {name} out")
         advice = f"leave {flag} out, or give its class or factory an argument {name}"
         raise UsageError(f"{flag} {options[name]}: the objective {target} takes no {name}; {advice}")
     return replace(named, options={name: options[name] for name in accepted})

@@ -138,7 +138,7 @@ def _search(
     if notebook is not None:
         notebook.close(("nothing was left to do: " if ended.was_complete else "") + result.headline)
     elif not config.quiet:
-        print_result(ended, plan.config)
+        print_result(ended, plan.config, in_program=True)
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, get_type_hints
 import click
 from click.core import ParameterSource
 
+from objectives.failures import describe_value
 from search.cli.main import run_command
 from search.cli.options import REPEATABLE_SETTINGS, SETTINGS
 from search.common.errors import UsageError
@@ -126,11 +127,24 @@ def _words(name: str, value: Any) -> Iterator[str]:
     elif name not in REPEATABLE_SETTINGS:
         yield f"{flag}={value}"
     elif isinstance(value, Mapping):
-        yield from (f"{flag}={key}={_parameter(item)}" for key, item in value.items())
-    else:
+        yield from (f"{flag}={key}={_parameter(key, item)}" for key, item in value.items())
+    elif isinstance(value, str | list | tuple):
         yield from (f"{flag}={item}" for item in ([value] if isinstance(value, str) else value))
+    else:
+        raise UsageError(f"{name}={describe_value(value)}; give a dict such as {name}={{'batch_size': 128}}")
 
 
-def _parameter(value: Any) -> str:
-    """A value of `fix`, as in `[0.001, 0.01]`. Numbers of numpy are numbers."""
-    return value if isinstance(value, str) else json.dumps(value, default=lambda other: other.item())
+def _parameter(name: object, value: Any) -> str:
+    """A value of `fix`, as in `[0.001, 0.01]`. Numbers and arrays of numpy are numbers and lists."""
+    if isinstance(value, str):
+        return value
+    plain = _without_numpy(value)
+    items = [_without_numpy(item) for item in plain] if isinstance(plain, list | tuple) else [plain]
+    if not all(isinstance(item, bool | int | float | str) for item in items):
+        allowed = "a number, a text, True or False, or a list of them such as [1e-3, 1e-2]"
+        raise UsageError(f"fix: {name!r} is {describe_value(value)}; give {allowed}")
+    return json.dumps(items if isinstance(plain, list | tuple) else plain)
+
+
+def _without_numpy(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,10 +1,9 @@
-"""`search.run` in a Python program: what it returns, what it leaves behind, how it is stopped and continued."""
+"""`search.run` in a Python program: what it leaves behind, how it is stopped and continued."""
 
 from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -23,6 +22,10 @@ from shell import alive, children, environment, in_process, rows, wait_for, wait
 
 import search
 from objectives.images import ImageClassification
+from search.commands.session.session import spec_for_machines
+from search.commands.setup import SearchPlan
+from search.common.config import Config
+from search.python.objects import spec_of, target_of
 from search.study.storage.storage import hold_study
 
 QUICK: Any = {"engine": "inline", "confirm": 0, "quiet": True}
@@ -34,88 +37,13 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_result_says_what_optuna_says(here: Path):
-    result = search.run(toy.Toy, trials=4, **QUICK)
-    study = result.study
-    assert isinstance(study, optuna.Study)
-    assert result.best_trial == study.best_trial
-    assert (result.best_value, result.best_params) == (study.best_value, study.best_params)
-    assert len(result.trials_dataframe()) == 4
-    assert (result.confirmed_value, result.interval, result.test_accuracy, result.model_uri) == (None,) * 4
-    assert "toy" in result.report_path.read_text()
-    best = study.best_trial
-    assert repr(result) == f"<search.Result of study toy: winner trial {best.number}, score {best.value:.4f}, 4 trials>"
-    optuna.visualization.plot_optimization_history(study)
-    for name in ("predictor", "model"):
-        with pytest.raises(search.SearchError, match="no model was registered"):
-            getattr(result, name)
-
-
-def test_a_result_is_found_from_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch):
-    stores = {"storage": "sqlite:///own.db", "tracking_uri": "sqlite:///tracked.db", "workspace": "stored"}
-    result = search.run(toy.Toy, trials=2, **stores, **QUICK)
-    (here / "elsewhere").mkdir()
-    monkeypatch.chdir(here / "elsewhere")
-    assert len(result.study.trials) == 2
-    assert result.report_path == here / "stored" / "mlruns" / "reports" / "toy.html"
-    assert "reports/toy.html" in result._repr_html_()
-    assert list((here / "elsewhere").iterdir()) == []
-
-
-def test_a_result_says_that_its_study_was_deleted(here: Path):
-    result = search.run(toy.Toy, trials=1, **QUICK)
-    assert result.study.trials
-    optuna.delete_study(study_name="toy", storage=f"sqlite:///{here}/optuna.db")
-    for use in (lambda: result.study, lambda: result.best_trial, result.trials_dataframe):
-        with pytest.raises(search.SearchError, match="the study 'toy' was deleted: run the same call again"):
-            use()
-    search.run(toy.Toy, trials=1, **QUICK)
-    with pytest.raises(search.SearchError, match="the study 'toy' was deleted"):
-        result.study  # noqa: B018
-
-
-LOGS = """
-import torch, search
-from torch import nn
-
-def objective(trial):
-    search.log_model(nn.Linear(trial.suggest_int("n", 1, 3), 2), torch.zeros(2, trial.params["n"]))
-    return 1.0
-
-result = search.run(objective, trials=1, engine="inline", quiet=True)
-print("shape", result.model.predict(torch.zeros(4, *result.model.shape)).shape)
-result.predictor
-"""
-
-
-@pytest.mark.slow
-def test_the_model_of_a_function_is_no_predictor(here: Path):
-    (here / "train.py").write_text(LOGS)
-    out, err = start(here / "train.py").communicate(timeout=120)
-    assert "shape (4, 2)" in out, err
-    assert err.rstrip().endswith("is not a classifier of images; use result.model, which has predict(inputs)")
-
-
-def test_the_view_for_notebooks_shows_the_winner(here: Path):
-    result = search.run(toy.Toy, trials=3, study="<b>mine</b>", **{**QUICK, "confirm": 1})
-    page = result._repr_html_()
-    assert f"trial {result.best_trial.number}" in page
-    assert f"{result.confirmed_value:.4f}" in page
-    assert result.interval is not None
-    assert f"{result.interval[0]:.4f} to {result.interval[1]:.4f}" in page
-    assert "&lt;b&gt;mine" in page
-    assert "<b>mine" not in page.replace("&lt;", "")
-    assert page.count("<div") == page.count("</div>")
-    assert not re.search(r"https?://|<script", page)
-
-
 def test_the_same_call_continues_and_then_has_nothing_to_do(here: Path, capsys: pytest.CaptureFixture[str]):
     first = search.run(toy.Toy, trials=2, **QUICK)
     assert capsys.readouterr() == ("", "")
     more = search.run(toy.Toy, trials=4, **{**QUICK, "quiet": False})
     assert "study toy: 2 of 4 trials done" in capsys.readouterr().out
     done = search.run(toy.Toy, trials=4, **{**QUICK, "quiet": False})
-    assert "nothing was left to do" in capsys.readouterr().out
+    assert "nothing was left to do; to continue, type trials=8 or another number above 4" in capsys.readouterr().out
     assert [len(result.study.trials) for result in (first, more, done)] == [4, 4, 4]
     assert done.best_params == more.best_params
 
@@ -217,6 +145,32 @@ def test_a_study_that_another_process_searches_is_left_alone(here: Path):
         pytest.raises(search.SearchError, match="study 'toy' is being searched by"),
     ):
         search.run(toy.Toy, trials=2, **QUICK)
+
+
+class Nets(ImageClassification):
+    def suggest_network(self, trial: Any) -> dict[str, Any]:
+        return {"width": trial.suggest_int("width", 1, 2)}
+
+    def build_network(self, params: Any) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(self.n_classes))
+
+
+def test_an_object_has_its_data_already(here: Path):
+    with pytest.raises(
+        search.SearchError, match="dataset='digits': the object has its data already; leave dataset out"
+    ):
+        search.run(Nets("digits"), dataset="digits", **QUICK)
+
+
+@pytest.mark.parametrize("given", [Nets, Nets("digits")])
+def test_another_machine_gets_the_data_with_the_objective(here: Path, given: Any):
+    dataset = "digits" if given is Nets else None
+    config = Config(objective=target_of(given), dataset=dataset, workspace=here)
+    plan = SearchPlan.of(config, given=spec_of(given))
+    sent: Any = spec_for_machines(plan).load()
+    assert "dataset" in vars(sent)
+    assert sent.fingerprint() == plan.objective.fingerprint()
+    assert np.array_equal(sent.dataset.images, plan.objective.dataset.images)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -62,12 +62,31 @@ def test_values_are_those_of_python(tmp_path: Path):
         ({"batch_size": 128, "optimizer": "adam"}, ("batch_size=128", "optimizer=adam")),
         ({"lr": (1e-3, 1e-2), "flag": True}, ("lr=[0.001, 0.01]", "flag=true")),
         ({"width": np.int64(3), "rate": np.float64(0.5)}, ("width=3", "rate=0.5")),
+        ({"lr": [np.float32(0.5), 1], "both": np.array([1, 2])}, ("lr=[0.5, 1]", "both=[1, 2]")),
         (["a=1", "b=-2"], ("a=1", "b=-2")),
         ("a=1", ("a=1",)),
     ],
 )
 def test_fix_takes_a_dict_a_list_or_a_text(given: Any, stored: tuple[str, ...]):
     assert read(fix=given)["fix"] == stored
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": {1}}, r"fix: 'x' is \{1\}; give a number, a text, True or False, or a list of them"),
+        ({"x": None}, "fix: 'x' is None; give a number"),
+        ({"x": [1, None]}, r"fix: 'x' is \[1, None\]; give a number"),
+        ({"x": np.zeros((2, 2))}, r"fix: 'x' is array\(.*; give a number"),
+        (3, r"fix=3; give a dict such as fix=\{'batch_size': 128\}"),
+        ({"x"}, r"fix=\{'x'\}; give a dict"),
+        ([3], "--fix '3' is not NAME=VALUE"),
+        ({"adam_lr": np.array([1e-3, 2e-3, 3e-3])}, "--fix or .space.: adam_lr "),
+    ],
+)
+def test_what_fixes_no_parameter_is_told(given: Any, message: str, folder: Path):
+    with pytest.raises(search.SearchError, match=message):
+        search.run(dataset="digits", fix=given, workspace=folder, engine="inline", trials=1)
 
 
 def test_variables_and_a_file_count_unless_a_value_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

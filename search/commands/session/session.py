@@ -5,10 +5,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from optuna.trial import TrialState
 
 from objectives.base import ObjectiveError, Portable
 from objectives.devices import n_nvidia_gpus
+from objectives.spec import ObjectiveSpec
 from search.commands.setup import SearchPlan, open_tracking
 from search.commands.studies import find_stored, separate_copy
 from search.common.errors import SearchError
@@ -157,11 +159,20 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
         return LocalExecutor(spec, config.device, config.jobs or (jobs_of_function() if plan.is_function else None))
     from search.executors.ray import RayExecutor
 
-    if isinstance(plan.objective, Portable):
-        spec = replace(spec, options={**spec.options, **call("portable", plan.objective.portable)})
+    spec = spec_for_machines(plan)
     device, jobs, cpus, gpus = config.device, config.jobs, config.cpus_per_trial, config.gpus_per_trial
     with display.busy("starting or reaching Ray"):
         return RayExecutor(spec, device, jobs, cpus=cpus, gpus=gpus, address=config.address, notice=display.notice)
+
+
+def spec_for_machines(plan: SearchPlan) -> ObjectiveSpec:
+    """How workers of other machines make the objective, which do not have the files of its data."""
+    spec, objective = plan.spec, plan.objective
+    if not isinstance(objective, Portable):
+        return spec
+    if spec.pickled is not None and spec.is_made():  # nothing is called that could take the data
+        return replace(spec, pickled=call("sending the prepared objective", cloudpickle.dumps, objective))
+    return replace(spec, options={**spec.options, **call("portable", objective.portable)})
 
 
 def jobs_of_function() -> int:
