@@ -204,9 +204,9 @@ class Finish:
 
     def _link_runs(self) -> None:
         """Store the ids of MLflow's experiment, and of the runs that MLflow created after their trials had ended."""
+        self.tracking.flush(10.0)
         if (experiment := self.tracking.mlflow_id(EXPERIMENT)) is not None:
             self.study.set_attr(records.EXPERIMENT, experiment)
-        self.tracking.flush(10.0)
         unlinked = [trial.number for trial in self.study.record().trials if trial.run_id is None]
         ids = {str(number): self.tracking.mlflow_id(trial_run(number)) for number in unlinked}
         if delivered := {number: run_id for number, run_id in ids.items() if run_id}:
