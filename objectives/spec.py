@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from objectives.base import Direction, Objective, ObjectiveError
 from objectives.failures import describe_error, describe_value
@@ -96,6 +96,16 @@ class ObjectiveSpec:
             if is_function(made):
                 return FunctionObjective(made, function_name(self.target), self.direction or "minimize")
             return self._checked(made)
+
+    def with_code(self) -> Self:
+        """The same objective with the code of its file, which other machines do not have."""
+        place = self.target.rpartition(":")[0]
+        if self.pickled is not None or not place.endswith(".py"):
+            return self
+        import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+        cloudpickle.register_pickle_by_value(self._import(place))
+        return replace(self, pickled=cloudpickle.dumps(self._target()))
 
     def _target(self) -> Any:
         token = importing.set(self.target)

@@ -167,7 +167,8 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
 
 def spec_for_machines(plan: SearchPlan) -> ObjectiveSpec:
     """How workers of other machines make the objective, which do not have the files of its data."""
-    spec, objective = plan.spec, plan.objective
+    spec: ObjectiveSpec = call("sending the objective", plan.spec.with_code)
+    objective = plan.objective
     if not isinstance(objective, Portable):
         return spec
     if spec.pickled is not None and spec.is_made():  # nothing is called that could take the data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -274,3 +275,15 @@ def test_a_call_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answer: Any = value(spec)
     assert answer == 3.0
     assert spec.load().name == "module_of_the_user"
+
+
+def test_another_machine_gets_the_code_of_the_file(tmp_path: Path):
+    """A process that starts elsewhere, without the file, stands for the other machine."""
+    spec = file_spec(tmp_path, "def twice(x): return 2 * x\ndef objective(trial): return twice(trial)").with_code()
+    (tmp_path / "spec.pickle").write_bytes(pickle.dumps(spec))
+    for file in tmp_path.glob("*.py"):
+        file.unlink()
+    program = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).load().function(21))"
+    command = [sys.executable, "-c", program, str(tmp_path / "spec.pickle")]
+    ended = subprocess.run(command, cwd="/", env=environment(), capture_output=True, text=True, check=True)
+    assert ended.stdout == "42\n"
