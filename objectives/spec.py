@@ -160,7 +160,7 @@ class ObjectiveSpec:
             ) from error
 
     def _checked(self, made: Objective) -> Objective:
-        if not any(hasattr(made, part) for part in ("suggest", "start")):
+        if not any(hasattr(made, part) for part in PARTS):
             problem = f"--objective {self.target!r} gives {describe_value(made, 60)}, which cannot be searched"
             advice = "Name a function of one argument, def objective(trial), or a class of docs/objectives.md"
             raise ObjectiveError(f"{problem}. {advice}")

@@ -97,6 +97,7 @@ def test_importing_them_loads_nothing_heavy():
     assert done.stdout == "set()\n", done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_type_checker_sees_them(tmp_path: Path):
     """It finds the three mistakes of this program, and nothing else in it."""

@@ -46,7 +46,14 @@ def test_each_trial_has_one_run(finished: Finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["sqlite:////nowhere/elsewhere.db", "http://127.0.0.1:9", "databricks"])
+@pytest.mark.parametrize(
+    "store",
+    [
+        "sqlite:////nowhere/elsewhere.db",
+        pytest.param("http://127.0.0.1:9", marks=pytest.mark.long),
+        pytest.param("databricks", marks=pytest.mark.long),
+    ],
+)
 def test_variables_of_mlflow_send_neither_runs_nor_models_elsewhere(folder: Path, store: str):
     variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "MLFLOW_EXPERIMENT_ID": "9"}
     variables |= {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_ACTIVE_MODEL_ID": "m-1", "MLFLOW_ENABLE_ASYNC_LOGGING": "true"}
@@ -287,7 +294,7 @@ COMMAND = "import sys; from search.cli.main import main; main()"
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        pytest.param({}, "--objective 'mine:thing' lacks name, metric", id="found"),
+        pytest.param({}, "--objective 'mine:thing' gives 3, which cannot be searched", id="found"),
         pytest.param({"PYTHONSAFEPATH": "1"}, "No module named 'mine'", id="forbidden"),
     ],
 )

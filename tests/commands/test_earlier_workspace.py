@@ -68,6 +68,7 @@ def study(name: str, folder: Path) -> dict:
     return json.loads(result.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_interrupted_study_is_finished_as_it_would_have_been(workspace: Path):
     before = study("interrupted", workspace)

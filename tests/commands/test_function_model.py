@@ -100,6 +100,7 @@ def test_the_winner_of_a_function_is_registered_and_loads_without_this_project(f
     assert promoted.stdout.endswith("champion of train: version 1\n"), promoted.stdout + promoted.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_study_of_the_function_competes_with_the_champion(folder: Path):
     (folder / "train.py").write_text(textwrap.dedent(SCRIPT))
@@ -118,6 +119,7 @@ def test_another_study_of_the_function_competes_with_the_champion(folder: Path):
     assert champion == [(1 + scores.index(min(scores)),)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_function_without_models_ends_and_is_told_so_once_it_is_to_be_registered(folder: Path):
     text = textwrap.dedent(SCRIPT).replace("    search.log_model(net, INPUTS[:2])\n", "")

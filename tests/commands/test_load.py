@@ -88,10 +88,10 @@ NOTEBOOK = """
 @pytest.mark.parametrize(
     ("stores", "variables"),
     [
-        (["registry"], {}),
+        pytest.param(["registry"], {}, marks=pytest.mark.long),
         (["tracking", "registry"], {}),
         ([], {"MLFLOW_REGISTRY_URI": "sqlite:////nowhere/registry.db", "MLFLOW_RUN_ID": "0", "MLFLOW_WORKSPACE": "x"}),
-        ([], {}),
+        pytest.param([], {}, marks=pytest.mark.long),
     ],
 )
 def test_a_notebook_with_other_stores_loads_and_keeps_them(

@@ -302,6 +302,7 @@ def test_a_killed_trial_resumes_from_its_checkpoint(place: Path):
         assert [step for step, _ in _curve(place, run, "train/loss")] == list(range(20))
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_a_study_that_continues(place: Path):
     words = ("--objective", "training.py:objective", *ALONE, "--trials", 4, "--pruner", "none")
     process = begin(*words, cwd=place, env={"TRAINING_STEP_S": "0.3"})

@@ -124,6 +124,7 @@ WRITES: dict[str, tuple[Any, ...]] = {
 LOADS = "import search; print(search.load()); print(type(search.load_trial('digits', 0)).__name__)"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("in_wal_mode", [pytest.param(False, marks=pytest.mark.long), True])
@@ -214,6 +215,7 @@ def test_a_search_starts_when_the_file_is_free(folder: Path, name: str, statemen
     assert rows(folder / "optuna.db", "SELECT count(*) FROM trials WHERE state <> 'RUNNING'") == [(2,)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_ends_the_wait_and_the_time_is_limited(folder: Path):
     process = begin(*TOY, "--trials", 9, cwd=folder, env=SLOW)

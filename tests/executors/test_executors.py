@@ -332,7 +332,7 @@ def test_workers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: p
     ("spec", "message"),
     [
         (ObjectiveSpec("toy:Toy", {"nonsense": 1}), r"'toy:Toy' cannot be made: .*unexpected keyword"),
-        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing' cannot be made"),
+        (ObjectiveSpec("toy:Nothing"), r"--objective 'toy:Nothing': toy has no 'Nothing'"),
     ],
     ids=["another option", "not there"],
 )

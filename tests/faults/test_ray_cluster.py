@@ -66,6 +66,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         made.cluster.shutdown()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_node_goes_and_another_comes(nodes: Nodes, place: Place):
     search = (*BOWL, *RAY, "--address", nodes.address, "--pruner", "none")

@@ -74,6 +74,7 @@ def ending(place: Place) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
     return summary, points
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_while_it_confirms_and_refits(make_place: Callable[..., Place], folder: Path):
     shutil.copytree(folder, folder.with_name("whole"))

@@ -150,6 +150,7 @@ def test_signals_before_the_search_begins(empty: Place):
     empty.assert_whole(4)
 
 
+@pytest.mark.long
 def test_stopped_and_continued(place: Place):
     search = (*BOWL, "--trials", 30, "--jobs", 2)
     process = place.begin(*search)

@@ -80,6 +80,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, fresh_mlflow: Path) -> Iter
     server.stop()
 
 
+@pytest.mark.long
 def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: Server, folder: Path):
     place = make_place(folder, mlflow=server.database)
     pictures = make_place(folder.with_name("digits"), study="digits", curve="val/accuracy", mlflow=server.database)

@@ -112,7 +112,7 @@ def test_random_numbers_and_torchs_settings_stay_as_they_were(here: Path):
     assert not flushes_denormals()
     torch.set_flush_denormal(True)
     try:
-        with pytest.raises(search.SearchError, match="lacks"):  # no worker of this engine is in this process
+        with pytest.raises(search.SearchError, match="cannot be searched"):  # no worker of this engine is in this process
             search.run(object(), **{**QUICK, "engine": "local"})
         assert flushes_denormals()
     finally:
@@ -285,6 +285,7 @@ def test_sigterm_ends_the_program_after_the_search(here: Path):
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_is_registered_beside_a_run_of_ones_own(here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

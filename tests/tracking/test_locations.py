@@ -280,6 +280,7 @@ def test_the_champion_of_a_moved_workspace_loads(finished: Finished, tmp_path: P
     assert [model.name for model in client.search_logged_models(["0", "1"])] == ["model"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_champion_loads_after_mlflow_gc(finished: Finished, tmp_path: Path):
     place = tmp_path / "b"

@@ -317,6 +317,7 @@ def assert_whole(url: str, trials: int) -> None:
     storage.engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_search_can_be_resumed(url: str, folder: Path):
     first = begin(*toy(url, 6), cwd=folder, env={"TOY_PAUSE_S": "0.5"})

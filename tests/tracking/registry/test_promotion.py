@@ -373,6 +373,7 @@ def publish(database: Path, first: int, last: int, *, killed: int = -1) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("repaired_by", ["the same search", "the next search"])
 def test_16_register_at_the_same_time(folder: Path, repaired_by: str):
