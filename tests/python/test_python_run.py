@@ -112,7 +112,8 @@ def test_random_numbers_and_torchs_settings_stay_as_they_were(here: Path):
     assert not flushes_denormals()
     torch.set_flush_denormal(True)
     try:
-        with pytest.raises(search.SearchError, match="cannot be searched"):  # no worker of this engine is in this process
+        # No worker of this engine is in this process.
+        with pytest.raises(search.SearchError, match="cannot be searched"):
             search.run(object(), **{**QUICK, "engine": "local"})
         assert flushes_denormals()
     finally:
