@@ -303,6 +303,7 @@ def test_a_model_is_registered_beside_a_run_of_ones_own(here: Path, monkeypatch:
         assert mlflow.MlflowClient().get_run(own.info.run_id).data.metrics == {"after": 1.0}
     finally:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which mlflow.set_experiment sets
 
 
 @pytest.mark.long
