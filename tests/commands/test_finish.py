@@ -122,6 +122,7 @@ def test_another_winning_network_reads_the_test_split_again_and_the_count_is_sho
     assert reads_of_test_split(study) in (folder / "mlruns/reports/digits.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_read_is_counted_even_if_its_result_was_lost(folder: Path):
     Counted.killed = True
     with pytest.raises(ObjectiveError, match="score_test failed: Killed: right after the reading"):

@@ -74,6 +74,7 @@ def test_runs_are_closed_when_another_program_writes_to_the_study(place: Place, 
     assert trial.state == TrialState.COMPLETE
 
 
+@pytest.mark.slow
 def test_interrupted_or_not_the_values_are_the_same(place: Place):
     whole = Place(Path(shutil.copytree(place.folder, place.folder.with_name("whole"))))
     interrupted = place.search(3, interrupted=after(2))

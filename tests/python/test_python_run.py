@@ -48,6 +48,7 @@ def test_the_same_call_continues_and_then_has_nothing_to_do(here: Path, capsys: 
     assert done.best_params == more.best_params
 
 
+@pytest.mark.slow
 def test_the_command_continues_what_a_program_began(here: Path):
     search.run(toy.Toy, trials=2, **QUICK)
     words = ("--objective", "toy:Toy", "--trials", 3, "--engine", "inline", "--confirm", 0)
@@ -62,6 +63,7 @@ def test_an_object_keeps_what_it_was_made_with(here: Path):
     assert max(result.study.trials[0].intermediate_values) == 2
 
 
+@pytest.mark.slow
 def test_a_text_names_an_objective_as_after_the_flag(here: Path):
     assert search.run("toy:Toy", trials=1, **QUICK).best_params
 
@@ -80,6 +82,7 @@ def process_state() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_process_stays_as_it_was(here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/other.db")
     monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-1")
@@ -120,6 +123,7 @@ def test_random_numbers_and_torchs_settings_stay_as_they_were(here: Path):
         torch.set_flush_denormal(False)
 
 
+@pytest.mark.slow
 def test_it_runs_in_another_thread(here: Path):
     results: list[search.Result] = []
     thread = threading.Thread(target=lambda: results.append(search.run(toy.Toy, trials=2, **QUICK)))

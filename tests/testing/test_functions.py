@@ -87,6 +87,7 @@ def test_random_numbers_without_a_seed_are_a_remark(tmp_path: Path):
     assert "seed what it draws with search.seed()" in result.stdout
 
 
+@pytest.mark.slow
 def test_threads_of_the_file_do_not_hang_the_checks(tmp_path: Path):
     """With a flag the objective is imported before the checks, and a fork would lose the threads that it uses."""
     code = "import torch\nx = torch.rand(600, 600)\nx @ x\n"

@@ -62,6 +62,7 @@ assert not {"torch", "torchvision", "sklearn", "search"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", program, str(real_data)], check=True, cwd=ROOT, timeout=60)
 
 
+@pytest.mark.slow
 def test_preparing_opens_no_test_file(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     program = """

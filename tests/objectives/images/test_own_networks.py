@@ -191,6 +191,7 @@ def test_the_normalisation_is_part_of_the_model():
     assert (seen[0].mean().item(), seen[0].std().item()) == pytest.approx((0, 1), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Nets, Odd])
 def test_own_networks_keep_the_whole_contract(kind: type[ImageClassification]):
     specimen = Specimen.of(ObjectiveSpec(f"test_own_networks:{kind.__name__}", DIGITS))

@@ -66,6 +66,7 @@ def search(study: SamplingStudy, trials: int) -> SamplingStudy:
 # Nothing twice ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_configuration_of_a_small_space_is_trained_once_and_then_the_search_ends(database: str, sampler: str):
     study = search(a_study(database, Few(steps=1), sampler=sampler), 20)

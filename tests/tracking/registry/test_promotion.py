@@ -429,6 +429,7 @@ def test_an_impossible_promotion_is_explained(finished: Finished, words: list[st
         command(finished.folder, *words)
 
 
+@pytest.mark.slow
 def test_the_command_promotes_a_version_or_a_winner_and_rolls_back(finished: Finished, folder: Path):
     for name in ("optuna.db", "mlflow.db"):
         one_file(finished.folder / name, folder / name)
