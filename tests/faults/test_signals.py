@@ -139,13 +139,13 @@ def test_signals_before_the_search_begins(empty: Place):
     moments, statuses = random.Random(8), []
     for number in (signal.SIGINT, signal.SIGTERM) * 2:
         process = empty.begin(*SEARCH)
-        time.sleep(moments.uniform(0.5, 5.0))
+        time.sleep(moments.uniform(0.5, 3.0))
         process.send_signal(number)
         status = empty.ended(process, 20)
         statuses.append(f"{number.name} {status}")
         # Python itself answers in its first moments: killed by the signal, where a shell says 130 or 143 too.
         assert status in (128 + number, -number), empty.said()
-    say(f"signals in the first 5 s: {', '.join(statuses)}")
+    say(f"signals in the first 3 s: {', '.join(statuses)}")
     empty.finish(*BOWL, "--trials", 4, "--jobs", 2)
     empty.assert_whole(4)
 

@@ -268,10 +268,10 @@ def test_a_function_that_fails_is_no_reason_to_refuse_it(tmp_path: Path):
 
 
 def test_a_call_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file_spec(tmp_path / "package", PLAIN, "module_of_the_user.py")
+    file_spec(tmp_path / "users_package", PLAIN, "module_of_the_user.py")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    spec = ObjectiveSpec("package.module_of_the_user:objective")
+    spec = ObjectiveSpec("users_package.module_of_the_user:objective")
     answer: Any = value(spec)
     assert answer == 3.0
     assert spec.load().name == "module_of_the_user"
