@@ -98,7 +98,7 @@ class ObjectiveSpec:
             return self._checked(made)
 
     def with_code(self) -> Self:
-        """The same objective with the code of its file, which other machines do not have."""
+        """Return this objective with the code of its file, which other machines do not have."""
         place = self.target.rpartition(":")[0]
         if self.pickled is not None or not place.endswith(".py"):
             return self

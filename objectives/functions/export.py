@@ -53,7 +53,7 @@ def export(module: Any, example: Any) -> bytes:
         raise ValueError(f"search.log_model: of one input the network made {given}; it must make one tensor (1, ...)")
     if (most := most_inputs(program)) is not None:
         advice = "the number of inputs must not decide what forward computes"
-        raise ValueError(f"search.log_model: the exported network takes at most {most} inputs at once; {advice}")
+        raise ValueError(f"search.log_model: the exported network takes at most {most} inputs in a batch; {advice}")
     return file.getvalue()
 
 
@@ -68,6 +68,6 @@ def unloadable_name(network: nn.Module) -> str | None:
 
 
 def most_inputs(program: ExportedProgram) -> int | None:
-    """The largest number of inputs that a program takes at once; None if it takes any number."""
+    """The largest batch of inputs that a program takes; None if it takes any number."""
     bounds = (bound.upper for bound in program.range_constraints.values())
     return min((int(bound) for bound in bounds if bound.is_Integer), default=None)

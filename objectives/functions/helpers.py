@@ -32,7 +32,7 @@ def log(metrics: Mapping[str, Any], step: int | None = None) -> None:
 
 
 def log_artifact(path: str | Path, name: str | None = None) -> None:
-    """Keep a file, or all files of a folder, with the trial's run. It is read at once.
+    """Keep a file, or all files of a folder, with the trial's run. It is read immediately.
 
     `name`: what it is called there, by default its own name. Raises OSError or ValueError when it cannot be kept.
     """

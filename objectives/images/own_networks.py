@@ -160,7 +160,7 @@ def _check_export(owner: type, model: nn.Module, images: Tensor) -> None:
         ) from error
     if (most := most_inputs(program)) is not None:
         advice = "the number of images must not decide what forward computes"
-        raise ObjectiveError(f"the exported network takes at most {most} images at once; {advice}")
+        raise ObjectiveError(f"the exported network takes at most {most} images in a batch; {advice}")
 
 
 def _reason(error: Exception, owner: type) -> str:

@@ -1,6 +1,6 @@
 """Tells objects apart that no name distinguishes: by their code, and by the plain values that they hold.
 
-The same source gives the same digest in every process. Addresses, file names and line numbers do not count.
+A source has one digest in every process. Addresses, file names and line numbers do not count.
 """
 
 import enum

@@ -100,7 +100,7 @@ def _can_be_sent(value: Any) -> bool:
 
 
 def _carried(given: Any) -> dict[str, Any]:
-    """What is pickled with an object, by name: attributes, arguments, and the variables that its functions use."""
+    """Return the values that are pickled with an object, by name: attributes, arguments and variables that it uses."""
     if isinstance(given, functools.partial):
         numbered = {f"argument {number}": value for number, value in enumerate(given.args, start=1)}
         return {**({} if _can_be_sent(given.func) else _carried(given.func)), **numbered, **given.keywords}

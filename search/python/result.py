@@ -1,4 +1,4 @@
-"""What `search.run` returns: the outcome of a search, its study, its model, and a view for notebooks."""
+"""The result of `search.run`: the outcome of a search, its study, its model, and a view for notebooks."""
 
 from __future__ import annotations
 
@@ -159,5 +159,5 @@ class Result:
 
 
 def _link(path: Path) -> str:
-    """A link that works in a notebook. Its page may not open other files than those beside the notebook."""
+    """A link that works in a notebook. Its page may open only files in the notebook's folder."""
     return quote(path.relative_to(Path.cwd()).as_posix()) if path.is_relative_to(Path.cwd()) else path.as_uri()

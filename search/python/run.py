@@ -143,7 +143,7 @@ def _search(
 
 
 def _after(number: int) -> BaseException:
-    """What to raise after a signal: KeyboardInterrupt for Ctrl-C. Another signal takes its usual effect first."""
+    """Return the exception for a signal: KeyboardInterrupt for Ctrl-C. Another signal takes its usual effect first."""
     if number == signal.SIGINT:
         return KeyboardInterrupt(STOPPED)
     signal.raise_signal(number)

@@ -21,11 +21,11 @@ HELP = {
     "quiet": "Show nothing.",
     "config": "File of settings such as trials = 50.",
 }
-"""What differs from the help of the command."""
+"""Help texts that differ from those of the command."""
 
 
 class Settings(TypedDict, total=False):
-    """What `search.run` takes beside the objective. None means the default, as for a flag that is left out."""
+    """The keyword arguments of `search.run`. None means the default, as for a flag that is left out."""
 
     trials: int | None
     dataset: str | Path | None

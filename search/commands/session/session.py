@@ -82,7 +82,7 @@ class SearchSession:
     def _is_registered(self, record: records.StudyRecord, summary: Summary) -> bool:
         if self.plan.register_as is None:
             return True
-        if summary.has_no_model:  # whoever asks for a name is told why there is no model
+        if summary.has_no_model:  # a user who gave a name has seen why nothing is registered
             return self.plan.config.register is None or summary.standing is not None
         has_name = self.plan.register_as == (summary.model or {}).get("name")
         return has_name and find_stored(self.plan.config, [record]) != [None]

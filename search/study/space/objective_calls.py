@@ -53,7 +53,7 @@ def explain_errors(target: str) -> Iterator[None]:
 
 
 def check_hint(target: str) -> str:
-    """What tells more about an objective: a command, unless it exists only in the program that gave it."""
+    """Say how to learn more about an objective: by a command, unless it exists only in the program that gave it."""
     if ObjectiveSpec(target).is_unnamed:
         return "To see more, call it in your program; optuna.create_study().ask() makes a trial for it"
     return f"To see more, type: python -m search check-objective {shlex.quote(target)}"

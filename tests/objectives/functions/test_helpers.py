@@ -247,7 +247,11 @@ def test_a_network_is_exported_and_stays_as_it_is():
         (TwoOutputs(), torch.zeros(2, 3), "of one input the network made a tuple; it must make one tensor (1, ...)"),
         (Net(), torch.zeros(1, 3), "an example of shape (1, 3); give 2 inputs or more"),
         (Net(), torch.zeros(2, 4), "torch.export cannot export the network: "),
-        (FewInputs(), torch.zeros(2, 3), "the exported network takes at most 64 inputs at once; the number of inputs"),
+        (
+            FewInputs(),
+            torch.zeros(2, 3),
+            "the exported network takes at most 64 inputs in a batch; the number of inputs",
+        ),
         (nn.Sequential(OrderedDict({"conv(3x3)": Net()})), torch.zeros(2, 3), "rename layer 'conv(3x3)': the registry"),
         ("net", torch.zeros(2, 4), "search.log_model got 'net'; give a torch.nn.Module and an example input"),
     ],

@@ -81,7 +81,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     "Grows": (lambda: with_mask(next(LAYERS)), r"two different networks from equal"),
     "Few": (
         lambda: Layer(lambda out, x: logits(out, x) * (1 if x.shape[0] <= 64 else 2)),
-        r"the exported network takes at most 64 images at once; the number of images must not decide",
+        r"the exported network takes at most 64 images in a batch; the number of images must not decide",
     ),
     "Squeezed": (
         lambda: Layer(lambda out, x: logits(out, x).squeeze()),
