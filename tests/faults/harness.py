@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +125,26 @@ class Place:
         process.kill()
         process.wait()
         return self.all_gone(10.0)
+
+    def kill_again_and_again(
+        self, search: Sequence[object], kills: int, moments: random.Random, *, early: tuple[int, float], reports: int
+    ) -> int:
+        """Kill a search at random moments; return how many trials were finished at the last one.
+
+        `early`: how many of the first kills, and within how many seconds, hit stores that are being made.
+        """
+        outlived, done = [], []
+        for kill in range(kills):
+            process = self.begin(*search)
+            if kill < early[0] or moments.random() < 0.2:
+                time.sleep(moments.uniform(0, early[1]))
+            else:
+                self.random_moment(process, moments, reports=reports)
+            assert process.poll() is None, f"it ended before it could be killed: {self.said()}"
+            outlived.append(self.kill(process))
+            done.append(self.finished())
+        say(f"{kills} kills, trials finished by then: {done}; workers outlived them by at most {max(outlived):.2f} s")
+        return done[-1]
 
     def all_gone(self, within_s: float) -> float:
         return wait_until(lambda: not self.processes(), within_s, f"the end of processes {self.processes()}")

@@ -37,18 +37,7 @@ def log_of(place: Place) -> Path:
 
 
 def test_command_killed_again_and_again(valley: Place):
-    moments, outlived, done = random.Random(17), [], []
-    for kill in range(20):
-        process = valley.begin(*VALLEY)
-        if kill < 3 or moments.random() < 0.2:  # the first ones hit stores that are being made
-            time.sleep(moments.uniform(0, 6.0))
-        else:
-            valley.random_moment(process, moments, reports=12)
-        assert process.poll() is None, f"it ended before it could be killed: {valley.said()}"
-        outlived.append(valley.kill(process))
-        done.append(valley.finished())
-    say(f"20 kills, with so many trials finished: {done}; workers outlived them by at most {max(outlived):.2f} s")
-    assert done[-1] < TRIALS
+    assert valley.kill_again_and_again(VALLEY, 20, random.Random(17), early=(3, 6.0), reports=12) < TRIALS
     valley.finish(*VALLEY)
     counts = valley.assert_whole(TRIALS)
     assert set(counts["states"]) <= {"COMPLETE", "PRUNED"}

@@ -16,19 +16,8 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.mark.parametrize("kills", [pytest.param(7, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
 def test_coordinator_killed_again_and_again(empty: Place, kills: int):
-    moments, search = random.Random(kills), (*BOWL, "--trials", 50, "--jobs", 2)
-    outlived, done = [], []
-    for kill in range(kills):
-        process = empty.begin(*search)
-        if kill < 4 or moments.random() < 0.2:  # the first ones hit stores that are being made
-            time.sleep(moments.uniform(0, 5.0))
-        else:
-            empty.random_moment(process, moments, reports=10)
-        assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
-        outlived.append(empty.kill(process))
-        done.append(empty.finished())
-    say(f"{kills} kills, with so many trials finished: {done}; workers outlived them by at most {max(outlived):.2f} s")
-    assert done[-1] < 50
+    search = (*BOWL, "--trials", 50, "--jobs", 2)
+    assert empty.kill_again_and_again(search, kills, random.Random(kills), early=(4, 5.0), reports=10) < 50
     empty.finish(*search)
     empty.assert_whole(50)
 

@@ -218,6 +218,15 @@ print("best", result.best_value)
 """
 
 
+def searching(folder: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """A program, and a process in which its search has just begun."""
+    program = folder / "train.py"
+    program.write_text(PROGRAM)
+    process = start(program, {"TOY_PAUSE_S": "0.5"})
+    wait_for(process, "0 of 6 trials done")
+    return program, process
+
+
 def start(program: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     command, pipe = [sys.executable, "-u", str(program)], subprocess.PIPE
     return subprocess.Popen(command, cwd=program.parent, env=environment(env), stdout=pipe, stderr=pipe, text=True)
@@ -226,10 +235,7 @@ def start(program: Path, env: dict[str, str] | None = None) -> subprocess.Popen[
 @pytest.mark.slow
 def test_a_program_without_a_guard_is_stopped_and_continues(here: Path):
     """Also on several workers, with a class of its own."""
-    program = here / "train.py"
-    program.write_text(PROGRAM)
-    process = start(program, {"TOY_PAUSE_S": "0.5"})
-    wait_for(process, "0 of 6 trials done")
+    program, process = searching(here)
     wait_until(lambda: rows(here / "optuna.db", "SELECT 1 FROM trials"), 60, "a trial")
     workers = children(process.pid)
     assert len(workers) >= 2
@@ -281,10 +287,7 @@ def test_a_program_that_is_stopped_early_has_no_thread_left(tmp_path: Path):
 
 @pytest.mark.slow
 def test_sigterm_ends_the_program_after_the_search(here: Path):
-    program = here / "train.py"
-    program.write_text(PROGRAM)
-    process = start(program, {"TOY_PAUSE_S": "0.5"})
-    wait_for(process, "0 of 6 trials done")
+    program, process = searching(here)
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
