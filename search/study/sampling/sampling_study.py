@@ -173,7 +173,7 @@ class SamplingStudy:
         params = dict(trial.params) if self.is_function else self.proposals.complete(number, memory_id)
         sampled = self._memory.get_trial(memory_id)
         if sampled.params.keys() != trial.params.keys():
-            self._storage.complete_trial(stored_id, sampled)
+            self._storage.add_params(stored_id, sampled, sampled.params.keys() - trial.params.keys(), {})
         last_step = max(trial.intermediate_values, default=0)
         last_value = trial.intermediate_values.get(last_step)
         baseline = None if is_enqueued else trial.user_attrs.get(records.BASELINE)

@@ -129,7 +129,6 @@ class RetryingStorage(WriterStorage):
         return WriterStorage, (self.url, self.engine_kwargs)
 
     start_trial = _retried(WriterStorage.start_trial)
-    complete_trial = _retried(WriterStorage.complete_trial)
     add_params = _retried(WriterStorage.add_params)
     note_trial = _retried(WriterStorage.note_trial)
     count_trials = _retried(WriterStorage.count_trials)

@@ -73,16 +73,11 @@ class WriterStorage(RDBStorage):
         with transaction(self.scoped_session) as session:
             return int(session.query(models.TrialModel).filter_by(study_id=study_id).count())
 
-    def complete_trial(self, trial_id: int, trial: FrozenTrial) -> None:
-        """Store the parameters of a trial that the storage has without some of them.
+    def add_params(self, trial_id: int, trial: FrozenTrial, names: Iterable[str], user_attrs: Attrs) -> None:
+        """Store parameters of these names, which the storage lacks, and attributes.
 
         Optuna's own call refuses a parameter that a trial of another program has under another distribution.
         """
-        with transaction(self.scoped_session) as session:
-            self._write_params(session, trial_id, trial, trial.distributions)
-
-    def add_params(self, trial_id: int, trial: FrozenTrial, names: Iterable[str], user_attrs: Attrs) -> None:
-        """Store parameters of these names, and attributes."""
         with transaction(self.scoped_session) as session:
             self._write_params(session, trial_id, trial, names)
             self._write_attrs(session, trial_id, user_attrs, {})
