@@ -25,7 +25,7 @@ def may_have_gpu(requested: str) -> bool:
     """Return whether `requested` may be a GPU here. Unlike `choose_device` this needs no torch, which takes seconds."""
     if requested != "auto":
         return requested != "cpu"
-    return sys.platform == "darwin" or any(glob(f"/dev/{name}") for name in ("nvidia[0-9]*", "kfd", "dxg"))
+    return sys.platform == "darwin" or n_nvidia_gpus() > 0 or any(glob(f"/dev/{name}") for name in ("kfd", "dxg"))
 
 
 def resolve_device(requested: str, index: int) -> str:

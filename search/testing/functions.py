@@ -18,7 +18,7 @@ from objectives.failures import describe_error
 from objectives.functions.objective import FunctionObjective
 from objectives.functions.output import StreamOutput
 from objectives.functions.questions import Answer, Asked, Returned, Unusable
-from search.study.sampling.function_answers import choice_index
+from search.study.sampling.function_answers import ask, choice_index
 from search.study.space.objective_calls import ContractError, require
 from search.testing.findings import Absent, NotTried
 
@@ -108,17 +108,12 @@ class FunctionSpecimen:
         match method:
             case "seed":
                 return 1
-            case "log" | "log_artifact" | "log_model" | "save_checkpoint" | "set_system_attr" | "study.stop":
+            case "log" | "log_artifact" | "log_model" | "save_checkpoint" | "output" | "study.stop":
                 return None
-            case "number":
-                return trial.number
-            case "should_prune":
-                return False
         if method.startswith("study."):
-            found = getattr(self._study, method.removeprefix("study."))
-        else:
-            found = getattr(trial, method)
-        value = found(*arguments, **keywords) if callable(found) else found
+            part = getattr(self._study, method.removeprefix("study."))
+            return part(*arguments, **keywords) if callable(part) else part
+        value = ask(trial, method, arguments, keywords)
         return choice_index(arguments[1], value) if method == "suggest_categorical" else value
 
 

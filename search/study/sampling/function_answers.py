@@ -17,7 +17,8 @@ from search.study.study import StoredStudy
 USERS_PREFIX = "user:"
 """Before an attribute of the user whose name is one of the search's own."""
 
-READ_TRIAL = {"params", "distributions", "datetime_start", "relative_params", "constraints"}
+READ_TRIAL = {"number", "params", "distributions", "datetime_start", "relative_params", "constraints", "user_attrs"}
+CALLED = {"report", "should_prune", "set_user_attr", "set_system_attr", "set_constraint"}
 READ_STUDY = {"direction", "directions", "study_name", "metric_names", "trials", "get_trials"} | {
     f"best_{what}" for what in ("value", "values", "params", "trial", "trials")
 }
@@ -61,33 +62,21 @@ class FixedTrials:
     ) -> Any:
         """Answer a question of the training `run`. `reported` holds the steps that it has reported."""
         trial = self._trials.setdefault(run, FixedTrial(dict(params), number))
-        match method:
-            case "number":
-                return number
-            case "params":
-                return dict(params)
-            case "set_system_attr" | "set_constraint":
-                return None
         with mistakes():
-            if method in READ_TRIAL or method == "user_attrs":
-                return getattr(trial, method, {})
-            if method == "report":
-                trial.report(*arguments)
-                is_new = arguments[1] not in reported
-                reported.add(arguments[1])
-                return is_new
-            if method in ("should_prune", "set_user_attr"):
-                return getattr(trial, method)(*arguments)
-            return call_suggest(trial, method, arguments, keywords)
+            answer = ask(trial, method, arguments, keywords)
+        if method != "report":
+            return answer
+        is_new = arguments[1] not in reported
+        reported.add(arguments[1])
+        return is_new
 
 
-def call_suggest(
-    trial: optuna.Trial | FixedTrial, method: str, arguments: Sequence[Any], keywords: Mapping[str, Any]
-) -> Any:
-    """Call a `suggest_` method."""
-    if not method.startswith("suggest_") or not hasattr(trial, method):
+def ask(trial: optuna.Trial | FixedTrial, method: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Call a method of Optuna's trial, or read one of its properties. A part that a FixedTrial lacks gives None."""
+    if not method.startswith("suggest_") and method not in READ_TRIAL | CALLED:
         raise AttributeError(f"a trial has no {method!r}")
-    return getattr(trial, method)(*arguments, **keywords)
+    answer = getattr(trial, method, None)
+    return answer(*arguments, **keywords) if callable(answer) else answer
 
 
 def choice_index(choices: Sequence[Any], value: Any) -> int:

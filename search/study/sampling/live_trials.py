@@ -13,7 +13,7 @@ from optuna.pruners import NopPruner
 
 from search.common.errors import UsageError
 from search.study import records
-from search.study.sampling.function_answers import READ_TRIAL, call_suggest, mistakes, own_key, users_attrs
+from search.study.sampling.function_answers import READ_TRIAL, ask, mistakes, own_key, users_attrs
 from search.study.sampling.samplers import make_sampler
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.space import contains, format_distribution
@@ -49,8 +49,6 @@ class LiveTrials:
         """
         trial = self._trials[number]
         match method:
-            case "number":
-                return number
             case "report":
                 return self._report(trial, reported, *arguments)
             case "should_prune":
@@ -75,7 +73,7 @@ class LiveTrials:
         proposals, known = self._sampling.proposals, trial.params.keys()
         # private, as in Optuna 5.0.0: a study has no public id
         with mistakes(), proposals.memory.as_shown_to(trial.study.sampler, trial.study._study_id):
-            value = call_suggest(trial, method, arguments, keywords)
+            value = ask(trial, method, arguments, keywords)
         for name in (new := trial.params.keys() - known) & proposals.space.fixed.keys():
             if not contains(distribution := trial.distributions[name], trial.params[name]):
                 allowed = format_distribution(distribution)
