@@ -88,11 +88,15 @@ class TrainingRuns:
     study_tags: Mapping[str, str]  # of every run
     notice: Callable[[str], None] = lambda text: None  # shows a notice to the user, each once
 
+    @property
+    def _is_function(self) -> bool:
+        return isinstance(self.objective, FunctionObjective)
+
     def open(self, job: Job) -> None:
         """Begin the run of a training, or go on with it."""
         task = job.task
         ours = {"seed": str(task.seed), "epochs": str(task.epochs)}
-        if isinstance(self.objective, FunctionObjective):
+        if self._is_function:
             ours = {}  # MLflow changes no parameter, and the function may have one of these names
         params = {name: readable(value) for name, value in task.params.items()}
         params |= {f"task.{name}" if name in params else name: value for name, value in ours.items()}
@@ -106,7 +110,7 @@ class TrainingRuns:
             params=params,
             parent=PARENT,
             dataset=self.objective.dataset_info() if isinstance(self.objective, ImageClassifier) else None,
-            step=0 if isinstance(self.objective, FunctionObjective) else job.step,  # a function's points are counted
+            step=job.step,
         )
 
     def log(self, job: Job, result: EpochResult) -> None:
@@ -234,12 +238,12 @@ class TrainingRuns:
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}
     ) -> TrainingResult:
-        state, is_function = result.state, isinstance(self.objective, FunctionObjective)
+        state = result.state
         tags = {"optuna.state": state.name, **tags}
-        if is_function:  # its parameters, of which the label is made, were unknown at the start
+        if self._is_function:  # its parameters, of which the label is made, were unknown at the start
             job = replace(job, label=job.label or "no parameters")
             result = result.with_attrs({records.LABEL: job.label})
-        if state in MARKS or (is_function and "trial" in job.tags.values()):
+        if state in MARKS or (self._is_function and "trial" in job.tags.values()):
             tags[RUN_NAME] = run_name(job.task.number, job.label, MARKS.get(state, ""))
         status = "FAILED" if state == TrialState.FAIL else "FINISHED"
         self.tracking.end_run(job.run, status, tags=tags, metrics=metrics, verdict=result.as_dict())

@@ -38,7 +38,7 @@ class PreparedTrial:
     number: int
     params: Params
     baseline: str | None = None
-    last_step: int = 0  # the last stored step of a trial that is resumed
+    last_step: int = 0  # the last stored step of a trial that is resumed; 0 for a function, which counts its points
     last_value: float | None = None  # the value at that step
     is_enqueued: bool = False  # by another program; it has no label yet
 
@@ -177,7 +177,7 @@ class SamplingStudy:
         last_step = max(trial.intermediate_values, default=0)
         last_value = trial.intermediate_values.get(last_step)
         baseline = None if is_enqueued else trial.user_attrs.get(records.BASELINE)
-        return PreparedTrial(number, params, baseline, last_step, last_value, is_enqueued)
+        return PreparedTrial(number, params, baseline, 0 if self.is_function else last_step, last_value, is_enqueued)
 
     def _fix(self, memory_id: int) -> None:
         """Give the fixed values to a function's trial that another program has enqueued."""
