@@ -1,0 +1,163 @@
+"""What a GPU does with this trainer, in about two minutes: `python -m tests.benchmarks.gpu_probe`.
+
+Every line is printed as soon as it is known: microseconds a batch, what a new structure costs, whether one seed gives
+the same weights twice, trials a minute of sampled settings, and pulls a second of several workers without and with MPS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+
+import optuna
+import torch
+
+from objectives.base import Diverged, Params, Task
+from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
+from objectives.images.objective import ImageClassification
+from objectives.images.training.loop import ImageTraining
+from objectives.spec import ObjectiveSpec
+from search.executors.local import LocalExecutor
+
+DEVICE = "cuda:0"
+MLP: Params = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3, "batch_size": 128}
+SETTINGS: dict[str, Params] = {
+    "MLP": {**MLP},
+    "MLP, dropout, augmentation": {**MLP, "mlp_dropout": 0.2, "augmentation": 0.5},
+    "CNN": {**STRONG, "cnn_dropout": 0.0, "augmentation": 0.0},
+    "CNN, dropout, augmentation": {**STRONG},
+}
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def train(objective: ImageClassification, params: Params, epochs: int, seed: int = 1) -> tuple[float, ImageTraining]:
+    """Train to the end. Returns the seconds of the first pull and the training."""
+    begun = time.perf_counter()
+    training = objective.start(Task(0, dict(params), seed, epochs), DEVICE)
+    assert isinstance(training, ImageTraining)
+    results = [next(training)]
+    torch.cuda.synchronize()
+    first_s = time.perf_counter() - begun
+    with contextlib.suppress(Diverged, StopIteration):
+        while True:
+            results.append(next(training))
+    for result in results:
+        if result.notice:
+            say(f"   notice: {result.notice}")
+    return first_s, training
+
+
+def weights(training: ImageTraining) -> list[torch.Tensor]:
+    """The weights at the end."""
+    content = training.outcome().weights
+    assert content is not None
+    return list(torch.load(io.BytesIO(content), weights_only=True).values())
+
+
+def batches(objective: ImageClassification) -> None:
+    """What a batch and a structure cost, with CUDA graphs."""
+    for label, params in SETTINGS.items():
+        first_s, training = train(objective, params, 3)
+        batch_s = training.metrics["seconds"] / training.update.batches
+        kept, captured = weights(training), training.update.replay is not None
+        pulled = training.update.batches / objective.steps_per_epoch()
+        del training
+        again_s, training = train(objective, params, 3)
+        batch_s = min(batch_s, training.metrics["seconds"] / training.update.batches)
+        same = all(torch.equal(a, b) for a, b in zip(kept, weights(training), strict=True))
+        del training
+        say(
+            f"{label}: {1e6 * batch_s:.0f} us a batch, {'captured' if captured else 'CALLED'}; a new structure costs "
+            f"{1e3 * (first_s - pulled * batch_s):.0f} ms, one seen before {1e3 * (again_s - pulled * batch_s):.0f}; "
+            f"one seed twice gives the same weights: {same}"
+        )
+
+
+def calls(dataset: str) -> None:
+    """What a batch costs without CUDA graphs."""
+    objective = ImageClassification(dataset)
+    objective.capture = False
+    objective.prepare()
+    for label, params in SETTINGS.items():
+        training = train(objective, params, 2)[1]
+        say(f"{label}: {1e6 * training.metrics['seconds'] / training.update.batches:.0f} us a batch without a graph")
+
+
+def sampled(objective: ImageClassification) -> None:
+    """Trials a minute of the space, in one process."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for family in ("mlp", "cnn"):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        for _ in range(10):
+            study.enqueue_trial({"family": family})
+        settings = [objective.suggest(study.ask()) for _ in range(10)]
+        begun = time.perf_counter()
+        for number, params in enumerate(settings):
+            train(objective, params, 5, number)
+        say(f"{family}: {600 / (time.perf_counter() - begun):.0f} trials a minute in one process, 5 epochs each")
+
+
+@contextlib.contextmanager
+def mps() -> Iterator[bool]:
+    """CUDA's Multi-Process Service in this environment; False where it is absent."""
+    daemon = shutil.which("nvidia-cuda-mps-control", path=f"{os.environ['PATH']}:/usr/local/nvidia/bin:/usr/bin")
+    if daemon is None:
+        yield False
+        return
+    with tempfile.TemporaryDirectory() as pipe:
+        variables = {"CUDA_MPS_PIPE_DIRECTORY": pipe, "CUDA_MPS_LOG_DIRECTORY": pipe}
+        os.environ.update(variables)
+        subprocess.run([daemon, "-d"], check=True, timeout=30)
+        try:
+            yield True
+        finally:
+            subprocess.run([daemon], input="quit\n", text=True, timeout=30)
+            for name in variables:
+                del os.environ[name]
+
+
+def workers(dataset: str, label: str) -> None:
+    """Pulls a second of 1, 2, 4 and 8 workers."""
+    spec = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": dataset})
+    with contextlib.closing(LocalExecutor(spec, "auto", 8)) as executor:
+        executor.ready()
+        for setting in ("MLP", "CNN, dropout, augmentation"):
+            task = Task(0, SETTINGS[setting], 1, 16)
+            executor.measure_rate(8, task, 0.0)
+            rates = {n: executor.measure_rate(n, task, 2.0) for n in (1, 2, 4, 8)}
+            told = ", ".join(f"{n}: {rate:.0f} ({rate / (rates[1] or 1):.2f})" for n, rate in rates.items())
+            say(f"{label}, {setting}: pulls a second of so many workers: {told}")
+
+
+def main() -> None:
+    """Measure."""
+    dataset = "mnist"
+    say(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {dataset}")
+    objective = ImageClassification(dataset)
+    objective.prepare()
+    train(objective, SETTINGS["CNN"], 1)  # libraries are loaded
+    objective = ImageClassification(dataset)  # with no graphs
+    objective.prepare()
+    batches(objective)
+    calls(dataset)
+    sampled(objective)
+    workers(dataset, "without MPS")
+    with mps() as there:
+        if there:
+            workers(dataset, "with MPS")
+        else:
+            say("no nvidia-cuda-mps-control here")
+
+
+if __name__ == "__main__":
+    main()
