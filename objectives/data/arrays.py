@@ -49,7 +49,7 @@ class About(TypedDict):
     original_size: NotRequired[Sequence[int]]
     """Median (h, w) of the images."""
     value_range: NotRequired[Sequence[float] | None]
-    """As in `objectives.data.image_files.Framing`."""
+    """As in `objectives.data.pictures.image_files.Framing`."""
 
 
 def cache_dir() -> Path:

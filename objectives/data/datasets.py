@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
-from objectives.data import arrays, folder, mnist
-from objectives.data.class_folders import printable
-from objectives.data.deep_pixels import Range
-from objectives.data.image_files import Framing
+from objectives.data import arrays, mnist
+from objectives.data.folders import folder
+from objectives.data.folders.class_folders import printable
+from objectives.data.pictures.deep_pixels import Range
+from objectives.data.pictures.image_files import Framing
 from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
 
 NAMES = (*mnist.VARIANTS, "digits", "folder:PATH")
@@ -50,7 +51,7 @@ class Dataset:
     original_size: tuple[int, int] | None = None
     """Median (h, w) of the images of a folder, in pixels; they may be shrunk. None: never resized, or unknown."""
     value_range: Range | None = None
-    """As in `objectives.data.image_files.Framing`."""
+    """As in `objectives.data.pictures.image_files.Framing`."""
     left_out: str | None = None
     """A sentence about the files of a folder that are not in the dataset."""
 
@@ -230,7 +231,7 @@ def _prepare_digits(data_dir: Path) -> Path:
 
 
 def framing(dataset: Dataset) -> Framing:
-    """How `objectives.data.image_files.to_model_input` frames an image for a model trained on `dataset`."""
+    """How `objectives.data.pictures.image_files.to_model_input` frames an image for a model trained on `dataset`."""
     if dataset.name == "digits":
         return Framing(dataset.channels, dataset.size, 1.0, True)
     if dataset.name in mnist.VARIANTS:

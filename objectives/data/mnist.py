@@ -47,7 +47,7 @@ class MnistVariant(NamedTuple):
     torchvision_class: str
     classes: tuple[str, ...]
     content_fraction: float | None
-    """As in `objectives.data.image_files.Framing`."""
+    """As in `objectives.data.pictures.image_files.Framing`."""
 
 
 VARIANTS = {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, PictureError
 from objectives.data.datasets import NAMES, is_same_dataset, load_test_split_of
-from objectives.data.image_files import NOTHING_FOUND, read_image, to_model_input
+from objectives.data.pictures.image_files import NOTHING_FOUND, read_image, to_model_input
 from search.commands.load import Predictor
 
 STORED_SPLIT = "from the split of the training, because the folder has changed"

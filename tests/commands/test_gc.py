@@ -38,7 +38,7 @@ def pets(tmp_path: Path, data_dir: Path) -> Path:
         for number in range(5):
             pixels = random.randint(0, 256, (16, 16)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
-    load = "import sys; from pathlib import Path; from objectives.data.folder import prepare; "
+    load = "import sys; from pathlib import Path; from objectives.data.folders.folder import prepare; "
     load += "prepare(Path(sys.argv[1]), Path(sys.argv[2]))"
     words = [sys.executable, "-c", load, str(tmp_path / "pets"), str(data_dir)]
     subprocess.run(words, check=True, cwd=CHECKOUT, env=environment(), timeout=60)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from objectives.base import DatasetError
 from objectives.data import arrays
-from objectives.data.folder import arrays_name
+from objectives.data.folders.folder import arrays_name
 
 UNCHANGED = "unchanged"
 BUSY_S = 3600.0  # a partial folder that changed within this time may still be written to

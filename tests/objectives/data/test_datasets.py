@@ -20,7 +20,7 @@ from objectives.data.datasets import (
     load_test_split,
     parse_name,
 )
-from objectives.data.image_files import Framing
+from objectives.data.pictures.image_files import Framing
 
 ROOT = Path(__file__).parents[3]
 

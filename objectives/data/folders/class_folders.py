@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from objectives.base import DatasetError
-from objectives.data.image_files import is_heic, readable_suffixes
-from objectives.data.listing import (
+from objectives.data.folders.listing import (
     AGAIN,
     BESIDE,
     BROKEN,
@@ -23,6 +22,7 @@ from objectives.data.listing import (
     subfolders,
     suffix_of,
 )
+from objectives.data.pictures.image_files import is_heic, readable_suffixes
 
 TRAIN = frozenset(("train", "training", "trainset", "trn"))
 HELD_OUT = frozenset(

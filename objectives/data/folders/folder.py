@@ -15,10 +15,10 @@ from PIL import Image
 
 from objectives.base import DatasetError, PictureError
 from objectives.data import arrays
-from objectives.data.class_folders import ClassFolders, list_classes
-from objectives.data.deep_pixels import Range, is_deep, range_in_use, to_float, to_grey
-from objectives.data.image_files import fit, is_heic, read_picture
-from objectives.data.listing import examples
+from objectives.data.folders.class_folders import ClassFolders, list_classes
+from objectives.data.folders.listing import examples
+from objectives.data.pictures.deep_pixels import Range, is_deep, range_in_use, to_float, to_grey
+from objectives.data.pictures.image_files import fit, is_heic, read_picture
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 MIN_IMAGES_PER_CLASS = 5
