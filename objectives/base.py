@@ -252,7 +252,8 @@ class ImageClassifier(Protocol):
         """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`.
 
         If known, also `n_test`, `classes` (images by class, test split excluded), `original_size` (median (h, w) of
-        resized images), and `left_out` (a sentence about files that are not in the dataset).
+        resized images), `left_out` (a sentence about files that are not in the dataset), and `image_size`, `origins`,
+        `test_classes`, `duplicates` and `notes` as in `objectives.data.datasets.Dataset`.
         """
 
     def framing(self) -> Mapping[str, Any]:

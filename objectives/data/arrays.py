@@ -46,6 +46,16 @@ class About(TypedDict):
     digest: NotRequired[str]
     """As `digest` computes it for the pool."""
     n_test: NotRequired[int]
+    n_train: NotRequired[int]
+    """Images of the pool before its validation split, which the source has; absent if the pool is to be split."""
+    origins: NotRequired[Mapping[str, str]]
+    """As in `objectives.data.datasets.Dataset`."""
+    test_classes: NotRequired[Mapping[str, int]]
+    """Number of test images by class."""
+    duplicates: NotRequired[Sequence[str]]
+    """As in `objectives.data.datasets.Dataset`."""
+    notes: NotRequired[Sequence[str]]
+    """As in `objectives.data.datasets.Dataset`."""
     original_size: NotRequired[Sequence[int]]
     """Median (h, w) of the images."""
     value_range: NotRequired[Sequence[float] | None]

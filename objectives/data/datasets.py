@@ -11,7 +11,8 @@ import difflib
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +55,19 @@ class Dataset:
     """As in `objectives.data.pictures.image_files.Framing`."""
     left_out: str | None = None
     """A sentence about the files of a folder that are not in the dataset."""
+    image_size: int | None = None
+    """Pixels a side that the user asked for. None: the source's own size, of a folder at most 64."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each split comes from, such as `test: test/`; by `training`, `validation` and `test`. Empty if unknown."""
+    test_classes: Mapping[str, int] = field(default_factory=dict)
+    """Number of test images by class. Empty if that is unknown before the test split is read."""
+    duplicates: Sequence[str] | None = None
+    """Images that are in the pool and in the test split, each as `train/cat/1.png = test/dog/7.png`.
+
+    None if nobody looked, because that would read the test split.
+    """
+    notes: Sequence[str] = ()
+    """Sentences about what is odd, such as classes that are missing from a split."""
 
     @cached_property
     def digest(self) -> str:
@@ -122,18 +136,23 @@ def default_data_dir() -> Path:
     return Path(variable).expanduser() if variable else arrays.cache_dir()
 
 
-def load_dataset(name: str, data_dir: Path | None, *, download: bool = True, verify: bool = True) -> Dataset:
+def load_dataset(
+    name: str, data_dir: Path | None, *, image_size: int | None = None, download: bool = True, verify: bool = True
+) -> Dataset:
     """Load what a search may see of a dataset. Never opens test files.
 
     The first call downloads, verifies and converts; later ones map the arrays that it wrote. `verify=False` is for
-    workers: it does not decode a folder that changed after the search began.
+    workers: it does not decode a folder that changed after the search began. `image_size` as in `Dataset`.
     Raises DatasetUnavailableError when files are missing and cannot be downloaded, and DatasetError when the name is
     unknown or the files cannot be used.
     """
-    prepared = _prepare(name, "pool", data_dir, download=download, verify=verify)
+    prepared = _prepare(name, "pool", data_dir, image_size, download=download, verify=verify)
     arrays.hold(prepared.path)
     (images, labels), about = arrays.read(prepared.path, "pool"), arrays.read_about(prepared.path)
-    train, validation = stratified_split(labels, round(len(labels) / (6 if name in mnist.VARIANTS else 5)))
+    if (n_train := about.get("n_train")) is not None:
+        train, validation = np.split(np.arange(len(labels)), [n_train])
+    else:
+        train, validation = stratified_split(labels, round(len(labels) / (6 if name in mnist.VARIANTS else 5)))
     height, width = about.get("original_size") or (0, 0)
     low, high = about.get("value_range") or (0.0, 0.0)
     return Dataset(
@@ -148,19 +167,26 @@ def load_dataset(name: str, data_dir: Path | None, *, download: bool = True, ver
         original_size=(height, width) if height else None,
         value_range=(low, high) if about.get("value_range") else None,
         left_out=prepared.left_out,
+        image_size=image_size,
+        origins=about.get("origins", {}),
+        test_classes=about.get("test_classes", {}),
+        duplicates=about.get("duplicates"),
+        notes=about.get("notes", ()),
     )
 
 
-def load_test_split(name: str, data_dir: Path | None) -> Labelled:
+def load_test_split(name: str, data_dir: Path | None, image_size: int | None = None) -> Labelled:
     """Load the images (n, c, h, w) and classes (n,) of the test split. The only function that reads it.
 
     A folder that changed since `load_dataset` is an error, because another split could contain training images.
     Raises as `load_dataset` does.
     """
-    return arrays.read(_prepare(name, "test", data_dir, download=True, verify=False).path, "test")
+    return arrays.read(_prepare(name, "test", data_dir, image_size, download=True, verify=False).path, "test")
 
 
-def load_test_split_of(name: str, data_dir: Path | None, digest: str | None) -> tuple[Labelled, bool]:
+def load_test_split_of(
+    name: str, data_dir: Path | None, digest: str | None, image_size: int | None = None
+) -> tuple[Labelled, bool]:
     """Load the test split that belongs to a pool with this digest. Also returns whether the folder has changed.
 
     If a folder has changed or is gone, its earlier arrays are used: a new split would make test images of
@@ -170,20 +196,20 @@ def load_test_split_of(name: str, data_dir: Path | None, digest: str | None) -> 
     _, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is None or digest is None:
-        found = load_dataset(name, data_dir)  # downloads the files if necessary
+        found = load_dataset(name, data_dir, image_size=image_size)  # downloads the files if necessary
         if digest is not None and found.digest != digest:
             raise DatasetError(
                 f"{name} in {data_dir} holds other images than those of the model's training; name the folder of the "
                 "latter with --data-dir"
             )
-        return load_test_split(name, data_dir), False
+        return load_test_split(name, data_dir, image_size), False
     with contextlib.suppress(DatasetError):
-        if arrays.digest_of(current := folder.find_prepared(path, data_dir).path) == digest:
+        if arrays.digest_of(current := folder.find_prepared(path, data_dir, image_size).path) == digest:
             return arrays.read(current, "test"), False
     for stored in arrays.stored(data_dir):
         if arrays.digest_of(stored) == digest:
             return arrays.read(stored, "test"), "source" in arrays.read_about(stored)
-    if arrays.digest_of(current := folder.prepare(path, data_dir).path) == digest:
+    if arrays.digest_of(current := folder.prepare(path, data_dir, image_size).path) == digest:
         return arrays.read(current, "test"), False
     raise DatasetError(
         f"{name} has changed since the model's training, and the arrays of its split are gone, so test images cannot "
@@ -201,12 +227,14 @@ class _Prepared(NamedTuple):
     left_out: str | None = None
 
 
-def _prepare(name: str, part: arrays.Part, data_dir: Path | None, *, download: bool, verify: bool) -> _Prepared:
+def _prepare(
+    name: str, part: arrays.Part, data_dir: Path | None, image_size: int | None, *, download: bool, verify: bool
+) -> _Prepared:
     """Find the arrays, or make them if necessary."""
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is not None:
-        made = (folder.prepare if verify else folder.find_prepared)(path, data_dir)
+        made = (folder.prepare if verify else folder.find_prepared)(path, data_dir, image_size)
         return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
     if kind == "digits":
         return _Prepared(_prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits", n_test=N_TEST_DIGITS)

@@ -19,6 +19,7 @@ from objectives.failures import describe_value
 from objectives.images import families
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL_MLP
 from objectives.images.geometry import max_blocks
+from objectives.metrics import METRICS, Metric, direction_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import nn
@@ -43,9 +44,10 @@ class ImageClassification:
 
     A subclass with `suggest_network` and `build_network` searches its own networks instead; see docs/networks.md.
 
-    `dataset` is a name that `objectives.data.datasets` accepts, and `data_dir` the folder of its files. `data` is the
-    dataset itself, for machines without the files. `capture` uses CUDA graphs on CUDA devices. `numerics` are fields
-    of `objectives.images.training.recipe.Numerics`.
+    `dataset` is a name that `objectives.data.datasets` accepts, and `data_dir` the folder of its files. `metric` is
+    what is searched; None: accuracy. `image_size` is pixels a side; None: the dataset's own. `data` is the dataset
+    itself, for machines without the files. `capture` uses CUDA graphs on CUDA devices. `numerics` are fields of
+    `objectives.images.training.recipe.Numerics`.
     """
 
     metric = "val_accuracy"
@@ -56,11 +58,18 @@ class ImageClassification:
         dataset: str = "mnist",
         data_dir: str | None = None,
         *,
+        metric: Metric | None = None,
+        image_size: int | None = None,
         data: Dataset | None = None,
         capture: bool = True,
         numerics: Mapping[str, Any] | None = None,
     ) -> None:
-        self.dataset_name, self.capture, self.numerics = dataset, capture, numerics or {}
+        self.dataset_name, self.image_size, self.capture, self.numerics = dataset, image_size, capture, numerics or {}
+        self._asked_metric = metric
+        if metric is not None:
+            if metric not in METRICS:
+                raise ObjectiveError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
+            self.metric, self.direction = f"val_{metric}", direction_of(metric)
         self.data_dir = Path(data_dir) if data_dir else None
         if not hasattr(type(self), "name"):
             self.name = dataset_slug(dataset) + (f"-{type(self).__name__}" if self.has_own_networks else "")
@@ -70,12 +79,12 @@ class ImageClassification:
             self.dataset = data
 
     def prepare(self) -> None:
-        self.dataset = load_dataset(self.dataset_name, self.data_dir)
+        self.dataset = load_dataset(self.dataset_name, self.data_dir, image_size=self.image_size)
 
     @cached_property
     def dataset(self) -> Dataset:
         """The dataset, which `prepare` has verified, here or in the coordinator."""
-        return load_dataset(self.dataset_name, self.data_dir, download=False, verify=False)
+        return load_dataset(self.dataset_name, self.data_dir, image_size=self.image_size, download=False, verify=False)
 
     @property
     def is_large(self) -> bool:
@@ -85,7 +94,8 @@ class ImageClassification:
     def portable(self) -> Mapping[str, Any]:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
         data = replace(self.dataset, images=images, labels=labels)
-        return {"dataset": self.dataset_name, "data": data, "capture": self.capture, "numerics": self.numerics}
+        given = {"dataset": self.dataset_name, "image_size": self.image_size, "metric": self._asked_metric}
+        return {**given, "data": data, "capture": self.capture, "numerics": self.numerics}
 
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.classes
@@ -98,11 +108,16 @@ class ImageClassification:
         data = self.dataset
         sizes = {"n_train": len(data.train), "n_validation": len(data.validation), "shape": list(data.images.shape[1:])}
         extent = {"n_test": data.n_test, "classes": data.class_counts, "original_size": data.original_size}
-        found = {"name": data.name, "digest": data.digest, "source": data.source, "left_out": data.left_out}
-        return {**found, **sizes, **extent}
+        names = ("name", "digest", "source", "left_out", "image_size", "origins", "test_classes", "duplicates", "notes")
+        return {**{name: getattr(data, name) for name in names}, **sizes, **extent}
 
     def framing(self) -> Mapping[str, Any]:
         return asdict(framing(self.dataset))
+
+    @property
+    def searched(self) -> Metric:
+        """The metric of a training's value."""
+        return self._asked_metric or "accuracy"
 
     @property
     def channels(self) -> int:
@@ -210,7 +225,8 @@ class ImageClassification:
         return 4 if self.is_large else 1
 
     def fingerprint(self) -> Mapping[str, str]:
-        return {"dataset": self.dataset.digest}
+        size = {} if self.image_size is None else {"--image-size": str(self.image_size)}
+        return {"dataset": self.dataset.digest, **size}
 
     def describe(self, params: Params) -> str:
         mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
@@ -278,7 +294,7 @@ class ImageClassification:
 
         from objectives.images.training.loop import evaluate
 
-        images, labels = load_test_split(self.dataset_name, self.data_dir)
+        images, labels = load_test_split(self.dataset_name, self.data_dir, self.image_size)
         tensors = (torch.tensor(array, device=device) for array in (images, labels, np.arange(len(labels))))
         loss, accuracy, probabilities = evaluate(model.to(device), *tensors)
         return TestScore(accuracy, loss, images, labels, probabilities.cpu().numpy())

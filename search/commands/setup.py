@@ -39,7 +39,7 @@ from search.tracking.registry import version
 from search.tracking.store import Destination
 from search.tracking.tracker import Tracking
 
-PASSED = ("dataset", "data_dir")
+PASSED = ("dataset", "data_dir", "image_size", "metric")
 """Settings that an objective gets as keyword arguments."""
 
 LIMIT_DRAWS = 1_000  # number of random configurations drawn before a limit counts as impossible
@@ -226,9 +226,11 @@ def objective_spec(
     direction: Any = config.direction
     if target == DEFAULT_OBJECTIVE:
         dataset = DEFAULT_DATASET if config.dataset is None else config.dataset
-        return ObjectiveSpec(target, {"dataset": dataset, "data_dir": data_dir})
+        others = {name: value for name in PASSED[2:] if (value := getattr(config, name)) is not None}
+        return ObjectiveSpec(target, {"dataset": dataset, "data_dir": data_dir, **others})
     named = replace(given or ObjectiveSpec(target), direction=direction)
-    options = {name: value for name, value in zip(PASSED, (config.dataset, data_dir), strict=True) if value is not None}
+    values = (config.dataset, data_dir, config.image_size, config.metric)
+    options = {name: value for name, value in zip(PASSED, values, strict=True) if value is not None}
     accepted = named.accepted(options) if options else set()
     for name in sorted(options.keys() - accepted - ambient):
         flag = f"--{name.replace('_', '-')}"
@@ -257,7 +259,7 @@ def stored_objective(attrs: Mapping[str, Any]) -> ObjectiveSpec:
     if place.endswith(".py") and not Path(place).resolve().is_relative_to(Path.cwd()):
         advice = "Type the command in the folder of the file, or above it"
         raise UsageError(f"the study's objective is in {place}, outside of this folder. {advice}")
-    known = spec.options.keys() <= set(PASSED) and all(isinstance(v, str | None) for v in spec.options.values())
+    known = spec.options.keys() <= set(PASSED) and all(isinstance(v, str | int | None) for v in spec.options.values())
     if not known or (spec.options and not spec.options.keys() <= spec.accepted(PASSED)):
         arguments = ", ".join(map(str, spec.options))
         raise StorageError(f"the study's objective, {spec.target}, does not take its arguments: {arguments}; not made")

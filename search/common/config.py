@@ -14,6 +14,7 @@ from search.common.passwords import mask
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 DIRECTIONS = ("maximize", "minimize")
 PRUNERS = ("hyperband", "median", "halving", "none")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 ENGINES = ("local", "inline", "ray")
 LOG_FORMATS = ("text", "json")
 DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
@@ -58,8 +59,16 @@ class Config:
 
     trials: int = setting(50, "Total number of finished trials.", COUNT, "N")
     dataset: str | None = setting(
-        None, "mnist, fashion-mnist, kmnist, digits or folder:PATH.", str, "NAME", unset=DEFAULT_DATASET
+        None, "mnist, cifar10, digits, folder:PATH, npz:FILE or another name.", str, "NAME", unset=DEFAULT_DATASET
     )
+    image_size: int | None = setting(
+        None,
+        "Pixels a side to which images are resized.",
+        click.IntRange(8, 224),
+        "N",
+        unset="the dataset's own; of a folder, at most 64",
+    )
+    metric: str | None = setting(None, "What the search improves.", click.Choice(METRICS), unset="accuracy")
     study: str | None = setting(None, "Name of the study.", str, "NAME", unset="the dataset's name")
     epochs: int | None = setting(None, "Epochs of a full training.", COUNT, "N", unset="the objective's choice")
     jobs: int | None = setting(

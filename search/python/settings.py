@@ -29,6 +29,8 @@ class Settings(TypedDict, total=False):
 
     trials: int | None
     dataset: str | Path | None
+    image_size: int | None
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss"] | None
     study: str | None
     epochs: int | None
     jobs: int | None

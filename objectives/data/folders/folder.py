@@ -48,8 +48,8 @@ class _Decoded:
     n_cut: int = 0
 
 
-def prepare(folder: Path, data_dir: Path) -> Prepared:
-    """Make the arrays if necessary.
+def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
+    """Make the arrays if necessary. `image_size`: pixels a side; None: the median, at most 64.
 
     Raises DatasetError when the folder has no usable classes, or the arrays cannot be written anywhere.
     """
@@ -68,7 +68,7 @@ def prepare(folder: Path, data_dir: Path) -> Prepared:
     return _known(found, path)
 
 
-def find_prepared(folder: Path, data_dir: Path) -> Prepared:
+def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
     """Find the arrays that `prepare` made. Raises DatasetError when the images changed since then."""
     found = list_classes(folder)
     path = arrays.find(data_dir, _arrays_name(found))

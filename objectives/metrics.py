@@ -1,0 +1,50 @@
+"""Figures of merit of a classifier, as scikit-learn defines them.
+
+Source: https://scikit-learn.org/stable/modules/model_evaluation.html
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+def direction_of(metric: Metric) -> Literal["maximize", "minimize"]:
+    """Return whether larger or smaller values are better."""
+    return "minimize" if metric == "log_loss" else "maximize"
+
+
+def scores(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[Metric, float]:
+    """Return all metrics of class probabilities (n, k) for true classes (n,)."""
+    k, predicted = probabilities.shape[1], probabilities.argmax(1)
+    counts = (np.bincount(classes, minlength=k) for classes in (labels, predicted, labels[predicted == labels]))
+    true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    smallest = np.finfo(np.float64).eps
+    return {**count_scores(*counts), "log_loss": float(-np.log(np.clip(true_class, smallest, 1 - smallest)).mean())}
+
+
+def count_scores(images: ArrayLike, predicted: ArrayLike, correct: ArrayLike) -> dict[Metric, float]:
+    """Return the metrics that need no probabilities, from counts by class, each of shape (k,).
+
+    `images` of each class, those `predicted` as it, and the `correct` ones. A class without images has no recall, and
+    one that is neither there nor predicted has no F1 score; they do not count.
+    """
+    images, predicted, correct = (np.asarray(counts, np.float64) for counts in (images, predicted, correct))
+    present, seen = images > 0, images + predicted > 0
+    recall = correct[present] / images[present]
+    f1 = 2 * correct[seen] / (images[seen] + predicted[seen])
+    return {
+        "accuracy": float(correct.sum() / images.sum()),
+        "balanced_accuracy": float(recall.mean()),
+        "macro_f1": float(f1.mean()),
+    }
+
+
+def balanced_weights(images: Mapping[str, int]) -> tuple[float, ...]:
+    """Return a weight per class, so that all classes together weigh the same: n / (k * images of the class)."""
+    total = sum(images.values())
+    return tuple(total / (len(images) * n) if n else 0.0 for n in images.values())
