@@ -3,7 +3,7 @@
 Source: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -11,11 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+UNEQUAL_RATIO = 3
+"""Classes are unequal if one has more than this many times the images of another."""
 
 
 def direction_of(metric: Metric) -> Literal["maximize", "minimize"]:
     """Return whether larger or smaller values are better."""
     return "minimize" if metric == "log_loss" else "maximize"
+
+
+def is_unequal(counts: Iterable[int]) -> bool:
+    """Return whether a class is so much larger than another that accuracy says little about the small one."""
+    counts = [n for n in counts if n]
+    return bool(counts) and max(counts) > UNEQUAL_RATIO * min(counts)
 
 
 def scores(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[Metric, float]:

@@ -16,7 +16,7 @@ from search.study.space.initial_params import example_configuration
 from search.study.space.objective_calls import call, explain_errors
 from search.study.state import Phase
 from search.study.summary import Summary
-from search.study.texts.setting import describe_dataset, describe_workers
+from search.study.texts.setting import dataset_lines, describe_workers, unequal_classes
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ def run(plan: SearchPlan, display: Display) -> Ending:
     """
     for notice in filter(None, (missing_methods(plan.objective), plan.notice)):
         display.notice(notice)
-    for line in describe_dataset(plan.dataset or {}):
+    dataset = plan.dataset or {}
+    for line in dataset_lines(dataset):
         display.notice(line)
+    if plan.objective.metric == "val_accuracy" and (unequal := unequal_classes(dataset)):
+        display.notice(unequal)
     with (
         explain_errors(plan.spec.target),
         open_session(plan, display) as session,  # locks the study, opens both databases, starts workers

@@ -25,7 +25,7 @@ from search.study.records import StudyRecord, json_values
 from search.study.state import State
 from search.study.texts.classes import class_rows
 from search.study.texts.presenter import present, state_text
-from search.study.texts.setting import describe_dataset
+from search.study.texts.setting import Row, describe_dataset
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_RECALLS = 30
@@ -96,11 +96,11 @@ def render(
     )
 
 
-def _setting(record: StudyRecord) -> list[str]:
+def _setting(record: StudyRecord) -> list[Row]:
     """The data and the devices of the study, in words."""
-    lines = describe_dataset(record.provenance.get("dataset") or {})
+    rows = describe_dataset(record.provenance.get("dataset") or {})
     workers = record.provenance.get("hardware", {}).get("workers")
-    return [*lines, *([f"device: {workers}"] if workers else [])]
+    return [*rows, *([Row("device", workers)] if workers else [])]
 
 
 def _charts(optuna_charts: OptunaCharts, record: StudyRecord) -> dict[str, list[Chart]]:

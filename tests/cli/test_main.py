@@ -149,16 +149,21 @@ def test_a_search_leaves_no_temporary_files(finished: Finished):
 
 
 def test_a_search_says_first_what_data_and_device_it_uses(finished: Finished):
-    first, data, splits, device = finished.result.stdout.splitlines()[:4]
+    first, data, training, validation, test, source, device = finished.result.stdout.splitlines()[:7]
     assert first == "the search starts: it imports its libraries and reads its data"
     assert re.match(r"data: digits, 10 classes of 139 to 146 images \(without test images\), 8x8 pixels, grey$", data)
-    assert re.match(r"images: 1,150 for training, 288 for validation.*; from scikit-learn", splits)
+    assert re.match(r"  training +1,150 images", training)
+    assert re.match(r"  validation +288 images", validation)
+    assert re.match(r"  test +359 images, .*read once", test)
+    assert re.match(r"  source +scikit-learn", source)
     workers = usable_cores()
     assert device == f"device: {workers} worker{'s' * (workers > 1)} on {processor()}"
     (shown,) = json.loads(in_process("studies", "--json", "--workspace", finished.folder).stdout)
     assert shown["provenance"]["hardware"]["workers"] == device.removeprefix("device: ")
     page = (finished.folder / "mlruns" / "reports" / "digits.html").read_text(encoding="utf-8")
-    assert all(line in html.unescape(page) for line in (data, splits, device))
+    found = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.unescape(page)))
+    assert [f"data: {found['data']}", f"device: {found['device']}"] == [data, device]
+    assert all(found[line.split()[0]] in line for line in (training, validation, test, source))
 
 
 def test_the_summary_shows_the_winner_and_the_next_steps(finished: Finished):

@@ -2,18 +2,29 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from objectives.metrics import is_unequal
 from search.common.text import one_line
 
 LISTED_CLASSES = 6  # as many fit on a line with their counts
 NAME_CHARACTERS = 24
 SOURCE_CHARACTERS = 70
 EQUAL_RATIO = 1.25  # classes whose sizes differ by less are called equal
+NAMED_DUPLICATES = 3
+SPLITS = {"training": "n_train", "validation": "n_validation", "test": "n_test"}
+"""What `dataset_info` calls the number of images of each split."""
 
 
-def describe_dataset(info: Mapping[str, Any]) -> list[str]:
-    """Describe a dataset by short lines. `info` is what the objective's `dataset_info` gives."""
+class Row(NamedTuple):
+    """A fact about the data."""
+
+    name: str
+    text: str
+
+
+def describe_dataset(info: Mapping[str, Any]) -> list[Row]:
+    """Describe a dataset by rows, the first of which names it. `info` is what the objective's `dataset_info` gives."""
     if not info:
         return []
     name, source = (one_line(str(info.get(key, "")), limit=SOURCE_CHARACTERS) for key in ("name", "source"))
@@ -21,13 +32,38 @@ def describe_dataset(info: Mapping[str, Any]) -> list[str]:
     if classes and info.get("n_test"):
         classes += " (without test images)"
     facts = [classes, _shape(info.get("shape", ()))]
-    lines = [f"data: {', '.join(filter(None, (name, *facts)))}"]
-    parts = {"training": "n_train", "validation": "n_validation", "the test": "n_test"}
-    splits = [f"{info[key]:,} for {part}" for part, key in parts.items() if info.get(key)]
-    origin = [f"from {source}"] if source else []
-    images = f"images: {'; '.join([', '.join(splits), *origin])}" if splits else ""
-    notes = [images, _shrunk(info), str(info.get("left_out") or "")]
-    return lines + [note for note in notes if note]
+    rows = [
+        Row("data", ", ".join(filter(None, (name, *facts)))),
+        *(Row(split, _split(info, split)) for split in SPLITS if info.get(SPLITS[split])),
+        Row("source", source),
+        Row("size", _shrunk(info)),
+        Row("duplicates", _duplicates(info.get("duplicates"))),
+        Row("left out", str(info.get("left_out") or "")),
+        *(Row("note", str(note)) for note in info.get("notes") or ()),
+    ]
+    return [row for row in rows if row.text]
+
+
+def dataset_lines(info: Mapping[str, Any]) -> list[str]:
+    """The rows of a dataset as lines for a terminal."""
+    if not (rows := describe_dataset(info)):
+        return []
+    first, *others = rows
+    width = max((len(row.name) for row in others), default=0)
+    return [f"{first.name}: {first.text}", *(f"  {row.name:{width}}  {row.text}" for row in others)]
+
+
+def unequal_classes(info: Mapping[str, Any]) -> str | None:
+    """Say that accuracy hides small classes, if one class is much larger than another; None if they are alike."""
+    counts = {name: n for name, n in info.get("classes", {}).items() if n}
+    if not is_unequal(counts.values()):
+        return None
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    times = f"{counts[most] / counts[least]:.0f} times the images of {_name(least)!r}"
+    return (
+        f"class {_name(most)!r} has {times}, and accuracy hides mistakes on small classes: "
+        "--metric balanced_accuracy counts all classes alike"
+    )
 
 
 def describe_workers(workers: Sequence[tuple[str, str]]) -> str:
@@ -63,9 +99,31 @@ def _shape(shape: Sequence[int]) -> str:
     return f"{width}x{height} pixels, {'grey' if channels == 1 else 'colour'}"
 
 
+def _split(info: Mapping[str, Any], split: str) -> str:
+    """The number of images of a split, of each class if that is known, and where they come from."""
+    count = f"{info[SPLITS[split]]:,} images"
+    origin = one_line(str((info.get("origins") or {}).get(split, "")), limit=SOURCE_CHARACTERS)
+    classes = _classes(info.get("test_classes") or {}) if split == "test" else ""
+    once = "read once, when the winner is known" if split == "test" else ""
+    return ", ".join(filter(None, (count, origin, once))) + (f"; {classes}" if classes else "")
+
+
+def _duplicates(pairs: Sequence[str] | None) -> str:
+    """Say which images are in the test split and in another one."""
+    if pairs is None:
+        return ""
+    if not pairs:
+        return "no test image is among the others"
+    shown = ", ".join(one_line(pair, limit=SOURCE_CHARACTERS) for pair in pairs[:NAMED_DUPLICATES])
+    more = ", ..." if len(pairs) > NAMED_DUPLICATES else ""
+    state = "1 test image is" if len(pairs) == 1 else f"{len(pairs):,} test images are"
+    return f"{state} among the others as well, which flatters the test score: {shown}{more}"
+
+
 def _shrunk(info: Mapping[str, Any]) -> str:
     """Say that images were made smaller, which may remove what tells the classes apart."""
     original, shape = info.get("original_size"), info.get("shape", ())
     if not original or len(shape) != 3 or original[0] * original[1] <= shape[1] * shape[2]:
         return ""
-    return f"images of about {original[1]}x{original[0]} pixels are shrunk to {shape[2]}x{shape[1]}"
+    advice = "" if info.get("image_size") else "; --image-size N keeps more, up to 224"
+    return f"images of about {original[1]}x{original[0]} pixels are shrunk to {shape[2]}x{shape[1]}{advice}"
