@@ -13,6 +13,14 @@ from objectives.base import DeviceError
 from objectives.failures import describe_error
 
 VISIBLE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+# What CUDA, ROCm, their libraries and torch say in errors that are no OutOfMemoryError.
+OUT_OF_MEMORY = (
+    "error: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+)
 INSTALL = "https://pytorch.org/get-started has the command that installs a fitting torch"
 
 
@@ -178,7 +186,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # without it, only Python's own error can be meant
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    if "DefaultCPUAllocator" in text or "MPS backend out of memory" in text:
+    if any(words in text for words in OUT_OF_MEMORY):
         return True
     cause = error.__cause__ or error.__context__
     return cause is not None and is_out_of_memory(cause)
