@@ -17,7 +17,7 @@ import pytest
 import torch
 from test_executors import hear
 from torch import nn
-from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
+from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
 
 from objectives.base import Diverged, Params, Suggest, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
@@ -84,6 +84,35 @@ def test_a_graph_trains_as_calls_do(data: TrainingData, graphs: GraphCache, opti
     start, called = ends(data, how, None, **net)
     _, recorded = ends(data, how, graphs, **net)
     assert_close(start, called, recorded)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "called"])
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_one_seed_twice_gives_the_same_weights(data: TrainingData, family: str, recorded: bool):
+    """The second time with a graph that was captured anew."""
+    kept = []
+    for _ in range(2):
+        graphs = GraphCache(CudaGraphRecorder(DEVICE)) if recorded else None
+        training = a_training(data, recipe(**LIVELY), graphs=graphs, family=family, dropout=0.3)
+        finish(training)
+        kept.append(weights(training))
+    assert equal(*kept)
+
+
+@pytest.mark.parametrize("params", [MLP, STRONG], ids=["mlp", "cnn"])
+def test_one_seed_twice_gives_the_same_weights_of_real_images(params: dict[str, Any]):
+    """With the networks of the space, and the second time with the graph of the first."""
+    objective = ImageClassification("digits")
+    objective.prepare()
+    dropout = {"cnn_blocks": 2, "cnn_dropout": 0.3} if "cnn_blocks" in params else {"mlp_dropout": 0.3}
+    kept = []
+    for _ in range(2):
+        training = objective.start(Task(0, {**params, **dropout, "augmentation": 0.5}, 1, 3), DEVICE)
+        assert isinstance(training, ImageTraining)
+        finish(training)
+        kept.append(weights(training))
+        del training
+    assert equal(*kept)
 
 
 def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, graphs: GraphCache):
