@@ -1,5 +1,7 @@
 """What only a CUDA device can show; `pytest -m gpu` runs it.
 
+With SEARCH_EXPECT_GPU=1 a missing device is an error, and skips nothing.
+
 Tolerance between recorded and called updates, of whole trainings: weights within 1% of their way, as at the start of
 each training. The two run the same kernels on the same random numbers, but sums in no fixed order differ by rounding.
 Against torch's plain loop, whose kernels are others, it is 5% of an epoch's way; what may go wrong is far larger.
@@ -8,6 +10,7 @@ Against torch's plain loop, whose kernels are others, it is 5% of an epoch's way
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -39,9 +42,10 @@ from objectives.worker.worker import Worker
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
 
+EXPECTED = os.environ.get("SEARCH_EXPECT_GPU") == "1"  # here, because no test sees the variable
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+    pytest.mark.skipif(not EXPECTED and not torch.cuda.is_available(), reason="there is no CUDA device here"),
 ]
 
 DEVICE = "cuda:0"
@@ -50,8 +54,14 @@ DIGITS = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "dig
 MLP = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def device() -> None:
+    if not torch.cuda.is_available():
+        pytest.fail("SEARCH_EXPECT_GPU=1, but torch finds no CUDA device")
+
+
 @pytest.fixture(scope="module")
-def data() -> TrainingData:
+def data(device: None) -> TrainingData:
     return striped(DEVICE)
 
 
