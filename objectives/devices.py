@@ -192,6 +192,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return cause is not None and is_out_of_memory(cause)
 
 
+class BrokenDeviceError(Exception):
+    """The GPU computes nothing any more in this process. Only a new process can use it again."""
+
+
+def check_device(error: BaseException) -> None:
+    """Raise BrokenDeviceError if the GPU of this process is unusable after `error`.
+
+    It is after a fault in a kernel, such as a failed assertion: every later call raises the error of that fault. With
+    CUDA MPS the fault may be another process's.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        reason = describe_error(error).partition("\n")[0]
+        raise BrokenDeviceError(f"this process cannot use its GPU any more after {reason}") from None
+
+
 def free_device_memory() -> None:
     """Release cached memory, so that the next training has as much as this one had."""
     gc.collect()

@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 from shell import alive, children, environment
+from toy import fail_on_gpu
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
@@ -243,6 +245,38 @@ def test_a_worker_that_ends_itself_is_told_with_its_own_status(local: LocalExecu
     assert isinstance(event, Lost)
     assert "exited with status 7\n" in event.reason
     assert event.reason.endswith("goodbye \\x1b[31m")
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.FixtureRequest):
+    executor: Executor = request.getfixturevalue(engine)
+    executor.start(0, task(mode="broken@1"))
+    assert isinstance(hear(executor), EpochDone)
+    executor.advance(0)
+    event = hear(executor)
+    assert isinstance(event, Lost)
+    assert event.may_be_task
+    words = "this process cannot use its GPU any more after AcceleratorError: CUDA error: device-side assert triggered"
+    assert event.reason.splitlines()[-1] == words
+    while 0 not in executor.available():
+        assert executor.wait(1.0) == []
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_an_error_of_a_gpu_that_still_works_fails_only_its_trial(executor: Executor):
+    executor.start(0, task(mode="fault@0"))
+    event = hear(executor)
+    assert isinstance(event, Failed)
+    assert event.kind == "error"
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_a_gpu_that_fails_in_this_process_ends_the_search(inline: InlineExecutor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail_on_gpu)
+    inline.start(0, task(mode="fault@0"))
+    with pytest.raises(SearchError, match="cannot use its GPU any more after .* type the same command again"):
+        inline.wait(0)
 
 
 def test_a_killed_worker_is_replaced_and_its_last_lines_are_reported(local: LocalExecutor):

@@ -14,10 +14,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shell import rows, search
 from test_executors import hear
 from torch import nn
 from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
@@ -386,3 +388,16 @@ def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: Loca
             owing.discard(slot)
     crowd.stop(0)
     assert isinstance(hear(crowd), Finished)
+
+
+def test_a_failed_assertion_on_the_device_ends_no_search(tmp_path: Path):
+    """With CUDA MPS it may take the other worker with it. Both are replaced, and their trials go on."""
+    words = ("--objective", "asserting:Asserting", "--device", "cuda", "--jobs", 2)
+    endings = ("--trials", 6, "--confirm", 0, "--pruner", "none")
+    result = search(*words, *endings, cwd=tmp_path, env={"TOY_MARKER": str(tmp_path / "asserted"), "TOY_PAUSE_S": "1"})
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert (tmp_path / "asserted").exists()
+    assert "trial 1 is tried again: " in said
+    assert "cannot use its GPU any more after" in said
+    assert rows(tmp_path / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY 1") == [("COMPLETE", 6)]
