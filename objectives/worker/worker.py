@@ -212,6 +212,10 @@ class Worker:
                 self.training = None  # first, so that its CUDA graph can be used again
                 self.training = self.objective.start(task, self.device)
         self.training = None
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize()  # this process may be ended next, and a client of CUDA MPS must not end amid work
         return messages.SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
 
     def _current(self) -> Training:

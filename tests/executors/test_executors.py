@@ -19,6 +19,7 @@ from toy import fail_on_gpu
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
+from objectives.worker.messages import WorkerReady
 from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
@@ -347,6 +348,21 @@ def test_a_measurement_ignores_workers_that_it_does_not_use(local: LocalExecutor
 def test_a_failed_measurement_gives_a_rate_of_zero(local: LocalExecutor, mode: str):
     assert local.measure_rate(1, task(mode=mode), 0.05) == 0
     assert len(train(local, task())[0]) == 4
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """A worker that used a GPU is replaced by others on that GPU, never by one on the CPU."""
+    monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
+    with closing(LocalExecutor(TOY, "auto", jobs=1)) as executor:
+        executor.ready()
+        worker = executor._workers[0]
+        worker.ready = WorkerReady("cuda:99")
+        os.kill(worker.process.pid, signal.SIGKILL)
+        assert isinstance(hear(executor), Lost)
+        with pytest.raises(SearchError, match=r"workers do not start: --device cuda:99: this machine offers"):
+            hear(executor)
+        assert executor._workers[0].failed_starts == 1
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -43,6 +45,7 @@ from objectives.worker.messages import EpochDone, Failed, WorkerSettings
 from objectives.worker.worker import Worker
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
+from search.executors.mps import CONTROL, PIPES
 
 EXPECTED = os.environ.get("SEARCH_EXPECT_GPU") == "1"  # here, because no test sees the variable
 pytestmark = [
@@ -377,7 +380,7 @@ def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: Loca
     assert {device.partition(":")[0] for device in devices} == {"cuda"}
     chosen = crowd.tune_workers(Task(0, dict(MLP), seed=1, epochs=16))
     assert chosen is not None
-    assert chosen.startswith(f"{crowd.slots} workers on cuda:0")
+    assert chosen.startswith(f"{crowd.slots} worker{'s' if crowd.slots > 1 else ''} on cuda:0")
     assert 1 <= crowd.slots <= len(devices)
     for slot in range(crowd.slots):
         crowd.start(slot, Task(slot, dict(MLP), seed=slot, epochs=1))
@@ -388,6 +391,20 @@ def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: Loca
             owing.discard(slot)
     crowd.stop(0)
     assert isinstance(hear(crowd), Finished)
+
+
+@pytest.mark.skipif(shutil.which(CONTROL) is None, reason="CUDA MPS is not installed here")
+def test_workers_share_the_device_through_mps():
+    with closing(LocalExecutor(DIGITS, DEVICE, 2)) as executor:
+        sharing = executor._mps
+        assert (sharing.is_on, sharing.problem) == (True, None)
+        assert executor.ready() == [DEVICE] * 2
+        variables = dict(sharing.variables)
+        answer = subprocess.run(
+            [CONTROL], env={**os.environ, **variables}, input="get_server_list\n", capture_output=True, text=True
+        )
+        assert answer.stdout.split(), answer
+    assert not variables or not Path(variables[PIPES]).exists()
 
 
 def test_a_failed_assertion_on_the_device_ends_no_search(tmp_path: Path):
