@@ -61,6 +61,8 @@ class WorkerProcess:
         self.settings, self.variables = settings, variables
         self.failed_starts, self.worked_before = failed_starts, worked_before
         self.ready: WorkerReady | None = None
+        self.is_ended = False
+        """Whether the coordinator ended it, so that its task is not to blame."""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
         env = {**os.environ, **variables, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
@@ -211,6 +213,8 @@ class LocalExecutor(Executor):
             return self._replace(slot)
         if isinstance(message, ObjectiveError):
             if isinstance(message, DeviceError) and worker.worked_before:
+                if self._mps.is_on and not worker.failed_starts:
+                    self._end_others(worker.settings.device)
                 return self._replace(slot, str(message))
             raise message
         if isinstance(message, WorkerReady):
@@ -237,7 +241,17 @@ class LocalExecutor(Executor):
         worked_before = old.worked_before or old.ready is not None
         new = WorkerProcess(settings, old.variables, failed_starts=failed_starts, worked_before=worked_before)
         self._workers[slot] = new
-        return Lost(reason) if old.ready else None
+        return Lost(reason, may_be_task=not old.is_ended) if old.ready else None
+
+    def _end_others(self, device: str) -> None:
+        """End the workers that still have a GPU which a new worker cannot use: MPS recovers when its clients are gone.
+
+        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever.
+        """
+        for worker in self._workers:
+            if worker.ready is not None and worker.ready.device == device:
+                worker.is_ended = True
+                worker.process.kill()
 
     def close(self) -> None:
         """End all workers within a few seconds, and then what they shared GPUs through."""

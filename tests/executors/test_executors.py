@@ -366,6 +366,24 @@ def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+def test_workers_that_keep_mps_from_recovering_are_ended(monkeypatch: pytest.MonkeyPatch):
+    """A new worker gets no GPU as long as an idle one, which cannot notice the fault, is there."""
+    monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
+    with closing(LocalExecutor(TOY, "auto", jobs=2)) as executor:
+        executor.ready()
+        executor._mps.is_on = True
+        for worker in executor._workers:
+            worker.ready = WorkerReady("cuda:99")
+        os.kill(executor._workers[1].process.pid, signal.SIGKILL)
+        lost = hear(executor, slot=1)
+        assert isinstance(lost, Lost)
+        assert lost.may_be_task
+        lost = hear(executor, slot=0)
+        assert isinstance(lost, Lost)
+        assert not lost.may_be_task
+
+
+@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "rude.py").write_text("import os\nprint('no, thank you', flush=True)\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
