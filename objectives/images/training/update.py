@@ -64,6 +64,7 @@ class Update:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
             torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
+            torch.backends.cudnn.deterministic = numerics.deterministic
         self._bfloat16 = numerics.precision == "bfloat16"
         self.images, self.labels, self.device = data.images, data.labels, device
         self.batch_size = min(recipe.batch_size, len(data.train))
