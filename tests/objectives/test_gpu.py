@@ -21,6 +21,7 @@ from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recip
 
 from objectives.base import Diverged, Params, Suggest, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
+from objectives.images.models import Dropout
 from objectives.images.objective import ImageClassification
 from objectives.images.training.cuda_graphs import (
     MAX_GRAPHS,
@@ -157,6 +158,16 @@ def test_a_checkpoint_goes_on_in_either_form_and_on_the_cpu(
         finish(second)
         assert_close(start, whole, second.update.copy_state())
         assert len(finish(a_training(striped(), how, checkpoint=checkpoint, **net))) == 6 - at
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_dropout_drops_its_share_exactly(p: float):
+    x = torch.ones(8001, 90, requires_grad=True, device=DEVICE)
+    y = Dropout(p)(x)
+    assert (y == 0).float().mean(0).tolist() == pytest.approx([p] * 90, abs=5 * (p * (1 - p) / 8001) ** 0.5)
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
 
 
 class Waits(nn.Module):

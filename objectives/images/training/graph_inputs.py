@@ -33,7 +33,7 @@ class GraphInputs:
         for layer, source in zip(self._dropouts, dropout_layers(model), strict=True):
             layer.p = source.p
             assert layer.graph_inputs is not None
-            for tensor, value in zip(layer.graph_inputs, layer.threshold_and_scale(), strict=True):
+            for tensor, value in zip(layer.graph_inputs, layer.kept_and_scale(), strict=True):
                 tensor.fill_(value)
 
 
