@@ -39,6 +39,10 @@ MAX_GRAPHS = 8
 optimizers and 3 batch sizes, which a sampler soon narrows down. MLP widths rarely repeat."""
 
 
+FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []
+"""Kept as long as the process lives, because torch's allocator may refer to a graph whose capture was not ended."""
+
+
 class GraphRecorder(Protocol):
     """Turns calls into replays."""
 
@@ -65,10 +69,15 @@ class CudaGraphRecorder:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, update: Update) -> Callable[[], None]:
-        self._last = graph = torch.cuda.CUDAGraph()  # after a failure torch's allocator may refer to it: not freed then
-        # On the side stream, because a capture that cannot be ended leaves its stream current in torch 2.11.
-        with self.side_stream(), torch.cuda.graph(graph, stream=self._stream):
-            update()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # On the side stream, because a capture that cannot be ended leaves its stream current in torch 2.11.
+            with self.side_stream(), torch.cuda.graph(graph, stream=self._stream):
+                update()
+        except BaseException:
+            FAILED_GRAPHS.append(graph)
+            graph.reset()  # gives its memory back if the capture was ended
+            raise
         replay: Callable[[], None] = graph.replay
         return replay
 
