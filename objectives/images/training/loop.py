@@ -247,6 +247,8 @@ class ImageTraining:
         }
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            state["mps_rng"] = torch.mps.get_rng_state()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         return buffer.getvalue()
@@ -258,6 +260,8 @@ class ImageTraining:
         torch.set_rng_state(state["rng"])
         if self.device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        elif self.device.type == "mps" and "mps_rng" in state:
+            torch.mps.set_rng_state(state["mps_rng"])
         self.update.sums.copy_(state["epoch_sums"])
         self.probabilities = state["probabilities"]
         self.metrics, self.step = state["metrics"], state["step"]
