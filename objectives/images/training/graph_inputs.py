@@ -6,19 +6,19 @@ take them at no cost.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from objectives.images.models import Dropout
 from objectives.images.training.recipe import Recipe
 
 
 class GraphInputs:
-    """Weight decay, momentum, smoothed labels and the dropout of one network, on the device."""
+    """Weight decay, momentum and the dropout of one network, on the device."""
 
-    def __init__(self, model: nn.Module, n_classes: int, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, kept: Tensor, device: torch.device) -> None:
+        """`kept`: the share of a weight that AdamW's weight decay keeps in a batch, which its owner fills."""
+        self.kept = kept
         self.decay, self.momentum = torch.zeros(2, device=device).unbind()
-        self.targets = torch.zeros(n_classes, n_classes, device=device)
-        """Target probabilities of each class, (k, k)."""
         self._dropouts = dropout_layers(model)
         for layer in self._dropouts:
             layer.graph_inputs = torch.zeros(2, device=device).unbind()
@@ -27,13 +27,10 @@ class GraphInputs:
         """Copy the numbers of `recipe` and `model`, which has the structure of this network."""
         self.decay.fill_(recipe.weight_decay)
         self.momentum.fill_(recipe.momentum)
-        # Smoothed as in F.cross_entropy, which takes three times as many kernels.
-        self.targets.fill_(recipe.label_smoothing / len(self.targets))
-        self.targets.diagonal().add_(1 - recipe.label_smoothing)
         for layer, source in zip(self._dropouts, dropout_layers(model), strict=True):
             layer.p = source.p
             assert layer.graph_inputs is not None
-            for tensor, value in zip(layer.graph_inputs, layer.threshold_and_scale(), strict=True):
+            for tensor, value in zip(layer.graph_inputs, layer.kept_and_scale(), strict=True):
                 tensor.fill_(value)
 
 
