@@ -243,9 +243,16 @@ class ImageClassification:
         if task.refit:
             index = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=index, validation=index[:0].to(device))
-        steps, graphs, numerics = self.steps_per_epoch(), self._graph_cache(device), self._numerics(model)
-        recipe = make_recipe(task.params)
-        return ImageTraining(data, model, recipe, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
+        return ImageTraining(
+            data,
+            model,
+            make_recipe(task.params),
+            task,
+            steps_per_epoch=self.steps_per_epoch(),
+            graphs=self._graph_cache(device),
+            numerics=self._numerics(model),
+            metric=self.searched,
+        )
 
     def _numerics(self, model: nn.Module) -> Numerics:
         from objectives.images.training.recipe import Numerics

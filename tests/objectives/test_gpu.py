@@ -263,7 +263,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_is_read(
             next(training)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert reads == [(4,)]
+    assert reads == [(2 + 1 + 3 * 4,)]  # of the training, the validation loss, and three counts of four classes
 
 
 def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingData):
