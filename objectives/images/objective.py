@@ -19,7 +19,7 @@ from objectives.failures import describe_value
 from objectives.images import families, training_params
 from objectives.images.baselines import known_configurations
 from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
-from objectives.metrics import METRICS, Metric, direction_of
+from objectives.metrics import METRICS, Metric, direction_of, is_unequal
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import nn
@@ -84,6 +84,16 @@ class ImageClassification:
     def is_large(self) -> bool:
         """Whether an epoch is long enough to be measured in parts."""
         return len(self.dataset.train) >= LARGE_FROM_IMAGES
+
+    @cached_property
+    def is_unequal(self) -> bool:
+        """Whether the classes of the training split are of very unequal size. Trainings may then weigh them."""
+        return is_unequal(self._count(self.dataset.train))
+
+    def _count(self, index: NDArray[np.int64]) -> list[int]:
+        """Number of images by class of the pool's images at `index`."""
+        counts: list[int] = np.bincount(self.dataset.labels[index], minlength=self.n_classes).tolist()
+        return counts
 
     def portable(self) -> Mapping[str, Any]:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
@@ -175,13 +185,14 @@ class ImageClassification:
         if taken := TRAINING_PARAMETERS & (asked | network.keys()):
             shown, advice = ", ".join(sorted(taken)), f"use another name, such as network_{min(taken)}"
             raise ObjectiveError(f"suggest_network uses {shown}, which every training has as a parameter; {advice}")
-        return {**network, **training_params.suggest(trial, is_large=self.is_large)}
+        return {**network, **training_params.suggest(trial, is_large=self.is_large, is_unequal=self.is_unequal)}
 
     def baselines(self) -> Mapping[str, Params]:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
         if self._replaces("suggest_network"):
             return {}
-        return known_configurations(self.dataset.size)
+        equally: Params = {"class_weighting": "none"} if self.is_unequal else {}
+        return {name: params | equally for name, params in known_configurations(self.dataset.size).items()}
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3
@@ -246,7 +257,7 @@ class ImageClassification:
         return ImageTraining(
             data,
             model,
-            make_recipe(task.params),
+            make_recipe(task.params, self._count(data.train.numpy())),
             task,
             steps_per_epoch=self.steps_per_epoch(),
             graphs=self._graph_cache(device),

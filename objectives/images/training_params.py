@@ -1,20 +1,24 @@
 """The parameters of every training, as the search samples them, and the recipe that they make. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from objectives.base import Params, Suggest
 from objectives.images.training.recipe import Recipe
+from objectives.metrics import balanced_weights
 
 TRAINING_PARAMETERS = frozenset(
     ("optimizer", "sgd_lr", "sgd_momentum", "rmsprop_lr", "adam_lr", "batch_size", "weight_decay", "schedule")
-    + ("augmentation", "label_smoothing")
+    + ("augmentation", "label_smoothing", "class_weighting")
 )
 """Names of the parameters that every training has. A network's own parameters have other names."""
 
 
-def suggest(trial: Suggest, *, is_large: bool) -> Params:
-    """Sample the parameters of a training. `is_large`: whether the training split has many images."""
+def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool) -> Params:
+    """Sample the parameters of a training.
+
+    `is_large`: whether the training split has many images; `is_unequal`: whether its classes are of very unequal size.
+    """
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
     params: Params = {"optimizer": optimizer}
     if optimizer == "sgd":
@@ -30,6 +34,8 @@ def suggest(trial: Suggest, *, is_large: bool) -> Params:
     params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
     params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
     params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
+    if is_unequal:
+        params["class_weighting"] = trial.suggest_categorical("class_weighting", ["none", "balanced"])
     return params
 
 
@@ -39,11 +45,12 @@ def learning_rate(params: Mapping[str, Any]) -> float:
     return float(params[names.get(params["optimizer"], "adam_lr")])
 
 
-def make_recipe(params: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a configuration."""
+def make_recipe(params: Mapping[str, Any], images: Iterable[int]) -> Recipe:
+    """Return the recipe of a configuration. `images`: numbers of training images by class, for their weights."""
     names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
     momentum, same = params.get("sgd_momentum", 0.0), {name: params[name] for name in names}
-    return Recipe(lr=learning_rate(params), momentum=momentum, **same)
+    weights = balanced_weights(images) if params.get("class_weighting") == "balanced" else None
+    return Recipe(lr=learning_rate(params), momentum=momentum, class_weights=weights, **same)
 
 
 def of_network(params: Params) -> Params:

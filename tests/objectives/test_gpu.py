@@ -55,6 +55,7 @@ pytestmark = [
 
 DEVICE = "cuda:0"
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 DIGITS = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits"})
 MLP = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3}
 
