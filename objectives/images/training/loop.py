@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.base import Diverged, EpochResult, Outcome, Task
+from objectives.images.geometry import images_together
 from objectives.images.training.cuda_graphs import GraphCache, graph_key
 from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
 from objectives.images.training.update import TrainingData, Update, to_unit
 from objectives.metrics import METRICS, Metric, count_scores
 
 EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_CUDA = 500, 2000
-"""Images in one evaluation batch. On a CPU they fit the cache; on a GPU they outweigh the cost of the launch."""
+"""Images in one evaluation batch, fewer above 64x64 pixels. On a CPU they fit the cache; on a GPU they outweigh the
+cost of the launch."""
 
 
 def lr_factor(schedule: str, progress: float) -> float:
@@ -50,7 +52,7 @@ def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> 
     device, and nothing waits for them.
     """
     model.eval()
-    size = EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE
+    size = images_together(EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE, images.shape[1:])
     logits = torch.cat([model(to_unit(images[batch])) for batch in torch.split(index, size)])
     targets, predicted = labels[index], logits.argmax(1)
     exact = torch.float32 if index.device.type == "mps" else torch.float64  # MPS has no float64
