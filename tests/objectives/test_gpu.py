@@ -56,6 +56,7 @@ pytestmark = [
 
 DEVICE = "cuda:0"
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 DIGITS = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits"})
 MLP = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3}
 
@@ -273,7 +274,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_is_read(
             next(training)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert reads == [(4,)]
+    assert reads == [(2 + 1 + 3 * 4,)]  # of the training, the validation loss, and three counts of four classes
 
 
 def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingData):

@@ -152,7 +152,7 @@ class Update:
         return logits.float()
 
     def count(self, first: int, end: int) -> None:
-        """Add the losses and the correct predictions of trained batches to `sums`."""
+        """Add the losses, which are not weighted, and the correct predictions of trained batches to `sums`."""
         logits, labels = self.logits[first:end].flatten(0, 1), self.labels[first:end].flatten()
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._recipe.label_smoothing)
         self.sums.add_(torch.stack((loss, (logits.argmax(1) == labels).sum())))
@@ -171,9 +171,11 @@ class Update:
         self._recipe = recipe
         if self.graph_inputs is not None:
             self.graph_inputs.fill(recipe, model)
-        # Smoothed as in F.cross_entropy.
+        # Smoothed as in F.cross_entropy. Its weights would smooth too, and divide by those of the batch.
         self.targets.fill_(-recipe.label_smoothing / len(self.targets) / self.batch_size)
         self.targets.diagonal().sub_((1 - recipe.label_smoothing) / self.batch_size)
+        if recipe.class_weights is not None:
+            self.targets.mul_(torch.tensor(recipe.class_weights, device=self.device).unsqueeze(1))
 
     def begin_epoch(self, order: Tensor, rates: Sequence[float], seed: int) -> None:
         """Fill an epoch's table from `order`, indices (at least batches * batch size,), and a learning rate per batch.

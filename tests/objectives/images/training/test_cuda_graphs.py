@@ -25,6 +25,7 @@ from objectives.images.training.recipe import DEFAULT_NUMERICS
 from objectives.images.training.update import TrainingData, Update
 
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 
 
 class Recorder:
