@@ -51,8 +51,8 @@ with open(LOG + ".watching", "a") as watching:
 ONE_READING = "import sys; from objectives.data.datasets import load_test_split; load_test_split(sys.argv[1], None)"
 
 
-def image_folder(folder: Path, n: int = 30, name: str = "{}.png") -> Path:
-    rng = np.random.default_rng(0)
+def image_folder(folder: Path, n: int = 30, name: str = "{}.png", seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     for label, level in (("dark", 40), ("light", 200)):
         (folder / label).mkdir(parents=True)
         for number in range(n):
@@ -84,7 +84,7 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
         image_folder(tmp_path / "pictures")
     if dataset == "splits":
         image_folder(tmp_path / "pictures" / "train")
-        held_out = image_folder(tmp_path / "pictures" / "test", 10, "held-out-{}.png")
+        held_out = image_folder(tmp_path / "pictures" / "test", 10, "held-out-{}.png", seed=1)
         files = {path.name for path in held_out.rglob("*.png")}
     (tmp_path / "watch").mkdir()
     (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
