@@ -34,6 +34,7 @@ CHEAP_OBJECTIVES = {
     "objectives.spec",
     "objectives.data",
     "objectives.data.datasets",
+    "objectives.data.names",
     "objectives.data.folders.folder",
     "objectives.data.pictures.image_files",
     "objectives.worker.messages",

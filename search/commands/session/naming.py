@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from objectives.base import ImageClassifier, Objective
-from objectives.data.datasets import dataset_slug
+from objectives.data.names import dataset_slug
 from search.commands.studies import stored_studies
 from search.common.config import Config
 from search.common.errors import StorageError
