@@ -35,6 +35,7 @@ CHEAP_OBJECTIVES = {
     "objectives.data",
     "objectives.data.datasets",
     "objectives.data.names",
+    "objectives.data.npz",
     "objectives.data.folders.folder",
     "objectives.data.pictures.image_files",
     "objectives.worker.messages",

@@ -8,7 +8,7 @@ Every dataset is prepared once as arrays (`objectives.data.arrays`). Only that u
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
-from objectives.data import arrays, mnist, torchvision_sets
+from objectives.data import arrays, mnist, npz, torchvision_sets
 from objectives.data.folders import folder
 from objectives.data.names import parse_name
 from objectives.data.pictures.deep_pixels import Range
@@ -150,7 +150,7 @@ def load_test_split_of(
     some training images. Without a digest, which early models lack, nothing is compared. Raises DatasetError when there
     are none, or another dataset has the name here.
     """
-    _, path = parse_name(name)
+    kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is None or digest is None:
         found = load_dataset(name, data_dir, image_size=image_size)  # downloads the files if necessary
@@ -160,13 +160,14 @@ def load_test_split_of(
                 "latter with --data-dir"
             )
         return load_test_split(name, data_dir, image_size), False
+    own = _OWN[kind]
     with contextlib.suppress(DatasetError):
-        if arrays.digest_of(current := folder.find_prepared(path, data_dir, image_size).path) == digest:
+        if arrays.digest_of(current := own.find_prepared(path, data_dir, image_size).path) == digest:
             return arrays.read(current, "test"), False
     for stored in arrays.stored(data_dir):
         if arrays.digest_of(stored) == digest:
             return arrays.read(stored, "test"), "source" in arrays.read_about(stored)
-    if arrays.digest_of(current := folder.prepare(path, data_dir, image_size).path) == digest:
+    if arrays.digest_of(current := own.prepare(path, data_dir, image_size).path) == digest:
         return arrays.read(current, "test"), False
     raise DatasetError(
         f"{name} has changed since the model's training, and the arrays of its split are gone, so test images cannot "
@@ -194,7 +195,8 @@ def _prepare(
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is not None:
-        made = (folder.prepare if verify else folder.find_prepared)(path, data_dir, image_size)
+        own = _OWN[kind]
+        made = (own.prepare if verify else own.find_prepared)(path, data_dir, image_size)
         return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
     if kind == "digits":
         source = "scikit-learn: sklearn.datasets.load_digits"
@@ -212,6 +214,16 @@ def _prepare(
         prepared, raw, n_test = torchvision_sets.prepare(kind, part, data_dir, image_size, download=download)
         share = torchvision_sets.SETS[kind].validation_share
     return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share))
+
+
+class _Own(NamedTuple):
+    """What makes arrays of one kind of the user's own data, and what finds them."""
+
+    prepare: Callable[[Path, Path, int | None], folder.Prepared]
+    find_prepared: Callable[[Path, Path, int | None], folder.Prepared]
+
+
+_OWN = {"folder": _Own(folder.prepare, folder.find_prepared), "npz": _Own(npz.prepare, npz.find_prepared)}
 
 
 def _official(share: int) -> Mapping[str, str]:

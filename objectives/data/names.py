@@ -11,24 +11,27 @@ from objectives.data import mnist, torchvision_sets
 from objectives.data.folders.class_folders import printable
 
 BUILT_IN = (*mnist.VARIANTS, "digits", *torchvision_sets.SETS)
-OWN = ("folder",)
+OWN = ("folder", "npz")
 """Kinds of the user's own data. Their names have a path."""
-NAMES = (*BUILT_IN, "folder:PATH")
+NAMES = (*BUILT_IN, "folder:PATH", "npz:FILE")
 
 
 def parse_name(name: str) -> tuple[str, Path | None]:
-    """Split a dataset's name into its kind and, for `folder:PATH`, the path.
+    """Split a dataset's name into its kind and, for `folder:PATH` and `npz:FILE`, the path.
 
     Raises DatasetError when the dataset does not exist.
     """
     kind, _, path = name.partition(":")
+    if kind == "folder" and path.lower().endswith(".npz") and Path(path).expanduser().is_file():
+        raise DatasetError(f"--dataset {name}: {path!r} is a file; type --dataset {shlex.quote(f'npz:{path}')}")
     if kind in OWN and path:
         return kind, Path(path).expanduser()
     if name in BUILT_IN:
         return name, None
     allowed = f"allowed: {', '.join(NAMES)}"
     if kind in OWN:
-        raise DatasetError(f"--dataset {name!r} names no folder; {allowed}; type for example --dataset folder:images")
+        what, example = ("folder", "folder:images") if kind == "folder" else ("file", "npz:images.npz")
+        raise DatasetError(f"--dataset {name!r} names no {what}; {allowed}; type for example --dataset {example}")
     close = _near(name)
     hint = f". Did you mean {' or '.join(close)}? Type --dataset {shlex.quote(close[0])}" if close else ""
     raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")
@@ -38,6 +41,8 @@ def _near(name: str) -> Sequence[str]:
     """Names that the user may have meant."""
     if Path(name).is_dir():
         return [f"folder:{name}"]
+    if name.lower().endswith(".npz"):
+        return [f"npz:{name}"]
     plain = _plain(name)
     equal = [known for known in BUILT_IN if _plain(known) == plain]
     longer = [known for known in BUILT_IN if len(plain) > 3 and _plain(known).startswith(plain)]
@@ -64,10 +69,13 @@ def is_same_dataset(name: str, other: str) -> bool:
 def dataset_slug(name: str, depth: int = 1) -> str:
     """A dataset's name for use in names of studies and models: `mnist`, `folder-pets`. Raises DatasetError.
 
-    depth: number of folders at the end of a path that its name has.
+    depth: number of folders at the end of a path that its name has; a file counts as one.
     """
     kind, path = parse_name(name)
     if path is None:
         return kind
-    parts = path.resolve().parts[1:][-depth:] or ("pictures",)
+    path = path.resolve()
+    if kind == "npz" and path.suffix.lower() == ".npz":
+        path = path.with_suffix("")
+    parts = path.parts[1:][-depth:] or ("pictures",)
     return "-".join((kind, *(re.sub(r"[^\w.-]+", "-", printable(part)) for part in parts)))
