@@ -100,6 +100,19 @@ def test_cifar_has_the_names_of_its_file(data_dir: Path, name: str, n_classes: i
     assert labels.tolist() == [n % n_classes for n in range(N_TEST)]
 
 
+def test_cifar_is_read_as_python_2_wrote_it(data_dir: Path) -> None:
+    folder = write_cifar(data_dir)
+    pixels = bytes(range(256)) * 24  # two images
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R(K\x01K\x02M\0\x0c\x86"
+    array += b"cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T"
+    array += len(pixels).to_bytes(4, "little") + pixels + b"tb"
+    content = b"\x80\x02}(U\x04data" + array + b"U\x06labels](K\x03K\x04eu."
+    (folder / "data_batch_1").write_bytes(content)
+    data = load_dataset("cifar10", data_dir, download=False)
+    assert data.images[:2].tobytes() == pixels
+    assert data.labels[:2].tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_pool_is_split_and_says_where_from(data_dir: Path, name: str) -> None:
     WRITERS[name](data_dir)
