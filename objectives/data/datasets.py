@@ -200,11 +200,8 @@ def _prepare(
         return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
     if kind == "digits":
         source = "scikit-learn: sklearn.datasets.load_digits"
-        origins = {
-            "training": "four fifths of the rest",
-            "validation": "a fifth of the rest",
-            "test": "a fifth of the digits",
-        }
+        of = "of the digits, each class in proportion"
+        origins = {"training": "64% of the digits", "validation": f"16% {of}", "test": f"a fifth {of}"}
         return _Prepared(_prepare_digits(data_dir, image_size), source, N_TEST_DIGITS, origins=origins)
     if kind in mnist.VARIANTS:
         prepared, raw = mnist.prepare(kind, part, data_dir, image_size, download=download)
@@ -230,7 +227,7 @@ def _official(share: int) -> Mapping[str, str]:
     """Origins of the splits of a dataset with training files and test files."""
     most, one = {5: ("four fifths", "a fifth"), 6: ("five sixths", "a sixth")}[share]
     of = "of the training files"
-    return {"training": f"{most} {of}", "validation": f"{one} {of}", "test": "the test files"}
+    return {"training": f"{most} {of}", "validation": f"{one} {of}, each class in proportion", "test": "the test files"}
 
 
 def _prepare_digits(data_dir: Path, image_size: int | None) -> Path:

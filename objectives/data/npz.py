@@ -92,12 +92,20 @@ class _Splits:
     def origins(self) -> Mapping[str, str]:
         """As in `objectives.data.datasets.Dataset`."""
         key = self.training.key
-        test = self.test.key if self.has_own_test else f"a fifth of {key}"
-        if self.validation:
-            training = key if self.has_own_test else f"four fifths of {key}"
-            return {"training": training, "validation": self.validation.key, "test": test}
-        whole = key if self.has_own_test else f"the rest of {key}"
-        return {"training": f"four fifths of {whole}", "validation": f"a fifth of {whole}", "test": test}
+        proportion = f"{key}, each class in proportion"
+        validation = self.validation.key if self.validation else None
+        if self.has_own_test:
+            training = key if validation else f"four fifths of {key}"
+            return {
+                "training": training,
+                "validation": validation or f"a fifth of {proportion}",
+                "test": self.test.key,
+            }
+        return {
+            "training": f"four fifths of {key}" if validation else f"64% of {key}",
+            "validation": validation or f"16% of {proportion}",
+            "test": f"a fifth of {proportion}",
+        }
 
 
 def _store(data_dir: Path, name: str, file: Path, image_size: int | None) -> Path:

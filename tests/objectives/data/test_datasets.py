@@ -115,7 +115,7 @@ def test_a_built_in_dataset_has_other_sizes(tmp_path: Path) -> None:
     data = load_dataset("digits", tmp_path, image_size=12)
     assert data.images.shape == (1438, 1, 12, 12)
     assert (data.original_size, data.image_size) == ((8, 8), 12)
-    assert data.origins["test"] == "a fifth of the digits"
+    assert data.origins["test"] == "a fifth of the digits, each class in proportion"
     assert framing(data) == Framing(1, (12, 12), 1.0, dark_background=True)
     plain = load_dataset("digits", tmp_path)
     assert plain.digest == "5c42d4b1c21c286eef82bc32f7e91642"

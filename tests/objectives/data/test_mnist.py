@@ -76,7 +76,7 @@ def test_another_size_has_arrays_of_its_own(fashion: Path) -> None:
     assert load_test_split("fashion-mnist", fashion.parents[1], 20)[0].shape == (100, 1, 20, 20)
     assert data.origins == {
         "training": "five sixths of the training files",
-        "validation": "a sixth of the training files",
+        "validation": "a sixth of the training files, each class in proportion",
         "test": "the test files",
     }
 

@@ -76,9 +76,9 @@ def test_plain_images_are_split(file: Path) -> None:
     assert data.test_classes == {"cat": 20, "dog": 20, "eel": 20}
     assert data.class_counts == {"cat": 80, "dog": 80, "eel": 80}
     assert data.origins == {
-        "training": "four fifths of the rest of images",
-        "validation": "a fifth of the rest of images",
-        "test": "a fifth of images",
+        "training": "64% of images",
+        "validation": "16% of images, each class in proportion",
+        "test": "a fifth of images, each class in proportion",
     }
     pixels = images(N_TRAIN, (32, 32, 3), 3)[0].transpose(0, 3, 1, 2)
     stored = np.concatenate([data.images, load_test(file)[0]])
@@ -111,7 +111,7 @@ def test_a_validation_split_without_a_test_split(file: Path) -> None:
     data = load(file)
     assert (len(data.train), len(data.validation), data.n_test) == (240, N_TEST, 60)
     assert data.origins["training"] == "four fifths of train_images"
-    assert data.origins["test"] == "a fifth of train_images"
+    assert data.origins["test"] == "a fifth of train_images, each class in proportion"
     assert np.array_equal(data.labels[data.validation], np.arange(N_TEST) % 3)
 
 
@@ -119,7 +119,7 @@ def test_test_images_without_labels_are_not_used(file: Path) -> None:
     write_medmnist(file, test_labels=None)
     data = load(file)
     assert data.notes == ["test_images has no labels and is not used"]
-    assert data.origins["test"] == "a fifth of train_images"
+    assert data.origins["test"] == "a fifth of train_images, each class in proportion"
 
 
 def test_loading_opens_neither_the_file_nor_the_test_arrays(file: Path) -> None:

@@ -122,7 +122,7 @@ def test_the_pool_is_split_and_says_where_from(data_dir: Path, name: str) -> Non
     if len(data.classes) < 30:  # else each class has too few images for more than one in the smaller split
         assert len(data.validation) == N_TRAIN // share
     one = {5: "a fifth", 6: "a sixth"}[share]
-    assert data.origins["validation"] == f"{one} of the training files"
+    assert data.origins["validation"] == f"{one} of the training files, each class in proportion"
     assert data.origins["test"] == "the test files"
     is_counted = name in ("emnist-letters", "emnist-byclass", "qmnist")  # by the sizes of unpacked files
     assert data.n_test == (N_TEST if is_counted else None)
