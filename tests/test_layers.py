@@ -34,6 +34,8 @@ CHEAP_OBJECTIVES = {
     "objectives.spec",
     "objectives.data",
     "objectives.data.datasets",
+    "objectives.data.names",
+    "objectives.data.npz",
     "objectives.data.folders.folder",
     "objectives.data.pictures.image_files",
     "objectives.worker.messages",

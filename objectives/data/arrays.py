@@ -2,7 +2,7 @@
 
 A folder of arrays holds `PART-images.npy` and `PART-labels.npy` for one or two parts ("pool", "test"), and
 `about.json`. It is in the data folder, or in the user's cache if the data folder cannot be written. Arrays of a user's
-folder of images are in `folders/`, others in `arrays/`.
+folder of images or of an npz file are in `folders/`, others in `arrays/`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _held: dict[Path, BinaryIO] = {}
 """Open files by the arrays that this process uses. A lock ends with its process."""
 
 FOLDERS = "folders"
-"""Where arrays of users' folders of images are."""
+"""Where arrays of users' folders of images and of npz files are."""
 
 
 class About(TypedDict):
@@ -42,7 +42,7 @@ class About(TypedDict):
     n_cut: NotRequired[int]
     """Number of images with colours of 16 bits, of which the upper 8 were read."""
     source: NotRequired[str]
-    """The folder of the images."""
+    """The folder or file of the images."""
     digest: NotRequired[str]
     """As `digest` computes it for the pool."""
     n_test: NotRequired[int]
@@ -56,8 +56,8 @@ class About(TypedDict):
     """As in `objectives.data.datasets.Dataset`."""
     notes: NotRequired[Sequence[str]]
     """As in `objectives.data.datasets.Dataset`."""
-    original_size: NotRequired[Sequence[int]]
-    """Median (h, w) of the images."""
+    original_size: NotRequired[Sequence[int] | None]
+    """Median (h, w) of the images before they were resized, if they were."""
     image_size: NotRequired[int]
     """Pixels a side that the user asked for; absent if nothing was."""
     value_range: NotRequired[Sequence[float] | None]
@@ -147,9 +147,9 @@ def read_about(prepared: Path) -> About:
 
 
 def set_source(prepared: Path, source: Path) -> None:
-    """Note where the images are now if their folder was moved. Arrays that cannot be written stay as they are."""
+    """Note where the images are now if their folder or file was moved. Arrays that are read-only stay the same."""
     about = read_about(prepared)
-    if "source" in about and not os.path.isdir(about["source"]):
+    if "source" in about and not os.path.exists(about["source"]):
         with contextlib.suppress(OSError):
             write_atomic(prepared / "about.json", json.dumps({**about, "source": str(source)}).encode())
 
@@ -180,7 +180,7 @@ def is_in_use(prepared: Path) -> bool:
 
 
 def stored(data_dir: Path) -> Iterator[Path]:
-    """The folders of arrays of users' folders of images, newest first; those that cannot be read are left out."""
+    """The folders of arrays of users' own images, newest first; those that cannot be read are left out."""
     places = [path for base in base_folders(data_dir) for path in (base / FOLDERS).glob("[!.]*")]
     for path in sorted(places, key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(DatasetError):

@@ -7,11 +7,8 @@ Every dataset is prepared once as arrays (`objectives.data.arrays`). Only that u
 """
 
 import contextlib
-import difflib
 import os
-import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
-from objectives.data import arrays, mnist
+from objectives.data import arrays, mnist, npz, torchvision_sets
 from objectives.data.folders import folder
-from objectives.data.folders.class_folders import printable
+from objectives.data.names import parse_name
 from objectives.data.pictures.deep_pixels import Range
 from objectives.data.pictures.image_files import Framing
+from objectives.data.pictures.resizing import resize
 from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
 
-NAMES = (*mnist.VARIANTS, "digits", "folder:PATH")
 N_TEST_DIGITS = 359
 
 
@@ -90,46 +87,6 @@ class Dataset:
         return int(self.images.shape[2]), int(self.images.shape[3])
 
 
-def parse_name(name: str) -> tuple[str, Path | None]:
-    """Split a dataset's name into its kind and, for `folder:PATH`, the path.
-
-    Raises DatasetError when the dataset does not exist.
-    """
-    kind, _, path = name.partition(":")
-    if kind == "folder" and path:
-        return kind, Path(path).expanduser()
-    if name in NAMES[:-1]:
-        return name, None
-    allowed = f"allowed: {', '.join(NAMES)}"
-    if kind == "folder":
-        raise DatasetError(f"--dataset {name!r} names no folder; {allowed}; type for example --dataset folder:images")
-    close = difflib.get_close_matches(name.lower(), NAMES[:-1], n=1)
-    if Path(name).is_dir():
-        close = [f"folder:{name}"]
-    hint = f". Did you mean {close[0]}? Type --dataset {shlex.quote(close[0])}" if close else ""
-    raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")
-
-
-def is_same_dataset(name: str, other: str) -> bool:
-    """Whether two names mean the same dataset, as `folder:pets` and `folder:./pets/` do."""
-    head = "folder:"
-    if name.startswith(head) and other.startswith(head):
-        return Path(name[len(head) :]).expanduser().resolve() == Path(other[len(head) :]).expanduser().resolve()
-    return name == other
-
-
-def dataset_slug(name: str, depth: int = 1) -> str:
-    """A dataset's name for use in names of studies and models: `mnist`, `folder-pets`. Raises DatasetError.
-
-    depth: number of folders at the end of a path that its name has.
-    """
-    kind, path = parse_name(name)
-    if path is None:
-        return kind
-    parts = path.resolve().parts[1:][-depth:]
-    return "-".join(("folder", *(re.sub(r"[^\w.-]+", "-", printable(part)) for part in parts or ("pictures",))))
-
-
 def default_data_dir() -> Path:
     """`SEARCH_DATA_DIR`, or else the user's cache folder."""
     variable = os.environ.get("SEARCH_DATA_DIR")
@@ -152,7 +109,7 @@ def load_dataset(
     if (n_train := about.get("n_train")) is not None:
         train, validation = np.split(np.arange(len(labels)), [n_train])
     else:
-        train, validation = stratified_split(labels, round(len(labels) / (6 if name in mnist.VARIANTS else 5)))
+        train, validation = stratified_split(labels, round(len(labels) / prepared.validation_share))
     height, width = about.get("original_size") or (0, 0)
     low, high = about.get("value_range") or (0.0, 0.0)
     return Dataset(
@@ -168,7 +125,7 @@ def load_dataset(
         value_range=(low, high) if about.get("value_range") else None,
         left_out=prepared.left_out,
         image_size=image_size,
-        origins=about.get("origins", {}),
+        origins=about.get("origins") or prepared.origins,
         test_classes=about.get("test_classes", {}),
         duplicates=about.get("duplicates"),
         notes=about.get("notes", ()),
@@ -193,7 +150,7 @@ def load_test_split_of(
     some training images. Without a digest, which early models lack, nothing is compared. Raises DatasetError when there
     are none, or another dataset has the name here.
     """
-    _, path = parse_name(name)
+    kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is None or digest is None:
         found = load_dataset(name, data_dir, image_size=image_size)  # downloads the files if necessary
@@ -203,13 +160,14 @@ def load_test_split_of(
                 "latter with --data-dir"
             )
         return load_test_split(name, data_dir, image_size), False
+    own = _OWN[kind]
     with contextlib.suppress(DatasetError):
-        if arrays.digest_of(current := folder.find_prepared(path, data_dir, image_size).path) == digest:
+        if arrays.digest_of(current := own.find_prepared(path, data_dir, image_size).path) == digest:
             return arrays.read(current, "test"), False
     for stored in arrays.stored(data_dir):
         if arrays.digest_of(stored) == digest:
             return arrays.read(stored, "test"), "source" in arrays.read_about(stored)
-    if arrays.digest_of(current := folder.prepare(path, data_dir, image_size).path) == digest:
+    if arrays.digest_of(current := own.prepare(path, data_dir, image_size).path) == digest:
         return arrays.read(current, "test"), False
     raise DatasetError(
         f"{name} has changed since the model's training, and the arrays of its split are gone, so test images cannot "
@@ -225,6 +183,9 @@ class _Prepared(NamedTuple):
     """As in `Dataset`."""
     n_test: int | None = None
     left_out: str | None = None
+    validation_share: int = 5
+    """One image in so many of the pool is for validation, unless its source has a validation split."""
+    origins: Mapping[str, str] = {}
 
 
 def _prepare(
@@ -234,17 +195,47 @@ def _prepare(
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is not None:
-        made = (folder.prepare if verify else folder.find_prepared)(path, data_dir, image_size)
+        own = _OWN[kind]
+        made = (own.prepare if verify else own.find_prepared)(path, data_dir, image_size)
         return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
     if kind == "digits":
-        return _Prepared(_prepare_digits(data_dir), "scikit-learn: sklearn.datasets.load_digits", n_test=N_TEST_DIGITS)
-    prepared, raw = mnist.prepare(kind, part, data_dir, download=download)
-    return _Prepared(prepared, str(raw.resolve()), n_test=mnist.count_test_images(raw))
+        source = "scikit-learn: sklearn.datasets.load_digits"
+        of = "of the digits, each class in proportion"
+        origins = {"training": "64% of the digits", "validation": f"16% {of}", "test": f"a fifth {of}"}
+        return _Prepared(_prepare_digits(data_dir, image_size), source, N_TEST_DIGITS, origins=origins)
+    if kind in mnist.VARIANTS:
+        prepared, raw = mnist.prepare(kind, part, data_dir, image_size, download=download)
+        n_test: int | None = mnist.count_test_images(raw)
+        share = mnist.VALIDATION_SHARE
+    else:
+        prepared, raw, n_test = torchvision_sets.prepare(kind, part, data_dir, image_size, download=download)
+        share = torchvision_sets.SETS[kind].validation_share
+    return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share))
 
 
-def _prepare_digits(data_dir: Path) -> Path:
-    """Return the folder of scikit-learn's 1,797 digits: (n, 1, 8, 8), values 0 to 16 scaled to 0 to 255."""
-    name = f"arrays/digits-1-{SPLIT_SEED}"
+class _Own(NamedTuple):
+    """What makes arrays of one kind of the user's own data, and what finds them."""
+
+    prepare: Callable[[Path, Path, int | None], folder.Prepared]
+    find_prepared: Callable[[Path, Path, int | None], folder.Prepared]
+
+
+_OWN = {"folder": _Own(folder.prepare, folder.find_prepared), "npz": _Own(npz.prepare, npz.find_prepared)}
+
+
+def _official(share: int) -> Mapping[str, str]:
+    """Origins of the splits of a dataset with training files and test files."""
+    most, one = {5: ("four fifths", "a fifth"), 6: ("five sixths", "a sixth")}[share]
+    of = "of the training files"
+    return {"training": f"{most} {of}", "validation": f"{one} {of}, each class in proportion", "test": "the test files"}
+
+
+def _prepare_digits(data_dir: Path, image_size: int | None) -> Path:
+    """Return the folder of scikit-learn's 1,797 digits: (n, 1, 8, 8), values 0 to 16 scaled to 0 to 255.
+
+    With an `image_size` they are resized from that.
+    """
+    name = f"arrays/digits-1-{SPLIT_SEED}" + ("" if image_size is None else f"-{image_size}")
     if prepared := arrays.find(data_dir, name):
         return prepared
     try:
@@ -254,8 +245,10 @@ def _prepare_digits(data_dir: Path) -> Path:
         raise DatasetUnavailableError(message) from None
     pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    images, original = resize(images, image_size)
     pool, test = split_off_test(images, labels.astype(np.int64))
-    return arrays.store(data_dir, name, {"pool": pool, "test": test}, {"classes": mnist.DIGIT_CLASSES})
+    about: arrays.About = {"classes": mnist.DIGIT_CLASSES, "original_size": original}
+    return arrays.store(data_dir, name, {"pool": pool, "test": test}, about)
 
 
 def framing(dataset: Dataset) -> Framing:
@@ -264,6 +257,9 @@ def framing(dataset: Dataset) -> Framing:
         return Framing(dataset.channels, dataset.size, 1.0, True)
     if dataset.name in mnist.VARIANTS:
         return Framing(dataset.channels, dataset.size, mnist.VARIANTS[dataset.name].content_fraction, True)
+    if dataset.name in torchvision_sets.SETS:
+        known = torchvision_sets.SETS[dataset.name]
+        return Framing(dataset.channels, dataset.size, known.content_fraction, known.is_drawing)
     sample = dataset.images[:: max(1, len(dataset.images) // 1000)]
     rims = np.concatenate([sample[..., 0, :], sample[..., -1, :], sample[..., 0], sample[..., -1]], axis=-1)
     # Photographs have rims of every kind and must not be inverted. Drawings on black all have dark rims.

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import arrays
+from objectives.data.pictures.resizing import resize
 from objectives.data.splits import Labelled
 
 DIGIT_CLASSES = tuple("0123456789")
@@ -34,6 +35,8 @@ MNIST_MD5 = {
 }
 FILES = tuple(MNIST_MD5)
 TRAIN_FILES, TEST_FILES = FILES[:2], FILES[2:]
+VALIDATION_SHARE = 6
+"""One training image in so many is for validation."""
 MIRROR_VARIABLE = "SEARCH_DATA_MIRROR"
 MIRROR_TIMEOUT_S = 4.0
 """How long a mirror may stay silent. MNIST has two mirrors."""
@@ -57,19 +60,26 @@ VARIANTS = {
 }
 
 
-def prepare(kind: str, part: arrays.Part, data_dir: Path, *, download: bool) -> tuple[Path, Path]:
+def prepare(
+    kind: str, part: arrays.Part, data_dir: Path, image_size: int | None = None, *, download: bool
+) -> tuple[Path, Path]:
     """Return the folders of one part's arrays and of the raw files. Makes the arrays if necessary.
 
+    image_size: pixels a side; None: 28.
     Raises DatasetUnavailableError when files are missing, and DatasetError when one is damaged.
     """
     raw = raw_folder(kind, data_dir, download=download)
     files = [raw / name for name in (TRAIN_FILES if part == "pool" else TEST_FILES)]
-    name = f"arrays/{kind}-{part}-{arrays.cache_key(f'1 {kind}', {part: {file: file.stat() for file in files}}, raw)}"
+    head = f"1 {kind}" if image_size is None else f"1 {kind} {image_size}"
+    name = f"arrays/{kind}-{part}-{arrays.cache_key(head, {part: {file: file.stat() for file in files}}, raw)}"
     prepared = arrays.find(data_dir, name)
     if prepared is None:
         classes = VARIANTS[kind].classes
-        content = _read_files(files[0], files[1], len(classes), MNIST_MD5 if kind == "mnist" else {})
-        prepared = arrays.store(data_dir, name, {part: content}, {"classes": classes})
+        images, labels = _read_files(files[0], files[1], len(classes), MNIST_MD5 if kind == "mnist" else {})
+        images, original = resize(images, image_size)
+        prepared = arrays.store(
+            data_dir, name, {part: (images, labels)}, {"classes": classes, "original_size": original}
+        )
     return prepared, raw
 
 
@@ -112,7 +122,7 @@ def _download(name: str, base: Path) -> Path:
             try:
                 _download_from(mirror, dataset_class, temporary)
             except Exception as error:  # of torchvision, urllib or gzip
-                reasons.append(f"{mirror}: {_reason(error)}")
+                reasons.append(f"{mirror}: {download_reason(error)}")
                 continue
             raw.mkdir(parents=True, exist_ok=True)
             for file in FILES:
@@ -121,7 +131,7 @@ def _download(name: str, base: Path) -> Path:
     raise DatasetUnavailableError("; ".join(reasons))
 
 
-def _reason(error: Exception) -> str:
+def download_reason(error: Exception) -> str:
     """Return the reason in torchvision's message, such as `Connection refused`."""
     message = " ".join(str(error).split()).rpartition("got: ")[2]
     return re.sub(r"^<urlopen error (?:\[Errno -?\d+\] )?(.*)>$", r"\1", message) or type(error).__name__
@@ -130,13 +140,20 @@ def _reason(error: Exception) -> str:
 def _download_from(mirror: str, dataset_class: Any, folder: str) -> None:
     """Let torchvision download from one mirror. With several, it would give up after the first timeout."""
     one_mirror = type(dataset_class.__name__, (dataset_class,), {"mirrors": [mirror.rstrip("/") + "/"]})
-    timeout_s = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(MIRROR_TIMEOUT_S)
+    with downloading(MIRROR_TIMEOUT_S):
+        one_mirror(folder, download=True)
+
+
+@contextlib.contextmanager
+def downloading(timeout_s: float) -> Iterator[None]:
+    """Let torchvision print nothing, and its connections fail after `timeout_s` of silence."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout_s)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            one_mirror(folder, download=True)
+            yield
     finally:
-        socket.setdefaulttimeout(timeout_s)
+        socket.setdefaulttimeout(before)
 
 
 def _read_files(images_file: Path, labels_file: Path, n_classes: int, md5: dict[str, str]) -> Labelled:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import ObjectiveError, Params, Suggest, Task, TestScore, Training
-from objectives.data.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
+from objectives.data.datasets import Dataset, framing, load_dataset, load_test_split
+from objectives.data.names import dataset_slug
 from objectives.failures import describe_value
 from objectives.images import families, training_params
 from objectives.images.baselines import known_configurations

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, PictureError
-from objectives.data.datasets import NAMES, is_same_dataset, load_test_split_of
+from objectives.data.datasets import load_test_split_of
+from objectives.data.names import BUILT_IN, has_path, is_same_dataset
 from objectives.data.pictures.image_files import NOTHING_FOUND, read_image, to_model_input
 from search.commands.load import Predictor
 
-STORED_SPLIT = "from the split of the training, because the folder has changed"
+STORED_SPLIT = "from the split of the training, because the images have changed"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Predic
 def _dataset_images(name: str) -> tuple[str, int, int] | None:
     """Parse `mnist:7` or `mnist:0-24` into dataset, first and last index; None for the name of a file."""
     match = re.fullmatch(r"(.+):(\d+)(?:-(\d+))?", name, re.DOTALL)
-    if match is None or Path(name).exists() or not (match[1] in NAMES or match[1].startswith("folder:")):
+    if match is None or Path(name).exists() or not (match[1] in BUILT_IN or has_path(match[1])):
         return None
     return match[1], int(match[2]), int(match[3] or match[2])
 
@@ -103,7 +104,8 @@ def _read_dataset(
         error = f"{name}: this model knows {own}; type {own}:0, or name another model with --model"
         return [Prediction(name, error=error)]
     try:
-        (images, labels), is_changed = load_test_split_of(own, data_dir, predictor.metadata.get("dataset_digest"))
+        digest, image_size = (predictor.metadata.get(name) for name in ("dataset_digest", "image_size"))
+        (images, labels), is_changed = load_test_split_of(own, data_dir, digest, image_size)
     except DatasetError as error:
         return [Prediction(name, error=str(error))]
     if last < first:

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from set_files import write_plain
 from shell import CHECKOUT, environment, in_process
 
+from objectives.data import npz
 from objectives.data.datasets import load_dataset
 from search.cli.main import cli
 from search.commands.upkeep.gc import find_arrays, remove
@@ -112,6 +114,18 @@ def test_what_is_not_needed_is_listed_first(pets: Path, data_dir: Path, harm: Ca
     assert len(find_arrays(data_dir)) == 1
     assert "removed 1 of 1" in in_process("gc", "--delete", "--data-dir", data_dir).output
     assert list((data_dir / "folders").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [None, 12])
+def test_arrays_of_a_file_follow_it(tmp_path: Path, data_dir: Path, size: int | None):
+    file = write_plain(tmp_path / "pets.npz")
+    npz.prepare(file, data_dir, size)
+    assert [(entry.source, entry.state) for entry in find_arrays(data_dir)] == [(str(file), "unchanged")]
+    write_plain(file, labels=np.arange(300) % 2)
+    assert [entry.state for entry in find_arrays(data_dir)] == ["the file has changed"]
+    file.unlink()
+    assert [entry.state for entry in find_arrays(data_dir)] == ["the file is gone"]
+    assert "removed 1 of 1" in in_process("gc", "--delete", "--data-dir", data_dir).output
 
 
 def test_what_killed_processes_left_goes_when_it_is_old(data_dir: Path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from set_files import write_plain
 from torch import nn
 
 from objectives.base import Params
@@ -173,6 +174,23 @@ def test_other_datasets_and_objectives_keep_their_names(first: Config, tmp_path:
     for objective, name in ((digits, "digits"), (own, "mine")):
         assert tell_apart(first, objective) is None
         assert objective.name == name
+
+
+def test_files_with_the_same_name_are_told_apart(folder: Path, tmp_path: Path):
+    def plan(file: Path) -> SearchPlan:
+        return SearchPlan.of(Config(workspace=folder, dataset=f"npz:{file}"))
+
+    begun = plan(write_plain(tmp_path / "a" / "pets.npz"))
+    assert (begun.name, begun.notice) == ("npz-pets", None)
+    study = open_study(open_storage(begun.config.storage_url), begun.name, begun.objective, begun.spec.target, 1)
+    study.set_attr(records.PROVENANCE, {"dataset": begun.dataset})
+    other = plan(write_plain(tmp_path / "b" / "pets.npz", labels=np.arange(300) % 2))
+    assert (other.name, other.register_as) == ("npz-b-pets", "npz-b-pets")
+    assert (
+        other.notice
+        == f"npz-pets belongs to {tmp_path}/a/pets.npz; study and model of {tmp_path}/b/pets.npz: npz-b-pets"
+    )
+    assert plan(tmp_path / "a" / "pets.npz").name == "npz-pets"
 
 
 def test_without_a_database_there_is_nothing_to_compare(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Tells folders of images with the same last name apart: each has a study and a model of its own."""
+"""Tells folders of images, and npz files, with the same last name apart: each has a study and a model of its own."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from objectives.base import ImageClassifier, Objective
-from objectives.data.datasets import dataset_slug
+from objectives.data.names import dataset_slug, has_path
 from search.commands.studies import stored_studies
 from search.common.config import Config
 from search.common.errors import StorageError
@@ -23,13 +23,13 @@ class _Owner(NamedTuple):
 
     name: str
     digest: str | None  # of its images
-    source: str | None  # the folder of its images
+    source: str | None  # the folder or file of its images
 
 
 def tell_apart(config: Config, objective: Objective) -> str | None:
-    """Give the objective another name if a study of another folder uses its name. Returns a notice about it.
+    """Give the objective another name if a study of another folder or file uses its name. Returns a notice about it.
 
-    A folder is the same if it holds the same images, wherever it is now, or if it is in the same place; in that case
+    It is the same if it holds the same images, wherever it is now, or if it is in the same place; in that case
     `open_study` refuses images that have changed. Objectives that choose their own name keep it; the name of their
     class may follow the dataset's.
     """
@@ -37,10 +37,11 @@ def tell_apart(config: Config, objective: Objective) -> str | None:
         return None
     info, plain = objective.dataset_info(), objective.name
     slug = dataset_slug(info["name"])
-    if not info["name"].startswith("folder:") or plain not in (slug, f"{slug}-{type(objective).__name__}"):
+    if not has_path(info["name"]) or plain not in (slug, f"{slug}-{type(objective).__name__}"):
         return None
     ending, owners = plain.removeprefix(slug), list(_owners(config))
-    names = [f"{name}{ending}" for name in _names(info["source"])]
+    kind = info["name"].partition(":")[0]
+    names = [f"{name}{ending}" for name in _names(kind, info["source"])]
     objective.name = _choose(names, owners, info["digest"], info["source"])
     is_used = config.study is None or (config.register is None and not config.no_register)
     if objective.name == plain or not is_used:
@@ -59,10 +60,10 @@ def _choose(names: list[str], owners: list[_Owner], digest: str, source: str) ->
     return next((name for name in names if name not in taken), names[-1])
 
 
-def _names(source: str) -> Iterator[str]:
-    """The names that a folder may have: `folder-pets`, `folder-b-pets`, and at last one that only it can have."""
+def _names(kind: str, source: str) -> Iterator[str]:
+    """The names that data of a kind may have: `folder-pets`, `folder-b-pets`, and at last one that only it can have."""
     depth = max(1, min(MAX_FOLDERS, len(Path(source).parts) - 1))
-    plain, *longer = (dataset_slug(f"folder:{source}", n) for n in range(1, depth + 1))
+    plain, *longer = (dataset_slug(f"{kind}:{source}", n) for n in range(1, depth + 1))
     yield plain
     yield from (name for name in longer if len(name) <= MAX_CHARACTERS)
     yield f"{plain[:MAX_CHARACTERS]}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"

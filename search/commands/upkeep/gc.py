@@ -1,4 +1,4 @@
-"""Find and remove the arrays that searches made of folders of images."""
+"""Find and remove the arrays that searches made of folders of images and of npz files."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from objectives.base import DatasetError
-from objectives.data import arrays
+from objectives.data import arrays, npz
 from objectives.data.folders.folder import arrays_name
 
 UNCHANGED = "unchanged"
@@ -25,17 +25,17 @@ class StoredArrays:
     """One folder of arrays, or of a process that was killed while it made one."""
 
     path: Path
-    source: str | None  # the folder of images; None if it is unknown
+    source: str | None  # the folder of images, or the file; None if it is unknown
     state: str  # state of the images, for the user
-    is_needed: bool  # the next search of the folder would use it, or a process does now
+    is_needed: bool  # the next search of the folder or file would use it, or a process does now
     size_bytes: int
     age_s: float  # since it was made
 
 
 def find_arrays(data_dir: Path) -> list[StoredArrays]:
-    """Find arrays of folders of images in the data folder and in the user's cache, and leftovers; newest first.
+    """Find arrays of folders and of npz files in the data folder and in the user's cache, and leftovers; newest first.
 
-    Downloads and the arrays of datasets other than folders are not among them.
+    Downloads and the arrays of built-in datasets are not among them.
     """
     found = []
     for path in _places(data_dir):
@@ -93,9 +93,12 @@ def _describe(path: Path) -> StoredArrays:
 def _state(path: Path, source: str | None, image_size: int | None) -> str:
     if source is None:
         return "of an earlier version, or damaged"
-    if not Path(source).is_dir():
-        return "the folder is gone"
+    images = Path(source)
+    what = "file" if images.is_file() or images.suffix == ".npz" else "folder"
+    if not images.exists():
+        return f"the {what} is gone"
     with contextlib.suppress(DatasetError):
-        if Path(arrays_name(Path(source), image_size)).name == path.name:
+        name = npz.arrays_name(images, image_size) if what == "file" else arrays_name(images, image_size)
+        if Path(name).name == path.name:
             return UNCHANGED
-    return "the folder has changed"
+    return f"the {what} has changed"

@@ -90,6 +90,7 @@ def metadata(study: StudyRecord, summary: Summary, objective: Objective, example
         return {**inputs, "data": dict(objective.fingerprint()), **origin}
     info = objective.dataset_info()
     data = {"dataset": info["name"], "dataset_digest": info["digest"], "shape": list(info["shape"])}
+    data["image_size"] = info.get("image_size")
     data |= {"n_train": info["n_train"], "n_validation": info["n_validation"]}
     return {"classes": list(objective.class_names()), "framing": dict(objective.framing()), **data, **origin}
 

@@ -11,15 +11,8 @@ import pytest
 from shell import mnist_folder
 
 from objectives.base import DatasetError
-from objectives.data.datasets import (
-    dataset_slug,
-    default_data_dir,
-    framing,
-    is_same_dataset,
-    load_dataset,
-    load_test_split,
-    parse_name,
-)
+from objectives.data.datasets import default_data_dir, framing, load_dataset, load_test_split
+from objectives.data.names import dataset_slug, is_same_dataset, parse_name
 from objectives.data.pictures.image_files import Framing
 
 ROOT = Path(__file__).parents[3]
@@ -98,16 +91,36 @@ def test_digits_need_no_download(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("mnits", "no dataset 'mnits'; allowed: mnist, .*folder:PATH. Did you mean mnist\\? Type --dataset mnist$"),
+        ("cifar-10", "Did you mean cifar10\\? Type --dataset cifar10$"),
+        ("CIFAR", "Did you mean cifar10 or cifar100\\? Type --dataset cifar10$"),
+        ("emnist", "Did you mean emnist-letters or emnist-balanced or .*\\? Type --dataset emnist-letters$"),
+        ("pets.npz", "Did you mean npz:pets.npz\\? Type --dataset npz:pets.npz$"),
+        ("npz:", "names no file; .* type for example --dataset npz:images.npz$"),
+        ("mnits", "no dataset 'mnits'; allowed: mnist, .*npz:FILE. Did you mean mnist\\? Type --dataset mnist$"),
         ("MNIST", "Did you mean mnist\\? Type --dataset mnist$"),
         ("folder:", "names no folder"),
-        ("imagenet-21k", "allowed: mnist, fashion-mnist, kmnist, digits, folder:PATH$"),
+        (
+            "imagenet-21k",
+            "allowed: mnist, fashion-mnist, kmnist, digits, cifar10, .*, usps, qmnist, folder:PATH, npz:FILE$",
+        ),
         (str(ROOT), "Did you mean folder:"),
     ],
 )
 def test_unknown_names_list_what_is_allowed(name: str, says: str) -> None:
     with pytest.raises(DatasetError, match=says):
         parse_name(name)
+
+
+def test_a_built_in_dataset_has_other_sizes(tmp_path: Path) -> None:
+    data = load_dataset("digits", tmp_path, image_size=12)
+    assert data.images.shape == (1438, 1, 12, 12)
+    assert (data.original_size, data.image_size) == ((8, 8), 12)
+    assert data.origins["test"] == "a fifth of the digits, each class in proportion"
+    assert framing(data) == Framing(1, (12, 12), 1.0, dark_background=True)
+    plain = load_dataset("digits", tmp_path)
+    assert plain.digest == "5c42d4b1c21c286eef82bc32f7e91642"
+    assert np.array_equal(plain.labels, data.labels)
+    assert load_test_split("digits", tmp_path, 12)[0].shape == (359, 1, 12, 12)
 
 
 def test_slug_fits_names_of_studies() -> None:

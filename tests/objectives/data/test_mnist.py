@@ -68,6 +68,19 @@ def test_small_files_scale_the_split(fashion: Path) -> None:
     assert idx(labels.astype(np.uint8)) == (fashion / TEST_FILES[1]).read_bytes()
 
 
+def test_another_size_has_arrays_of_its_own(fashion: Path) -> None:
+    data, small = (load_dataset("fashion-mnist", fashion.parents[1], image_size=size) for size in (None, 20))
+    assert small.images.shape == (600, 1, 20, 20)
+    assert (small.original_size, data.original_size) == ((28, 28), None)
+    assert np.array_equal(small.train, data.train)
+    assert load_test_split("fashion-mnist", fashion.parents[1], 20)[0].shape == (100, 1, 20, 20)
+    assert data.origins == {
+        "training": "five sixths of the training files",
+        "validation": "a sixth of the training files, each class in proportion",
+        "test": "the test files",
+    }
+
+
 def test_files_are_parsed_once(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dataset("fashion-mnist", fashion.parents[1])
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)

@@ -1,0 +1,195 @@
+"""Reads npz files of numpy, without pickle: what is in one, and which of its arrays are images and labels.
+
+The headers are read first, so that a file that cannot be used is refused before gigabytes are loaded.
+"""
+
+import contextlib
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from objectives.base import DatasetError
+
+SPLITS = {"train": "training", "training": "training", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev"), "validation"
+)
+"""Words in keys that name a split."""
+IMAGES = frozenset(("images", "image", "imgs", "x", "data", "pixels"))
+LABELS = frozenset(("labels", "label", "y", "targets", "target"))
+CLASSES = ("classes", "class_names", "label_names", "target_names", "names")
+"""Keys of the names of the classes, by index."""
+LAYOUTS = (
+    "train_images and train_labels, with val_images, val_labels, test_images and test_labels if there are any; x_train "
+    "and y_train, with x_val, y_val, x_test and y_test if there are any; or images and labels"
+)
+N_KEYS = 12
+"""Number of keys that a message lists."""
+
+
+class Header(NamedTuple):
+    """What is known of an array before it is loaded."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def n_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class Pair(NamedTuple):
+    """The keys of a split's images and labels."""
+
+    images: str
+    labels: str
+
+
+class Archive(NamedTuple):
+    """An npz file whose arrays have been found but not loaded."""
+
+    path: Path
+    headers: Mapping[str, Header]
+    training: Pair
+    validation: Pair | None
+    test: Pair | None
+    class_names: str | None
+    """The key of the names of the classes."""
+    notes: list[str]
+    """Sentences about arrays that are not used."""
+
+    def read(self, key: str) -> NDArray[np.generic]:
+        """Load an array. Raises DatasetError."""
+        needed, available = self.headers[key].n_bytes, _available_bytes()
+        if available is not None and needed > available:
+            raise DatasetError(
+                f"npz:{self.path}: {key} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; "
+                "save smaller images, or images as uint8"
+            )
+        with reading(self.path), np.load(self.path, allow_pickle=False) as file:
+            values: NDArray[np.generic] = file[key]
+        return values
+
+
+def open_archive(path: Path) -> Archive:
+    """Read the headers of an npz file and find its splits. Raises DatasetError."""
+    with reading(path):
+        headers = dict(_headers(path))
+    roles = _roles(path, headers)
+    notes = []
+    if ("training", "images") not in roles and ("training", "labels") not in roles:
+        for role in ("images", "labels"):
+            if ("", role) in roles:
+                roles["training", role] = roles.pop(("", role))
+    pairs: dict[str, Pair] = {}
+    for split in ("training", "validation", "test"):
+        images, labels = roles.get((split, "images")), roles.get((split, "labels"))
+        if images and labels:
+            pair = Pair(images, labels)
+            _check(path, headers, pair)
+            if split == "training" or headers[images].shape[0]:
+                pairs[split] = pair
+        elif split != "training" and (alone := images or labels):
+            notes.append(f"{alone} has no {'labels' if images else 'images'} and is not used")
+    if "training" not in pairs:
+        raise DatasetError(
+            f"npz:{path} holds {_listed(headers)}, and no images and labels by these names: {LAYOUTS}. Save it again, "
+            "for example with numpy.savez_compressed('images.npz', images=images, labels=labels)"
+        )
+    names = next((key for name in CLASSES for key in headers if key.lower() == name), None)
+    return Archive(path, headers, pairs["training"], pairs.get("validation"), pairs.get("test"), names, notes)
+
+
+def _available_bytes() -> int | None:
+    """Memory that a program can still get. None where the system does not say, as on macOS."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii")):
+            return int(found[1]) * 1024
+    return None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a DatasetError."""
+    advice = "copy it again, or save it again with numpy.savez_compressed(path, images=images, labels=labels)"
+    try:
+        yield
+    except MemoryError:
+        raise DatasetError(f"npz:{path} does not fit in memory; save smaller images, as uint8") from None
+    except RuntimeError as error:  # zipfile says so of encrypted members
+        raise DatasetError(f"npz:{path} cannot be read: {error}; save it without a password") from None
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise DatasetError(f"npz:{path} is damaged or cannot be read: {reason}; {advice}") from None
+
+
+def _headers(path: Path) -> Iterator[tuple[str, Header]]:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            beginning = file.read(len(npy.MAGIC_PREFIX))
+        if beginning == npy.MAGIC_PREFIX:
+            raise DatasetError(
+                f"npz:{path} is an .npy file, which holds one array; save images and labels in one file with "
+                "numpy.savez_compressed('images.npz', images=images, labels=labels)"
+            )
+        raise ValueError("it is no npz file of numpy" if beginning else "it is empty")
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy"):
+                continue
+            with archive.open(info) as file:
+                version = npy.read_magic(file)
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = read(file)
+            yield info.filename.removesuffix(".npy"), Header(tuple(shape), dtype)
+
+
+def _roles(path: Path, headers: Mapping[str, Header]) -> dict[tuple[str, str], str]:
+    """The keys by split, empty for none, and by "images" and "labels"."""
+    roles: dict[tuple[str, str], str] = {}
+    for key in headers:
+        words = re.sub(r"^([xy])(?=train|val|test)", r"\1_", key.lower()).split("_")
+        kinds = ["images" if word in IMAGES else "labels" for word in words if word in IMAGES | LABELS]
+        splits = [SPLITS[word] for word in words if word in SPLITS]
+        if len(kinds) != 1 or len(splits) > 1 or len(words) != len(kinds) + len(splits):
+            continue
+        role = (splits[0] if splits else "", kinds[0])
+        if role in roles:
+            raise DatasetError(
+                f"npz:{path} holds {roles[role]} and {key}, and one of them is enough; save it again with one of them"
+            )
+        roles[role] = key
+    return roles
+
+
+def _check(path: Path, headers: Mapping[str, Header], pair: Pair) -> None:
+    """Raise DatasetError for arrays of objects, and for images and labels that do not belong together."""
+    images, labels = headers[pair.images], headers[pair.labels]
+    for key, dtype, advice in (
+        (pair.images, images.dtype, f"numpy.stack([numpy.asarray(x, 'uint8') for x in {pair.images}])"),
+        (pair.labels, labels.dtype, f"{pair.labels}.astype(str)"),
+    ):
+        if dtype.hasobject:
+            raise DatasetError(
+                f"npz:{path}: {key} holds Python objects, and loading those could run code; save {advice} instead"
+            )
+    if not images.shape or not labels.shape or images.shape[0] != labels.shape[0]:
+        raise DatasetError(
+            f"npz:{path}: {pair.images} has the shape {images.shape} and {pair.labels} {labels.shape}; there must be "
+            "one label for each image"
+        )
+
+
+def _listed(headers: Mapping[str, Header]) -> str:
+    """Keys with the shapes of their arrays, for a message."""
+    if not headers:
+        return "no arrays"
+    listed = [f"{key} {header.shape}" for key, header in headers.items()]
+    more = f" and {len(listed) - N_KEYS} more" if len(listed) > N_KEYS else ""
+    return ", ".join(listed[:N_KEYS]) + more
