@@ -30,7 +30,7 @@ CHEAP_OBJECTIVES = {
     "objectives.functions.objective",
     "objectives.functions.output",
     "objectives.functions.questions",
-    "objectives.lifeline",
+    "objectives.worker.lifeline",
     "objectives.spec",
     "objectives.data",
     "objectives.data.datasets",

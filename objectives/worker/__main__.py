@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from objectives.base import ObjectiveError
 from objectives.devices import BrokenDeviceError
 from objectives.functions.output import FileOutput
-from objectives.lifeline import exit_with_parent
+from objectives.worker.lifeline import exit_with_parent
 from objectives.worker.messages import WorkerSettings, transferable
 from objectives.worker.worker import Worker
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from importlib.metadata import entry_points
 
-from objectives.lifeline import end_process_group, exit_with_parent
+from objectives.worker.lifeline import end_process_group, exit_with_parent
 
 LAST_ARGUMENT = "SEARCH_UI_LAST_ARGUMENT"  # one more argument: on a command line, `ps` would show its password
 FOLDER = "SEARCH_UI_FOLDER"  # where the server runs; code is imported as in the current folder

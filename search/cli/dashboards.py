@@ -1,7 +1,7 @@
 """The MLflow UI and optuna-dashboard, started together on loopback and stopped together.
 
 Each server runs in its own process group, so Ctrl-C reaches only this process. If this process is killed, the servers
-end as well (see `objectives.lifeline`).
+end as well (see `objectives.worker.lifeline`).
 """
 
 from __future__ import annotations

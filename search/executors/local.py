@@ -1,7 +1,7 @@
 """Trains in worker processes on this machine, which are started once and reused.
 
 Each worker is a fresh interpreter that runs `objectives.worker`. It inherits no lock, connection or terminal. The
-coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.lifeline`).
+coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.worker.lifeline`).
 """
 
 import contextlib

@@ -34,7 +34,7 @@ def describe_dataset(info: Mapping[str, Any]) -> list[Row]:
     facts = [classes, _shape(info.get("shape", ()))]
     rows = [
         Row("data", ", ".join(filter(None, (name, *facts)))),
-        *(Row(split, _split(info, split)) for split in SPLITS if info.get(SPLITS[split])),
+        *(Row(split, _split(info, split)) for split in SPLITS),
         Row("source", source),
         Row("size", _shrunk(info)),
         Row("duplicates", _duplicates(info.get("duplicates"))),
@@ -101,8 +101,10 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _split(info: Mapping[str, Any], split: str) -> str:
     """The number of images of a split, of each class if that is known, and where they come from."""
-    count = f"{info[SPLITS[split]]:,} images"
+    count = f"{info[SPLITS[split]]:,} images" if info.get(SPLITS[split]) else ""
     origin = one_line(str((info.get("origins") or {}).get(split, "")), limit=SOURCE_CHARACTERS)
+    if not count and not origin:
+        return ""
     classes = _classes(info.get("test_classes") or {}) if split == "test" else ""
     once = "read once, when the winner is known" if split == "test" else ""
     return ", ".join(filter(None, (count, origin, once))) + (f"; {classes}" if classes else "")

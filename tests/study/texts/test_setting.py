@@ -44,6 +44,7 @@ PAIRS = [f"train/cat/{n}.png = test/dog/{n}.png" for n in range(5)]
             {"n_test": 200, "origins": {"test": "test/"}, "test_classes": {"dog": 10, "cat": 190}},
             {"test": "200 images, test/, read once, when the winner is known; 2 classes: dog 10, cat 190"},
         ),
+        ({"origins": {"test": "the test files"}}, {"test": "the test files, read once, when the winner is known"}),
         ({"origins": {"training": "four fifths of train/"}}, {"training": "48,000 images, four fifths of train/"}),
         (
             {"shape": [3, 64, 64], "original_size": [480, 640]},
