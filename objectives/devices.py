@@ -13,6 +13,14 @@ from objectives.base import DeviceError
 from objectives.failures import describe_error
 
 VISIBLE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+# What CUDA, ROCm, their libraries and torch say in errors that are no OutOfMemoryError.
+OUT_OF_MEMORY = (
+    "error: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+)
 INSTALL = "https://pytorch.org/get-started has the command that installs a fitting torch"
 
 
@@ -178,10 +186,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # without it, only Python's own error can be meant
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    if "DefaultCPUAllocator" in text or "MPS backend out of memory" in text:
+    if any(words in text for words in OUT_OF_MEMORY):
         return True
     cause = error.__cause__ or error.__context__
     return cause is not None and is_out_of_memory(cause)
+
+
+class BrokenDeviceError(Exception):
+    """The GPU computes nothing any more in this process. Only a new process can use it again."""
+
+
+def check_device(error: BaseException) -> None:
+    """Raise BrokenDeviceError if the GPU of this process is unusable after `error`.
+
+    It is after a fault in a kernel, such as a failed assertion: every later call raises the error of that fault. With
+    CUDA MPS the fault may be another process's.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        reason = describe_error(error).partition("\n")[0]
+        raise BrokenDeviceError(f"this process cannot use its GPU any more after {reason}") from None
 
 
 def free_device_memory() -> None:

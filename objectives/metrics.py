@@ -1,9 +1,9 @@
-"""Figures of merit of a classifier, as scikit-learn defines them.
+"""Figures of merit of a classifier, as scikit-learn defines them, and what classes of unequal size need.
 
 Source: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,13 +21,20 @@ def direction_of(metric: Metric) -> Literal["maximize", "minimize"]:
 
 
 def is_unequal(counts: Iterable[int]) -> bool:
-    """Return whether a class is so much larger than another that accuracy says little about the small one."""
+    """Return whether a class is so much larger than another that accuracy says little about the small one.
+
+    Classes without images do not count.
+    """
     counts = [n for n in counts if n]
-    return bool(counts) and max(counts) > UNEQUAL_RATIO * min(counts)
+    return bool(counts and max(counts) > UNEQUAL_RATIO * min(counts))
 
 
-def scores(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[Metric, float]:
-    """Return all metrics of class probabilities (n, k) for true classes (n,)."""
+def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[Metric, float]:
+    """Return all metrics of class probabilities (n, k), n >= 1, for true classes (n,).
+
+    Of equal probabilities, the first class is the predicted one. A probability below float64's machine epsilon counts
+    as that, so the log loss is finite.
+    """
     k, predicted = probabilities.shape[1], probabilities.argmax(1)
     counts = (np.bincount(classes, minlength=k) for classes in (labels, predicted, labels[predicted == labels]))
     true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
@@ -38,8 +45,8 @@ def scores(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> di
 def count_scores(images: ArrayLike, predicted: ArrayLike, correct: ArrayLike) -> dict[Metric, float]:
     """Return the metrics that need no probabilities, from counts by class, each of shape (k,).
 
-    `images` of each class, those `predicted` as it, and the `correct` ones. A class without images has no recall, and
-    one that is neither there nor predicted has no F1 score; they do not count.
+    `images` of each class, at least one in all, those `predicted` as it, and the `correct` ones. A class without
+    images has no recall, and one that is neither there nor predicted has no F1 score; they do not count.
     """
     images, predicted, correct = (np.asarray(counts, np.float64) for counts in (images, predicted, correct))
     present, seen = images > 0, images + predicted > 0
@@ -52,7 +59,12 @@ def count_scores(images: ArrayLike, predicted: ArrayLike, correct: ArrayLike) ->
     }
 
 
-def balanced_weights(images: Mapping[str, int]) -> tuple[float, ...]:
-    """Return a weight per class, so that all classes together weigh the same: n / (k * images of the class)."""
-    total = sum(images.values())
-    return tuple(total / (len(images) * n) if n else 0.0 for n in images.values())
+def balanced_weights(images: Iterable[int]) -> tuple[float, ...]:
+    """Return a weight per class, so that all classes together weigh the same, and an image weighs 1 on average.
+
+    As scikit-learn's class_weight="balanced": n / (k * images of the class), for n images of k classes. A class
+    without images weighs 0, and is not one of the k.
+    """
+    counts = [*images]
+    n, k = sum(counts), sum(count > 0 for count in counts)
+    return tuple(float(n / (k * count)) if count else 0.0 for count in counts)

@@ -1,6 +1,7 @@
 """Configurations of the image classifier that are known to work: those of the tutorials, and a better one."""
 
 from objectives.base import Params
+from objectives.images.geometry import max_blocks
 
 TUTORIAL: Params = dict(batch_size=64, weight_decay=1e-6, augmentation=0.0, label_smoothing=0.0, schedule="constant")
 """The defaults of the tutorials."""
@@ -12,3 +13,13 @@ STRONG: Params = dict(family="cnn", cnn_blocks=3, cnn_width=24, cnn_kernel=5, cn
 STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-4, augmentation=0.7)
 STRONG |= dict(label_smoothing=0.05, schedule="one_cycle")
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
+
+
+def known_configurations(size: tuple[int, int]) -> dict[str, Params]:
+    """Return the configurations by name, for images of `size` (h, w)."""
+    return {
+        "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
+        "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
+        "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
+        "strong CNN, one cycle": {**STRONG, "cnn_blocks": max_blocks(size)},
+    }

@@ -1,4 +1,7 @@
-"""How far a convolution network may shrink an image. Imports no torch, because sampling asks this."""
+"""How far a network shrinks an image, and how many it takes together. Imports no torch, because sampling asks this."""
+
+import math
+from collections.abc import Sequence
 
 MIN_STRIDED_PX = 16
 """Smaller images keep their resolution in the first block. Halving them would save little and lose detail."""
@@ -6,9 +9,25 @@ MIN_STRIDED_PX = 16
 MAX_BLOCKS = 3
 
 
+LARGE_ABOVE_PX, STEM_PX = 64, 32
+"""Images with more pixels a side than the first are large. Networks begin by shrinking them to at most the second."""
+
+
+def is_large(size: tuple[int, int]) -> bool:
+    """Whether images of `size` (h, w) are large."""
+    return min(size) > LARGE_ABOVE_PX
+
+
 def stem_stride(size: tuple[int, int]) -> int:
-    """Stride of the first convolution for images of `size` (h, w)."""
+    """Pixels a side of what the first layer makes one pixel of, for images of `size` (h, w)."""
+    if is_large(size):
+        return math.ceil(min(size) / STEM_PX)
     return 2 if min(size) >= MIN_STRIDED_PX else 1
+
+
+def stem_kernel(size: tuple[int, int], kernel: int) -> int:
+    """Side of the first convolution's kernel, odd. For large images, `kernel` is that for a stride of 2."""
+    return kernel * stem_stride(size) // 2 | 1 if is_large(size) else kernel
 
 
 def max_blocks(size: tuple[int, int]) -> int:
@@ -18,3 +37,8 @@ def max_blocks(size: tuple[int, int]) -> int:
     while blocks < MAX_BLOCKS and side // 2 >= 2:
         side, blocks = side // 2, blocks + 1
     return blocks
+
+
+def images_together(n: int, shape: Sequence[int]) -> int:
+    """Number of images of `shape` (c, h, w) that take as much memory as `n` of 64x64 pixels in colour, at most `n`."""
+    return max(1, min(n, n * 3 * LARGE_ABOVE_PX**2 // math.prod(shape)))

@@ -3,13 +3,14 @@
 Networks map normalised float32 images (n, c, h, w) to logits (n, k). Behind `Normalise` they take images in [0, 1].
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from objectives.images.geometry import max_blocks, stem_stride
+from objectives.images.geometry import is_large, max_blocks, stem_kernel, stem_stride
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,15 @@ class Dropout(nn.Dropout):
 
 
 def build_mlp(inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
-    """Build a fully connected network: one hidden layer per width, with ReLU and dropout."""
-    pixels = inputs.channels * inputs.size[0] * inputs.size[1]
+    """Build a fully connected network: one hidden layer per width, with ReLU and dropout.
+
+    Large images are averaged over squares first. A layer for all of 224x224 pixels would have 150 million weights.
+    """
+    stride = stem_stride(inputs.size) if is_large(inputs.size) else 1
+    pixels = inputs.channels * math.prod(math.ceil(side / stride) for side in inputs.size)
     layers: list[nn.Module] = [nn.Flatten()]
+    if stride > 1:
+        layers.insert(0, nn.AvgPool2d(stride, ceil_mode=True))
     for n_in, n_out in pairwise((pixels, *widths)):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         if dropout:
@@ -85,13 +92,15 @@ def build_cnn(
 ) -> nn.Sequential:
     """Build a convolution network. Block i, from 0, has (i + 1) * width channels.
 
-    The first block is a strided stem that halves large images: a quarter of the cost of pooling after the convolution.
-    Only the stem has this `kernel`; later blocks use 3. `dense` units follow the blocks; 0 means no dense layer.
+    The first block is a strided stem: a quarter of the cost of pooling after the convolution. It halves images, and
+    shrinks those above 64 pixels to 32 or less. Only the stem has this `kernel`, which grows with the stride; later
+    blocks use 3. `dense` units follow the blocks; 0 means no dense layer.
     Raises ValueError when the images are too small for that many blocks.
     """
     if blocks > max_blocks(inputs.size):
         raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
     stride = stem_stride(inputs.size)
+    kernel = stem_kernel(inputs.size, kernel)
     stem = nn.Conv2d(inputs.channels, width, kernel, stride, padding=kernel // 2, bias=False)
     layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
     h, w = ((side + stride - 1) // stride for side in inputs.size)

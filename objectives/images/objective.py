@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from objectives.base import ObjectiveError, Params, Suggest, Task, TestScore, Training
 from objectives.data.datasets import Dataset, dataset_slug, framing, load_dataset, load_test_split
 from objectives.failures import describe_value
-from objectives.images import families
-from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_CNN, TUTORIAL_MLP
-from objectives.images.geometry import max_blocks
-from objectives.metrics import METRICS, Metric, direction_of
+from objectives.images import families, training_params
+from objectives.images.baselines import known_configurations
+from objectives.images.geometry import images_together
+from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
+from objectives.metrics import METRICS, Metric, direction_of, is_unequal
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import nn
@@ -28,12 +29,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
     from objectives.images.training.cuda_graphs import GraphCache
     from objectives.images.training.recipe import Numerics
     from objectives.images.training.update import TrainingData
-
-TRAINING_PARAMETERS = frozenset(
-    ("optimizer", "sgd_lr", "sgd_momentum", "rmsprop_lr", "adam_lr", "batch_size", "weight_decay", "schedule")
-    + ("augmentation", "label_smoothing")
-)
-"""Names of the parameters that every training has. A network's own parameters have other names."""
 
 LARGE_FROM_IMAGES = 20_000
 """Training splits of at least this size get few long epochs, smaller ones many short epochs."""
@@ -90,6 +85,16 @@ class ImageClassification:
     def is_large(self) -> bool:
         """Whether an epoch is long enough to be measured in parts."""
         return len(self.dataset.train) >= LARGE_FROM_IMAGES
+
+    @cached_property
+    def is_unequal(self) -> bool:
+        """Whether the classes of the training split are of very unequal size. Trainings may then weigh them."""
+        return is_unequal(self._count(self.dataset.train))
+
+    def _count(self, index: NDArray[np.int64]) -> list[int]:
+        """Number of images by class of the pool's images at `index`."""
+        counts: list[int] = np.bincount(self.dataset.labels[index], minlength=self.n_classes).tolist()
+        return counts
 
     def portable(self) -> Mapping[str, Any]:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
@@ -181,36 +186,14 @@ class ImageClassification:
         if taken := TRAINING_PARAMETERS & (asked | network.keys()):
             shown, advice = ", ".join(sorted(taken)), f"use another name, such as network_{min(taken)}"
             raise ObjectiveError(f"suggest_network uses {shown}, which every training has as a parameter; {advice}")
-        return {**network, **self._suggest_training(trial)}
-
-    def _suggest_training(self, trial: Suggest) -> Params:
-        optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
-        params: Params = {"optimizer": optimizer}
-        if optimizer == "sgd":
-            params["sgd_lr"] = trial.suggest_float("sgd_lr", 1e-2, 0.5, log=True)
-            params["sgd_momentum"] = trial.suggest_float("sgd_momentum", 0.0, 0.95)
-        elif optimizer == "rmsprop":
-            params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
-        else:  # Adam and AdamW need the same range, and share what the sampler learns about it
-            params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
-        batch_sizes = [64, 128, 256] if self.is_large else [32, 64, 128]
-        params["batch_size"] = trial.suggest_categorical("batch_size", batch_sizes)
-        params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
-        params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
-        params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
-        params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
-        return params
+        return {**network, **training_params.suggest(trial, is_large=self.is_large, is_unequal=self.is_unequal)}
 
     def baselines(self) -> Mapping[str, Params]:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
         if self._replaces("suggest_network"):
             return {}
-        return {
-            "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
-            "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
-            "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-            "strong CNN, one cycle": {**STRONG, "cnn_blocks": max_blocks(self.dataset.size)},
-        }
+        equally: Params = {"class_weighting": "none"} if self.is_unequal else {}
+        return {name: params | equally for name, params in known_configurations(self.dataset.size).items()}
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3
@@ -230,7 +213,7 @@ class ImageClassification:
 
     def describe(self, params: Params) -> str:
         mantissa, exponent = f"{learning_rate(params):.1e}".split("e")
-        return f"{self.describe_network(_of_network(params))} {params['optimizer']} {mantissa}e{int(exponent)}"
+        return f"{self.describe_network(of_network(params))} {params['optimizer']} {mantissa}e{int(exponent)}"
 
     def n_parameters(self, params: Params) -> int:
         """Weights and biases of a configuration's network, built on torch's `meta` device: no memory, no numbers."""
@@ -254,30 +237,34 @@ class ImageClassification:
         """The untrained network behind the normalisation: (n, c, h, w) in [0, 1] to logits (n, k)."""
         from objectives.images.models import normalised
 
-        network: Any = self.build_network(_of_network(params))
+        network: Any = self.build_network(of_network(params))
         if not self._replaces("build_network"):
             return normalised(self._inputs, network)
         from objectives.images.own_networks import own_network
 
-        return own_network(self._inputs, network, _of_network(params))
+        return own_network(self._inputs, network, of_network(params))
 
     def start(self, task: Task, device: str) -> Training:
         import torch
 
         from objectives.images.training.loop import ImageTraining
-        from objectives.images.training.recipe import Recipe
 
-        p: Any = task.params
-        names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
-        recipe = Recipe(lr=learning_rate(p), momentum=p.get("sgd_momentum", 0.0), **{name: p[name] for name in names})
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
         data = self._data(device)
         if task.refit:
             index = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=index, validation=index[:0].to(device))
-        steps, graphs, numerics = self.steps_per_epoch(), self._graph_cache(device), self._numerics(model)
-        return ImageTraining(data, model, recipe, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
+        return ImageTraining(
+            data,
+            model,
+            make_recipe(task.params, self._count(data.train.numpy())),
+            task,
+            steps_per_epoch=self.steps_per_epoch(),
+            graphs=self._graph_cache(device),
+            numerics=self._numerics(model),
+            metric=self.searched,
+        )
 
     def _numerics(self, model: nn.Module) -> Numerics:
         from objectives.images.training.recipe import Numerics
@@ -311,8 +298,10 @@ class ImageClassification:
         from objectives.images.models import InputSpec
 
         data = self.dataset
-        sample = data.images[data.train[:: max(1, len(data.train) // 5000)]]  # more change only the fourth digit
-        pixels = sample.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32) / 255
+        n = images_together(5000, data.images.shape[1:])  # more change only the fourth digit
+        sample = data.images[data.train[:: max(1, len(data.train) // n)]]
+        pixels = sample.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32)
+        pixels /= 255
         mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
         return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
 
@@ -343,16 +332,5 @@ class ImageClassification:
         return self._graphs[device]
 
 
-def _of_network(params: Params) -> Params:
-    """The parameters that are not of the training."""
-    return {name: value for name, value in params.items() if name not in TRAINING_PARAMETERS}
-
-
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def learning_rate(params: Mapping[str, Any]) -> float:
-    """Return the learning rate of a configuration. Its name depends on the optimizer."""
-    names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
-    return float(params[names.get(params["optimizer"], "adam_lr")])

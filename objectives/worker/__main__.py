@@ -5,6 +5,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from objectives.base import ObjectiveError
+from objectives.devices import BrokenDeviceError
 from objectives.functions.output import FileOutput
 from objectives.lifeline import exit_with_parent
 from objectives.worker.messages import WorkerSettings, transferable
@@ -33,5 +34,9 @@ if __name__ == "__main__":
     connection = Connection(int(sys.argv[1]))
     # A child that the objective forks must not keep the socket open: its end tells the coordinator of a dead worker.
     os.register_at_fork(after_in_child=connection.close)
-    serve(connection)
+    try:
+        serve(connection)
+    except BrokenDeviceError as error:
+        print(error, flush=True)  # the coordinator reads it, and starts another worker
+        os._exit(1)
     os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

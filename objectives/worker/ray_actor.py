@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.base import ObjectiveError
+from objectives.devices import BrokenDeviceError
 from objectives.functions.output import FileOutput, redirected
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import Reply, WorkerReady, WorkerSettings, transferable
@@ -59,5 +60,9 @@ class WorkerActor:
         """Answer, which shows that the actor can be reached."""
 
     def do(self, command: str, *arguments: Any) -> Reply:
-        """Pass a command to the worker and return its reply."""
-        return self._worker.do(command, *arguments)
+        """Pass a command to the worker and return its reply. Ends this process if the worker cannot go on in it."""
+        try:
+            return self._worker.do(command, *arguments)
+        except BrokenDeviceError as error:
+            print(error, flush=True)  # the coordinator finds it in the log, and starts another actor
+            os._exit(1)

@@ -17,6 +17,7 @@ import numpy as np
 
 from objectives.base import Diverged, EpochResult, Outcome, Task, Timed, Training
 from objectives.devices import (
+    check_device,
     choose_device,
     device_name,
     free_device_memory,
@@ -101,7 +102,8 @@ class Worker:
     def do(self, command: str, *arguments: Any) -> Reply:
         """Run the method named `command`. Replies `Failed` when it raises.
 
-        A function's end comes after one more question, which has what it printed.
+        A function's end comes after one more question, which has what it printed. Raises BrokenDeviceError when no
+        later training could succeed in this process, which must end then.
         """
         ended, self._ended = self._ended, None
         if ended is not None and command == "answer":
@@ -210,6 +212,10 @@ class Worker:
                 self.training = None  # first, so that its CUDA graph can be used again
                 self.training = self.objective.start(task, self.device)
         self.training = None
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize()  # this process may be ended next, and a client of CUDA MPS must not end amid work
         return messages.SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
 
     def _current(self) -> Training:
@@ -226,6 +232,7 @@ class Worker:
                 self.objective = self.settings.objective.load()  # the old one may hold data and graphs on the device
             free_device_memory()
             return Failed("out_of_memory", describe_error(error).removeprefix("MemoryError: "), text)
+        check_device(error)
         if isinstance(error, Diverged):
             return Failed("diverged", describe_error(error).removeprefix("Diverged: "))
         return Failed("error", describe_error(error), text)

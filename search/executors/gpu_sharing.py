@@ -1,4 +1,7 @@
-"""How many workers share a GPU: as many as fit its memory and make training faster, found by measuring."""
+"""How many workers share a GPU: as many as fit its memory and make training faster, found by measuring.
+
+On NVIDIA GPUs several workers are of use only with `search.executors.mps`.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -9,9 +12,9 @@ SLOW_PULLS_PER_S = 1.0  # if one worker is slower, measuring more of them costs 
 MIN_GAIN = 0.1  # a larger number of workers must be faster by this share to be worth its memory and cores
 
 
-def max_workers(cores: int, gpus: int) -> int:
-    """Return how many workers to start: one per core, on GPUs at least one and at most 8 per GPU."""
-    return max(gpus, min(cores, MAX_WORKERS_PER_GPU * gpus)) if gpus else cores
+def max_workers(cores: int, gpus: int, per_gpu: int = MAX_WORKERS_PER_GPU) -> int:
+    """Return how many workers to start: one per core, on GPUs at least one and at most `per_gpu` per GPU."""
+    return max(gpus, min(cores, per_gpu * gpus)) if gpus else cores
 
 
 def fit_memory(workers: int, free_bytes: int) -> int:

@@ -1,13 +1,16 @@
 """Trains in this process, one task at a time: for debugging, and where no second process is wanted.
 
-An objective that crashes the process or calls `os._exit` ends the search with it. Workers of another engine survive it.
+An objective that crashes the process or calls `os._exit` ends the search with it, and one that makes the GPU unusable
+ends the search. Searches with another engine survive it.
 """
 
 from typing import Any
 
+from objectives.devices import BrokenDeviceError
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import WorkerReady, WorkerSettings
 from objectives.worker.worker import Worker
+from search.common.errors import SearchError
 from search.common.signals import is_interruption
 from search.common.system import usable_cores
 from search.executors.base import Executor, SlotEvent
@@ -47,7 +50,11 @@ class InlineExecutor(Executor):
             return []
         assert self.worker is not None
         command, self._command = self._command, ()
-        return [(0, self.worker.do(*command))]
+        try:
+            return [(0, self.worker.do(*command))]
+        except BrokenDeviceError as error:
+            advice = "Nothing is lost: type the same command again; --engine local replaces such a worker by itself"
+            raise SearchError(f"{error}. {advice}") from None
 
     def close(self) -> None:
         if self.worker is not None:

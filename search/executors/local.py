@@ -11,34 +11,61 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from objectives.base import ObjectiveError, Task
+from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import module_command, usable_cores
 from search.common.text import printable
 from search.executors.base import Executor, Lost, SlotEvent
-from search.executors.gpu_sharing import MEASURE_S, choose_workers, fit_memory, joint_rate, max_workers
+from search.executors.gpu_sharing import (
+    MAX_WORKERS_PER_GPU,
+    MEASURE_S,
+    choose_workers,
+    fit_memory,
+    joint_rate,
+    max_workers,
+)
+from search.executors.mps import Mps
 
 LAST_LINES = 15
+TURNS = "without CUDA MPS several workers only take turns on a GPU"
 ENDING_S = 2.0  # how long a dying worker may take; if it were told to end, its own exit status would be lost
 MAX_FAILED_STARTS = 3
-MAX_KILLED_STARTS = 30  # higher, because a start that SIGKILL ended says little about the next one
+# Higher after SIGKILL, which says little about the next start, and on a GPU that worked: after a fault, MPS lets nobody
+# in until all of its clients have ended.
+MAX_PATIENT_STARTS = 30
 
 
 class WorkerProcess:
     """One worker process, its socket and its printed output."""
 
-    def __init__(self, settings: WorkerSettings, failed_starts: int = 0) -> None:
-        """`failed_starts`: how many workers of this slot have just died, one after the other, while they started."""
-        self.settings, self.failed_starts = settings, failed_starts
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        variables: Mapping[str, str],
+        *,
+        failed_starts: int = 0,
+        worked_before: bool = False,
+    ) -> None:
+        """Start it.
+
+        `variables`: more of its environment. `failed_starts`: how many workers of this slot have just died, one after
+        the other, while they started. `worked_before`: whether an earlier worker of this slot was set up.
+        """
+        self.settings, self.variables = settings, variables
+        self.failed_starts, self.worked_before = failed_starts, worked_before
         self.ready: WorkerReady | None = None
+        self.is_ended = False
+        """Whether the coordinator ended it, so that its task is not to blame."""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
-        env = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, **variables, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
         env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # of the file below, whatever the terminal shows
         with theirs:
             command, sockets = module_command("objectives.worker", str(theirs.fileno())), [theirs.fileno()]
@@ -85,7 +112,8 @@ class LocalExecutor(Executor):
     """As many slots as workers.
 
     Without `jobs` there is one single-threaded worker per core. On GPUs it starts as many workers as may be useful,
-    spread over all GPUs, and `tune_workers` keeps as many as make training faster.
+    spread over all GPUs, and `tune_workers` keeps as many as make training faster. Where they would only take turns,
+    it starts one per GPU.
     """
 
     def __init__(self, objective: ObjectiveSpec, device: str, jobs: int | None) -> None:
@@ -93,8 +121,11 @@ class LocalExecutor(Executor):
         self._workers: list[WorkerProcess] = []
         self._ending: list[WorkerProcess] = []
         self._notices: set[str] = set()  # of the measured trainings
+        self._gpus = 0
+        self._mps = Mps(device, jobs)
+        self._per_gpu = 1 if self._mps.problem else MAX_WORKERS_PER_GPU
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
-        self._add_workers(jobs or max_workers(self._cores, gpus=0 if device == "cpu" else 1))
+        self._add_workers(jobs or max_workers(self._cores, 0 if device == "cpu" else 1, self._per_gpu))
 
     @property
     def slots(self) -> int:
@@ -106,15 +137,16 @@ class LocalExecutor(Executor):
     def ready(self) -> list[str]:
         workers = self._await_ready()
         if self._jobs is None:
-            self._add_workers(max_workers(self._cores, workers[0].gpus))
+            self._add_workers(max_workers(self._cores, workers[0].gpus, self._per_gpu))
             workers = self._await_ready()
+        self._gpus = workers[0].gpus
         return [worker.device for worker in workers]
 
     def _add_workers(self, total: int) -> None:
         threads = max(1, self._cores // self._jobs) if self._jobs else 1
         for index in range(self.slots, total):
             settings = WorkerSettings(self._objective, self._device, index, threads, threads_alone=self._cores)
-            self._workers.append(WorkerProcess(settings))
+            self._workers.append(WorkerProcess(settings, self._mps.variables))
 
     def _await_ready(self) -> list[WorkerReady]:
         while len(self.available()) < self.slots:
@@ -127,13 +159,15 @@ class LocalExecutor(Executor):
     def tune_workers(self, task: Task) -> str | None:
         """On GPUs without `jobs`, keep as many workers as train `task` fastest."""
         workers = self._await_ready()
-        gpus = workers[0].gpus
-        if self._jobs is not None or not gpus:
+        gpus, problem = self._gpus, self._mps.problem
+        if not gpus or (self._jobs is not None and not problem):
             return None
+        if problem:
+            return f"{_describe(workers)} ({TURNS}: {problem})"
         per_gpu = fit_memory(self.slots // gpus, min(worker.free_bytes for worker in workers))
         reason = self.keep_fastest(task, per_gpu * gpus, step=gpus)
-        devices = ", ".join(sorted({worker.device for worker in workers[: self.slots]}))
-        return "\n".join([f"{self.slots} workers on {devices} ({reason})", *sorted(self._notices)])
+        through = " through CUDA MPS" if self._mps.is_on else ""
+        return "\n".join([f"{_describe(workers[: self.slots])}{through} ({reason})", *sorted(self._notices)])
 
     def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> str:
         """Measure `step` workers, then twice as many, up to `most`; keep the fastest number. Returns the reason."""
@@ -178,6 +212,10 @@ class LocalExecutor(Executor):
         except (EOFError, OSError):
             return self._replace(slot)
         if isinstance(message, ObjectiveError):
+            if isinstance(message, DeviceError) and worker.worked_before:
+                if self._mps.is_on and not worker.failed_starts:
+                    self._end_others(worker.settings.device)
+                return self._replace(slot, str(message))
             raise message
         if isinstance(message, WorkerReady):
             worker.ready = message
@@ -185,21 +223,45 @@ class LocalExecutor(Executor):
         event: SlotEvent = message
         return event
 
-    def _replace(self, slot: int) -> Lost | None:
-        """Start another worker in the place of one that died. Raises SearchError when none starts."""
+    def _replace(self, slot: int, said: str = "") -> Lost | None:
+        """Start another worker in the place of one that died, on the same device.
+
+        `said`: why it could not be set up. Raises SearchError when none starts.
+        """
         old = self._workers[slot]
-        reason = old.describe_end()
+        reason = "\n".join(filter(None, [said, old.describe_end()]))
         old.reap(0)
         failed_starts = old.failed_starts + 1 if old.ready is None else 0
         killed = old.process.returncode == -signal.SIGKILL
-        if failed_starts >= (MAX_KILLED_STARTS if killed else MAX_FAILED_STARTS):
+        patient = killed or (old.worked_before and old.settings.device.startswith("cuda"))
+        if failed_starts >= (MAX_PATIENT_STARTS if patient else MAX_FAILED_STARTS):
             raise SearchError(f"workers do not start: {reason}")
-        self._workers[slot] = WorkerProcess(old.settings, failed_starts)
-        return Lost(reason) if old.ready else None
+        # `auto` could mean the CPU now, if the GPU does not answer yet.
+        settings = replace(old.settings, device=old.ready.device) if old.ready else old.settings
+        worked_before = old.worked_before or old.ready is not None
+        new = WorkerProcess(settings, old.variables, failed_starts=failed_starts, worked_before=worked_before)
+        self._workers[slot] = new
+        return Lost(reason, may_be_task=not old.is_ended) if old.ready else None
+
+    def _end_others(self, device: str) -> None:
+        """End the workers that still have a GPU which a new worker cannot use: MPS recovers when its clients are gone.
+
+        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever.
+        """
+        for worker in self._workers:
+            if worker.ready is not None and worker.ready.device == device:
+                worker.is_ended = True
+                worker.process.kill()
 
     def close(self) -> None:
-        """End all workers within a few seconds."""
+        """End all workers within a few seconds, and then what they shared GPUs through."""
         self._end_workers(keep=0)
         deadline = time.monotonic() + 3.0
         for worker in self._ending:
             worker.reap(max(0.0, deadline - time.monotonic()))
+        self._mps.close()
+
+
+def _describe(workers: Sequence[WorkerReady]) -> str:
+    devices = ", ".join(sorted({worker.device for worker in workers}))
+    return f"{len(workers)} worker{'' if len(workers) == 1 else 's'} on {devices}"

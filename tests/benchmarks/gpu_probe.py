@@ -1,19 +1,15 @@
 """What a GPU does with this trainer, in about two minutes: `python -m tests.benchmarks.gpu_probe`.
 
-Every line is printed as soon as it is known: microseconds a batch, what a new structure costs, whether one seed gives
-the same weights twice, trials a minute of sampled settings, and pulls a second of several workers without and with MPS.
+Every line is printed as soon as it is known: microseconds a batch, with deterministic algorithms of cuDNN and with any;
+what a new structure costs; whether one seed gives the same weights twice; trials a minute of sampled settings; and
+pulls a second of several workers without and with CUDA MPS.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 
 import optuna
 import torch
@@ -23,7 +19,9 @@ from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.images.objective import ImageClassification
 from objectives.images.training.loop import ImageTraining
 from objectives.spec import ObjectiveSpec
+from search.common.system import environment
 from search.executors.local import LocalExecutor
+from search.executors.mps import PIPES
 
 DEVICE = "cuda:0"
 MLP: Params = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3, "batch_size": 128}
@@ -64,9 +62,9 @@ def weights(training: ImageTraining) -> list[torch.Tensor]:
     return list(torch.load(io.BytesIO(content), weights_only=True).values())
 
 
-def batches(objective: ImageClassification) -> None:
+def batches(objective: ImageClassification, settings: dict[str, Params]) -> None:
     """What a batch and a structure cost, with CUDA graphs."""
-    for label, params in SETTINGS.items():
+    for label, params in settings.items():
         first_s, training = train(objective, params, 3)
         batch_s = training.metrics["seconds"] / training.update.batches
         kept, captured = weights(training), training.update.replay is not None
@@ -107,36 +105,22 @@ def sampled(objective: ImageClassification) -> None:
         say(f"{family}: {600 / (time.perf_counter() - begun):.0f} trials a minute in one process, 5 epochs each")
 
 
-@contextlib.contextmanager
-def mps() -> Iterator[bool]:
-    """CUDA's Multi-Process Service in this environment; False where it is absent."""
-    daemon = shutil.which("nvidia-cuda-mps-control", path=f"{os.environ['PATH']}:/usr/local/nvidia/bin:/usr/bin")
-    if daemon is None:
-        yield False
-        return
-    with tempfile.TemporaryDirectory() as pipe:
-        variables = {"CUDA_MPS_PIPE_DIRECTORY": pipe, "CUDA_MPS_LOG_DIRECTORY": pipe}
-        os.environ.update(variables)
-        subprocess.run([daemon, "-d"], check=True, timeout=30)
-        try:
-            yield True
-        finally:
-            subprocess.run([daemon], input="quit\n", text=True, timeout=30)
-            for name in variables:
-                del os.environ[name]
-
-
-def workers(dataset: str, label: str) -> None:
-    """Pulls a second of 1, 2, 4 and 8 workers."""
+def workers(dataset: str, counts: tuple[int, ...], *, mps: bool) -> None:
+    """Pulls a second of some numbers of workers. With `mps` they share the GPU as those of a search do."""
     spec = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": dataset})
-    with contextlib.closing(LocalExecutor(spec, "auto", 8)) as executor:
+    # A folder without a daemon counts as the user's own, and CUDA does without one.
+    variables = {} if mps else {PIPES: "/nonexistent"}
+    with environment(variables), contextlib.closing(LocalExecutor(spec, "auto", counts[-1])) as executor:
         executor.ready()
         for setting in ("MLP", "CNN, dropout, augmentation"):
             task = Task(0, SETTINGS[setting], 1, 16)
-            executor.measure_rate(8, task, 0.0)
-            rates = {n: executor.measure_rate(n, task, 2.0) for n in (1, 2, 4, 8)}
+            if problem := executor.tune_workers(task):
+                say(problem)
+                return
+            executor.measure_rate(counts[-1], task, 0.0)
+            rates = {n: executor.measure_rate(n, task, 1.5) for n in counts}
             told = ", ".join(f"{n}: {rate:.0f} ({rate / (rates[1] or 1):.2f})" for n, rate in rates.items())
-            say(f"{label}, {setting}: pulls a second of so many workers: {told}")
+            say(f"{'with' if mps else 'without'} MPS, {setting}: pulls a second of so many workers: {told}")
 
 
 def main() -> None:
@@ -148,15 +132,15 @@ def main() -> None:
     train(objective, SETTINGS["CNN"], 1)  # libraries are loaded
     objective = ImageClassification(dataset)  # with no graphs
     objective.prepare()
-    batches(objective)
+    batches(objective, SETTINGS)
+    free = ImageClassification(dataset, numerics={"deterministic": False})
+    free.prepare()
+    batches(free, {f"{label}, any algorithm": SETTINGS[label] for label in SETTINGS if label.startswith("CNN")})
+    del free
     calls(dataset)
     sampled(objective)
-    workers(dataset, "without MPS")
-    with mps() as there:
-        if there:
-            workers(dataset, "with MPS")
-        else:
-            say("no nvidia-cuda-mps-control here")
+    workers(dataset, (1, 4), mps=False)
+    workers(dataset, (1, 2, 4, 8, 12), mps=True)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 from shell import alive, children, environment
+from toy import fail_on_gpu
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
+from objectives.worker.messages import WorkerReady
 from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
@@ -245,6 +248,38 @@ def test_a_worker_that_ends_itself_is_told_with_its_own_status(local: LocalExecu
     assert event.reason.endswith("goodbye \\x1b[31m")
 
 
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.FixtureRequest):
+    executor: Executor = request.getfixturevalue(engine)
+    executor.start(0, task(mode="broken@1"))
+    assert isinstance(hear(executor), EpochDone)
+    executor.advance(0)
+    event = hear(executor)
+    assert isinstance(event, Lost)
+    assert event.may_be_task
+    words = "this process cannot use its GPU any more after AcceleratorError: CUDA error: device-side assert triggered"
+    assert event.reason.splitlines()[-1] == words
+    while 0 not in executor.available():
+        assert executor.wait(1.0) == []
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_an_error_of_a_gpu_that_still_works_fails_only_its_trial(executor: Executor):
+    executor.start(0, task(mode="fault@0"))
+    event = hear(executor)
+    assert isinstance(event, Failed)
+    assert event.kind == "error"
+    assert len(train(executor, task())[0]) == 4
+
+
+def test_a_gpu_that_fails_in_this_process_ends_the_search(inline: InlineExecutor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail_on_gpu)
+    inline.start(0, task(mode="fault@0"))
+    with pytest.raises(SearchError, match="cannot use its GPU any more after .* type the same command again"):
+        inline.wait(0)
+
+
 def test_a_killed_worker_is_replaced_and_its_last_lines_are_reported(local: LocalExecutor):
     before = children(os.getpid())
     local.start(0, task(mode="kill@1"))
@@ -313,6 +348,39 @@ def test_a_measurement_ignores_workers_that_it_does_not_use(local: LocalExecutor
 def test_a_failed_measurement_gives_a_rate_of_zero(local: LocalExecutor, mode: str):
     assert local.measure_rate(1, task(mode=mode), 0.05) == 0
     assert len(train(local, task())[0]) == 4
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """A worker that used a GPU is replaced by others on that GPU, never by one on the CPU."""
+    monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
+    with closing(LocalExecutor(TOY, "auto", jobs=1)) as executor:
+        executor.ready()
+        worker = executor._workers[0]
+        worker.ready = WorkerReady("cuda:99")
+        os.kill(worker.process.pid, signal.SIGKILL)
+        assert isinstance(hear(executor), Lost)
+        with pytest.raises(SearchError, match=r"workers do not start: --device cuda:99: this machine offers"):
+            hear(executor)
+        assert executor._workers[0].failed_starts == 1
+
+
+@pytest.mark.slow
+def test_workers_that_keep_mps_from_recovering_are_ended(monkeypatch: pytest.MonkeyPatch):
+    """A new worker gets no GPU as long as an idle one, which cannot notice the fault, is there."""
+    monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
+    with closing(LocalExecutor(TOY, "auto", jobs=2)) as executor:
+        executor.ready()
+        executor._mps.is_on = True
+        for worker in executor._workers:
+            worker.ready = WorkerReady("cuda:99")
+        os.kill(executor._workers[1].process.pid, signal.SIGKILL)
+        lost = hear(executor, slot=1)
+        assert isinstance(lost, Lost)
+        assert lost.may_be_task
+        lost = hear(executor, slot=0)
+        assert isinstance(lost, Lost)
+        assert not lost.may_be_task
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +15,19 @@ from objectives.base import DeviceError, Task
 from objectives.devices import assign_device
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
-from search.executors import local
+from search.executors import local, mps
 from search.executors.gpu_sharing import choose_workers, fit_memory, joint_rate, max_workers
 from search.executors.local import LocalExecutor
 
 GIB = 2**30
 TOY = ObjectiveSpec("toy:Toy")
 TASK = Task(0, {}, seed=0, epochs=1)
+
+
+@pytest.fixture(autouse=True)
+def no_nvidia_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: 0)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ class Machine:
     """Number of workers on a GPU up to which training becomes faster."""
     ended: int = 0
 
-    def worker(self, settings: WorkerSettings) -> FakeWorker:
+    def worker(self, settings: WorkerSettings, variables: Mapping[str, str]) -> FakeWorker:
         return FakeWorker(self, settings)
 
 
@@ -140,6 +149,48 @@ def test_gpus_keep_the_workers_that_make_training_faster(
     assert machine.ended == started - kept
     executor.close()
     assert machine.ended == started
+
+
+@pytest.mark.parametrize(
+    ("gpus", "useful", "said"),
+    [
+        (1, 8, "8 workers on cuda:0 through CUDA MPS (as many as cores and memory allow)\nit is noted"),
+        (1, 1, "1 worker on cuda:0 through CUDA MPS (2 were 1.05 times as fast)\nit is noted"),
+        (2, 2, "4 workers on cuda:0, cuda:1 through CUDA MPS (8 were 1.05 times as fast)\nit is noted"),
+    ],
+)
+def test_nvidia_gpus_are_shared_through_mps(monkeypatch: pytest.MonkeyPatch, gpus: int, useful: int, said: str):
+    machine = Machine(16, gpus, 70 * GIB, useful)
+    monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: gpus)
+    monkeypatch.setenv(mps.PIPES, "/run/mps")
+    monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
+    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
+    with closing(LocalExecutor(TOY, "auto", None)) as executor:
+        assert len(executor.ready()) == 8 * gpus
+        assert executor.tune_workers(TASK) == said
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "started"),
+    [(1, None, "1 worker on cuda:0"), (2, None, "2 workers on cuda:0, cuda:1"), (1, 4, "4 workers on cuda:0")],
+)
+def test_without_mps_an_nvidia_gpu_has_one_worker_unless_more_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: int, jobs: int | None, started: str
+):
+    """Nothing is measured: more would only take turns."""
+    machine = Machine(16, gpus, 70 * GIB, 8)
+    monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: gpus)
+    monkeypatch.setattr(mps, "FOLDERS", ())
+    monkeypatch.setattr(mps, "DEFAULT_PIPES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(mps.PIPES, raising=False)
+    monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
+    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
+    with closing(LocalExecutor(TOY, "auto", jobs)) as executor:
+        executor.ready()
+        why = "without CUDA MPS several workers only take turns on a GPU: nvidia-cuda-mps-control is not installed"
+        assert executor.tune_workers(TASK) == f"{started} ({why})"
+    assert machine.ended == int(started[0])
 
 
 def test_a_given_number_of_workers_is_not_measured(monkeypatch: pytest.MonkeyPatch):

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from objectives.base import DeviceError
-from objectives.devices import choose_device, device_name, gpu_problem, processor
+from objectives.devices import choose_device, device_name, gpu_problem, is_out_of_memory, processor
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import WorkerReady, WorkerSettings
 from objectives.worker.worker import Worker
@@ -83,3 +84,26 @@ def test_a_missing_gpu_is_an_error_only_where_one_was_asked_for(monkeypatch: pyt
         DeviceError, match=r"--device cuda:99: this machine offers \d+ CUDA devices; type --device auto"
     ):
         choose_device("cuda:99", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("HIP error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (ValueError("out of range"), False),
+    ],
+    ids=lambda value: str(value).partition(" when")[0][-30:],
+)
+def test_out_of_memory_is_recognised_in_every_form(error: BaseException, is_memory: bool):
+    assert is_out_of_memory(error) == is_memory
+    later = RuntimeError("the capture ended with an error")
+    later.__cause__ = error
+    assert is_out_of_memory(later) == is_memory

@@ -1,5 +1,7 @@
 """What only a CUDA device can show; `pytest -m gpu` runs it.
 
+With SEARCH_EXPECT_GPU=1 a missing device is an error, and skips nothing.
+
 Tolerance between recorded and called updates, of whole trainings: weights within 1% of their way, as at the start of
 each training. The two run the same kernels on the same random numbers, but sums in no fixed order differ by rounding.
 Against torch's plain loop, whose kernels are others, it is 5% of an epoch's way; what may go wrong is far larger.
@@ -8,16 +10,21 @@ Against torch's plain loop, whose kernels are others, it is 5% of an epoch's way
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shell import rows, search
 from test_executors import hear
 from torch import nn
-from trainings import OPTIMIZERS, a_training, finish, network, plain_loop, recipe, striped
+from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
 
 from objectives.base import Diverged, Params, Suggest, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
@@ -38,20 +45,29 @@ from objectives.worker.messages import EpochDone, Failed, WorkerSettings
 from objectives.worker.worker import Worker
 from search.executors.base import Finished
 from search.executors.local import LocalExecutor
+from search.executors.mps import CONTROL, PIPES
 
+EXPECTED = os.environ.get("SEARCH_EXPECT_GPU") == "1"  # here, because no test sees the variable
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+    pytest.mark.skipif(not EXPECTED and not torch.cuda.is_available(), reason="there is no CUDA device here"),
 ]
 
 DEVICE = "cuda:0"
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 DIGITS = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits"})
 MLP = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def device() -> None:
+    if not torch.cuda.is_available():
+        pytest.fail("SEARCH_EXPECT_GPU=1, but torch finds no CUDA device")
+
+
 @pytest.fixture(scope="module")
-def data() -> TrainingData:
+def data(device: None) -> TrainingData:
     return striped(DEVICE)
 
 
@@ -84,6 +100,35 @@ def test_a_graph_trains_as_calls_do(data: TrainingData, graphs: GraphCache, opti
     start, called = ends(data, how, None, **net)
     _, recorded = ends(data, how, graphs, **net)
     assert_close(start, called, recorded)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "called"])
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_one_seed_twice_gives_the_same_weights(data: TrainingData, family: str, recorded: bool):
+    """The second time with a graph that was captured anew."""
+    kept = []
+    for _ in range(2):
+        graphs = GraphCache(CudaGraphRecorder(DEVICE)) if recorded else None
+        training = a_training(data, recipe(**LIVELY), graphs=graphs, family=family, dropout=0.3)
+        finish(training)
+        kept.append(weights(training))
+    assert equal(*kept)
+
+
+@pytest.mark.parametrize("params", [MLP, STRONG], ids=["mlp", "cnn"])
+def test_one_seed_twice_gives_the_same_weights_of_real_images(params: dict[str, Any]):
+    """With the networks of the space, and the second time with the graph of the first."""
+    objective = ImageClassification("digits")
+    objective.prepare()
+    dropout = {"cnn_blocks": 2, "cnn_dropout": 0.3} if "cnn_blocks" in params else {"mlp_dropout": 0.3}
+    kept = []
+    for _ in range(2):
+        training = objective.start(Task(0, {**params, **dropout, "augmentation": 0.5}, 1, 3), DEVICE)
+        assert isinstance(training, ImageTraining)
+        finish(training)
+        kept.append(weights(training))
+        del training
+    assert equal(*kept)
 
 
 def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, graphs: GraphCache):
@@ -219,7 +264,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_is_read(
             next(training)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert reads == [(4,)]
+    assert reads == [(2 + 1 + 3 * 4,)]  # of the training, the validation loss, and three counts of four classes
 
 
 def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingData):
@@ -336,7 +381,7 @@ def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: Loca
     assert {device.partition(":")[0] for device in devices} == {"cuda"}
     chosen = crowd.tune_workers(Task(0, dict(MLP), seed=1, epochs=16))
     assert chosen is not None
-    assert chosen.startswith(f"{crowd.slots} workers on cuda:0")
+    assert chosen.startswith(f"{crowd.slots} worker{'s' if crowd.slots > 1 else ''} on cuda:0")
     assert 1 <= crowd.slots <= len(devices)
     for slot in range(crowd.slots):
         crowd.start(slot, Task(slot, dict(MLP), seed=slot, epochs=1))
@@ -347,3 +392,30 @@ def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: Loca
             owing.discard(slot)
     crowd.stop(0)
     assert isinstance(hear(crowd), Finished)
+
+
+@pytest.mark.skipif(shutil.which(CONTROL) is None, reason="CUDA MPS is not installed here")
+def test_workers_share_the_device_through_mps():
+    with closing(LocalExecutor(DIGITS, DEVICE, 2)) as executor:
+        sharing = executor._mps
+        assert (sharing.is_on, sharing.problem) == (True, None)
+        assert executor.ready() == [DEVICE] * 2
+        variables = dict(sharing.variables)
+        answer = subprocess.run(
+            [CONTROL], env={**os.environ, **variables}, input="get_server_list\n", capture_output=True, text=True
+        )
+        assert answer.stdout.split(), answer
+    assert not variables or not Path(variables[PIPES]).exists()
+
+
+def test_a_failed_assertion_on_the_device_ends_no_search(tmp_path: Path):
+    """With CUDA MPS it may take the other worker with it. Both are replaced, and their trials go on."""
+    words = ("--objective", "asserting:Asserting", "--device", "cuda", "--jobs", 2)
+    endings = ("--trials", 6, "--confirm", 0, "--pruner", "none")
+    result = search(*words, *endings, cwd=tmp_path, env={"TOY_MARKER": str(tmp_path / "asserted"), "TOY_PAUSE_S": "1"})
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert (tmp_path / "asserted").exists()
+    assert "trial 1 is tried again: " in said
+    assert "cannot use its GPU any more after" in said
+    assert rows(tmp_path / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY 1") == [("COMPLETE", 6)]

@@ -1,6 +1,6 @@
 """A tiny objective that trains nothing: seconds become milliseconds, and every way to fail is a parameter.
 
-Imports neither torch nor anything of `search`, so workers can load it by its name, `toy:Toy`.
+Imports nothing of `search`, and torch only in modes that fail on a GPU, so workers can load it by its name, `toy:Toy`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Task
+
+
+def fail_on_gpu() -> None:
+    import torch
+
+    raise torch.AcceleratorError("CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in the docs")
 
 
 class ToyTraining:
@@ -78,6 +84,14 @@ class ToyTraining:
                 self.more = {"train/loss": math.nan, "val/f1 (%)": 0.5}
             case "memory":
                 raise MemoryError("no room for 12 GiB")
+            case "fault":
+                fail_on_gpu()
+            case "broken":  # as after a fault: whatever CUDA does raises its error
+                import torch
+
+                torch.cuda.is_initialized = lambda: True
+                torch.cuda.synchronize = lambda *_: fail_on_gpu()
+                fail_on_gpu()
             case "kill":
                 print("one line before the last\nthe very last line")
                 os.kill(os.getpid(), signal.SIGKILL)

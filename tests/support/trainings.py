@@ -85,7 +85,10 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
             images = data.images[index].float() / 255
             if how.augmentation:
                 images = random_affine(images, how.augmentation, generator)
-            loss = F.cross_entropy(model(images), data.labels[index], label_smoothing=how.label_smoothing)
+            labels, smoothing = data.labels[index], how.label_smoothing
+            losses = F.cross_entropy(model(images), labels, label_smoothing=smoothing, reduction="none")
+            class_weights = torch.tensor(how.class_weights or (1.0,) * data.n_classes, device=device)
+            loss = (losses * class_weights[labels]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

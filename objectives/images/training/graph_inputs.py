@@ -13,12 +13,10 @@ from objectives.images.training.recipe import Recipe
 
 
 class GraphInputs:
-    """Weight decay, momentum, smoothed labels and the dropout of one network, on the device."""
+    """Weight decay, momentum and the dropout of one network, on the device."""
 
-    def __init__(self, model: nn.Module, n_classes: int, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.decay, self.momentum = torch.zeros(2, device=device).unbind()
-        self.targets = torch.zeros(n_classes, n_classes, device=device)
-        """Target probabilities of each class, (k, k)."""
         self._dropouts = dropout_layers(model)
         for layer in self._dropouts:
             layer.graph_inputs = torch.zeros(2, device=device).unbind()
@@ -27,9 +25,6 @@ class GraphInputs:
         """Copy the numbers of `recipe` and `model`, which has the structure of this network."""
         self.decay.fill_(recipe.weight_decay)
         self.momentum.fill_(recipe.momentum)
-        # Smoothed as in F.cross_entropy, which takes three times as many kernels.
-        self.targets.fill_(recipe.label_smoothing / len(self.targets))
-        self.targets.diagonal().add_(1 - recipe.label_smoothing)
         for layer, source in zip(self._dropouts, dropout_layers(model), strict=True):
             layer.p = source.p
             assert layer.graph_inputs is not None

@@ -9,7 +9,7 @@ replayed, see `cuda_graphs`.
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,12 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.base import Diverged, EpochResult, Outcome, Task
+from objectives.images.geometry import images_together
 from objectives.images.training.cuda_graphs import GraphCache, graph_key
 from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
 from objectives.images.training.update import TrainingData, Update, to_unit
+from objectives.metrics import METRICS, Metric, count_scores
 
 EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_CUDA = 500, 2000
-"""Images in one evaluation batch. On a CPU they fit the cache; on a GPU they outweigh the cost of the launch."""
+"""Images in one evaluation batch, fewer above 64x64 pixels. On a CPU they fit the cache; on a GPU they outweigh the
+cost of the launch."""
 
 
 def lr_factor(schedule: str, progress: float) -> float:
@@ -43,23 +46,41 @@ def lr_factor(schedule: str, progress: float) -> float:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Class probabilities (n, k) of the pool's images at `index`; and (2,), their mean loss and the number correct.
+    """Class probabilities (n, k) of the pool's images at `index`; and (1 + 3k,), which `read_scores` reads.
 
-    Both stay on the device, and nothing waits for them.
+    The latter are the sum of their losses, and counts by class: images, predicted and correct ones. All stay on the
+    device, and nothing waits for them.
     """
     model.eval()
-    size = EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE
+    size = images_together(EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE, images.shape[1:])
     logits = torch.cat([model(to_unit(images[batch])) for batch in torch.split(index, size)])
-    targets = labels[index]
-    scores = torch.stack((F.cross_entropy(logits, targets), (logits.argmax(1) == targets).sum().float()))
-    return logits.softmax(1), scores
+    targets, predicted = labels[index], logits.argmax(1)
+    exact = torch.float32 if index.device.type == "mps" else torch.float64  # MPS has no float64
+    loss = F.cross_entropy(logits, targets, reduction="none").sum(dtype=exact)
+    hits = predicted == targets
+    counts = torch.zeros(3, logits.shape[1], dtype=exact, device=index.device)
+    ones = torch.ones_like(hits)
+    counts.scatter_add_(1, torch.stack((targets, predicted, targets)), torch.stack((ones, ones, hits)).to(exact))
+    return logits.softmax(1), torch.cat((loss.view(1), counts.view(-1)))
+
+
+def read_scores(scores: Sequence[float]) -> dict[Metric, float]:
+    """Return the metrics of the figures of `predict`. The log loss is not clipped, so that it may be infinite."""
+    loss, *counts = scores
+    images, predicted, correct = np.reshape(counts, (3, -1))
+    return {**count_scores(images, predicted, correct), "log_loss": loss / float(images.sum())}
 
 
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float, Tensor]:
     """Mean cross-entropy, accuracy and class probabilities (n, k) of the pool's images at `index`."""
     probabilities, scores = predict(model, images, labels, index)
-    loss, correct = scores.tolist()
-    return loss, correct / len(index), probabilities
+    found = read_scores(scores.tolist())
+    return found["log_loss"], found["accuracy"], probabilities
+
+
+def curve_of(metric: Metric) -> str:
+    """Name of a metric's validation curve."""
+    return "val/loss" if metric == "log_loss" else f"val/{metric}"
 
 
 class DeviceTimer:
@@ -110,7 +131,10 @@ class ImageTraining:
         steps_per_epoch: int,
         graphs: GraphCache | None = None,
         numerics: Numerics = DEFAULT_NUMERICS,
+        metric: Metric = "accuracy",
     ) -> None:
+        """`metric` is the value of a pull."""
+        self.value_curve = curve_of(metric)
         self.data, self.recipe, self.task, self.graphs, self.numerics = data, recipe, task, graphs, numerics
         self.device = data.images.device
         self.update = self._acquire_update(model)
@@ -152,7 +176,7 @@ class ImageTraining:
         if not measured and self.asynchronous:
             return EpochResult(self.step, position, None, {}, 0.0, notice)
         metrics, seconds = self._read(position, measured=measured)
-        return EpochResult(self.step, position, metrics.get("val/accuracy"), metrics, seconds, notice)
+        return EpochResult(self.step, position, metrics.get(self.value_curve), metrics, seconds, notice)
 
     def _train(self, epoch: int, part: int) -> None:
         """Train the batches of one step, without waiting for the device."""
@@ -193,9 +217,9 @@ class ImageTraining:
         """
         sums, data = self.update.sums, self.data
         if measured and len(data.validation):
-            self.probabilities, scores = predict(self.model, data.images, data.labels, data.validation)
-            sums = torch.cat((sums, scores))
-        loss_sum, correct, *validation = sums.tolist()  # on a GPU, the only wait in an epoch
+            self.probabilities, validation = predict(self.model, data.images, data.labels, data.validation)
+            sums = torch.cat((sums, validation))
+        loss_sum, correct, *scores = sums.tolist()  # on a GPU, the only wait in an epoch
         seconds = self._read_timer()
         if not math.isfinite(loss_sum):
             raise Diverged(f"the training loss became {loss_sum} in epoch {math.ceil(epoch)}")
@@ -208,11 +232,11 @@ class ImageTraining:
             "seconds": self.epoch_seconds,
             "images_per_s": self.images_trained / max(self.epoch_seconds, 1e-9),
         }
-        if validation:
-            loss, correct = validation
-            if not math.isfinite(loss):
+        if scores:
+            found = read_scores(scores)
+            if not math.isfinite(loss := found["log_loss"]):
                 raise Diverged(f"the validation loss became {loss} after {epoch:g} epochs")
-            self.metrics |= {"val/loss": loss, "val/accuracy": correct / len(data.validation)}
+            self.metrics |= {curve_of(metric): found[metric] for metric in METRICS}
         return self.metrics, seconds
 
     def _read_timer(self) -> float:
@@ -229,6 +253,8 @@ class ImageTraining:
         self._read_timer()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         totals = {"train_seconds": self.seconds, "parameters": float(parameters)}
+        curves = {f"val_{metric}": curve_of(metric) for metric in METRICS}
+        totals |= {name: self.metrics[curve] for name, curve in curves.items() if curve in self.metrics}
         return Outcome(self.metrics | totals, buffer.getvalue(), predictions)
 
     def checkpoint(self) -> bytes:

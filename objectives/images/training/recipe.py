@@ -18,6 +18,12 @@ class Recipe:
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     augmentation: float = 0.0
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    """Factors of the losses of each class's images, (k,). None: all weigh 1.
+
+    The loss of a batch is the sum of its weighted losses, divided by the number of its images. What is reported as
+    train/loss is this loss, too; balanced weights are 1 on average.
+    """
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Numerics:
 
     (Medians of 15 alternating pairs of 4 batches of 128 MNIST images, thread time, Xeon 2.5 GHz, torch 2.15.)
     """
+    deterministic: bool = True
+    """Use only algorithms of cuDNN that give one seed the same weights every time. MLPs do that anyway."""
 
 
 DEFAULT_NUMERICS = Numerics()

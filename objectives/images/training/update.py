@@ -64,6 +64,7 @@ class Update:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
             torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
+            torch.backends.cudnn.deterministic = numerics.deterministic
         self._bfloat16 = numerics.precision == "bfloat16"
         self.images, self.labels, self.device = data.images, data.labels, device
         self.batch_size = min(recipe.batch_size, len(data.train))
@@ -73,8 +74,12 @@ class Update:
         """The number of batches that a call trains fastest."""
         self.capturable = capturable
         """False once a capture has run out of memory."""
-        self.graph_inputs = GraphInputs(model, data.n_classes, device) if capturable else None
-        self.augmented, self.label_smoothing = recipe.augmentation > 0, 0.0 if capturable else recipe.label_smoothing
+        self.graph_inputs = GraphInputs(model, device) if capturable else None
+        self.augmented = recipe.augmentation > 0
+        reads_targets, shape = capturable or recipe.class_weights is not None, (data.n_classes, data.n_classes)
+        self.targets = torch.zeros(shape, device=device) if reads_targets else None
+        """Smoothed labels of each class, times its weight, (k, k). None: F.cross_entropy smooths the labels."""
+        self.label_smoothing = recipe.label_smoothing if self.targets is None else 0.0
         memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=memory_format)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -86,7 +91,7 @@ class Update:
         self._offsets = torch.arange(self.batches_per_call, device=device)
         self.strength = torch.zeros((), device=device)
         self.sums = torch.zeros(2, device=device)
-        """Sum of the losses and number of correct predictions of the epoch so far."""
+        """Sum of the losses, each times its class's weight, and number of correct predictions of the epoch so far."""
         self._loss, self._correct = self.sums.unbind()
         self.generator = torch.Generator(device)
         self.replay: Callable[[], None] | None = None
@@ -109,7 +114,7 @@ class Update:
         if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
             images = random_affine(images, self.strength, self.generator)
         logits = self._forward(images)
-        targets = labels if self.graph_inputs is None else self.graph_inputs.targets.index_select(0, labels)
+        targets = labels if self.targets is None else self.targets.index_select(0, labels)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
@@ -145,6 +150,13 @@ class Update:
             tensor.zero_()
         if self.graph_inputs is not None:
             self.graph_inputs.fill(recipe, model)
+        if self.targets is not None:
+            # Smoothed as in F.cross_entropy, which takes three times as many kernels, and has other weights: it divides
+            # by those of a batch, and smooths by those of the other classes.
+            self.targets.fill_(recipe.label_smoothing / len(self.targets))
+            self.targets.diagonal().add_(1 - recipe.label_smoothing)
+            if recipe.class_weights is not None:
+                self.targets.mul_(torch.tensor(recipe.class_weights, device=self.device).unsqueeze(1))
         self.strength.fill_(recipe.augmentation)
         self.generator.manual_seed(seed)
         self.sums.zero_()

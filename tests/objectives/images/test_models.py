@@ -76,7 +76,7 @@ def test_an_mlp_gives_one_logit_a_class(widths: tuple[int, ...], channels: int):
     assert len([layer for layer in network if isinstance(layer, nn.Dropout)]) == len(widths)
 
 
-@pytest.mark.parametrize("side", [8, 12, 15, 16, 28, 32, 64])
+@pytest.mark.parametrize("side", [8, 12, 15, 16, 28, 32, 64, 65, 96, 224])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("dense", [0, 16])
 def test_a_cnn_fits_every_size_that_it_says_it_fits(side: int, kernel: int, dense: int):
@@ -87,9 +87,36 @@ def test_a_cnn_fits_every_size_that_it_says_it_fits(side: int, kernel: int, dens
         build_cnn(inputs(side), 4, 8)
 
 
-def test_images_need_not_be_square():
-    network = build_cnn(InputSpec(1, (20, 33), 3, (0.5,), (0.5,)), 2, 8)
-    assert network(torch.rand(2, 1, 20, 33)).shape == (2, 3)
+@pytest.mark.parametrize("size", [(20, 33), (100, 70), (64, 200), (224, 131)])
+def test_images_need_not_be_square(size: tuple[int, int]):
+    inputs = InputSpec(1, size, 3, (0.5,), (0.5,))
+    for network in (build_cnn(inputs, 2, 8), build_cnn(inputs, 3, 8, 5, 16), build_mlp(inputs, (8,))):
+        assert network(torch.rand(2, 1, *size)).shape == (2, 3)
+
+
+def first_map(network: nn.Sequential, images: torch.Tensor) -> tuple[int, ...]:
+    return tuple(network[0](images).shape[2:])
+
+
+@pytest.mark.parametrize("side", [65, 96, 97, 128, 200, 224])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_large_images_are_first_shrunk_to_at_most_32_pixels(side: int, kernel: int):
+    cnn, mlp = build_cnn(inputs(side, 3), 2, 8, kernel), build_mlp(inputs(side, 3), (8,))
+    images = torch.rand(2, 3, side, side)
+    assert first_map(cnn, images) == first_map(mlp, images)
+    assert 16 < first_map(cnn, images)[0] <= 32
+    stem = cnn[0]
+    assert isinstance(stem, nn.Conv2d)
+    assert stem.kernel_size[0] > stem.stride[0]  # every pixel counts
+
+
+@pytest.mark.parametrize("side", [8, 16, 28, 64])
+def test_images_up_to_64_pixels_have_the_networks_that_they_had(side: int):
+    for kernel in (3, 5):
+        stem = build_cnn(inputs(side), 2, 8, kernel)[0]
+        assert isinstance(stem, nn.Conv2d)
+        assert (stem.kernel_size[0], stem.stride[0]) == (kernel, 1 if side < 16 else 2)
+    assert isinstance(build_mlp(inputs(side), (8,))[1], nn.Linear)
 
 
 def test_the_same_seed_builds_the_same_network():

@@ -25,6 +25,7 @@ from objectives.images.training.recipe import DEFAULT_NUMERICS
 from objectives.images.training.update import TrainingData, Update
 
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 
 
 class Recorder:
@@ -111,11 +112,12 @@ def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimiz
     how = recipe(optimizer, **LIVELY)
     update = Update(data, network(dropout=0.3).train(), how, capturable=True, numerics=DEFAULT_NUMERICS)
     assert update.graph_inputs is not None
+    assert update.targets is not None
 
     def places() -> list[int]:
         state = [tensor for state in update.optimizer.state.values() for tensor in state.values()]
         tables = [update.order, update.rates, update.position, update.lr, update.strength, update.sums]
-        sampled = [update.graph_inputs.decay, update.graph_inputs.momentum, update.graph_inputs.targets]
+        sampled = [update.graph_inputs.decay, update.graph_inputs.momentum, update.targets]
         dropout = [number for layer in dropout_layers(update.model) for number in layer.graph_inputs or ()]
         everything = (*update.model.state_dict().values(), *state, *tables, *sampled, *dropout)
         return [tensor.data_ptr() for tensor in everything]

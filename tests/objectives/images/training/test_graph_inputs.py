@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from trainings import OPTIMIZERS, a_training, finish, recipe, striped, weights
@@ -9,7 +11,8 @@ from trainings import OPTIMIZERS, a_training, finish, recipe, striped, weights
 from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.update import TrainingData
 
-STRONG = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
+STRONG: dict[str, Any] = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
+STRONG |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 NONE = {"weight_decay": 0.0, "momentum": 0.0, "label_smoothing": 0.0, "augmentation": 0.5}
 
 
@@ -20,7 +23,7 @@ def data() -> TrainingData:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("numbers", [STRONG, NONE], ids=["strong", "none"])
-def test_numbers_read_from_memory_do_what_plain_ones_do(data: TrainingData, optimizer: str, numbers: dict[str, float]):
+def test_numbers_read_from_memory_do_what_plain_ones_do(data: TrainingData, optimizer: str, numbers: dict[str, Any]):
     """Over eight batches, after a training with others, as a share of the way that the weights went."""
     graphs = GraphCache(None)
     others = recipe(optimizer, lr=0.01, weight_decay=0.5, label_smoothing=0.05, augmentation=0.1)

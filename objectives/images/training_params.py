@@ -1,0 +1,58 @@
+"""The parameters of every training, as the search samples them, and the recipe that they make. Imports no torch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from objectives.base import Params, Suggest
+from objectives.images.training.recipe import Recipe
+from objectives.metrics import balanced_weights
+
+TRAINING_PARAMETERS = frozenset(
+    ("optimizer", "sgd_lr", "sgd_momentum", "rmsprop_lr", "adam_lr", "batch_size", "weight_decay", "schedule")
+    + ("augmentation", "label_smoothing", "class_weighting")
+)
+"""Names of the parameters that every training has. A network's own parameters have other names."""
+
+
+def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool) -> Params:
+    """Sample the parameters of a training.
+
+    `is_large`: whether the training split has many images; `is_unequal`: whether its classes are of very unequal size.
+    """
+    optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+    params: Params = {"optimizer": optimizer}
+    if optimizer == "sgd":
+        params["sgd_lr"] = trial.suggest_float("sgd_lr", 1e-2, 0.5, log=True)
+        params["sgd_momentum"] = trial.suggest_float("sgd_momentum", 0.0, 0.95)
+    elif optimizer == "rmsprop":
+        params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
+    else:  # Adam and AdamW need the same range, and share what the sampler learns about it
+        params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
+    batch_sizes = [64, 128, 256] if is_large else [32, 64, 128]
+    params["batch_size"] = trial.suggest_categorical("batch_size", batch_sizes)
+    params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
+    params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
+    params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
+    params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
+    if is_unequal:
+        params["class_weighting"] = trial.suggest_categorical("class_weighting", ["none", "balanced"])
+    return params
+
+
+def learning_rate(params: Mapping[str, Any]) -> float:
+    """Return the learning rate of a configuration. Its name depends on the optimizer."""
+    names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
+    return float(params[names.get(params["optimizer"], "adam_lr")])
+
+
+def make_recipe(params: Mapping[str, Any], images: Iterable[int]) -> Recipe:
+    """Return the recipe of a configuration. `images`: numbers of training images by class, for their weights."""
+    names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
+    momentum, same = params.get("sgd_momentum", 0.0), {name: params[name] for name in names}
+    weights = balanced_weights(images) if params.get("class_weighting") == "balanced" else None
+    return Recipe(lr=learning_rate(params), momentum=momentum, class_weights=weights, **same)
+
+
+def of_network(params: Params) -> Params:
+    """The parameters that are not of the training."""
+    return {name: value for name, value in params.items() if name not in TRAINING_PARAMETERS}

@@ -1,0 +1,102 @@
+"""Where classes are of very unequal size, the search may weigh them; elsewhere nothing changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from trainings import OPTIMIZERS, a_training, finish, plain_loop, recipe, striped, weights
+
+from objectives.base import Params, Task
+from objectives.data.datasets import Dataset
+from objectives.data.splits import stratified_split
+from objectives.images import ImageClassification
+from objectives.images.training.cuda_graphs import GraphCache, distance
+from objectives.metrics import balanced_weights
+from search.study.space.space import search_space
+
+WEIGHTS = (0.5, 0.25, 3.0, 1.0)
+
+
+def blobs(cats: int, dogs: int) -> ImageClassification:
+    """Classify noisy squares: those of dogs are a little brighter, so that many could be either."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [cats, dogs])
+    brightness = 100 + 20 * labels + random.normal(0, 12, len(labels))
+    images = random.normal(brightness[:, None, None, None], 40, (len(labels), 1, 8, 8))
+    train, validation = stratified_split(labels, len(labels) // 5)
+    pool = np.clip(images, 0, 255).astype(np.uint8)
+    return ImageClassification("digits", data=Dataset("digits", pool, labels, ("cat", "dog"), train, validation, ""))
+
+
+@pytest.mark.parametrize(("cats", "dogs", "unequal"), [(950, 50, True), (300, 100, False), (320, 100, True)])
+def test_weighting_is_a_parameter_where_classes_are_unequal(cats: int, dogs: int, unequal: bool):
+    objective = blobs(cats, dogs)
+    space = search_space(objective)
+    assert objective.is_unequal is unequal
+    assert ("class_weighting" in space) is unequal
+    for params in objective.baselines().values():
+        assert params.get("class_weighting") == ("none" if unequal else None)
+        assert params.keys() <= space.keys()
+
+
+def class_weights(objective: ImageClassification, params: Params, **task: Any) -> tuple[float, ...] | None:
+    training: Any = objective.start(Task(0, params, 1, 1, **task), "cpu")
+    return training.recipe.class_weights
+
+
+def test_balanced_weights_are_those_of_the_images_that_train():
+    objective = blobs(950, 50)
+    params = dict(objective.baselines()["tutorial MLP, Adam"])
+    balanced: Params = {**params, "class_weighting": "balanced"}
+    counts = np.bincount(objective.dataset.labels[objective.dataset.train])
+    assert class_weights(objective, balanced) == balanced_weights(counts)
+    assert class_weights(objective, balanced, refit=True) == balanced_weights([950, 50])
+    del balanced["class_weighting"]  # as in studies of earlier versions
+    assert class_weights(objective, params) is class_weights(objective, balanced) is None
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("graphs", [None, GraphCache(None)], ids=["plain", "recordable"])
+def test_weighted_batches_train_as_in_a_plain_loop(optimizer: str, graphs: GraphCache | None):
+    data, how = striped(), recipe(optimizer, label_smoothing=0.05, class_weights=WEIGHTS)
+    training = a_training(data, how, epochs=1, graphs=graphs)
+    start = training.update.copy_state()["weights"]
+    finish(training)
+    expected = list(plain_loop(data, how, 1).parameters())
+    assert distance(list(training.model.parameters()), expected) <= 0.01 * distance(expected, start)
+
+
+@pytest.mark.parametrize("graphs", [None, GraphCache(None)], ids=["plain", "recordable"])
+def test_the_training_loss_is_the_weighted_mean(graphs: GraphCache | None):
+    """Of the first batch, before anything is learned: a batch of all images."""
+    data, how = striped(), recipe(batch_size=256, class_weights=WEIGHTS)
+    training = a_training(data, how, epochs=1, graphs=graphs)
+    with torch.no_grad():
+        logits = a_training(data, how).model.train()(data.images[data.train] / 255)
+    labels = data.labels[data.train]
+    expected = (F.cross_entropy(logits, labels, reduction="none") * torch.tensor(WEIGHTS)[labels]).mean()
+    assert next(training).metrics["train/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_equal_weights_change_nothing():
+    data = striped()
+    plain, weighted = (a_training(data, replace(recipe(), class_weights=given)) for given in (None, (1.0,) * 4))
+    finish(plain)
+    finish(weighted)
+    for name, tensor in weights(weighted).items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_balanced_training_finds_more_of_a_rare_class():
+    objective = blobs(1900, 100)
+    found: dict[str, list[float]] = {}
+    for weighting in ("none", "balanced"):
+        params = {**objective.baselines()["tutorial MLP, Adam"], "class_weighting": weighting}
+        results = [finish(objective.start(Task(0, params, seed, 4), "cpu"))[-1] for seed in range(2)]  # type: ignore[arg-type]
+        found[weighting] = [result.metrics["val/balanced_accuracy"] for result in results]
+    assert min(found["balanced"]) > max(found["none"]) + 0.1, found

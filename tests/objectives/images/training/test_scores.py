@@ -1,0 +1,114 @@
+"""Every evaluation measures all metrics; one of them is the value."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from trainings import a_training, finish, network, recipe, striped, told
+
+from objectives.base import Task
+from objectives.images import ImageClassification
+from objectives.images.training.loop import ImageTraining, predict, read_scores
+from objectives.images.training.update import TrainingData
+from objectives.metrics import METRICS, Metric, scores
+
+CURVES: dict[Metric, str] = {
+    "accuracy": "val/accuracy",
+    "balanced_accuracy": "val/balanced_accuracy",
+    "macro_f1": "val/macro_f1",
+    "log_loss": "val/loss",
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    """With validation images of unequal classes."""
+    whole = striped()
+    validation = whole.validation[(whole.labels[whole.validation] != 1) | (whole.validation < 270)]
+    return replace(whole, validation=validation)
+
+
+def test_every_evaluation_has_the_metrics_of_its_predictions(data: TrainingData):
+    training = a_training(data, recipe(lr=1e-4), epochs=2)
+    for _ in range(2):
+        result, outcome = next(training), training.outcome()
+        assert outcome.predictions is not None
+        expected = scores(data.labels[data.validation].numpy(), outcome.predictions)
+        figures = {metric: result.metrics[curve] for metric, curve in CURVES.items()}
+        assert figures == pytest.approx(expected, abs=1e-5)
+        assert [figures[metric] == expected[metric] for metric in METRICS[:3]] == [True] * 3
+        assert {metric: outcome.metrics[f"val_{metric}"] for metric in METRICS} == figures
+    assert figures["accuracy"] != figures["balanced_accuracy"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_searched_metric_is_the_value(data: TrainingData, metric: Metric):
+    task = Task(0, {}, 5, 1)
+    training = ImageTraining(data, network(), recipe(), task, steps_per_epoch=1, metric=metric)
+    result = next(training)
+    assert result.value == result.metrics[CURVES[metric]]
+
+
+def test_counts_of_many_classes_are_exact():
+    """Of 1,000 classes, some without images and some never predicted; in more than one batch."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1200, 1, 4, 4), generator=random, dtype=torch.uint8)
+    labels = torch.randint(0, 700, (1200,), generator=random)
+    torch.manual_seed(0)
+    rows, figures = predict(nn.Sequential(nn.Flatten(), nn.Linear(16, 1000)), images, labels, torch.arange(1200))
+    found = read_scores(figures.tolist())
+    assert figures.shape == (1 + 3 * 1000,)
+    assert found == pytest.approx(scores(labels.numpy(), rows.double().numpy()), rel=1e-6)
+    assert found["balanced_accuracy"] == scores(labels.numpy(), rows.numpy())["balanced_accuracy"]
+
+
+def test_a_refit_has_no_metrics_of_validation():
+    objective = ImageClassification("digits", metric="macro_f1")
+    params = dict(objective.baselines()["tutorial MLP, Adam"])
+    training = objective.start(Task(0, params, 1, 1, refit=True), "cpu")
+    (result,) = finish(training)
+    assert result.value is None
+    assert not [name for name in training.outcome().metrics if name.startswith("val")]
+
+
+def test_an_objective_names_what_it_searches():
+    for metric in METRICS:
+        objective = ImageClassification("digits", metric=metric)
+        assert (objective.metric, objective.direction) == (
+            f"val_{metric}",
+            "minimize" if metric == "log_loss" else "maximize",
+        )
+        training = objective.start(Task(0, dict(objective.baselines()["tutorial MLP, Adam"]), 1, 1), "cpu")
+        assert next(training).value == training.outcome().metrics[objective.metric]
+
+
+def test_a_subclass_with_a_metric_of_its_own_keeps_it():
+    class Own(ImageClassification):
+        metric = "quality"
+        direction = "minimize"
+
+    objective = Own("digits")
+    training = objective.start(Task(0, dict(objective.baselines()["tutorial MLP, Adam"]), 1, 1), "cpu")
+    result = next(training)
+    assert (objective.metric, objective.direction) == ("quality", "minimize")
+    assert result.value == result.metrics["val/accuracy"]
+
+
+def test_a_checkpoint_with_fewer_metrics_goes_on(data: TrainingData):
+    """As earlier versions wrote them."""
+    whole = finish(a_training(data, recipe()))
+    first = a_training(data, recipe())
+    next(first)
+    state = torch.load(io.BytesIO(first.checkpoint()), weights_only=True)
+    for name in ("val/balanced_accuracy", "val/macro_f1"):
+        del state["metrics"][name]
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    resumed = a_training(data, recipe(), checkpoint=buffer.getvalue())
+    assert "val_macro_f1" not in resumed.outcome().metrics
+    assert told(finish(resumed)) == told(whole[1:])
+    assert resumed.outcome().metrics["val_macro_f1"] == whole[-1].metrics["val/macro_f1"]
