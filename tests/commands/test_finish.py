@@ -24,7 +24,7 @@ from search.common.errors import UsageError
 from search.study.records import StudyRecord
 from search.study.study import StoredStudy
 from search.study.summary import Summary, counted
-from search.study.texts.presenter import reads_of_test_split
+from search.study.texts.tested import reads_of_test_split
 from search.tracking.journal import Journal
 from search.tracking.registry import promotion, registration
 from search.tracking.registry.promotion import CHAMPION, aliases_of

@@ -19,35 +19,32 @@ from objectives.metrics import METRICS, Metric, count_scores, scores
 from search.study.selection.image_errors import image_error, mean_interval, score_intervals
 from search.study.selection.intervals import wilson
 
-Answers = tuple[NDArray[np.int64], NDArray[np.float32]]
 Floats = NDArray[np.float64]
 
 
-def answers(rng: np.random.Generator, n: int, k: int) -> Answers:
+def answers(rng: np.random.Generator, n: int, k: int) -> tuple[NDArray[np.int64], Floats]:
     """Labels and class probabilities of a classifier that is right more often than not."""
     labels = rng.integers(0, k, n)
     logits = rng.normal(0, 2, (n, k)) + 3 * np.eye(k)[labels]
     odds = np.exp(logits)
-    return labels, (odds / odds.sum(1, keepdims=True)).astype(np.float32)
+    return labels, odds / odds.sum(1, keepdims=True)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 300), st.integers(2, 12))
 def test_values_are_those_of_scikit_learn_and_lie_in_their_intervals(seed: int, n: int, k: int):
     labels, probabilities = answers(np.random.default_rng(seed), n, k)
     predicted, classes = probabilities.argmax(1), list(range(k))
-    with warnings.catch_warnings(action="ignore"):  # of classes without images, and of float32's rounded sums
+    with warnings.catch_warnings(action="ignore"):  # of classes without images
         expected = {
             "accuracy": accuracy_score(labels, predicted),
             "balanced_accuracy": balanced_accuracy_score(labels, predicted),
             "macro_f1": f1_score(labels, predicted, average="macro"),
-            "log_loss": log_loss(labels, probabilities.astype(np.float64), labels=classes),
+            "log_loss": log_loss(labels, probabilities, labels=classes),
         }
     found = {score.name: score for score in score_intervals(labels, probabilities)}
     assert tuple(found) == METRICS
-    # scikit-learn divides by the sums of the rows, which are 1 in single precision.
-    near = {name: 1e-6 if name == "log_loss" else 1e-9 for name in expected}
     assert {name: score.value for name, score in found.items()} == {
-        name: pytest.approx(value, abs=near[name]) for name, value in expected.items()
+        name: pytest.approx(value, abs=1e-9) for name, value in expected.items()
     }
     for score in found.values():
         assert 0 <= score.low <= score.value + 1e-12
