@@ -80,6 +80,8 @@ class Finish:
         model = call("load_weights", objective.load_weights, params, self._read_weights(summary.run))
         result = call("score_test", objective.score_test, model, self.device)
         require(isinstance(result, TestScore), f"score_test gave {describe_value(result)}; give a TestScore")
+        shape, expected = result.probabilities.shape, (len(result.labels), len(objective.class_names()))
+        require(shape == expected, f"score_test gave probabilities of shape {shape}; give one row an image, {expected}")
         scores = score_intervals(result.labels, result.probabilities)
         image = _draw(result, objective.class_names())
         write_atomic(Workspace(self.config.workspace).pictures(self.study.name, self.study.uid), image)

@@ -51,7 +51,7 @@ def image_error(metric: Metric, labels: NDArray[np.int64], probabilities: NDArra
 def confusion_matrix(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
     """Return the images by true class (k rows) and predicted class (k columns)."""
     k = probabilities.shape[1]
-    return np.bincount(labels * k + probabilities.argmax(1), minlength=k * k).reshape(k, k)
+    return np.bincount(labels.astype(np.int64) * k + probabilities.argmax(1), minlength=k * k).reshape(k, k)
 
 
 def image_losses(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> Floats:
