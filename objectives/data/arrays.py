@@ -58,6 +58,8 @@ class About(TypedDict):
     """As in `objectives.data.datasets.Dataset`."""
     original_size: NotRequired[Sequence[int]]
     """Median (h, w) of the images."""
+    image_size: NotRequired[int]
+    """Pixels a side that the user asked for; absent if nothing was."""
     value_range: NotRequired[Sequence[float] | None]
     """As in `objectives.data.pictures.image_files.Framing`."""
 

@@ -20,6 +20,13 @@ from objectives.data.datasets import load_dataset
 from search.cli.main import cli
 from search.commands.upkeep.gc import find_arrays, remove
 
+LOAD = """
+import sys
+from pathlib import Path
+from objectives.data.folders.folder import prepare
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
+"""
+
 
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -38,11 +45,14 @@ def pets(tmp_path: Path, data_dir: Path) -> Path:
         for number in range(5):
             pixels = random.randint(0, 256, (16, 16)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
-    load = "import sys; from pathlib import Path; from objectives.data.folders.folder import prepare; "
-    load += "prepare(Path(sys.argv[1]), Path(sys.argv[2]))"
-    words = [sys.executable, "-c", load, str(tmp_path / "pets"), str(data_dir)]
-    subprocess.run(words, check=True, cwd=CHECKOUT, env=environment(), timeout=60)
+    prepare(tmp_path / "pets", data_dir)
     return tmp_path / "pets"
+
+
+def prepare(folder: Path, data_dir: Path, *image_size: int) -> None:
+    """Make arrays as a search does, in a process that ends."""
+    words = [sys.executable, "-c", LOAD, str(folder), str(data_dir), *map(str, image_size)]
+    subprocess.run(words, check=True, cwd=CHECKOUT, env=environment(), timeout=60)
 
 
 def change(pets: Path) -> None:
@@ -56,6 +66,14 @@ def spoil(pets: Path) -> None:
 def forget(pets: Path) -> None:
     (arrays,) = (pets.parent / "data" / "folders").iterdir()
     (arrays / "about.json").write_text('{"classes": ["cat", "dog"], "skipped": []}')
+
+
+def test_arrays_of_another_image_size_stay(pets: Path, data_dir: Path):
+    prepare(pets, data_dir, 100)
+    assert [entry.state for entry in find_arrays(data_dir)] == ["unchanged", "unchanged"]
+    change(pets)
+    (pets / "cat" / "5.png").write_bytes((pets / "cat" / "1.png").read_bytes())
+    assert [entry.state for entry in find_arrays(data_dir)] == ["the folder has changed"] * 2
 
 
 def test_what_a_search_needs_stays(pets: Path, data_dir: Path):

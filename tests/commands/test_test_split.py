@@ -1,6 +1,7 @@
 """A search reads the test split once, in one process, after it stored the winner. The tests see every open file.
 
-Each Python process of the search, workers included, reports what it opens (`sys.addaudithook` in a `sitecustomize`).
+The images of a test folder are decoded once, before that. Each Python process of the search, workers included, reports
+what it opens (`sys.addaudithook` in a `sitecustomize`).
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ with open(LOG + ".watching", "a") as watching:
 ONE_READING = "import sys; from objectives.data.datasets import load_test_split; load_test_split(sys.argv[1], None)"
 
 
-def image_folder(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
+def image_folder(folder: Path, n: int = 30, name: str = "{}.png", seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     for label, level in (("dark", 40), ("light", 200)):
         (folder / label).mkdir(parents=True)
-        for number in range(30):
+        for number in range(n):
             noise = rng.integers(-30, 30, (8, 8))
-            Image.fromarray((level + noise).astype(np.uint8)).save(folder / label / f"{number}.png")
+            Image.fromarray((level + noise).astype(np.uint8)).save(folder / label / name.format(f"{label}-{number}"))
     return folder
 
 
@@ -65,21 +66,33 @@ def opened(log: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "dataset", [pytest.param("folder", marks=pytest.mark.slow), pytest.param("mnist", marks=pytest.mark.long)]
+    "dataset",
+    [
+        pytest.param("folder", marks=pytest.mark.slow),
+        pytest.param("splits", marks=pytest.mark.slow),
+        pytest.param("mnist", marks=pytest.mark.long),
+    ],
 )
 def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Path, dataset: str):
     data = Path(os.environ.get("SEARCH_DATA_DIR", f"{CHECKOUT}/../shared/data"))
     if dataset == "mnist" and not (data / "MNIST/raw" / TEST_FILES[0]).exists():
         pytest.skip("the real MNIST files are not here; name their folder with SEARCH_DATA_DIR")
     watched = ("test-images.npy", "test-labels.npy", *(TEST_FILES if dataset == "mnist" else ()))
-    name = dataset if dataset == "mnist" else f"folder:{image_folder(tmp_path / 'pictures')}"
+    name = dataset if dataset == "mnist" else f"folder:{tmp_path / 'pictures'}"
+    files = set[str]()
+    if dataset == "folder":
+        image_folder(tmp_path / "pictures")
+    if dataset == "splits":
+        image_folder(tmp_path / "pictures" / "train")
+        held_out = image_folder(tmp_path / "pictures" / "test", 10, "held-out-{}.png", seed=1)
+        files = {path.name for path in held_out.rglob("*.png")}
     (tmp_path / "watch").mkdir()
     (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
     log, yardstick = tmp_path / "opened", tmp_path / "yardstick"
     env = {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "PYTHONPATH": f"{tmp_path}/watch:{IMPORTABLE}",
-        "WATCHED": " ".join(watched),
+        "WATCHED": " ".join((*watched, *files)),
         "WATCH_LOG": str(log),
         "WATCH_DATABASE": str(folder / "optuna.db"),
         "SEARCH_DATA_DIR": str(data if dataset == "mnist" else tmp_path / "data"),
@@ -88,7 +101,9 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     words += ("--fix", "family=mlp") if dataset == "mnist" else ()
     result = search(*words, cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
-    reads = opened(log)
+    all_reads = opened(log)
+    reads = [read for read in all_reads if read["file"] in watched]
+    decoded = [read for read in all_reads if read["file"] in files]
 
     alone = {**env, "WATCH_LOG": str(yardstick)}
     if dataset == "mnist":  # the first reading makes arrays of the files
@@ -110,8 +125,11 @@ def test_it_is_read_once_after_the_winner_was_stored(folder: Path, tmp_path: Pat
     processes = set(log.with_name("opened.watching").read_text().split())
     assert len(processes) > 1  # workers were watched as well
     assert str(reads[0]["process"]) in processes
+    # The files of a test folder are decoded once, before the search, by the process that later reads the arrays.
+    assert sorted(read["file"] for read in decoded) == sorted(files)
+    assert {(read["process"], read["winner"]) for read in decoded} <= {(reads[0]["process"], None)}
 
     again = search(*words, cwd=folder, env=env)
     assert "nothing was left to do" in again.stdout
     assert search("report", cwd=folder, env=env).returncode == 0
-    assert opened(log) == reads
+    assert opened(log) == all_reads

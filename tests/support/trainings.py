@@ -12,7 +12,7 @@ from torch import nn
 
 from objectives.base import EpochResult, Task
 from objectives.images.models import InputSpec, build_cnn, build_mlp, normalised
-from objectives.images.training.augment import random_affine
+from objectives.images.training.augment import random_maps
 from objectives.images.training.cuda_graphs import GraphCache
 from objectives.images.training.loop import ImageTraining, lr_factor
 from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
@@ -77,14 +77,16 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
         "rmsprop": torch.optim.RMSprop,
     }
     optimizer = kinds[how.optimizer](model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    generator = torch.Generator(device).manual_seed(seed)
     for epoch in range(epochs):
-        order = torch.randperm(256, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        epoch_seed = seed * 1_000_003 + epoch
+        order = torch.randperm(256, generator=torch.Generator().manual_seed(epoch_seed))
+        maps = random_maps(256, how.augmentation, torch.Generator(device).manual_seed(~epoch_seed)).split(32)
         for batch, index in enumerate(order.to(device).split(32)):
             optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
             images = data.images[index].float() / 255
             if how.augmentation:
-                images = random_affine(images, how.augmentation, generator)
+                grid = F.affine_grid(maps[batch], list(images.shape), align_corners=False)
+                images = F.grid_sample(images, grid, align_corners=False)
             labels, smoothing = data.labels[index], how.label_smoothing
             losses = F.cross_entropy(model(images), labels, label_smoothing=smoothing, reduction="none")
             class_weights = torch.tensor(how.class_weights or (1.0,) * data.n_classes, device=device)

@@ -33,12 +33,12 @@ def to_float(image: Image.Image) -> Image.Image:
     return Image.fromarray(values)
 
 
-def range_in_use(images: Sequence[Image.Image]) -> Range | None:
-    """The range that the pixels of a set of images in mode "F" fill; None for an empty set."""
+def range_in_use(images: Sequence[NDArray[np.float32]]) -> Range | None:
+    """The range that the pixels of a set of deep images (h, w) fill; None for an empty set."""
     if not images:
         return None
     sample = images[:: -(-len(images) // SAMPLE)]
-    pixels = np.concatenate([np.asarray(image).ravel() for image in sample])
+    pixels = np.concatenate([image.ravel() for image in sample])
     low, high = (float(value) for value in np.percentile(pixels, PERCENTILES, method="nearest"))
     return low, high
 

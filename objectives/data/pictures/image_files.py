@@ -95,6 +95,11 @@ def readable_suffixes() -> frozenset[str]:
     return frozenset({*_SUFFIXES.split(), *_FORMATS_BY_SUFFIX} - missing)
 
 
+def changes_warnings(path: Path) -> bool:
+    """Whether reading a file of this suffix sets filters of warnings that would disturb other threads."""
+    return path.suffix.lower() in _FORMATS_BY_SUFFIX
+
+
 def begins_like_image(path: Path) -> bool:
     """Whether a file begins like one of `FORMATS`, whatever its name is."""
     return _BEGINNINGS.match(_beginning(path)) is not None

@@ -1,4 +1,4 @@
-"""Batched augmentation on the device: a random affine map for each image, one kernel for the batch."""
+"""Augmentation: a random affine map for each image, drawn once per epoch and applied in three kernels per batch."""
 
 import math
 
@@ -13,17 +13,27 @@ MAX_SHIFT = 0.15
 """In units of half the image side, as `affine_grid` counts; 0.15 is about 2 of 28 pixels."""
 
 
-def random_affine(images: Tensor, strength: float | Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate, zoom and shift every image by its own random amounts, padding with zeros.
+def random_maps(n: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Draw a rotation, a zoom and a shift for each of `n` images, as matrices (n, 2, 3) on the generator's device.
 
-    images: float (n, c, h, w). Returns the same shape. `strength` in [0, 1], a number or a tensor (), scales limits.
+    A matrix maps a point (x, y, 1) of the result to a point of the image, as in `affine_grid`. `strength` in [0, 1]
+    scales the limits.
     """
-    n = images.shape[0]
-    amounts = torch.rand(4, n, device=images.device, generator=generator).mul_(2 * strength).sub_(strength)
+    amounts = torch.rand(4, n, device=generator.device, generator=generator).mul_(2 * strength).sub_(strength)
     angle, zoom = amounts[0] * MAX_ROTATION_RAD, 1 + amounts[1] * MAX_ZOOM
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    theta = torch.empty(n, 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = cosine, -sine, amounts[2] * MAX_SHIFT
-    theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = sine, cosine, amounts[3] * MAX_SHIFT
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    rows = cosine, -sine, amounts[2] * MAX_SHIFT, sine, cosine, amounts[3] * MAX_SHIFT
+    return torch.stack(rows, dim=1).view(n, 2, 3)
+
+
+def pixel_centres(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Points (x, y, 1) of an image of `size` (h, w), row by row: (3, h * w), from -1 to 1 between its edges."""
+    grid = F.affine_grid(torch.eye(2, 3).unsqueeze(0), [1, 1, *size], align_corners=False)
+    return F.pad(grid.view(-1, 2), (0, 1), value=1.0).T.contiguous().to(device)
+
+
+def warp(images: Tensor, maps: Tensor, centres: Tensor) -> Tensor:
+    """Apply a map to each image, padding with zeros: float (n, c, h, w), n maps and the `pixel_centres`."""
+    n, _, h, w = images.shape
+    points = (maps.view(2 * n, 3) @ centres).view(n, 2, h, w)
+    return F.grid_sample(images, points.permute(0, 2, 3, 1), align_corners=False)

@@ -39,6 +39,10 @@ MAX_GRAPHS = 8
 optimizers and 3 batch sizes, which a sampler soon narrows down. MLP widths rarely repeat."""
 
 
+FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []
+"""Kept as long as the process lives, because torch's allocator may refer to a graph whose capture was not ended."""
+
+
 class GraphRecorder(Protocol):
     """Turns calls into replays."""
 
@@ -65,12 +69,15 @@ class CudaGraphRecorder:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, update: Update) -> Callable[[], None]:
-        self._last = graph = torch.cuda.CUDAGraph()  # after a failure torch's allocator may refer to it: not freed then
-        # On the side stream, because a capture that cannot be ended leaves its stream current in torch 2.11.
-        with self.side_stream():
-            graph.register_generator_state(update.generator)  # so that every replay draws new numbers
-            with torch.cuda.graph(graph, stream=self._stream):
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # On the side stream, because a capture that cannot be ended leaves its stream current in torch 2.11.
+            with self.side_stream(), torch.cuda.graph(graph, stream=self._stream):
                 update()
+        except BaseException:
+            FAILED_GRAPHS.append(graph)
+            graph.reset()  # gives its memory back if the capture was ended
+            raise
         replay: Callable[[], None] = graph.replay
         return replay
 
@@ -137,7 +144,7 @@ class GraphCache:
             replay = recorder.record(update)
             error = relative_distance(before, expected, state_after(update, replay, batches))
         except Exception:
-            update.renew_generators()
+            update.renew_generator()
             raise
         finally:
             update.restore(before)
@@ -148,7 +155,7 @@ class GraphCache:
 
     def _disable(self, reason: str) -> None:
         self._recorder = None
-        self._entries.clear()  # their generators may have been renewed
+        self._entries.clear()  # their generator may have been renewed
         self._notice = f"a worker goes on without CUDA graphs, slower and with the same results: {reason}"
 
 
@@ -162,10 +169,12 @@ def graph_key(data: TrainingData, model: nn.Module, recipe: Recipe) -> Hashable:
 
 
 def state_after(update: Update, run: Callable[[], None], batches: int) -> TrainingState:
-    """Train the first batches of the epoch with `run`, and copy the state."""
+    """Train the first batches of the epoch with `run`, count their results, and copy the state."""
     update.position.zero_()
+    update.logits.zero_()
     for _ in range(batches):
         run()
+    update.count(0, batches)
     return update.copy_state()
 
 

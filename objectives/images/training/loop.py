@@ -1,9 +1,9 @@
 """The training loop, in execution order.
 
 Data stays on the device as uint8 and batches are taken by index: no DataLoader, no work per image in Python. The
-order of images depends on (seed, epoch) alone and the learning rate on the batch number, so a checkpoint needs only
-the network, the optimizer and two random states. `update` trains a batch. On a GPU a batch is captured once and
-replayed, see `cuda_graphs`.
+order of images and their augmentation depend on (seed, epoch) alone and the learning rate on the batch number, so a
+checkpoint needs only the network, the optimizer and the random states that dropout uses. `update` trains a batch. On
+a GPU a batch is captured once and replayed, see `cuda_graphs`.
 """
 
 import io
@@ -138,7 +138,7 @@ class ImageTraining:
         self.data, self.recipe, self.task, self.graphs, self.numerics = data, recipe, task, graphs, numerics
         self.device = data.images.device
         self.update = self._acquire_update(model)
-        self.update.begin(model, recipe, task.seed)
+        self.update.begin(model, recipe)
         self.model = self.update.model
         self.steps_per_epoch, self.n_steps = steps_per_epoch, steps_per_epoch * task.epochs
         self.step = 0
@@ -198,16 +198,18 @@ class ImageTraining:
         else:
             for batch in range(first, end, update.batches_per_call):
                 update(min(update.batches_per_call, end - batch))
+        update.count(first, end)
         self.lr, self.images_trained = self.rates[end - 1], end * update.batch_size
 
     def _begin_epoch(self, epoch: int) -> None:
         """Give the update this epoch's order of images and its learning rates."""
         batches, recipe = self.update.batches, self.recipe
-        shuffle = torch.Generator().manual_seed(self.task.seed * 1_000_003 + epoch)
+        seed = self.task.seed * 1_000_003 + epoch
+        shuffle = torch.Generator().manual_seed(seed)
         order = self.data.train[torch.randperm(len(self.data.train), generator=shuffle)]
         progress = [(epoch + batch / batches) / self.task.epochs for batch in range(batches)]
         self.rates = [recipe.lr * lr_factor(recipe.schedule, at) for at in progress]
-        self.update.begin_epoch(order, self.rates)
+        self.update.begin_epoch(order, self.rates, ~seed)  # not a seed of the order, or of dropout
         self.epoch = epoch
 
     def _read(self, epoch: float, *, measured: bool) -> tuple[dict[str, float], float]:
@@ -261,10 +263,8 @@ class ImageTraining:
         self._read_timer()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
-            "optimizer": self.update.optimizer.state_dict(),
-            "augment_rng": self.update.generator.get_state(),
+            "optimizer": {"state": self.update.optimizer.state_dict()["state"]},
             "rng": torch.get_rng_state(),
-            "device": self.device.type,
             "epoch_sums": self.update.sums,
             "probabilities": self.probabilities,
             "metrics": self.metrics,
@@ -273,6 +273,8 @@ class ImageTraining:
         }
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            state["mps_rng"] = torch.mps.get_rng_state()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         return buffer.getvalue()
@@ -282,10 +284,10 @@ class ImageTraining:
         self.model.load_state_dict(state["model"])
         self.update.load_optimizer(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        if state["device"] == self.device.type:  # generators of different devices have different states
-            self.update.generator.set_state(state["augment_rng"])
-            if "cuda_rng" in state:
-                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        if self.device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        elif self.device.type == "mps" and "mps_rng" in state:
+            torch.mps.set_rng_state(state["mps_rng"])
         self.update.sums.copy_(state["epoch_sums"])
         self.probabilities = state["probabilities"]
         self.metrics, self.step = state["metrics"], state["step"]

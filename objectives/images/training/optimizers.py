@@ -86,7 +86,7 @@ def add_decay_and_momentum(optimizer: Optimizer, step: Step, inputs: GraphInputs
         return gradients
 
     def adamw() -> None:
-        torch._foreach_mul_(parameters, 1 - lr * decay)
+        torch._foreach_mul_(parameters, inputs.kept)
         step()
 
     def adam_or_rmsprop() -> None:

@@ -22,7 +22,7 @@ class Recipe:
     """Factors of the losses of each class's images, (k,). None: all weigh 1.
 
     The loss of a batch is the sum of its weighted losses, divided by the number of its images. What is reported as
-    train/loss is this loss, too; balanced weights are 1 on average.
+    train/loss is not weighted, so that it can be compared with that of other trainings.
     """
 
 

@@ -1,9 +1,12 @@
 """Trains a network batch by batch, in buffers that never move.
 
-Everything that differs from batch to batch is read from device memory: the next images, the learning rate, the
-strength of the augmentation. Nothing is read back. So calling an update twice trains two batches, and so does
-capturing a call in a CUDA graph and replaying it twice. On the CPU, where starting an operation costs as much as a
-small batch, a call may fetch several batches together.
+Everything that differs from batch to batch is read from device memory: a table has a row for each batch of an epoch.
+Nothing is read back. So calling an update twice trains two batches, and so does capturing a call in a CUDA graph and
+replaying it twice. On the CPU, where starting an operation costs as much as a small batch, a call may fetch several
+batches together.
+
+On a GPU a small network's time is the number of its kernels, 2 to 3 us each (H100). So one kernel reads the row, and
+a batch's logits are stored: losses and correct predictions are counted for many batches at once.
 
 `cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
 """
@@ -17,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.images.training.augment import random_affine
+from objectives.images.training.augment import pixel_centres, random_maps, warp
 from objectives.images.training.graph_inputs import GraphInputs
 from objectives.images.training.optimizers import make_optimizer, prepare_step
 from objectives.images.training.recipe import Numerics, Recipe
@@ -42,7 +45,7 @@ class TrainingData:
 
 
 TrainingState = dict[str, list[Tensor]]
-"""A copy of everything that an update changes: weights, buffers, sums, other tensors and generators."""
+"""A copy of everything that an update changes: weights, buffers, sums, other tensors and the generator."""
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -66,78 +69,95 @@ class Update:
             torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
             torch.backends.cudnn.deterministic = numerics.deterministic
         self._bfloat16 = numerics.precision == "bfloat16"
-        self.images, self.labels, self.device = data.images, data.labels, device
+        self.data, self.device = data, device
         self.batch_size = min(recipe.batch_size, len(data.train))
         self.batches = len(data.train) // self.batch_size
         image_bytes = 4 * math.prod(data.images.shape[1:])
-        self.batches_per_call = max(1, FETCH_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
+        fetched = max(1, FETCH_BYTES // (self.batch_size * image_bytes)) if device.type == "cpu" else 1
+        self.batches_per_call = min(fetched, self.batches)
         """The number of batches that a call trains fastest."""
         self.capturable = capturable
         """False once a capture has run out of memory."""
-        self.graph_inputs = GraphInputs(model, device) if capturable else None
         self.augmented = recipe.augmentation > 0
-        reads_targets, shape = capturable or recipe.class_weights is not None, (data.n_classes, data.n_classes)
-        self.targets = torch.zeros(shape, device=device) if reads_targets else None
-        """Smoothed labels of each class, times its weight, (k, k). None: F.cross_entropy smooths the labels."""
-        self.label_smoothing = recipe.label_smoothing if self.targets is None else 0.0
         memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=memory_format)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(recipe, self._parameters, capturable=capturable)
-        self.lr: Tensor = self.optimizer.param_groups[0]["lr"]
-        self.order = torch.zeros(self.batches, self.batch_size, dtype=torch.int64, device=device)
-        self.rates = torch.zeros(self.batches, device=device)
+        n = self.batch_size
+        indices = torch.zeros(self.batches, 2, n, dtype=torch.int64, device=device)
+        numbers = torch.zeros(self.batches, 2 + 6 * n * self.augmented, device=device)
+        self._tables = [(table, table[: self.batches_per_call].clone()) for table in (indices, numbers)]
+        """What differs from batch to batch, a row for each batch of an epoch, and the rows of a call."""
+        (_, index_rows), (_, number_rows) = self._tables
+        self.order, self.labels = indices.unbind(1)
+        self._order, self._labels = index_rows.unbind(1)
+        self.rates, self.maps = numbers[:, -2:], numbers[:, :-2]
+        """Learning rate and share of a weight that AdamW's decay keeps, (batches, 2); affine maps, (batches, 6n)."""
+        self._rates, self._maps = number_rows[:, -2:], number_rows[:, :-2]
+        self.lr, kept = self._rates[0].unbind()
+        self.optimizer.param_groups[0]["lr"] = self.lr
+        self.graph_inputs = GraphInputs(model, kept, device) if capturable else None
+        self._centres = pixel_centres((data.images.shape[2], data.images.shape[3]), device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self._offsets = torch.arange(self.batches_per_call, device=device)
-        self.strength = torch.zeros((), device=device)
+        self.targets = torch.zeros(data.n_classes, data.n_classes, device=device)
+        """The gradient of a batch's loss with respect to logarithms of probabilities, for each class, (k, k)."""
+        self.logits = torch.zeros(self.batches, n, data.n_classes, device=device)
         self.sums = torch.zeros(2, device=device)
-        """Sum of the losses, each times its class's weight, and number of correct predictions of the epoch so far."""
-        self._loss, self._correct = self.sums.unbind()
-        self.generator = torch.Generator(device)
+        """Sum of the losses and number of correct predictions of the epoch so far, as `count` left them."""
+        generators = torch.cuda.default_generators if device.type == "cuda" else [torch.default_generator]
+        self.generator = generators[device.index or 0]
+        """The device's own, which dropout uses."""
         self.replay: Callable[[], None] | None = None
         self._step = prepare_step(self.optimizer, self.graph_inputs)
 
     def __call__(self, batches: int = 1) -> None:
         """Train `batches`, at most `batches_per_call`, from `position` on. Reads nothing back from the device."""
-        positions = self._offsets[:batches] + self.position
-        index = self.order.index_select(0, positions).view(-1)
-        images, labels = to_unit(self.images.index_select(0, index)), self.labels.index_select(0, index)
-        rates = self.rates.index_select(0, positions)
-        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
-        logits = [self._train(*batch) for batch in zip(*parts, rates.unbind(), strict=True)]
-        self._correct.add_(((torch.cat(logits) if batches > 1 else logits[0]).argmax(1) == labels).sum())
+        positions = self.position if batches == 1 else self.position + self._offsets[:batches]
+        for table, rows in self._tables:
+            torch.index_select(table, 0, positions, out=rows[:batches])
+        images = to_unit(self.data.images.index_select(0, self._order[:batches].reshape(-1)))
+        for i, batch in enumerate(torch.split(images, self.batch_size)):
+            if i:
+                self._rates[0].copy_(self._rates[i])  # to where the optimizer reads them
+            logits = self._train(batch, i)
+            self.logits.index_copy_(0, positions[i : i + 1], logits.unsqueeze(0))
         self.position.add_(batches)
 
-    def _train(self, images: Tensor, labels: Tensor, rate: Tensor) -> Tensor:
-        """Train one batch and return its logits."""
-        self.lr.copy_(rate)
-        if self.augmented:  # here, so that a batch's random numbers do not depend on what was fetched with it
-            images = random_affine(images, self.strength, self.generator)
+    def _train(self, images: Tensor, row: int) -> Tensor:
+        """Train the batch of a row, and return its logits."""
+        if self.augmented:
+            images = warp(images, self._maps[row], self._centres)
         logits = self._forward(images)
-        targets = labels if self.targets is None else self.targets.index_select(0, labels)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Cross-entropy is linear in these, so its gradient is known, and its value is not needed here.
+        gradient = self.targets.index_select(0, self._labels[row])
+        F.log_softmax(logits, dim=1).backward(gradient)  # type: ignore[no-untyped-call]
         for parameter in self._parameters:
             if parameter.grad is None:  # of a layer that this batch did not use: the loss does not depend on it
                 parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
             self._step()
-            self._loss.add_(loss, alpha=self.batch_size)
         return logits.detach()
 
     def _forward(self, images: Tensor) -> Tensor:
         """float32 logits (n, k)."""
         if not self._bfloat16:
             logits: Tensor = self.model(images)
-            return logits
+            return logits.float()
         # Casts of weights are not cached: each is used once, and a graph must make them in every replay.
         with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
             logits = self.model(images)
         return logits.float()
 
-    def begin(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
+    def count(self, first: int, end: int) -> None:
+        """Add the losses, which are not weighted, and the correct predictions of trained batches to `sums`."""
+        logits, labels = self.logits[first:end].flatten(0, 1), self.labels[first:end].flatten()
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._recipe.label_smoothing)
+        self.sums.add_(torch.stack((loss, (logits.argmax(1) == labels).sum())))
+
+    def begin(self, model: nn.Module, recipe: Recipe) -> None:
         """Start a training of `model`, which has the structure of the network here, from its first batch.
 
         Raises ValueError when the strength of the augmentation is outside [0, 1].
@@ -146,27 +166,31 @@ class Update:
             raise ValueError(f"augmentation strength {recipe.augmentation} is outside [0, 1]")
         if model is not self.model:
             self.model.load_state_dict(model.state_dict())
-        for tensor in self._optimizer_tensors():
+        for tensor in (*self._optimizer_tensors(), self.sums):
             tensor.zero_()
+        self._recipe = recipe
         if self.graph_inputs is not None:
             self.graph_inputs.fill(recipe, model)
-        if self.targets is not None:
-            # Smoothed as in F.cross_entropy, which takes three times as many kernels, and has other weights: it divides
-            # by those of a batch, and smooths by those of the other classes.
-            self.targets.fill_(recipe.label_smoothing / len(self.targets))
-            self.targets.diagonal().add_(1 - recipe.label_smoothing)
-            if recipe.class_weights is not None:
-                self.targets.mul_(torch.tensor(recipe.class_weights, device=self.device).unsqueeze(1))
-        self.strength.fill_(recipe.augmentation)
-        self.generator.manual_seed(seed)
-        self.sums.zero_()
+        # Smoothed as in F.cross_entropy. Its weights would smooth too, and divide by those of the batch.
+        self.targets.fill_(-recipe.label_smoothing / len(self.targets) / self.batch_size)
+        self.targets.diagonal().sub_((1 - recipe.label_smoothing) / self.batch_size)
+        if recipe.class_weights is not None:
+            self.targets.mul_(torch.tensor(recipe.class_weights, device=self.device).unsqueeze(1))
 
-    def begin_epoch(self, order: Tensor, rates: Sequence[float]) -> None:
-        """Fill an epoch's tables: `order`, indices (at least batches * batch size,), and a learning rate per batch."""
-        order = order[: self.batches * self.batch_size].view(self.batches, self.batch_size)
+    def begin_epoch(self, order: Tensor, rates: Sequence[float], seed: int) -> None:
+        """Fill an epoch's table from `order`, indices (at least batches * batch size,), and a learning rate per batch.
+
+        `seed`: of the augmentation.
+        """
         # These tensors may be freed now: a copy from pageable memory has read them when the call returns.
-        self.order.copy_(order, non_blocking=True)
-        self.rates.copy_(torch.tensor(rates), non_blocking=True)
+        self.order.copy_(order[: self.order.numel()].view_as(self.order), non_blocking=True)
+        self.labels.copy_(self.data.labels[self.order])
+        decay = self._recipe.weight_decay
+        self.rates.copy_(torch.tensor([(rate, 1 - rate * decay) for rate in rates]), non_blocking=True)
+        if self.augmented:
+            generator = torch.Generator(self.device).manual_seed(seed)
+            maps = random_maps(self.order.numel(), self._recipe.augmentation, generator)
+            self.maps.copy_(maps.view_as(self.maps))
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy an optimizer's `state_dict` into this optimizer's tensors, which stay where they are."""
@@ -176,26 +200,18 @@ class Update:
                 if name in state:
                     state[name].copy_(value)
 
-    @property
-    def generators(self) -> tuple[torch.Generator, torch.Generator]:
-        """The generator of the augmentation, and the device's own, which dropout uses."""
-        if self.device.type == "cuda":
-            return self.generator, torch.cuda.default_generators[self.device.index or 0]
-        return self.generator, torch.default_generator
+    def renew_generator(self) -> None:
+        """Replace the state object of a generator that a failed capture left unusable. Its state must then be set.
 
-    def renew_generators(self) -> None:
-        """Replace the state objects of generators that a failed capture left unusable. Their state must then be set.
-
-        Torch believes that they are being captured until the capture ends well.
+        Torch believes that it is being captured until the capture ends well.
         """
-        for generator in self.generators:
-            if generator.device.type == "cuda":
-                generator.graphsafe_set_state(torch.Generator(generator.device))
+        if self.device.type == "cuda":
+            self.generator.graphsafe_set_state(torch.Generator(self.device))
 
     def copy_state(self) -> TrainingState:
-        """Copy everything that a call changes."""
+        """Copy everything that a call changes, but for logits, which no call reads."""
         copies = {name: [tensor.detach().clone() for tensor in part] for name, part in self._tensors().items()}
-        return copies | {"generators": [generator.get_state() for generator in self.generators]}
+        return copies | {"generator": [self.generator.get_state()]}
 
     def restore(self, state: TrainingState) -> None:
         """Restore a copied state bit for bit, in place."""
@@ -203,13 +219,12 @@ class Update:
             for name, part in self._tensors().items():
                 for tensor, old in zip(part, state[name], strict=True):
                     tensor.copy_(old)
-        for generator, old in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(old)
+        self.generator.set_state(*state["generator"])
 
     def _optimizer_tensors(self) -> list[Tensor]:
         return [tensor for state in self.optimizer.state.values() for tensor in state.values()]
 
     def _tensors(self) -> dict[str, list[Tensor]]:
-        """The tensors that a call changes, not copied."""
-        other = [*self._optimizer_tensors(), self.lr, self.position]
+        """The tensors of `copy_state`, not copied."""
+        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]
         return {"weights": [*self._parameters], "buffers": [*self.model.buffers()], "sums": [self.sums], "other": other}

@@ -82,19 +82,20 @@ def _describe(path: Path) -> StoredArrays:
         is_busy = age_s < BUSY_S
         state = "being made, or left by a killed process" if is_busy else "left by a killed process"
         return StoredArrays(path, None, state, is_busy, size, age_s)
-    source = None
+    source = image_size = None
     with contextlib.suppress(DatasetError):
-        source = arrays.read_about(path).get("source")
-    state = "in use" if arrays.is_in_use(path) else _state(path, source)
+        about = arrays.read_about(path)
+        source, image_size = about.get("source"), about.get("image_size")
+    state = "in use" if arrays.is_in_use(path) else _state(path, source, image_size)
     return StoredArrays(path, source, state, state in ("in use", UNCHANGED), size, age_s)
 
 
-def _state(path: Path, source: str | None) -> str:
+def _state(path: Path, source: str | None, image_size: int | None) -> str:
     if source is None:
         return "of an earlier version, or damaged"
     if not Path(source).is_dir():
         return "the folder is gone"
     with contextlib.suppress(DatasetError):
-        if Path(arrays_name(Path(source))).name == path.name:
+        if Path(arrays_name(Path(source), image_size)).name == path.name:
             return UNCHANGED
     return "the folder has changed"

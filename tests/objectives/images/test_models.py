@@ -32,6 +32,10 @@ def test_normalisation_is_the_first_layer_and_has_no_parameters():
     assert torch.allclose(layer(images), expected)
     assert list(layer.parameters()) == []
     assert set(layer.state_dict()) == {"mean", "std"}
+    layer.load_state_dict(Normalise((0.1, 0.2), (0.3, 0.4)).state_dict())
+    expected = torch.stack(((images[:, 0] - 0.1) / 0.3, (images[:, 1] - 0.2) / 0.4), dim=1)
+    assert torch.allclose(layer(images), expected)
+    assert torch.allclose(layer.shift + images * layer.scale, expected, atol=1e-6)
     for network in (build_mlp(inputs(), (8,)), build_cnn(inputs(), 2, 8)):
         whole = normalised(inputs(), network)
         assert [type(layer) for layer in whole] == [Normalise, *map(type, network)]

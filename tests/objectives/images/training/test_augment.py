@@ -6,23 +6,53 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from trainings import a_training, recipe, striped
 
-from objectives.images.training.augment import MAX_ROTATION_RAD, MAX_SHIFT, MAX_ZOOM, random_affine
+from objectives.images.training.augment import (
+    MAX_ROTATION_RAD,
+    MAX_SHIFT,
+    MAX_ZOOM,
+    pixel_centres,
+    random_maps,
+    warp,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_no_strength_draws_nothing():
-    training = a_training(striped(), recipe(augmentation=0.0))
-    before = training.update.generator.get_state()
-    next(training)
-    assert torch.equal(training.update.generator.get_state(), before)
+def random_affine(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    maps = random_maps(len(images), strength, generator)
+    return warp(images, maps, pixel_centres((images.shape[2], images.shape[3]), images.device))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 14), (28, 28)])
+def test_it_is_torchs_affine_grid_and_grid_sample(size: tuple[int, int]):
+    images, maps = torch.rand(6, 3, *size), random_maps(6, 1.0, generator())
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    expected = F.grid_sample(images, grid, align_corners=False)
+    torch.testing.assert_close(random_affine(images, 1.0, generator()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_epoch_draws_other_maps_and_a_training_that_is_gone_on_with_the_same():
+    how = recipe(augmentation=0.5)
+    whole = a_training(striped(), how)
+    drawn = []
+    for _ in range(3):
+        next(whole)
+        drawn.append(whole.update.maps.clone())
+    assert not torch.equal(drawn[0], drawn[1])
+    first = a_training(striped(), how)
+    next(first)
+    second = a_training(striped(), how, checkpoint=first.checkpoint())
+    for maps in drawn[1:]:
+        next(second)
+        assert torch.equal(second.update.maps, maps)
 
 
 def test_no_strength_changes_nothing():

@@ -1,0 +1,214 @@
+"""Finds the images of a folder by split and class: of one folder per class, or of one folder per split.
+
+Folders of another layout are refused with what to type.
+"""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.base import DatasetError
+from objectives.data.folders.class_folders import ClassFolders, count_beside, list_classes
+from objectives.data.folders.listing import LeftOut, has_pictures, subfolders
+from objectives.data.folders.split_folders import SplitFolders, down, find_splits
+
+MIN_IMAGES_PER_CLASS = 5
+MAX_NAMES = 10
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The images of a folder by split and class. All splits have the classes of the training split."""
+
+    root: Path
+    training: ClassFolders
+    """If the folder has no splits of its own, all images."""
+    validation: ClassFolders | None = None
+    test: ClassFolders | None = None
+    has_splits: bool = False
+    """Whether the folder has a training folder of its own."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about what is odd."""
+
+    @property
+    def parts(self) -> dict[str, ClassFolders]:
+        """The folders by the name of the split."""
+        parts = {"training": self.training, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes by index."""
+        return list(self.training.files)
+
+    @property
+    def n_images(self) -> int:
+        """Number of images in all splits."""
+        return sum(part.n_images for part in self.parts.values())
+
+    def leave_out(self, path: Path) -> None:
+        """Leave out an image that cannot be decoded."""
+        for part in self.parts.values():
+            part.leave_out(path)
+
+    def all_left_out(self) -> LeftOut:
+        """Everything that is left out."""
+        whole = LeftOut(self.root)
+        for part in self.parts.values():
+            for left_out in (*part.left_out.values(), part.beside):
+                whole.add(left_out)
+        return whole
+
+    def origins(self) -> dict[str, str]:
+        """Where each split comes from, for the user, such as `test: test/`."""
+        whole = self.training.shown if self.has_splits else "the images"
+        proportion = f"{whole}, each class in proportion"
+        validation = self.validation.shown if self.validation else None
+        if self.test:
+            training = whole if validation else f"four fifths of {whole}"
+            return {
+                "training": training,
+                "validation": validation or f"a fifth of {proportion}",
+                "test": self.test.shown,
+            }
+        return {
+            "training": f"four fifths of {whole}" if validation else f"64% of {whole}",
+            "validation": validation or f"16% of {proportion}",
+            "test": f"a fifth of {proportion}",
+        }
+
+    def missing_classes(self) -> list[str]:
+        """Sentences about classes that have no images in a held-out folder."""
+        sentences = []
+        for split, part in self.parts.items():
+            if missing := [name for name, files in part.files.items() if not files]:
+                several = f"{len(missing)} classes: " if len(missing) > 1 else "class "
+                sentences.append(f"the {split} folder {part.shown} has no images of {several}{_names(missing)}")
+        return sentences
+
+
+def list_contents(folder: Path) -> Contents:
+    """List the images of a folder. Raises DatasetError when its layout cannot be used."""
+    if not folder.is_dir():
+        state = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DatasetError(
+            f"--dataset folder:{folder}: {str(folder)!r} {state}; give a folder with one folder per class"
+        )
+    try:
+        if splits := find_splits(folder):
+            return _list_splits(folder, splits)
+        _require_classes_here(folder)
+        whole = list_classes(folder, folder)
+    except OSError as error:
+        raise DatasetError(f"--dataset folder:{folder} cannot be read ({error}); make it readable") from None
+    _require_two(whole)
+    return Contents(folder, whole, notes=_alike(whole.files))
+
+
+def check_counts(contents: Contents) -> None:
+    """Raise DatasetError for classes with too few training images, and for a split without images."""
+    small = []
+    training = contents.training
+    for name, files in training.files.items():
+        if (n := len(files)) < MIN_IMAGES_PER_CLASS:
+            reasons = "; ".join(training.left_out[name])
+            why = f" (left out: {reasons})" if reasons else ""
+            small.append(f"class {name!r} has {n} image{'' if n == 1 else 's'}{why}")
+    if small:
+        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
+        raise DatasetError(
+            f"folder:{contents.root}: {', '.join(small[:5])}{more}, and every class needs {MIN_IMAGES_PER_CLASS}; add "
+            f"images to the small classes in {str(training.folder)!r}, or remove them"
+        )
+    for split, part in contents.parts.items():
+        if not part.n_images:
+            reasons = "; ".join(text for left_out in part.left_out.values() for text in left_out)
+            raise DatasetError(
+                f"folder:{contents.root}: the {split} folder {str(part.folder)!r} has no images that can be read"
+                f"{f' (left out: {reasons})' if reasons else ''}. Put images of each class there, or let the search "
+                f"split the training images: type --dataset {shlex.quote(f'folder:{training.folder}')}"
+            )
+
+
+def _list_splits(root: Path, folders: SplitFolders) -> Contents:
+    training = list_classes(folders.training, root)
+    _require_two(training)
+    for place in dict.fromkeys((root, folders.training.parent)):
+        count_beside(place, training.beside)
+    parts, notes = {}, [*folders.notes, *_alike(training.files)]
+    for split, folder in (("validation", folders.validation), ("test", folders.test)):
+        if folder is not None:
+            part = list_classes(folder, root)
+            notes += _foreign(part, training, split)
+            parts[split] = part.with_classes(training.files)
+    return Contents(root, training, parts.get("validation"), parts.get("test"), True, tuple(notes))
+
+
+def _foreign(part: ClassFolders, training: ClassFolders, split: str) -> list[str]:
+    """Sentences about classes that only a held-out split has. Raises DatasetError if there are no others."""
+    foreign = {name: len(files) for name, files in part.files.items() if name not in training.files and files}
+    by_folded = {name.casefold(): name for name in training.files}
+    for name in part.files:
+        meant = by_folded.get(name.casefold())
+        if meant is not None and name not in training.files and not part.files.get(meant):
+            raise DatasetError(
+                f"--dataset folder:{part.root}: class {name!r} of {part.shown} is {meant!r} in {training.shown}; give "
+                f"both folders the same name: type mv {shlex.quote(str(part.folder / name))} "
+                f"{shlex.quote(str(part.folder / meant))}"
+            )
+    if not foreign:
+        return []
+    if not any(part.files.get(name) for name in training.files):
+        raise DatasetError(
+            f"--dataset folder:{part.root}: no class of {part.shown} ({_names(list(foreign))}) is one of "
+            f"{training.shown} ({_names(list(training.files))}). Give the folders the names of the classes, or let "
+            f"the search split the training images: type --dataset {shlex.quote(f'folder:{training.folder}')}"
+        )
+    n = sum(foreign.values())
+    shown = ", ".join(f"{name!r} ({count})" for name, count in list(foreign.items())[:MAX_NAMES])
+    more = f" and {len(foreign) - MAX_NAMES} more" if len(foreign) > MAX_NAMES else ""
+    return [
+        f"the {split} folder {part.shown} has {'a class' if len(foreign) == 1 else f'{len(foreign)} classes'} that "
+        f"{training.shown} lacks, and {n} image{'' if n == 1 else 's'} of {'it' if len(foreign) == 1 else 'them'} "
+        f"{'is' if n == 1 else 'are'} left out: {shown}{more}"
+    ]
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:MAX_NAMES]))
+    return f"{shown} and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else shown
+
+
+def _alike(classes: Iterable[str]) -> tuple[str, ...]:
+    """Sentences about classes whose names differ only by case."""
+    by_folded: dict[str, list[str]] = {}
+    for name in classes:
+        by_folded.setdefault(name.casefold(), []).append(name)
+    return tuple(
+        f"the names of classes {_names(names)} differ only by case; if they are one class, put its images in one folder"
+        for names in by_folded.values()
+        if len(names) > 1
+    )
+
+
+def _require_classes_here(folder: Path) -> None:
+    """Raise DatasetError if the classes lie in the only folder that has images."""
+    inner = down(folder)
+    if inner != folder and sum(has_pictures(path) for path in subfolders(inner)) > 1:
+        typed = shlex.quote(f"folder:{inner}")
+        raise DatasetError(
+            f"--dataset folder:{folder} holds images only in {str(inner)!r}; if the folders in there are the "
+            f"classes, type --dataset {typed}"
+        )
+
+
+def _require_two(found: ClassFolders) -> None:
+    """Raise DatasetError for fewer than two classes."""
+    if len(found.files) < 2:
+        content = f"only one class, {next(iter(found.files))!r}" if found.files else "no folders"
+        where = "" if found.folder == found.root else f": {str(found.folder)!r}"
+        raise DatasetError(
+            f"--dataset folder:{found.root}{where} holds {content}; put the images of each class, two or more, into a "
+            f"folder of its own, such as {found.folder}/cat/1.png and {found.folder}/dog/1.png"
+        )
