@@ -31,6 +31,7 @@ CHEAP_OBJECTIVES = {
     "objectives.functions.output",
     "objectives.functions.questions",
     "objectives.worker.lifeline",
+    "objectives.metrics",
     "objectives.spec",
     "objectives.data",
     "objectives.data.datasets",

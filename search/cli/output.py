@@ -34,6 +34,7 @@ from search.study.records import (
 from search.study.state import State
 from search.study.summary import counted
 from search.study.texts.presenter import Decimals, SearchOutcome, present, state_text, trials_text
+from search.study.texts.tested import common_name, figures_on_test
 from search.tracking.registry.promotion import CHAMPION
 
 if TYPE_CHECKING:
@@ -164,8 +165,10 @@ def _print_network(study: StudyRecord, outcome: SearchOutcome) -> None:
     elif outcome.network == "confirm" and has_network:
         echo(f"network: {outcome.network_text}")
     if test := outcome.test:
-        basis = f"95% interval {test.interval}, n = {test.images}, {test.reads}{test.beside}"
-        echo(f"test accuracy: {test.accuracy} ({basis})")
+        basis = f"95% interval {test.main.interval}, n = {test.images}, {test.reads}{test.beside}"
+        echo(f"test {test.main.name}: {test.main.value} ({basis})")
+        if test.others:
+            echo(f"  also on the test split: {test.also}")
     for text in outcome.warnings:
         echo(f"warning: {text}")
 
@@ -192,12 +195,14 @@ def print_studies(studies: Sequence[StudyRecord], *, as_json: bool = False) -> N
     if as_json:
         echo(to_json([study.as_dict() for study in studies]))
         return
-    table = _table("study", "state", "trials", "best in search", "test accuracy", wrapped=("model",))
-    for study in studies:
+    tests = [figures_on_test(study, study.summary) for study in studies]
+    column, name_each = common_name(tests)
+    table = _table("study", "state", "trials", "best in search", column, wrapped=("model",))
+    for study, test in zip(studies, tests, strict=True):
         best = f"{ranked[0].value:.4f}" if (ranked := study.ranked()) else "-"
-        accuracy = f"{study.summary.test['accuracy']:.2%}" if study.summary and study.summary.test else "-"
+        figure = "-" if test is None else f"{test.main.value} {test.main.name if name_each else ''}".rstrip()
         model = study.summary.model["uri"] if study.summary and study.summary.model else "-"
-        table.add_row(Text(study.name), study.state or "-", trials_text(study), best, accuracy, model)
+        table.add_row(Text(study.name), study.state or "-", trials_text(study), best, figure, model)
     console.print(table)
     for study in studies:
         if study.state in (State.RUNNING, State.STOPPED):

@@ -4,12 +4,13 @@ import csv
 import io
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier, TestScore
@@ -20,10 +21,11 @@ from search.common.config import Config
 from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.study import records
-from search.study.selection.intervals import images_of, wilson
+from search.study.selection.image_errors import confusion_matrix, score_intervals
+from search.study.selection.intervals import images_of, metric_of
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.study import StoredStudy
-from search.study.summary import ClassScore, Majority, Summary
+from search.study.summary import ClassScore, Majority, Score, Summary
 from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
@@ -52,7 +54,8 @@ class Finish:
         summary, before = winner, self.study.record().summary
         if before is not None and before.run == winner.run:
             summary = replace(winner, test=before.test, confusion=before.confusion, classes=before.classes)
-            summary = replace(summary, majorities=before.majorities, model=before.model, standing=before.standing)
+            summary = replace(summary, scores=before.scores, majorities=before.majorities)
+            summary = replace(summary, model=before.model, standing=before.standing)
         if before is not None and before.number != winner.number:  # unmark it while the study still has its number
             name = run_name(before.number, before.label)
             self.tracking.tag(trial_run(before.number), {RUN_NAME: name, "winner": "false"})
@@ -77,22 +80,27 @@ class Finish:
         model = call("load_weights", objective.load_weights, params, self._read_weights(summary.run))
         result = call("score_test", objective.score_test, model, self.device)
         require(isinstance(result, TestScore), f"score_test gave {describe_value(result)}; give a TestScore")
-        figures = _figures(result)
+        shape, expected = result.probabilities.shape, (len(result.labels), len(objective.class_names()))
+        require(shape == expected, f"score_test gave probabilities of shape {shape}; give one row an image, {expected}")
+        scores = score_intervals(result.labels, result.probabilities)
         image = _draw(result, objective.class_names())
         write_atomic(Workspace(self.config.workspace).pictures(self.study.name, self.study.uid), image)
         for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", image)
-            self.tracking.tag(run, {"test_accuracy": f"{figures['accuracy']:.4f}"})
-        summary = replace(summary, test=figures, confusion=_confusion(result, len(objective.class_names())))
-        return replace(summary, classes=_classes(result, objective.class_names()), majorities=self._majorities(result))
+            self.tracking.tag(run, {f"test_{score.name}": f"{score.value:.4f}" for score in scores})
+        confusion, classes = confusion_matrix(result.labels, result.probabilities), objective.class_names()
+        summary = replace(summary, test=_figures(result, scores), scores=scores, classes=_classes(confusion, classes))
+        shown = confusion.tolist() if len(classes) <= MAX_CLASSES else None
+        return replace(summary, confusion=shown, majorities=self._majorities(result))
 
     def _majorities(self, result: TestScore) -> dict[str, Majority]:
-        """The most frequent class of each split on which accuracies are measured."""
+        """The most frequent class of each split on which a classifier's metrics are measured."""
         objective = self.study.objective
         assert isinstance(objective, ImageClassifier)
         splits = {"test": result.labels}
         values = (trial.value for trial in self.study.record().trials if trial.state == TrialState.COMPLETE)
-        if images_of(objective, (value for value in values if value is not None)):
+        is_share = images_of(objective, (value for value in values if value is not None)) is not None
+        if is_share or metric_of(objective.metric) not in ("accuracy", None):
             splits["validation"] = objective.validation_images()[1]
         classes = objective.class_names()
         counts = {split: np.bincount(labels, minlength=len(classes)).tolist() for split, labels in splits.items()}
@@ -213,11 +221,11 @@ class Finish:
             self.study.set_attr(records.RUNS, self.study.attrs().get(records.RUNS, {}) | delivered)
 
 
-def _figures(result: TestScore) -> dict[str, float]:
+def _figures(result: TestScore, scores: Sequence[Score]) -> dict[str, float]:
     """The accuracy on the test split with its 95% interval, the loss, and the number of images."""
-    n = len(result.labels)
-    low, high = wilson(int((result.probabilities.argmax(1) == result.labels).sum()), n)
-    return {"accuracy": result.accuracy, "low": low, "high": high, "loss": result.loss, "n": n}
+    accuracy = next(score for score in scores if score.name == "accuracy")
+    interval = {"low": accuracy.low, "high": accuracy.high}
+    return {"accuracy": result.accuracy, **interval, "loss": result.loss, "n": len(result.labels)}
 
 
 def leaderboard(study: records.StudyRecord) -> bytes:
@@ -242,20 +250,10 @@ def _metrics(study: records.StudyRecord, summary: Summary) -> Mapping[str, float
     return summary.figures(study.metric) | counts | ({"test_loss": summary.test["loss"]} if summary.test else {})
 
 
-def _confusion(result: TestScore, k: int) -> list[list[int]] | None:
-    """Test images by true class (k rows) and predicted class (k columns); None if there are too many classes."""
-    if k > MAX_CLASSES:
-        return None
-    cells = result.labels * k + result.probabilities.argmax(1)
-    return [row.tolist() for row in np.bincount(cells, minlength=k * k).reshape(k, k)]
-
-
-def _classes(result: TestScore, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
+def _classes(confusion: NDArray[np.int64], names: Sequence[str]) -> tuple[ClassScore, ...]:
     """How often the network recognises each class."""
-    predicted, k = result.probabilities.argmax(1), len(names)
-    counted = (result.labels, result.labels[predicted == result.labels], predicted)
-    counts = zip(*(np.bincount(classes, minlength=k).tolist() for classes in counted), strict=True)
-    return tuple(ClassScore(name, *row) for name, row in zip(names, counts, strict=True))
+    counts = (confusion.sum(1).tolist(), np.diag(confusion).tolist(), confusion.sum(0).tolist())
+    return tuple(ClassScore(name, *row) for name, *row in zip(names, *counts, strict=True))
 
 
 def _draw(result: TestScore, classes: tuple[str, ...]) -> bytes:

@@ -5,6 +5,7 @@ run. When more trials change the best ones, only the new trainings run.
 """
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,14 +14,14 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from objectives.base import Task
+from objectives.base import ImageClassifier, Task
 from objectives.worker.messages import Asked
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult, TrialRecord
 from search.study.sampling.function_answers import FixedTrials, answer_about_study
 from search.study.sampling.samplers import derive_seed
-from search.study.selection.intervals import Noise, images_of
+from search.study.selection.intervals import Mean, Noise, images_of, possible_values
 from search.study.selection.winner import choose, clearly_worse
 from search.study.space.objective_calls import described, metric_range
 from search.study.study import StoredStudy
@@ -173,12 +174,16 @@ class Confirmer:
         judged = []
         for candidate in candidates:
             if candidate.mean is not None:
-                half_width = noise.half_width((candidate.mean, len(candidate.values)))
+                half_width = noise.half_width(Mean(candidate.mean, len(candidate.values), candidate.image_error))
                 behind = clearly_worse(candidate, candidates, noise, self.study.direction)
                 candidate = replace(candidate, half=half_width, behind=behind)
             judged.append(candidate)
-        possible = metric_range(self.study.objective)
+        possible = metric_range(self.study.objective) or self._possible_values()
         return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images, possible)
+
+    def _possible_values(self) -> tuple[float | None, float | None] | None:
+        objective = self.study.objective
+        return possible_values(objective.metric) if isinstance(objective, ImageClassifier) else None
 
     def winner(self) -> Candidate | None:
         """The winner; None when no fresh seed of any candidate came to its end."""
@@ -207,7 +212,9 @@ class Confirmer:
         results = [result for _, result in self._results(trial.number)]
         values = tuple(result.value for result in results if result.value is not None and math.isfinite(result.value))
         parameters, failed = trial.metrics.get("parameters"), len(results) - len(values)
-        return Candidate(trial.number, trial.label, trial.value, parameters, values, failed)
+        errors = [result.attrs[records.IMAGE_ERROR] for result in results if records.IMAGE_ERROR in result.attrs]
+        error = math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else trial.image_error
+        return Candidate(trial.number, trial.label, trial.value, parameters, values, failed, image_error=error)
 
     def _results(self, number: int) -> list[tuple[Job, TrainingResult]]:
         """The ended trainings of a candidate."""

@@ -17,12 +17,15 @@ from optuna.trial import TrialState
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from objectives.files import write_atomic
 from objectives.functions.objective import FunctionObjective
+from objectives.metrics import METRICS, scores
 from search.common.text import printable, readable
 from search.common.workspace import TrainingFiles
 from search.coordinator.progress import RunningTrial
 from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult
+from search.study.selection.image_errors import image_error
+from search.study.selection.intervals import metric_of
 from search.study.space.limits import describe
 from search.study.space.objective_calls import call, described
 from search.tracking.figures.predictions import pack
@@ -35,7 +38,8 @@ TRACEBACK_LENGTH = 100_000
 OUTPUT_LENGTH = 250_000
 SEED_PARAM = "search.seed"
 OWN_PREFIXES = ("mlflow.", "optuna.", "search.", "version.", "setting.")
-OWN_TAGS = {"winner", "failure", "failure.message", "refused", "kind", "baseline", "device", "test_accuracy"}
+OWN_TAGS = {"winner", "failure", "failure.message", "refused", "kind", "baseline", "device"}
+OWN_TAGS |= {f"test_{metric}" for metric in METRICS}
 UNGROUPED_CURVES = ("lr", "seconds", "images_per_s")  # the other curves are named `group/name`
 
 
@@ -182,7 +186,7 @@ class TrainingRuns:
         measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
-        attrs = {records.METRICS: figures, **({} if is_pruned else self._never_predicted(outcome))}
+        attrs = {records.METRICS: figures, **({} if is_pruned else self._of_predictions(outcome, value))}
         result = TrainingResult(state, None if is_pruned else value, attrs)
         self._keep(job, outcome)
         weights = outcome.weights
@@ -226,14 +230,26 @@ class TrainingRuns:
         else:
             self.notice(f"predictions are not drawn: their shape is {predictions.shape}, and not {shape}")
 
-    def _never_predicted(self, outcome: Outcome) -> dict[str, list[str]]:
-        """Name the classes of validation images that a classifier never predicts, if there are any."""
-        if outcome.predictions is None or not isinstance(self.objective, ImageClassifier):
+    def _of_predictions(self, outcome: Outcome, value: float | None) -> dict[str, Any]:
+        """What the validation predictions say of a training: classes that it never predicts, its value's error."""
+        if (predictions := outcome.predictions) is None or not isinstance(self.objective, ImageClassifier):
             return {}
         _, labels = self.objective.validation_images()
         classes = self.objective.class_names()
-        names = [classes[index] for index in sorted({*labels.tolist()} - {*outcome.predictions.argmax(1).tolist()})]
-        return {records.NEVER_PREDICTED: names} if names else {}
+        if predictions.shape != (len(labels), len(classes)):
+            return {}
+        names = [classes[index] for index in sorted({*labels.tolist()} - {*predictions.argmax(1).tolist()})]
+        attrs: dict[str, Any] = {records.NEVER_PREDICTED: names} if names else {}
+        metric = metric_of(self.objective.metric)
+        # An own classifier may call something else by one of these names.
+        if (
+            metric
+            and value is not None
+            and math.isclose(scores(labels, predictions)[metric], value, rel_tol=1e-3, abs_tol=1e-6)
+        ):
+            error = image_error(metric, labels, predictions)
+            attrs |= {records.IMAGE_ERROR: error} if error is not None and math.isfinite(error) else {}
+        return attrs
 
     def _end(
         self, job: Job, result: TrainingResult, *, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}

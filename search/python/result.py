@@ -21,7 +21,7 @@ from search.python.pages import TEMPLATES
 from search.study.records import STOP_REASON, UID, StudyRecord
 from search.study.storage.storage import open_storage
 from search.study.storage.writer import WriterStorage
-from search.study.summary import Summary, counted
+from search.study.summary import Score, Summary, counted
 from search.study.texts.presenter import Decimals, present
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ class Result:
     def test_accuracy(self) -> float | None:
         """The share of test images that the registered network recognises; None without a test split."""
         return self._summary.test["accuracy"] if self._summary.test else None
+
+    @property
+    def test_scores(self) -> tuple[Score, ...]:
+        """Accuracy, balanced accuracy, macro F1 and log loss of the registered network on the test split.
+
+        Each has `name`, `value` and the bounds of its 95% interval, `low` and `high`. Empty without a test split.
+        """
+        return self._summary.scores
 
     @property
     def report_path(self) -> Path:

@@ -23,7 +23,7 @@ def best_curves(record: StudyRecord, count: int = 10) -> Chart:
     axis = "epoch" if steps_per_epoch else "step"
     trials = [trial for trial in record.ranked() if trial.intermediate][:count]
     span = focus([value for t in trials for value in t.intermediate.values()], maximize=record.maximize)
-    caption = f"{unit.name.capitalize()} by {axis}." + focus_hint(span)
+    caption = f"{unit.title} by {axis}." + focus_hint(span)
     chart = Chart("best-curves", f"The best {len(trials)} trials", caption, wide=True, height_px=400)
     if not trials:
         return chart.missing("No trial has reported a value yet.")

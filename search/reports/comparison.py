@@ -12,7 +12,7 @@ from search.reports.elements import Chart, Unit, escaped, focus, winner
 from search.reports.tables import Cell
 from search.reports.timing import SearchTime, training_s, wall_s
 from search.study.records import StudyRecord, TrialRecord
-from search.study.texts.presenter import accuracy_on_test
+from search.study.texts.tested import common_name, figures_on_test
 
 
 def comparable(records: Sequence[StudyRecord]) -> list[StudyRecord]:
@@ -81,22 +81,24 @@ def _best_so_far(record: StudyRecord, positions: Positions) -> go.Scatter:
 def table(records: Sequence[StudyRecord]) -> tuple[list[str], list[list[Cell]]]:
     """Return column names and one row for each study. Values of several metrics are named."""
     is_mixed = len(comparable(records)) < len(records)
-    value = "Value" if is_mixed else Unit.of(records[0]).name.capitalize()
-    columns = ["Study", "Trials", "Winner", value, "Test accuracy (95% interval)", "Wall time", "Training"]
+    value = "Value" if is_mixed else Unit.of(records[0]).title
+    name, _ = common_name(figures_on_test(record, record.summary) for record in records)
+    columns = ["Study", "Trials", "Winner", value, f"T{name[1:]} (95% interval)", "Wall time", "Training"]
     return columns, [_row(record, name_metric=is_mixed) for record in records]
 
 
 def _row(record: StudyRecord, *, name_metric: bool) -> list[Cell]:
     best, summary = winner(record), record.summary
-    test, shown = (summary.test if summary else None) or {}, accuracy_on_test(record, summary)
-    tested = f"{shown.accuracy} ({shown.interval}){shown.beside}" if shown else "–"
+    test = figures_on_test(record, summary)
+    name = f" {test.main.name}" if test and name_metric else ""
+    tested = f"{test.main.value}{name} ({test.main.interval}){test.beside}" if test else "–"
     score = summary.score if summary else best.value if best else None
     return [
         Cell(record.name, record.name),
         Cell(f"{record.finished:,}", record.finished),
         Cell(f"#{best.number} {best.label}" if best else "–", best.label if best else None),
         Cell(f"{Unit.of(record).text(score)} {_measure(record) if name_metric else ''}".strip(), score),
-        Cell(tested, test.get("accuracy")),
+        Cell(tested, test.main.source.value if test else None),
         Cell(duration(wall_s(record)), wall_s(record)),
         Cell(duration(training_s(record)), training_s(record)),
     ]

@@ -67,9 +67,14 @@ class Unit(Decimals):
         """Choose percent for an accuracy, precision, recall or F1 score between 0 and 1."""
         is_share = any(word in record.metric.lower() for word in ("acc", "precision", "recall", "f1"))
         values = [trial.value for trial in record.trials if trial.value is not None]
-        name = record.metric.replace("_", " ")
+        name = record.metric.replace("_", " ").replace("macro f1", "macro F1")
         name = f"validation {name.removeprefix('val ')}" if name.startswith("val ") else name
         return cls(name, is_share and all(0 <= value <= 1 for value in values))
+
+    @property
+    def title(self) -> str:
+        """The name at the beginning of a sentence or of a column."""
+        return self.name[:1].upper() + self.name[1:]
 
     def axis(self, span: Span | None) -> dict[str, Any]:
         """Format an axis of values, in plotly's terms."""

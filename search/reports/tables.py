@@ -13,9 +13,11 @@ from search.reports.charts import cost
 from search.reports.elements import Part, Span, Unit, winner
 from search.reports.style import STATES
 from search.study.records import StudyRecord, TrialRecord
+from search.study.selection.intervals import metric_of
 from search.study.state import State
 from search.study.summary import Gain, Summary
-from search.study.texts.presenter import accuracy_on_test, gain_rows
+from search.study.texts.presenter import gain_rows
+from search.study.texts.tested import figures_on_test
 
 MAX_ROWS = 1_000
 MAX_MESSAGES = 20
@@ -74,14 +76,17 @@ def _heat(names: Sequence[str], row: int, column: int, counts: Sequence[int]) ->
 
 
 def dots(record: StudyRecord) -> list[Dot]:
-    """Test accuracy, then the winner and the baselines on the validation split, best first, with their intervals."""
+    """The test split, then the winner and the baselines on the validation split, best first, with their intervals.
+
+    Without the test split if its figure is of another metric.
+    """
     best, unit, summary = winner(record), Unit.of(record), record.summary
     if best is None or best.value is None:
         return []
     rows = []
-    if test := summary.test if summary else None:
-        interval = test["low"], test["high"]
-        rows.append(Dot("Winner, test", f"{test['accuracy']:.2%}", test["accuracy"], interval, "test"))
+    if (test := figures_on_test(record, summary)) and (unit.percent or metric_of(record.metric)):
+        score = test.main.source
+        rows.append(Dot("Winner, test", test.main.value, score.value, (score.low, score.high), "test"))
     name = "Winner" if record.is_function else "Winner, validation"
     name = "Winner, confirmed" if summary and summary.confirmed else name
     value, confirmed = (summary.score, summary.interval) if summary else (best.value, None)
@@ -114,10 +119,10 @@ def dots_axis(rows: Sequence[Dot]) -> Span:
 def headline(record: StudyRecord) -> Mapping[str, str]:
     """The big number of the page: `value`, its `name`, and what it rests on (`detail`)."""
     best, unit = winner(record), Unit.of(record)
-    if test := accuracy_on_test(record, record.summary):
-        detail = f"95% interval {test.interval} on {test.images} test images, {test.reads}"
+    if test := figures_on_test(record, record.summary):
+        detail = f"95% interval {test.main.interval} on {test.images} test images, {test.reads}"
         detail += f"; {test.constant}" if test.constant else ""
-        return {"value": test.accuracy, "name": "test accuracy", "detail": detail}
+        return {"value": test.main.value, "name": f"test {test.main.name}", "detail": detail}
     if best is None:
         return {"value": "–", "name": unit.name, "detail": _why_no_value(record)}
     if (summary := record.summary) is None:
@@ -155,7 +160,7 @@ def leaderboard(record: StudyRecord, first: Sequence[str] = ()) -> tuple[list[st
     others = [*(trial for trial in record.trials if trial.value is None), *record.foreign]
     names = [*first, *sorted({name for trial in record.all_trials for name in trial.params} - set(first))]
     unit, best = Unit.of(record), winner(record)
-    metric = unit.name.capitalize()
+    metric = unit.title
     columns = ["Rank", "Trial", "Configuration", "State", metric, "Epochs", "Training", "Weights", *names]
     rows = []
     for rank, trial in enumerate([*record.ranked(), *others][:MAX_ROWS], start=1):

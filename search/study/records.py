@@ -50,13 +50,15 @@ LABEL = "label"
 FAILURE = "failure"
 FAILURE_MESSAGE = "failure_message"
 METRICS = "metrics"
+IMAGE_ERROR = "image_error"  # standard error of a completed training's value over draws of the validation images
 NEVER_PREDICTED = "never_predicted"  # classes of validation images that a completed training never predicts
 SLOT = "slot"
 
 STUDY_ATTRS = {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER}
 STUDY_ATTRS |= {TEST_READS, EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS}
 STUDY_ATTRS |= {SEEDED, MODELS}
-TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, NEVER_PREDICTED, SLOT}
+TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, SLOT, IMAGE_ERROR}
+TRIAL_ATTRS |= {NEVER_PREDICTED}
 
 FOREIGN_LABEL = "added by another program"
 
@@ -119,6 +121,7 @@ class TrialRecord:
     constraints: Mapping[str, float] = field(default_factory=dict)  # by figure, its excess as a share of the limit
     foreign: bool = False  # added to a search's study by another program: shown, never chosen
     never_predicted: tuple[str, ...] = ()  # classes that it never predicts on validation images, once it is complete
+    image_error: float | None = None  # standard error of its value over draws of the validation images, if known
 
     @property
     def feasible(self) -> bool:
@@ -127,10 +130,7 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float | None:
-        """Wall seconds from start to end, also if clocks were put forward in between.
-
-        If they were put back, Optuna's local times no longer tell: 0 if the end is before the start.
-        """
+        """Wall seconds from start to end, also if clocks were put forward in between; 0 if they were put back more."""
         return max(0.0, self.ended.timestamp() - self.started.timestamp()) if self.started and self.ended else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -150,6 +150,7 @@ class TrialRecord:
             failure=result.failure,
             failure_message=result.failure_message,
             metrics=result.metrics,
+            image_error=result.attrs.get(IMAGE_ERROR),
         )
 
     @classmethod
@@ -180,6 +181,7 @@ class TrialRecord:
             constraints=trial.constraints,
             foreign=foreign,
             never_predicted=tuple(attrs.get(NEVER_PREDICTED, ())),
+            image_error=attrs.get(IMAGE_ERROR),
         )
 
 

@@ -1,9 +1,12 @@
 """The stored outcome of a search: its winner, the confirmation, the gains over the baselines, the classes."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
+
+from objectives.metrics import count_scores
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Candidate:
     values: tuple[float, ...]  # one for each fresh seed that finished
     failed: int = 0  # number of fresh seeds that failed
     half: float | None = None  # half-width of the mean's 95% interval, corrected for the selection; None if unknown
+    image_error: float | None = None  # standard error of a value over draws of its images; None if unknown
     behind: bool = False  # true if it is significantly worse than the best
 
     @property
@@ -69,6 +73,16 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
+class Score:
+    """A metric of the tested network on the test split."""
+
+    name: str  # as in `objectives.metrics`
+    value: float
+    low: float  # of its 95% interval
+    high: float
+
+
+@dataclass(frozen=True)
 class ClassScore:
     """How often the tested network recognises one class of the test split."""
 
@@ -85,12 +99,21 @@ class Majority:
     name: str
     share: float
     is_notable: bool  # the classes are so unequal that an accuracy is misread without this share
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """By metric, what always answering it scores; the log loss is that of always answering the shares of all classes.
+
+    Empty for studies of version 0.1.
+    """
 
     @classmethod
     def of(cls, names: Sequence[str], counts: Sequence[int]) -> Self:
         """Find it in the number of images of each class. Unequal means that one has 1.5 times those of another."""
-        largest = max(counts)
-        return cls(names[counts.index(largest)], largest / sum(counts), largest > 1.5 * min(counts))
+        largest, n = max(counts), sum(counts)
+        index = counts.index(largest)
+        predicted, correct = ([size if i == index else 0 for i in range(len(counts))] for size in (n, largest))
+        entropy = math.fsum(count / n * math.log(n / count) for count in counts if count)
+        scores = {str(metric): score for metric, score in count_scores(counts, predicted, correct).items()}
+        return cls(names[index], largest / n, largest > 1.5 * min(counts), scores | {"log_loss": entropy})
 
 
 @dataclass(frozen=True)
@@ -105,11 +128,13 @@ class Summary:
     gains: tuple[Gain, ...] = ()
     test: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
+    scores: tuple[Score, ...] = ()
+    """All metrics on the test split, in the order of `objectives.metrics.METRICS`; empty in studies of version 0.1."""
     confusion: Sequence[Sequence[int]] | None = None
     """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
     classes: tuple[ClassScore, ...] = ()  # all classes, in the order of the network's outputs
     majorities: Mapping[str, Majority] = field(default_factory=dict)
-    """By split, `validation` and `test`; without `validation` if the metric is not a share of its images."""
+    """By split, `validation` and `test`; without `validation` if the metric is not one of a classifier's."""
     model: Mapping[str, Any] | None = None  # `name`, `version`, `alias`, `uri`; None if nothing was registered
     has_no_model: bool = False  # true if the winner is a function's and logged no model: nothing can be registered
     confirmation: Confirmation | None = None  # None with `--confirm 0`
@@ -130,6 +155,7 @@ class Summary:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         values = dict(stored)
         values["gains"] = tuple(Gain(**gain) for gain in values.get("gains", ()))
+        values["scores"] = tuple(Score(**score) for score in values.get("scores", ()))
         values["classes"] = tuple(ClassScore(**score) for score in values.get("classes", ()))
         values["majorities"] = {split: Majority(**stored) for split, stored in values.get("majorities", {}).items()}
         if confirmed := values.get("confirmation"):
@@ -162,11 +188,12 @@ class Summary:
         return self.run.partition("-")[0]
 
     def figures(self, metric: str) -> dict[str, float]:
-        """Return the winner's figures by name; `test_accuracy` belongs to the registered network alone."""
+        """Return the winner's figures by name; those that begin with `test_` belong to the registered network alone."""
         figures = {f"best_{metric}": self.value}
         if self.confirmed:
             figures[f"confirmed_{metric}"] = self.score
-        return figures | ({"test_accuracy": self.test["accuracy"]} if self.test else {})
+        accuracy = {"test_accuracy": self.test["accuracy"]} if self.test else {}
+        return figures | accuracy | {f"test_{score.name}": score.value for score in self.scores}
 
 
 def counted(n: int, thing: str) -> str:

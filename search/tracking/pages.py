@@ -14,6 +14,7 @@ from objectives.functions.objective import FunctionObjective
 from search.study.records import StudyRecord
 from search.study.space.mlflow_names import mlflow_name
 from search.study.summary import Summary
+from search.study.texts.classes import class_rows
 from search.study.texts.presenter import Decimals, present
 from search.tracking import lengths
 
@@ -24,14 +25,16 @@ NOTE = "mlflow.note.content"
 VIEW = "trials"  # key of the view in an experiment's tags and in links
 
 MAX_CLASSES = 30  # a larger confusion matrix is left out of the model card
-WHOLE = {"matrix": True, "listed": 12, "rows": None, "width": None}
-"""All of a page: with the confusion matrix, `listed` classes, and `rows` of a list, names up to `width` characters."""
+WHOLE = {"matrix": True, "listed": 12, "per_class": MAX_CLASSES, "rows": None, "width": None}
+"""All of a page: the confusion matrix, `listed` classes by name and `per_class` in a table, worst recall first, and
+`rows` of a list, names up to `width` characters."""
 SHORTER: tuple[dict[str, Any], ...] = (
     WHOLE,
     {**WHOLE, "matrix": False},
     {**WHOLE, "matrix": False, "listed": 3},
-    {"matrix": False, "listed": 3, "rows": 10, "width": 60},
-    {"matrix": False, "listed": 3, "rows": 5, "width": 20},
+    {**WHOLE, "matrix": False, "listed": 3, "per_class": 10},
+    {"matrix": False, "listed": 3, "per_class": 5, "rows": 10, "width": 60},
+    {"matrix": False, "listed": 3, "per_class": 0, "rows": 5, "width": 20},
 )
 """Parts of a page, in the order in which they are dropped until MLflow can store it."""
 
@@ -93,6 +96,7 @@ def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]
         study=study,
         outcome=present(study, summary, Decimals()),
         confusion=[[str(count or "") for count in counts] for counts in summary.confusion or ()],
+        classes_tested=class_rows(summary, len(summary.classes)),
         note=summary.note,
         metadata={"classes": (), "data": {}, "dtype": "float32", **metadata},
         origin={"command": "", "seed": "", "versions": {}, **study.provenance},

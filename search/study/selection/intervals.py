@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from objectives.base import ImageClassifier, Objective
+from objectives.metrics import METRICS, Metric
 from search.study.summary import Candidate
 
 CONFIDENCE = 0.95
@@ -19,15 +20,35 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def metric_of(name: str) -> Metric | None:
+    """Which metric of a classifier a study's metric is, such as `val_log_loss`; None for any other."""
+    return next((metric for metric in METRICS if name in (metric, f"val_{metric}")), None)
+
+
+def possible_values(name: str) -> tuple[float | None, float | None] | None:
+    """The smallest and the largest value of a classifier's metric; None for any other metric."""
+    metric = metric_of(name)
+    return None if metric is None else (0.0, None if metric == "log_loss" else 1.0)
+
+
 def images_of(objective: Objective, values: Iterable[float]) -> int | None:
     """The number of validation images if the values are shares of them, otherwise None.
 
-    The values decide, not the metric's name: a share of n images is a whole number of n-ths.
+    The values decide, not the metric's name: a share of n images is a whole number of n-ths. A balanced accuracy, a
+    macro F1 or a log loss may be one by chance.
     """
-    if not isinstance(objective, ImageClassifier):
+    if not isinstance(objective, ImageClassifier) or metric_of(objective.metric) not in ("accuracy", None):
         return None
     n = int(objective.dataset_info()["n_validation"])
     return n if all(0 <= value <= 1 and abs(value * n - round(value * n)) < 0.01 for value in values) else None
+
+
+class Mean(NamedTuple):
+    """A mean of values of one configuration."""
+
+    value: float
+    seeds: int
+    image_error: float | None = None  # as in `Candidate`
 
 
 @dataclass(frozen=True)
@@ -50,14 +71,15 @@ class Noise:
         seed = math.sqrt(squares / freedom) if freedom else None
         return cls(seed, freedom, n_images, max(1, len(candidates)), max(1, trials))
 
-    def image_variance(self, value: float) -> float:
-        """Variance of an accuracy over draws of its images: at most the binomial one.
+    def image_variance(self, value: float, error: float | None = None) -> float:
+        """Variance of a value over draws of its images: of an accuracy, at most the binomial one.
 
-        Two right and two wrong ones are added, so that few mistakes on few images do not look certain.
+        Of any other metric, it is the square of its standard `error`, or unknown and 0. To an accuracy, two right and
+        two wrong images are added, so that few mistakes on few images do not look certain.
         Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
         """
         if not self.n_images:
-            return 0.0
+            return (error or 0.0) ** 2
         share = (min(max(value, 0.0), 1.0) * self.n_images + 2) / (self.n_images + 4)
         return share * (1 - share) / self.n_images
 
@@ -67,7 +89,7 @@ class Noise:
         Shared images cancel an unknown part of the noise. The larger of the two noises counts, so differences that the
         images cannot resolve do not matter.
         """
-        images = max(self.image_variance(candidate.mean or 0.0) for candidate in (a, b))
+        images = max(self.image_variance(candidate.mean or 0.0, candidate.image_error) for candidate in (a, b))
         if self.seed is None and not images:
             return None
         return math.sqrt(max((self.seed or 0.0) ** 2, images) * (1 / len(a.values) + 1 / len(b.values)))
@@ -84,10 +106,10 @@ class Noise:
 
         return float(stdtrit(self.freedom, ndtr(3.0))) * error
 
-    def half_width(self, *means: tuple[float, int]) -> float | None:
+    def half_width(self, *means: Mean) -> float | None:
         """Half the width of the 95% interval of the winner's mean, or of its difference from another mean.
 
-        means: each with its number of seeds. Returns None before any configuration has two seeds.
+        Returns None before any configuration has two seeds.
         The squares of two parts are added: t times the standard error of the seeds, z times that of the images. The
         winner is at most the luckiest of `candidates` in its fresh seeds, and of all `trials` in the images.
         Sources: Z. Sidak, https://doi.org/10.1080/01621459.1967.10482935, for the luckiest of several;
@@ -97,8 +119,8 @@ class Noise:
             return None
         from scipy.special import ndtri, stdtrit
 
-        seeds = self.seed * math.sqrt(sum(1 / n for _, n in means))
-        images = math.sqrt(sum(self.image_variance(value) for value, _ in means))
+        seeds = self.seed * math.sqrt(sum(1 / mean.seeds for mean in means))
+        images = math.sqrt(sum(self.image_variance(mean.value, mean.image_error) for mean in means))
         t, z = stdtrit(self.freedom, _quantile(self.candidates)), ndtri(_quantile(self.trials))
         return math.hypot(float(t) * seeds, float(z) * images) or None
 

@@ -9,7 +9,7 @@ from search.common.direction import Direction
 from search.common.errors import SearchError
 from search.common.text import sentence
 from search.study.records import StudyRecord, TrialRecord
-from search.study.selection.intervals import Noise
+from search.study.selection.intervals import Mean, Noise
 from search.study.space import limits
 from search.study.summary import Candidate, Confirmation, Gain
 
@@ -84,15 +84,21 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
     """
     candidates = confirmation.candidates if confirmation else ()
     noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.n_eligible)
-    confirmed = {c.number: (c.mean, len(c.values)) for c in candidates if c.mean is not None}
-    winning, seeds = confirmed.get(winner.number, (winner.value, 0))
-    assert winning is not None, "a completed trial has a value"
+    confirmed = {c.number: Mean(c.mean, len(c.values), c.image_error) for c in candidates if c.mean is not None}
+    winning = confirmed.get(winner.number) or _once(winner)
     compared = []
     for trial in study.trials:
         if trial.baseline is None or trial.number == winner.number or trial.state != TrialState.COMPLETE:
             continue
-        value, n = confirmed.get(trial.number, (trial.value, 0))
-        assert value is not None, "a completed trial has a value"
-        half_width = noise.half_width((winning, seeds), (value, n or 1)) if seeds else None
-        compared.append(Gain(trial.baseline, trial.number, value, study.direction.gain(winning, value), half_width, n))
+        other = confirmed.get(trial.number)
+        baseline = other or _once(trial)
+        half_width = noise.half_width(winning, baseline) if winner.number in confirmed else None
+        gain, seeds = study.direction.gain(winning.value, baseline.value), other.seeds if other else 0
+        compared.append(Gain(trial.baseline, trial.number, baseline.value, gain, half_width, seeds))
     return tuple(compared)
+
+
+def _once(trial: TrialRecord) -> Mean:
+    """The value of a completed trial, as the mean of its one training."""
+    assert trial.value is not None, "a completed trial has a value"
+    return Mean(trial.value, 1, trial.image_error)

@@ -1,8 +1,9 @@
-"""Presents a classifier's classes as texts: what one constant answer scores, classes never predicted, recalls."""
+"""Presents a classifier's classes as texts: what one constant answer scores, classes never predicted, their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from objectives.metrics import Metric
 from search.study.records import StudyRecord
 from search.study.selection.intervals import wilson
 from search.study.summary import ClassScore, Majority, Summary
@@ -18,6 +19,9 @@ class ClassRow:
     name: str
     recall: str
     interval: str  # Wilson's 95% interval of the recall
+    precision: str
+    precision_interval: str  # Wilson's
+    f1: str
     images: str
     correct: str
     predicted: str
@@ -35,17 +39,34 @@ def class_rows(summary: Summary, limit: int) -> tuple[ClassRow, ...]:
 
 
 def _row(score: ClassScore) -> ClassRow:
-    recall, interval = "–", ""
-    if score.images:
-        low, high = wilson(score.correct, score.images)
-        recall, interval = f"{score.correct / score.images:.2%}", f"{low:.2%} to {high:.2%}"
+    recall, precision = _share(score.correct, score.images), _share(score.correct, score.predicted)
+    f1 = f"{2 * score.correct / (score.images + score.predicted):.2%}" if score.images + score.predicted else "–"
     counts = (f"{n:,}" for n in (score.images, score.correct, score.predicted))
-    return ClassRow(score, score.name, recall, interval, *counts)
+    return ClassRow(score, score.name, *recall, *precision, f1, *counts)
 
 
-def constant_answer(majority: Majority, share: str) -> str:
-    """Say what a classifier scores that always answers the most frequent class."""
-    return f"always answering {majority.name!r} gives {share}"
+def _share(part: int, whole: int) -> tuple[str, str]:
+    """Write a share of images, and its interval."""
+    if not whole:
+        return "–", ""
+    low, high = wilson(part, whole)
+    return f"{part / whole:.2%}", f"{low:.2%} to {high:.2%}"
+
+
+def constant_score(majority: Majority | None, metric: Metric) -> float | None:
+    """What a constant answer scores; None if unknown, as for studies of version 0.1."""
+    if majority is None:
+        return None
+    return majority.share if metric == "accuracy" else majority.scores.get(metric)
+
+
+def constant_answer(majority: Majority | None, metric: Metric, write: Callable[[float], str]) -> str:
+    """Say what a constant answer scores: the most frequent class or, in log loss, the shares of the classes."""
+    score = constant_score(majority, metric)
+    if majority is None or score is None:
+        return ""
+    answer = "the shares of the classes" if metric == "log_loss" else repr(majority.name)
+    return f"always answering {answer} gives {write(score)}"
 
 
 def never_predicted(study: StudyRecord, summary: Summary) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 from search.common.text import readable
-from search.study.records import EXTRA_TRAININGS, TEST_READS, StudyRecord
+from search.study.records import EXTRA_TRAININGS, StudyRecord
+from search.study.selection.intervals import metric_of
 from search.study.state import State
 from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
 from search.study.texts.classes import constant_answer, never_predicted
+from search.study.texts.tested import TestFigures, figures_on_test
 
 NETWORKS = {
     "trial": "the search's own training of this configuration, which was selected for its validation value",
@@ -108,23 +110,6 @@ class GainRow:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Accuracy on the test split, always in percent."""
-
-    accuracy: str
-    interval: str
-    images: str  # number of test images
-    reads: str  # how often this study has read the test split
-    constant: str  # what always answering the most frequent class scores; "" if unknown
-    is_notable: bool  # the classes are so unequal that `constant` must stand next to the accuracy
-
-    @property
-    def beside(self) -> str:
-        """`constant` as a continuation, if it must stand next to the accuracy."""
-        return f"; {self.constant}" if self.is_notable else ""
-
-
-@dataclass(frozen=True)
 class SearchOutcome:
     """Everything shown about a finished search."""
 
@@ -133,7 +118,7 @@ class SearchOutcome:
     metric: str
     score: str  # the winner's best validation figure: confirmed if possible
     searched: str  # its value in the search
-    constant: str  # what always answering the most frequent class scores; "" if unknown or if classes are about equal
+    constant: str  # what a constant answer scores; "" if unknown or if classes are about equal
     params: tuple[tuple[str, str], ...]
     baseline: str  # which baseline the winner is, and why; "" if it is none
     network: str  # which training was tested and registered: `trial`, `confirm` or `refit`
@@ -143,8 +128,8 @@ class SearchOutcome:
     confirmation: ConfirmationTable | None
     gains: tuple[GainRow, ...]
     gains_note: str  # a remark about all gains together; may be ""
-    test: Accuracy | None
-    warnings: tuple[str, ...]  # classes that are never predicted
+    test: TestFigures | None
+    warnings: tuple[str, ...]  # classes that are never predicted, and a network no better than a constant answer
     registration: Mapping[str, Any] | None  # `name`, `version`, `alias` and `uri` of the registered version
     notes: tuple[str, ...]  # deviations from the plan
 
@@ -152,14 +137,14 @@ class SearchOutcome:
 def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutcome:
     """Format the outcome `summary` of `study`."""
     refit, confirmation = summary.refit, _confirmation(study, summary, style)
-    rows, majority = confirmation.rows if confirmation else (), summary.majorities.get("validation")
+    rows, test = confirmation.rows if confirmation else (), figures_on_test(study, summary)
     return SearchOutcome(
         number=summary.number,
         label=summary.label,
         metric=study.metric,
         score=style.text(summary.score),
         searched=style.text(summary.value),
-        constant=constant_answer(majority, style.text(majority.share)) if majority and majority.is_notable else "",
+        constant=_constant(study, summary, style),
         params=tuple((name, readable(value, digits=3)) for name, value in summary.params.items()),
         baseline=_baseline(study, summary),
         network=summary.network,
@@ -169,32 +154,19 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
         confirmation=confirmation,
         gains=gain_rows(summary.gains, style),
         gains_note=_gains_note(summary),
-        test=accuracy_on_test(study, summary),
-        warnings=never_predicted(study, summary),
+        test=test,
+        warnings=(*never_predicted(study, summary), *([test.warning] if test and test.warning else [])),
         registration=summary.model,
         notes=tuple(text for text in (summary.note, summary.standing) if text),
     )
 
 
-def accuracy_on_test(study: StudyRecord, summary: Summary | None) -> Accuracy | None:
-    """Format the score on the test split; None if there is none."""
-    if summary is None or not (test := summary.test):
-        return None
-    majority = summary.majorities.get("test")
-    return Accuracy(
-        accuracy=f"{test['accuracy']:.2%}",
-        interval=f"{test['low']:.2%} to {test['high']:.2%}",
-        images=f"{int(test['n']):,}",
-        reads=reads_of_test_split(study),
-        constant=constant_answer(majority, f"{majority.share:.2%}") if majority else "",
-        is_notable=majority is not None and majority.is_notable,
-    )
-
-
-def reads_of_test_split(study: StudyRecord) -> str:
-    """Say how often the study has read the test split."""
-    n = len(study.attrs.get(TEST_READS, ()))
-    return "measured once" if n == 1 else f"the test split was read {n} times in this study"
+def _constant(study: StudyRecord, summary: Summary, style: Decimals) -> str:
+    """What a constant answer scores on the validation split, in the study's metric."""
+    majority, metric = summary.majorities.get("validation"), metric_of(study.metric)
+    if majority is None or not majority.is_notable or (metric is None and not study.maximize):
+        return ""
+    return constant_answer(majority, metric or "accuracy", style.text)
 
 
 def gain_rows(gains: Iterable[Gain], style: Decimals) -> tuple[GainRow, ...]:
@@ -266,7 +238,7 @@ def _rank(study: StudyRecord, candidate: Candidate) -> tuple[bool, bool, float]:
 def _intervals(confirmation: Confirmation, n_trials: int) -> str:
     if all(candidate.half is None for candidate in confirmation.candidates):
         return "no intervals, because no configuration has two seeds with different values"
-    if confirmation.n_images is None:
+    if confirmation.n_images is None and all(candidate.image_error is None for candidate in confirmation.candidates):
         return "95% intervals, from the seeds alone"
     return f"95% intervals, corrected for picking the best of {counted(n_trials, 'trial')}"
 

@@ -172,6 +172,8 @@ def _why_not(name: str, version: ScoredVersion, champion: ScoredVersion) -> str:
         return "it was promoted by hand, and one of the two versions has no score"
     here, there = version.protocol, champion.protocol
     keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+    if "metric" in keys:  # it has its direction
+        keys = ["metric", *(key for key in keys if key not in ("metric", "direction"))]
     differing = [
         f"{key.replace('_', ' ')} ({there.get(key, 'unknown')} there, {here.get(key, 'unknown')} here)" for key in keys
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ from scipy.stats import t
 from toy import Toy
 
 from search.common.direction import Direction
-from search.study.selection.intervals import Noise, images_of, wilson
+from search.study.selection.intervals import Mean, Noise, images_of, wilson
 from search.study.selection.winner import choose, clearly_worse
 from search.study.summary import Candidate, Confirmation
 
@@ -43,7 +43,7 @@ def test_the_interval_of_one_configuration_is_students(values: list[float]):
     noise = Noise.of(candidates(np.array([values])), None)
     mean, n = statistics.mean(values), len(values)
     error = statistics.stdev(values) / math.sqrt(n)
-    half_width = noise.half_width((mean, n))
+    half_width = noise.half_width(Mean(mean, n))
     if error < 1e-12:
         assert half_width is None or half_width < 1e-9
     else:
@@ -52,13 +52,25 @@ def test_the_interval_of_one_configuration_is_students(values: list[float]):
 
 def test_images_that_all_seeds_share_do_not_average_away():
     noise = Noise(seed=1e-9, freedom=3, n_images=10_000)
-    few, many = noise.half_width((0.99, 2)), noise.half_width((0.99, 1000))
+    few, many = noise.half_width(Mean(0.99, 2)), noise.half_width(Mean(0.99, 1000))
     assert few == pytest.approx(many)
     assert many == pytest.approx(1.959964 * math.sqrt(0.99 * 0.01 / 10_000), rel=0.01)
-    widest = Noise(seed=1e-9, freedom=3, n_images=10_000, trials=50).half_width((0.99, 2))
+    widest = Noise(seed=1e-9, freedom=3, n_images=10_000, trials=50).half_width(Mean(0.99, 2))
     assert widest == pytest.approx(3.283 / 1.959964 * many, rel=1e-3)  # of 50 such draws, the luckiest
-    assert noise.half_width((1.0, 2)) > 1e-4  # nothing wrong among few is no certainty
-    assert Noise(0.001, 3, None).half_width((0.99, 1000)) == pytest.approx(3.182 * 0.001 / math.sqrt(1000), rel=1e-3)
+    assert noise.half_width(Mean(1.0, 2)) > 1e-4  # nothing wrong among few is no certainty
+    assert Noise(0.001, 3, None).half_width(Mean(0.99, 1000)) == pytest.approx(
+        3.182 * 0.001 / math.sqrt(1000), rel=1e-3
+    )
+
+
+def test_a_known_error_over_images_counts_like_that_of_an_accuracy():
+    error = math.sqrt(0.99 * 0.01 / 10_000)
+    noise, share = Noise(seed=0.0005, freedom=3, n_images=None), Noise(seed=0.0005, freedom=3, n_images=10_000)
+    assert noise.half_width(Mean(0.02, 2, error)) == pytest.approx(share.half_width(Mean(0.99, 2)), rel=0.01)
+    assert noise.half_width(Mean(0.02, 2)) < 0.8 * noise.half_width(Mean(0.02, 2, error))
+    a, b = (Candidate(number, "", 0.0, None, (0.02, 0.021), image_error=error) for number in (0, 1))
+    assert noise.standard_error(a, b) == pytest.approx(error)
+    assert noise.standard_error(replace(a, image_error=None), replace(b, image_error=None)) == pytest.approx(0.0005)
 
 
 def test_the_interval_of_a_share_ends_at_one():
@@ -89,11 +101,11 @@ def test_an_interval_ends_where_the_metric_does(
 def test_without_two_seeds_there_is_no_interval():
     assert Noise.of([], None) == Noise(None, 0, None)
     single = candidates(np.array([[0.5], [0.7]]))
-    assert Noise.of(single, None).half_width((0.5, 1)) is None
-    assert Noise.of(single, 10_000).half_width((0.5, 1)) is None  # the images alone would look too certain
+    assert Noise.of(single, None).half_width(Mean(0.5, 1)) is None
+    assert Noise.of(single, 10_000).half_width(Mean(0.5, 1)) is None  # the images alone would look too certain
     assert Noise.of(single, None).standard_error(*single) is None
     same = candidates(np.array([[0.5, 0.5], [0.7, 0.7]]))
-    assert Noise.of(same, None).half_width((0.5, 2)) is None
+    assert Noise.of(same, None).half_width(Mean(0.5, 2)) is None
     assert Noise.of(same, None).standard_error(*same) == 0
 
 
@@ -148,7 +160,7 @@ class SearchResult:
     def covers(self, true_value: float) -> bool:
         """Whether the chosen one's interval does."""
         assert self.chosen.mean is not None
-        half_width = self.noise.half_width((self.chosen.mean, len(self.chosen.values)))
+        half_width = self.noise.half_width(Mean(self.chosen.mean, len(self.chosen.values)))
         assert half_width is not None
         return abs(self.chosen.mean - true_value) <= half_width
 
@@ -157,7 +169,7 @@ class SearchResult:
         values = next((candidate.values for candidate in self.candidates if candidate.number == other), None)
         value, n = (self.seen[other], 1) if values is None else (sum(values) / len(values), len(values))
         assert self.chosen.mean is not None
-        half_width = self.noise.half_width((self.chosen.mean, len(self.chosen.values)), (value, n))
+        half_width = self.noise.half_width(Mean(self.chosen.mean, len(self.chosen.values)), Mean(value, n))
         assert half_width is not None
         return abs(self.chosen.mean - value) <= half_width
 
@@ -233,8 +245,10 @@ def test_confirmation_removes_what_luck_added():
 # Choosing -----------------------------------------------------------------------------------------------------------
 
 
-def tried(number: int, *values: float, size: float | None = None, failed: int = 0) -> Candidate:
-    return Candidate(number, "", 0.0, size, values, failed)
+def tried(
+    number: int, *values: float, size: float | None = None, failed: int = 0, error: float | None = None
+) -> Candidate:
+    return Candidate(number, "", 0.0, size, values, failed, image_error=error)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +260,7 @@ def tried(number: int, *values: float, size: float | None = None, failed: int = 
         ([tried(0, 0.90, 0.92), tried(1, 0.91, 0.93)], True, 1),
         ([tried(0, 0.99, 0.991, size=9), tried(1, 0.90, 0.901, size=5)], True, 0),
         ([tried(0, 0.99, 0.991, size=5), tried(1, 0.90, 0.901, size=9)], False, 1),
+        ([tried(0, 0.99, 0.991, size=5, error=0.1), tried(1, 0.90, 0.901, size=9, error=0.1)], False, 0),
         ([tried(0, 0.99, size=1), tried(1, 0.90, 0.98, size=5)], True, 1),
         ([tried(0, 0.99, size=1, failed=1), tried(1, 0.90, 0.92, size=5)], True, 1),
         ([tried(0, 0.99, size=1, failed=1), tried(1, failed=2)], True, 0),
@@ -258,6 +273,7 @@ def tried(number: int, *values: float, size: float | None = None, failed: int = 
         "level, sizes unknown",
         "clearly best",
         "a loss",
+        "a loss on few images",
         "dropped early",
         "a seed failed",
         "all had failures",
@@ -304,9 +320,11 @@ def test_no_candidate_is_clearly_worse_before_one_has_two_seeds(n_images: int | 
 # What values are ----------------------------------------------------------------------------------------------------
 
 
-def a_classifier(n_validation: int) -> Any:
+def a_classifier(n_validation: int, metric: str = "score") -> Any:
     methods = ("prepare", "class_names", "load_weights", "validation_images", "refit_epochs", "score_test", "framing")
-    return SimpleNamespace(**dict.fromkeys(methods, print), dataset_info=lambda: {"n_validation": n_validation})
+    return SimpleNamespace(
+        metric=metric, **dict.fromkeys(methods, print), dataset_info=lambda: {"n_validation": n_validation}
+    )
 
 
 @pytest.mark.parametrize(
@@ -330,6 +348,11 @@ def test_a_share_of_images_is_a_whole_number_of_them(values: list[float], is_sha
 def test_every_accuracy_is_a_share_of_images_also_in_single_precision(case: tuple[int, int]):
     right, n = case
     assert images_of(a_classifier(n), [right / n, float(np.float32(right) / np.float32(n))]) == n
+
+
+@pytest.mark.parametrize("metric", ["val_balanced_accuracy", "val_macro_f1", "log_loss"])
+def test_a_metric_that_is_a_share_by_chance_is_none(metric: str):
+    assert images_of(a_classifier(200, metric), [0.5]) is None  # a constant answer to two classes
 
 
 def test_values_of_other_objectives_are_no_shares_of_images():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -53,6 +54,16 @@ def test_within_one_standard_error_is_no_improvement():
     assert stopping_reason(creeping, 2, MAXIMIZE, n_images=None) is None
     small_steps_add_up = [*creeping, ended(3, 0.9911)]
     assert stopping_reason(small_steps_add_up, 2, MAXIMIZE, n_images=10_000) is None
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_other_metrics_have_the_standard_error_that_their_training_measured(direction: Direction):
+    first, second = trials(0.5, 0.5 + 0.02 * direction.sign)
+    first = replace(first, image_error=0.03)
+    why = stopping_reason([first, second], 1, direction, n_images=None)
+    assert why is not None
+    assert why.endswith("trial 0 (0.5000) by more than one standard error (0.03)")
+    assert stopping_reason([replace(first, image_error=0.01), second], 1, direction, n_images=None) is None
 
 
 def test_the_order_is_that_of_ending():
