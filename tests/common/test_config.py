@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from objectives import metrics
 from search.cli.main import cli
 from search.cli.options import SETTINGS, options, read_config
 from search.common.config import (
     DIRECTIONS,
     ENGINES,
     LOG_FORMATS,
+    METRICS,
     PRUNERS,
     SAMPLERS,
     Config,
@@ -89,6 +91,8 @@ def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
 def test_every_flag_can_come_from_the_environment(name: str):
     values = {
         "device": "cuda:1",
+        "image_size": "32",
+        "metric": "log_loss",
         "sampler": "qmc",
         "pruner": "none",
         "direction": "maximize",
@@ -163,6 +167,8 @@ PATHS = st.from_regex(r"[a-z][a-z0-9_ /.-]{0,15}[a-z]", fullmatch=True)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trials": st.integers(1, 10**6),
     "dataset": TEXT,
+    "image_size": st.integers(8, 224),
+    "metric": st.sampled_from(METRICS),
     "study": TEXT,
     "epochs": st.integers(1, 1000),
     "jobs": st.integers(1, 512),
@@ -253,3 +259,7 @@ def test_a_name_that_mlflow_or_its_uris_refuse_is_no_model_name(name: str):
         Config(register=name)
     assert len(str(raised.value)) < 300
     assert str(raised.value).isprintable()
+
+
+def test_metrics_are_those_that_are_computed():
+    assert tuple(metrics.METRICS) == METRICS  # `search.common` may not import objectives
