@@ -22,6 +22,7 @@ from shell import alive, children, environment, in_process, rows, wait_for, wait
 
 import search
 from objectives.images import ImageClassification
+from objectives.metrics import METRICS
 from search.commands.session.session import spec_for_machines
 from search.commands.setup import SearchPlan
 from search.common.config import Config
@@ -306,6 +307,7 @@ def test_a_model_is_registered_beside_a_run_of_ones_own(here: Path, monkeypatch:
             mlflow.log_metric("after", 1.0)
         assert result.model_uri == "models:/digits/1"
         assert result.test_accuracy is not None
+        assert [score.name for score in result.test_scores] == list(METRICS)
         assert len(result.predictor.classes) == 10
         assert mlflow.MlflowClient().get_run(own.info.run_id).data.metrics == {"after": 1.0}
     finally:
