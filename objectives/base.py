@@ -257,7 +257,7 @@ class ImageClassifier(Protocol):
         """
 
     def framing(self) -> Mapping[str, Any]:
-        """The fields of `objectives.data.pictures.image_files.Framing`: how an image must be framed for the network."""
+        """The fields of `objectives.data.files.image_files.Framing`: how an image must be framed for the network."""
 
 
 @runtime_checkable

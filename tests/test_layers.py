@@ -38,7 +38,7 @@ CHEAP_OBJECTIVES = {
     "objectives.data.names",
     "objectives.data.npz",
     "objectives.data.folders.folder",
-    "objectives.data.pictures.image_files",
+    "objectives.data.files.image_files",
     "objectives.worker.messages",
     "objectives.worker.worker",
     "objectives.worker.ray_actor",

@@ -61,7 +61,7 @@ class About(TypedDict):
     image_size: NotRequired[int]
     """Pixels a side that the user asked for; absent if nothing was."""
     value_range: NotRequired[Sequence[float] | None]
-    """As in `objectives.data.pictures.image_files.Framing`."""
+    """As in `objectives.data.files.image_files.Framing`."""
 
 
 def cache_dir() -> Path:

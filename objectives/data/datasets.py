@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import arrays, mnist, npz, torchvision_sets
+from objectives.data.files.deep_pixels import Range
+from objectives.data.files.image_files import Framing
+from objectives.data.files.resizing import resize
 from objectives.data.folders import folder
 from objectives.data.names import parse_name
-from objectives.data.pictures.deep_pixels import Range
-from objectives.data.pictures.image_files import Framing
-from objectives.data.pictures.resizing import resize
 from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
 
 N_TEST_DIGITS = 359
@@ -49,7 +49,7 @@ class Dataset:
     original_size: tuple[int, int] | None = None
     """Median (h, w) of the images of a folder, in pixels; they may be shrunk. None: never resized, or unknown."""
     value_range: Range | None = None
-    """As in `objectives.data.pictures.image_files.Framing`."""
+    """As in `objectives.data.files.image_files.Framing`."""
     left_out: str | None = None
     """A sentence about the files of a folder that are not in the dataset."""
     image_size: int | None = None
@@ -252,7 +252,7 @@ def _prepare_digits(data_dir: Path, image_size: int | None) -> Path:
 
 
 def framing(dataset: Dataset) -> Framing:
-    """How `objectives.data.pictures.image_files.to_model_input` frames an image for a model trained on `dataset`."""
+    """How `objectives.data.files.image_files.to_model_input` frames an image for a model trained on `dataset`."""
     if dataset.name == "digits":
         return Framing(dataset.channels, dataset.size, 1.0, True)
     if dataset.name in mnist.VARIANTS:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import arrays
-from objectives.data.pictures.resizing import resize
+from objectives.data.files.resizing import resize
 from objectives.data.splits import Labelled
 
 DIGIT_CLASSES = tuple("0123456789")
@@ -50,7 +50,7 @@ class MnistVariant(NamedTuple):
     torchvision_class: str
     classes: tuple[str, ...]
     content_fraction: float | None
-    """As in `objectives.data.pictures.image_files.Framing`."""
+    """As in `objectives.data.files.image_files.Framing`."""
 
 
 VARIANTS = {

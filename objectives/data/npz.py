@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError
 from objectives.data import arrays
+from objectives.data.files.resizing import fit_all, usual_size
 from objectives.data.folders.folder import Prepared
 from objectives.data.formats.npz_file import Archive, Pair, open_archive
 from objectives.data.formats.npz_labels import Labels, class_names, labels_of, refuse_several
 from objectives.data.formats.npz_pixels import Scale, Selected, Shape, shape_of
-from objectives.data.pictures.resizing import fit_all, usual_size
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 MIN_IMAGES_PER_CLASS = 5

@@ -14,8 +14,8 @@ from typing import Any
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data import arrays, mnist
+from objectives.data.files.resizing import resize
 from objectives.data.formats import torchvision_files as formats
-from objectives.data.pictures.resizing import resize
 from objectives.data.splits import Labelled
 
 TIMEOUT_S = 10.0
@@ -36,7 +36,7 @@ class TorchvisionSet:
     read: Callable[[Sequence[Path]], formats.Content]
     """Reads the files of one part."""
     content_fraction: float | None
-    """As in `objectives.data.pictures.image_files.Framing`."""
+    """As in `objectives.data.files.image_files.Framing`."""
     is_drawing: bool
     """Whether it shows bright strokes on black."""
     downloads: Sequence[Mapping[str, Any]]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from optuna.trial import FixedTrial
 
-from objectives.data.pictures.image_files import Framing
+from objectives.data.files.image_files import Framing
 from search.commands.setup import stored_objective
 from search.commands.studies import is_of_function, read_study, tracked_elsewhere
 from search.common.config import Config

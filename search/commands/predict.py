@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, PictureError
 from objectives.data.datasets import load_test_split_of
+from objectives.data.files.image_files import NOTHING_FOUND, read_image, to_model_input
 from objectives.data.names import BUILT_IN, has_path, is_same_dataset
-from objectives.data.pictures.image_files import NOTHING_FOUND, read_image, to_model_input
 from search.commands.load import Predictor
 
 STORED_SPLIT = "from the split of the training, because the images have changed"

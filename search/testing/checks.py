@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 
 from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
-from objectives.data.pictures.image_files import Framing
+from objectives.data.files.image_files import Framing
 from objectives.failures import describe_error, describe_value
 from search.common.text import one_line
 from search.study.space import objective_calls

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from objectives.data.files.image_files import is_heic, readable_suffixes
 from objectives.data.folders.listing import (
     AGAIN,
     BESIDE,
@@ -18,7 +19,6 @@ from objectives.data.folders.listing import (
     subfolders,
     suffix_of,
 )
-from objectives.data.pictures.image_files import is_heic, readable_suffixes
 
 
 def printable(name: str) -> str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from objectives.base import PictureError
-from objectives.data.pictures.deep_pixels import Range, is_deep, to_float, to_grey
-from objectives.data.pictures.image_files import changes_warnings, fit, read_picture
+from objectives.data.files.deep_pixels import Range, is_deep, to_float, to_grey
+from objectives.data.files.image_files import changes_warnings, fit, read_picture
 
 CHUNK = 32
 """Number of images that a thread decodes at a time."""
@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
     size: tuple[int, int]
     """(h, w) of the file."""
     is_cut: bool
-    """As in `objectives.data.pictures.image_files.Picture`."""
+    """As in `objectives.data.files.image_files.Picture`."""
     is_coloured: bool
 
     @property

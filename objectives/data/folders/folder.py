@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError, PictureError
 from objectives.data import arrays
+from objectives.data.files.deep_pixels import range_in_use
+from objectives.data.files.image_files import is_heic, read_picture
 from objectives.data.folders.class_folders import printable
 from objectives.data.folders.contents import Contents, check_counts, list_contents
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
 from objectives.data.folders.duplicates import find_duplicates
 from objectives.data.folders.listing import examples
-from objectives.data.pictures.deep_pixels import range_in_use
-from objectives.data.pictures.image_files import is_heic, read_picture
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 MAX_SIDE_PX = 64

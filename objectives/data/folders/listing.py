@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from objectives.data.pictures.image_files import begins_like_image, is_heic, readable_suffixes
+from objectives.data.files.image_files import begins_like_image, is_heic, readable_suffixes
 
 Files = dict[Path, os.stat_result]
 """Files and their sizes and times. A link has those of its target."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError
-from objectives.data.pictures.deep_pixels import PERCENTILES, SAMPLE, Range
+from objectives.data.files.deep_pixels import PERCENTILES, SAMPLE, Range
 
 CHUNK = 512
 """Number of images that are converted at a time."""
@@ -151,7 +151,7 @@ class Scale:
 
 
 def _range_in_use(pool: Sequence[Selected]) -> Range:
-    """As `objectives.data.pictures.deep_pixels.range_in_use`, of images in arrays."""
+    """As `objectives.data.files.deep_pixels.range_in_use`, of images in arrays."""
     step = -(-sum(len(part.index) for part in pool) // SAMPLE)
     pixels = np.concatenate([part.values[part.index[::step]].ravel() for part in pool])
     low, high = (float(value) for value in np.percentile(pixels, PERCENTILES, method="nearest"))

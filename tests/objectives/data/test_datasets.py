@@ -12,8 +12,8 @@ from shell import mnist_folder
 
 from objectives.base import DatasetError
 from objectives.data.datasets import default_data_dir, framing, load_dataset, load_test_split
+from objectives.data.files.image_files import Framing
 from objectives.data.names import dataset_slug, is_same_dataset, parse_name
-from objectives.data.pictures.image_files import Framing
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from objectives.data.datasets import Dataset, framing, load_dataset, load_test_split
-from objectives.data.pictures.image_files import Framing, read_image, to_model_input
+from objectives.data.files.image_files import Framing, read_image, to_model_input
 
 
 @pytest.fixture(autouse=True)

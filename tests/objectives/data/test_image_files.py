@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from objectives.base import PictureError
-from objectives.data.pictures.image_files import Framing, read_image, to_model_input
+from objectives.data.files.image_files import Framing, read_image, to_model_input
 
 ROOT = Path(__file__).parents[3]
 MNIST = Framing(channels=1, size=(28, 28), content_fraction=20 / 28, dark_background=True)
@@ -325,5 +325,5 @@ def test_blank_pictures_work(size: tuple[int, int], grey: int, framing: Framing)
 
 def test_reading_pictures_needs_no_torch() -> None:
     heavy = "{'torch', 'torchvision', 'search', 'scipy'}"
-    program = f"import sys, objectives.data.pictures.image_files; assert not {heavy} & set(sys.modules)"
+    program = f"import sys, objectives.data.files.image_files; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)

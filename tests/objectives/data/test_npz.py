@@ -23,8 +23,8 @@ from shell import CHECKOUT, environment
 
 from objectives.base import DatasetError
 from objectives.data.datasets import Dataset, framing, load_dataset, load_test_split, load_test_split_of
+from objectives.data.files.image_files import Framing, read_image, to_model_input
 from objectives.data.names import dataset_slug, is_same_dataset
-from objectives.data.pictures.image_files import Framing, read_image, to_model_input
 
 
 @pytest.fixture(autouse=True)

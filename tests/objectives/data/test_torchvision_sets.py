@@ -32,8 +32,8 @@ from shell import CHECKOUT, environment
 
 from objectives.base import DatasetError, DatasetUnavailableError
 from objectives.data.datasets import framing, load_dataset, load_test_split, load_test_split_of
+from objectives.data.files.image_files import Framing
 from objectives.data.formats.torchvision_files import EMNIST_CLASSES
-from objectives.data.pictures.image_files import Framing
 from objectives.data.torchvision_sets import SETS
 
 

@@ -2,7 +2,7 @@
 
 `read_image` opens the formats of images that Pillow decodes by itself, and converts every mode to "L" or "RGB". It
 rejects an image that would not fit in memory before decoding it. `to_model_input` then frames the image, so that a
-digit photographed anywhere on a sheet of paper looks like one of MNIST (see `objectives.data.pictures.drawing`).
+digit photographed anywhere on a sheet of paper looks like one of MNIST (see `objectives.data.files.drawing`).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from objectives.base import PictureError
-from objectives.data.pictures.deep_pixels import Range, is_deep, to_grey
+from objectives.data.files.deep_pixels import Range, is_deep, to_grey
 
 # EPS and other formats that Pillow can read are left out: they start programs or have no use here.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -252,7 +252,7 @@ def to_model_input(image: Image.Image, framing: Framing) -> tuple[NDArray[np.flo
 
 def _frame_content(image: Image.Image, framing: Framing, content_fraction: float, notes: list[str]) -> Plane:
     """Find the drawing in a grey image and frame it: (h, w), with the background of the training images."""
-    from objectives.data.pictures.drawing import find_drawing, frame  # scipy takes half a second to import
+    from objectives.data.files.drawing import find_drawing, frame  # scipy takes half a second to import
 
     drawing = find_drawing(image)
     if drawing is None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from objectives.data.pictures.image_files import fit
+from objectives.data.files.image_files import fit
 
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 64
