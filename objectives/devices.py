@@ -13,7 +13,7 @@ from objectives.base import DeviceError
 from objectives.failures import describe_error
 
 VISIBLE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-# What CUDA, ROCm, their libraries and torch say in errors that are no OutOfMemoryError.
+# Messages of CUDA, ROCm, their libraries and torch in errors other than OutOfMemoryError.
 OUT_OF_MEMORY = (
     "error: out of memory",
     "STATUS_ALLOC_FAILED",

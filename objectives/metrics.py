@@ -32,8 +32,8 @@ def is_unequal(counts: Iterable[int]) -> bool:
 def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[Metric, float]:
     """Return all metrics of class probabilities (n, k), n >= 1, for true classes (n,).
 
-    Of equal probabilities, the first class is the predicted one. A probability below float64's machine epsilon counts
-    as that, so the log loss is finite.
+    Among equal probabilities, the first class is the predicted one. Probabilities below float64's machine epsilon are
+    raised to it, so the log loss is finite.
     """
     k, predicted = probabilities.shape[1], probabilities.argmax(1)
     counts = (np.bincount(classes, minlength=k) for classes in (labels, predicted, labels[predicted == labels]))

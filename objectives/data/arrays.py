@@ -47,7 +47,7 @@ class About(TypedDict):
     """As `digest` computes it for the pool."""
     n_test: NotRequired[int]
     n_train: NotRequired[int]
-    """Images of the pool before its validation split, which the source has; absent if the pool is to be split."""
+    """Number of training images, which come first in the pool. Absent if the source has no validation split."""
     origins: NotRequired[Mapping[str, str]]
     """As in `objectives.data.datasets.Dataset`."""
     test_classes: NotRequired[Mapping[str, int]]

@@ -184,7 +184,7 @@ class _Prepared(NamedTuple):
     n_test: int | None = None
     left_out: str | None = None
     validation_share: int = 5
-    """One image in so many of the pool is for validation, unless its source has a validation split."""
+    """Validation takes one image of this many in the pool, unless the source has a validation split."""
     origins: Mapping[str, str] = {}
 
 
@@ -214,7 +214,7 @@ def _prepare(
 
 
 class _Own(NamedTuple):
-    """What makes arrays of one kind of the user's own data, and what finds them."""
+    """Makes and finds the arrays of one kind of the user's own data."""
 
     prepare: Callable[[Path, Path, int | None], folder.Prepared]
     find_prepared: Callable[[Path, Path, int | None], folder.Prepared]

@@ -36,7 +36,7 @@ MNIST_MD5 = {
 FILES = tuple(MNIST_MD5)
 TRAIN_FILES, TEST_FILES = FILES[:2], FILES[2:]
 VALIDATION_SHARE = 6
-"""One training image in so many is for validation."""
+"""Validation takes one training image of this many."""
 MIRROR_VARIABLE = "SEARCH_DATA_MIRROR"
 MIRROR_TIMEOUT_S = 4.0
 """How long a mirror may stay silent. MNIST has two mirrors."""

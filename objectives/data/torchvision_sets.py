@@ -30,7 +30,7 @@ class TorchvisionSet:
 
     torchvision_class: str
     folder: str
-    """Of the files, below the data folder. Empty for the data folder itself."""
+    """The folder of the files in the data folder. Empty for the data folder itself."""
     files: Mapping[arrays.Part, tuple[str, ...]]
     """Each may be packed, with `.gz` after its name, if `may_be_packed`."""
     read: Callable[[Sequence[Path]], formats.Content]
@@ -42,7 +42,7 @@ class TorchvisionSet:
     downloads: Sequence[Mapping[str, Any]]
     """Arguments with which torchvision's class downloads all files, one call each."""
     validation_share: int = 5
-    """One image in so many of the pool is for validation."""
+    """Validation takes one image of this many in the pool."""
     may_be_packed: bool = False
 
 

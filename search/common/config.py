@@ -68,7 +68,7 @@ class Config:
         "N",
         unset="the dataset's own; of a folder, at most 64",
     )
-    metric: str | None = setting(None, "What the search improves.", click.Choice(METRICS), unset="accuracy")
+    metric: str | None = setting(None, "Metric that the search improves.", click.Choice(METRICS), unset="accuracy")
     study: str | None = setting(None, "Name of the study.", str, "NAME", unset="the dataset's name")
     epochs: int | None = setting(None, "Epochs of a full training.", COUNT, "N", unset="the objective's choice")
     jobs: int | None = setting(

@@ -231,7 +231,7 @@ class TrainingRuns:
             self.notice(f"predictions are not drawn: their shape is {predictions.shape}, and not {shape}")
 
     def _of_predictions(self, outcome: Outcome, value: float | None) -> dict[str, Any]:
-        """What the validation predictions say of a training: classes that it never predicts, its value's error."""
+        """Attributes from validation predictions: the classes that are never predicted, and the value's error."""
         if (predictions := outcome.predictions) is None or not isinstance(self.objective, ImageClassifier):
             return {}
         _, labels = self.objective.validation_images()

@@ -35,7 +35,7 @@ from search.executors.mps import Mps
 
 LAST_LINES = 15
 TURNS = "without CUDA MPS several workers only take turns on a GPU"
-ENDING_S = 2.0  # how long a dying worker may take; if it were told to end, its own exit status would be lost
+ENDING_S = 2.0  # how long a dying worker may take; if the coordinator ended it, its own exit status would be lost
 MAX_FAILED_STARTS = 3
 # Higher after SIGKILL, which says little about the next start, and on a GPU that worked: after a fault, MPS lets nobody
 # in until all of its clients have ended.

@@ -14,7 +14,7 @@ from objectives.devices import n_nvidia_gpus
 from search.common.text import one_line
 
 CONTROL = "nvidia-cuda-mps-control"
-FOLDERS = ("/usr/local/nvidia/bin", "/usr/bin")  # where containers and packages have it, beside PATH
+FOLDERS = ("/usr/local/nvidia/bin", "/usr/bin")  # where containers and packages have it, in addition to PATH
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 DEFAULT_PIPES = "/tmp/nvidia-mps"
 START_S = 10  # the daemon, and then its first client, may each take so long
@@ -51,7 +51,7 @@ sys.exit(f"a client gets CUDA error {status}" if status else 0)
 
 
 class Mps:
-    """What lets `jobs` workers share the NVIDIA GPUs that they find; `jobs` None: as many as make training faster.
+    """The MPS daemon for `jobs` workers that share NVIDIA GPUs; `jobs` None: as many as make training faster.
 
     A daemon of the user is used where there is one. Otherwise one is started, with a folder of its own; it ends with
     `close`, or with this process. The GPU's compute mode is not changed.
@@ -89,7 +89,7 @@ class Mps:
         folder = tempfile.mkdtemp(prefix="search-mps-", dir="/tmp")
         self.variables = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         environment = {**os.environ, **self.variables}
-        # The daemon would number the GPUs of this variable anew, and a worker's value would then mean other GPUs.
+        # The daemon would renumber the GPUs of this variable, and a worker's value would then mean other GPUs.
         # Names of GPUs mean the same to both.
         if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
             environment.pop("CUDA_VISIBLE_DEVICES", None)
@@ -135,7 +135,7 @@ class Mps:
 
 
 def visible_gpus() -> int:
-    """Return the number of NVIDIA GPUs that workers may use, as far as it can be told without torch."""
+    """Return the number of NVIDIA GPUs that workers may use, as far as is known without torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return n_nvidia_gpus()

@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
 
 def decode(paths: Sequence[Path], max_side_px: int) -> list[Decoded | None]:
-    """Decode images and shrink them to at most `max_side_px` a side. None: a file that is no image.
+    """Decode images and shrink them to at most `max_side_px` a side. None: a file that is not an image.
 
     Opens every file once. Threads are enough: Pillow decodes and resizes without holding Python's lock.
     """

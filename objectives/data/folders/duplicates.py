@@ -1,6 +1,6 @@
 """Finds images that are in two parts of a dataset.
 
-Prepared images are compared, not files: what a network sees is the same although one file was saved anew without loss,
+Prepared images are compared, not files: a file that was saved again without loss gives the same pixels,
 and no file is read again. Two images are the same if their pixels and the sizes of their files agree.
 """
 

@@ -34,7 +34,7 @@ N_KEYS = 12
 
 
 class Header(NamedTuple):
-    """What is known of an array before it is loaded."""
+    """Shape and type of an array that is not loaded yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
@@ -122,7 +122,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise DatasetError(f"npz:{path} does not fit in memory; save smaller images, as uint8") from None
-    except RuntimeError as error:  # zipfile says so of encrypted members
+    except RuntimeError as error:  # of encrypted members
         raise DatasetError(f"npz:{path} cannot be read: {error}; save it without a password") from None
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
@@ -138,7 +138,7 @@ def _headers(path: Path) -> Iterator[tuple[str, Header]]:
                 f"npz:{path} is an .npy file, which holds one array; save images and labels in one file with "
                 "numpy.savez_compressed('images.npz', images=images, labels=labels)"
             )
-        raise ValueError("it is no npz file of numpy" if beginning else "it is empty")
+        raise ValueError("it is not an npz file of numpy" if beginning else "it is empty")
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.filename.endswith(".npy"):

@@ -17,7 +17,7 @@ from objectives.data.files.deep_pixels import PERCENTILES, SAMPLE, Range
 CHUNK = 512
 """Number of images that are converted at a time."""
 TOLERANCE = 1e-6
-"""By how much floats may miss [0, 1], for the rounding of whoever made them."""
+"""How far floats may lie outside [0, 1], because of rounding."""
 
 Values = NDArray[np.generic]
 
@@ -108,7 +108,7 @@ class Scale:
     kind: Literal["unit", "bytes", "deep"]
     """From [0, 1]; as they are; or from the range in use of images of more than 8 bits."""
     value_range: Range | None = None
-    """Of deep images, the values that become 0 and 255."""
+    """The values that become 0 and 255, for deep images."""
 
     @classmethod
     def of(cls, where: str, pool: Sequence[Selected]) -> "Scale":

@@ -46,13 +46,13 @@ class _PlainUnpickler(pickle.Unpickler):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
             return _latin1
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of CIFAR's format")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of CIFAR's format")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """What Python 3 writes for bytes in a pickle that Python 2 can read."""
+    """Python 3 writes this for bytes in a pickle that Python 2 can read."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it names the encoding {encoding!r}, which is no part of CIFAR's format")
+        raise pickle.UnpicklingError(f"it names the encoding {encoding!r}, which is not part of CIFAR's format")
     return text.encode("latin1")
 
 

@@ -6,7 +6,7 @@ replaying it twice. On the CPU, where starting an operation costs as much as a s
 batches together.
 
 On a GPU a small network's time is the number of its kernels, 2 to 3 us each (H100). So one kernel reads the row, and
-a batch's logits are stored: losses and correct predictions are counted for many batches at once.
+a batch's logits are stored: losses and correct predictions are counted for many batches together.
 
 `cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
 """
@@ -87,7 +87,7 @@ class Update:
         indices = torch.zeros(self.batches, 2, n, dtype=torch.int64, device=device)
         numbers = torch.zeros(self.batches, 2 + 6 * n * self.augmented, device=device)
         self._tables = [(table, table[: self.batches_per_call].clone()) for table in (indices, numbers)]
-        """What differs from batch to batch, a row for each batch of an epoch, and the rows of a call."""
+        """The numbers that differ from batch to batch: a row for each batch of an epoch, and the rows of a call."""
         (_, index_rows), (_, number_rows) = self._tables
         self.order, self.labels = indices.unbind(1)
         self._order, self._labels = index_rows.unbind(1)

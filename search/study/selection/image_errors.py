@@ -1,4 +1,4 @@
-"""What a classifier's metrics owe to the images they were measured on: 95% intervals and standard errors.
+"""95% intervals and standard errors of a classifier's metrics over draws of its images.
 
 The intervals treat the class sizes of a split as fixed, because splits are stratified. docs/statistics.md has their
 measured coverage.
@@ -117,7 +117,7 @@ def _f1_scores(confusion: NDArray[np.int64]) -> _MeanShare:
     seen = sizes > 0
     halves = np.where(seen, 1 / np.where(seen, sizes, 1), 0)
     f1 = 2 * np.diag(cells) * halves
-    # One more image of class i that is taken for j changes the sum of the scores by slopes[i, j].
+    # An additional image of class i that is predicted as j changes the sum of the scores by slopes[i, j].
     slopes = np.diag(2 * halves) - (f1 * halves)[:, None] - (f1 * halves)[None, :]
     parts = (cells * slopes**2).sum(1)[present] / seen.sum() ** 2
     counts = images[present]

@@ -74,8 +74,8 @@ class Noise:
     def image_variance(self, value: float, error: float | None = None) -> float:
         """Variance of a value over draws of its images: of an accuracy, at most the binomial one.
 
-        Of any other metric, it is the square of its standard `error`, or unknown and 0. To an accuracy, two right and
-        two wrong images are added, so that few mistakes on few images do not look certain.
+        For any other metric, it is the square of its standard `error`, or 0 if that is unknown. Two right and two
+        wrong images are added to an accuracy, so that few mistakes on few images do not look certain.
         Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
         """
         if not self.n_images:

@@ -162,7 +162,7 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
 
 
 def _constant(study: StudyRecord, summary: Summary, style: Decimals) -> str:
-    """What a constant answer scores on the validation split, in the study's metric."""
+    """Score of a constant answer on the validation split, in the study's metric."""
     majority, metric = summary.majorities.get("validation"), metric_of(study.metric)
     if majority is None or not majority.is_notable or (metric is None and not study.maximize):
         return ""

@@ -13,7 +13,7 @@ SOURCE_CHARACTERS = 70
 EQUAL_RATIO = 1.25  # classes whose sizes differ by less are called equal
 NAMED_DUPLICATES = 3
 SPLITS = {"training": "n_train", "validation": "n_validation", "test": "n_test"}
-"""What `dataset_info` calls the number of images of each split."""
+"""Keys of `dataset_info` for the number of images of each split."""
 
 
 class Row(NamedTuple):
