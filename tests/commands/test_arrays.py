@@ -64,4 +64,4 @@ def test_a_file_that_cannot_be_used_ends_in_one_line(folder: Path, tmp_path: Pat
     result = search("--dataset", f"npz:{tmp_path}/pets.npz", *SHORT, cwd=folder, env=env)
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
-    assert "it is no npz file of numpy" in result.stderr
+    assert "it is not an npz file of numpy" in result.stderr

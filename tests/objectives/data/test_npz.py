@@ -400,7 +400,7 @@ def test_files_that_are_no_npz(file: Path) -> None:
     write_plain(file)
     with pytest.raises(DatasetError, match=rf"pets\.npz' is a file; type --dataset npz:{file}$"):
         load_dataset(f"folder:{file}", file.parent / "data")
-    for content, says in ((b"", "it is empty"), (b"<html>", "it is no npz file of numpy; copy it again, or save")):
+    for content, says in ((b"", "it is empty"), (b"<html>", "it is not an npz file of numpy; copy it again, or save")):
         file.write_bytes(content)
         with pytest.raises(DatasetError, match=says):
             load(file)

@@ -213,7 +213,7 @@ def test_a_pickle_that_runs_code_is_refused(data_dir: Path, tmp_path: Path, file
     folder = write_cifar(data_dir)
     content = pickle.loads((folder / file).read_bytes())
     (folder / file).write_bytes(pickle.dumps({**content, "x": Evil(tmp_path / "ran")}, protocol=2))
-    with pytest.raises(DatasetError, match=r"is damaged: it names (posix|nt)\.system, which is no part of CIFAR"):
+    with pytest.raises(DatasetError, match=r"is damaged: it names (posix|nt)\.system, which is not part of CIFAR"):
         load_dataset("cifar10", data_dir, download=False)
     assert not (tmp_path / "ran").exists()
     pickle.loads((folder / file).read_bytes())
