@@ -53,7 +53,7 @@ class Dataset:
     left_out: str | None = None
     """A sentence about the files of a folder that are not in the dataset."""
     image_size: int | None = None
-    """Pixels a side that the user asked for. None: the source's own size, of a folder at most 64."""
+    """Pixels a side that the user asked for. None: the source's own size, of the user's own data at most 64."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each split comes from, such as `test: test/`; by `training`, `validation` and `test`. Empty if unknown."""
     test_classes: Mapping[str, int] = field(default_factory=dict)
@@ -65,11 +65,13 @@ class Dataset:
     """
     notes: Sequence[str] = ()
     """Sentences about what is odd, such as classes that are missing from a split."""
+    stored_digest: str | None = None
+    """The digest, if it was computed when the arrays were made."""
 
     @cached_property
     def digest(self) -> str:
-        """First 32 hexadecimal digits of a SHA-256 over the pool. Computed at the first access."""
-        return arrays.digest(self.images, self.labels)
+        """First 32 hexadecimal digits of a SHA-256 over the pool, and over the splits of the user's own data."""
+        return self.stored_digest or arrays.digest(self.images, self.labels)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -129,6 +131,7 @@ def load_dataset(
         test_classes=about.get("test_classes", {}),
         duplicates=about.get("duplicates"),
         notes=about.get("notes", ()),
+        stored_digest=about.get("digest"),
     )
 
 

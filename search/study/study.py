@@ -30,6 +30,7 @@ from search.study.storage.writer import WriterStorage
 
 NO_LIMITS = Limits()
 SPACE = "search space"
+IMAGE_SIZE = "--image-size"  # key of a fingerprint, if it is given
 CODE = "code"
 
 
@@ -201,7 +202,8 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterat
             continue
         old, new = ("not given" if values.get(key) is None else str(values[key]) for values in (stored, wanted))
         if key == "dataset":
-            yield f"its images have changed (digest {old[:8]}, now {new[:8]})"
+            if stored.get(IMAGE_SIZE) == wanted.get(IMAGE_SIZE):  # of another size, they must differ
+                yield f"its images or splits have changed (digest {old[:8]}, now {new[:8]})"
         elif key == CODE:
             yield "the objective's code, or what it holds, has changed"
         else:

@@ -193,7 +193,7 @@ def test_no_champion_yet(folder: Path):
     ("words", "message"),
     [
         (["--objective", "toy:Toy"], r"objective was objectives.images:ImageClassification, now toy:Toy"),
-        (["--dataset", "folder:pets"], r"its images have changed \(digest \w{8}, now \w{8}\)"),
+        (["--dataset", "folder:pets"], r"its images or splits have changed \(digest \w{8}, now \w{8}\)"),
     ],
     ids=["objective", "dataset"],
 )

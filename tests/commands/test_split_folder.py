@@ -23,7 +23,7 @@ def test_it_is_searched_registered_and_predicted(tmp_path: Path):
     assert "training    40 images, Train/" in result.stdout
     assert "validation  12 images, valid/" in result.stdout
     assert "test        11 images, test/, read once" in result.stdout
-    assert "1 test image is among the others" in result.stdout
+    assert "1 test image is also used for training" in result.stdout
     assert "Train/dark/dark-3.png = test/dark/again.png" in result.stdout
     assert "test accuracy: 100.00%" in result.stdout
     assert "n = 11, measured once" in result.stdout
