@@ -206,7 +206,7 @@ def _prepare(
         return _Prepared(_prepare_digits(data_dir, image_size), source, N_TEST_DIGITS, origins=origins)
     prepared, raw, n_test = torchvision_sets.prepare(kind, part, data_dir, image_size, download=download)
     share = torchvision_sets.SETS[kind].validation_share
-    return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share))
+    return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share, n_test))
 
 
 class _Own(NamedTuple):
@@ -219,11 +219,11 @@ class _Own(NamedTuple):
 _OWN = {"folder": _Own(folder.prepare, folder.find_prepared), "npz": _Own(npz.prepare, npz.find_prepared)}
 
 
-def _official(share: int) -> Mapping[str, str]:
+def _official(share: int, n_test: int | None) -> Mapping[str, str]:
     """Origins of the splits of a dataset with training files and test files."""
     most, one = {5: ("four fifths", "a fifth"), 6: ("five sixths", "a sixth")}[share]
-    of = "of the training files"
-    return {"training": f"{most} {of}", "validation": f"{one} {of}, each class in proportion", "test": "the test files"}
+    of, test = "of the training files", "the test files" + ("" if n_test else " (counted when they are read)")
+    return {"training": f"{most} {of}", "validation": f"{one} {of}, each class in proportion", "test": test}
 
 
 def _prepare_digits(data_dir: Path, image_size: int | None) -> Path:
