@@ -15,11 +15,14 @@ STRONG |= dict(label_smoothing=0.05, schedule="one_cycle")
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
 
+OURS = "strong CNN, one cycle"
+
+
 def known_configurations(size: tuple[int, int]) -> dict[str, Params]:
     """Return the configurations by name, for images of `size` (h, w)."""
     return {
         "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
         "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
         "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-        "strong CNN, one cycle": {**STRONG, "cnn_blocks": max_blocks(size)},
+        OURS: {**STRONG, "cnn_blocks": max_blocks(size)},
     }

@@ -18,7 +18,7 @@ from objectives.data.datasets import Dataset, framing, load_dataset, load_test_s
 from objectives.data.names import dataset_slug
 from objectives.failures import describe_value
 from objectives.images import families, training_params
-from objectives.images.baselines import known_configurations
+from objectives.images.baselines import OURS, known_configurations
 from objectives.images.geometry import images_together
 from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
 from objectives.metrics import METRICS, Metric, direction_of, is_unequal
@@ -193,8 +193,12 @@ class ImageClassification:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
         if self._replaces("suggest_network"):
             return {}
-        equally: Params = {"class_weighting": "none"} if self.is_unequal else {}
-        return {name: params | equally for name, params in known_configurations(self.dataset.size).items()}
+        known = known_configurations(self.dataset.size)
+        if not self.is_unequal:
+            return known
+        # The tutorials weigh no classes. Where small classes count as much as large ones, our own configuration does.
+        ours = "balanced" if self.searched in ("balanced_accuracy", "macro_f1") else "none"
+        return {name: {**params, "class_weighting": ours if name == OURS else "none"} for name, params in known.items()}
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3

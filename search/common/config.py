@@ -24,7 +24,14 @@ TRACKING_STORE = r"(sqlite(\+pysqlite)?:///(?!:memory:|file:|$)|https?://|(postg
 MAX_SECONDS = 1e9
 """More than thirty years. Dates end some thousand years later."""
 
-COUNT = click.IntRange(min=1)
+
+class Whole(click.IntRange):
+    """A whole number. click calls its own type an "integer range" in errors."""
+
+    name = "integer"
+
+
+COUNT = Whole(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 NOT_NEGATIVE = click.FloatRange(min=0)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -68,7 +75,7 @@ class Config:
     image_size: int | None = setting(
         None,
         "Pixels a side to which images are resized.",
-        click.IntRange(8, 224),
+        Whole(8, 224),
         "N",
         unset="the images' own; of your own data at most 64",
     )
@@ -79,7 +86,7 @@ class Config:
         None, "Number of parallel workers.", COUNT, "N", unset="one per core; tuned on GPUs; as many as fit on Ray"
     )
     device: str = setting("auto", "Device for training. auto picks a GPU if there is one.", Device())
-    seed: int = setting(0, "Seed for all random numbers.", click.IntRange(min=0), "N")
+    seed: int = setting(0, "Seed for all random numbers.", Whole(min=0), "N")
     sampler: str = setting("tpe", "Algorithm that proposes configurations.", click.Choice(SAMPLERS))
     pruner: str | None = setting(
         None,
@@ -87,7 +94,7 @@ class Config:
         click.Choice(PRUNERS),
         unset="hyperband; median for a function",
     )
-    confirm: int = setting(3, "Number of best trials to retrain on fresh seeds.", click.IntRange(min=0), "K")
+    confirm: int = setting(3, "Number of best trials to retrain on fresh seeds.", Whole(min=0), "K")
     confirm_seeds: int = setting(2, "Fresh seeds per confirmed trial.", COUNT, "N")
     no_refit: bool = setting(False, "Skip the final training on training and validation images.", bool)
     max_parameters: int | None = setting(None, "Maximum number of weights in a network.", COUNT, "N")

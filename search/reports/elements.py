@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from search.reports.style import Figure, as_values
 from search.study.records import StudyRecord, TrialRecord
+from search.study.selection.intervals import metric_of
 from search.study.texts.presenter import Decimals
 
 Span = tuple[float, float]
@@ -61,6 +62,8 @@ class Unit(Decimals):
 
     name: str
     percent: bool
+    decimals: bool = False
+    """Whether values have four decimals: those of a log loss."""
 
     @classmethod
     def of(cls, record: StudyRecord) -> Self:
@@ -69,7 +72,7 @@ class Unit(Decimals):
         values = [trial.value for trial in record.trials if trial.value is not None]
         name = record.metric.replace("_", " ").replace("macro f1", "macro F1")
         name = f"validation {name.removeprefix('val ')}" if name.startswith("val ") else name
-        return cls(name, is_share and all(0 <= value <= 1 for value in values))
+        return cls(name, is_share and all(0 <= value <= 1 for value in values), metric_of(record.metric) == "log_loss")
 
     @property
     def title(self) -> str:
@@ -87,16 +90,22 @@ class Unit(Decimals):
         """Format one value; an en dash for None."""
         if value is None or not math.isfinite(value):
             return "–" if value is None else str(value)
+        if self.decimals:
+            return super().text(value)
         return f"{value:.2%}" if self.percent else f"{value:.5g}"
 
     def gain(self, value: float, half: float | None = None) -> str:
         """Format a difference with its sign, and the half-width of its interval if known."""
+        if self.decimals:
+            return super().gain(value, half)
         if half is None:
             return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
         return f"{100 * value:+.2f} ± {100 * half:.2f} points" if self.percent else f"{value:+.4g} ± {half:.2g}"
 
     def half_width(self, value: float | None) -> str:
         """Format a half-width or a standard deviation; empty for None."""
+        if self.decimals:
+            return super().half_width(value)
         return "" if value is None else f"{100 * value:.2f} points" if self.percent else f"{value:.2g}"
 
 

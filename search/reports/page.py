@@ -22,10 +22,11 @@ from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
 from search.study.records import StudyRecord, json_values
+from search.study.selection.intervals import metric_of
 from search.study.state import State
 from search.study.texts.classes import class_rows
 from search.study.texts.presenter import present, state_text
-from search.study.texts.setting import Row, describe_dataset
+from search.study.texts.setting import Row, describe_dataset, unequal_classes
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_RECALLS = 30
@@ -99,6 +100,8 @@ def render(
 def _setting(record: StudyRecord) -> list[Row]:
     """The data and the devices of the study, in words."""
     rows = describe_dataset(record.provenance.get("dataset") or {})
+    if metric_of(record.metric) == "accuracy" and (unequal := unequal_classes(record.provenance.get("dataset") or {})):
+        rows.append(Row("note", unequal))
     workers = record.provenance.get("hardware", {}).get("workers")
     return [*rows, *([Row("device", workers)] if workers else [])]
 

@@ -62,7 +62,7 @@ def test_confirmation_shows_candidates_values_and_verdicts(tmp_path):
     words = re.sub(r"<[^>]+>", " ", section[0])
     assert "on up to 2 fresh seeds each" in words
     assert re.search(r"95% intervals, corrected for picking the best of \d+ trials\.", words)
-    assert "Only the test accuracy is unbiased." in words
+    assert "Only the figures of the test split are unbiased." in words
     assert "trained on training and validation images together: 60,000 images, 16 epochs" in words
     assert "98.18% to 99.02%" in words
     assert len(re.findall(r"\d% to \d", words)) == 3

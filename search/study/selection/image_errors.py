@@ -108,7 +108,9 @@ def _recalls(confusion: NDArray[np.int64]) -> _MeanShare:
 
 def _f1_scores(confusion: NDArray[np.int64]) -> _MeanShare:
     """Macro F1: the variance is that of its linear approximation in the cells of the confusion matrix."""
-    confusion = confusion[np.ix_(*2 * [confusion.sum(0) + confusion.sum(1) > 0])]  # others have no score
+    seen = confusion.sum(0) + confusion.sum(1) > 0  # other classes have no score
+    seen[:2] |= seen.sum() < 2  # the pseudo-images need a class to be wrong about
+    confusion = confusion[np.ix_(seen, seen)]
     present = confusion.sum(1) > 0
     images, k = confusion.sum(1).astype(np.float64), len(confusion)
     added = np.zeros(k)

@@ -76,7 +76,8 @@ def never_predicted(study: StudyRecord, summary: Summary) -> tuple[str, ...]:
     test = tuple(score.name for score in summary.classes if score.images and not score.predicted)
     if validation == test:
         return _warning(test, "validation and test splits")
-    return (*_warning(validation, "validation split"), *_warning(test, "test split"))
+    searched = "validation split by the network of the search"
+    return (*_warning(validation, searched), *_warning(test, "test split"))
 
 
 def _warning(classes: Sequence[str], split: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from search.common.direction import Direction
 from search.common.text import readable
 from search.study.records import EXTRA_TRAININGS, StudyRecord
 from search.study.selection.intervals import metric_of
@@ -153,7 +154,7 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
         confirmed=next((row for row in rows if row.is_winner and row.candidate.values), None),
         confirmation=confirmation,
         gains=gain_rows(summary.gains, style),
-        gains_note=_gains_note(summary),
+        gains_note=_gains_note(summary, study.direction),
         test=test,
         warnings=(*never_predicted(study, summary), *([test.warning] if test and test.warning else [])),
         registration=summary.model,
@@ -186,11 +187,12 @@ def gain_rows(gains: Iterable[Gain], style: Decimals) -> tuple[GainRow, ...]:
     )
 
 
-def _gains_note(summary: Summary) -> str:
+def _gains_note(summary: Summary, direction: Direction) -> str:
     if not summary.gains:
         return ""
     if any(gain.half is not None for gain in summary.gains):
-        return "each with its own 95% interval"
+        smaller = "; a positive gain is a smaller value" if direction is Direction.MINIMIZE else ""
+        return f"each with its own 95% interval{smaller}"
     if summary.confirmation is None:
         return "without intervals, because nothing was confirmed on fresh seeds, so any of it may be chance"
     if all(len(candidate.values) < 2 for candidate in summary.confirmation.candidates):

@@ -85,7 +85,7 @@ def _classes(counts: Mapping[str, int]) -> str:
         return f"{len(counts)} classes of {least}" + (f" to {most}" if most != least else "") + " images"
     if len(counts) <= LISTED_CLASSES:
         return f"{len(counts)} classes: " + ", ".join(f"{_name(name)} {count}" for name, count in ranked)
-    return f"{len(counts)} classes of {least} ({_name(least_name)}) to {most} ({_name(most_name)}) images"
+    return f"{len(counts)} classes of {least} ({_name(least_name)!r}) to {most} ({_name(most_name)!r}) images"
 
 
 def _name(name: str) -> str:

@@ -89,7 +89,8 @@ def _no_better(tested: TestedMetric, constant: float | None, metric: Metric) -> 
     if constant is None or direction.better(worst, constant):
         return ""
     answer = "the shares of the classes" if metric == "log_loss" else "one class"
-    return f"the test {tested.name} may be no better than that of always answering {answer}, {_write(metric, constant)}"
+    state = "may be no better" if direction.better(tested.source.value, constant) else "is no better"
+    return f"the test {tested.name} {state} than that of always answering {answer}, {_write(metric, constant)}"
 
 
 def _write(metric: str, value: float) -> str:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.linalg import block_diag as block_diagonal
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
 from objectives.metrics import METRICS, Metric, count_scores, scores
@@ -115,6 +116,7 @@ CLASSIFIERS: dict[str, tuple[tuple[int, ...], Floats]] = {
     "150, 80, 40, 20, 10; 97% to 70%": (UNEQUAL, confused(0.97, 0.93, 0.9, 0.8, 0.7)),
     "150, 80, 40, 20, 10; 99%": (UNEQUAL, confused(*[0.99] * 5)),
     "100 classes of 10, 90%": ((10,) * 100, confused(*[0.9] * 100)),
+    "3 classes of 20, 97%, and one without images": ((20, 20, 20, 0), block_diagonal(confused(*[0.97] * 3), [[1.0]])),
 }
 """By description: test images of each class, and the shares of the predictions."""
 
@@ -165,7 +167,14 @@ def coverage_of_losses(case: str, rounds: int, seed: int = 0) -> float:
     return sum(low <= truth <= high for low, high in intervals) / rounds
 
 
-@pytest.mark.parametrize("case", ["190 and 10, 99% and 70%", "150, 80, 40, 20, 10; 97% to 70%"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "190 and 10, 99% and 70%",
+        "150, 80, 40, 20, 10; 97% to 70%",
+        "3 classes of 20, 97%, and one without images",
+    ],
+)
 def test_intervals_of_shares_cover_the_true_value(case: str):
     assert min(coverage_of_counts(case, 200).values()) >= 0.92
 

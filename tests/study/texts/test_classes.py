@@ -38,13 +38,17 @@ def scored(**predicted: int) -> Summary:
     [
         ((), {"cat": 30, "dog": 10}, ()),
         (("dog",), {"cat": 40, "dog": 0}, ("class 'dog' is never predicted on the validation and test splits",)),
-        (("dog",), {"cat": 39, "dog": 1}, ("class 'dog' is never predicted on the validation split",)),
+        (
+            ("dog",),
+            {"cat": 39, "dog": 1},
+            ("class 'dog' is never predicted on the validation split by the network of the search",),
+        ),
         ((), {"cat": 0, "dog": 40}, ("class 'cat' is never predicted on the test split",)),
         (
             ("a",),
             {"a": 0, "b": 0, "c": 60},
             (
-                "class 'a' is never predicted on the validation split",
+                "class 'a' is never predicted on the validation split by the network of the search",
                 "2 classes are never predicted on the test split: 'a', 'b'",
             ),
         ),

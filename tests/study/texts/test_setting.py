@@ -17,7 +17,7 @@ MNIST = {"name": "mnist", "source": "/data/MNIST/raw", "n_train": 48_000, "n_val
         ({str(digit): 100 for digit in range(10)}, "10 classes of 100 images"),
         ({"a": 142, "b": 146, "c": 143}, "3 classes of 142 to 146 images"),
         ({"cat": 950, "dog": 50}, "2 classes: dog 50, cat 950"),
-        ({f"class {n}": 10 * n for n in range(1, 31)}, "30 classes of 10 (class 1) to 300 (class 30) images"),
+        ({f"class {n}": 10 * n for n in range(1, 31)}, "30 classes of 10 ('class 1') to 300 ('class 30') images"),
         ({"x" * 500: 9, "犬\x1b[31m\nline": 90}, f"2 classes: {'x' * 11} ... {'x' * 8} 9, 犬\\x1b[31m line 90"),
         ({"only": 0, "none": 0}, "2 classes of 0 images"),
     ],
