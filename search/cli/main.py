@@ -184,7 +184,12 @@ def export(study: str | None, format_: str, output: Path | None, config: Config)
 
 @cli.command()
 @click.argument("image", nargs=-1, required=True)
-@click.option("--model", metavar="NAME", show_default="the newest champion", help="Model, such as mnist or mnist/3.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    show_default="the champion of a dataset, else the newest",
+    help="Model, such as mnist or mnist/3.",
+)
 @click.option("--show", type=FILE, metavar="OUT.png", help="Draw the images with their predictions.")
 @options(*STORES, "data_dir")
 def predict(image: Sequence[str], model: str | None, show: Path | None, config: Config) -> None:
@@ -195,13 +200,14 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
     with importing():
         from search.cli.output import print_predictions
         from search.commands.load import load
-        from search.commands.predict import draw, require_readable
+        from search.commands.predict import draw, load_for, require_readable
         from search.commands.predict import predict as classify
         from search.tracking.registry.loading import require_store
 
     require_store(config)
     require_readable(image)
-    predictor = load(model, workspace=config.workspace, tracking_uri=config.tracking_uri)
+    stores = {"workspace": config.workspace, "tracking_uri": config.tracking_uri}
+    predictor = load(model, **stores) if model else load_for(image, **stores)
     predictions = classify(predictor, image, config.data_dir)
     print_predictions(str(predictor), predictions)
     if show is not None and (drawing := draw(predictions, predictor.classes)) is not None:

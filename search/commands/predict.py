@@ -1,5 +1,6 @@
 """Classify image files, or test images of a dataset, with a registered model."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from objectives.base import DatasetError, PictureError
 from objectives.data.datasets import load_test_split_of
 from objectives.data.files.image_files import NOTHING_FOUND, read_image, to_model_input
-from objectives.data.names import BUILT_IN, has_path, is_same_dataset
-from search.commands.load import Predictor
+from objectives.data.names import BUILT_IN, dataset_slug, has_path, is_same_dataset
+from search.commands.load import Predictor, load
+from search.common.errors import ModelNotFoundError
 
 STORED_SPLIT = "from the split of the training, because the images have changed"
 
@@ -30,6 +32,15 @@ class Prediction:
     error: str | None = None  # the reason, if it could not be classified
 
 
+def load_for(names: Sequence[str], *, workspace: Path, tracking_uri: str | None) -> Predictor:
+    """Load the champion of the dataset whose images are named first, or else the newest champion."""
+    datasets = (images[0] for name in names if (images := _dataset_images(name)))
+    if (dataset := next(datasets, None)) is not None:
+        with contextlib.suppress(ModelNotFoundError, DatasetError):
+            return load(dataset_slug(dataset), workspace=workspace, tracking_uri=tracking_uri)
+    return load(workspace=workspace, tracking_uri=tracking_uri)
+
+
 def require_readable(names: Sequence[str]) -> None:
     """Raise PictureError if no name can be read, before a model is loaded."""
     errors = []
@@ -40,7 +51,7 @@ def require_readable(names: Sequence[str]) -> None:
             read_image(Path(name))
             return
         except PictureError as error:
-            errors.append(str(error))
+            errors.append(_why_unreadable(name, error))
     raise PictureError("\n".join(errors))
 
 
@@ -83,10 +94,16 @@ def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Predic
     try:
         pixels, notes = to_model_input(read_image(Path(name), value_range=framing.value_range), framing)
     except PictureError as error:
-        return [Prediction(name, error=str(error))]
+        return [Prediction(name, error=_why_unreadable(name, error))]
     if NOTHING_FOUND in notes:
         return [Prediction(name, error=f"{name}: {NOTHING_FOUND}; is it blank?")]
     return [Prediction(name, pixels, tuple(notes))]
+
+
+def _why_unreadable(name: str, error: PictureError) -> str:
+    if name in BUILT_IN or (has_path(name) and not Path(name).exists()):
+        return f"{name} is a dataset; its test images have numbers: type {name}:0-24"
+    return str(error)
 
 
 def _dataset_images(name: str) -> tuple[str, int, int] | None:

@@ -16,6 +16,7 @@ from search.study.space.mlflow_names import mlflow_name
 from search.study.summary import Summary
 from search.study.texts.classes import class_rows
 from search.study.texts.presenter import Decimals, present
+from search.study.texts.setting import describe_dataset
 from search.tracking import lengths
 
 WINNER = "★"
@@ -98,10 +99,17 @@ def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]
         confusion=[[str(count or "") for count in counts] for counts in summary.confusion or ()],
         classes_tested=class_rows(summary, len(summary.classes)),
         note=summary.note,
+        data=_oddities(study.provenance.get("dataset") or {}),
         metadata={"classes": (), "data": {}, "dtype": "float32", **metadata},
         origin={"command": "", "seed": "", "versions": {}, **study.provenance},
         uri=uri,
     )
+
+
+def _oddities(dataset: Mapping[str, Any]) -> list[str]:
+    """Sentences about what is odd in the data."""
+    names = ("left out", "note", *(["duplicates"] if dataset.get("duplicates") else []))
+    return [row.text for row in describe_dataset(dataset) if row.name in names]
 
 
 def _render(template: str, limit: int, **values: object) -> str:

@@ -127,3 +127,10 @@ def test_a_folder_from_the_search_to_the_end_of_its_arrays(
     assert "arrays of its split are gone" in refused.output
     other = in_process("predict", f"{names[0]}:0-3", "--model", "folder-pets", "--workspace", folder)
     assert other.exit_code == 0
+
+
+def test_a_dataset_without_numbers_is_told_what_to_type(finished: Finished):
+    for name in ("digits", "folder:pets"):
+        result = search("predict", name, "--workspace", finished.folder)
+        assert result.returncode == 1
+        assert f"{name} is a dataset; its test images have numbers: type {name}:0-24" in result.stderr

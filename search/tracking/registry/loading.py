@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from objectives.data.names import has_path
 from search.common.config import Config, why_no_model_name
 from search.common.errors import ModelNotFoundError
 from search.common.passwords import first_line
@@ -71,7 +72,7 @@ def uri_of(model: str) -> str:
 
     Raises ModelNotFoundError for a name that no model can have.
     """
-    if ":/" in model:
+    if ":/" in model and not has_path(model):
         return model
     name, slash, number = model.partition("/")
     if (problem := why_no_model_name(name.partition("@")[0])) is not None:
