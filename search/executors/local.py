@@ -4,24 +4,18 @@ Each worker is a fresh interpreter that runs `objectives.worker`. It inherits no
 coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.worker.lifeline`).
 """
 
-import contextlib
-import os
 import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
-from search.common.system import module_command, usable_cores
-from search.common.text import printable
+from search.common.system import usable_cores
 from search.executors.base import Executor, Lost, SlotEvent
 from search.executors.gpu_sharing import (
     MAX_WORKERS_PER_GPU,
@@ -32,80 +26,13 @@ from search.executors.gpu_sharing import (
     max_workers,
 )
 from search.executors.mps import Mps
+from search.executors.worker_process import WorkerProcess
 
-LAST_LINES = 15
 TURNS = "without CUDA MPS several workers only take turns on a GPU"
-ENDING_S = 2.0  # how long a dying worker may take; if the coordinator ended it, its own exit status would be lost
 MAX_FAILED_STARTS = 3
 # Higher after SIGKILL, which says little about the next start, and on a GPU that worked: after a fault, MPS lets nobody
 # in until all of its clients have ended.
 MAX_PATIENT_STARTS = 30
-
-
-class WorkerProcess:
-    """One worker process, its socket and its printed output."""
-
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        variables: Mapping[str, str],
-        *,
-        failed_starts: int = 0,
-        worked_before: bool = False,
-    ) -> None:
-        """Start it.
-
-        `variables`: more of its environment. `failed_starts`: how many workers of this slot have just died, one after
-        the other, while they started. `worked_before`: whether an earlier worker of this slot was set up.
-        """
-        self.settings, self.variables = settings, variables
-        self.failed_starts, self.worked_before = failed_starts, worked_before
-        self.ready: WorkerReady | None = None
-        self.is_ended = False
-        """Whether the coordinator ended it, so that its task is not to blame."""
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        ours, theirs = socket.socketpair()
-        env = {**os.environ, **variables, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
-        env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # of the file below, whatever the terminal shows
-        with theirs:
-            command, sockets = module_command("objectives.worker", str(theirs.fileno())), [theirs.fileno()]
-            streams: Any = {"stdin": subprocess.PIPE, "stdout": self._output, "stderr": self._output}
-            # In a session of its own: Ctrl-C in the terminal reaches only the coordinator.
-            self.process = subprocess.Popen(command, pass_fds=sockets, env=env, start_new_session=True, **streams)
-        self.connection = Connection(ours.detach())
-        self.send(settings)
-
-    def send(self, message: Any) -> None:
-        """Send a command. Before the worker is set up, a large one would block."""
-        with contextlib.suppress(OSError):  # the worker is dead; the next receive reports it
-            self.connection.send(message)
-
-    def describe_end(self) -> str:
-        """Wait until the process has ended; return how it ended and the last lines that it printed."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(ENDING_S)
-        self.end()
-        status = self.process.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, size - 8192))
-        lines = printable(self._output.read().decode(errors="replace")).splitlines()[-LAST_LINES:]
-        return "\n".join([f"its worker (pid {self.process.pid}) {how}", *lines])
-
-    def end(self) -> None:
-        """Ask the worker to end, by closing its socket and its standard input."""
-        self.connection.close()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def reap(self, timeout_s: float) -> None:
-        """Wait until the process has ended; kill it after the time."""
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._output.close()
 
 
 class LocalExecutor(Executor):
