@@ -9,7 +9,7 @@ from objectives.devices import BrokenDeviceError
 from objectives.functions.output import FileOutput
 from objectives.worker.lifeline import exit_with_parent
 from objectives.worker.messages import WorkerSettings, transferable
-from objectives.worker.worker import Worker
+from objectives.worker.worker import Worker, exit_broken
 
 
 def serve(connection: Connection) -> None:
@@ -37,6 +37,5 @@ if __name__ == "__main__":
     try:
         serve(connection)
     except BrokenDeviceError as error:
-        print(error, flush=True)  # the coordinator reads it, and starts another worker
-        os._exit(1)
+        exit_broken(error)
     os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

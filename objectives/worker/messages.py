@@ -11,6 +11,9 @@ from objectives.functions.questions import Returned as Returned
 from objectives.functions.questions import Unusable as Unusable
 from objectives.spec import ObjectiveSpec
 
+BROKEN_DEVICE = 70
+"""Exit status of a worker process whose GPU computes nothing any more in it."""
+
 
 @dataclass(frozen=True)
 class WorkerSettings:

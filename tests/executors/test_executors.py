@@ -259,6 +259,7 @@ def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.Fixtu
     assert event.may_be_task
     words = "this process cannot use its GPU any more after AcceleratorError: CUDA error: device-side assert triggered"
     assert event.reason.splitlines()[-1] == words
+    assert f'{os.sep}toy.py", line ' in event.reason  # where it happened
     while 0 not in executor.available():
         assert executor.wait(1.0) == []
     assert len(train(executor, task())[0]) == 4
