@@ -52,7 +52,11 @@ class LocalExecutor(Executor):
         self._mps = Mps(device, jobs)
         self._per_gpu = 1 if self._mps.problem else MAX_WORKERS_PER_GPU
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
-        self._add_workers(jobs or max_workers(self._cores, 0 if device == "cpu" else 1, self._per_gpu))
+        try:
+            self._add_workers(jobs or max_workers(self._cores, 0 if device == "cpu" else 1, self._per_gpu))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def slots(self) -> int:
@@ -67,6 +71,8 @@ class LocalExecutor(Executor):
             self._add_workers(max_workers(self._cores, workers[0].gpus, self._per_gpu))
             workers = self._await_ready()
         self._gpus = workers[0].gpus
+        if not self._gpus:
+            self._mps.close()  # the machine has a GPU that torch cannot use
         return [worker.device for worker in workers]
 
     def _add_workers(self, total: int) -> None:
