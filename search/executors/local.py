@@ -4,16 +4,17 @@ Each worker is a fresh interpreter that runs `objectives.worker`. It inherits no
 coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.worker.lifeline`).
 """
 
+import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
+from objectives.worker.messages import BROKEN_DEVICE, SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Executor, Lost, SlotEvent
@@ -33,6 +34,13 @@ MAX_FAILED_STARTS = 3
 # Higher after SIGKILL, which says little about the next start, and on a GPU that worked: after a fault, MPS lets nobody
 # in until all of its clients have ended.
 MAX_PATIENT_STARTS = 30
+MAX_MPS_FAULTS = 2
+MPS_RECOVERS = "its worker was ended so that CUDA MPS can recover: a fault of one worker breaks all on the same GPU"
+MPS_IS_OFF = (
+    f"CUDA MPS is off for the rest of this search: {MAX_MPS_FAULTS} times a fault of one worker broke all on its GPU. "
+    "From now on workers take turns on a GPU, and a fault breaks only its own worker"
+)
+STARTS_WITHOUT_MPS = "its worker was ended, and another one starts without CUDA MPS"
 
 
 class LocalExecutor(Executor):
@@ -43,12 +51,20 @@ class LocalExecutor(Executor):
     it starts one per GPU.
     """
 
-    def __init__(self, objective: ObjectiveSpec, device: str, jobs: int | None) -> None:
+    def __init__(
+        self, objective: ObjectiveSpec, device: str, jobs: int | None, *, notice: Callable[[str], None] = print
+    ) -> None:
+        """Start the first workers.
+
+        `notice`: what shows a text to the user.
+        """
         self._objective, self._device, self._jobs, self._cores = objective, device, jobs, usable_cores()
+        self._notice = notice
         self._workers: list[WorkerProcess] = []
         self._ending: list[WorkerProcess] = []
         self._notices: set[str] = set()  # of the measured trainings
         self._gpus = 0
+        self._mps_faults = 0
         self._mps = Mps(device, jobs)
         self._per_gpu = 1 if self._mps.problem else MAX_WORKERS_PER_GPU
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
@@ -147,11 +163,11 @@ class LocalExecutor(Executor):
         if isinstance(message, ObjectiveError):
             if isinstance(message, DeviceError) and worker.worked_before:
                 if self._mps.is_on and not worker.failed_starts:
-                    self._end_others(worker.settings.device)
+                    self._recover_mps(worker.settings.device, worker.started_at)
                 return self._replace(slot, str(message))
             raise message
         if isinstance(message, WorkerReady):
-            worker.ready = message
+            worker.ready, worker.ready_at = message, time.monotonic()
             return None
         event: SlotEvent = message
         return event
@@ -164,27 +180,45 @@ class LocalExecutor(Executor):
         old = self._workers[slot]
         reason = "\n".join(filter(None, [said, old.describe_end()]))
         old.reap(0)
-        failed_starts = old.failed_starts + 1 if old.ready is None else 0
-        killed = old.process.returncode == -signal.SIGKILL
-        patient = killed or (old.worked_before and old.settings.device.startswith("cuda"))
-        if failed_starts >= (MAX_PATIENT_STARTS if patient else MAX_FAILED_STARTS):
+        status, reason = old.process.returncode, old.ended or reason
+        if self._mps.is_on and old.ready and not old.ended and status == BROKEN_DEVICE:
+            self._recover_mps(old.ready.device, math.inf)
+        failed_starts = 0 if old.ready else old.failed_starts + (not old.ended)
+        is_patient = status == -signal.SIGKILL or (old.worked_before and old.settings.device.startswith("cuda"))
+        if failed_starts >= (MAX_PATIENT_STARTS if is_patient else MAX_FAILED_STARTS):
             raise SearchError(f"workers do not start: {reason}")
         # `auto` could mean the CPU now, if the GPU does not answer yet.
-        settings = replace(old.settings, device=old.ready.device) if old.ready else old.settings
-        worked_before = old.worked_before or old.ready is not None
-        new = WorkerProcess(settings, old.variables, failed_starts=failed_starts, worked_before=worked_before)
-        self._workers[slot] = new
-        return Lost(reason, may_be_task=not old.is_ended) if old.ready else None
+        device = old.ready.device if old.ready else old.settings.device
+        self._workers[slot] = WorkerProcess(
+            replace(old.settings, device=device),
+            self._mps.variables,
+            failed_starts=failed_starts,
+            worked_before=old.worked_before or old.ready is not None,
+        )
+        return Lost(reason, may_be_task=not old.ended) if old.ready else None
 
-    def _end_others(self, device: str) -> None:
-        """End the workers that still have a GPU which a new worker cannot use: MPS recovers when its clients are gone.
+    def _recover_mps(self, device: str, before: float) -> None:
+        """End the workers that were set up on this GPU before `before`: MPS recovers when all of its clients are gone.
 
-        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever.
+        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever. Nobody knows
+        whose fault it was, so no task is to blame. After the second fault MPS is turned off, so that a task that
+        always causes one then fails alone.
         """
-        for worker in self._workers:
-            if worker.ready is not None and worker.ready.device == device:
-                worker.is_ended = True
-                worker.process.kill()
+        clients = [
+            worker
+            for worker in self._workers
+            if worker.ready and worker.ready.device == device and worker.ready_at < before and not worker.ended
+        ]
+        if not clients:  # they have been ended already
+            return
+        self._mps_faults += 1
+        reason = MPS_RECOVERS
+        if self._mps_faults == MAX_MPS_FAULTS:
+            self._mps.turn_off()
+            self._notice(MPS_IS_OFF)
+            clients, reason = [worker for worker in self._workers if not worker.ended], STARTS_WITHOUT_MPS
+        for worker in clients:
+            worker.kill(reason)
 
     def close(self) -> None:
         """End all workers within a few seconds, and then what they shared GPUs through."""

@@ -1,11 +1,13 @@
 """One worker process: its start, its socket, its printed output and its end."""
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -34,11 +36,12 @@ class WorkerProcess:
         `variables`: more of its environment. `failed_starts`: how many workers of this slot have just died, one after
         the other, while they started. `worked_before`: whether an earlier worker of this slot was set up.
         """
-        self.settings, self.variables = settings, variables
+        self.settings = settings
         self.failed_starts, self.worked_before = failed_starts, worked_before
         self.ready: WorkerReady | None = None
-        self.is_ended = False
-        """Whether the coordinator ended it, so that its task is not to blame."""
+        self.started_at, self.ready_at = time.monotonic(), math.inf
+        self.ended = ""
+        """Why the coordinator ended it, so that its task is not to blame."""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
         env = {**os.environ, **variables, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
@@ -55,6 +58,11 @@ class WorkerProcess:
         """Send a command. Before the worker is set up, a large one would block."""
         with contextlib.suppress(OSError):  # the worker is dead; the next receive reports it
             self.connection.send(message)
+
+    def kill(self, reason: str) -> None:
+        """End it with the task that it may have."""
+        self.ended = reason
+        self.process.kill()
 
     def describe_end(self) -> str:
         """Wait until the process has ended; return how it ended and the last lines that it printed."""
