@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from multiprocessing.connection import Connection
 
 from objectives.base import ObjectiveError
@@ -15,6 +16,7 @@ from objectives.worker.worker import Worker, exit_broken
 def serve(connection: Connection) -> None:
     """Answer commands until the coordinator closes the connection."""
     settings: WorkerSettings = connection.recv()
+    time.sleep(settings.delay_s)
     try:
         worker = Worker(settings, make_output=FileOutput)
         connection.send(worker.select_device())

@@ -28,6 +28,8 @@ class WorkerSettings:
     """CPU threads of a training while others run."""
     threads_alone: int
     """CPU threads of a training that has the machine to itself."""
+    delay_s: float = 0.0
+    """How long a worker process waits before it is set up, because others failed."""
 
 
 @dataclass(frozen=True)

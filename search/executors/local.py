@@ -32,8 +32,9 @@ from search.executors.worker_process import WorkerProcess
 TURNS = "without CUDA MPS several workers only take turns on a GPU"
 MAX_FAILED_STARTS = 3
 # Higher after SIGKILL, which says little about the next start, and on a GPU that worked: after a fault, MPS lets nobody
-# in until all of its clients have ended.
-MAX_PATIENT_STARTS = 30
+# in until all of its clients have ended. The later of these starts are delayed, by 39 s together.
+MAX_PATIENT_STARTS = 10
+MAX_DELAY_S = 8.0
 MAX_MPS_FAULTS = 2
 MPS_RECOVERS = "its worker was ended so that CUDA MPS can recover: a fault of one worker breaks all on the same GPU"
 MPS_IS_OFF = (
@@ -187,10 +188,15 @@ class LocalExecutor(Executor):
         is_patient = status == -signal.SIGKILL or (old.worked_before and old.settings.device.startswith("cuda"))
         if failed_starts >= (MAX_PATIENT_STARTS if is_patient else MAX_FAILED_STARTS):
             raise SearchError(f"workers do not start: {reason}")
+        delay_s = 0.0
+        if failed_starts >= MAX_FAILED_STARTS:
+            delay_s = min(MAX_DELAY_S, 2.0 ** (failed_starts - MAX_FAILED_STARTS))
+            if all(worker.failed_starts < MAX_FAILED_STARTS for worker in self._workers):
+                self._notice(f"a worker does not start, and is tried up to {MAX_PATIENT_STARTS} times: {reason}")
         # `auto` could mean the CPU now, if the GPU does not answer yet.
         device = old.ready.device if old.ready else old.settings.device
         self._workers[slot] = WorkerProcess(
-            replace(old.settings, device=device),
+            replace(old.settings, device=device, delay_s=delay_s),
             self._mps.variables,
             failed_starts=failed_starts,
             worked_before=old.worked_before or old.ready is not None,

@@ -355,9 +355,11 @@ def test_a_failed_measurement_gives_a_rate_of_zero(local: LocalExecutor, mode: s
 
 @pytest.mark.slow
 def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    """A worker that used a GPU is replaced by others on that GPU, never by one on the CPU."""
+    """A worker that used a GPU is replaced by others on that GPU, never by one on the CPU, and not too often."""
+    monkeypatch.setattr("search.executors.local.MAX_FAILED_STARTS", 1)
     monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
-    with closing(LocalExecutor(TOY, "auto", jobs=1)) as executor:
+    notices: list[str] = []
+    with closing(LocalExecutor(TOY, "auto", jobs=1, notice=notices.append)) as executor:
         executor.ready()
         worker = executor._workers[0]
         worker.ready = WorkerReady("cuda:99")
@@ -366,6 +368,9 @@ def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.Monkey
         with pytest.raises(SearchError, match=r"workers do not start: --device cuda:99: this machine offers"):
             hear(executor)
         assert executor._workers[0].failed_starts == 1
+        assert executor._workers[0].settings.delay_s == 1.0
+    assert len(notices) == 1
+    assert notices[0].startswith("a worker does not start, and is tried up to 2 times: --device cuda:99: this machine")
 
 
 @pytest.mark.slow
