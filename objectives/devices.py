@@ -197,7 +197,7 @@ class BrokenDeviceError(Exception):
 
 
 def check_device(error: BaseException) -> None:
-    """Raise BrokenDeviceError if the GPU of this process is unusable after `error`.
+    """Raise BrokenDeviceError, caused by `error`, if the GPU of this process is unusable after it.
 
     It is after a fault in a kernel, such as a failed assertion: every later call raises the error of that fault. With
     CUDA MPS the fault may be another process's.
@@ -209,7 +209,7 @@ def check_device(error: BaseException) -> None:
         torch.cuda.synchronize()
     except RuntimeError:
         reason = describe_error(error).partition("\n")[0]
-        raise BrokenDeviceError(f"this process cannot use its GPU any more after {reason}") from None
+        raise BrokenDeviceError(f"this process cannot use its GPU any more after {reason}") from error
 
 
 def free_device_memory() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from multiprocessing.connection import Connection
 
 from objectives.base import ObjectiveError
@@ -9,12 +10,13 @@ from objectives.devices import BrokenDeviceError
 from objectives.functions.output import FileOutput
 from objectives.worker.lifeline import exit_with_parent
 from objectives.worker.messages import WorkerSettings, transferable
-from objectives.worker.worker import Worker
+from objectives.worker.worker import Worker, exit_broken
 
 
 def serve(connection: Connection) -> None:
     """Answer commands until the coordinator closes the connection."""
     settings: WorkerSettings = connection.recv()
+    time.sleep(settings.delay_s)
     try:
         worker = Worker(settings, make_output=FileOutput)
         connection.send(worker.select_device())
@@ -37,6 +39,5 @@ if __name__ == "__main__":
     try:
         serve(connection)
     except BrokenDeviceError as error:
-        print(error, flush=True)  # the coordinator reads it, and starts another worker
-        os._exit(1)
+        exit_broken(error)
     os._exit(0)  # skips the interpreter's clean-up of torch, which takes a second while the coordinator waits

@@ -11,6 +11,9 @@ from objectives.functions.questions import Returned as Returned
 from objectives.functions.questions import Unusable as Unusable
 from objectives.spec import ObjectiveSpec
 
+BROKEN_DEVICE = 70
+"""Exit status of a worker process whose GPU computes nothing any more in it."""
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
@@ -25,6 +28,8 @@ class WorkerSettings:
     """CPU threads of a training while others run."""
     threads_alone: int
     """CPU threads of a training that has the machine to itself."""
+    delay_s: float = 0.0
+    """How long a worker process waits before it is set up, because others failed."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from objectives.devices import BrokenDeviceError
 from objectives.functions.output import FileOutput, redirected
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import Reply, WorkerReady, WorkerSettings, transferable
-from objectives.worker.worker import Worker
+from objectives.worker.worker import Worker, exit_broken
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,4 @@ class WorkerActor:
         try:
             return self._worker.do(command, *arguments)
         except BrokenDeviceError as error:
-            print(error, flush=True)  # the coordinator finds it in the log, and starts another actor
-            os._exit(1)
+            exit_broken(error)

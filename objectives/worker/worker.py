@@ -6,17 +6,19 @@ it over a socket. Nothing here imports Optuna, MLflow or the search.
 
 import json
 import math
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
 from objectives.base import Diverged, EpochResult, Outcome, Task, Timed, Training
 from objectives.devices import (
+    BrokenDeviceError,
     check_device,
     choose_device,
     device_name,
@@ -236,6 +238,14 @@ class Worker:
         if isinstance(error, Diverged):
             return Failed("diverged", describe_error(error).removeprefix("Diverged: "))
         return Failed("error", describe_error(error), text)
+
+
+def exit_broken(error: BrokenDeviceError) -> NoReturn:
+    """End this process, whose GPU is unusable. The executor reads its last lines, and starts another one."""
+    cause = error.__cause__
+    traceback.print_tb(cause.__traceback__ if cause else None, file=sys.stdout)
+    print(error, flush=True)
+    os._exit(messages.BROKEN_DEVICE)
 
 
 def _as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:

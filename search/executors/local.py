@@ -4,24 +4,19 @@ Each worker is a fresh interpreter that runs `objectives.worker`. It inherits no
 coordinator talks to it over a socket pair. A worker ends with the coordinator (see `objectives.worker.lifeline`).
 """
 
-import contextlib
-import os
+import math
 import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
+from objectives.worker.messages import BROKEN_DEVICE, SpeedMeasured, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
-from search.common.system import module_command, usable_cores
-from search.common.text import printable
+from search.common.system import usable_cores
 from search.executors.base import Executor, Lost, SlotEvent
 from search.executors.gpu_sharing import (
     MAX_WORKERS_PER_GPU,
@@ -32,80 +27,21 @@ from search.executors.gpu_sharing import (
     max_workers,
 )
 from search.executors.mps import Mps
+from search.executors.worker_process import WorkerProcess
 
-LAST_LINES = 15
 TURNS = "without CUDA MPS several workers only take turns on a GPU"
-ENDING_S = 2.0  # how long a dying worker may take; if the coordinator ended it, its own exit status would be lost
 MAX_FAILED_STARTS = 3
 # Higher after SIGKILL, which says little about the next start, and on a GPU that worked: after a fault, MPS lets nobody
-# in until all of its clients have ended.
-MAX_PATIENT_STARTS = 30
-
-
-class WorkerProcess:
-    """One worker process, its socket and its printed output."""
-
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        variables: Mapping[str, str],
-        *,
-        failed_starts: int = 0,
-        worked_before: bool = False,
-    ) -> None:
-        """Start it.
-
-        `variables`: more of its environment. `failed_starts`: how many workers of this slot have just died, one after
-        the other, while they started. `worked_before`: whether an earlier worker of this slot was set up.
-        """
-        self.settings, self.variables = settings, variables
-        self.failed_starts, self.worked_before = failed_starts, worked_before
-        self.ready: WorkerReady | None = None
-        self.is_ended = False
-        """Whether the coordinator ended it, so that its task is not to blame."""
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        ours, theirs = socket.socketpair()
-        env = {**os.environ, **variables, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
-        env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # of the file below, whatever the terminal shows
-        with theirs:
-            command, sockets = module_command("objectives.worker", str(theirs.fileno())), [theirs.fileno()]
-            streams: Any = {"stdin": subprocess.PIPE, "stdout": self._output, "stderr": self._output}
-            # In a session of its own: Ctrl-C in the terminal reaches only the coordinator.
-            self.process = subprocess.Popen(command, pass_fds=sockets, env=env, start_new_session=True, **streams)
-        self.connection = Connection(ours.detach())
-        self.send(settings)
-
-    def send(self, message: Any) -> None:
-        """Send a command. Before the worker is set up, a large one would block."""
-        with contextlib.suppress(OSError):  # the worker is dead; the next receive reports it
-            self.connection.send(message)
-
-    def describe_end(self) -> str:
-        """Wait until the process has ended; return how it ended and the last lines that it printed."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(ENDING_S)
-        self.end()
-        status = self.process.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, size - 8192))
-        lines = printable(self._output.read().decode(errors="replace")).splitlines()[-LAST_LINES:]
-        return "\n".join([f"its worker (pid {self.process.pid}) {how}", *lines])
-
-    def end(self) -> None:
-        """Ask the worker to end, by closing its socket and its standard input."""
-        self.connection.close()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def reap(self, timeout_s: float) -> None:
-        """Wait until the process has ended; kill it after the time."""
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._output.close()
+# in until all of its clients have ended. The later of these starts are delayed, by 39 s together.
+MAX_PATIENT_STARTS = 10
+MAX_DELAY_S = 8.0
+MAX_MPS_FAULTS = 2
+MPS_RECOVERS = "its worker was ended so that CUDA MPS can recover: a fault of one worker breaks all on the same GPU"
+MPS_IS_OFF = (
+    f"CUDA MPS is off for the rest of this search: {MAX_MPS_FAULTS} times a fault of one worker broke all on its GPU. "
+    "From now on workers take turns on a GPU, and a fault breaks only its own worker"
+)
+STARTS_WITHOUT_MPS = "its worker was ended, and another one starts without CUDA MPS"
 
 
 class LocalExecutor(Executor):
@@ -116,16 +52,28 @@ class LocalExecutor(Executor):
     it starts one per GPU.
     """
 
-    def __init__(self, objective: ObjectiveSpec, device: str, jobs: int | None) -> None:
+    def __init__(
+        self, objective: ObjectiveSpec, device: str, jobs: int | None, *, notice: Callable[[str], None] = print
+    ) -> None:
+        """Start the first workers.
+
+        `notice`: what shows a text to the user.
+        """
         self._objective, self._device, self._jobs, self._cores = objective, device, jobs, usable_cores()
+        self._notice = notice
         self._workers: list[WorkerProcess] = []
         self._ending: list[WorkerProcess] = []
         self._notices: set[str] = set()  # of the measured trainings
         self._gpus = 0
+        self._mps_faults = 0
         self._mps = Mps(device, jobs)
         self._per_gpu = 1 if self._mps.problem else MAX_WORKERS_PER_GPU
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
-        self._add_workers(jobs or max_workers(self._cores, 0 if device == "cpu" else 1, self._per_gpu))
+        try:
+            self._add_workers(jobs or max_workers(self._cores, 0 if device == "cpu" else 1, self._per_gpu))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def slots(self) -> int:
@@ -140,6 +88,8 @@ class LocalExecutor(Executor):
             self._add_workers(max_workers(self._cores, workers[0].gpus, self._per_gpu))
             workers = self._await_ready()
         self._gpus = workers[0].gpus
+        if not self._gpus:
+            self._mps.close()  # the machine has a GPU that torch cannot use
         return [worker.device for worker in workers]
 
     def _add_workers(self, total: int) -> None:
@@ -214,11 +164,11 @@ class LocalExecutor(Executor):
         if isinstance(message, ObjectiveError):
             if isinstance(message, DeviceError) and worker.worked_before:
                 if self._mps.is_on and not worker.failed_starts:
-                    self._end_others(worker.settings.device)
+                    self._recover_mps(worker.settings.device, worker.started_at)
                 return self._replace(slot, str(message))
             raise message
         if isinstance(message, WorkerReady):
-            worker.ready = message
+            worker.ready, worker.ready_at = message, time.monotonic()
             return None
         event: SlotEvent = message
         return event
@@ -231,27 +181,50 @@ class LocalExecutor(Executor):
         old = self._workers[slot]
         reason = "\n".join(filter(None, [said, old.describe_end()]))
         old.reap(0)
-        failed_starts = old.failed_starts + 1 if old.ready is None else 0
-        killed = old.process.returncode == -signal.SIGKILL
-        patient = killed or (old.worked_before and old.settings.device.startswith("cuda"))
-        if failed_starts >= (MAX_PATIENT_STARTS if patient else MAX_FAILED_STARTS):
+        status, reason = old.process.returncode, old.ended or reason
+        if self._mps.is_on and old.ready and not old.ended and status == BROKEN_DEVICE:
+            self._recover_mps(old.ready.device, math.inf)
+        failed_starts = 0 if old.ready else old.failed_starts + (not old.ended)
+        is_patient = status == -signal.SIGKILL or (old.worked_before and old.settings.device.startswith("cuda"))
+        if failed_starts >= (MAX_PATIENT_STARTS if is_patient else MAX_FAILED_STARTS):
             raise SearchError(f"workers do not start: {reason}")
+        delay_s = 0.0
+        if failed_starts >= MAX_FAILED_STARTS:
+            delay_s = min(MAX_DELAY_S, 2.0 ** (failed_starts - MAX_FAILED_STARTS))
+            if all(worker.failed_starts < MAX_FAILED_STARTS for worker in self._workers):
+                self._notice(f"a worker does not start, and is tried up to {MAX_PATIENT_STARTS} times: {reason}")
         # `auto` could mean the CPU now, if the GPU does not answer yet.
-        settings = replace(old.settings, device=old.ready.device) if old.ready else old.settings
-        worked_before = old.worked_before or old.ready is not None
-        new = WorkerProcess(settings, old.variables, failed_starts=failed_starts, worked_before=worked_before)
-        self._workers[slot] = new
-        return Lost(reason, may_be_task=not old.is_ended) if old.ready else None
+        device = old.ready.device if old.ready else old.settings.device
+        self._workers[slot] = WorkerProcess(
+            replace(old.settings, device=device, delay_s=delay_s),
+            self._mps.variables,
+            failed_starts=failed_starts,
+            worked_before=old.worked_before or old.ready is not None,
+        )
+        return Lost(reason, may_be_task=not old.ended) if old.ready else None
 
-    def _end_others(self, device: str) -> None:
-        """End the workers that still have a GPU which a new worker cannot use: MPS recovers when its clients are gone.
+    def _recover_mps(self, device: str, before: float) -> None:
+        """End the workers that were set up on this GPU before `before`: MPS recovers when all of its clients are gone.
 
-        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever.
+        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever. Nobody knows
+        whose fault it was, so no task is to blame. After the second fault MPS is turned off, so that a task that
+        always causes one then fails alone.
         """
-        for worker in self._workers:
-            if worker.ready is not None and worker.ready.device == device:
-                worker.is_ended = True
-                worker.process.kill()
+        clients = [
+            worker
+            for worker in self._workers
+            if worker.ready and worker.ready.device == device and worker.ready_at < before and not worker.ended
+        ]
+        if not clients:  # they have been ended already
+            return
+        self._mps_faults += 1
+        reason = MPS_RECOVERS
+        if self._mps_faults == MAX_MPS_FAULTS:
+            self._mps.turn_off()
+            self._notice(MPS_IS_OFF)
+            clients, reason = [worker for worker in self._workers if not worker.ended], STARTS_WITHOUT_MPS
+        for worker in clients:
+            worker.kill(reason)
 
     def close(self) -> None:
         """End all workers within a few seconds, and then what they shared GPUs through."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from place import STEPS, Place
 from shell import alive, children, environment
 from toy import fail_on_gpu
 
@@ -24,7 +25,8 @@ from search.common.errors import SearchError
 from search.common.system import usable_cores
 from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost, SlotEvent
 from search.executors.inline import InlineExecutor
-from search.executors.local import LocalExecutor
+from search.executors.local import MPS_IS_OFF, MPS_RECOVERS, LocalExecutor
+from search.executors.mps import PIPES, WITHOUT_MPS
 from search.executors.ray import RayExecutor
 
 TOY = ObjectiveSpec("toy:Toy")
@@ -259,6 +261,7 @@ def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.Fixtu
     assert event.may_be_task
     words = "this process cannot use its GPU any more after AcceleratorError: CUDA error: device-side assert triggered"
     assert event.reason.splitlines()[-1] == words
+    assert f'{os.sep}toy.py", line ' in event.reason  # where it happened
     while 0 not in executor.available():
         assert executor.wait(1.0) == []
     assert len(train(executor, task())[0]) == 4
@@ -352,9 +355,11 @@ def test_a_failed_measurement_gives_a_rate_of_zero(local: LocalExecutor, mode: s
 
 @pytest.mark.slow
 def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    """A worker that used a GPU is replaced by others on that GPU, never by one on the CPU."""
+    """A worker that used a GPU is replaced by others on that GPU, never by one on the CPU, and not too often."""
+    monkeypatch.setattr("search.executors.local.MAX_FAILED_STARTS", 1)
     monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
-    with closing(LocalExecutor(TOY, "auto", jobs=1)) as executor:
+    notices: list[str] = []
+    with closing(LocalExecutor(TOY, "auto", jobs=1, notice=notices.append)) as executor:
         executor.ready()
         worker = executor._workers[0]
         worker.ready = WorkerReady("cuda:99")
@@ -363,11 +368,18 @@ def test_a_gpu_that_is_gone_for_a_while_is_waited_for(monkeypatch: pytest.Monkey
         with pytest.raises(SearchError, match=r"workers do not start: --device cuda:99: this machine offers"):
             hear(executor)
         assert executor._workers[0].failed_starts == 1
+        assert executor._workers[0].settings.delay_s == 1.0
+    assert len(notices) == 1
+    assert notices[0].startswith("a worker does not start, and is tried up to 2 times: --device cuda:99: this machine")
 
 
 @pytest.mark.slow
-def test_workers_that_keep_mps_from_recovering_are_ended(monkeypatch: pytest.MonkeyPatch):
-    """A new worker gets no GPU as long as an idle one, which cannot notice the fault, is there."""
+@pytest.mark.parametrize("is_new", [False, True])
+def test_workers_that_keep_mps_from_recovering_are_ended(monkeypatch: pytest.MonkeyPatch, is_new: bool):
+    """A new worker gets no GPU as long as an idle one, which cannot notice the fault, is there.
+
+    One that has been set up since the fault shows that MPS has recovered, and stays.
+    """
     monkeypatch.setattr("search.executors.local.MAX_PATIENT_STARTS", 2)
     with closing(LocalExecutor(TOY, "auto", jobs=2)) as executor:
         executor.ready()
@@ -378,9 +390,33 @@ def test_workers_that_keep_mps_from_recovering_are_ended(monkeypatch: pytest.Mon
         lost = hear(executor, slot=1)
         assert isinstance(lost, Lost)
         assert lost.may_be_task
-        lost = hear(executor, slot=0)
-        assert isinstance(lost, Lost)
-        assert not lost.may_be_task
+        if is_new:
+            executor._workers[0].ready_at = time.monotonic()
+            with pytest.raises(SearchError, match="workers do not start: --device cuda:99: this machine offers"):
+                hear(executor, slot=1)
+            assert alive(executor._workers[0].process.pid)
+        else:
+            assert hear(executor, slot=0) == Lost(MPS_RECOVERS, may_be_task=False)
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_breaks_its_gpu_fails_alone(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """With CUDA MPS its fault ends the workers beside it too. Without it, it is alone."""
+    monkeypatch.setenv("TOY_PAUSE_S", "0.2")
+    notices: list[str] = []
+    spec = ObjectiveSpec("asserting:Faulty", {"steps": STEPS})
+    with closing(LocalExecutor(spec, "cpu", jobs=3, notice=notices.append)) as executor:
+        executor.ready()
+        executor._mps.is_on = True  # as on a GPU
+        monkeypatch.setattr(executor, "ready", list)
+        monkeypatch.setattr("place.InlineExecutor", lambda *_: executor)
+        trials = place.search(6).trials
+        seen = Path(f"/proc/{executor._workers[0].process.pid}/environ").read_text().split("\0")
+    assert [trial.failure for trial in trials] == [None, "crashed", None, None, None, None]
+    assert str(trials[1].failure_message).startswith("tried 3 times; its worker (pid ")
+    assert notices == [MPS_IS_OFF]
+    assert f"is tried again: {MPS_RECOVERS}" in place.lines.getvalue()
+    assert f"{PIPES}={WITHOUT_MPS[PIPES]}" in seen
 
 
 @pytest.mark.slow

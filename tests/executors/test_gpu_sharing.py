@@ -159,10 +159,14 @@ def test_gpus_keep_the_workers_that_make_training_faster(
         (2, 2, "4 workers on cuda:0, cuda:1 through CUDA MPS (8 were 1.05 times as fast)\nit is noted"),
     ],
 )
-def test_nvidia_gpus_are_shared_through_mps(monkeypatch: pytest.MonkeyPatch, gpus: int, useful: int, said: str):
+def test_nvidia_gpus_are_shared_through_mps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: int, useful: int, said: str
+):
     machine = Machine(16, gpus, 70 * GIB, useful)
     monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: gpus)
-    monkeypatch.setenv(mps.PIPES, "/run/mps")
+    (tmp_path / "control").touch()
+    monkeypatch.setenv(mps.PIPES, str(tmp_path))
+    monkeypatch.setattr(mps, "CLIENT", "")
     monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
     monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     with closing(LocalExecutor(TOY, "auto", None)) as executor:

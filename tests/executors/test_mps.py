@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from shell import alive, environment, wait_until
 from objectives.spec import ObjectiveSpec
 from search.executors import mps
 from search.executors.local import LocalExecutor
-from search.executors.mps import CONTROL, PIPES, Mps
+from search.executors.mps import CONTROL, PIPES, WITHOUT_MPS, Mps
 
 TOY = ObjectiveSpec("toy:Toy")
 
@@ -105,16 +106,47 @@ def test_no_daemon_is_started_without_an_nvidia_gpu(machine: Machine, monkeypatc
     assert (sharing.is_on, sharing.problem, machine.daemon) == (False, None, None)
 
 
-@pytest.mark.parametrize("where", ["variable", "default folder"])
-def test_a_daemon_of_the_user_is_used(machine: Machine, monkeypatch: pytest.MonkeyPatch, where: str):
-    if where == "variable":
-        monkeypatch.setenv(PIPES, "/run/mps")
-    else:
-        Path(mps.DEFAULT_PIPES).mkdir()
-        Path(mps.DEFAULT_PIPES, "control").touch()
+def test_a_daemon_ends_where_torch_can_use_no_gpu(machine: Machine):
+    with closing(LocalExecutor(TOY, "auto", jobs=3)) as executor:
+        assert executor.ready() == ["cpu"] * 3
+        machine.assert_nothing_is_left()
+
+
+@pytest.fixture(params=["variable", "default folder"])
+def folder_of_user(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of a daemon that somebody else started."""
+    folder = Path(mps.DEFAULT_PIPES)
+    if request.param == "variable":
+        folder = tmp_path / "mps"
+        monkeypatch.setenv(PIPES, str(folder))
+    folder.mkdir()
+    (folder / "control").touch()
+    return folder
+
+
+def test_a_daemon_of_the_user_is_used(machine: Machine, monkeypatch: pytest.MonkeyPatch, folder_of_user: Path):
+    monkeypatch.setattr(mps, "CLIENT", "")
     sharing = Mps("auto", None)
     assert (sharing.is_on, sharing.variables, machine.daemon) == (True, {}, None)
     sharing.close()
+
+
+def test_a_daemon_of_the_user_that_serves_nobody_is_not_used(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, folder_of_user: Path
+):
+    monkeypatch.setattr(mps, "CLIENT", "raise SystemExit('a client gets CUDA error 805')")
+    sharing = Mps("auto", None)
+    assert (
+        sharing.problem == f"{folder_of_user} should be the folder of an MPS daemon, but a client gets CUDA error 805"
+    )
+    assert (sharing.is_on, sharing.variables, machine.daemon) == (False, WITHOUT_MPS, None)
+
+
+def test_a_variable_that_names_no_daemon_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PIPES, "/nonexistent")
+    sharing = Mps("auto", 3)
+    assert sharing.problem == "/nonexistent should be the folder of an MPS daemon, but none runs there"
+    assert (sharing.is_on, machine.daemon) == (False, None)
 
 
 @pytest.mark.parametrize(("visible", "kept"), [("1", None), ("GPU-5f3c,GPU-77aa", "GPU-5f3c,GPU-77aa")])
@@ -169,6 +201,56 @@ def test_a_daemon_that_does_not_quit_is_killed(machine: Machine, monkeypatch: py
     sharing = Mps("auto", None)
     assert sharing.is_on
     sharing.close()
+    machine.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_daemon_ends_although_its_supervisor_gets_a_signal(machine: Machine, number: signal.Signals):
+    with closing(Mps("auto", None)) as sharing:
+        supervisor, daemon = sharing._supervisor, machine.daemon
+        assert supervisor is not None
+        assert daemon is not None
+        supervisor.send_signal(number)
+        supervisor.wait(10)
+        if number == signal.SIGKILL:
+            sharing.close()
+        wait_until(lambda: not alive(daemon["pid"]), 5, "the end of the daemon")
+        machine.assert_nothing_is_left()
+
+
+def test_ctrl_c_during_the_start_leaves_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mps, "CLIENT", "import time; time.sleep(9)")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="^$"):
+            Mps("auto", None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    machine.assert_nothing_is_left()
+
+
+def test_a_supervisor_that_cannot_start_leaves_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # without `sh`
+    before = set(Path("/tmp").glob("search-mps-*"))
+    sharing = Mps("auto", None)
+    assert str(sharing.problem).startswith(f"{CONTROL} cannot be used: [Errno 2]")
+    assert set(Path("/tmp").glob("search-mps-*")) <= before
+
+
+def test_workers_that_cannot_be_started_leave_no_daemon(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError("too many processes")
+
+    monkeypatch.setattr("search.executors.local.WorkerProcess", refuse)
+    with pytest.raises(OSError, match="too many processes"):
+        LocalExecutor(TOY, "auto", jobs=3)
     machine.assert_nothing_is_left()
 
 

@@ -1,4 +1,4 @@
-"""The tiny objective on a GPU. Once in a search, an assertion of a kernel fails: that GPU is lost to the process."""
+"""The tiny objective with a fault in trial 1, after which its process can use the GPU no more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from objectives.base import EpochResult, Task
 
 
 class AssertingTraining(ToyTraining):
+    """On a GPU: an assertion of a kernel fails, only once in a search if `TOY_MARKER` names a file."""
+
     def __init__(self, task: Task, steps: int, device: str) -> None:
         super().__init__(task, steps, "fine")
         self.weights = torch.ones(8, device=device)
@@ -23,8 +25,12 @@ class AssertingTraining(ToyTraining):
 
 
 def first_time() -> bool:
+    """Whether the fault has not happened yet, as far as is noted."""
+    marker = os.environ.get("TOY_MARKER")
+    if marker is None:
+        return True
     try:
-        with open(os.environ["TOY_MARKER"], "x"):
+        with open(marker, "x"):
             return True
     except FileExistsError:
         return False
@@ -33,3 +39,10 @@ def first_time() -> bool:
 class Asserting(Toy):
     def start(self, task: Task, device: str) -> AssertingTraining:
         return AssertingTraining(task, self.steps, device)
+
+
+class Faulty(Toy):
+    """The same without a GPU, each time that trial 1 is tried."""
+
+    def start(self, task: Task, device: str) -> ToyTraining:
+        return ToyTraining(task, self.steps, "broken@1" if task.number == 1 else "fine")

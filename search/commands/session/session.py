@@ -156,7 +156,8 @@ def _executor(plan: SearchPlan, display: Display) -> Executor:
     if config.engine == "inline":
         return InlineExecutor(spec, config.device)
     if config.engine == "local":
-        return LocalExecutor(spec, config.device, config.jobs or (jobs_of_function() if plan.is_function else None))
+        jobs = config.jobs or (jobs_of_function() if plan.is_function else None)
+        return LocalExecutor(spec, config.device, jobs, notice=display.notice)
     from search.executors.ray import RayExecutor
 
     spec = spec_for_machines(plan)
