@@ -20,6 +20,11 @@ def direction_of(metric: Metric) -> Literal["maximize", "minimize"]:
     return "minimize" if metric == "log_loss" else "maximize"
 
 
+def metric_of(name: str) -> Metric | None:
+    """Return which of the metrics the value of an objective is, such as `val_log_loss`; None for any other name."""
+    return next((metric for metric in METRICS if name in (metric, f"val_{metric}")), None)
+
+
 def is_unequal(counts: Iterable[int]) -> bool:
     """Return whether a class is so much larger than another that accuracy says little about the small one.
 
