@@ -37,14 +37,24 @@ def is_unequal(counts: Iterable[int]) -> bool:
 def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[Metric, float]:
     """Return all metrics of class probabilities (n, k), n >= 1, for true classes (n,).
 
-    Among equal probabilities, the first class is the predicted one. Probabilities below float64's machine epsilon are
-    raised to it, so the log loss is finite.
+    Among equal probabilities, the first class is the predicted one.
     """
     k, predicted = probabilities.shape[1], probabilities.argmax(1)
     counts = (np.bincount(classes, minlength=k) for classes in (labels, predicted, labels[predicted == labels]))
-    true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    smallest = np.finfo(np.float64).eps
-    return {**count_scores(*counts), "log_loss": float(-np.log(np.clip(true_class, smallest, 1 - smallest)).mean())}
+    return {**count_scores(*counts), "log_loss": float(image_losses(labels, probabilities).mean())}
+
+
+def image_losses(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the loss of each image, (n,), from class probabilities (n, k) and true classes (n,).
+
+    Probabilities are clipped to [eps, 1 - eps], so that the losses are finite. As in scikit-learn, eps is the machine
+    epsilon of their type, and float32 stays float32: the largest loss is 15.9, and that of float64 36.0.
+    """
+    dtype = np.float32 if probabilities.dtype == np.float32 else np.float64
+    true_class = probabilities[np.arange(len(labels)), labels].astype(dtype)
+    eps = np.finfo(dtype).eps
+    losses: NDArray[np.floating] = -np.log(np.clip(true_class, eps, 1 - eps))
+    return losses
 
 
 def count_scores(images: ArrayLike, predicted: ArrayLike, correct: ArrayLike) -> dict[Metric, float]:
