@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from trainings import a_training, finish, network, recipe, striped, told
 
-from objectives.base import Task
+from objectives.base import ObjectiveError, Task
 from objectives.images import ImageClassification
 from objectives.images.training.loop import ImageTraining, predict, read_scores
 from objectives.images.training.update import TrainingData
@@ -96,6 +97,39 @@ def test_a_subclass_with_a_metric_of_its_own_keeps_it():
     result = next(training)
     assert (objective.metric, objective.direction) == ("quality", "minimize")
     assert result.value == result.metrics["val/accuracy"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_subclass_that_names_a_metric_searches_it(metric: Metric):
+    class Named(ImageClassification):
+        direction = "minimize" if metric == "log_loss" else "maximize"
+
+    Named.metric = f"val_{metric}"
+    objective = Named("digits")
+    training = objective.start(Task(0, dict(objective.baselines()["tutorial MLP, Adam"]), 1, 1), "cpu")
+    assert next(training).value == training.outcome().metrics[f"val_{metric}"]
+
+
+def test_a_direction_that_the_metric_does_not_have_is_an_error():
+    class Worst(ImageClassification):
+        metric = "val_log_loss"
+
+    contrary = "Worst has metric = 'val_log_loss' and direction = 'maximize'; write direction = 'minimize'"
+    with pytest.raises(ObjectiveError, match=contrary):
+        Worst("digits")
+    assert Worst("digits", metric="macro_f1").searched == "macro_f1"
+
+
+def test_no_metric_replaces_one_of_a_subclass():
+    class Own(ImageClassification):
+        metric = "quality"
+
+        def start(self, task: Task, device: str) -> Any:
+            raise AssertionError
+
+    advice = "leave out metric .or --metric., or remove the metric of the class"
+    with pytest.raises(ObjectiveError, match=f"metric='log_loss' is given, but Own has its own, 'quality'; {advice}"):
+        Own("digits", metric="log_loss")
 
 
 def test_a_checkpoint_with_fewer_metrics_goes_on(data: TrainingData):
