@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from trainings import a_training, finish, network, recipe, striped, told
 
 from objectives.base import ObjectiveError, Task
 from objectives.images import ImageClassification
-from objectives.images.training.loop import ImageTraining, predict, read_scores
+from objectives.images.training.loop import ImageTraining, evaluate, predict, read_scores
 from objectives.images.training.update import TrainingData
 from objectives.metrics import METRICS, Metric, scores
 
@@ -61,10 +63,40 @@ def test_counts_of_many_classes_are_exact():
     labels = torch.randint(0, 700, (1200,), generator=random)
     torch.manual_seed(0)
     rows, figures = predict(nn.Sequential(nn.Flatten(), nn.Linear(16, 1000)), images, labels, torch.arange(1200))
-    found = read_scores(figures.tolist())
+    measured = read_scores(figures.tolist())
     assert figures.shape == (1 + 3 * 1000,)
-    assert found == pytest.approx(scores(labels.numpy(), rows.double().numpy()), rel=1e-6)
-    assert found["balanced_accuracy"] == scores(labels.numpy(), rows.numpy())["balanced_accuracy"]
+    assert measured == pytest.approx(scores(labels.numpy(), rows.numpy()), rel=1e-6)
+    assert measured["balanced_accuracy"] == scores(labels.numpy(), rows.numpy())["balanced_accuracy"]
+
+
+class Sure(nn.Module):
+    """Logits that depend on the first pixel alone: `strength` for its class, and 0 for the other."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = F.one_hot(images[:, 0, 0, 0].round().long(), 2).float()
+        return torch.where(logits > 0, self.strength, 0.0)
+
+
+@pytest.mark.parametrize("strength", [1.0, 20.0, 40.0, 1000.0])
+def test_the_log_loss_is_that_of_the_probabilities_also_for_sure_mistakes(strength: float):
+    """One mistake among 360 images."""
+    labels = torch.arange(360) % 2
+    images = (255 * labels).to(torch.uint8).view(-1, 1, 1, 1)
+    labels[7] = 0
+    loss, _, rows = evaluate(Sure(strength), images, labels, torch.arange(360))
+    assert rows.dtype == torch.float32
+    assert loss == pytest.approx(scores(labels.numpy(), rows.numpy())["log_loss"], rel=1e-5, abs=1e-7)
+    assert loss < 16 / 360 + 0.32
+
+
+@pytest.mark.parametrize("strength", [math.inf, -math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_not_clipped(strength: float):
+    images, labels = torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
+    assert not math.isfinite(evaluate(Sure(strength), images, labels, torch.arange(3))[0])
 
 
 def test_a_refit_has_no_metrics_of_validation():
