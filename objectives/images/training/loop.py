@@ -194,16 +194,9 @@ class ImageTraining:
             self._begin_epoch(epoch)
         # Rounded up, so that the first part has a batch even if there are fewer batches than parts.
         first, end = (math.ceil(update.batches * (part + i) / self.steps_per_epoch) for i in (0, 1))
-        update.position.fill_(first)
         if self.graphs is not None:
             self.graphs.capture(update)
-        if (replay := update.replay) is not None:
-            for _ in range(first, end):
-                replay()
-        else:
-            for batch in range(first, end, update.batches_per_call):
-                update(min(update.batches_per_call, end - batch))
-        update.count(first, end)
+        update.train(first, end)
         self.lr, self.images_trained = self.rates[end - 1], end * update.batch_size
 
     def _begin_epoch(self, epoch: int) -> None:
