@@ -265,20 +265,6 @@ def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, op
     assert (rows == expected_rows).all()
 
 
-def test_a_checkpoint_of_an_older_version_is_gone_on_with(data: TrainingData):
-    """It has a random state of the augmentation, and the optimizer's settings."""
-    how = recipe(augmentation=0.5)
-    first = a_training(data, how, dropout=0.3)
-    next(first)
-    state = torch.load(io.BytesIO(first.checkpoint()), weights_only=True)
-    state |= {"augment_rng": torch.Generator().get_state(), "device": "cpu"}
-    state["optimizer"] = first.update.optimizer.state_dict()
-    older = io.BytesIO()
-    torch.save(state, older)
-    second = a_training(data, how, dropout=0.3, checkpoint=older.getvalue())
-    assert told(finish(second)) == told(finish(a_training(data, how, dropout=0.3)))[1:]
-
-
 @given(
     how=st.fixed_dictionaries(
         {
