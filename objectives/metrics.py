@@ -57,29 +57,29 @@ def image_losses(labels: NDArray[np.integer], probabilities: NDArray[np.floating
     return losses
 
 
-def count_scores(images: ArrayLike, predicted: ArrayLike, correct: ArrayLike) -> dict[Metric, float]:
-    """Return the metrics that need no probabilities, from counts by class, each of shape (k,).
+def count_scores(counts: ArrayLike, predicted: ArrayLike, correct: ArrayLike) -> dict[Metric, float]:
+    """Return the metrics that need no probabilities, from numbers of images by class, each of shape (k,).
 
-    `images` of each class, at least one in all, those `predicted` as it, and the `correct` ones. A class without
-    images has no recall, and one that is neither there nor predicted has no F1 score; they do not count.
+    `counts`: images of the class, at least one in all; `predicted`: images predicted as it; `correct`: both. A class
+    without images has no recall, and one that is neither there nor predicted has no F1 score; they do not count.
     """
-    images, predicted, correct = (np.asarray(counts, np.float64) for counts in (images, predicted, correct))
-    present, seen = images > 0, images + predicted > 0
-    recall = correct[present] / images[present]
-    f1 = 2 * correct[seen] / (images[seen] + predicted[seen])
+    counts, predicted, correct = (np.asarray(numbers, np.float64) for numbers in (counts, predicted, correct))
+    present, seen = counts > 0, counts + predicted > 0
+    recall = correct[present] / counts[present]
+    f1 = 2 * correct[seen] / (counts[seen] + predicted[seen])
     return {
-        "accuracy": float(correct.sum() / images.sum()),
+        "accuracy": float(correct.sum() / counts.sum()),
         "balanced_accuracy": float(recall.mean()),
         "macro_f1": float(f1.mean()),
     }
 
 
-def balanced_weights(images: Iterable[int]) -> tuple[float, ...]:
+def balanced_weights(counts: Iterable[int]) -> tuple[float, ...]:
     """Return a weight per class, so that all classes together weigh the same, and an image weighs 1 on average.
 
-    As scikit-learn's class_weight="balanced": n / (k * images of the class), for n images of k classes. A class
-    without images weighs 0, and is not one of the k.
+    `counts`: images of the class. As scikit-learn's class_weight="balanced": n / (k * counts), for n images of k
+    classes. A class without images weighs 0, and is not one of the k.
     """
-    counts = [*images]
+    counts = [*counts]
     n, k = sum(counts), sum(count > 0 for count in counts)
     return tuple(float(n / (k * count)) if count else 0.0 for count in counts)

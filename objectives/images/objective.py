@@ -113,8 +113,8 @@ class ImageClassification:
     def portable(self) -> Mapping[str, Any]:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
         data = replace(self.dataset, images=images, labels=labels)
-        given = {"dataset": self.dataset_name, "image_size": self.image_size, "metric": self._asked_metric}
-        return {**given, "data": data, "capture": self.capture, "numerics": self.numerics}
+        arguments = {"dataset": self.dataset_name, "image_size": self.image_size, "metric": self._asked_metric}
+        return {**arguments, "data": data, "capture": self.capture, "numerics": self.numerics}
 
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.classes
@@ -206,8 +206,8 @@ class ImageClassification:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
         if self._replaces("suggest_network"):
             return {}
-        equally: Params = {"class_weighting": "none"} if self.is_unequal else {}
-        return {name: params | equally for name, params in known_configurations(self.dataset.size).items()}
+        weighting: Params = {"class_weighting": "none"} if self.is_unequal else {}
+        return {name: params | weighting for name, params in known_configurations(self.dataset.size).items()}
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3

@@ -44,9 +44,9 @@ class Recorder:
         known = weakref.ref(update)  # as a graph does not know who replays it
 
         def replay() -> None:
-            found = known()
-            assert found is not None
-            self.replay(found)
+            recorded = known()
+            assert recorded is not None
+            self.replay(recorded)
 
         return replay
 

@@ -74,8 +74,8 @@ def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: s
             "val/accuracy": (logits.argmax(1) == data.labels[256:]).float().mean().item(),
             "lr": lr,
         }
-        found = {name: results[epoch].metrics[name] for name in expected}
-        assert found == pytest.approx(expected, rel=2e-3, abs=2e-3), f"epoch {epoch + 1}"
+        metrics = {name: results[epoch].metrics[name] for name in expected}
+        assert metrics == pytest.approx(expected, rel=2e-3, abs=2e-3), f"epoch {epoch + 1}"
     for name, tensor in weights(training).items():
         assert torch.allclose(tensor.float(), model.state_dict()[name].float(), rtol=1e-2, atol=1e-3), name
 
