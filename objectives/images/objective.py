@@ -21,7 +21,7 @@ from objectives.images import families, training_params
 from objectives.images.baselines import OURS, known_configurations
 from objectives.images.geometry import images_together
 from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
-from objectives.metrics import METRICS, Metric, direction_of, is_unequal
+from objectives.metrics import METRICS, Metric, direction_of, is_unequal, metric_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
     from torch import nn
@@ -41,9 +41,12 @@ class ImageClassification:
     A subclass with `suggest_network` and `build_network` searches its own networks instead; see docs/networks.md.
 
     `dataset` is a name that `objectives.data.datasets` accepts, and `data_dir` the folder of its files. `metric` is
-    what is searched; None: accuracy. `image_size` is pixels a side; None: the dataset's own. `data` is the dataset
-    itself, for machines without the files. `capture` uses CUDA graphs on CUDA devices. `numerics` are fields of
-    `objectives.images.training.recipe.Numerics`.
+    what is searched; None: what the class names, which is the accuracy here. `image_size` is pixels a side; None: the
+    dataset's own. `data` is the dataset itself, for machines without the files. `capture` uses CUDA graphs on CUDA
+    devices. `numerics` are fields of `objectives.images.training.recipe.Numerics`.
+
+    Raises ObjectiveError if `metric` is unknown, if it is given to a subclass with a metric of its own, or if a
+    subclass names one of these metrics with the wrong direction.
     """
 
     metric = "val_accuracy"
@@ -62,10 +65,7 @@ class ImageClassification:
     ) -> None:
         self.dataset_name, self.image_size, self.capture, self.numerics = dataset, image_size, capture, numerics or {}
         self._asked_metric = metric
-        if metric is not None:
-            if metric not in METRICS:
-                raise ObjectiveError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
-            self.metric, self.direction = f"val_{metric}", direction_of(metric)
+        self._choose(metric)
         self.data_dir = Path(data_dir) if data_dir else None
         if not hasattr(type(self), "name"):
             self.name = dataset_slug(dataset) + (f"-{type(self).__name__}" if self.has_own_networks else "")
@@ -73,6 +73,19 @@ class ImageClassification:
         self._graphs: dict[str, GraphCache] = {}
         if data is not None:
             self.dataset = data
+
+    def _choose(self, metric: Metric | None) -> None:
+        """Search `metric`; None: that of the class."""
+        if metric is not None:
+            if metric not in METRICS:
+                raise ObjectiveError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
+            if metric_of(self.metric) is None:
+                both = f"metric={metric!r} is given, but {type(self).__name__} has its own, {self.metric!r}"
+                raise ObjectiveError(f"{both}; leave out metric (or --metric), or remove the metric of the class")
+            self.metric, self.direction = f"val_{metric}", direction_of(metric)
+        elif (ours := metric_of(self.metric)) and self.direction != (direction := direction_of(ours)):
+            contrary = f"{type(self).__name__} has metric = {self.metric!r} and direction = {self.direction!r}"
+            raise ObjectiveError(f"{contrary}; write direction = {direction!r}, or rename the metric if it is its own")
 
     def prepare(self) -> None:
         self.dataset = load_dataset(self.dataset_name, self.data_dir, image_size=self.image_size)
@@ -100,8 +113,8 @@ class ImageClassification:
     def portable(self) -> Mapping[str, Any]:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
         data = replace(self.dataset, images=images, labels=labels)
-        given = {"dataset": self.dataset_name, "image_size": self.image_size, "metric": self._asked_metric}
-        return {**given, "data": data, "capture": self.capture, "numerics": self.numerics}
+        arguments = {"dataset": self.dataset_name, "image_size": self.image_size, "metric": self._asked_metric}
+        return {**arguments, "data": data, "capture": self.capture, "numerics": self.numerics}
 
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.classes
@@ -122,8 +135,8 @@ class ImageClassification:
 
     @property
     def searched(self) -> Metric:
-        """The metric of a training's value."""
-        return self._asked_metric or "accuracy"
+        """The metric of a training's value: the accuracy if the class names another metric than ours."""
+        return metric_of(self.metric) or "accuracy"
 
     @property
     def channels(self) -> int:

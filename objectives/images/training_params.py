@@ -45,11 +45,11 @@ def learning_rate(params: Mapping[str, Any]) -> float:
     return float(params[names.get(params["optimizer"], "adam_lr")])
 
 
-def make_recipe(params: Mapping[str, Any], images: Iterable[int]) -> Recipe:
-    """Return the recipe of a configuration. `images`: numbers of training images by class, for their weights."""
+def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:
+    """Return the recipe of a configuration. `counts`: training images by class, for their weights."""
     names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
     momentum, same = params.get("sgd_momentum", 0.0), {name: params[name] for name in names}
-    weights = balanced_weights(images) if params.get("class_weighting") == "balanced" else None
+    weights = balanced_weights(counts) if params.get("class_weighting") == "balanced" else None
     return Recipe(lr=learning_rate(params), momentum=momentum, class_weights=weights, **same)
 
 

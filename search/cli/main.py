@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -187,7 +188,7 @@ def export(study: str | None, format_: str, output: Path | None, config: Config)
 @click.option(
     "--model",
     metavar="NAME",
-    show_default="the champion of a dataset, else the newest",
+    show_default="the dataset's, else the newest champion",
     help="Model, such as mnist or mnist/3.",
 )
 @click.option("--show", type=FILE, metavar="OUT.png", help="Draw the images with their predictions.")
@@ -206,8 +207,8 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
 
     require_store(config)
     require_readable(image)
-    stores = {"workspace": config.workspace, "tracking_uri": config.tracking_uri}
-    predictor = load(model, **stores) if model else load_for(image, **stores)
+    read = partial(load, model) if model else partial(load_for, image)
+    predictor = read(workspace=config.workspace, tracking_uri=config.tracking_uri)
     predictions = classify(predictor, image, config.data_dir)
     print_predictions(str(predictor), predictions)
     if show is not None and (drawing := draw(predictions, predictor.classes)) is not None:

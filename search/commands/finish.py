@@ -17,12 +17,13 @@ from objectives.base import ImageClassifier, TestScore
 from objectives.failures import describe_value
 from objectives.files import write_atomic
 from objectives.functions.objective import FunctionObjective
+from objectives.metrics import metric_of
 from search.common.config import Config
 from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.study import records
 from search.study.selection.image_errors import confusion_matrix, score_intervals
-from search.study.selection.intervals import images_of, metric_of
+from search.study.selection.intervals import images_of
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.study import StoredStudy
 from search.study.summary import ClassScore, Majority, Score, Summary

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from objectives.base import EpochResult, ImageClassifier, Objective, Outcome
 from objectives.files import write_atomic
 from objectives.functions.objective import FunctionObjective
-from objectives.metrics import METRICS, scores
+from objectives.metrics import METRICS, metric_of, scores
 from search.common.text import printable, readable
 from search.common.workspace import TrainingFiles
 from search.coordinator.progress import RunningTrial
@@ -25,7 +25,6 @@ from search.coordinator.work import Job
 from search.study import records
 from search.study.records import TrainingResult
 from search.study.selection.image_errors import image_error
-from search.study.selection.intervals import metric_of
 from search.study.space.limits import describe
 from search.study.space.objective_calls import call, described
 from search.tracking.figures.predictions import pack

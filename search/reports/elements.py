@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from optuna.trial import TrialState
 
+from objectives.metrics import metric_of
 from search.reports.style import Figure, as_values
 from search.study.records import StudyRecord, TrialRecord
-from search.study.selection.intervals import metric_of
 from search.study.texts.presenter import Decimals
 
 Span = tuple[float, float]

@@ -16,13 +16,13 @@ import optuna
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from objectives.files import write_atomic
+from objectives.metrics import metric_of
 from search.reports import comparison, tables, timing
 from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
 from search.study.records import StudyRecord, json_values
-from search.study.selection.intervals import metric_of
 from search.study.state import State
 from search.study.texts.classes import class_rows
 from search.study.texts.presenter import present, state_text

@@ -8,12 +8,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from objectives.metrics import metric_of
 from search.common.text import duration, readable
 from search.reports.charts import cost
 from search.reports.elements import Part, Span, Unit, winner
 from search.reports.style import STATES
 from search.study.records import StudyRecord, TrialRecord
-from search.study.selection.intervals import metric_of
 from search.study.state import State
 from search.study.summary import Gain, Summary
 from search.study.texts.presenter import gain_rows

@@ -18,11 +18,11 @@ from optuna.study import StudyDirection
 
 from objectives.base import ImageClassifier, Objective, Params
 from objectives.functions.objective import FunctionObjective
+from objectives.metrics import metric_of
 from search.common.direction import Direction
 from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
 from search.study import records
-from search.study.selection.intervals import metric_of
 from search.study.space.asked_trial import stored_trial
 from search.study.space.limits import Limits
 from search.study.space.objective_calls import require_fingerprint

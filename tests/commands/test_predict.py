@@ -131,6 +131,6 @@ def test_a_folder_from_the_search_to_the_end_of_its_arrays(
 
 def test_a_dataset_without_numbers_is_told_what_to_type(finished: Finished):
     for name in ("digits", "folder:pets"):
-        result = search("predict", name, "--workspace", finished.folder)
+        result = run("predict", name, "--workspace", finished.folder)
         assert result.returncode == 1
         assert f"{name} is a dataset; its test images have numbers: type {name}:0-24" in result.stderr

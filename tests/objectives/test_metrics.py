@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from objectives.metrics import METRICS, UNEQUAL_RATIO, balanced_weights, direction_of, is_unequal, scores
+from objectives.metrics import METRICS, UNEQUAL_RATIO, balanced_weights, direction_of, is_unequal, metric_of, scores
 
 
-def of_sklearn(labels: NDArray[np.int64], rows: NDArray[np.float64]) -> dict[str, float]:
+def of_sklearn(labels: NDArray[np.int64], rows: NDArray[np.floating]) -> dict[str, float]:
     predicted = rows.argmax(1)
     with warnings.catch_warnings(action="ignore"):  # about predicted classes that have no images
         return {
@@ -27,28 +27,48 @@ def of_sklearn(labels: NDArray[np.int64], rows: NDArray[np.float64]) -> dict[str
         }
 
 
-@given(st.integers(0, 2**32), st.integers(1, 300), st.integers(2, 12), st.floats(0, 30), st.integers(1, 12))
-def test_metrics_agree_with_scikit_learn(seed: int, n: int, k: int, sharpness: float, present: int):
-    """`present`: classes from there on have no images, but may be predicted. Sharp rows have exact zeros and ones."""
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 300),
+    k=st.integers(2, 12),
+    sharpness=st.floats(0, 30),
+    present=st.integers(1, 12),
+    dtype=st.sampled_from([np.float64, np.float32]),
+)
+@example(seed=0, n=360, k=10, sharpness=0.3, present=10, dtype=np.float32)
+@example(seed=0, n=360, k=10, sharpness=30, present=10, dtype=np.float32)
+def test_metrics_agree_with_scikit_learn(
+    seed: int, n: int, k: int, sharpness: float, present: int, dtype: type[np.floating]
+):
+    """`present`: classes from there on have no images, but may be predicted. Sharp rows have exact zeros and ones.
+
+    scikit-learn clips float32 rows, as networks make them, at another epsilon, and computes in float32.
+    """
     random = np.random.default_rng(seed)
     labels = random.integers(0, min(k, present), n)
     logits = sharpness * random.normal(size=(n, k))
     rows = np.exp(logits - logits.max(1, keepdims=True))
-    rows /= rows.sum(1, keepdims=True)
+    rows = (rows / rows.sum(1, keepdims=True)).astype(dtype)
     assert scores(labels, rows) == pytest.approx(of_sklearn(labels, rows), rel=1e-9, abs=1e-9)
 
 
 def test_a_classifier_that_calls_every_dog_a_cat_has_half_the_balanced_accuracy():
     labels, rows = np.repeat([0, 1], [950, 50]), np.tile([0.9, 0.1], (1000, 1))
-    found = scores(labels, rows)
-    assert found["accuracy"] == 0.95
-    assert found["balanced_accuracy"] == 0.5
-    assert found["macro_f1"] == pytest.approx(0.95 / 1.95)
-    assert found["log_loss"] == pytest.approx(-0.95 * math.log(0.9) - 0.05 * math.log(0.1))
+    measured = scores(labels, rows)
+    assert measured["accuracy"] == 0.95
+    assert measured["balanced_accuracy"] == 0.5
+    assert measured["macro_f1"] == pytest.approx(0.95 / 1.95)
+    assert measured["log_loss"] == pytest.approx(-0.95 * math.log(0.9) - 0.05 * math.log(0.1))
 
 
-def test_a_sure_mistake_costs_a_finite_loss():
-    assert scores(np.array([1]), np.array([[1.0, 0.0]]))["log_loss"] == pytest.approx(36.04, abs=0.01)
+@pytest.mark.parametrize(("dtype", "loss"), [(np.float64, 36.04), (np.float32, 15.94)])
+def test_a_sure_mistake_costs_a_finite_loss(dtype: type[np.floating], loss: float):
+    assert scores(np.array([1]), np.array([[1, 0]], dtype))["log_loss"] == pytest.approx(loss, abs=0.01)
+
+
+def test_metrics_are_known_by_the_names_of_values():
+    names = "log_loss", "val_log_loss", "val_accuracy", "val/accuracy", "val_error", "quality"
+    assert [metric_of(name) for name in names] == ["log_loss", "log_loss", "accuracy", None, None, None]
 
 
 def test_every_metric_has_a_direction():

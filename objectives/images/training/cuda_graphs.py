@@ -168,13 +168,10 @@ def graph_key(data: TrainingData, model: nn.Module, recipe: Recipe) -> Hashable:
     return *pool, structure(model), recipe.batch_size, recipe.augmentation > 0, recipe.optimizer
 
 
-def state_after(update: Update, run: Callable[[], None], batches: int) -> TrainingState:
-    """Train the first batches of the epoch with `run`, count their results, and copy the state."""
-    update.position.zero_()
+def state_after(update: Update, call: Callable[[], None], batches: int) -> TrainingState:
+    """Train the first batches of the epoch with `call`, count their results, and copy the state."""
     update.logits.zero_()
-    for _ in range(batches):
-        run()
-    update.count(0, batches)
+    update.train(0, batches, call)
     return update.copy_state()
 
 

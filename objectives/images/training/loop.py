@@ -30,6 +30,10 @@ EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_CUDA = 500, 2000
 """Images in one evaluation batch, fewer above 64x64 pixels. On a CPU they fit the cache; on a GPU they outweigh the
 cost of the launch."""
 
+EPS = torch.finfo(torch.float32).eps
+SMALLEST_LOSS, LARGEST_LOSS = -math.log1p(-EPS), -math.log(EPS)
+"""Of an image, as `objectives.metrics` clips probabilities in float32."""
+
 
 def lr_factor(schedule: str, progress: float) -> float:
     """Fraction of the peak learning rate at `progress` in [0, 1] of a training.
@@ -49,33 +53,34 @@ def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> 
     """Class probabilities (n, k) of the pool's images at `index`; and (1 + 3k,), which `read_scores` reads.
 
     The latter are the sum of their losses, and counts by class: images, predicted and correct ones. All stay on the
-    device, and nothing waits for them.
+    device, and nothing waits for them. Finite losses are clipped as those of `objectives.metrics`.
     """
     model.eval()
     size = images_together(EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE, images.shape[1:])
-    logits = torch.cat([model(to_unit(images[batch])) for batch in torch.split(index, size)])
+    logits = torch.cat([model(to_unit(images[batch])) for batch in torch.split(index, size)]).float()
     targets, predicted = labels[index], logits.argmax(1)
     exact = torch.float32 if index.device.type == "mps" else torch.float64  # MPS has no float64
-    loss = F.cross_entropy(logits, targets, reduction="none").sum(dtype=exact)
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    losses = torch.where(losses.isinf(), losses, losses.clamp(SMALLEST_LOSS, LARGEST_LOSS))  # clamp keeps NaN
     hits = predicted == targets
     counts = torch.zeros(3, logits.shape[1], dtype=exact, device=index.device)
     ones = torch.ones_like(hits)
     counts.scatter_add_(1, torch.stack((targets, predicted, targets)), torch.stack((ones, ones, hits)).to(exact))
-    return logits.softmax(1), torch.cat((loss.view(1), counts.view(-1)))
+    return logits.softmax(1), torch.cat((losses.sum(dtype=exact).view(1), counts.view(-1)))
 
 
-def read_scores(scores: Sequence[float]) -> dict[Metric, float]:
-    """Return the metrics of the figures of `predict`. The log loss is not clipped, so that it may be infinite."""
-    loss, *counts = scores
-    images, predicted, correct = np.reshape(counts, (3, -1))
-    return {**count_scores(images, predicted, correct), "log_loss": loss / float(images.sum())}
+def read_scores(figures: Sequence[float]) -> dict[Metric, float]:
+    """Return the metrics of the figures of `predict`. The log loss is not finite if a loss was not."""
+    loss, *numbers = figures
+    counts, predicted, correct = np.reshape(numbers, (3, -1))
+    return {**count_scores(counts, predicted, correct), "log_loss": loss / float(counts.sum())}
 
 
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float, Tensor]:
-    """Mean cross-entropy, accuracy and class probabilities (n, k) of the pool's images at `index`."""
-    probabilities, scores = predict(model, images, labels, index)
-    found = read_scores(scores.tolist())
-    return found["log_loss"], found["accuracy"], probabilities
+    """Log loss, accuracy and class probabilities (n, k) of the pool's images at `index`."""
+    probabilities, figures = predict(model, images, labels, index)
+    scores = read_scores(figures.tolist())
+    return scores["log_loss"], scores["accuracy"], probabilities
 
 
 def curve_of(metric: Metric) -> str:
@@ -189,16 +194,9 @@ class ImageTraining:
             self._begin_epoch(epoch)
         # Rounded up, so that the first part has a batch even if there are fewer batches than parts.
         first, end = (math.ceil(update.batches * (part + i) / self.steps_per_epoch) for i in (0, 1))
-        update.position.fill_(first)
         if self.graphs is not None:
             self.graphs.capture(update)
-        if (replay := update.replay) is not None:
-            for _ in range(first, end):
-                replay()
-        else:
-            for batch in range(first, end, update.batches_per_call):
-                update(min(update.batches_per_call, end - batch))
-        update.count(first, end)
+        update.train(first, end)
         self.lr, self.images_trained = self.rates[end - 1], end * update.batch_size
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -221,7 +219,7 @@ class ImageTraining:
         if measured and len(data.validation):
             self.probabilities, validation = predict(self.model, data.images, data.labels, data.validation)
             sums = torch.cat((sums, validation))
-        loss_sum, correct, *scores = sums.tolist()  # on a GPU, the only wait in an epoch
+        loss_sum, correct, *figures = sums.tolist()  # on a GPU, the only wait in an epoch
         seconds = self._read_timer()
         if not math.isfinite(loss_sum):
             raise Diverged(f"the training loss became {loss_sum} in epoch {math.ceil(epoch)}")
@@ -234,11 +232,11 @@ class ImageTraining:
             "seconds": self.epoch_seconds,
             "images_per_s": self.images_trained / max(self.epoch_seconds, 1e-9),
         }
-        if scores:
-            found = read_scores(scores)
-            if not math.isfinite(loss := found["log_loss"]):
+        if figures:
+            scores = read_scores(figures)
+            if not math.isfinite(loss := scores["log_loss"]):
                 raise Diverged(f"the validation loss became {loss} after {epoch:g} epochs")
-            self.metrics |= {curve_of(metric): found[metric] for metric in METRICS}
+            self.metrics |= {curve_of(metric): scores[metric] for metric in METRICS}
         return self.metrics, seconds
 
     def _read_timer(self) -> float:

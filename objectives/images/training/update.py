@@ -6,7 +6,8 @@ replaying it twice. On the CPU, where starting an operation costs as much as a s
 batches together.
 
 On a GPU a small network's time is the number of its kernels, 2 to 3 us each (H100). So one kernel reads the row, and
-a batch's logits are stored: losses and correct predictions are counted for many batches together.
+a batch's logits are stored: losses and correct predictions are counted for many batches together. The row also says
+where to store them: to compute that would take another kernel.
 
 `cudnn.benchmark` stays off: trying every algorithm on every new shape may take longer than a trial.
 """
@@ -27,6 +28,9 @@ from objectives.images.training.recipe import Numerics, Recipe
 
 FETCH_BYTES = 2**20
 """Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
+
+LOGITS_BYTES = 2**23
+"""Bytes of logits that are stored before they are counted, unless one batch has more."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ def to_unit(images: Tensor) -> Tensor:
 class Update:
     """A network, its optimizer and their inputs. A call trains one batch or several, `replay` one.
 
-    Before the first call, `begin` starts a training and `begin_epoch` fills the tables of an epoch. `position` is the
-    number of the next batch in the epoch. `replay` is set by a capture. Used by one training at a time.
+    Before the first call, `begin` starts a training and `begin_epoch` fills the tables of an epoch. `train` makes the
+    calls or replays of several batches. `position` is the number of the next batch in the epoch. `replay` is set by a
+    capture. Used by one training at a time.
     """
 
     def __init__(
@@ -84,13 +89,18 @@ class Update:
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(recipe, self._parameters, capturable=capturable)
         n = self.batch_size
-        indices = torch.zeros(self.batches, 2, n, dtype=torch.int64, device=device)
+        logits_rows = min(self.batches, max(1, LOGITS_BYTES // (4 * n * data.n_classes)))
+        self.logits = torch.zeros(logits_rows, n, data.n_classes, device=device)
+        """Of the batches that are not counted yet, (rows, n, k). Batch i is in row i modulo the number of rows."""
+        # The last column stays empty, so that every row begins at a multiple of 16 bytes.
+        indices = torch.zeros(self.batches, 2 * n + 2, dtype=torch.int64, device=device)
+        indices[:, -2] = torch.arange(self.batches, device=device) % logits_rows
         numbers = torch.zeros(self.batches, 2 + 6 * n * self.augmented, device=device)
         self._tables = [(table, table[: self.batches_per_call].clone()) for table in (indices, numbers)]
         """The numbers that differ from batch to batch: a row for each batch of an epoch, and the rows of a call."""
         (_, index_rows), (_, number_rows) = self._tables
-        self.order, self.labels = indices.unbind(1)
-        self._order, self._labels = index_rows.unbind(1)
+        self.order, self.labels = indices[:, :n], indices[:, n:-2]
+        self._order, self._labels, self._logits_row = index_rows[:, :n], index_rows[:, n:-2], index_rows[:, -2:-1]
         self.rates, self.maps = numbers[:, -2:], numbers[:, :-2]
         """Learning rate and share of a weight that AdamW's decay keeps, (batches, 2); affine maps, (batches, 6n)."""
         self._rates, self._maps = number_rows[:, -2:], number_rows[:, :-2]
@@ -102,9 +112,8 @@ class Update:
         self._offsets = torch.arange(self.batches_per_call, device=device)
         self.targets = torch.zeros(data.n_classes, data.n_classes, device=device)
         """The gradient of a batch's loss with respect to logarithms of probabilities, for each class, (k, k)."""
-        self.logits = torch.zeros(self.batches, n, data.n_classes, device=device)
         self.sums = torch.zeros(2, device=device)
-        """Sum of the losses and number of correct predictions of the epoch so far, as `count` left them."""
+        """Sum of the losses and number of correct predictions of the epoch so far, as `train` left them."""
         generators = torch.cuda.default_generators if device.type == "cuda" else [torch.default_generator]
         self.generator = generators[device.index or 0]
         """The device's own, which dropout uses."""
@@ -121,7 +130,7 @@ class Update:
             if i:
                 self._rates[0].copy_(self._rates[i])  # to where the optimizer reads them
             logits = self._train(batch, i)
-            self.logits.index_copy_(0, positions[i : i + 1], logits.unsqueeze(0))
+            self.logits.index_copy_(0, self._logits_row[i], logits.unsqueeze(0))
         self.position.add_(batches)
 
     def _train(self, images: Tensor, row: int) -> Tensor:
@@ -151,9 +160,28 @@ class Update:
             logits = self.model(images)
         return logits.float()
 
-    def count(self, first: int, end: int) -> None:
-        """Add the losses, which are not weighted, and the correct predictions of trained batches to `sums`."""
-        logits, labels = self.logits[first:end].flatten(0, 1), self.labels[first:end].flatten()
+    def train(self, first: int, end: int, call: Callable[[], None] | None = None) -> None:
+        """Train the epoch's batches from `first` to before `end`, and add their results to `sums`.
+
+        `call` trains one batch. None: `replay`, or without a graph the calls that are fastest.
+        """
+        self.position.fill_(first)
+        rows, call = len(self.logits), call or self.replay
+        while first < end:
+            full = min(end, first - first % rows + rows)
+            if call is not None:
+                for _ in range(first, full):
+                    call()
+            else:
+                for batch in range(first, full, self.batches_per_call):
+                    self(min(self.batches_per_call, full - batch))
+            self._count(first, full)
+            first = full
+
+    def _count(self, first: int, end: int) -> None:
+        """Add the losses, which are not weighted, and the correct predictions of stored batches to `sums`."""
+        row = first % len(self.logits)
+        logits, labels = self.logits[row : row + end - first].flatten(0, 1), self.labels[first:end].flatten()
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._recipe.label_smoothing)
         self.sums.add_(torch.stack((loss, (logits.argmax(1) == labels).sum())))
 

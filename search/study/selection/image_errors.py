@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.metrics import METRICS, Metric, scores
+from objectives.metrics import METRICS, Metric, image_losses, scores
 from search.study.selection.intervals import CONFIDENCE, wilson
 from search.study.summary import Score
 
@@ -30,7 +30,7 @@ def score_intervals(labels: NDArray[np.int64], probabilities: NDArray[np.floatin
         "accuracy": wilson(int(np.trace(confusion)), len(labels)),
         "balanced_accuracy": _recalls(confusion).interval(values["balanced_accuracy"]),
         "macro_f1": _f1_scores(confusion).interval(values["macro_f1"]),
-        "log_loss": mean_interval(image_losses(labels, probabilities)),
+        "log_loss": mean_interval(image_losses(labels, probabilities).astype(np.float64)),
     }
     return tuple(Score(name, values[name], *intervals[name]) for name in METRICS if math.isfinite(values[name]))
 
@@ -43,7 +43,7 @@ def image_error(metric: Metric, labels: NDArray[np.int64], probabilities: NDArra
         case "macro_f1":
             return math.sqrt(_f1_scores(confusion_matrix(labels, probabilities)).variance)
         case "log_loss":
-            losses = _with_worst(image_losses(labels, probabilities))
+            losses = _with_worst(image_losses(labels, probabilities).astype(np.float64))
             return float(losses.std(ddof=1)) / math.sqrt(len(losses))
     return None
 
@@ -52,13 +52,6 @@ def confusion_matrix(labels: NDArray[np.int64], probabilities: NDArray[np.floati
     """Return the images by true class (k rows) and predicted class (k columns)."""
     k = probabilities.shape[1]
     return np.bincount(labels.astype(np.int64) * k + probabilities.argmax(1), minlength=k * k).reshape(k, k)
-
-
-def image_losses(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> Floats:
-    """Return the loss of each image, (n,), whose mean is the log loss of `objectives.metrics.scores`."""
-    true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    smallest = np.finfo(np.float64).eps
-    return np.asarray(-np.log(np.clip(true_class, smallest, 1 - smallest)))
 
 
 # A mean over classes, each with a share of its images ---------------------------------------------------------------

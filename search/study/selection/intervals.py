@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from objectives.base import ImageClassifier, Objective
-from objectives.metrics import METRICS, Metric
+from objectives.metrics import metric_of
 from search.study.summary import Candidate
 
 CONFIDENCE = 0.95
@@ -18,11 +18,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
     interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
-
-
-def metric_of(name: str) -> Metric | None:
-    """Which metric of a classifier a study's metric is, such as `val_log_loss`; None for any other."""
-    return next((metric for metric in METRICS if name in (metric, f"val_{metric}")), None)
 
 
 def possible_values(name: str) -> tuple[float | None, float | None] | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from objectives.metrics import metric_of
 from search.common.direction import Direction
 from search.common.text import readable
 from search.study.records import EXTRA_TRAININGS, StudyRecord
-from search.study.selection.intervals import metric_of
 from search.study.state import State
 from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
 from search.study.texts.classes import constant_answer, never_predicted

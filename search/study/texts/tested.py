@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from objectives.metrics import Metric, direction_of
+from objectives.metrics import Metric, direction_of, metric_of
 from search.common.direction import Direction
 from search.study.records import TEST_READS, StudyRecord
-from search.study.selection.intervals import metric_of
 from search.study.summary import Score, Summary
 from search.study.texts.classes import constant_answer, constant_score
 

@@ -77,15 +77,14 @@ def test_weighted_batches_train_as_in_a_plain_loop(optimizer: str, graphs: Graph
 def test_the_training_loss_is_not_weighted(graphs: GraphCache | None):
     """Of the first batch, before anything is learned: a batch of all images."""
     data, how = striped(), recipe(batch_size=256, label_smoothing=0.05)
-    plain, weighted = (
-        next(a_training(data, replace(how, class_weights=given), epochs=1, graphs=graphs)) for given in (None, WEIGHTS)
-    )
+    recipes = how, replace(how, class_weights=WEIGHTS)
+    plain, weighted = (next(a_training(data, one, epochs=1, graphs=graphs)) for one in recipes)
     assert weighted.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=1e-5)
 
 
 def test_equal_weights_change_nothing():
     data = striped()
-    plain, weighted = (a_training(data, replace(recipe(), class_weights=given)) for given in (None, (1.0,) * 4))
+    plain, weighted = (a_training(data, replace(recipe(), class_weights=factors)) for factors in (None, (1.0,) * 4))
     finish(plain)
     finish(weighted)
     for name, tensor in weights(weighted).items():
@@ -94,12 +93,12 @@ def test_equal_weights_change_nothing():
 
 def test_balanced_training_finds_more_of_a_rare_class():
     objective = blobs(1900, 100)
-    found: dict[str, list[float]] = {}
+    recalls: dict[str, list[float]] = {}
     for weighting in ("none", "balanced"):
         params = {**objective.baselines()["tutorial MLP, Adam"], "class_weighting": weighting}
         results = [finish(objective.start(Task(0, params, seed, 4), "cpu"))[-1] for seed in range(2)]  # type: ignore[arg-type]
-        found[weighting] = [result.metrics["val/balanced_accuracy"] for result in results]
-    assert min(found["balanced"]) > max(found["none"]) + 0.1, found
+        recalls[weighting] = [result.metrics["val/balanced_accuracy"] for result in results]
+    assert min(recalls["balanced"]) > max(recalls["none"]) + 0.1, recalls
 
 
 @pytest.mark.slow
@@ -117,15 +116,16 @@ def test_balanced_training_finds_eights_among_many_threes():
     train, validation = stratified_split(labels, 200)
     objective = ImageClassification("digits", data=Dataset("", images, labels, ("3", "8"), train, validation, ""))
     others, classes = (torch.from_numpy(array) for array in noisy(2000, 2000, 2000))
-    strong, found = objective.baselines()["strong CNN, one cycle"], {}
+    strong, accuracies = objective.baselines()["strong CNN, one cycle"], {}
     for weighting in ("none", "balanced"):
         trainings: Any = [
             objective.start(Task(0, {**strong, "class_weighting": weighting}, seed, 12), "cpu") for seed in range(3)
         ]
         for training in trainings:
             finish(training)
-        found[weighting] = [evaluate(each.model, others, classes, torch.arange(4000))[1] for each in trainings]
-    assert min(found["balanced"]) > max(found["none"]) + 0.03, found
+        models = [training.model for training in trainings]
+        accuracies[weighting] = [evaluate(model, others, classes, torch.arange(4000))[1] for model in models]
+    assert min(accuracies["balanced"]) > max(accuracies["none"]) + 0.03, accuracies
 
 
 def test_a_trial_that_was_stored_without_weighting_had_none():

@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, told, weights
 
-from objectives.base import Diverged
+from objectives.base import Diverged, Task
 from objectives.images.training.cuda_graphs import MAX_GRAPHS, GraphCache, graph_key, relative_distance
 from objectives.images.training.graph_inputs import dropout_layers
-from objectives.images.training.loop import ImageTraining
+from objectives.images.training.loop import ImageTraining, evaluate
 from objectives.images.training.recipe import DEFAULT_NUMERICS
-from objectives.images.training.update import TrainingData, Update
+from objectives.images.training.update import LOGITS_BYTES, TrainingData, Update
 
 LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
 LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
@@ -44,9 +44,9 @@ class Recorder:
         known = weakref.ref(update)  # as a graph does not know who replays it
 
         def replay() -> None:
-            found = known()
-            assert found is not None
-            self.replay(found)
+            recorded = known()
+            assert recorded is not None
+            self.replay(recorded)
 
         return replay
 
@@ -131,6 +131,30 @@ def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimiz
     update.begin_epoch(torch.arange(256), [0.1] * 8, 1)
     update()
     assert places() == before
+
+
+@pytest.mark.parametrize("batch_size", [640, 3000], ids=["three batches", "less than one batch"])
+@pytest.mark.parametrize("recorder", [None, Recorder()], ids=["called", "recorded"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_few_logits_are_stored_and_all_are_counted(steps: int, recorder: Recorder | None, batch_size: int):
+    """Of 1,000 classes. Before anything is learned, an epoch's loss is that of its images, which are 8 batches."""
+    n, random = 8 * batch_size + 30, torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 1, 2, 2), generator=random, dtype=torch.uint8)
+    labels = torch.randint(0, 1000, (n,), generator=random)
+    data = TrainingData(images, labels, torch.arange(n), torch.arange(0), 1000)
+    torch.manual_seed(0)
+    model, how = nn.Sequential(nn.Flatten(), nn.Linear(4, 1000)), recipe("sgd", lr=0.0, batch_size=batch_size)
+    graphs = GraphCache(recorder) if recorder else None
+    training = ImageTraining(data, model, how, Task(0, {}, 5, 2), steps_per_epoch=steps, graphs=graphs)
+    assert training.update.logits.nbytes <= max(LOGITS_BYTES, 4 * 1000 * batch_size)
+    ends = [result for result in finish(training) if result.epoch.is_integer()]
+    for epoch, result in enumerate(ends):
+        index = torch.randperm(n, generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch))[:-30]
+        loss, accuracy, _ = evaluate(model, images, labels, index)
+        assert result.metrics["train/loss"] == pytest.approx(loss, rel=1e-5)
+        assert result.metrics["train/accuracy"] == pytest.approx(accuracy, abs=1.5 / len(index))
+    assert len(ends) == 2
+    assert (training.update.replay is None) == (recorder is None)
 
 
 # When a recording cannot be trusted ---------------------------------------------------------------------------------

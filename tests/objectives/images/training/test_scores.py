@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from trainings import a_training, finish, network, recipe, striped, told
+import torch.nn.functional as F
+from torch import Tensor, nn
+from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
 
-from objectives.base import Task
+from objectives.base import ObjectiveError, Task
 from objectives.images import ImageClassification
-from objectives.images.training.loop import ImageTraining, predict, read_scores
+from objectives.images.training.loop import ImageTraining, evaluate, predict, read_scores
 from objectives.images.training.update import TrainingData
 from objectives.metrics import METRICS, Metric, scores
 
@@ -60,10 +63,40 @@ def test_counts_of_many_classes_are_exact():
     labels = torch.randint(0, 700, (1200,), generator=random)
     torch.manual_seed(0)
     rows, figures = predict(nn.Sequential(nn.Flatten(), nn.Linear(16, 1000)), images, labels, torch.arange(1200))
-    found = read_scores(figures.tolist())
+    measured = read_scores(figures.tolist())
     assert figures.shape == (1 + 3 * 1000,)
-    assert found == pytest.approx(scores(labels.numpy(), rows.double().numpy()), rel=1e-6)
-    assert found["balanced_accuracy"] == scores(labels.numpy(), rows.numpy())["balanced_accuracy"]
+    assert measured == pytest.approx(scores(labels.numpy(), rows.numpy()), rel=1e-6)
+    assert measured["balanced_accuracy"] == scores(labels.numpy(), rows.numpy())["balanced_accuracy"]
+
+
+class Sure(nn.Module):
+    """Logits that depend on the first pixel alone: `strength` for its class, and 0 for the other."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = F.one_hot(images[:, 0, 0, 0].round().long(), 2).float()
+        return torch.where(logits > 0, self.strength, 0.0)
+
+
+@pytest.mark.parametrize("strength", [1.0, 20.0, 40.0, 1000.0])
+def test_the_log_loss_is_that_of_the_probabilities_also_for_sure_mistakes(strength: float):
+    """One mistake among 360 images."""
+    labels = torch.arange(360) % 2
+    images = (255 * labels).to(torch.uint8).view(-1, 1, 1, 1)
+    labels[7] = 0
+    loss, _, rows = evaluate(Sure(strength), images, labels, torch.arange(360))
+    assert rows.dtype == torch.float32
+    assert loss == pytest.approx(scores(labels.numpy(), rows.numpy())["log_loss"], rel=1e-5, abs=1e-7)
+    assert loss < 16 / 360 + 0.32
+
+
+@pytest.mark.parametrize("strength", [math.inf, -math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_not_clipped(strength: float):
+    images, labels = torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
+    assert not math.isfinite(evaluate(Sure(strength), images, labels, torch.arange(3))[0])
 
 
 def test_a_refit_has_no_metrics_of_validation():
@@ -98,17 +131,56 @@ def test_a_subclass_with_a_metric_of_its_own_keeps_it():
     assert result.value == result.metrics["val/accuracy"]
 
 
-def test_a_checkpoint_with_fewer_metrics_goes_on(data: TrainingData):
-    """As earlier versions wrote them."""
-    whole = finish(a_training(data, recipe()))
-    first = a_training(data, recipe())
-    next(first)
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_subclass_that_names_a_metric_searches_it(metric: Metric):
+    class Named(ImageClassification):
+        direction = "minimize" if metric == "log_loss" else "maximize"
+
+    Named.metric = f"val_{metric}"
+    objective = Named("digits")
+    training = objective.start(Task(0, dict(objective.baselines()["tutorial MLP, Adam"]), 1, 1), "cpu")
+    assert next(training).value == training.outcome().metrics[f"val_{metric}"]
+
+
+def test_a_direction_that_the_metric_does_not_have_is_an_error():
+    class Worst(ImageClassification):
+        metric = "val_log_loss"
+
+    contrary = "Worst has metric = 'val_log_loss' and direction = 'maximize'; write direction = 'minimize'"
+    with pytest.raises(ObjectiveError, match=contrary):
+        Worst("digits")
+    assert Worst("digits", metric="macro_f1").searched == "macro_f1"
+
+
+def test_no_metric_replaces_one_of_a_subclass():
+    class Own(ImageClassification):
+        metric = "quality"
+
+        def start(self, task: Task, device: str) -> Any:
+            raise AssertionError
+
+    advice = "leave out metric .or --metric., or remove the metric of the class"
+    with pytest.raises(ObjectiveError, match=f"metric='log_loss' is given, but Own has its own, 'quality'; {advice}"):
+        Own("digits", metric="log_loss")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_checkpoint_of_an_earlier_version_goes_on(data: TrainingData, optimizer: str):
+    """It has two metrics less, a random state of the augmentation, the device, and the optimizer's settings."""
+    how = recipe(optimizer, augmentation=0.5)
+    first = a_training(data, how, dropout=0.3)
+    results = [next(first)]
     state = torch.load(io.BytesIO(first.checkpoint()), weights_only=True)
     for name in ("val/balanced_accuracy", "val/macro_f1"):
         del state["metrics"][name]
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    resumed = a_training(data, recipe(), checkpoint=buffer.getvalue())
+    state |= {"augment_rng": torch.Generator().get_state(), "device": "cpu"}
+    state["optimizer"] = first.update.optimizer.state_dict()
+    assert state["optimizer"].keys() == {"state", "param_groups"}
+    earlier = io.BytesIO()
+    torch.save(state, earlier)
+    results += finish(first)
+    resumed = a_training(data, how, dropout=0.3, checkpoint=earlier.getvalue())
     assert "val_macro_f1" not in resumed.outcome().metrics
-    assert told(finish(resumed)) == told(whole[1:])
-    assert resumed.outcome().metrics["val_macro_f1"] == whole[-1].metrics["val/macro_f1"]
+    assert told(finish(resumed)) == told(results[1:])
+    assert equal(weights(resumed), weights(first))
+    assert resumed.outcome().metrics["val_macro_f1"] == results[-1].metrics["val/macro_f1"]
