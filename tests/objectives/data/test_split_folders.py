@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,12 @@ def test_a_folder_without_splits_says_so(tmp_path: Path) -> None:
         (("my data/train", "my data/test"), ("", None, "my data/test/")),
         (("train", "holdout"), ("", None, "holdout/")),
         (("train_val", "test-dev"), ("", None, "test-dev/")),
+        (("train", "test_set"), ("", None, "test_set/")),
+        (("train", "Test Images"), ("", None, "Test Images/")),
+        (("train_images", "test"), ("", None, "test/")),
+        (("pets_train", "holdout"), ("", None, "holdout/")),
+        (("train", "val", "pets-test"), ("train/", "val/", "pets-test/")),
+        (("training images", "val", "test_set"), ("training images/", "val/", "test_set/")),
     ],
 )
 def test_splits_are_known_by_their_names(tmp_path: Path, splits: tuple[str, ...], origins: tuple[str | None, ...]):
@@ -153,8 +160,15 @@ def test_classes_that_only_a_held_out_split_has_are_left_out(tmp_path: Path, spl
     assert (len(data.images), data.n_test) == (40, 20)
 
 
-@pytest.mark.parametrize("inner", ["test", "test/test", "test/unknown"])
-def test_a_test_folder_without_classes_is_not_used(tmp_path: Path, inner: str) -> None:
+@pytest.mark.parametrize(
+    ("inner", "reason"),
+    [
+        ("test", "its images lie in no folders of classes"),
+        ("test/test", "its images lie in no folders of classes"),
+        ("test/unknown", "its only class 'unknown' is not in train/"),
+    ],
+)
+def test_a_test_folder_without_classes_is_not_used(tmp_path: Path, inner: str, reason: str) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS})
     (pets / inner).mkdir(parents=True)
     for number in range(5):
@@ -162,16 +176,16 @@ def test_a_test_folder_without_classes_is_not_used(tmp_path: Path, inner: str) -
     data = loaded(pets)
     assert data.origins["test"] == "a fifth of train/, each class in proportion"
     assert (len(data.images), data.n_test) == (16, 4)
-    assert data.notes == [
-        "test/ is not used: its images lie in no folders of classes; the test split is a part of train/"
-    ]
+    assert data.notes == [f"test/ is not used: {reason}; the test split is a part of train/"]
 
 
 def test_other_folders_beside_the_splits_are_not_used(tmp_path: Path) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS, "test": PETS, "unlabeled": {"a": 2}, "more": {"b": 2}})
+    make_splits(pets, {"train_more": PETS})
     assert loaded(pets).notes == [
         "unlabeled/ is not used: its images have no classes",
-        "more/ is not used: its name is that of no split",
+        "more/ is not used: the splits are train/ and test/",
+        "train_more/ is not used: the splits are train/ and test/",
     ]
 
 
@@ -184,6 +198,11 @@ def test_other_folders_beside_the_splits_are_not_used(tmp_path: Path) -> None:
         (("images/train", "images/test", "masks/train", "masks/test"), r"type --dataset folder:.*/set/images$"),
         (("val", "test"), r"no folder to train on. Call that one 'train', .*type --dataset folder:.*/set/test$"),
         (("train",), r"holds images only in '.*/set/train'; .*type --dataset folder:.*/set/train$"),
+        (
+            ("images/train", "images/val", "masks"),
+            r"beside it\. Give one of them: type --dataset folder:.*/set/images$",
+        ),
+        (("train", "test_set", "eval_set"), r"2 folders for the test split \('eval_set', 'test_set'\)"),
     ],
 )
 def test_splits_that_are_not_clear_are_refused(tmp_path: Path, splits: tuple[str, ...], says: str) -> None:
@@ -193,11 +212,45 @@ def test_splits_that_are_not_clear_are_refused(tmp_path: Path, splits: tuple[str
         loaded(tmp_path / "set")
 
 
+@pytest.mark.parametrize("test", [{"fox": 5, "owl": 5}, {"fox": 5}, {"": 5}])
+def test_names_like_splits_without_a_common_class_are_refused(tmp_path: Path, test: dict[str, int]) -> None:
+    pets = make_splits(
+        tmp_path / "pets", {"train_images": PETS, "test": test} if "" not in test else {"train_images": PETS}
+    )
+    if "" in test:
+        make_folder(pets, {"test": 5})
+    says = refused(pets)
+    assert "holds 'train_images', 'test', which are named like splits, but their folders inside have no name in" in says
+    assert "call them 'train', 'val' and 'test'" in says
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("a cat", "dogs & 'more'")])
+@pytest.mark.parametrize("inner", ["", "data"])
+def test_splits_inside_classes_are_refused_and_the_command_moves_them(
+    tmp_path: Path, names: tuple[str, ...], inner: str
+) -> None:
+    pets = tmp_path / "my pets"
+    make_splits(pets / inner, {name: {"train": 10, "test": 3} for name in names})
+    test = {level for name in names for level in levels(pets / inner, f"{name}/test")}
+    says = refused(pets)
+    assert "holds splits ('test', 'train'), and folders of classes must lie in the splits, as in test/" in says
+    command = says[says.index("type (") + len("type ") : says.index(", and start the search again")]
+    subprocess.run(["sh", "-c", command], check=True)
+    data = loaded(pets)
+    assert data.classes == names
+    assert greys(load_test_split(f"folder:{pets}", tmp_path / "data")[0]) == test
+
+
+def test_the_advice_names_the_folder_that_holds_the_splits(tmp_path: Path) -> None:
+    make_folder(tmp_path / "pets" / "fold 1", {"train": 5, "test": 5})
+    assert f"such as {tmp_path}/pets/fold 1/train/cat/1.png and" in refused(tmp_path / "pets")
+
+
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS})
     (pets / "test").mkdir()
     says = refused(pets)
-    assert f"the test split 'test', in which no images are. Put images of each class there, such as {pets}/test" in says
+    assert f"the test split 'test', which has no images. Put images of each class there, such as {pets}/test" in says
     assert says.endswith(f"type --dataset folder:{pets}/train")
     (pets / "test" / "cat").mkdir()
     (pets / "test" / "cat" / "0.png").write_text("no image")
