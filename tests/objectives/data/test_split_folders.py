@@ -273,10 +273,18 @@ def test_one_training_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_that_differ_only_by_case_say_what_to_type(tmp_path: Path) -> None:
-    pets = make_splits(tmp_path / "pets", {"train": {"Cat": 5, "Dog": 5}, "test": {"cat": 5, "Dog": 5}})
+    pets = make_splits(
+        tmp_path / "pets", {"train": {"Cat": 5, "Dog": 5}, "val": {"CAT": 5}, "test": {"cat": 5, "dog": 5}}
+    )
     says = refused(pets)
-    assert "class 'cat' of test/ is 'Cat' in train/" in says
-    assert says.endswith(f"type mv {pets}/test/cat {pets}/test/Cat")
+    assert "class 'CAT' of val/ is 'Cat' in train/, 'cat' of test/ is 'Cat' in train/, 'dog' of test/ is" in says
+    command = says[says.index("mv ") :]
+    assert command.startswith(f"mv {pets}/val/CAT {pets}/val/Cat && mv {pets}/test/cat {pets}/test/Cat && mv")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert loaded(pets).test_classes == {"Cat": 5, "Dog": 5}
+
+
+def test_classes_that_differ_only_by_case_are_named(tmp_path: Path) -> None:
     plain = make_splits(tmp_path, {"plain": {"Cat": 5, "cat": 5}}) / "plain"
     assert "'Cat', 'cat' differ only by case" in str(loaded(plain).notes)
 
