@@ -36,6 +36,8 @@ class Prepared(NamedTuple):
     path: Path
     left_out: str | None
     """A sentence for the user about the files that are not in the arrays."""
+    notes: Sequence[str] = ()
+    """Sentences for the user about what is odd in the folder as it is now. Those about pixels are in `About`."""
 
 
 def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -77,8 +79,8 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
     if image_size is not None:
         head += f" image_size {image_size}"
     if contents.has_splits:
-        head += f" splits {contents.notes}"
         parts = contents.parts.items()
+        head += f" splits {[part.shown for _, part in parts]}"
         groups = {f"{split}/{name}": files for split, part in parts for name, files in part.files.items()}
     return f"{arrays.FOLDERS}/{arrays.cache_key(head, groups, contents.root)}"
 
@@ -95,7 +97,8 @@ def _described(contents: Contents, path: Path) -> Prepared:
     if n_cut := arrays.read_about(path).get("n_cut"):
         state = f"of {n_cut} with colours of 16 bits, Pillow reads the upper 8 bits"
         sentences.append(f"{name}: {state}; save such images with 8 bits, or in grey, to use their whole range")
-    return Prepared(path, ". ".join(filter(None, sentences)) or None)
+    notes = [*contents.notes, *contents.missing_classes()]
+    return Prepared(path, ". ".join(filter(None, sentences)) or None, notes)
 
 
 def _files(contents: Contents) -> Iterator[tuple[str, int, Path]]:
@@ -156,7 +159,7 @@ def _store(
         "origins": contents.origins(),
         "test_classes": dict(zip(contents.classes, test_counts, strict=True)),
         "duplicates": same[:MAX_DUPLICATES],
-        "notes": [*contents.notes, *contents.missing_classes(), *_many(len(same))],
+        "notes": _many(len(same)),
     }
     if contents.validation is not None:
         about["n_train"] = len(training)
