@@ -19,7 +19,7 @@ from objectives.data.folders.class_folders import printable
 from objectives.data.folders.contents import Contents, check_counts, list_contents
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
 from objectives.data.folders.duplicates import find_duplicates
-from objectives.data.folders.listing import examples
+from objectives.data.folders.listing import N_EXAMPLES, examples
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 MAX_SIDE_PX = 64
@@ -146,6 +146,12 @@ def _store(
     }
     names = np.array([printable(path.relative_to(contents.root).as_posix()) for path in paths])
     same = find_duplicates((parts["pool"][0], sizes[pool], names[pool]), (parts["test"][0], sizes[test], names[test]))
+    in_validation: list[str] = []
+    if contents.validation is not None:
+        train_images, validation_images = np.split(parts["pool"][0], [len(training)])
+        in_validation = find_duplicates(
+            (train_images, sizes[training], names[training]), (validation_images, sizes[validation], names[validation])
+        )
     test_counts = np.bincount(labels[test], minlength=len(contents.classes)).tolist()
     about: arrays.About = {
         "classes": contents.classes,
@@ -159,7 +165,7 @@ def _store(
         "origins": contents.origins(),
         "test_classes": dict(zip(contents.classes, test_counts, strict=True)),
         "duplicates": same[:MAX_DUPLICATES],
-        "notes": _many(len(same)),
+        "notes": [*_in_validation(in_validation), *_many(len(same))],
     }
     if contents.validation is not None:
         about["n_train"] = len(training)
@@ -180,6 +186,16 @@ def _split(
         kept, held_out = stratified_split(labels[training], round(len(training) / 5))
         training, test = training[kept], training[held_out]
     return training, validation, shuffled(test)  # files are sorted by class
+
+
+def _in_validation(pairs: Sequence[str]) -> list[str]:
+    """A sentence about images that are in a validation folder and in the training folder."""
+    if not pairs:
+        return []
+    state = "1 validation image is" if len(pairs) == 1 else f"{len(pairs):,} validation images are"
+    more = ", ..." if len(pairs) > N_EXAMPLES else ""
+    shown = ", ".join(pairs[:N_EXAMPLES])
+    return [f"{state} among the training images as well, which flatters the validation score: {shown}{more}"]
 
 
 def _many(n_duplicates: int) -> list[str]:

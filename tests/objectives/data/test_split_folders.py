@@ -328,6 +328,22 @@ def test_images_in_two_splits_are_named(tmp_path: Path) -> None:
     assert data.n_test == 12  # they stay where they are
 
 
+def test_images_in_the_training_and_the_validation_folder_are_named(tmp_path: Path) -> None:
+    small = {"cat": 4, "dog": 4}
+    pets = make_splits(tmp_path / "pets", {"train": PETS, "val": small, "test": small})
+    assert loaded(pets).notes == []
+    shutil.copy(pets / "train/cat/1.png", pets / "val/cat/7.png")
+    says = "among the training images as well, which flatters the validation score: train/cat/1.png = val/cat/7.png"
+    assert loaded(pets).notes == [f"1 validation image is {says}"]
+    for number in range(2, 6):
+        Image.open(pets / f"train/dog/{number}.png").save(pets / f"val/dog/b{number}.bmp")
+    data = loaded(pets)
+    more = "train/dog/2.png = val/dog/b2.bmp, train/dog/3.png = val/dog/b3.bmp, ..."
+    assert data.notes == [f"5 validation images are {says}, {more}"]
+    assert data.duplicates == []
+    assert [len(data.train), len(data.validation)] == [20, 13]  # they stay where they are
+
+
 def test_duplicates_are_named_in_folders_without_splits(tmp_path: Path) -> None:
     pets = make_splits(tmp_path, {"pets": {"cat": 20, "dog": 20}}) / "pets"
     for number in range(20):
