@@ -14,6 +14,7 @@ from PIL import Image
 
 from objectives.base import DatasetError
 from objectives.data.datasets import framing, load_dataset, load_test_split, load_test_split_of
+from objectives.data.folders.folder import arrays_name
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +200,20 @@ def test_unusable_folders_say_why(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DatasetError, match=says):
             load_dataset(f"folder:{tmp_path / name}", tmp_path / "data")
+
+
+def test_the_key_never_changes(tmp_path: Path) -> None:
+    """Or the arrays of all folders would be made again. It needs no images, only names, sizes and times."""
+    for split in ("plain", "splits/train", "splits/test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(5):
+                path = tmp_path / split / name / f"{number}.png"
+                path.write_bytes(b"x")
+                os.utime(path, ns=(0, number))
+    assert arrays_name(tmp_path / "plain") == "folders/298c558d94eaacee4f959809e49e91ff"
+    assert arrays_name(tmp_path / "splits") == "folders/b3b166a36bb8ee35cf6950659ae372bd"
+    assert arrays_name(tmp_path / "plain", 32) == "folders/cc8b74f95668e6f29a559e9ab402fff2"
 
 
 def test_drawings_on_black_are_framed_so(tmp_path: Path) -> None:
