@@ -20,6 +20,7 @@ from objectives.data.folders.contents import Contents, check_counts, list_conten
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
 from objectives.data.folders.duplicates import find_duplicates
 from objectives.data.folders.listing import N_EXAMPLES, examples
+from objectives.data.folders.memory_check import MemoryCheck
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 MAX_SIDE_PX = 64
@@ -50,7 +51,7 @@ def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prep
     path = arrays.find(data_dir, name)
     if path is None:
         check_counts(contents)
-        images, skipped = _read(contents, image_size or MAX_SIDE_PX)
+        images, skipped = _read(contents, image_size)
         return _described(contents, _store(data_dir, name, contents, images, skipped, image_size))
     arrays.set_source(path, folder.resolve())
     return _known(contents, path)
@@ -108,10 +109,11 @@ def _files(contents: Contents) -> Iterator[tuple[str, int, Path]]:
             yield from ((split, label, path) for path in files)
 
 
-def _read(contents: Contents, max_side_px: int) -> tuple[dict[int, Decoded], list[Path]]:
+def _read(contents: Contents, image_size: int | None) -> tuple[dict[int, Decoded], list[Path]]:
     """Decode all images, by number. Also returns the files that cannot be read, which leave the contents."""
     paths = [path for _, _, path in _files(contents)]
-    decoded = decode(paths, max_side_px)
+    check = MemoryCheck(f"folder:{contents.root}", len(paths), image_size)
+    decoded = decode(paths, image_size or MAX_SIDE_PX, check)
     skipped = [path for path, image in zip(paths, decoded, strict=True) if image is None]
     _check_damage(contents, skipped)
     for path in skipped:
