@@ -213,12 +213,12 @@ def _require_classes_here(folder: Path) -> None:
         )
 
 
-def _require_two(found: ClassFolders) -> None:
+def _require_two(listed: ClassFolders) -> None:
     """Raise DatasetError for fewer than two classes."""
-    if len(found.files) < 2:
-        content = f"only one class, {next(iter(found.files))!r}" if found.files else "no folders"
-        where = "" if found.folder == found.root else f": {str(found.folder)!r}"
+    if len(listed.files) < 2:
+        content = f"only one class, {next(iter(listed.files))!r}" if listed.files else "no folders"
+        where = "" if listed.folder == listed.root else f": {str(listed.folder)!r}"
         raise DatasetError(
-            f"--dataset folder:{found.root}{where} holds {content}; put the images of each class, two or more, into a "
-            f"folder of its own, such as {found.folder}/cat/1.png and {found.folder}/dog/1.png"
+            f"--dataset folder:{listed.root}{where} holds {content}; put the images of each class, two or more, into a "
+            f"folder of its own, such as {listed.folder}/cat/1.png and {listed.folder}/dog/1.png"
         )

@@ -52,9 +52,9 @@ def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prep
     if path is None:
         check_counts(contents)
         images, skipped = _read(contents, image_size)
-        return _described(contents, _store(data_dir, name, contents, images, skipped, image_size))
+        return _describe(contents, _store(data_dir, name, contents, images, skipped, image_size))
     arrays.set_source(path, folder.resolve())
-    return _known(contents, path)
+    return _describe_stored(contents, path)
 
 
 def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -66,7 +66,7 @@ def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -
             f"folder:{folder} is not prepared as it is now: its images changed after the search began, or no search "
             "has begun; undo the changes, or start a new search on it"
         )
-    return _known(contents, path)
+    return _describe_stored(contents, path)
 
 
 def arrays_name(folder: Path, image_size: int | None = None) -> str:
@@ -86,13 +86,13 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
     return f"{arrays.FOLDERS}/{arrays.cache_key(head, groups, contents.root)}"
 
 
-def _known(contents: Contents, path: Path) -> Prepared:
+def _describe_stored(contents: Contents, path: Path) -> Prepared:
     for name in arrays.read_about(path).get("skipped", ()):
         contents.leave_out(contents.root / name)
-    return _described(contents, path)
+    return _describe(contents, path)
 
 
-def _described(contents: Contents, path: Path) -> Prepared:
+def _describe(contents: Contents, path: Path) -> Prepared:
     name = f"folder:{contents.root}"
     sentences = [contents.all_left_out().sentence(name, contents.n_images)]
     if n_cut := arrays.read_about(path).get("n_cut"):
@@ -167,7 +167,7 @@ def _store(
         "origins": contents.origins(),
         "test_classes": dict(zip(contents.classes, test_counts, strict=True)),
         "duplicates": same[:MAX_DUPLICATES],
-        "notes": [*_in_validation(in_validation), *_many(len(same))],
+        "notes": [*_duplicates_in_validation(in_validation), *_many(len(same))],
     }
     if contents.validation is not None:
         about["n_train"] = len(training)
@@ -190,7 +190,7 @@ def _split(
     return training, validation, shuffled(test)  # files are sorted by class
 
 
-def _in_validation(pairs: Sequence[str]) -> list[str]:
+def _duplicates_in_validation(pairs: Sequence[str]) -> list[str]:
     """A sentence about images that are in a validation folder and in the training folder."""
     if not pairs:
         return []

@@ -108,7 +108,7 @@ def _assign(folder: Path, place: Path, splits: Sequence[Path], head: str) -> Spl
     training = down(named["training"][0])
     classes = {printable(path.name) for path in subfolders(training)}
     held_out = dict[str, Path]()
-    notes = [f"{_shown(path, folder)} is not used: its images have no classes" for path in named["unlabelled"]]
+    notes = [f"{_name_below(path, folder)} is not used: its images have no classes" for path in named["unlabelled"]]
     for kind, path in ((name, path) for name in ("validation", "test") for path in named[name]):
         if not has_pictures(path):
             raise DatasetError(
@@ -117,17 +117,17 @@ def _assign(folder: Path, place: Path, splits: Sequence[Path], head: str) -> Spl
                 f"--dataset {_typed(training)}"
             )
         below = down(path, classes)
-        if reason := _why_unused(below, classes, _shown(training, folder)):
+        if reason := _why_unused(below, classes, _name_below(training, folder)):
             notes.append(
-                f"{_shown(path, folder)} is not used: {reason}; the {kind} split is a part of "
-                f"{_shown(training, folder)}"
+                f"{_name_below(path, folder)} is not used: {reason}; the {kind} split is a part of "
+                f"{_name_below(training, folder)}"
             )
         else:
             held_out[kind] = below
     used = [path for kind in ("training", "validation", "test") for path in named[kind]]
     others = [path for path in subfolders(place) if path not in splits and has_pictures(path)]
-    shown = " and ".join(_shown(path, folder) for path in used)
-    notes += [f"{_shown(path, folder)} is not used: the splits are {shown}" for path in others]
+    names = " and ".join(_name_below(path, folder) for path in used)
+    notes += [f"{_name_below(path, folder)} is not used: the splits are {names}" for path in others]
     return SplitFolders(training, held_out.get("validation"), held_out.get("test"), tuple(notes))
 
 
@@ -209,7 +209,7 @@ def _words(path: Path) -> tuple[frozenset[str], tuple[str, ...]]:
     return frozenset(words) & (TRAIN | HELD_OUT), tuple(word for word in words if word not in TRAIN | HELD_OUT)
 
 
-def _shown(path: Path, root: Path) -> str:
+def _name_below(path: Path, root: Path) -> str:
     """A folder's name below the dataset's, such as `train/`."""
     return f"{printable(path.relative_to(root).as_posix())}/"
 
