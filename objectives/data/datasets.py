@@ -131,7 +131,7 @@ def load_dataset(
         origins=about.get("origins") or prepared.origins,
         test_classes=about.get("test_classes", {}),
         duplicates=about.get("duplicates"),
-        notes=about.get("notes", ()),
+        notes=[*prepared.notes, *about.get("notes", ())],
         stored_digest=about.get("digest"),
     )
 
@@ -190,6 +190,7 @@ class _Prepared(NamedTuple):
     validation_share: int = 5
     """Validation takes one image of this many in the pool, unless the source has a validation split."""
     origins: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
 
 
 def _prepare(
@@ -201,7 +202,7 @@ def _prepare(
     if path is not None:
         own = _OWN[kind]
         made = (own.prepare if verify else own.find_prepared)(path, data_dir, image_size)
-        return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
+        return _Prepared(made.path, str(path.resolve()), left_out=made.left_out, notes=made.notes)
     if kind == "digits":
         source = "scikit-learn: sklearn.datasets.load_digits"
         of = "of the digits, each class in proportion"

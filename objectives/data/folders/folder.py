@@ -19,7 +19,8 @@ from objectives.data.folders.class_folders import printable
 from objectives.data.folders.contents import Contents, check_counts, list_contents
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
 from objectives.data.folders.duplicates import find_duplicates
-from objectives.data.folders.listing import examples
+from objectives.data.folders.listing import N_EXAMPLES, examples
+from objectives.data.folders.memory_check import MemoryCheck
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 MAX_SIDE_PX = 64
@@ -36,6 +37,8 @@ class Prepared(NamedTuple):
     path: Path
     left_out: str | None
     """A sentence for the user about the files that are not in the arrays."""
+    notes: Sequence[str] = ()
+    """Sentences for the user about what is odd in the folder as it is now. Those about pixels are in `About`."""
 
 
 def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -48,10 +51,10 @@ def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prep
     path = arrays.find(data_dir, name)
     if path is None:
         check_counts(contents)
-        images, skipped = _read(contents, image_size or MAX_SIDE_PX)
-        return _described(contents, _store(data_dir, name, contents, images, skipped, image_size))
+        images, skipped = _read(contents, image_size)
+        return _describe(contents, _store(data_dir, name, contents, images, skipped, image_size))
     arrays.set_source(path, folder.resolve())
-    return _known(contents, path)
+    return _describe_stored(contents, path)
 
 
 def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -63,7 +66,7 @@ def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -
             f"folder:{folder} is not prepared as it is now: its images changed after the search began, or no search "
             "has begun; undo the changes, or start a new search on it"
         )
-    return _known(contents, path)
+    return _describe_stored(contents, path)
 
 
 def arrays_name(folder: Path, image_size: int | None = None) -> str:
@@ -77,25 +80,26 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
     if image_size is not None:
         head += f" image_size {image_size}"
     if contents.has_splits:
-        head += f" splits {contents.notes}"
         parts = contents.parts.items()
+        head += f" splits {[part.shown for _, part in parts]}"
         groups = {f"{split}/{name}": files for split, part in parts for name, files in part.files.items()}
     return f"{arrays.FOLDERS}/{arrays.cache_key(head, groups, contents.root)}"
 
 
-def _known(contents: Contents, path: Path) -> Prepared:
+def _describe_stored(contents: Contents, path: Path) -> Prepared:
     for name in arrays.read_about(path).get("skipped", ()):
         contents.leave_out(contents.root / name)
-    return _described(contents, path)
+    return _describe(contents, path)
 
 
-def _described(contents: Contents, path: Path) -> Prepared:
+def _describe(contents: Contents, path: Path) -> Prepared:
     name = f"folder:{contents.root}"
     sentences = [contents.all_left_out().sentence(name, contents.n_images)]
     if n_cut := arrays.read_about(path).get("n_cut"):
         state = f"of {n_cut} with colours of 16 bits, Pillow reads the upper 8 bits"
         sentences.append(f"{name}: {state}; save such images with 8 bits, or in grey, to use their whole range")
-    return Prepared(path, ". ".join(filter(None, sentences)) or None)
+    notes = [*contents.notes, *contents.missing_classes()]
+    return Prepared(path, ". ".join(filter(None, sentences)) or None, notes)
 
 
 def _files(contents: Contents) -> Iterator[tuple[str, int, Path]]:
@@ -105,10 +109,11 @@ def _files(contents: Contents) -> Iterator[tuple[str, int, Path]]:
             yield from ((split, label, path) for path in files)
 
 
-def _read(contents: Contents, max_side_px: int) -> tuple[dict[int, Decoded], list[Path]]:
+def _read(contents: Contents, image_size: int | None) -> tuple[dict[int, Decoded], list[Path]]:
     """Decode all images, by number. Also returns the files that cannot be read, which leave the contents."""
     paths = [path for _, _, path in _files(contents)]
-    decoded = decode(paths, max_side_px)
+    check = MemoryCheck(f"folder:{contents.root}", len(paths), image_size)
+    decoded = decode(paths, image_size or MAX_SIDE_PX, check)
     skipped = [path for path, image in zip(paths, decoded, strict=True) if image is None]
     _check_damage(contents, skipped)
     for path in skipped:
@@ -143,6 +148,12 @@ def _store(
     }
     names = np.array([printable(path.relative_to(contents.root).as_posix()) for path in paths])
     same = find_duplicates((parts["pool"][0], sizes[pool], names[pool]), (parts["test"][0], sizes[test], names[test]))
+    in_validation: list[str] = []
+    if contents.validation is not None:
+        train_images, validation_images = np.split(parts["pool"][0], [len(training)])
+        in_validation = find_duplicates(
+            (train_images, sizes[training], names[training]), (validation_images, sizes[validation], names[validation])
+        )
     test_counts = np.bincount(labels[test], minlength=len(contents.classes)).tolist()
     about: arrays.About = {
         "classes": contents.classes,
@@ -156,7 +167,7 @@ def _store(
         "origins": contents.origins(),
         "test_classes": dict(zip(contents.classes, test_counts, strict=True)),
         "duplicates": same[:MAX_DUPLICATES],
-        "notes": [*contents.notes, *contents.missing_classes(), *_many(len(same))],
+        "notes": [*_duplicates_in_validation(in_validation), *_many(len(same))],
     }
     if contents.validation is not None:
         about["n_train"] = len(training)
@@ -177,6 +188,16 @@ def _split(
         kept, held_out = stratified_split(labels[training], round(len(training) / 5))
         training, test = training[kept], training[held_out]
     return training, validation, shuffled(test)  # files are sorted by class
+
+
+def _duplicates_in_validation(pairs: Sequence[str]) -> list[str]:
+    """A sentence about images that are in a validation folder and in the training folder."""
+    if not pairs:
+        return []
+    state = "1 validation image is" if len(pairs) == 1 else f"{len(pairs):,} validation images are"
+    more = ", ..." if len(pairs) > N_EXAMPLES else ""
+    shown = ", ".join(pairs[:N_EXAMPLES])
+    return [f"{state} among the training images as well, which flatters the validation score: {shown}{more}"]
 
 
 def _many(n_duplicates: int) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError
+from objectives.data.files.memory import available_bytes
 
 SPLITS = {"train": "training", "training": "training", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev"), "validation"
@@ -66,7 +67,7 @@ class Archive(NamedTuple):
 
     def read(self, key: str) -> NDArray[np.generic]:
         """Load an array. Raises DatasetError."""
-        needed, available = self.headers[key].n_bytes, _available_bytes()
+        needed, available = self.headers[key].n_bytes, available_bytes()
         if available is not None and needed > available:
             raise DatasetError(
                 f"npz:{self.path}: {key} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; "
@@ -104,14 +105,6 @@ def open_archive(path: Path) -> Archive:
         )
     names = next((key for name in CLASSES for key in headers if key.lower() == name), None)
     return Archive(path, headers, pairs["training"], pairs.get("validation"), pairs.get("test"), names, notes)
-
-
-def _available_bytes() -> int | None:
-    """Memory that a program can still get. None where the system does not say, as on macOS."""
-    with contextlib.suppress(OSError):
-        if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii")):
-            return int(found[1]) * 1024
-    return None
 
 
 @contextlib.contextmanager
