@@ -6,36 +6,31 @@ times of the files, so a folder that changed has another key.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, PictureError
 from objectives.data import arrays
+from objectives.data.arrays import Prepared
 from objectives.data.files.deep_pixels import range_in_use
 from objectives.data.files.image_files import is_heic, read_picture
+from objectives.data.files.resizing import MAX_SIDE_PX
 from objectives.data.folders.class_folders import printable
 from objectives.data.folders.contents import Contents, check_counts, list_contents
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
-from objectives.data.folders.duplicates import find_duplicates
 from objectives.data.folders.listing import examples
-from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
+from objectives.data.splits import (
+    SPLIT_SEED,
+    Labelled,
+    find_duplicates,
+    pixel_digest,
+    shuffled,
+    stratified_split,
+)
 
-MAX_SIDE_PX = 64
-"""Pixels a side of the arrays, unless the user asks for more."""
 MAX_DAMAGED = 0.1
 """Share of the images that may be unreadable. More is a broken copy or download, and not to be trained on."""
-MAX_DUPLICATES = 1000
-"""Number of duplicates that are named."""
-
-
-class Prepared(NamedTuple):
-    """The arrays of a folder."""
-
-    path: Path
-    left_out: str | None
-    """A sentence for the user about the files that are not in the arrays."""
 
 
 def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -80,7 +75,7 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
         head += f" splits {contents.notes}"
         parts = contents.parts.items()
         groups = {f"{split}/{name}": files for split, part in parts for name, files in part.files.items()}
-    return f"{arrays.FOLDERS}/{arrays.cache_key(head, groups, contents.root)}"
+    return f"{arrays.USERS_ARRAYS}/{arrays.cache_key(head, groups, contents.root)}"
 
 
 def _known(contents: Contents, path: Path) -> Prepared:
@@ -142,27 +137,34 @@ def _store(
         "test": (stack(images, test, channels, side_px, value_range), labels[test]),
     }
     names = np.array([printable(path.relative_to(contents.root).as_posix()) for path in paths])
-    same = find_duplicates((parts["pool"][0], sizes[pool], names[pool]), (parts["test"][0], sizes[test], names[test]))
-    test_counts = np.bincount(labels[test], minlength=len(contents.classes)).tolist()
+    pool_digests = _digests(parts["pool"][0], sizes[pool], names[pool])
+    same = find_duplicates(pool_digests, _digests(parts["test"][0], sizes[test], names[test]))
     about: arrays.About = {
         "classes": contents.classes,
         "skipped": [str(path.relative_to(contents.root)) for path in skipped],
         "n_cut": n_cut,
         "source": str(contents.root.resolve()),
-        "digest": arrays.digest(*parts["pool"]),
-        "n_test": len(test),
+        "n_train": None if contents.validation is None else len(training),
         "original_size": [round(side) for side in np.median(sizes[deciding], axis=0).tolist()],
+        "image_size": image_size,
         "value_range": value_range,
         "origins": contents.origins(),
-        "test_classes": dict(zip(contents.classes, test_counts, strict=True)),
-        "duplicates": same[:MAX_DUPLICATES],
-        "notes": [*contents.notes, *contents.missing_classes(), *_many(len(same))],
+        "duplicates": sorted(same),
+        "notes": [*contents.notes, *contents.missing_classes()],
     }
-    if contents.validation is not None:
-        about["n_train"] = len(training)
-    if image_size is not None:
-        about["image_size"] = image_size
-    return arrays.store(data_dir, name, parts, about)
+    return arrays.store(data_dir, name, parts, arrays.complete(about, parts))
+
+
+def _digests(images: NDArray[np.uint8], sizes: NDArray[np.int64], names: NDArray[np.str_]) -> list[tuple[bytes, str]]:
+    """Digests and names of images (n, c, h, w), sorted by name. sizes: (h, w) of their files, shape (n, 2).
+
+    Prepared images are compared, not files: a file that was saved again without loss gives the same pixels, and no
+    file is read again. Two images are the same if their pixels and the sizes of their files agree.
+    """
+    named = zip(names.tolist(), images, sizes, strict=True)
+    return [
+        (pixel_digest(image, size.tobytes()), name) for name, image, size in sorted(named, key=lambda entry: entry[0])
+    ]
 
 
 def _split(
@@ -177,13 +179,6 @@ def _split(
         kept, held_out = stratified_split(labels[training], round(len(training) / 5))
         training, test = training[kept], training[held_out]
     return training, validation, shuffled(test)  # files are sorted by class
-
-
-def _many(n_duplicates: int) -> list[str]:
-    """A sentence about more duplicates than are named."""
-    if n_duplicates <= MAX_DUPLICATES:
-        return []
-    return [f"{n_duplicates:,} test images are among the others too, of which {MAX_DUPLICATES:,} are named"]
 
 
 def _check_damage(contents: Contents, skipped: Sequence[Path]) -> None:
