@@ -24,7 +24,7 @@ SPLITS = {"train": "training", "training": "training", "test": "test", "testing"
 """Words in keys that name a split."""
 IMAGES = frozenset(("images", "image", "imgs", "x", "data", "pixels"))
 LABELS = frozenset(("labels", "label", "y", "targets", "target"))
-CLASSES = ("classes", "class_names", "label_names", "target_names", "names")
+CLASSES = ("classes", "class_names", "label_names", "target_names")
 """Keys of the names of the classes, by index."""
 LAYOUTS = (
     "train_images and train_labels, with val_images, val_labels, test_images and test_labels if there are any; x_train "
@@ -107,8 +107,21 @@ def open_archive(path: Path) -> Archive:
             f"{LAYOUTS}. Save it again, for example with numpy.savez_compressed('images.npz', images=images, "
             "labels=labels)"
         )
-    names = next((key for name in CLASSES for key in headers if key.lower() == name), None)
-    return Archive(path, headers, pairs["training"], pairs.get("validation"), pairs.get("test"), names, notes)
+    training = pairs["training"]
+    if unused := [roles["", role] for role in ("images", "labels") if ("", role) in roles]:
+        notes.append(f"not used beside {training.images} and {training.labels}: {', '.join(unused)}")
+    names = _class_names(path, headers, training, notes)
+    return Archive(path, headers, training, pairs.get("validation"), pairs.get("test"), names, notes)
+
+
+def _class_names(path: Path, headers: Mapping[str, Header], training: Pair, notes: list[str]) -> str | None:
+    """The key of the names of the classes. Raises DatasetError."""
+    for key in (key for name in CLASSES for key in headers if key.lower() == name):
+        if headers[key].shape[:1] != headers[training.images].shape[:1]:  # a class has several images
+            _refuse_objects(path, headers, key, f"{key}.astype(str)")
+            return key
+        notes.append(f"{key} is not used: it has an entry for each image, not for each class")
+    return None
 
 
 def _available_bytes() -> int | None:

@@ -250,6 +250,37 @@ def test_names_of_classes(file: Path, key: str) -> None:
     assert load(file).classes == ("ant", "bee", "cow")
 
 
+def test_names_of_classes_may_be_numbers(file: Path) -> None:
+    write_medmnist(file, classes=np.arange(3) + 10)
+    assert load(file).classes == ("10", "11", "12")
+    labels = np.array([1, 2, 5])[np.arange(N_TRAIN) % 3]
+    held_out = {"val_labels": labels[:N_TEST], "test_labels": labels[:N_TEST]}
+    write_medmnist(file, train_labels=labels, **held_out, classes=np.unique(labels))
+    assert load(file).classes == ("1", "2", "5")
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_names_of_images_are_not_those_of_classes(file: Path, dtype: type) -> None:
+    names = np.array([f"img{n}.png" for n in range(N_TRAIN)], dtype)
+    write_medmnist(file, names=names)
+    data = load(file)
+    assert (data.classes, data.notes) == (("0", "1", "2"), [])
+    write_medmnist(file, classes=names)
+    data = load(file)
+    assert data.classes == ("0", "1", "2")
+    assert data.notes == ["classes is not used: it has an entry for each image, not for each class"]
+    write_medmnist(file, classes=names, class_names=np.array(["ant", "bee", "cow"]))
+    assert load(file).classes == ("ant", "bee", "cow")
+
+
+def test_a_second_pair_is_not_used(file: Path) -> None:
+    pixels, labels = images(100, (20, 20), 2)
+    write_npz(file, x_train=pixels, y_train=labels, images=pixels[:50], labels=labels[:50])
+    data = load(file)
+    assert (len(data.images), data.n_test) == (80, 20)
+    assert data.notes == ["not used beside x_train and y_train: images, labels"]
+
+
 @pytest.mark.parametrize(
     "labels",
     [
@@ -337,7 +368,12 @@ SAVE = r"numpy\.savez_compressed"
             "class '0' has 1 image, .* and 295 more classes have too few, and every class needs 5",
         ),
         ({"labels": np.arange(N_TRAIN) % 3, "classes": np.array(["a", "b"])}, "classes names 2 .* a label 2; add its"),
-        ({"labels": np.arange(N_TRAIN) % 3, "classes": np.arange(3)}, "classes must hold different texts"),
+        ({"labels": np.arange(N_TRAIN) % 3, "classes": np.zeros((3, 2))}, "classes must hold different texts"),
+        (
+            {"labels": np.full(N_TRAIN, 1e30)},
+            r"labels holds the number 1e\+30, .* whole numbers, as floats below 2\*\*53",
+        ),
+        ({"labels": np.full(N_TRAIN, -np.inf)}, "labels holds the number -inf"),
         ({"labels": np.arange(N_TRAIN) % 3, "classes": np.array(["a", "a", "b"])}, "classes must hold different texts"),
     ],
 )
@@ -437,6 +473,7 @@ class Evil:
     [
         ("labels", N_TRAIN, r"labels\.astype\(str\)"),
         ("images", N_TRAIN, r"numpy\.stack\(\[numpy\.asarray\(x, 'uint8'"),
+        ("classes", 3, r"classes\.astype\(str\)"),
     ],
 )
 def test_objects_are_not_loaded(file: Path, tmp_path: Path, key: str, n: int, advice: str) -> None:
