@@ -20,13 +20,18 @@ import platformdirs
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError
-from objectives.data.splits import MAX_DUPLICATES, Labelled
+from objectives.data.splits import Labelled, find_duplicates
 from objectives.files import write_atomic
 
 Part = Literal["pool", "test"]
 
 _held: dict[Path, BinaryIO] = {}
 """Open files by the arrays that this process uses. A lock ends with its process."""
+
+MAX_DUPLICATES = 1_000
+"""Number of duplicates that are listed."""
+N_PAIRS = 3
+"""Number of duplicates in a sentence."""
 
 USERS_ARRAYS = "folders"
 """The folder of the arrays of users' own images, in folders and in npz files."""
@@ -36,8 +41,10 @@ class Prepared(NamedTuple):
     """The arrays of a user's folder or file."""
 
     path: Path
-    left_out: str | None
+    left_out: str | None = None
     """A sentence for the user about the files that are not in the arrays."""
+    notes: Sequence[str] = ()
+    """Sentences for the user about what is odd in the folder as it is now. Those about pixels are in `About`."""
 
 
 class About(TypedDict):
@@ -72,9 +79,19 @@ class About(TypedDict):
     """As in `objectives.data.files.image_files.Framing`."""
 
 
-def complete(about: About, parts: Mapping[Part, Labelled]) -> About:
-    """Add what can be counted, and cut off duplicates beyond `MAX_DUPLICATES`."""
-    (_, labels), same, notes = parts["test"], about.get("duplicates", ()), list(about.get("notes", ()))
+def complete(
+    about: About, parts: Mapping[Part, Labelled], digests: Mapping[Part, Sequence[tuple[bytes, str]]]
+) -> About:
+    """Add counts and duplicates. digests: of the images of each part, with their names."""
+    (_, labels), pool, n_train = parts["test"], digests["pool"], about.get("n_train")
+    same, notes = find_duplicates(pool, digests["test"]), list(about.get("notes", ()))
+    if n_train is not None and (pairs := find_duplicates(pool[:n_train], pool[n_train:])):
+        state = "1 validation image is" if len(pairs) == 1 else f"{len(pairs):,} validation images are"
+        more = ", ..." if len(pairs) > N_PAIRS else ""
+        notes.append(
+            f"{state} among the training images as well, which flatters the validation score: "
+            f"{', '.join(pairs[:N_PAIRS])}{more}"
+        )
     if len(same) > MAX_DUPLICATES:
         notes.append(f"{len(same):,} test images are among the others too, of which {MAX_DUPLICATES:,} are named")
     counts = np.bincount(labels, minlength=len(about["classes"])).tolist()

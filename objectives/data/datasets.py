@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, DatasetUnavailableError
-from objectives.data import arrays, mnist, npz, torchvision_sets
+from objectives.data import arrays, npz, torchvision_sets
 from objectives.data.files.deep_pixels import Range
 from objectives.data.files.image_files import Framing
 from objectives.data.files.resizing import resize
 from objectives.data.folders import folder
+from objectives.data.formats.torchvision_files import DIGITS
 from objectives.data.names import parse_name
 from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
 
@@ -53,7 +54,7 @@ class Dataset:
     left_out: str | None = None
     """A sentence about the files of a folder that are not in the dataset."""
     image_size: int | None = None
-    """Pixels a side that the user asked for. None: the source's own size, of a folder at most 64."""
+    """Pixels a side that the user asked for. None: the source's own size, of the user's own data at most 64."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each split comes from, such as `test: test/`; by `training`, `validation` and `test`. Empty if unknown."""
     test_classes: Mapping[str, int] = field(default_factory=dict)
@@ -65,11 +66,13 @@ class Dataset:
     """
     notes: Sequence[str] = ()
     """Sentences about what is odd, such as classes that are missing from a split."""
+    stored_digest: str | None = None
+    """The digest, if it was computed when the arrays were made."""
 
     @cached_property
     def digest(self) -> str:
-        """First 32 hexadecimal digits of a SHA-256 over the pool. Computed at the first access."""
-        return arrays.digest(self.images, self.labels)
+        """First 32 hexadecimal digits of a SHA-256 over the pool, and over the splits of the user's own data."""
+        return self.stored_digest or arrays.digest(self.images, self.labels)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -128,7 +131,8 @@ def load_dataset(
         origins=about.get("origins") or prepared.origins,
         test_classes=about.get("test_classes", {}),
         duplicates=about.get("duplicates"),
-        notes=about.get("notes", ()),
+        notes=[*prepared.notes, *about.get("notes", ())],
+        stored_digest=about.get("digest"),
     )
 
 
@@ -186,6 +190,7 @@ class _Prepared(NamedTuple):
     validation_share: int = 5
     """Validation takes one image of this many in the pool, unless the source has a validation split."""
     origins: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
 
 
 def _prepare(
@@ -197,20 +202,15 @@ def _prepare(
     if path is not None:
         own = _OWN[kind]
         made = (own.prepare if verify else own.find_prepared)(path, data_dir, image_size)
-        return _Prepared(made.path, str(path.resolve()), left_out=made.left_out)
+        return _Prepared(made.path, str(path.resolve()), left_out=made.left_out, notes=made.notes)
     if kind == "digits":
         source = "scikit-learn: sklearn.datasets.load_digits"
         of = "of the digits, each class in proportion"
         origins = {"training": "64% of the digits", "validation": f"16% {of}", "test": f"a fifth {of}"}
         return _Prepared(_prepare_digits(data_dir, image_size), source, N_TEST_DIGITS, origins=origins)
-    if kind in mnist.VARIANTS:
-        prepared, raw = mnist.prepare(kind, part, data_dir, image_size, download=download)
-        n_test: int | None = mnist.count_test_images(raw)
-        share = mnist.VALIDATION_SHARE
-    else:
-        prepared, raw, n_test = torchvision_sets.prepare(kind, part, data_dir, image_size, download=download)
-        share = torchvision_sets.SETS[kind].validation_share
-    return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share))
+    prepared, raw, n_test = torchvision_sets.prepare(kind, part, data_dir, image_size, download=download)
+    share = torchvision_sets.SETS[kind].validation_share
+    return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share, n_test))
 
 
 class _Own(NamedTuple):
@@ -223,11 +223,11 @@ class _Own(NamedTuple):
 _OWN = {"folder": _Own(folder.prepare, folder.find_prepared), "npz": _Own(npz.prepare, npz.find_prepared)}
 
 
-def _official(share: int) -> Mapping[str, str]:
+def _official(share: int, n_test: int | None) -> Mapping[str, str]:
     """Origins of the splits of a dataset with training files and test files."""
     most, one = {5: ("four fifths", "a fifth"), 6: ("five sixths", "a sixth")}[share]
-    of = "of the training files"
-    return {"training": f"{most} {of}", "validation": f"{one} {of}, each class in proportion", "test": "the test files"}
+    of, test = "of the training files", "the test files" + ("" if n_test else " (counted when they are read)")
+    return {"training": f"{most} {of}", "validation": f"{one} {of}, each class in proportion", "test": test}
 
 
 def _prepare_digits(data_dir: Path, image_size: int | None) -> Path:
@@ -247,7 +247,7 @@ def _prepare_digits(data_dir: Path, image_size: int | None) -> Path:
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     images, original = resize(images, image_size)
     pool, test = split_off_test(images, labels.astype(np.int64))
-    about: arrays.About = {"classes": mnist.DIGIT_CLASSES, "original_size": original}
+    about: arrays.About = {"classes": DIGITS, "original_size": original}
     return arrays.store(data_dir, name, {"pool": pool, "test": test}, about)
 
 
@@ -255,10 +255,7 @@ def framing(dataset: Dataset) -> Framing:
     """How `objectives.data.files.image_files.to_model_input` frames an image for a model trained on `dataset`."""
     if dataset.name == "digits":
         return Framing(dataset.channels, dataset.size, 1.0, True)
-    if dataset.name in mnist.VARIANTS:
-        return Framing(dataset.channels, dataset.size, mnist.VARIANTS[dataset.name].content_fraction, True)
-    if dataset.name in torchvision_sets.SETS:
-        known = torchvision_sets.SETS[dataset.name]
+    if known := torchvision_sets.SETS.get(dataset.name):
         return Framing(dataset.channels, dataset.size, known.content_fraction, known.is_drawing)
     sample = dataset.images[:: max(1, len(dataset.images) // 1000)]
     rims = np.concatenate([sample[..., 0, :], sample[..., -1, :], sample[..., 0], sample[..., -1]], axis=-1)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from objectives.base import DatasetError
-from objectives.data import mnist, torchvision_sets
 from objectives.data.folders.class_folders import printable
+from objectives.data.torchvision_sets import SETS
 
-BUILT_IN = (*mnist.VARIANTS, "digits", *torchvision_sets.SETS)
+BUILT_IN = (*SETS, "digits")
 OWN = ("folder", "npz")
 """Kinds of the user's own data. Their names have a path."""
 NAMES = (*BUILT_IN, "folder:PATH", "npz:FILE")

@@ -32,9 +32,9 @@ def prepare(file: Path, data_dir: Path, image_size: int | None = None) -> Prepar
     name = arrays_name(file, image_size)
     path = arrays.find(data_dir, name)
     if path is None:
-        return Prepared(_store(data_dir, name, file, image_size), None)
+        return Prepared(_store(data_dir, name, file, image_size))
     arrays.set_source(path, file.resolve())
-    return Prepared(path, None)
+    return Prepared(path)
 
 
 def find_prepared(file: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -45,7 +45,7 @@ def find_prepared(file: Path, data_dir: Path, image_size: int | None = None) -> 
             f"npz:{file} is not prepared as it is now: it changed after the search began, or no search has begun; undo "
             "the change, or start a new search on it"
         )
-    return Prepared(path, None)
+    return Prepared(path)
 
 
 def arrays_name(file: Path, image_size: int | None = None) -> str:
@@ -112,10 +112,10 @@ def _store(data_dir: Path, name: str, file: Path, image_size: int | None) -> Pat
         "image_size": image_size,
         "value_range": scale.value_range,
         "origins": contents.origins(),
-        "duplicates": splits.find_duplicates(pool_digests, test_digests),
         "notes": archive.notes,
     }
-    return arrays.store(data_dir, name, parts, arrays.complete(about, parts))
+    digests: dict[arrays.Part, list[tuple[bytes, str]]] = {"pool": pool_digests, "test": test_digests}
+    return arrays.store(data_dir, name, parts, arrays.complete(about, parts, digests))
 
 
 def _shape(archive: Archive) -> Shape:

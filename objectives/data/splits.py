@@ -10,8 +10,6 @@ from objectives.base import DatasetError
 
 SPLIT_SEED = 20240601
 MIN_IMAGES_PER_CLASS = 5
-MAX_DUPLICATES = 1_000
-"""Number of duplicates that are listed."""
 MAX_NAMES = 10
 """Number of names in a sentence."""
 
@@ -105,11 +103,11 @@ def pixel_digest(image: NDArray[np.uint8], key: bytes = b"") -> bytes:
 
 
 def find_duplicates(pool: Iterable[tuple[bytes, str]], test: Iterable[tuple[bytes, str]]) -> list[str]:
-    """Find the test images that the pool has too: `cat/1.png = dog/7.png`, with the first of the pool, in test order.
+    """Name the test images that the pool has too, each with the first of those: `cat/1.png = dog/7.png`; sorted.
 
     pool, test: digests and names of images.
     """
     first: dict[bytes, str] = {}
     for digest, name in pool:
         first.setdefault(digest, name)
-    return [f"{first[digest]} = {name}" for digest, name in test if digest in first]
+    return sorted(f"{first[digest]} = {name}" for digest, name in test if digest in first)

@@ -89,8 +89,8 @@ class ImageClassification:
 
     @cached_property
     def is_unequal(self) -> bool:
-        """Whether the classes of the training split are of very unequal size. Trainings may then weigh them."""
-        return is_unequal(self._count(self.dataset.train))
+        """Whether the classes are of very unequal size, test images not counted. Trainings may then weigh them."""
+        return is_unequal(self.dataset.class_counts.values())
 
     def _count(self, index: NDArray[np.int64]) -> list[int]:
         """Number of images by class of the pool's images at `index`."""

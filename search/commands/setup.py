@@ -224,18 +224,17 @@ def objective_spec(
     """
     data_dir, target = str(config.data_dir.absolute()) if config.data_dir else None, config.objective
     direction: Any = config.direction
+    options = {name: value for name in PASSED if (value := getattr(config, name)) is not None}
+    if data_dir is not None:
+        options["data_dir"] = data_dir
     if target == DEFAULT_OBJECTIVE:
-        dataset = DEFAULT_DATASET if config.dataset is None else config.dataset
-        others = {name: value for name in PASSED[2:] if (value := getattr(config, name)) is not None}
-        return ObjectiveSpec(target, {"dataset": dataset, "data_dir": data_dir, **others})
+        return ObjectiveSpec(target, {"dataset": DEFAULT_DATASET, "data_dir": None, **options})
     named = replace(given or ObjectiveSpec(target), direction=direction)
-    values = (config.dataset, data_dir, config.image_size, config.metric)
-    options = {name: value for name, value in zip(PASSED, values, strict=True) if value is not None}
     accepted = named.accepted(options) if options else set()
     for name in sorted(options.keys() - accepted - ambient):
         flag = f"--{name.replace('_', '-')}"
         if given is not None and given.is_made():
-            raise UsageError(f"{name}={options[name]!r}: the object has its data already; leave {name} out")
+            raise UsageError(f"{name}={options[name]!r}: the object is made already; give {name} where you make it")
         advice = f"leave {flag} out, or give its class or factory an argument {name}"
         raise UsageError(f"{flag} {options[name]}: the objective {target} takes no {name}; {advice}")
     return replace(named, options={name: options[name] for name in accepted})

@@ -59,14 +59,18 @@ class Config:
 
     trials: int = setting(50, "Total number of finished trials.", COUNT, "N")
     dataset: str | None = setting(
-        None, "mnist, cifar10, digits, folder:PATH, npz:FILE or another name.", str, "NAME", unset=DEFAULT_DATASET
+        None,
+        "mnist, cifar10, digits, another name of docs/data.md, folder:PATH or npz:FILE.",
+        str,
+        "NAME",
+        unset=DEFAULT_DATASET,
     )
     image_size: int | None = setting(
         None,
         "Pixels a side to which images are resized.",
         click.IntRange(8, 224),
         "N",
-        unset="the dataset's own; of a folder, at most 64",
+        unset="the images' own; of your own data at most 64",
     )
     metric: str | None = setting(None, "Metric that the search improves.", click.Choice(METRICS), unset="accuracy")
     study: str | None = setting(None, "Name of the study.", str, "NAME", unset="the dataset's name")

@@ -82,15 +82,15 @@ def table(records: Sequence[StudyRecord]) -> tuple[list[str], list[list[Cell]]]:
     """Return column names and one row for each study. Values of several metrics are named."""
     is_mixed = len(comparable(records)) < len(records)
     value = "Value" if is_mixed else Unit.of(records[0]).title
-    name, _ = common_name(figures_on_test(record, record.summary) for record in records)
+    name, name_each = common_name(figures_on_test(record, record.summary) for record in records)
     columns = ["Study", "Trials", "Winner", value, f"T{name[1:]} (95% interval)", "Wall time", "Training"]
-    return columns, [_row(record, name_metric=is_mixed) for record in records]
+    return columns, [_row(record, name_metric=is_mixed, name_test=name_each) for record in records]
 
 
-def _row(record: StudyRecord, *, name_metric: bool) -> list[Cell]:
+def _row(record: StudyRecord, *, name_metric: bool, name_test: bool) -> list[Cell]:
     best, summary = winner(record), record.summary
     test = figures_on_test(record, summary)
-    name = f" {test.main.name}" if test and name_metric else ""
+    name = f" {test.main.name}" if test and name_test else ""
     tested = f"{test.main.value}{name} ({test.main.interval}){test.beside}" if test else "–"
     score = summary.score if summary else best.value if best else None
     return [

@@ -84,7 +84,8 @@ def dots(record: StudyRecord) -> list[Dot]:
     if best is None or best.value is None:
         return []
     rows = []
-    if (test := figures_on_test(record, summary)) and (unit.percent or metric_of(record.metric)):
+    test, metric = figures_on_test(record, summary), metric_of(record.metric)
+    if test and (test.main.source.name == metric if metric else unit.percent):
         score = test.main.source
         rows.append(Dot("Winner, test", test.main.value, score.value, (score.low, score.high), "test"))
     name = "Winner" if record.is_function else "Winner, validation"

@@ -15,7 +15,6 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FixedTrial
 
 from objectives.base import ImageClassifier, Objective, Params
 from objectives.functions.objective import FunctionObjective
@@ -23,6 +22,8 @@ from search.common.direction import Direction
 from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
 from search.study import records
+from search.study.selection.intervals import metric_of
+from search.study.space.asked_trial import stored_trial
 from search.study.space.limits import Limits
 from search.study.space.objective_calls import require_fingerprint
 from search.study.space.space import WHOLE_SPACE, Space, format_distribution, search_space
@@ -30,7 +31,9 @@ from search.study.storage.writer import WriterStorage
 
 NO_LIMITS = Limits()
 SPACE = "search space"
+IMAGE_SIZE = "--image-size"  # key of a fingerprint, if it is given
 CODE = "code"
+METRIC = "metric"
 
 
 class StoredStudy:
@@ -77,7 +80,7 @@ class StoredStudy:
         """Convert a trial's sampled parameters to the objective's parameters. Raises ContractError."""
         if isinstance(self.objective, FunctionObjective):
             return dict(sampled)
-        return WHOLE_SPACE.suggest(self.objective, FixedTrial(dict(sampled)))
+        return WHOLE_SPACE.suggest(self.objective, stored_trial(sampled))
 
     def name_metric(self) -> None:
         """Name the metric for Optuna's dashboard and plots, unless the study has a name for it."""
@@ -185,7 +188,7 @@ def _fingerprint(objective: Objective, target: str, epochs: int | None, space: S
     """Return the fingerprint of a study. `target` names the objective as MODULE:ATTR."""
     return {
         "objective": target,
-        "metric": f"{objective.direction} {objective.metric}",
+        METRIC: f"{objective.direction} {objective.metric}",
         **require_fingerprint(objective),
         "epochs": epochs,
         **limits.as_settings(),
@@ -201,7 +204,10 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterat
             continue
         old, new = ("not given" if values.get(key) is None else str(values[key]) for values in (stored, wanted))
         if key == "dataset":
-            yield f"its images have changed (digest {old[:8]}, now {new[:8]})"
+            if stored.get(IMAGE_SIZE) == wanted.get(IMAGE_SIZE):  # of another size, they must differ
+                yield f"its images or splits have changed (digest {old[:8]}, now {new[:8]})"
+        elif key == METRIC and all(map(metric_of, (old.split()[-1], new.split()[-1]))):
+            yield f"--metric was {metric_of(old.split()[-1])}, now {metric_of(new.split()[-1])}"
         elif key == CODE:
             yield "the objective's code, or what it holds, has changed"
         else:

@@ -102,7 +102,7 @@ class Majority:
     scores: Mapping[str, float] = field(default_factory=dict)
     """By metric, what always answering it scores; the log loss is that of always answering the shares of all classes.
 
-    Empty for studies of version 0.1.
+    Empty in studies that were stored without it.
     """
 
     @classmethod
@@ -129,7 +129,7 @@ class Summary:
     test: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
     scores: tuple[Score, ...] = ()
-    """All metrics on the test split, in the order of `objectives.metrics.METRICS`; empty in studies of version 0.1."""
+    """All metrics on the test split, in the order of `objectives.metrics.METRICS`; empty in earlier studies."""
     confusion: Sequence[Sequence[int]] | None = None
     """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
     classes: tuple[ClassScore, ...] = ()  # all classes, in the order of the network's outputs

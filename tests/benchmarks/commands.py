@@ -19,7 +19,7 @@ from pathlib import Path
 import optuna
 
 from objectives.data.datasets import default_data_dir
-from objectives.data.mnist import raw_folder
+from objectives.data.torchvision_sets import locate
 from search.study.records import METRICS
 from search.study.storage.storage import quiet_optuna
 from tests.benchmarks.measure import Skipped
@@ -59,7 +59,7 @@ def data_dir() -> Path:
     """The folder that holds `MNIST/raw`, unpacked: torchvision and this project read the same files."""
     folder = default_data_dir().absolute()
     try:
-        raw_folder("mnist", folder, download=False)
+        locate("mnist", folder, download=False)
     except Exception as error:
         raise Skipped(f"MNIST's files are needed: name their folder in SEARCH_DATA_DIR ({error})") from error
     return folder

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from shell import TOY, Finished, contents, one_file, search
 
-from objectives.data.mnist import TEST_FILES, TRAIN_FILES
+from objectives.data.torchvision_sets import MNIST_MD5
 
 
 def damage_mnist(folder: Path) -> None:
     raw = folder / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in (*TRAIN_FILES, *TEST_FILES):
+    for name in MNIST_MD5:
         (raw / name).write_bytes(b"\0\0\x08\x03 and no more")
 
 
@@ -193,7 +193,7 @@ def test_no_champion_yet(folder: Path):
     ("words", "message"),
     [
         (["--objective", "toy:Toy"], r"objective was objectives.images:ImageClassification, now toy:Toy"),
-        (["--dataset", "folder:pets"], r"its images have changed \(digest \w{8}, now \w{8}\)"),
+        (["--dataset", "folder:pets"], r"its images or splits have changed \(digest \w{8}, now \w{8}\)"),
     ],
     ids=["objective", "dataset"],
 )

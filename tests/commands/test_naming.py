@@ -117,7 +117,7 @@ def test_a_changed_folder_is_refused_as_before(first: Config, tmp_path: Path):
     shutil.rmtree(tmp_path / "a" / "pets")
     pictures(tmp_path / "a" / "pets", 5)
     assert named(first, tmp_path / "a" / "pets") == ("folder-pets", None)
-    with pytest.raises(StudyMismatchError, match="its images have changed"):
+    with pytest.raises(StudyMismatchError, match="its images or splits have changed"):
         begin(first, tmp_path / "a" / "pets")
 
 
@@ -127,7 +127,7 @@ def test_promote_does_not_score_on_another_split(first: Config, tmp_path: Path):
     pictures(tmp_path / "more", 6)
     shutil.move(tmp_path / "more" / "cat" / "1.png", tmp_path / "a" / "pets" / "cat" / "9.png")
     study = StoredStudy(storage, 1, objective_on(tmp_path / "a" / "pets"))
-    with pytest.raises(StudyMismatchError, match=r"'folder-pets' was made with .* its images have changed"):
+    with pytest.raises(StudyMismatchError, match=r"'folder-pets' was made with .* its images or splits have changed"):
         require_same_images(study)
 
 

@@ -9,6 +9,8 @@ import pytest
 from shell import search
 from test_test_split import image_folder
 
+from search.commands.predict import STORED_SPLIT
+
 
 @pytest.mark.slow
 def test_it_is_searched_registered_and_predicted(tmp_path: Path):
@@ -23,7 +25,7 @@ def test_it_is_searched_registered_and_predicted(tmp_path: Path):
     assert "training    40 images, Train/" in result.stdout
     assert "validation  12 images, valid/" in result.stdout
     assert "test        11 images, test/, read once" in result.stdout
-    assert "1 test image is among the others" in result.stdout
+    assert "1 test image is also used for training" in result.stdout
     assert "Train/dark/dark-3.png = test/dark/again.png" in result.stdout
     assert "test accuracy: 100.00%" in result.stdout
     assert "n = 11, measured once" in result.stdout
@@ -32,9 +34,14 @@ def test_it_is_searched_registered_and_predicted(tmp_path: Path):
     result = search("predict", "folder:pets:0-3", "folder:pets:10", "folder:pets:11", cwd=tmp_path, env=env)
     assert "5 of 5 are correct" in result.stdout
     assert "folder:pets has test images 0 to 10" in result.stdout
-    assert "has changed" not in result.stdout
+    assert STORED_SPLIT not in result.stdout
 
-    words = ("--dataset", "folder:pets/test/dark/again.png", "--trials", 1)
+    (pets / "test" / "dark" / "again.png").unlink()  # only the test split changes
+    result = search("predict", "folder:pets:0-10", cwd=tmp_path, env=env)
+    assert "11 of 11 are correct" in result.stdout
+    assert STORED_SPLIT in result.stdout
+
+    words = ("--dataset", "folder:pets/test/dark/dark-1.png", "--trials", 1)
     result = search(*words, cwd=tmp_path, env=env)
     assert "is a file, not a folder" in result.stderr
     assert "Traceback" not in result.stderr

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 from shell import CHECKOUT, IMPORTABLE, environment, search
 
-from objectives.data.mnist import TEST_FILES
+from objectives.data.torchvision_sets import SETS
 
+TEST_FILES = SETS["mnist"].files["test"]
 WATCH = """
 import json, os, sqlite3, sys
 

@@ -163,7 +163,7 @@ class Nets(ImageClassification):
 
 def test_an_object_has_its_data_already(here: Path):
     with pytest.raises(
-        search.SearchError, match="dataset='digits': the object has its data already; leave dataset out"
+        search.SearchError, match="dataset='digits': the object is made already; give dataset where you make it"
     ):
         search.run(Nets("digits"), dataset="digits", **QUICK)
 

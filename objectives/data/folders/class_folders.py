@@ -67,18 +67,18 @@ class ClassFolders:
 
 def list_classes(folder: Path, root: Path) -> ClassFolders:
     """List the images of each class in a folder, which is `root` or below it. Raises OSError."""
-    found = ClassFolders(folder, root, {}, {}, LeftOut(root))
+    listed = ClassFolders(folder, root, {}, {}, LeftOut(root))
     for path in subfolders(folder):
         if path.samefile(folder) or path.samefile(folder.parent):  # a link that leads back
-            found.beside.name(AGAIN, path)
+            listed.beside.name(AGAIN, path)
             continue
         name = printable(path.name)
-        while name in found.files:  # names of other encodings may look the same
+        while name in listed.files:  # names of other encodings may look the same
             name += "_"
-        found.left_out[name] = LeftOut(root)
-        found.files[name] = pictures_in(path, found.left_out[name], [root, folder])
-    count_beside(folder, found.beside)
-    return found
+        listed.left_out[name] = LeftOut(root)
+        listed.files[name] = pictures_in(path, listed.left_out[name], [root, folder])
+    count_beside(folder, listed.beside)
+    return listed
 
 
 def count_beside(folder: Path, left_out: LeftOut) -> None:

@@ -4,7 +4,7 @@ Folders of another layout are refused with what to type.
 """
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from objectives.base import DatasetError
 from objectives.data.folders.class_folders import ClassFolders, count_beside, list_classes
 from objectives.data.folders.listing import LeftOut, has_pictures, subfolders
 from objectives.data.folders.split_folders import SplitFolders, down, find_splits
-from objectives.data.splits import check_class_sizes, listed, missing_classes, origins, unknown_classes
+from objectives.data.splits import MAX_NAMES, check_class_sizes, listed, missing_classes, origins, unknown_classes
 
 
 @dataclass(frozen=True)
@@ -112,27 +112,37 @@ def _list_splits(root: Path, folders: SplitFolders) -> Contents:
     _require_two(training)
     for place in dict.fromkeys((root, folders.training.parent)):
         count_beside(place, training.beside)
-    parts, notes = {}, [*folders.notes, *_alike(training.files)]
-    for split, folder in (("validation", folders.validation), ("test", folders.test)):
-        if folder is not None:
-            part = list_classes(folder, root)
-            notes += _foreign(part, training, split)
-            parts[split] = part.with_classes(training.files)
+    held_out = {"validation": folders.validation, "test": folders.test}
+    parts = {split: list_classes(folder, root) for split, folder in held_out.items() if folder is not None}
+    _require_same_case(list(parts.values()), training)
+    notes = [*folders.notes, *_alike(training.files)]
+    for split, part in parts.items():
+        notes += _foreign(part, training, split)
+        parts[split] = part.with_classes(training.files)
     return Contents(root, training, parts.get("validation"), parts.get("test"), True, tuple(notes))
+
+
+def _require_same_case(parts: Sequence[ClassFolders], training: ClassFolders) -> None:
+    """Raise DatasetError for classes whose names differ from those of training only by case."""
+    by_folded = {name.casefold(): name for name in training.files}
+    states, moves = [], []
+    for part in parts:
+        for name in part.files:
+            meant = by_folded.get(name.casefold())
+            if meant is not None and name not in training.files and not part.files.get(meant):
+                states.append(f"{name!r} of {part.shown} is {meant!r} in {training.shown}")
+                moves.append(f"mv {shlex.quote(str(part.folder / name))} {shlex.quote(str(part.folder / meant))}")
+    if states:
+        more = f" and {len(states) - MAX_NAMES} more are like this" if len(states) > MAX_NAMES else ""
+        raise DatasetError(
+            f"--dataset folder:{training.root}: class {', '.join(states[:MAX_NAMES])}{more}; give the folders of a "
+            f"class the same name: type {' && '.join(moves)}"
+        )
 
 
 def _foreign(part: ClassFolders, training: ClassFolders, split: str) -> list[str]:
     """Sentences about classes that only a held-out split has. Raises DatasetError if there are no others."""
     foreign = {name: len(files) for name, files in part.files.items() if name not in training.files and files}
-    by_folded = {name.casefold(): name for name in training.files}
-    for name in part.files:
-        meant = by_folded.get(name.casefold())
-        if meant is not None and name not in training.files and not part.files.get(meant):
-            raise DatasetError(
-                f"--dataset folder:{part.root}: class {name!r} of {part.shown} is {meant!r} in {training.shown}; give "
-                f"both folders the same name: type mv {shlex.quote(str(part.folder / name))} "
-                f"{shlex.quote(str(part.folder / meant))}"
-            )
     if foreign and not any(part.files.get(name) for name in training.files):
         raise DatasetError(
             f"--dataset folder:{part.root}: no class of {part.shown} ({listed(list(foreign))}) is one of "
@@ -165,12 +175,12 @@ def _require_classes_here(folder: Path) -> None:
         )
 
 
-def _require_two(found: ClassFolders) -> None:
+def _require_two(listed: ClassFolders) -> None:
     """Raise DatasetError for fewer than two classes."""
-    if len(found.files) < 2:
-        content = f"only one class, {next(iter(found.files))!r}" if found.files else "no folders"
-        where = "" if found.folder == found.root else f": {str(found.folder)!r}"
+    if len(listed.files) < 2:
+        content = f"only one class, {next(iter(listed.files))!r}" if listed.files else "no folders"
+        where = "" if listed.folder == listed.root else f": {str(listed.folder)!r}"
         raise DatasetError(
-            f"--dataset folder:{found.root}{where} holds {content}; put the images of each class, two or more, into a "
-            f"folder of its own, such as {found.folder}/cat/1.png and {found.folder}/dog/1.png"
+            f"--dataset folder:{listed.root}{where} holds {content}; put the images of each class, two or more, into a "
+            f"folder of its own, such as {listed.folder}/cat/1.png and {listed.folder}/dog/1.png"
         )

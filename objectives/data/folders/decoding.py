@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -40,24 +40,32 @@ class Decoded(NamedTuple):
         return self.pixels if self.pixels.dtype == np.float32 else None  # type: ignore[return-value]
 
 
-def decode(paths: Sequence[Path], max_side_px: int) -> list[Decoded | None]:
+def decode(
+    paths: Sequence[Path], max_side_px: int, check: Callable[[Iterable[Decoded | None]], None]
+) -> list[Decoded | None]:
     """Decode images and shrink them to at most `max_side_px` a side. None: a file that is not an image.
 
     Opens every file once. Threads are enough: Pillow decodes and resizes without holding Python's lock.
+    check: called with some images at a time, spread over all; an error that it raises ends the decoding.
     """
     decoded: list[Decoded | None] = [None] * len(paths)
     together = [at for at, path in enumerate(paths) if not changes_warnings(path)]
-    chunks = [together[start : start + CHUNK] for start in range(0, len(together), CHUNK)]
+    n_chunks = -(-len(together) // CHUNK)
+    chunks = [together[start::n_chunks] for start in range(n_chunks)]
 
-    def decode_chunk(chunk: Iterable[int]) -> None:
+    def decode_chunk(chunk: Sequence[int]) -> Sequence[int]:
         for at in chunk:
             decoded[at] = _decode(paths[at], max_side_px)
+        return chunk
 
     # Filters of warnings belong to the process. While threads decode, all of them set this one.
     with warnings.catch_warnings(), ThreadPoolExecutor(_n_threads()) as pool:
         warnings.simplefilter("ignore")
-        for _ in pool.map(decode_chunk, chunks):
-            pass
+        try:
+            for chunk in pool.map(decode_chunk, chunks):
+                check(decoded[at] for at in chunk)
+        finally:
+            pool.shutdown(cancel_futures=True)
     decode_chunk(sorted({*range(len(paths))} - {*together}))
     return decoded
 

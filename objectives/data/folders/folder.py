@@ -20,14 +20,8 @@ from objectives.data.folders.class_folders import printable
 from objectives.data.folders.contents import Contents, check_counts, list_contents
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
 from objectives.data.folders.listing import examples
-from objectives.data.splits import (
-    SPLIT_SEED,
-    Labelled,
-    find_duplicates,
-    pixel_digest,
-    shuffled,
-    stratified_split,
-)
+from objectives.data.folders.memory_check import MemoryCheck
+from objectives.data.splits import SPLIT_SEED, Labelled, pixel_digest, shuffled, stratified_split
 
 MAX_DAMAGED = 0.1
 """Share of the images that may be unreadable. More is a broken copy or download, and not to be trained on."""
@@ -43,10 +37,10 @@ def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prep
     path = arrays.find(data_dir, name)
     if path is None:
         check_counts(contents)
-        images, skipped = _read(contents, image_size or MAX_SIDE_PX)
-        return _described(contents, _store(data_dir, name, contents, images, skipped, image_size))
+        images, skipped = _read(contents, image_size)
+        return _describe(contents, _store(data_dir, name, contents, images, skipped, image_size))
     arrays.set_source(path, folder.resolve())
-    return _known(contents, path)
+    return _describe_stored(contents, path)
 
 
 def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -58,7 +52,7 @@ def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -
             f"folder:{folder} is not prepared as it is now: its images changed after the search began, or no search "
             "has begun; undo the changes, or start a new search on it"
         )
-    return _known(contents, path)
+    return _describe_stored(contents, path)
 
 
 def arrays_name(folder: Path, image_size: int | None = None) -> str:
@@ -72,25 +66,26 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
     if image_size is not None:
         head += f" image_size {image_size}"
     if contents.has_splits:
-        head += f" splits {contents.notes}"
         parts = contents.parts.items()
+        head += f" splits {[part.shown for _, part in parts]}"
         groups = {f"{split}/{name}": files for split, part in parts for name, files in part.files.items()}
     return f"{arrays.USERS_ARRAYS}/{arrays.cache_key(head, groups, contents.root)}"
 
 
-def _known(contents: Contents, path: Path) -> Prepared:
+def _describe_stored(contents: Contents, path: Path) -> Prepared:
     for name in arrays.read_about(path).get("skipped", ()):
         contents.leave_out(contents.root / name)
-    return _described(contents, path)
+    return _describe(contents, path)
 
 
-def _described(contents: Contents, path: Path) -> Prepared:
+def _describe(contents: Contents, path: Path) -> Prepared:
     name = f"folder:{contents.root}"
     sentences = [contents.all_left_out().sentence(name, contents.n_images)]
     if n_cut := arrays.read_about(path).get("n_cut"):
         state = f"of {n_cut} with colours of 16 bits, Pillow reads the upper 8 bits"
         sentences.append(f"{name}: {state}; save such images with 8 bits, or in grey, to use their whole range")
-    return Prepared(path, ". ".join(filter(None, sentences)) or None)
+    notes = [*contents.notes, *contents.missing_classes()]
+    return Prepared(path, ". ".join(filter(None, sentences)) or None, notes)
 
 
 def _files(contents: Contents) -> Iterator[tuple[str, int, Path]]:
@@ -100,10 +95,11 @@ def _files(contents: Contents) -> Iterator[tuple[str, int, Path]]:
             yield from ((split, label, path) for path in files)
 
 
-def _read(contents: Contents, max_side_px: int) -> tuple[dict[int, Decoded], list[Path]]:
+def _read(contents: Contents, image_size: int | None) -> tuple[dict[int, Decoded], list[Path]]:
     """Decode all images, by number. Also returns the files that cannot be read, which leave the contents."""
     paths = [path for _, _, path in _files(contents)]
-    decoded = decode(paths, max_side_px)
+    check = MemoryCheck(f"folder:{contents.root}", len(paths), image_size)
+    decoded = decode(paths, image_size or MAX_SIDE_PX, check)
     skipped = [path for path, image in zip(paths, decoded, strict=True) if image is None]
     _check_damage(contents, skipped)
     for path in skipped:
@@ -137,8 +133,6 @@ def _store(
         "test": (stack(images, test, channels, side_px, value_range), labels[test]),
     }
     names = np.array([printable(path.relative_to(contents.root).as_posix()) for path in paths])
-    pool_digests = _digests(parts["pool"][0], sizes[pool], names[pool])
-    same = find_duplicates(pool_digests, _digests(parts["test"][0], sizes[test], names[test]))
     about: arrays.About = {
         "classes": contents.classes,
         "skipped": [str(path.relative_to(contents.root)) for path in skipped],
@@ -149,22 +143,22 @@ def _store(
         "image_size": image_size,
         "value_range": value_range,
         "origins": contents.origins(),
-        "duplicates": sorted(same),
-        "notes": [*contents.notes, *contents.missing_classes()],
     }
-    return arrays.store(data_dir, name, parts, arrays.complete(about, parts))
+    digests: dict[arrays.Part, list[tuple[bytes, str]]] = {
+        "pool": _digests(parts["pool"][0], sizes[pool], names[pool]),
+        "test": _digests(parts["test"][0], sizes[test], names[test]),
+    }
+    return arrays.store(data_dir, name, parts, arrays.complete(about, parts, digests))
 
 
 def _digests(images: NDArray[np.uint8], sizes: NDArray[np.int64], names: NDArray[np.str_]) -> list[tuple[bytes, str]]:
-    """Digests and names of images (n, c, h, w), sorted by name. sizes: (h, w) of their files, shape (n, 2).
+    """Digests and names of images (n, c, h, w). sizes: (h, w) of their files, shape (n, 2).
 
     Prepared images are compared, not files: a file that was saved again without loss gives the same pixels, and no
     file is read again. Two images are the same if their pixels and the sizes of their files agree.
     """
-    named = zip(names.tolist(), images, sizes, strict=True)
-    return [
-        (pixel_digest(image, size.tobytes()), name) for name, image, size in sorted(named, key=lambda entry: entry[0])
-    ]
+    digests = [pixel_digest(image, size.tobytes()) for image, size in zip(images, sizes, strict=True)]
+    return list(zip(digests, names.tolist(), strict=True))
 
 
 def _split(

@@ -168,7 +168,7 @@ class _Walk:
 
     def __init__(self, left_out: LeftOut, visited: set[tuple[int, int]]) -> None:
         self._left_out, self._visited = left_out, visited
-        self._found: list[tuple[bool, Path, os.stat_result]] = []  # whether a link leads there, path, status
+        self._images: list[tuple[bool, Path, os.stat_result]] = []  # whether a link leads there, path, status
 
     def visit(self, folder: Path) -> None:
         """Visit all folders. Those behind links come last: what lies here anyway keeps its own path."""
@@ -227,17 +227,17 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             self._left_out.name(SPECIAL, path)
         elif known or begins_like_image(path):
-            self._found.append((is_linked, path, status))
+            self._images.append((is_linked, path, status))
         elif is_heic(path):
             self._left_out.count(FORMAT, entry.name)
         else:
             self._left_out.count(NO_PICTURE, entry.name)
 
     def files(self) -> Files:
-        """The images that were found, sorted by path."""
+        """The images, sorted by path."""
         files: Files = {}
         seen = set[tuple[int, int]]()
-        for is_linked, path, status in sorted(self._found, key=lambda found: found[:2]):
+        for is_linked, path, status in sorted(self._images, key=lambda image: image[:2]):
             if (is_linked or status.st_nlink > 1) and _identity(status) in seen:
                 self._left_out.name(AGAIN, path)
             else:

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError
+from objectives.data.files.memory import available_bytes
 from objectives.data.splits import listed
 
 SPLITS = {"train": "training", "training": "training", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -69,7 +70,7 @@ class Archive(NamedTuple):
 
     def read(self, key: str) -> NDArray[np.generic]:
         """Load an array. Raises DatasetError."""
-        needed, available = self.headers[key].n_bytes, _available_bytes()
+        needed, available = self.headers[key].n_bytes, available_bytes()
         if available is not None and needed > available:
             raise DatasetError(
                 f"{self.name}: {key} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; "
@@ -121,14 +122,6 @@ def _class_names(path: Path, headers: Mapping[str, Header], training: Pair, note
             _refuse_objects(path, headers, key, f"{key}.astype(str)")
             return key
         notes.append(f"{key} is not used: it has an entry for each image, not for each class")
-    return None
-
-
-def _available_bytes() -> int | None:
-    """Memory that a program can still get. None where the system does not say, as on macOS."""
-    with contextlib.suppress(OSError):
-        if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii")):
-            return int(found[1]) * 1024
     return None
 
 

@@ -1,7 +1,7 @@
 """Reads files of torchvision's datasets. Nothing in them is run, and no checksum has to match.
 
 Every reader takes the paths of one part and returns images (n, c, h, w), labels (n,) and the names of the classes. It
-raises whatever its parser raises for damaged files.
+raises whatever its parser raises for damaged files, which `reading` turns into a DatasetError.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.base import DatasetError
 from objectives.data.splits import Labelled
 
 DIGITS = tuple(string.digits)
@@ -32,8 +33,32 @@ EMNIST_CLASSES: Mapping[str, tuple[str, ...]] = {
     "mnist": DIGITS,
 }
 
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+KANA = ("o (お)", "ki (き)", "su (す)", "tsu (つ)", "na (な)", "ha (は)", "ma (ま)", "ya (や)", "re (れ)", "wo (を)")
+
 Content = tuple[Labelled, tuple[str, ...]]
 """Images and labels, and the names of the classes."""
+Reader = Callable[[Sequence[Path]], Content]
+
+_IDX_TYPES = {np.dtype(np.uint8): "ubyte", np.dtype(np.int32): "int"}
+_IDX_BYTES = {"images-idx3-ubyte": (16, 28 * 28), "labels-idx1-ubyte": (8, 1), "labels-idx2-int": (12, 8 * 4)}
+"""Bytes of the header and of each image or label, by the end of a file's name."""
+
+
+@contextlib.contextmanager
+def reading(*paths: Path) -> Iterator[None]:
+    """Turn every error of a parser into a DatasetError that names the files."""
+    try:
+        yield
+    except (DatasetError, ImportError):  # named already; the parser's library is missing, and no file is damaged
+        raise
+    except Exception as error:  # parsers assert, look up, unpickle and reshape
+        reason = " ".join(str(error).split())[:300] or "it is not in the format of torchvision's file"
+        names = " or ".join(path.name for path in paths)
+        raise DatasetError(
+            f"{paths[0].parent / names} is damaged: {reason}; delete it and run again, or name another folder with "
+            "--data-dir"
+        ) from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -94,35 +119,49 @@ def read_usps(paths: Sequence[Path]) -> Content:
     return (content.data[:, None], np.asarray(content.targets, np.int64)), DIGITS
 
 
-def emnist_reader(split: str) -> Callable[[Sequence[Path]], Content]:
-    """Return the reader of a split of EMNIST, whose images are stored with rows and columns exchanged."""
+def idx_reader(classes: tuple[str, ...], *, first: int = 0, is_transposed: bool = False) -> Reader:
+    """Return a reader of a file of images and one of labels in MNIST's format.
+
+    first: label of the first class. is_transposed: whether rows and columns are exchanged. Of a table of labels, such
+    as QMNIST's, the first column counts; the others say who wrote the digit, and where it was.
+    """
 
     def read(paths: Sequence[Path]) -> Content:
         images, labels = (_read_idx(path) for path in paths)
-        first = 1 if split == "letters" else 0  # letters are counted from 1
-        return (_grey(images.swapaxes(1, 2)), labels.astype(np.int64) - first), EMNIST_CLASSES[split]
+        with reading(paths[0]):
+            if len(images) != len(labels):
+                raise ValueError(f"it holds {len(images)} images, and {paths[1].name} {len(labels)} labels")
+        upright = images.swapaxes(1, 2) if is_transposed else images
+        numbers = labels.reshape(len(labels), -1)[:, 0].astype(np.int64)
+        return (np.ascontiguousarray(upright[:, None]), numbers - first), classes
 
     return read
 
 
-def read_qmnist(paths: Sequence[Path]) -> Content:
-    """Read images, and the first column of a table of labels. The others say who wrote the digit, and where it was."""
-    images, labels = (_read_idx(path) for path in paths)
-    return (_grey(images), labels[:, 0].astype(np.int64)), DIGITS
-
-
-def _grey(images: NDArray[Any]) -> NDArray[np.uint8]:
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise ValueError(f"it holds {images.dtype} of shape {images.shape}, expected uint8 of shape (n, h, w)")
-    return np.ascontiguousarray(images[:, None])
-
-
 def _read_idx(path: Path) -> NDArray[Any]:
+    """Read one file. Its name gives the number of dimensions and the type, as in `idx3-ubyte`. Raises DatasetError."""
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor  # type: ignore[import-untyped, unused-ignore]
 
-    with _unpacked(path) as unpacked:
+    with reading(path), _unpacked(path) as unpacked:
         values: NDArray[Any] = read_sn3_pascalvincent_tensor(str(unpacked)).numpy()
+        if f"idx{values.ndim}-{_IDX_TYPES.get(values.dtype)}" not in path.name:
+            raise ValueError(f"it holds {values.dtype} of shape {values.shape}, which is not what its name says")
     return values
+
+
+def count_images(paths: Sequence[Path]) -> int | None:
+    """Count images by the sizes of unpacked files in MNIST's format, which are not opened. None for other files.
+
+    Raises DatasetError for sizes that do not agree.
+    """
+    sizes = [size for path in paths for end, size in _IDX_BYTES.items() if path.name.endswith(end)]
+    if len(sizes) < len(paths):
+        return None
+    with reading(*paths):
+        images, labels = ((path.stat().st_size - head) / each for path, (head, each) in zip(paths, sizes, strict=True))
+        if images != labels or images < 1 or images % 1:
+            raise ValueError(f"the sizes are those of {images:g} images and {labels:g} labels")
+    return int(images)
 
 
 @contextlib.contextmanager

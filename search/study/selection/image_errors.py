@@ -108,20 +108,19 @@ def _recalls(confusion: NDArray[np.int64]) -> _MeanShare:
 
 def _f1_scores(confusion: NDArray[np.int64]) -> _MeanShare:
     """Macro F1: the variance is that of its linear approximation in the cells of the confusion matrix."""
+    confusion = confusion[np.ix_(*2 * [confusion.sum(0) + confusion.sum(1) > 0])]  # others have no score
     present = confusion.sum(1) > 0
     images, k = confusion.sum(1).astype(np.float64), len(confusion)
     added = np.zeros(k)
     added[present] = _pseudo_images(images[present])
     cells = confusion + added[:, None] * np.where(np.eye(k, dtype=bool), 1, 1 / max(1, k - 1))
-    sizes = cells.sum(0) + cells.sum(1)
-    seen = sizes > 0
-    halves = np.where(seen, 1 / np.where(seen, sizes, 1), 0)
+    halves = 1 / (cells.sum(0) + cells.sum(1))
     f1 = 2 * np.diag(cells) * halves
     # An additional image of class i that is predicted as j changes the sum of the scores by slopes[i, j].
     slopes = np.diag(2 * halves) - (f1 * halves)[:, None] - (f1 * halves)[None, :]
-    parts = (cells * slopes**2).sum(1)[present] / seen.sum() ** 2
+    parts = (cells * slopes**2).sum(1)[present] / k**2
     counts = images[present]
-    return _MeanShare(parts * counts / np.maximum(counts - 1, 1), counts, float(f1[seen].mean()))
+    return _MeanShare(parts * counts / np.maximum(counts - 1, 1), counts, float(f1.mean()))
 
 
 def _pseudo_images(images: Floats) -> Floats:

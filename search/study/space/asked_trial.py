@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
 
 from objectives.base import Params, ParamValue, Suggest
 from objectives.failures import describe_value
@@ -36,6 +37,10 @@ ADVICE = {
     "number": "configurations may depend on suggested values alone; a training finds it in task.number",
 }
 """Advice for each part of `optuna.Trial` that a search space cannot use."""
+
+
+NEUTRAL: Params = {"class_weighting": "none"}
+"""Parameters that joined the space of images, with the value that earlier trials had without them."""
 
 
 class UnsupportedError(ContractError, AttributeError):
@@ -122,6 +127,11 @@ class AskedTrial:
             kind: Any = type(asked)
             return kind(max(asked.low, remaining.low), min(asked.high, remaining.high), asked.log, asked.step)
         return asked
+
+
+def stored_trial(params: Mapping[str, Any]) -> FixedTrial:
+    """A trial that suggests the values of a stored one."""
+    return FixedTrial({**NEUTRAL, **params})
 
 
 class PartialTrial:

@@ -54,7 +54,7 @@ def _share(part: int, whole: int) -> tuple[str, str]:
 
 
 def constant_score(majority: Majority | None, metric: Metric) -> float | None:
-    """Score of a constant answer; None if unknown, as for studies of version 0.1."""
+    """Score of a constant answer; None if the study was stored without it."""
     if majority is None:
         return None
     return majority.share if metric == "accuracy" else majority.scores.get(metric)

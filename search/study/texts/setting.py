@@ -36,7 +36,7 @@ def describe_dataset(info: Mapping[str, Any]) -> list[Row]:
         Row("data", ", ".join(filter(None, (name, *facts)))),
         *(Row(split, _split(info, split)) for split in SPLITS),
         Row("source", source),
-        Row("size", _shrunk(info)),
+        Row("size", _resized(info)),
         Row("duplicates", _duplicates(info.get("duplicates"))),
         Row("left out", str(info.get("left_out") or "")),
         *(Row("note", str(note)) for note in info.get("notes") or ()),
@@ -115,17 +115,20 @@ def _duplicates(pairs: Sequence[str] | None) -> str:
     if pairs is None:
         return ""
     if not pairs:
-        return "no test image is among the others"
+        return "no test image is also used for training or validation"
     shown = ", ".join(one_line(pair, limit=SOURCE_CHARACTERS) for pair in pairs[:NAMED_DUPLICATES])
     more = ", ..." if len(pairs) > NAMED_DUPLICATES else ""
     state = "1 test image is" if len(pairs) == 1 else f"{len(pairs):,} test images are"
-    return f"{state} among the others as well, which flatters the test score: {shown}{more}"
+    return f"{state} also used for training or validation, which flatters the test score: {shown}{more}"
 
 
-def _shrunk(info: Mapping[str, Any]) -> str:
-    """Say that images were made smaller, which may remove what tells the classes apart."""
+def _resized(info: Mapping[str, Any]) -> str:
+    """Say that images were resized: smaller ones may lack what tells the classes apart."""
     original, shape = info.get("original_size"), info.get("shape", ())
-    if not original or len(shape) != 3 or original[0] * original[1] <= shape[1] * shape[2]:
+    if not original or len(shape) != 3 or list(original) == list(shape[1:]):
         return ""
-    advice = "" if info.get("image_size") else "; --image-size N keeps more, up to 224"
-    return f"images of about {original[1]}x{original[0]} pixels are shrunk to {shape[2]}x{shape[1]}{advice}"
+    resized = f"images of about {original[1]}x{original[0]} pixels are resized to {shape[2]}x{shape[1]}"
+    if size := info.get("image_size"):
+        return f"{resized} (--image-size {size})"
+    is_shrunk = original[0] * original[1] > shape[1] * shape[2]
+    return resized + ("; --image-size N keeps more, up to 224" if is_shrunk else "")

@@ -44,7 +44,7 @@ class TestFigures:
     __test__ = False
 
     main: TestedMetric
-    others: tuple[TestedMetric, ...]  # empty in studies of version 0.1
+    others: tuple[TestedMetric, ...]  # empty in studies stored without them
     images: str  # number of test images
     reads: str  # how often this study has read the test split
     constant: str  # what a constant answer scores in the main metric; "" if unknown

@@ -50,7 +50,7 @@ def test_classes_may_be_called_so(tmp_path: Path, classes: tuple[str, ...]) -> N
     assert load_dataset(f"folder:{tmp_path / 'set'}", tmp_path / "data").classes == classes
 
 
-@pytest.mark.parametrize("inner", [("2023", "2024"), ("train", "test")])
+@pytest.mark.parametrize("inner", [("2023", "2024"), ("test 1", "test 2"), ("train", "more")])
 def test_classes_may_have_folders_inside(tmp_path: Path, inner: tuple[str, ...]) -> None:
     for name in ("bus", "train"):
         make_folder(tmp_path / "set" / name, dict.fromkeys(inner, 5))

@@ -101,7 +101,7 @@ def test_digits_need_no_download(tmp_path: Path) -> None:
         ("folder:", "lacks a folder name"),
         (
             "imagenet-21k",
-            "allowed: mnist, fashion-mnist, kmnist, digits, cifar10, .*, usps, qmnist, folder:PATH, npz:FILE$",
+            "allowed: mnist, fashion-mnist, kmnist, cifar10, .*, usps, qmnist, digits, folder:PATH, npz:FILE$",
         ),
         (str(ROOT), "Did you mean folder:"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,9 @@ from PIL import Image
 
 from objectives.base import DatasetError
 from objectives.data.datasets import framing, load_dataset, load_test_split, load_test_split_of
+from objectives.data.folders.folder import arrays_name
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +204,56 @@ def test_unusable_folders_say_why(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DatasetError, match=says):
             load_dataset(f"folder:{tmp_path / name}", tmp_path / "data")
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from objectives.base import DatasetError
+from objectives.data.datasets import load_dataset
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 250_000_000, resource.RLIM_INFINITY))
+for image_size in map(int, sys.argv[3:]):
+    try:
+        print(load_dataset(sys.argv[1], Path(sys.argv[2]), image_size=image_size).size)
+    except DatasetError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory is free")
+def test_more_images_than_fit_in_memory_are_refused_with_a_size(tmp_path: Path) -> None:
+    """3,000 images of one red pixel would fill 0.45 GB with 224 pixels a side."""
+    folder = make_folder(tmp_path / "pets", {"cat": 1, "dog": 1}, size=(1, 1))
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "red.png")
+    for name in ("cat", "dog"):
+        for number in range(1500):
+            shutil.copy(tmp_path / "red.png", folder / name / f"{number}.png")
+    words = [sys.executable, "-c", LITTLE_MEMORY, f"folder:{folder}", str(tmp_path / "data"), "224", "16"]
+    # Otherwise each thread that decodes reserves 64 MiB.
+    result = subprocess.run(
+        words, text=True, capture_output=True, timeout=60, cwd=ROOT, env={**os.environ, "MALLOC_ARENA_MAX": "1"}
+    )
+    refused, used = result.stdout.splitlines() or [result.stderr, ""]
+    assert f"folder:{folder}: 3,000 images of at most 224x224 pixels need about 0.5 GB of memory, and 0." in refused
+    (advised,) = re.findall(r"GB are free; type --image-size (\d+)$", refused)
+    assert 100 < int(advised) < 224
+    assert used == "(16, 16)"
+    assert len(list((tmp_path / "data" / "folders").iterdir())) == 1
+
+
+def test_the_key_never_changes(tmp_path: Path) -> None:
+    """Or the arrays of all folders would be made again. It needs no images, only names, sizes and times."""
+    for split in ("plain", "splits/train", "splits/test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(5):
+                path = tmp_path / split / name / f"{number}.png"
+                path.write_bytes(b"x")
+                os.utime(path, ns=(0, number))
+    assert arrays_name(tmp_path / "plain") == "folders/298c558d94eaacee4f959809e49e91ff"
+    assert arrays_name(tmp_path / "splits") == "folders/b3b166a36bb8ee35cf6950659ae372bd"
+    assert arrays_name(tmp_path / "plain", 32) == "folders/cc8b74f95668e6f29a559e9ab402fff2"
 
 
 def test_drawings_on_black_are_framed_so(tmp_path: Path) -> None:

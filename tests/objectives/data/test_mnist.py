@@ -21,10 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from objectives.base import DatasetError, DatasetUnavailableError
-from objectives.data import mnist
+from objectives.data import torchvision_sets
 from objectives.data.datasets import load_dataset, load_test_split, load_test_split_of
-from objectives.data.mnist import TEST_FILES, TRAIN_FILES
+from objectives.data.torchvision_sets import SETS
 
+TRAIN_FILES, TEST_FILES = SETS["mnist"].files["pool"], SETS["mnist"].files["test"]
 RAW_FILES = (*TRAIN_FILES, *TEST_FILES)
 NOBODY = "http://127.0.0.1:9/"
 
@@ -255,8 +256,8 @@ def test_a_silent_mirror_is_given_up(
     first: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert 2 * mnist.MIRROR_TIMEOUT_S <= 10  # MNIST has two mirrors
-    monkeypatch.setattr(mnist, "MIRROR_TIMEOUT_S", 0.3)
+    assert 2 * torchvision_sets.MIRROR_TIMEOUT_S <= 10  # MNIST has two mirrors
+    monkeypatch.setattr(torchvision_sets, "MIRROR_TIMEOUT_S", 0.3)
     silent = silent_server(first)
     monkeypatch.setenv("SEARCH_DATA_MIRROR", silent)
     began = time.monotonic()

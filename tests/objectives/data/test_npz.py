@@ -312,8 +312,20 @@ def test_images_in_both_splits_are_named(file: Path) -> None:
     write_medmnist(file, train_images=train, val_images=val, test_images=test)
     assert load(file).duplicates == [
         "train_images[12] = test_images[3]",
-        "val_images[8] = test_images[5]",
         "train_images[12] = test_images[9]",
+        "val_images[8] = test_images[5]",
+    ]
+
+
+def test_images_in_training_and_validation_are_named(file: Path) -> None:
+    train, val = images(N_TRAIN, (28, 28), 3)[0], images(N_TEST, (28, 28), 3, 1)[0]
+    val[4] = train[7]
+    write_medmnist(file, train_images=train, val_images=val)
+    data = load(file)
+    assert data.duplicates == []
+    assert data.notes == [
+        "1 validation image is among the training images as well, which flatters the validation score: "
+        "train_images[7] = val_images[4]"
     ]
 
 

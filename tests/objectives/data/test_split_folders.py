@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +115,12 @@ def test_a_folder_without_splits_says_so(tmp_path: Path) -> None:
         (("my data/train", "my data/test"), ("", None, "my data/test/")),
         (("train", "holdout"), ("", None, "holdout/")),
         (("train_val", "test-dev"), ("", None, "test-dev/")),
+        (("train", "test_set"), ("", None, "test_set/")),
+        (("train", "Test Images"), ("", None, "Test Images/")),
+        (("train_images", "test"), ("", None, "test/")),
+        (("pets_train", "holdout"), ("", None, "holdout/")),
+        (("train", "val", "pets-test"), ("train/", "val/", "pets-test/")),
+        (("training images", "val", "test_set"), ("training images/", "val/", "test_set/")),
     ],
 )
 def test_splits_are_known_by_their_names(tmp_path: Path, splits: tuple[str, ...], origins: tuple[str | None, ...]):
@@ -153,8 +159,15 @@ def test_classes_that_only_a_held_out_split_has_are_left_out(tmp_path: Path, spl
     assert (len(data.images), data.n_test) == (40, 20)
 
 
-@pytest.mark.parametrize("inner", ["test", "test/test", "test/unknown"])
-def test_a_test_folder_without_classes_is_not_used(tmp_path: Path, inner: str) -> None:
+@pytest.mark.parametrize(
+    ("inner", "reason"),
+    [
+        ("test", "its images lie in no folders of classes"),
+        ("test/test", "its images lie in no folders of classes"),
+        ("test/unknown", "its only class 'unknown' is not in train/"),
+    ],
+)
+def test_a_test_folder_without_classes_is_not_used(tmp_path: Path, inner: str, reason: str) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS})
     (pets / inner).mkdir(parents=True)
     for number in range(5):
@@ -162,16 +175,16 @@ def test_a_test_folder_without_classes_is_not_used(tmp_path: Path, inner: str) -
     data = loaded(pets)
     assert data.origins["test"] == "a fifth of train/, each class in proportion"
     assert (len(data.images), data.n_test) == (16, 4)
-    assert data.notes == [
-        "test/ is not used: its images lie in no folders of classes; the test split is a part of train/"
-    ]
+    assert data.notes == [f"test/ is not used: {reason}; the test split is a part of train/"]
 
 
 def test_other_folders_beside_the_splits_are_not_used(tmp_path: Path) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS, "test": PETS, "unlabeled": {"a": 2}, "more": {"b": 2}})
+    make_splits(pets, {"train_more": PETS})
     assert loaded(pets).notes == [
         "unlabeled/ is not used: its images have no classes",
-        "more/ is not used: its name is that of no split",
+        "more/ is not used: the splits are train/ and test/",
+        "train_more/ is not used: the splits are train/ and test/",
     ]
 
 
@@ -184,6 +197,11 @@ def test_other_folders_beside_the_splits_are_not_used(tmp_path: Path) -> None:
         (("images/train", "images/test", "masks/train", "masks/test"), r"type --dataset folder:.*/set/images$"),
         (("val", "test"), r"no folder to train on. Call that one 'train', .*type --dataset folder:.*/set/test$"),
         (("train",), r"holds images only in '.*/set/train'; .*type --dataset folder:.*/set/train$"),
+        (
+            ("images/train", "images/val", "masks"),
+            r"beside it\. Give one of them: type --dataset folder:.*/set/images$",
+        ),
+        (("train", "test_set", "eval_set"), r"2 folders for the test split \('eval_set', 'test_set'\)"),
     ],
 )
 def test_splits_that_are_not_clear_are_refused(tmp_path: Path, splits: tuple[str, ...], says: str) -> None:
@@ -193,11 +211,45 @@ def test_splits_that_are_not_clear_are_refused(tmp_path: Path, splits: tuple[str
         loaded(tmp_path / "set")
 
 
+@pytest.mark.parametrize("test", [{"fox": 5, "owl": 5}, {"fox": 5}, {"": 5}])
+def test_names_like_splits_without_a_common_class_are_refused(tmp_path: Path, test: dict[str, int]) -> None:
+    pets = make_splits(
+        tmp_path / "pets", {"train_images": PETS, "test": test} if "" not in test else {"train_images": PETS}
+    )
+    if "" in test:
+        make_folder(pets, {"test": 5})
+    says = refused(pets)
+    assert "holds 'train_images', 'test', which are named like splits, but their folders inside have no name in" in says
+    assert "call them 'train', 'val' and 'test'" in says
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("a cat", "dogs & 'more'")])
+@pytest.mark.parametrize("inner", ["", "data"])
+def test_splits_inside_classes_are_refused_and_the_command_moves_them(
+    tmp_path: Path, names: tuple[str, ...], inner: str
+) -> None:
+    pets = tmp_path / "my pets"
+    make_splits(pets / inner, {name: {"train": 10, "test": 3} for name in names})
+    test = {level for name in names for level in levels(pets / inner, f"{name}/test")}
+    says = refused(pets)
+    assert "holds splits ('test', 'train'), and folders of classes must lie in the splits, as in test/" in says
+    command = says[says.index("type (") + len("type ") : says.index(", and start the search again")]
+    subprocess.run(["sh", "-c", command], check=True)
+    data = loaded(pets)
+    assert data.classes == names
+    assert greys(load_test_split(f"folder:{pets}", tmp_path / "data")[0]) == test
+
+
+def test_the_advice_names_the_folder_that_holds_the_splits(tmp_path: Path) -> None:
+    make_folder(tmp_path / "pets" / "fold 1", {"train": 5, "test": 5})
+    assert f"such as {tmp_path}/pets/fold 1/train/cat/1.png and" in refused(tmp_path / "pets")
+
+
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS})
     (pets / "test").mkdir()
     says = refused(pets)
-    assert f"the test split 'test', in which no images are. Put images of each class there, such as {pets}/test" in says
+    assert f"the test split 'test', which has no images. Put images of each class there, such as {pets}/test" in says
     assert says.endswith(f"type --dataset folder:{pets}/train")
     (pets / "test" / "cat").mkdir()
     (pets / "test" / "cat" / "0.png").write_text("no image")
@@ -220,10 +272,18 @@ def test_one_training_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_that_differ_only_by_case_say_what_to_type(tmp_path: Path) -> None:
-    pets = make_splits(tmp_path / "pets", {"train": {"Cat": 5, "Dog": 5}, "test": {"cat": 5, "Dog": 5}})
+    pets = make_splits(
+        tmp_path / "pets", {"train": {"Cat": 5, "Dog": 5}, "val": {"CAT": 5}, "test": {"cat": 5, "dog": 5}}
+    )
     says = refused(pets)
-    assert "class 'cat' of test/ is 'Cat' in train/" in says
-    assert says.endswith(f"type mv {pets}/test/cat {pets}/test/Cat")
+    assert "class 'CAT' of val/ is 'Cat' in train/, 'cat' of test/ is 'Cat' in train/, 'dog' of test/ is" in says
+    command = says[says.index("mv ") :]
+    assert command.startswith(f"mv {pets}/val/CAT {pets}/val/Cat && mv {pets}/test/cat {pets}/test/Cat && mv")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert loaded(pets).test_classes == {"Cat": 5, "Dog": 5}
+
+
+def test_classes_that_differ_only_by_case_are_named(tmp_path: Path) -> None:
     plain = make_splits(tmp_path, {"plain": {"Cat": 5, "cat": 5}}) / "plain"
     assert "'Cat', 'cat' differ only by case" in str(loaded(plain).notes)
 
@@ -266,6 +326,22 @@ def test_images_in_two_splits_are_named(tmp_path: Path) -> None:
         "val/dog/2.png = test/dog/8.bmp",
     ]
     assert data.n_test == 12  # they stay where they are
+
+
+def test_images_in_the_training_and_the_validation_folder_are_named(tmp_path: Path) -> None:
+    small = {"cat": 4, "dog": 4}
+    pets = make_splits(tmp_path / "pets", {"train": PETS, "val": small, "test": small})
+    assert loaded(pets).notes == []
+    shutil.copy(pets / "train/cat/1.png", pets / "val/cat/7.png")
+    says = "among the training images as well, which flatters the validation score: train/cat/1.png = val/cat/7.png"
+    assert loaded(pets).notes == [f"1 validation image is {says}"]
+    for number in range(2, 6):
+        Image.open(pets / f"train/dog/{number}.png").save(pets / f"val/dog/b{number}.bmp")
+    data = loaded(pets)
+    more = "train/dog/2.png = val/dog/b2.bmp, train/dog/3.png = val/dog/b3.bmp, ..."
+    assert data.notes == [f"5 validation images are {says}, {more}"]
+    assert data.duplicates == []
+    assert [len(data.train), len(data.validation)] == [20, 13]  # they stay where they are
 
 
 def test_duplicates_are_named_in_folders_without_splits(tmp_path: Path) -> None:
@@ -335,10 +411,25 @@ def test_arrays_of_a_split_folder_serve_a_model_after_changes(tmp_path: Path) ->
     assert np.array_equal(again, images)
 
 
-def test_what_is_said_is_stored(tmp_path: Path) -> None:
+def test_what_is_said_is_said_again(tmp_path: Path) -> None:
     pets = make_splits(tmp_path / "pets", {"train": PETS, "test": {**PETS, "owl": 2}})
     first, again = loaded(pets), loaded(pets)
-    (arrays,) = (tmp_path / "data" / "folders").iterdir()
-    about = json.loads((arrays / "about.json").read_text())
-    assert about["notes"] == first.notes == again.notes
-    assert about["origins"] == first.origins == again.origins
+    assert again.notes == first.notes != []
+    assert again.origins == first.origins
+
+
+def test_the_arrays_stay_when_files_change_that_are_not_in_them(tmp_path: Path) -> None:
+    """What a search says about such files is about the folder as it is now."""
+    pets = make_splits(tmp_path / "pets", {"train": PETS, "test": {**PETS, "owl": 2}})
+    digest = loaded(pets).digest
+    shutil.copy(pets / "test/owl/0.png", pets / "test/owl/2.png")
+    make_folder(pets, {"more": 3})
+    data = load_dataset(f"folder:{pets}", tmp_path / "data", verify=False)
+    assert data.digest == digest
+    assert data.notes == [
+        "more/ is not used: the splits are train/ and test/",
+        "images of classes that train/ lacks are left out of the test folder test/: 'owl' (3)",
+    ]
+    shutil.move(pets / "test", pets / "testing")
+    with pytest.raises(DatasetError, match="changed after the search began"):
+        load_test_split(f"folder:{pets}", tmp_path / "data")

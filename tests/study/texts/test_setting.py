@@ -48,26 +48,26 @@ PAIRS = [f"train/cat/{n}.png = test/dog/{n}.png" for n in range(5)]
         ({"origins": {"training": "four fifths of train/"}}, {"training": "48,000 images, four fifths of train/"}),
         (
             {"shape": [3, 64, 64], "original_size": [480, 640]},
-            {"size": "images of about 640x480 pixels are shrunk to 64x64; --image-size N keeps more, up to 224"},
+            {"size": "images of about 640x480 pixels are resized to 64x64; --image-size N keeps more, up to 224"},
         ),
         (
             {"shape": [3, 99, 99], "original_size": [480, 640], "image_size": 99},
-            {"size": "images of about 640x480 pixels are shrunk to 99x99"},
+            {"size": "images of about 640x480 pixels are resized to 99x99 (--image-size 99)"},
         ),
         ({"shape": [3, 64, 64], "original_size": [64, 64]}, {}),
         ({"original_size": None, "left_out": "60 files are left out"}, {"left out": "60 files are left out"}),
-        ({"duplicates": []}, {"duplicates": "no test image is among the others"}),
+        ({"duplicates": []}, {"duplicates": "no test image is also used for training or validation"}),
         (
             {"duplicates": PAIRS[:1]},
             {
-                "duplicates": "1 test image is among the others as well, which flatters the test score: "
+                "duplicates": "1 test image is also used for training or validation, which flatters the test score: "
                 "train/cat/0.png = test/dog/0.png"
             },
         ),
         (
             {"duplicates": PAIRS},
             {
-                "duplicates": "5 test images are among the others as well, which flatters the test score: "
+                "duplicates": "5 test images are also used for training or validation, which flatters the test score: "
                 "train/cat/0.png = test/dog/0.png, train/cat/1.png = test/dog/1.png, "
                 "train/cat/2.png = test/dog/2.png, ..."
             },
