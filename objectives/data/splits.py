@@ -98,7 +98,7 @@ def listed(names: Sequence[str], show: Callable[[str], str] = repr) -> str:
 
 
 def pixel_digest(image: NDArray[np.uint8], key: bytes = b"") -> bytes:
-    """A digest of an image and a key."""
+    """A digest of an image's pixels and of a key."""
     return hashlib.blake2b(image.tobytes(), digest_size=16, key=key).digest()
 
 

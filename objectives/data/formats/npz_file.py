@@ -66,6 +66,7 @@ class Archive(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The dataset's name, for messages."""
         return f"npz:{self.path}"
 
     def read(self, key: str) -> NDArray[np.generic]:

@@ -413,6 +413,14 @@ def test_what_cannot_be_used_is_said_with_the_way_out(file: Path, replaced: dict
             r"test_images holds values from 0\.5 to 0\.5.* whole numbers",
         ),
         ({"test_images": np.full((N_TEST, 28, 28), 300)}, r"test_images holds values from 300 to 300"),
+        (
+            {
+                "train_images": np.full((N_TRAIN, 28, 28), 999),
+                "val_images": None,
+                "test_images": np.full((N_TEST, 28, 28), -1),
+            },
+            r"from -1 to -1, and those of train_images are in the whole numbers from 0; scale both alike",
+        ),
         ({"test_images": np.full((N_TEST, 28, 28), np.nan)}, r"test_images holds values that are not finite"),
         ({"test_labels": np.full(N_TEST, 8)}, r"no label of test_labels occurs in train_labels"),
         ({"test_labels": np.full(N_TEST, "cat")}, r"test_labels and train_labels must both hold texts"),
