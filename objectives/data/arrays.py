@@ -13,14 +13,14 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, NotRequired, TypedDict
+from typing import BinaryIO, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError
-from objectives.data.splits import Labelled
+from objectives.data.splits import Labelled, find_duplicates
 from objectives.files import write_atomic
 
 Part = Literal["pool", "test"]
@@ -28,8 +28,23 @@ Part = Literal["pool", "test"]
 _held: dict[Path, BinaryIO] = {}
 """Open files by the arrays that this process uses. A lock ends with its process."""
 
-FOLDERS = "folders"
-"""Where arrays of users' folders of images and of npz files are."""
+MAX_DUPLICATES = 1_000
+"""Number of duplicates that are listed."""
+N_PAIRS = 3
+"""Number of duplicates in a sentence."""
+
+USERS_ARRAYS = "folders"
+"""The folder of the arrays of users' own images, in folders and in npz files."""
+
+
+class Prepared(NamedTuple):
+    """The arrays of a user's folder or file."""
+
+    path: Path
+    left_out: str | None = None
+    """A sentence for the user about the files that are not in the arrays."""
+    notes: Sequence[str] = ()
+    """Sentences for the user about what is odd in the folder as it is now. Those about pixels are in `About`."""
 
 
 class About(TypedDict):
@@ -46,8 +61,8 @@ class About(TypedDict):
     digest: NotRequired[str]
     """As `digest` computes it for the pool."""
     n_test: NotRequired[int]
-    n_train: NotRequired[int]
-    """Number of training images, which come first in the pool. Absent if the source has no validation split."""
+    n_train: NotRequired[int | None]
+    """Number of training images, which come first in the pool. None if the source has no validation split."""
     origins: NotRequired[Mapping[str, str]]
     """As in `objectives.data.datasets.Dataset`."""
     test_classes: NotRequired[Mapping[str, int]]
@@ -58,10 +73,36 @@ class About(TypedDict):
     """As in `objectives.data.datasets.Dataset`."""
     original_size: NotRequired[Sequence[int] | None]
     """Median (h, w) of the images before they were resized, if they were."""
-    image_size: NotRequired[int]
-    """Pixels a side that the user asked for; absent if nothing was."""
+    image_size: NotRequired[int | None]
+    """Pixels a side that the user asked for."""
     value_range: NotRequired[Sequence[float] | None]
     """As in `objectives.data.files.image_files.Framing`."""
+
+
+def complete(
+    about: About, parts: Mapping[Part, Labelled], digests: Mapping[Part, Sequence[tuple[bytes, str]]]
+) -> About:
+    """Add counts and duplicates. digests: of the images of each part, with their names."""
+    (_, labels), pool, n_train = parts["test"], digests["pool"], about.get("n_train")
+    same, notes = find_duplicates(pool, digests["test"]), list(about.get("notes", ()))
+    if n_train is not None and (pairs := find_duplicates(pool[:n_train], pool[n_train:])):
+        state = "1 validation image is" if len(pairs) == 1 else f"{len(pairs):,} validation images are"
+        more = ", ..." if len(pairs) > N_PAIRS else ""
+        notes.append(
+            f"{state} among the training images as well, which flatters the validation score: "
+            f"{', '.join(pairs[:N_PAIRS])}{more}"
+        )
+    if len(same) > MAX_DUPLICATES:
+        notes.append(f"{len(same):,} test images are among the others too, of which {MAX_DUPLICATES:,} are named")
+    counts = np.bincount(labels, minlength=len(about["classes"])).tolist()
+    return {
+        **about,
+        "digest": digest(*parts["pool"]),
+        "n_test": len(labels),
+        "test_classes": dict(zip(about["classes"], counts, strict=True)),
+        "duplicates": same[:MAX_DUPLICATES],
+        "notes": notes,
+    }
 
 
 def cache_dir() -> Path:
@@ -147,7 +188,7 @@ def read_about(prepared: Path) -> About:
 
 
 def set_source(prepared: Path, source: Path) -> None:
-    """Note where the images are now if their folder or file was moved. Arrays that are read-only stay the same."""
+    """Note where the images are now if their folder or file was moved. Nothing is noted in read-only arrays."""
     about = read_about(prepared)
     if "source" in about and not os.path.exists(about["source"]):
         with contextlib.suppress(OSError):
@@ -181,7 +222,7 @@ def is_in_use(prepared: Path) -> bool:
 
 def stored(data_dir: Path) -> Iterator[Path]:
     """The folders of arrays of users' own images, newest first; those that cannot be read are left out."""
-    places = [path for base in base_folders(data_dir) for path in (base / FOLDERS).glob("[!.]*")]
+    places = [path for base in base_folders(data_dir) for path in (base / USERS_ARRAYS).glob("[!.]*")]
     for path in sorted(places, key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(DatasetError):
             read_about(path)

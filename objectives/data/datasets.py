@@ -216,8 +216,8 @@ def _prepare(
 class _Own(NamedTuple):
     """Makes and finds the arrays of one kind of the user's own data."""
 
-    prepare: Callable[[Path, Path, int | None], folder.Prepared]
-    find_prepared: Callable[[Path, Path, int | None], folder.Prepared]
+    prepare: Callable[[Path, Path, int | None], arrays.Prepared]
+    find_prepared: Callable[[Path, Path, int | None], arrays.Prepared]
 
 
 _OWN = {"folder": _Own(folder.prepare, folder.find_prepared), "npz": _Own(npz.prepare, npz.find_prepared)}

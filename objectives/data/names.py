@@ -31,7 +31,7 @@ def parse_name(name: str) -> tuple[str, Path | None]:
     allowed = f"allowed: {', '.join(NAMES)}"
     if kind in OWN:
         what, example = ("folder", "folder:images") if kind == "folder" else ("file", "npz:images.npz")
-        raise DatasetError(f"--dataset {name!r} names no {what}; {allowed}; type for example --dataset {example}")
+        raise DatasetError(f"--dataset {name!r} lacks a {what} name; {allowed}; type for example --dataset {example}")
     close = _near(name)
     hint = f". Did you mean {' or '.join(close)}? Type --dataset {shlex.quote(close[0])}" if close else ""
     raise DatasetError(f"there is no dataset {name!r}; {allowed}{hint}")

@@ -1,9 +1,17 @@
-"""Splits: the same on every machine, with each class in proportion."""
+"""Splits: the same on every machine, with each class in proportion; and what folders and npz files say about them."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.base import DatasetError
+
 SPLIT_SEED = 20240601
+MIN_IMAGES_PER_CLASS = 5
+MAX_NAMES = 10
+"""Number of names in a sentence."""
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images (n, c, h, w) and the indices of their classes (n,)."""
@@ -37,3 +45,69 @@ def split_off_test(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tupl
 def shuffled(index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Shuffle indices, always in the same way."""
     return np.random.RandomState(SPLIT_SEED).permutation(index)
+
+
+def origins(training: str, validation: str | None, test: str | None) -> dict[str, str]:
+    """Name the source of each split, for the user. None: the split is a part of the training images."""
+    proportion = f"{training}, each class in proportion"
+    if test:
+        kept = training if validation else f"four fifths of {training}"
+        return {"training": kept, "validation": validation or f"a fifth of {proportion}", "test": test}
+    return {
+        "training": f"four fifths of {training}" if validation else f"64% of {training}",
+        "validation": validation or f"16% of {proportion}",
+        "test": f"a fifth of {proportion}",
+    }
+
+
+def check_class_sizes(name: str, sizes: Mapping[str, int], place: str, left_out: Mapping[str, str] = {}) -> None:
+    """Raise DatasetError for classes with too few training images.
+
+    sizes: number of images in `place` by class. left_out: for some classes, which images are left out.
+    """
+    small = [
+        f"class {class_name!r} has {n} image{'' if n == 1 else 's'}"
+        + (f" (left out: {left_out[class_name]})" if left_out.get(class_name) else "")
+        for class_name, n in sizes.items()
+        if n < MIN_IMAGES_PER_CLASS
+    ]
+    if small:
+        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
+        raise DatasetError(
+            f"{name}: {', '.join(small[:5])}{more}, and every class needs {MIN_IMAGES_PER_CLASS}; add images to the "
+            f"small classes in {place}, or remove them"
+        )
+
+
+def missing_classes(place: str, missing: Sequence[str]) -> list[str]:
+    """A sentence about classes of training that `place` lacks."""
+    several = f"{len(missing)} classes: " if len(missing) > 1 else "class "
+    return [f"{place} has no images of {several}{listed(missing)}"] if missing else []
+
+
+def unknown_classes(place: str, sizes: Mapping[str, int], training: str) -> list[str]:
+    """A sentence about classes that only `place` has. sizes: its number of images by class."""
+    shown = listed([f"{name!r} ({n})" for name, n in sizes.items()], str)
+    return [f"images of classes that {training} lacks are left out of {place}: {shown}"] if sizes else []
+
+
+def listed(names: Sequence[str], show: Callable[[str], str] = repr) -> str:
+    """The first of many names, for a sentence."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(map(show, names[:MAX_NAMES])) + more
+
+
+def pixel_digest(image: NDArray[np.uint8], key: bytes = b"") -> bytes:
+    """A digest of an image's pixels and of a key."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16, key=key).digest()
+
+
+def find_duplicates(pool: Iterable[tuple[bytes, str]], test: Iterable[tuple[bytes, str]]) -> list[str]:
+    """Name the test images that the pool has too, each with the first of those: `cat/1.png = dog/7.png`; sorted.
+
+    pool, test: digests and names of images.
+    """
+    first: dict[bytes, str] = {}
+    for digest, name in pool:
+        first.setdefault(digest, name)
+    return sorted(f"{first[digest]} = {name}" for digest, name in test if digest in first)

@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from set_files import write_cifar, write_medmnist, write_plain, write_svhn
 from shell import in_process, search
+
+from objectives.data.names import dataset_slug
 
 SHORT = ("--engine", "inline", "--epochs", 1, "--confirm", 0, "--no-refit", "--trials", 2)
 
@@ -30,6 +33,15 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def assert_predicts(folder: Path, name: str) -> None:
+    """The model predicts four test images, each in a row of its own."""
+    shown = in_process("predict", f"{name}:0-3", "--workspace", folder)
+    assert shown.exit_code == 0, shown.output
+    rows = re.findall(rf"^{re.escape(name)}:([0-3]) .*\d\.\d{{4}}", shown.output, re.MULTILINE)
+    assert rows == ["0", "1", "2", "3"]
+    assert re.search(r"^[0-4] of 4 are correct$", shown.output, re.MULTILINE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("template", WRITERS)
 def test_it_is_searched_registered_and_predicted(folder: Path, tmp_path: Path, env: dict[str, str], template: str):
@@ -37,10 +49,9 @@ def test_it_is_searched_registered_and_predicted(folder: Path, tmp_path: Path, e
     name = template.format(tmp_path)
     result = search("--dataset", name, *SHORT, cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
-    assert "champion" in result.stdout
-    shown = in_process("predict", f"{name}:0-3", "--workspace", folder)
-    assert shown.exit_code == 0, shown.output
-    assert len(re.findall(rf"{re.escape(name)}:[0-3]\b", shown.output)) >= 4
+    model = dataset_slug(name)
+    assert f"registered: {model} version 1, alias champion (models:/{model}/1)" in result.stdout
+    assert_predicts(folder, name)
     beyond = in_process("predict", f"{name}:99", "--workspace", folder)
     assert f"{name} has test images 0 to 59; type for example {name}:0-24" in beyond.output
 
@@ -54,8 +65,10 @@ def test_a_model_of_another_size_predicts_images_of_its_size(
     name = name.format(tmp_path)
     result = search("--dataset", name, "--image-size", size, *SHORT, cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
-    shown = in_process("predict", f"{name}:0-3", "--workspace", folder)
-    assert shown.exit_code == 0, shown.output
+    assert f"{size}x{size} pixels" in result.stdout
+    assert_predicts(folder, name)
+    stored = [np.load(path, mmap_mode="r") for path in (tmp_path / "data").rglob("*-images.npy")]
+    assert [pixels.shape[2:] for pixels in stored] == [(size, size)] * 2
 
 
 @pytest.mark.slow

@@ -12,9 +12,7 @@ from objectives.base import DatasetError
 from objectives.data.folders.class_folders import ClassFolders, count_beside, list_classes
 from objectives.data.folders.listing import LeftOut, has_pictures, subfolders
 from objectives.data.folders.split_folders import SplitFolders, down, find_splits
-
-MIN_IMAGES_PER_CLASS = 5
-MAX_NAMES = 10
+from objectives.data.splits import MAX_NAMES, check_class_sizes, listed, missing_classes, origins, unknown_classes
 
 
 @dataclass(frozen=True)
@@ -63,28 +61,15 @@ class Contents:
     def origins(self) -> dict[str, str]:
         """Where each split comes from, for the user, such as `test: test/`."""
         whole = self.training.shown if self.has_splits else "the images"
-        proportion = f"{whole}, each class in proportion"
-        validation = self.validation.shown if self.validation else None
-        if self.test:
-            training = whole if validation else f"four fifths of {whole}"
-            return {
-                "training": training,
-                "validation": validation or f"a fifth of {proportion}",
-                "test": self.test.shown,
-            }
-        return {
-            "training": f"four fifths of {whole}" if validation else f"64% of {whole}",
-            "validation": validation or f"16% of {proportion}",
-            "test": f"a fifth of {proportion}",
-        }
+        validation, test = (part.shown if part else None for part in (self.validation, self.test))
+        return origins(whole, validation, test)
 
     def missing_classes(self) -> list[str]:
         """Sentences about classes that have no images in a held-out folder."""
         sentences = []
         for split, part in self.parts.items():
-            if missing := [name for name, files in part.files.items() if not files]:
-                several = f"{len(missing)} classes: " if len(missing) > 1 else "class "
-                sentences.append(f"the {split} folder {part.shown} has no images of {several}{_names(missing)}")
+            missing = [name for name, files in part.files.items() if not files]
+            sentences += missing_classes(f"the {split} folder {part.shown}", missing)
         return sentences
 
 
@@ -108,19 +93,10 @@ def list_contents(folder: Path) -> Contents:
 
 def check_counts(contents: Contents) -> None:
     """Raise DatasetError for classes with too few training images, and for a split without images."""
-    small = []
     training = contents.training
-    for name, files in training.files.items():
-        if (n := len(files)) < MIN_IMAGES_PER_CLASS:
-            reasons = "; ".join(training.left_out[name])
-            why = f" (left out: {reasons})" if reasons else ""
-            small.append(f"class {name!r} has {n} image{'' if n == 1 else 's'}{why}")
-    if small:
-        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
-        raise DatasetError(
-            f"folder:{contents.root}: {', '.join(small[:5])}{more}, and every class needs {MIN_IMAGES_PER_CLASS}; add "
-            f"images to the small classes in {str(training.folder)!r}, or remove them"
-        )
+    sizes = {name: len(files) for name, files in training.files.items()}
+    left_out = {name: "; ".join(reasons) for name, reasons in training.left_out.items()}
+    check_class_sizes(f"folder:{contents.root}", sizes, repr(str(training.folder)), left_out)
     for split, part in contents.parts.items():
         if not part.n_images:
             reasons = "; ".join(text for left_out in part.left_out.values() for text in left_out)
@@ -167,27 +143,13 @@ def _require_same_case(parts: Sequence[ClassFolders], training: ClassFolders) ->
 def _foreign(part: ClassFolders, training: ClassFolders, split: str) -> list[str]:
     """Sentences about classes that only a held-out split has. Raises DatasetError if there are no others."""
     foreign = {name: len(files) for name, files in part.files.items() if name not in training.files and files}
-    if not foreign:
-        return []
-    if not any(part.files.get(name) for name in training.files):
+    if foreign and not any(part.files.get(name) for name in training.files):
         raise DatasetError(
-            f"--dataset folder:{part.root}: no class of {part.shown} ({_names(list(foreign))}) is one of "
-            f"{training.shown} ({_names(list(training.files))}). Give the folders the names of the classes, or let "
+            f"--dataset folder:{part.root}: no class of {part.shown} ({listed(list(foreign))}) is one of "
+            f"{training.shown} ({listed(list(training.files))}). Give the folders the names of the classes, or let "
             f"the search split the training images: type --dataset {shlex.quote(f'folder:{training.folder}')}"
         )
-    n = sum(foreign.values())
-    shown = ", ".join(f"{name!r} ({count})" for name, count in list(foreign.items())[:MAX_NAMES])
-    more = f" and {len(foreign) - MAX_NAMES} more" if len(foreign) > MAX_NAMES else ""
-    return [
-        f"the {split} folder {part.shown} has {'a class' if len(foreign) == 1 else f'{len(foreign)} classes'} that "
-        f"{training.shown} lacks, and {n} image{'' if n == 1 else 's'} of {'it' if len(foreign) == 1 else 'them'} "
-        f"{'is' if n == 1 else 'are'} left out: {shown}{more}"
-    ]
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:MAX_NAMES]))
-    return f"{shown} and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else shown
+    return unknown_classes(f"the {split} folder {part.shown}", foreign, training.shown)
 
 
 def _alike(classes: Iterable[str]) -> tuple[str, ...]:
@@ -196,7 +158,7 @@ def _alike(classes: Iterable[str]) -> tuple[str, ...]:
     for name in classes:
         by_folded.setdefault(name.casefold(), []).append(name)
     return tuple(
-        f"the names of classes {_names(names)} differ only by case; if they are one class, put its images in one folder"
+        f"the names of classes {listed(names)} differ only by case; if they are one class, put its images in one folder"
         for names in by_folded.values()
         if len(names) > 1
     )

@@ -6,39 +6,25 @@ times of the files, so a folder that changed has another key.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import DatasetError, PictureError
 from objectives.data import arrays
+from objectives.data.arrays import Prepared
 from objectives.data.files.deep_pixels import range_in_use
 from objectives.data.files.image_files import is_heic, read_picture
+from objectives.data.files.resizing import MAX_SIDE_PX
 from objectives.data.folders.class_folders import printable
 from objectives.data.folders.contents import Contents, check_counts, list_contents
 from objectives.data.folders.decoding import MAX_COLOURED, Decoded, common_side_px, decode, stack
-from objectives.data.folders.duplicates import find_duplicates
-from objectives.data.folders.listing import N_EXAMPLES, examples
+from objectives.data.folders.listing import examples
 from objectives.data.folders.memory_check import MemoryCheck
-from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
+from objectives.data.splits import SPLIT_SEED, Labelled, pixel_digest, shuffled, stratified_split
 
-MAX_SIDE_PX = 64
-"""Pixels a side of the arrays, unless the user asks for more."""
 MAX_DAMAGED = 0.1
 """Share of the images that may be unreadable. More is a broken copy or download, and not to be trained on."""
-MAX_DUPLICATES = 1000
-"""Number of duplicates that are named."""
-
-
-class Prepared(NamedTuple):
-    """The arrays of a folder."""
-
-    path: Path
-    left_out: str | None
-    """A sentence for the user about the files that are not in the arrays."""
-    notes: Sequence[str] = ()
-    """Sentences for the user about what is odd in the folder as it is now. Those about pixels are in `About`."""
 
 
 def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
@@ -83,7 +69,7 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
         parts = contents.parts.items()
         head += f" splits {[part.shown for _, part in parts]}"
         groups = {f"{split}/{name}": files for split, part in parts for name, files in part.files.items()}
-    return f"{arrays.FOLDERS}/{arrays.cache_key(head, groups, contents.root)}"
+    return f"{arrays.USERS_ARRAYS}/{arrays.cache_key(head, groups, contents.root)}"
 
 
 def _describe_stored(contents: Contents, path: Path) -> Prepared:
@@ -147,33 +133,32 @@ def _store(
         "test": (stack(images, test, channels, side_px, value_range), labels[test]),
     }
     names = np.array([printable(path.relative_to(contents.root).as_posix()) for path in paths])
-    same = find_duplicates((parts["pool"][0], sizes[pool], names[pool]), (parts["test"][0], sizes[test], names[test]))
-    in_validation: list[str] = []
-    if contents.validation is not None:
-        train_images, validation_images = np.split(parts["pool"][0], [len(training)])
-        in_validation = find_duplicates(
-            (train_images, sizes[training], names[training]), (validation_images, sizes[validation], names[validation])
-        )
-    test_counts = np.bincount(labels[test], minlength=len(contents.classes)).tolist()
     about: arrays.About = {
         "classes": contents.classes,
         "skipped": [str(path.relative_to(contents.root)) for path in skipped],
         "n_cut": n_cut,
         "source": str(contents.root.resolve()),
-        "digest": arrays.digest(*parts["pool"]),
-        "n_test": len(test),
+        "n_train": None if contents.validation is None else len(training),
         "original_size": [round(side) for side in np.median(sizes[deciding], axis=0).tolist()],
+        "image_size": image_size,
         "value_range": value_range,
         "origins": contents.origins(),
-        "test_classes": dict(zip(contents.classes, test_counts, strict=True)),
-        "duplicates": same[:MAX_DUPLICATES],
-        "notes": [*_duplicates_in_validation(in_validation), *_many(len(same))],
     }
-    if contents.validation is not None:
-        about["n_train"] = len(training)
-    if image_size is not None:
-        about["image_size"] = image_size
-    return arrays.store(data_dir, name, parts, about)
+    digests: dict[arrays.Part, list[tuple[bytes, str]]] = {
+        "pool": _digests(parts["pool"][0], sizes[pool], names[pool]),
+        "test": _digests(parts["test"][0], sizes[test], names[test]),
+    }
+    return arrays.store(data_dir, name, parts, arrays.complete(about, parts, digests))
+
+
+def _digests(images: NDArray[np.uint8], sizes: NDArray[np.int64], names: NDArray[np.str_]) -> list[tuple[bytes, str]]:
+    """Digests and names of images (n, c, h, w). sizes: (h, w) of their files, shape (n, 2).
+
+    Prepared images are compared, not files: a file that was saved again without loss gives the same pixels, and no
+    file is read again. Two images are the same if their pixels and the sizes of their files agree.
+    """
+    digests = [pixel_digest(image, size.tobytes()) for image, size in zip(images, sizes, strict=True)]
+    return list(zip(digests, names.tolist(), strict=True))
 
 
 def _split(
@@ -188,23 +173,6 @@ def _split(
         kept, held_out = stratified_split(labels[training], round(len(training) / 5))
         training, test = training[kept], training[held_out]
     return training, validation, shuffled(test)  # files are sorted by class
-
-
-def _duplicates_in_validation(pairs: Sequence[str]) -> list[str]:
-    """A sentence about images that are in a validation folder and in the training folder."""
-    if not pairs:
-        return []
-    state = "1 validation image is" if len(pairs) == 1 else f"{len(pairs):,} validation images are"
-    more = ", ..." if len(pairs) > N_EXAMPLES else ""
-    shown = ", ".join(pairs[:N_EXAMPLES])
-    return [f"{state} among the training images as well, which flatters the validation score: {shown}{more}"]
-
-
-def _many(n_duplicates: int) -> list[str]:
-    """A sentence about more duplicates than are named."""
-    if n_duplicates <= MAX_DUPLICATES:
-        return []
-    return [f"{n_duplicates:,} test images are among the others too, of which {MAX_DUPLICATES:,} are named"]
 
 
 def _check_damage(contents: Contents, skipped: Sequence[Path]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError
 from objectives.data.files.memory import available_bytes
+from objectives.data.splits import listed
 
 SPLITS = {"train": "training", "training": "training", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev"), "validation"
@@ -24,14 +25,12 @@ SPLITS = {"train": "training", "training": "training", "test": "test", "testing"
 """Words in keys that name a split."""
 IMAGES = frozenset(("images", "image", "imgs", "x", "data", "pixels"))
 LABELS = frozenset(("labels", "label", "y", "targets", "target"))
-CLASSES = ("classes", "class_names", "label_names", "target_names", "names")
+CLASSES = ("classes", "class_names", "label_names", "target_names")
 """Keys of the names of the classes, by index."""
 LAYOUTS = (
     "train_images and train_labels, with val_images, val_labels, test_images and test_labels if there are any; x_train "
     "and y_train, with x_val, y_val, x_test and y_test if there are any; or images and labels"
 )
-N_KEYS = 12
-"""Number of keys that a message lists."""
 
 
 class Header(NamedTuple):
@@ -65,12 +64,17 @@ class Archive(NamedTuple):
     notes: list[str]
     """Sentences about arrays that are not used."""
 
+    @property
+    def name(self) -> str:
+        """The dataset's name, for messages."""
+        return f"npz:{self.path}"
+
     def read(self, key: str) -> NDArray[np.generic]:
         """Load an array. Raises DatasetError."""
         needed, available = self.headers[key].n_bytes, available_bytes()
         if available is not None and needed > available:
             raise DatasetError(
-                f"npz:{self.path}: {key} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; "
+                f"{self.name}: {key} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; "
                 "save smaller images, or images as uint8"
             )
         with reading(self.path), np.load(self.path, allow_pickle=False) as file:
@@ -93,18 +97,33 @@ def open_archive(path: Path) -> Archive:
         images, labels = roles.get((split, "images")), roles.get((split, "labels"))
         if images and labels:
             pair = Pair(images, labels)
-            _check(path, headers, pair)
+            _check_pair(path, headers, pair)
             if split == "training" or headers[images].shape[0]:
                 pairs[split] = pair
         elif split != "training" and (alone := images or labels):
             notes.append(f"{alone} has no {'labels' if images else 'images'} and is not used")
     if "training" not in pairs:
+        shapes = [f"{key} {header.shape}" for key, header in headers.items()]
         raise DatasetError(
-            f"npz:{path} holds {_listed(headers)}, and no images and labels by these names: {LAYOUTS}. Save it again, "
-            "for example with numpy.savez_compressed('images.npz', images=images, labels=labels)"
+            f"npz:{path} holds {listed(shapes, str) or 'no arrays'}, and no images and labels by these names: "
+            f"{LAYOUTS}. Save it again, for example with numpy.savez_compressed('images.npz', images=images, "
+            "labels=labels)"
         )
-    names = next((key for name in CLASSES for key in headers if key.lower() == name), None)
-    return Archive(path, headers, pairs["training"], pairs.get("validation"), pairs.get("test"), names, notes)
+    training = pairs["training"]
+    if unused := [roles["", role] for role in ("images", "labels") if ("", role) in roles]:
+        notes.append(f"not used beside {training.images} and {training.labels}: {', '.join(unused)}")
+    names = _class_names(path, headers, training, notes)
+    return Archive(path, headers, training, pairs.get("validation"), pairs.get("test"), names, notes)
+
+
+def _class_names(path: Path, headers: Mapping[str, Header], training: Pair, notes: list[str]) -> str | None:
+    """The key of the names of the classes. Raises DatasetError."""
+    for key in (key for name in CLASSES for key in headers if key.lower() == name):
+        if headers[key].shape[:1] != headers[training.images].shape[:1]:  # a class has several images
+            _refuse_objects(path, headers, key, f"{key}.astype(str)")
+            return key
+        notes.append(f"{key} is not used: it has an entry for each image, not for each class")
+    return None
 
 
 @contextlib.contextmanager
@@ -161,17 +180,12 @@ def _roles(path: Path, headers: Mapping[str, Header]) -> dict[tuple[str, str], s
     return roles
 
 
-def _check(path: Path, headers: Mapping[str, Header], pair: Pair) -> None:
+def _check_pair(path: Path, headers: Mapping[str, Header], pair: Pair) -> None:
     """Raise DatasetError for arrays of objects, and for images and labels that do not belong together."""
     images, labels = headers[pair.images], headers[pair.labels]
-    for key, dtype, advice in (
-        (pair.images, images.dtype, f"numpy.stack([numpy.asarray(x, 'uint8') for x in {pair.images}])"),
-        (pair.labels, labels.dtype, f"{pair.labels}.astype(str)"),
-    ):
-        if dtype.hasobject:
-            raise DatasetError(
-                f"npz:{path}: {key} holds Python objects, and loading those could run code; save {advice} instead"
-            )
+    as_bytes = f"numpy.stack([numpy.asarray(x, 'uint8') for x in {pair.images}])"
+    _refuse_objects(path, headers, pair.images, as_bytes)
+    _refuse_objects(path, headers, pair.labels, f"{pair.labels}.astype(str)")
     if not images.shape or not labels.shape or images.shape[0] != labels.shape[0]:
         raise DatasetError(
             f"npz:{path}: {pair.images} has the shape {images.shape} and {pair.labels} {labels.shape}; there must be "
@@ -179,10 +193,8 @@ def _check(path: Path, headers: Mapping[str, Header], pair: Pair) -> None:
         )
 
 
-def _listed(headers: Mapping[str, Header]) -> str:
-    """Keys with the shapes of their arrays, for a message."""
-    if not headers:
-        return "no arrays"
-    listed = [f"{key} {header.shape}" for key, header in headers.items()]
-    more = f" and {len(listed) - N_KEYS} more" if len(listed) > N_KEYS else ""
-    return ", ".join(listed[:N_KEYS]) + more
+def _refuse_objects(path: Path, headers: Mapping[str, Header], key: str, advice: str) -> None:
+    if headers[key].dtype.hasobject:
+        raise DatasetError(
+            f"npz:{path}: {key} holds Python objects, and loading those could run code; save {advice} instead"
+        )

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from objectives.base import DatasetError
 
+MAX_FLOAT = 2**53
+"""From here on floats do not tell all whole numbers apart."""
+
 Labels = NDArray[np.generic]
 """Integers or texts, shape (n,)."""
 
@@ -27,11 +30,11 @@ def refuse_several(where: str, key: str, values: Labels) -> None:
     """Raise DatasetError for labels that are one-hot, or that give an image several classes."""
     if values.ndim != 2 or values.shape[1] < 2:
         return
-    found = f"{where}: {key} has the shape {values.shape}"
+    head = f"{where}: {key} has the shape {values.shape}"
     if values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all():
-        raise DatasetError(f"{found}, one column for each class; save {key}.argmax(1) instead")
+        raise DatasetError(f"{head}, one column for each class; save {key}.argmax(1) instead")
     raise DatasetError(
-        f"{found}, and images with several labels cannot be searched; save one label for each image, for example one "
+        f"{head}, and images with several labels cannot be searched; save one label for each image, for example one "
         f"column, {key}[:, 0], or the largest, {key}.argmax(1)"
     )
 
@@ -44,11 +47,12 @@ def _plain(where: str, key: str, values: Labels) -> Labels:
         return values.astype(np.int64)
     if kind == "f":
         numbers = values.astype(np.float64)
-        if not (np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all()):
-            odd = numbers[~np.isfinite(numbers) | (numbers != np.rint(numbers))][0]
+        is_label = (np.abs(numbers) < MAX_FLOAT) & (numbers == np.rint(numbers))
+        if not is_label.all():
             raise DatasetError(
-                f"{where}: {key} holds the number {odd:g}, and labels are whole numbers or texts; for classes that you "
-                f"made of numbers, save their index, for example numpy.digitize({key}, limits)"
+                f"{where}: {key} holds the number {numbers[~is_label][0]:g}, and labels are whole numbers, as floats "
+                "below 2**53, or texts; for classes that you made of numbers, save their index, for example "
+                f"numpy.digitize({key}, limits)"
             )
         values, kind = numbers.astype(np.int64), "i"
     if kind not in "iuU":
@@ -62,10 +66,13 @@ def _plain(where: str, key: str, values: Labels) -> Labels:
 
 
 def class_names(where: str, labels: Labels, names_key: str | None, names: Labels | None) -> Sequence[str]:
-    """Names of the sorted distinct labels of training. `names`: by index, from the file. Raises DatasetError."""
-    if names is None or labels.dtype.kind == "U":
+    """Names of the sorted distinct labels of training. `names`: from the file, by index, or the labels themselves.
+
+    Raises DatasetError.
+    """
+    if names is None or labels.dtype.kind == "U" or np.array_equal(names, labels):
         return [str(label) for label in labels.tolist()]
-    texts = _plain(where, str(names_key), names)
+    texts = _plain(where, str(names_key), names.astype(str) if names.dtype.kind in "iu" else names)
     if texts.ndim != 1 or texts.dtype.kind != "U" or len(set(texts.tolist())) < len(texts):
         raise DatasetError(
             f"{where}: {names_key} must hold different texts, shape (k,); found {names.dtype} of shape {names.shape}"

@@ -47,9 +47,9 @@ class Shape(NamedTuple):
 
 def shape_of(where: str, key: str, shape: tuple[int, ...]) -> Shape:
     """Find the axes of images from the shape of an array. Raises DatasetError."""
-    found = f"{where}: {key} has the shape {shape}"
+    head = f"{where}: {key} has the shape {shape}"
     if 0 in shape[1:]:
-        raise DatasetError(f"{found}, so its images are empty")
+        raise DatasetError(f"{head}, so its images are empty")
     if len(shape) == 3:
         return Shape(1, shape[1], shape[2])
     if len(shape) == 4:
@@ -59,13 +59,13 @@ def shape_of(where: str, key: str, shape: tuple[int, ...]) -> Shape:
             return Shape(*shape[1:])
         if shape[3] == 4 or shape[1] == 4:
             alpha = f"{key}[..., :3]" if shape[3] == 4 else f"{key}[:, :3]"
-            raise DatasetError(f"{found}: four channels, the last perhaps transparency; save {alpha} instead")
+            raise DatasetError(f"{head}: four channels, the last perhaps transparency; save {alpha} instead")
     advice = "they must have the shape (n, h, w), (n, h, w, 3) or (n, 3, h, w)"
     if len(shape) == 2:
         side = isqrt(shape[1])
         height, width = (side, side) if side * side == shape[1] else ("h", "w")
         advice += f"; for rows of pixels, save {key}.reshape(-1, {height}, {width})"
-    raise DatasetError(f"{found}, which is not that of images; {advice}")
+    raise DatasetError(f"{head}, which is not that of images; {advice}")
 
 
 def channels_first(images: Values) -> Values:
@@ -76,15 +76,15 @@ def channels_first(images: Values) -> Values:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The values of images."""
+class ValueLimits:
+    """The smallest and the largest value of images."""
 
     low: float
     high: float
     is_whole: bool
 
 
-def measure(where: str, selected: Selected) -> Found:
+def measure(where: str, selected: Selected) -> ValueLimits:
     """Find the smallest and the largest value. Raises DatasetError for values that cannot be pixels."""
     key, kind = selected.key, selected.values.dtype.kind
     if kind not in "buif":
@@ -98,7 +98,7 @@ def measure(where: str, selected: Selected) -> Found:
                 "with such values"
             )
         is_whole = is_whole and (kind != "f" or bool((chunk == np.rint(chunk)).all()))
-    return Found(low, high, is_whole)
+    return ValueLimits(low, high, is_whole)
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class Scale:
     @classmethod
     def of(cls, where: str, pool: Sequence[Selected]) -> "Scale":
         """Find the scale of a pool of images. Raises DatasetError."""
-        found = [measure(where, part) for part in pool]
-        low, high = min(part.low for part in found), max(part.high for part in found)
+        limits = [measure(where, part) for part in pool]
+        low, high = min(part.low for part in limits), max(part.high for part in limits)
         if low >= -TOLERANCE and high <= 1 + TOLERANCE:
             return cls("unit")
-        is_whole = all(part.is_whole for part in found)
+        is_whole = all(part.is_whole for part in limits)
         if is_whole and low >= 0 and high <= 255:
             return cls("bytes")
         if low >= 0 and all(part.values.dtype.kind in "ui" for part in pool):
@@ -130,15 +130,19 @@ class Scale:
             f"({from_zero} * (255 / {high - low:g})).round().astype('uint8')"
         )
 
-    def check(self, where: str, other: Selected, pool: Selected) -> None:
-        """Raise DatasetError if images of another split cannot have this scale."""
-        found = measure(where, other)
+    def check(self, where: str, test: Selected, training_key: str) -> None:
+        """Raise DatasetError if test images cannot have this scale."""
+        limits = measure(where, test)
         top = {"unit": 1 + TOLERANCE, "bytes": 255.0, "deep": np.inf}[self.kind]
-        if found.low < -TOLERANCE or found.high > top or (self.kind != "unit" and not found.is_whole):
-            allowed = {"unit": "[0, 1]", "bytes": "the whole numbers 0 to 255", "deep": "whole numbers"}[self.kind]
+        if limits.low < -TOLERANCE or limits.high > top or (self.kind != "unit" and not limits.is_whole):
+            allowed = {"unit": "[0, 1]", "bytes": "the whole numbers 0 to 255", "deep": "the whole numbers from 0"}[
+                self.kind
+            ]
+            is_part = test.key == training_key
+            place, others = (f"the test part of {test.key}", "the rest") if is_part else (test.key, training_key)
             raise DatasetError(
-                f"{where}: {other.key} holds values from {found.low:g} to {found.high:g}, and those of {pool.key} are "
-                f"in {allowed}; scale both alike and save them as uint8"
+                f"{where}: {place} holds values from {limits.low:g} to {limits.high:g}, and those of {others} are in "
+                f"{allowed}; scale both alike and save them as uint8"
             )
 
     def to_bytes(self, images: Values) -> NDArray[np.uint8]:

@@ -62,7 +62,7 @@ def remove(entries: Sequence[StoredArrays]) -> list[str]:
 
 def _places(data_dir: Path) -> Iterator[Path]:
     for base in arrays.base_folders(data_dir):
-        for path in (*(base / arrays.FOLDERS).glob("*"), *(base / "arrays").glob(".*"), *base.glob(".download-*")):
+        for path in (*(base / arrays.USERS_ARRAYS).glob("*"), *(base / "arrays").glob(".*"), *base.glob(".download-*")):
             if path.is_dir() and not path.is_symlink():
                 yield path
 

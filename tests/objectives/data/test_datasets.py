@@ -95,10 +95,10 @@ def test_digits_need_no_download(tmp_path: Path) -> None:
         ("CIFAR", "Did you mean cifar10 or cifar100\\? Type --dataset cifar10$"),
         ("emnist", "Did you mean emnist-letters or emnist-balanced or .*\\? Type --dataset emnist-letters$"),
         ("pets.npz", "Did you mean npz:pets.npz\\? Type --dataset npz:pets.npz$"),
-        ("npz:", "names no file; .* type for example --dataset npz:images.npz$"),
+        ("npz:", "lacks a file name; .* type for example --dataset npz:images.npz$"),
         ("mnits", "no dataset 'mnits'; allowed: mnist, .*npz:FILE. Did you mean mnist\\? Type --dataset mnist$"),
         ("MNIST", "Did you mean mnist\\? Type --dataset mnist$"),
-        ("folder:", "names no folder"),
+        ("folder:", "lacks a folder name"),
         (
             "imagenet-21k",
             "allowed: mnist, fashion-mnist, kmnist, cifar10, .*, usps, qmnist, digits, folder:PATH, npz:FILE$",

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -200,6 +201,7 @@ def test_large_images_are_shrunk(file: Path) -> None:
     data = load(file)
     assert (data.size, data.original_size) == ((64, 48), (128, 96))
     assert load(file, 128).size == (128, 128)
+    assert load(file, 128).original_size == (128, 96)
     assert load(file, 32).digest != data.digest
     assert load_test_split(f"npz:{file}", file.parent / "data", 32)[0].shape == (N_TEST, 1, 32, 32)
 
@@ -225,8 +227,20 @@ def test_classes_are_those_of_training(file: Path) -> None:
     assert data.test_classes == {"1": 20, "2": 0, "5": 20}
     assert load_test(file)[1][:4].tolist() == [0, 2, 0, 2]
     assert data.notes == [
-        "20 images of test_images are left out, because training lacks their labels (9)",
-        "test_images has no images of class 2",
+        "images of classes that train_images lacks are left out of test_images: '9' (20)",
+        "test_images has no images of class '2'",
+    ]
+
+
+def test_many_classes_that_splits_lack_are_counted(file: Path) -> None:
+    labels = np.arange(N_TRAIN) % 30
+    write_medmnist(file, train_labels=labels, val_labels=labels[:N_TEST] % 10, test_labels=labels[:N_TEST] % 15 + 20)
+    assert load(file).notes == [
+        "val_images has no images of 20 classes: "
+        "'10', '11', '12', '13', '14', '15', '16', '17', '18', '19' and 10 more",
+        "images of classes that train_images lacks are left out of test_images: "
+        "'30' (4), '31' (4), '32' (4), '33' (4), '34' (4)",
+        "test_images has no images of 20 classes: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9' and 10 more",
     ]
 
 
@@ -234,6 +248,37 @@ def test_classes_are_those_of_training(file: Path) -> None:
 def test_names_of_classes(file: Path, key: str) -> None:
     write_medmnist(file, **{key: np.array(["ant", "bee", "cow", "dog"])})
     assert load(file).classes == ("ant", "bee", "cow")
+
+
+def test_names_of_classes_may_be_numbers(file: Path) -> None:
+    write_medmnist(file, classes=np.arange(3) + 10)
+    assert load(file).classes == ("10", "11", "12")
+    labels = np.array([1, 2, 5])[np.arange(N_TRAIN) % 3]
+    held_out = {"val_labels": labels[:N_TEST], "test_labels": labels[:N_TEST]}
+    write_medmnist(file, train_labels=labels, **held_out, classes=np.unique(labels))
+    assert load(file).classes == ("1", "2", "5")
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_names_of_images_are_not_those_of_classes(file: Path, dtype: type) -> None:
+    names = np.array([f"img{n}.png" for n in range(N_TRAIN)], dtype)
+    write_medmnist(file, names=names)
+    data = load(file)
+    assert (data.classes, data.notes) == (("0", "1", "2"), [])
+    write_medmnist(file, classes=names)
+    data = load(file)
+    assert data.classes == ("0", "1", "2")
+    assert data.notes == ["classes is not used: it has an entry for each image, not for each class"]
+    write_medmnist(file, classes=names, class_names=np.array(["ant", "bee", "cow"]))
+    assert load(file).classes == ("ant", "bee", "cow")
+
+
+def test_a_second_pair_is_not_used(file: Path) -> None:
+    pixels, labels = images(100, (20, 20), 2)
+    write_npz(file, x_train=pixels, y_train=labels, images=pixels[:50], labels=labels[:50])
+    data = load(file)
+    assert (len(data.images), data.n_test) == (80, 20)
+    assert data.notes == ["not used beside x_train and y_train: images, labels"]
 
 
 @pytest.mark.parametrize(
@@ -267,8 +312,20 @@ def test_images_in_both_splits_are_named(file: Path) -> None:
     write_medmnist(file, train_images=train, val_images=val, test_images=test)
     assert load(file).duplicates == [
         "train_images[12] = test_images[3]",
-        "val_images[8] = test_images[5]",
         "train_images[12] = test_images[9]",
+        "val_images[8] = test_images[5]",
+    ]
+
+
+def test_images_in_training_and_validation_are_named(file: Path) -> None:
+    train, val = images(N_TRAIN, (28, 28), 3)[0], images(N_TEST, (28, 28), 3, 1)[0]
+    val[4] = train[7]
+    write_medmnist(file, train_images=train, val_images=val)
+    data = load(file)
+    assert data.duplicates == []
+    assert data.notes == [
+        "1 validation image is among the training images as well, which flatters the validation score: "
+        "train_images[7] = val_images[4]"
     ]
 
 
@@ -277,7 +334,7 @@ def test_many_duplicates_are_counted(file: Path) -> None:
     write_npz(file, images=pixels, labels=labels)
     data = load(file)
     assert len(data.duplicates or ()) == 1_000
-    assert data.notes == ["1,200 test images are also in the pool, of which the first 1,000 are listed"]
+    assert data.notes == ["1,200 test images are among the others too, of which 1,000 are named"]
 
 
 # --- what cannot be used ---
@@ -320,10 +377,15 @@ SAVE = r"numpy\.savez_compressed"
         ({"labels": np.zeros(N_TRAIN, int)}, "labels holds one class only, '0'; a search needs images of two classes"),
         (
             {"labels": np.arange(N_TRAIN)},
-            "class '0' has 1, .* and 295 more classes have too few, and every class needs 5",
+            "class '0' has 1 image, .* and 295 more classes have too few, and every class needs 5",
         ),
         ({"labels": np.arange(N_TRAIN) % 3, "classes": np.array(["a", "b"])}, "classes names 2 .* a label 2; add its"),
-        ({"labels": np.arange(N_TRAIN) % 3, "classes": np.arange(3)}, "classes must hold different texts"),
+        ({"labels": np.arange(N_TRAIN) % 3, "classes": np.zeros((3, 2))}, "classes must hold different texts"),
+        (
+            {"labels": np.full(N_TRAIN, 1e30)},
+            r"labels holds the number 1e\+30, .* whole numbers, as floats below 2\*\*53",
+        ),
+        ({"labels": np.full(N_TRAIN, -np.inf)}, "labels holds the number -inf"),
         ({"labels": np.arange(N_TRAIN) % 3, "classes": np.array(["a", "a", "b"])}, "classes must hold different texts"),
     ],
 )
@@ -351,6 +413,14 @@ def test_what_cannot_be_used_is_said_with_the_way_out(file: Path, replaced: dict
             r"test_images holds values from 0\.5 to 0\.5.* whole numbers",
         ),
         ({"test_images": np.full((N_TEST, 28, 28), 300)}, r"test_images holds values from 300 to 300"),
+        (
+            {
+                "train_images": np.full((N_TRAIN, 28, 28), 999),
+                "val_images": None,
+                "test_images": np.full((N_TEST, 28, 28), -1),
+            },
+            r"from -1 to -1, and those of train_images are in the whole numbers from 0; scale both alike",
+        ),
         ({"test_images": np.full((N_TEST, 28, 28), np.nan)}, r"test_images holds values that are not finite"),
         ({"test_labels": np.full(N_TEST, 8)}, r"no label of test_labels occurs in train_labels"),
         ({"test_labels": np.full(N_TEST, "cat")}, r"test_labels and train_labels must both hold texts"),
@@ -361,6 +431,51 @@ def test_splits_that_do_not_fit_are_refused(file: Path, replaced: dict[str, obje
     write_medmnist(file, **replaced)
     with pytest.raises(DatasetError, match=says):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "value", "says"),
+    [
+        ("int64", 1, 300, "from 300 to 300, and those of the rest are in the whole numbers 0 to 255; scale both alike"),
+        ("int64", 1, -7, "from -7 to -7, and those of the rest"),
+        ("float64", 1, 12.5, "from 12.5 to 12.5, and those of the rest"),
+        ("float64", 255, 1.5, r"from 1.5 to 1.5, and those of the rest are in \[0, 1\]"),
+        ("uint16", 1, 300, "from 300 to 300"),
+    ],
+)
+def test_values_of_the_test_part_are_checked(file: Path, dtype: str, scale: float, value: float, says: str) -> None:
+    plain, labels = images(N_TRAIN, (16, 16), 3)
+    pixels = (plain / scale).astype(dtype)
+    write_npz(file, images=pixels, labels=labels)
+    load(file)
+    test = {image.tobytes() for image in load_test(file)[0]}
+    pixels[[image.tobytes() in test for image in plain]] = value
+    write_npz(file, images=pixels, labels=labels)
+    with pytest.raises(DatasetError, match=f"the test part of images holds values {says}"):
+        load(file)
+
+
+def test_a_nan_in_the_test_part_is_refused(file: Path) -> None:
+    pixels, labels = images(N_TRAIN, (16, 16), 3)
+    write_npz(file, images=pixels, labels=labels)
+    load(file)
+    test = {image.tobytes() for image in load_test(file)[0]}
+    floats = np.where(np.array([image.tobytes() in test for image in pixels])[:, None, None], np.nan, pixels)
+    write_npz(file, images=floats, labels=labels)
+    with pytest.raises(DatasetError, match="images holds values that are not finite"):
+        load(file)
+
+
+def test_arrays_of_the_pool_are_freed_before_the_test_images_are_read(file: Path) -> None:
+    pixels = np.zeros((4_000, 32, 32))
+    pixels[::2] = 0.5
+    labels = np.arange(len(pixels)) % 2
+    write_npz(file, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    tracemalloc.start()
+    load(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pixels.nbytes < peak < 1.7 * pixels.nbytes
 
 
 class Evil:
@@ -374,11 +489,16 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    ("key", "advice"), [("labels", r"labels\.astype\(str\)"), ("images", r"numpy\.stack\(\[numpy\.asarray\(x, 'uint8'")]
+    ("key", "n", "advice"),
+    [
+        ("labels", N_TRAIN, r"labels\.astype\(str\)"),
+        ("images", N_TRAIN, r"numpy\.stack\(\[numpy\.asarray\(x, 'uint8'"),
+        ("classes", 3, r"classes\.astype\(str\)"),
+    ],
 )
-def test_objects_are_not_loaded(file: Path, tmp_path: Path, key: str, advice: str) -> None:
-    values = np.empty(N_TRAIN, object)
-    values[:] = [Evil(tmp_path / "ran") for _ in range(N_TRAIN)]
+def test_objects_are_not_loaded(file: Path, tmp_path: Path, key: str, n: int, advice: str) -> None:
+    values = np.empty(n, object)
+    values[:] = [Evil(tmp_path / "ran") for _ in range(n)]
     write_plain(file, **{key: values})
     with pytest.raises(
         DatasetError, match=f"{key} holds Python objects, and loading those could run code; save {advice}"
