@@ -59,7 +59,7 @@ class About(TypedDict):
     source: NotRequired[str]
     """The folder or file of the images."""
     digest: NotRequired[str]
-    """As `digest` computes it for the pool."""
+    """As `digest` computes it for the pool, or `split_digest` if the source has splits."""
     n_test: NotRequired[int]
     n_train: NotRequired[int | None]
     """Number of training images, which come first in the pool. None if the source has no validation split."""
@@ -80,9 +80,16 @@ class About(TypedDict):
 
 
 def complete(
-    about: About, parts: Mapping[Part, Labelled], digests: Mapping[Part, Sequence[tuple[bytes, str]]]
+    about: About,
+    parts: Mapping[Part, Labelled],
+    digests: Mapping[Part, Sequence[tuple[bytes, str]]],
+    *,
+    has_splits: bool,
 ) -> About:
-    """Add counts and duplicates. digests: of the images of each part, with their names."""
+    """Add counts, a digest and duplicates. digests: of the images of each part, with their names.
+
+    `has_splits`: whether the source has a validation or a test split, which then belongs to the digest.
+    """
     (_, labels), pool, n_train = parts["test"], digests["pool"], about.get("n_train")
     same, notes = find_duplicates(pool, digests["test"]), list(about.get("notes", ()))
     if n_train is not None and (pairs := find_duplicates(pool[:n_train], pool[n_train:])):
@@ -97,7 +104,7 @@ def complete(
     counts = np.bincount(labels, minlength=len(about["classes"])).tolist()
     return {
         **about,
-        "digest": digest(*parts["pool"]),
+        "digest": split_digest(parts, n_train) if has_splits else digest(*parts["pool"]),
         "n_test": len(labels),
         "test_classes": dict(zip(about["classes"], counts, strict=True)),
         "duplicates": same[:MAX_DUPLICATES],
@@ -134,6 +141,12 @@ def digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     content.update(images.data)
     content.update(labels.data)
     return content.hexdigest()[:32]
+
+
+def split_digest(parts: Mapping[Part, Labelled], n_train: int | None) -> str:
+    """Like `digest`, over the pool, the test part and the number of training images."""
+    content = repr((digest(*parts["pool"]), digest(*parts["test"]), n_train))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def find(data_dir: Path, name: str) -> Path | None:

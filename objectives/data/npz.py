@@ -115,7 +115,8 @@ def _store(data_dir: Path, name: str, file: Path, image_size: int | None) -> Pat
         "notes": archive.notes,
     }
     digests: dict[arrays.Part, list[tuple[bytes, str]]] = {"pool": pool_digests, "test": test_digests}
-    return arrays.store(data_dir, name, parts, arrays.complete(about, parts, digests))
+    has_splits = contents.validation is not None or contents.has_own_test
+    return arrays.store(data_dir, name, parts, arrays.complete(about, parts, digests, has_splits=has_splits))
 
 
 def _shape(archive: Archive) -> Shape:

@@ -40,6 +40,8 @@ def test_it_is_searched_registered_and_predicted(tmp_path: Path):
     result = search("predict", "folder:pets:0-10", cwd=tmp_path, env=env)
     assert "11 of 11 are correct" in result.stdout
     assert STORED_SPLIT in result.stdout
+    result = search(*words, cwd=tmp_path, env=env)
+    assert "its images or splits have changed" in result.stderr
 
     words = ("--dataset", "folder:pets/test/dark/dark-1.png", "--trials", 1)
     result = search(*words, cwd=tmp_path, env=env)

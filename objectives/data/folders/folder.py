@@ -148,7 +148,9 @@ def _store(
         "pool": _digests(parts["pool"][0], sizes[pool], names[pool]),
         "test": _digests(parts["test"][0], sizes[test], names[test]),
     }
-    return arrays.store(data_dir, name, parts, arrays.complete(about, parts, digests))
+    has_splits = contents.validation is not None or contents.test is not None
+    about = arrays.complete(about, parts, digests, has_splits=has_splits)
+    return arrays.store(data_dir, name, parts, about)
 
 
 def _digests(images: NDArray[np.uint8], sizes: NDArray[np.int64], names: NDArray[np.str_]) -> list[tuple[bytes, str]]:

@@ -409,6 +409,20 @@ def test_arrays_of_a_split_folder_serve_a_model_after_changes(tmp_path: Path) ->
     (again, _), is_changed = load_test_split_of(f"folder:{pets}", tmp_path / "data", digest)
     assert is_changed
     assert np.array_equal(again, images)
+    assert loaded(pets).digest != digest  # with the same pool
+    (again, _), is_changed = load_test_split_of(f"folder:{pets}", tmp_path / "data", digest)
+    assert is_changed
+    assert np.array_equal(again, images)
+
+
+def test_another_boundary_between_the_same_images_is_another_dataset(tmp_path: Path) -> None:
+    pets = make_splits(tmp_path / "pets", {"train": {"cat": 8, "dog": 8}, "val": {"cat": 2, "dog": 2}})
+    before = loaded(pets)
+    last = sorted((pets / "train" / "dog").iterdir())[-1]
+    last.rename(pets / "val" / "dog" / f"00{last.name}")
+    after = loaded(pets)
+    assert len(after.images) + (after.n_test or 0) == len(before.images) + (before.n_test or 0)
+    assert after.digest != before.digest
 
 
 def test_what_is_said_is_said_again(tmp_path: Path) -> None:
