@@ -207,7 +207,7 @@ def predict(image: Sequence[str], model: str | None, show: Path | None, config: 
 
     require_store(config)
     require_readable(image)
-    read = partial(load, model) if model else partial(load_for, image)
+    read = partial(load_for, image) if model is None else partial(load, model)
     predictor = read(workspace=config.workspace, tracking_uri=config.tracking_uri)
     predictions = classify(predictor, image, config.data_dir)
     print_predictions(str(predictor), predictions)
