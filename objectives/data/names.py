@@ -39,7 +39,7 @@ def parse_name(name: str) -> tuple[str, Path | None]:
 
 def _near(name: str) -> Sequence[str]:
     """Names that the user may have meant."""
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return [f"folder:{name}"]
     if name.lower().endswith(".npz"):
         return [f"npz:{name}"]

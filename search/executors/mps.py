@@ -1,7 +1,7 @@
 """CUDA MPS, NVIDIA's Multi-Process Service: the kernels of several processes run on a GPU at the same time.
 
-Without it processes take turns. On an H100 8 workers together trained 0.9 times as fast as one; with it 2.5 to 3.7
-times (MNIST, pulls a second, torch 2.11, 16 cores). Source: https://docs.nvidia.com/deploy/mps
+Without it processes take turns. On an H100 4 workers together trained as fast as one without it; with it 8 workers
+trained 2.2 to 3.8 times as fast (MNIST, steps a second, torch 2.11, 16 cores; docs/benchmarks.md). Source: https://docs.nvidia.com/deploy/mps
 """
 
 import contextlib

@@ -157,7 +157,7 @@ def check_error(place: Path, words: list[str], status: int, message: str) -> Non
     assert contents(place) == before
 
 
-SLOW = ("newer mlflow", "no GPU")  # they load MLflow and torch
+SLOW = ("newer mlflow", "no GPU", "too small")  # they load MLflow and torch
 
 
 @pytest.mark.parametrize(

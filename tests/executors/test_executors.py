@@ -250,6 +250,7 @@ def test_a_worker_that_ends_itself_is_told_with_its_own_status(local: LocalExecu
     assert event.reason.endswith("goodbye \\x1b[31m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.FixtureRequest):
     executor: Executor = request.getfixturevalue(engine)

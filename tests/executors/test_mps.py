@@ -106,6 +106,7 @@ def test_no_daemon_is_started_without_an_nvidia_gpu(machine: Machine, monkeypatc
     assert (sharing.is_on, sharing.problem, machine.daemon) == (False, None, None)
 
 
+@pytest.mark.slow
 def test_a_daemon_ends_where_torch_can_use_no_gpu(machine: Machine):
     with closing(LocalExecutor(TOY, "auto", jobs=3)) as executor:
         assert executor.ready() == ["cpu"] * 3

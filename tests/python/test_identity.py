@@ -149,6 +149,7 @@ def test_only_what_has_no_name_gets_an_identity():
     assert spec_of(functools.partial(width, size=3)).identity is not None
 
 
+@pytest.mark.slow
 def test_a_loop_over_arguments_needs_studies_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     results = [search.run(functools.partial(width, size=1), trials=n, **QUICK) for n in (1, 2)]

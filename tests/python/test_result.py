@@ -41,6 +41,7 @@ def test_a_result_says_what_optuna_says(here: Path):
             getattr(result, name)
 
 
+@pytest.mark.slow
 def test_a_result_is_found_from_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch):
     stores = {"storage": "sqlite:///own.db", "tracking_uri": "sqlite:///tracked.db", "workspace": "stored"}
     result = search.run(toy.Toy, trials=2, **stores, **QUICK)

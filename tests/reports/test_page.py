@@ -160,6 +160,7 @@ def test_failures_are_grouped_by_kind():
     assert kinds[0]["messages"][0][1] == "#0, #1, #2"
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_stay_small(tmp_path):
     page = written(finished(a_study(mixed(1_000))), tmp_path)
     assert "Drawn from 90 of" in page

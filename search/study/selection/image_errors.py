@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 def score_intervals(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> tuple[Score, ...]:
     """Return every metric of class probabilities (n, k) for true classes (n,), with its 95% interval.
 
-    A metric without a finite value, because of a probability that is none, is left out.
+    A metric without a finite value, because a probability is NaN, is left out.
     """
     values, confusion = scores(labels, probabilities), confusion_matrix(labels, probabilities)
     intervals = {

@@ -221,6 +221,7 @@ for image_size in map(int, sys.argv[3:]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory is free")
 def test_more_images_than_fit_in_memory_are_refused_with_a_size(tmp_path: Path) -> None:
     """3,000 images of one red pixel would fill 0.45 GB with 224 pixels a side."""

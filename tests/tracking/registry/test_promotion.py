@@ -149,6 +149,7 @@ def test_a_better_version_takes_the_alias_and_a_worse_one_is_explained(store: ml
     assert (aliases(store), previous(store)) == (("6", "5"), "2")
 
 
+@pytest.mark.slow
 def test_searches_respect_promotions_and_rollbacks_by_a_user(store: mlflow.MlflowClient):
     for score in (0.9, 0.95, 0.8):
         register(store, score)
@@ -179,6 +180,7 @@ def test_a_better_version_that_a_user_passed_over_is_explained(store: mlflow.Mlf
     assert register(store, 0.85) == ""
 
 
+@pytest.mark.slow
 def test_a_worse_version_promoted_on_the_page_stays(store: mlflow.MlflowClient):
     for score in (0.9, 0.95, 0.8):
         add(store, score)

@@ -357,6 +357,7 @@ def test_a_winner_is_scored_on_the_test_split_from_its_weights_alone(digits: Ima
     assert math.isfinite(score.loss)
 
 
+@pytest.mark.slow
 def test_a_worker_computes_without_slow_denormal_numbers_and_the_compiler_and_alone_on_all_its_cores():
     program = """
         import sys
