@@ -1,7 +1,8 @@
 """CUDA MPS, NVIDIA's Multi-Process Service: the kernels of several processes run on a GPU at the same time.
 
-Without it processes take turns. On an H100 4 workers together trained as fast as one without it; with it 8 workers
-trained 2.2 to 3.8 times as fast (MNIST, steps a second, torch 2.11, 16 cores; docs/benchmarks.md). Source: https://docs.nvidia.com/deploy/mps
+Without it processes take turns, and on an H100 four workers together trained as fast as one. With it eight trained 2.2
+to 3.8 times as fast (MNIST, steps a second, torch 2.11, 16 cores; docs/benchmarks.md).
+Source: https://docs.nvidia.com/deploy/mps
 """
 
 import contextlib
