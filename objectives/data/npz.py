@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from objectives.base import DatasetError
 from objectives.data import arrays, splits
 from objectives.data.arrays import Prepared
-from objectives.data.files.resizing import fit_all, usual_size
+from objectives.data.files.resizing import empty_images, fit_all, usual_size
 from objectives.data.formats.npz_file import Archive, Pair, open_archive
 from objectives.data.formats.npz_labels import Labels, class_names, labels_of, refuse_several
 from objectives.data.formats.npz_pixels import Scale, Selected, Shape, shape_of
@@ -202,7 +202,7 @@ def _convert_all(archive: Archive, contents: _Contents, size: tuple[int, int]) -
 
 def _convert(parts: Sequence[Selected], scale: Scale, size: tuple[int, int]) -> _Converted:
     n, channels = sum(len(part.index) for part in parts), next(parts[0].chunks()).shape[1]
-    converted = np.empty((n, channels, *size), np.uint8)
+    converted = empty_images(n, channels, size)
     digests: list[bytes] = []
     names = (f"{part.key}[{number}]" for part in parts for number in part.index.tolist())
     for chunk in itertools.chain.from_iterable(part.chunks() for part in parts):

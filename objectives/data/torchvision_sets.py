@@ -1,7 +1,7 @@
-"""MNIST, CIFAR-10 and other datasets of torchvision: it downloads their files, and arrays are made of them.
+"""MNIST, CIFAR-10 and other datasets of torchvision, which downloads their files. Arrays are made of them.
 
-The files lie where torchvision puts them. It is imported only when files are missing or arrays have not been made. The
-test files are opened by `prepare(..., "test", ...)` alone.
+The files lie where torchvision puts them. torchvision is imported only when files are missing or arrays have not been
+made. The test files are opened by `prepare(..., "test", ...)` alone.
 """
 
 import contextlib

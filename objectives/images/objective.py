@@ -69,6 +69,8 @@ class ImageClassification:
         self.data_dir = Path(data_dir) if data_dir else None
         if not hasattr(type(self), "name"):
             self.name = dataset_slug(dataset) + (f"-{type(self).__name__}" if self.has_own_networks else "")
+        if image_size is not None and not 8 <= image_size <= 224:
+            raise ObjectiveError(f"image_size={image_size} is not from 8 to 224 pixels")
         self._on_device: dict[str, TrainingData] = {}
         self._graphs: dict[str, GraphCache] = {}
         if data is not None:

@@ -14,6 +14,7 @@ from objectives.data.datasets import load_test_split_of
 from objectives.data.files.image_files import NOTHING_FOUND, read_image, to_model_input
 from objectives.data.names import BUILT_IN, dataset_slug, has_path, is_same_dataset
 from search.commands.load import Predictor, load
+from search.commands.session.naming import MAX_FOLDERS
 from search.common.errors import ModelNotFoundError
 
 STORED_SPLIT = "from the split of the training, because the images have changed"
@@ -36,8 +37,12 @@ def load_for(names: Sequence[str], *, workspace: Path, tracking_uri: str | None)
     """Load the champion of the dataset whose images are named first, or else the newest champion."""
     datasets = (images[0] for name in names if (images := _dataset_images(name)))
     if (dataset := next(datasets, None)) is not None:
-        with contextlib.suppress(ModelNotFoundError, DatasetError):
-            return load(dataset_slug(dataset), workspace=workspace, tracking_uri=tracking_uri)
+        # Folders with the same last name have models with more of their path in the name.
+        for model in dict.fromkeys(dataset_slug(dataset, depth) for depth in range(1, MAX_FOLDERS + 1)):
+            with contextlib.suppress(ModelNotFoundError):
+                predictor = load(model, workspace=workspace, tracking_uri=tracking_uri)
+                if is_same_dataset(dataset, predictor.metadata.get("dataset", "")):
+                    return predictor
     return load(workspace=workspace, tracking_uri=tracking_uri)
 
 
@@ -102,7 +107,7 @@ def _read(name: str, predictor: Predictor, data_dir: Path | None) -> list[Predic
 
 def _why_unreadable(name: str, error: PictureError) -> str:
     if name in BUILT_IN or (has_path(name) and not Path(name).exists()):
-        return f"{name} is a dataset; its test images have numbers: type {name}:0-24"
+        return f"{name} is a dataset; its test images have numbers: type {name}:0 or {name}:0-9"
     return str(error)
 
 

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from objectives.base import DatasetError
 from objectives.data.files.image_files import fit
+from objectives.data.files.memory import available_bytes
 
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 64
@@ -30,11 +32,23 @@ def resize(images: NDArray[np.uint8], image_size: int | None) -> tuple[NDArray[n
     return (images, None) if size == original else (fit_all(images, size), original)
 
 
+def empty_images(n: int, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return an array (n, c, h, w) to fill. Raises DatasetError if it would not fit in memory."""
+    needed, available = n * channels * size[0] * size[1], available_bytes()
+    if available is not None and needed > available:
+        pixels = f"{n:,} images of {size[1]}x{size[0]} pixels"
+        raise DatasetError(
+            f"{pixels} need {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; type a smaller "
+            "--image-size"
+        )
+    return np.empty((n, channels, *size), np.uint8)
+
+
 def fit_all(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Fit whole images (n, c, h, w) into `size` (h, w). Of another shape, they are filled up like their border."""
     if images.shape[2:] == size:
         return images
-    resized = np.empty((*images.shape[:2], *size), np.uint8)
+    resized = empty_images(len(images), images.shape[1], size)
     for i, image in enumerate(_pillow_images(images)):
         pixels = np.atleast_3d(np.asarray(_fitted(image, size)))
         resized[i] = pixels.transpose(2, 0, 1)

@@ -11,8 +11,8 @@ from objectives.data.folders.class_folders import printable
 from objectives.data.folders.listing import has_pictures, subfolders
 
 TRAIN = frozenset(("train", "training", "trainset", "trn"))
-VALIDATION = frozenset(("val", "valid", "validation", "valset", "dev", "devset"))
-TEST = frozenset(("test", "testing", "testset", "tst", "eval", "evaluation", "holdout", "heldout"))
+VALIDATION = frozenset(("val", "valid", "validation", "validate", "valset", "dev", "devset"))
+TEST = frozenset(("test", "tests", "testing", "testset", "tst", "eval", "evaluation", "holdout", "heldout"))
 UNLABELLED = frozenset(("unlabeled", "unlabelled"))
 # In this order: a folder called train_val is for training, test-dev for testing.
 KINDS = {"training": TRAIN, "test": TEST, "validation": VALIDATION, "unlabelled": UNLABELLED}

@@ -100,6 +100,8 @@ def open_archive(path: Path) -> Archive:
             _check_pair(path, headers, pair)
             if split == "training" or headers[images].shape[0]:
                 pairs[split] = pair
+            else:
+                notes.append(f"{images} is empty and is not used")
         elif split != "training" and (alone := images or labels):
             notes.append(f"{alone} has no {'labels' if images else 'images'} and is not used")
     if "training" not in pairs:
@@ -112,6 +114,9 @@ def open_archive(path: Path) -> Archive:
     training = pairs["training"]
     if unused := [roles["", role] for role in ("images", "labels") if ("", role) in roles]:
         notes.append(f"not used beside {training.images} and {training.labels}: {', '.join(unused)}")
+    known = {*roles.values(), *(key for key in headers if key.lower() in CLASSES)}
+    if others := [key for key in headers if key not in known]:
+        notes.append(f"not used, because the names are unknown: {listed(others, str)}")
     names = _class_names(path, headers, training, notes)
     return Archive(path, headers, training, pairs.get("validation"), pairs.get("test"), names, notes)
 

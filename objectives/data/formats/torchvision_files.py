@@ -1,4 +1,4 @@
-"""Reads files of torchvision's datasets. Nothing in them is run, and no checksum has to match.
+"""Reads files of torchvision's datasets. Nothing in them is run.
 
 Every reader takes the paths of one part and returns images (n, c, h, w), labels (n,) and the names of the classes. It
 raises whatever its parser raises for damaged files, which `reading` turns into a DatasetError.

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from test_folder import make_folder
 
-from objectives.base import DatasetError
+from objectives.base import DatasetError, ObjectiveError
 from objectives.data.datasets import Dataset, load_dataset, load_test_split, load_test_split_of
+from objectives.images import ImageClassification
 
 
 @pytest.fixture(autouse=True)
@@ -447,3 +448,9 @@ def test_the_arrays_stay_when_files_change_that_are_not_in_them(tmp_path: Path) 
     shutil.move(pets / "test", pets / "testing")
     with pytest.raises(DatasetError, match="changed after the search began"):
         load_test_split(f"folder:{pets}", tmp_path / "data")
+
+
+def test_sizes_that_no_flag_allows_are_refused() -> None:
+    for size in (7, 225):
+        with pytest.raises(ObjectiveError, match=f"image_size={size} is not from 8 to 224 pixels"):
+            ImageClassification("digits", image_size=size)
