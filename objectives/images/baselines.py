@@ -15,14 +15,21 @@ STRONG |= dict(label_smoothing=0.05, schedule="one_cycle")
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
 
-OURS = "strong CNN, one cycle"
+def known_configurations(
+    size: tuple[int, int], *, is_weighted: bool = False, balanced: bool = False
+) -> dict[str, Params]:
+    """Return the configurations by name, for images of `size` (h, w).
 
-
-def known_configurations(size: tuple[int, int]) -> dict[str, Params]:
-    """Return the configurations by name, for images of `size` (h, w)."""
+    `is_weighted`: whether the space has class weights. `balanced`: whether our own configuration uses them; the
+    tutorials do not.
+    """
+    tutorial, ours = TUTORIAL, STRONG
+    if is_weighted:
+        tutorial = {**TUTORIAL, "class_weighting": "none"}
+        ours = {**STRONG, "class_weighting": "balanced" if balanced else "none"}
     return {
-        "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
-        "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
-        "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-        OURS: {**STRONG, "cnn_blocks": max_blocks(size)},
+        "tutorial MLP, Adam": {**tutorial, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
+        "tutorial MLP, SGD": {**tutorial, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
+        "tutorial CNN, Adam": {**tutorial, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
+        "strong CNN, one cycle": {**ours, "cnn_blocks": max_blocks(size)},
     }

@@ -18,7 +18,7 @@ from objectives.data.datasets import Dataset, framing, load_dataset, load_test_s
 from objectives.data.names import dataset_slug
 from objectives.failures import describe_value
 from objectives.images import families, training_params
-from objectives.images.baselines import OURS, known_configurations
+from objectives.images.baselines import known_configurations
 from objectives.images.geometry import images_together
 from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
 from objectives.metrics import METRICS, Metric, direction_of, is_unequal, metric_of
@@ -106,11 +106,6 @@ class ImageClassification:
     def is_unequal(self) -> bool:
         """Whether the classes are of very unequal size, test images not counted. Trainings may then weigh them."""
         return is_unequal(self.dataset.class_counts.values())
-
-    def _count(self, index: NDArray[np.int64]) -> list[int]:
-        """Number of images by class of the pool's images at `index`."""
-        counts: list[int] = np.bincount(self.dataset.labels[index], minlength=self.n_classes).tolist()
-        return counts
 
     def portable(self) -> Mapping[str, Any]:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
@@ -208,12 +203,8 @@ class ImageClassification:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
         if self._replaces("suggest_network"):
             return {}
-        known = known_configurations(self.dataset.size)
-        if not self.is_unequal:
-            return known
-        # The tutorials weigh no classes. Where small classes count as much as large ones, our own configuration does.
-        ours = "balanced" if self.searched in ("balanced_accuracy", "macro_f1") else "none"
-        return {name: {**params, "class_weighting": ours if name == OURS else "none"} for name, params in known.items()}
+        balanced = self.searched in ("balanced_accuracy", "macro_f1")  # small classes count as much as large ones
+        return known_configurations(self.dataset.size, is_weighted=self.is_unequal, balanced=balanced)
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3
@@ -275,10 +266,11 @@ class ImageClassification:
         if task.refit:
             index = torch.cat((data.train, data.validation.cpu()))
             data = replace(data, train=index, validation=index[:0].to(device))
+        counts = np.bincount(self.dataset.labels[data.train.numpy()], minlength=self.n_classes).tolist()
         return ImageTraining(
             data,
             model,
-            make_recipe(task.params, self._count(data.train.numpy())),
+            make_recipe(task.params, counts),
             task,
             steps_per_epoch=self.steps_per_epoch(),
             graphs=self._graph_cache(device),
