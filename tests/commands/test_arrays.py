@@ -42,8 +42,10 @@ def assert_predicts(folder: Path, name: str) -> None:
     assert re.search(r"^[0-4] of 4 are correct$", shown.output, re.MULTILINE)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("template", WRITERS)
+@pytest.mark.parametrize(
+    "template",
+    [pytest.param(name, marks=pytest.mark.slow if n in (0, 2) else pytest.mark.long) for n, name in enumerate(WRITERS)],
+)
 def test_it_is_searched_registered_and_predicted(folder: Path, tmp_path: Path, env: dict[str, str], template: str):
     WRITERS[template](tmp_path)
     name = template.format(tmp_path)
@@ -56,7 +58,7 @@ def test_it_is_searched_registered_and_predicted(folder: Path, tmp_path: Path, e
     assert f"{name} has test images 0 to 59; type for example {name}:0-24" in beyond.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "size"), [("digits", 12), ("cifar10", 16), ("npz:{}/pets.npz", 20)])
 def test_a_model_of_another_size_predicts_images_of_its_size(
     folder: Path, tmp_path: Path, env: dict[str, str], name: str, size: int

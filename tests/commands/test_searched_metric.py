@@ -114,7 +114,7 @@ def check_pages(folder: Path, value: str) -> None:
     assert "Only the figures of the test split are unbiased." in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_winner_by_log_loss_has_the_smallest_and_no_other_metric_is_compared_with_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -101,7 +101,7 @@ def test_balanced_training_finds_more_of_a_rare_class():
     assert min(recalls["balanced"]) > max(recalls["none"]) + 0.1, recalls
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_balanced_training_finds_eights_among_many_threes():
     """Of 950 noisy threes and 50 eights, a fifth of them for validation; on 2,000 others of each."""
     folder = mnist_folder() or pytest.skip("the real MNIST files are not here; name their folder with SEARCH_DATA_DIR")

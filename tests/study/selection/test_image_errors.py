@@ -183,7 +183,7 @@ def test_the_interval_of_a_loss_covers_the_true_value():
     assert coverage_of_losses("360 images, 99%", 300) >= 0.92
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CLASSIFIERS)
 def test_intervals_of_shares_cover_the_true_value_94_times_in_100(case: str):
     """2,000 rounds: with 500, 95% would look like less than 94% in one case of seven."""
@@ -192,7 +192,7 @@ def test_intervals_of_shares_cover_the_true_value_94_times_in_100(case: str):
     assert {name: share for name, share in covered.items() if share < 0.94} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", LOSSES)
 def test_the_interval_of_a_loss_covers_the_true_value_94_times_in_100(case: str):
     covered = coverage_of_losses(case, 2000)
