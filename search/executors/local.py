@@ -206,7 +206,7 @@ class LocalExecutor(Executor):
     def _recover_mps(self, device: str, before: float) -> None:
         """End the workers that were set up on this GPU before `before`: MPS recovers when all of its clients are gone.
 
-        Those that train would meet the fault themselves, but idle ones would keep MPS waiting for ever. Nobody knows
+        Workers that train would meet the fault themselves. Idle ones would keep MPS waiting forever. It is unknown
         whose fault it was, so no task is to blame. After the second fault MPS is turned off, so that a task that
         always causes one then fails alone.
         """

@@ -122,8 +122,8 @@ def read_usps(paths: Sequence[Path]) -> Content:
 def idx_reader(classes: tuple[str, ...], *, first: int = 0, is_transposed: bool = False) -> Reader:
     """Return a reader of a file of images and one of labels in MNIST's format.
 
-    first: label of the first class. is_transposed: whether rows and columns are exchanged. Of a table of labels, such
-    as QMNIST's, the first column counts; the others say who wrote the digit, and where it was.
+    first: label of the first class. is_transposed: whether rows and columns are exchanged. In a table of labels,
+    such as QMNIST's, the first column counts; the others say who wrote the digit, and where it was.
     """
 
     def read(paths: Sequence[Path]) -> Content:

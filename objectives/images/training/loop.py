@@ -32,7 +32,7 @@ cost of the launch."""
 
 EPS = torch.finfo(torch.float32).eps
 SMALLEST_LOSS, LARGEST_LOSS = -math.log1p(-EPS), -math.log(EPS)
-"""Of an image, as `objectives.metrics` clips probabilities in float32."""
+"""Bounds of an image's loss, as `objectives.metrics` clips probabilities in float32."""
 
 
 def lr_factor(schedule: str, progress: float) -> float:

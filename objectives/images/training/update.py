@@ -91,7 +91,7 @@ class Update:
         n = self.batch_size
         logits_rows = min(self.batches, max(1, LOGITS_BYTES // (4 * n * data.n_classes)))
         self.logits = torch.zeros(logits_rows, n, data.n_classes, device=device)
-        """Of the batches that are not counted yet, (rows, n, k). Batch i is in row i modulo the number of rows."""
+        """Logits of batches that are not counted yet, (rows, n, k). Batch i is in row i modulo the number of rows."""
         # The last column stays empty, so that every row begins at a multiple of 16 bytes.
         indices = torch.zeros(self.batches, 2 * n + 2, dtype=torch.int64, device=device)
         indices[:, -2] = torch.arange(self.batches, device=device) % logits_rows
@@ -237,7 +237,7 @@ class Update:
             self.generator.graphsafe_set_state(torch.Generator(self.device))
 
     def copy_state(self) -> TrainingState:
-        """Copy everything that a call changes, but for logits, which no call reads."""
+        """Copy everything that a call changes, except the logits, which no call reads."""
         copies = {name: [tensor.detach().clone() for tensor in part] for name, part in self._tensors().items()}
         return copies | {"generator": [self.generator.get_state()]}
 
