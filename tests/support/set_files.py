@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.data.datasets import Dataset, load_dataset, load_test_split
+
 N_TRAIN, N_TEST = 300, 60
 
 Images = NDArray[np.uint8]
@@ -121,3 +123,11 @@ def write_npz(path: Path, **content: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **{key: np.asarray(value) for key, value in content.items() if value is not None})  # type: ignore[arg-type]
     return path
+
+
+def load_npz(file: Path, size: int | None = None) -> Dataset:
+    return load_dataset(f"npz:{file}", file.parent / "data", image_size=size)
+
+
+def load_npz_test(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    return load_test_split(f"npz:{file}", file.parent / "data")
