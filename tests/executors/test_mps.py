@@ -15,7 +15,7 @@ from typing import Any
 
 import mps_daemon
 import pytest
-from shell import alive, environment, wait_until
+from shell import alive, environment, variables_of, wait_until
 
 from objectives.spec import ObjectiveSpec
 from search.executors import mps
@@ -57,17 +57,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
         made.assert_nothing_is_left()
 
 
-def environment_of(pid: int) -> dict[str, str]:
-    entries = Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
-    return dict(entry.split("=", 1) for entry in entries)
-
-
 def test_only_workers_are_told_of_a_daemon_which_ends_with_the_executor(machine: Machine):
     with closing(LocalExecutor(TOY, "auto", jobs=3)) as executor:
         assert machine.daemon is not None
         assert alive(machine.daemon["pid"])
         for worker in executor._workers:
-            seen = environment_of(worker.process.pid)
+            seen = variables_of(worker.process.pid)
             assert seen[PIPES] == seen["CUDA_MPS_LOG_DIRECTORY"] == machine.daemon["environment"][PIPES]
         assert PIPES not in os.environ
     machine.assert_nothing_is_left()

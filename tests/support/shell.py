@@ -230,6 +230,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+def variables_of(pid: int) -> dict[str, str]:
+    """Environment that a process was started with."""
+    file = Path(f"/proc/{pid}/environ")
+    wait_until(file.read_text, 10, f"the start of process {pid}")  # empty for a moment, also after Popen returned
+    return dict(entry.split("=", 1) for entry in file.read_text().rstrip("\0").split("\0"))
+
+
 def children(pid: int) -> set[int]:
     """Live processes below `pid`."""
     parents = {}
