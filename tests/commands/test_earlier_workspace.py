@@ -63,8 +63,8 @@ def workspace(unpacked: Path, tmp_path: Path) -> Path:
 
 
 def study(name: str, folder: Path) -> dict:
-    result = search("show", name, "--json", cwd=folder)
-    assert result.returncode == 0, result.stderr
+    result = in_process("show", name, "--json", "--workspace", folder)
+    assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
 
@@ -89,9 +89,9 @@ def test_an_interrupted_study_is_finished_as_it_would_have_been(workspace: Path)
 
 @pytest.mark.slow
 def test_finished_studies_are_shown_and_reported(unpacked: Path, tmp_path: Path):
-    listed = search("studies", cwd=unpacked)
-    assert listed.returncode == 0, listed.stderr
-    assert all(name in listed.stdout for name in ("finished", "second", "unregistered", "interrupted"))
+    listed = in_process("studies", "--workspace", unpacked)
+    assert listed.exit_code == 0, listed.output
+    assert all(name in listed.output for name in ("finished", "second", "unregistered", "interrupted"))
     output = tmp_path / "report.html"
     result = search("report", "--study", "finished", "--study", "interrupted", "--output", output, cwd=unpacked)
     assert result.returncode == 0, result.stderr
@@ -101,10 +101,10 @@ def test_finished_studies_are_shown_and_reported(unpacked: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_registered_models_predict_and_any_trial_loads(unpacked: Path):
     for model, words in (("version 1", ()), ("models:/digits/2", ("--model", "digits/2"))):
-        result = search("predict", "digits:0-19", *words, cwd=unpacked)
-        assert result.returncode == 0, result.stderr
-        assert model in result.stdout
-        agree = int(next(line for line in result.stdout.splitlines() if "of 20 are correct" in line).split()[0])
+        result = in_process("predict", "digits:0-19", *words, "--workspace", unpacked)
+        assert result.exit_code == 0, result.output
+        assert model in result.output
+        agree = int(next(line for line in result.output.splitlines() if "of 20 are correct" in line).split()[0])
         assert agree >= 18
     code = "import search; print(sum(p.numel() for p in search.load_trial('finished', 1).parameters()))"
     loaded = subprocess.run(
@@ -115,13 +115,12 @@ def test_registered_models_predict_and_any_trial_loads(unpacked: Path):
 
 @pytest.mark.slow
 def test_a_finished_study_is_promoted(workspace: Path):
-    result = search("promote", "unregistered", cwd=workspace)
-    assert result.returncode == 0, result.stderr
+    result = in_process("promote", "unregistered", "--workspace", workspace)
+    assert result.exit_code == 0, result.output
     assert study("unregistered", workspace)["summary"]["model"]["version"] == "3"
-    result = search("promote", "digits/3", cwd=workspace)
-    assert result.returncode == 0, result.stderr
-    result = search("predict", "digits:0", cwd=workspace)
-    assert "version 3" in result.stdout, result.stderr
+    result = in_process("promote", "digits/3", "--workspace", workspace)
+    assert result.exit_code == 0, result.output
+    assert "version 3" in in_process("predict", "digits:0", "--workspace", workspace).output
 
 
 @pytest.mark.slow

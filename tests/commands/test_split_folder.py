@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shell import search
+from shell import in_process, search
 from test_test_split import image_folder
 
 from search.commands.predict import STORED_SPLIT
 
 
 @pytest.mark.slow
-def test_it_is_searched_registered_and_predicted(tmp_path: Path):
+def test_it_is_searched_registered_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pets = tmp_path / "pets"
     for seed, (split, n) in enumerate((("Train", 20), ("valid", 6), ("test", 5))):
         image_folder(pets / split, n, seed=seed)
@@ -31,15 +31,18 @@ def test_it_is_searched_registered_and_predicted(tmp_path: Path):
     assert "n = 11, measured once" in result.stdout
     assert "registered: folder-pets version 1, alias champion" in result.stdout
 
-    result = search("predict", "folder:pets:0-3", "folder:pets:10", "folder:pets:11", cwd=tmp_path, env=env)
-    assert "5 of 5 are correct" in result.stdout
-    assert "folder:pets has test images 0 to 10" in result.stdout
-    assert STORED_SPLIT not in result.stdout
+    monkeypatch.chdir(tmp_path)
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    shown = in_process("predict", "folder:pets:0-3", "folder:pets:10", "folder:pets:11").output
+    assert "5 of 5 are correct" in shown
+    assert "folder:pets has test images 0 to 10" in shown
+    assert STORED_SPLIT not in shown
 
     (pets / "test" / "dark" / "again.png").unlink()  # only the test split changes
-    result = search("predict", "folder:pets:0-10", cwd=tmp_path, env=env)
-    assert "11 of 11 are correct" in result.stdout
-    assert STORED_SPLIT in result.stdout
+    shown = in_process("predict", "folder:pets:0-10").output
+    assert "11 of 11 are correct" in shown
+    assert STORED_SPLIT in shown
     result = search(*words, cwd=tmp_path, env=env)
     assert "its images or splits have changed" in result.stderr
 

@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import TOY, Finished, begin, end, environment, rows, search, wait_for, wait_until, write_protected
+from shell import (
+    TOY,
+    Finished,
+    begin,
+    end,
+    environment,
+    in_process,
+    rows,
+    search,
+    wait_for,
+    wait_until,
+    write_protected,
+)
 
 HOLDER = """
     import sqlite3, sys
@@ -170,7 +182,7 @@ def test_reading_needs_no_right_to_write(finished: Finished, tmp_path: Path, *, 
         pytest.param("-~$HOME;&", False, marks=pytest.mark.long),
     ],
 )
-def test_a_search_works_in_any_folder(tmp_path: Path, name: str, *, named: bool):
+def test_a_search_works_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, named: bool):
     folder = tmp_path / name
     folder.mkdir()
     cwd, flags = (tmp_path, ("--workspace", name)) if named else (folder, ())
@@ -178,9 +190,10 @@ def test_a_search_works_in_any_folder(tmp_path: Path, name: str, *, named: bool)
     done = search(*quick, "--trials", 1, *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "registered: digits version 1" in done.stdout
+    monkeypatch.chdir(cwd)
     for verb in (("studies",), ("report",), ("predict", "digits:0-2")):
-        done = search(*verb, *flags, cwd=cwd)
-        assert done.returncode == 0, done.stderr
+        read = in_process(*verb, *flags)
+        assert read.exit_code == 0, read.output
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
     expected = ["mlflow.db", "mlflow.db.locks", "mlruns", "optuna.db", "optuna.db.locks"]
     assert sorted(entry.name for entry in folder.iterdir()) == expected
@@ -203,7 +216,7 @@ def hold(path: Path, statement: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
-@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+@pytest.mark.parametrize("statement", [pytest.param("BEGIN IMMEDIATE", marks=pytest.mark.long), "BEGIN EXCLUSIVE"])
 def test_a_search_starts_when_the_file_is_free(folder: Path, name: str, statement: str):
     holder = hold(folder / name, statement)
     process = begin(*TOY, "--trials", 2, cwd=folder)

@@ -50,6 +50,7 @@ def last_line(place: Place) -> str:
     return place.said().strip().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_full_before_the_first_trial(small: Place):
     assert small.ended(small.begin(*SEARCH)) == 1, small.said()
     say(f"with 1 MB: {last_line(small)}")

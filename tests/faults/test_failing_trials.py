@@ -8,7 +8,7 @@ import pytest
 from harness import BOWL, Place, say
 from shell import rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 FAULTS = {
     "memory": [2, 7, 11, 16, 21, 27, 31, 36, 42, 47],

@@ -22,15 +22,15 @@ def test_coordinator_killed_again_and_again(empty: Place, kills: int):
     empty.assert_whole(50)
 
 
-@pytest.mark.slow
-def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Place):
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.long)])
+def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Place, kills: int):
     empty.study, empty.curve = "digits", "val/accuracy"
     moments = random.Random(6)
     search = ("--dataset", "digits", "--epochs", 2, "--trials", 12, "--jobs", 2, "--checkpoint-interval", 0, *PLAIN)
     done = []
-    for kill in range(4):
+    for kill in range(kills):
         process = empty.begin(*search)
-        if kill < 2:
+        if kill < kills // 2:
             empty.random_moment(process, moments, reports=5)
         else:  # between the last trial and the end: the test split, the registry, the report
             wait_until(lambda: empty.finished() == 12, 120, "the twelfth trial")
@@ -38,7 +38,7 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
         assert process.poll() is None, f"it ended before it could be killed: {empty.said()}"
         empty.kill(process)
         done.append(empty.finished())
-    say(f"4 kills, with so many trials finished: {done}")
+    say(f"{kills} kills, with so many trials finished: {done}")
     empty.finish(*search)
     empty.assert_whole(12)
     versions = rows(empty.mlflow_db, "SELECT name, version, status FROM model_versions")
@@ -50,7 +50,7 @@ def test_coordinator_killed_while_it_trains_and_publishes_a_classifier(empty: Pl
     assert list((empty.folder / "mlruns" / "weights").glob("*/*")) == []
 
 
-@pytest.mark.parametrize("kills", [pytest.param(7, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
 def test_workers_killed_again_and_again(place: Place, kills: int):
     place.env = {"BOWL_STEP_S": "0.15"}
     moments, victims = random.Random(21), []

@@ -168,6 +168,7 @@ def test_stopped_and_continued(place: Place):
     place.assert_whole(30)
 
 
+@pytest.mark.long
 def test_interrupted_here_and_finished_elsewhere(place: Place):
     """On another machine that sees the same databases, and nothing else: trials begin anew, no point is there twice."""
     place.env = {"BOWL_STEP_S": "0.2"}
