@@ -62,7 +62,6 @@ def mlflow_pages(page: Any, ui: Served, run: str, model: str) -> None:
     page.goto(f"{ui.mlflow}/#/experiments/{experiment}/runs/{run}/artifacts/sample_predictions.png?{TRAINING}")
     page.wait_for_function("[...document.images].some(i => i.src.startsWith('blob:') && i.naturalWidth > 300)")
     page.wait_for_timeout(SETTLE_MS)
-    page.get_by_text("file://").first.evaluate("line => line.style.visibility = 'hidden'")  # a path of this machine
     keep(page.screenshot(), "mlflow-winner.png")
     page.goto(f"{ui.mlflow}/#/models/{model}/versions/1?{TRAINING}")
     page.get_by_text("measured once").wait_for()
