@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 ParamValue = bool | int | float | str | None
 Params = dict[str, ParamValue]
 Direction = Literal["maximize", "minimize"]
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""The figures of merit of an image classifier that a search can improve."""
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 224
+"""Limits of the pixels a side to which images are resized."""
 
 
 class ObjectiveError(Exception):

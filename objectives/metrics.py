@@ -4,18 +4,19 @@ Source: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
 from collections.abc import Iterable
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+from objectives.base import METRICS as METRICS
+from objectives.base import Direction
+from objectives.base import Metric as Metric
+
 UNEQUAL_RATIO = 3
 """Classes are unequal if one has more than this many times the images of another."""
 
 
-def direction_of(metric: Metric) -> Literal["maximize", "minimize"]:
+def direction_of(metric: Metric) -> Direction:
     """Return whether larger or smaller values are better."""
     return "minimize" if metric == "log_loss" else "maximize"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.base import ObjectiveError, Params, Suggest, Task, TestScore, Training
+from objectives.base import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, ObjectiveError, Params, Suggest, Task, TestScore, Training
 from objectives.data.datasets import Dataset, framing, load_dataset, load_test_split
 from objectives.data.names import dataset_slug
 from objectives.failures import describe_value
@@ -69,8 +69,8 @@ class ImageClassification:
         self.data_dir = Path(data_dir) if data_dir else None
         if not hasattr(type(self), "name"):
             self.name = dataset_slug(dataset) + (f"-{type(self).__name__}" if self.has_own_networks else "")
-        if image_size is not None and not 8 <= image_size <= 224:
-            raise ObjectiveError(f"image_size={image_size} is not from 8 to 224 pixels")
+        if image_size is not None and not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
+            raise ObjectiveError(f"image_size={image_size} is not from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels")
         self._on_device: dict[str, TrainingData] = {}
         self._graphs: dict[str, GraphCache] = {}
         if data is not None:

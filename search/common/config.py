@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
+from objectives.base import MAX_IMAGE_SIZE, METRICS, MIN_IMAGE_SIZE
 from search.common.errors import UsageError
 from search.common.passwords import mask
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 DIRECTIONS = ("maximize", "minimize")
 PRUNERS = ("hyperband", "median", "halving", "none")
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 ENGINES = ("local", "inline", "ray")
 LOG_FORMATS = ("text", "json")
 DEFAULT_OBJECTIVE = "objectives.images:ImageClassification"
@@ -75,7 +75,7 @@ class Config:
     image_size: int | None = setting(
         None,
         "Pixels a side to which images are resized.",
-        Whole(8, 224),
+        Whole(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
         "N",
         unset="the images' own; of your own data at most 64",
     )

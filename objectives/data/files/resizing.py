@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from objectives.base import DatasetError
+from objectives.base import MIN_IMAGE_SIZE, DatasetError
 from objectives.data.files.image_files import fit
 from objectives.data.files.memory import available_bytes
 
-MIN_SIDE_PX = 8
 MAX_SIDE_PX = 64
-"""Default limits of an image's sides."""
+"""Default limit of an image's sides."""
 
 
 def usual_size(size: tuple[int, int], image_size: int | None) -> tuple[int, int]:
@@ -21,7 +20,7 @@ def usual_size(size: tuple[int, int], image_size: int | None) -> tuple[int, int]
         return image_size, image_size
     ratio = MAX_SIDE_PX / max(size)
     step, ratio = (1, 1.0) if ratio >= 1 else (4, ratio)  # networks may pool twice
-    height, width = (max(MIN_SIDE_PX, step * round(side * ratio / step)) for side in size)
+    height, width = (max(MIN_IMAGE_SIZE, step * round(side * ratio / step)) for side in size)
     return height, width
 
 

@@ -175,12 +175,12 @@ def _require_classes_here(folder: Path) -> None:
         )
 
 
-def _require_two(listed: ClassFolders) -> None:
+def _require_two(classes: ClassFolders) -> None:
     """Raise DatasetError for fewer than two classes."""
-    if len(listed.files) < 2:
-        content = f"only one class, {next(iter(listed.files))!r}" if listed.files else "no folders"
-        where = "" if listed.folder == listed.root else f": {str(listed.folder)!r}"
+    if len(classes.files) < 2:
+        content = f"only one class, {next(iter(classes.files))!r}" if classes.files else "no folders"
+        where = "" if classes.folder == classes.root else f": {str(classes.folder)!r}"
         raise DatasetError(
-            f"--dataset folder:{listed.root}{where} holds {content}; put the images of each class, two or more, into a "
-            f"folder of its own, such as {listed.folder}/cat/1.png and {listed.folder}/dog/1.png"
+            f"--dataset folder:{classes.root}{where} holds {content}; put the images of each class, two or more, into "
+            f"a folder of its own, such as {classes.folder}/cat/1.png and {classes.folder}/dog/1.png"
         )

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from math import sqrt
 
-from objectives.base import DatasetError
+from objectives.base import MIN_IMAGE_SIZE, DatasetError
 from objectives.data.files.memory import available_bytes
-from objectives.data.files.resizing import MAX_SIDE_PX, MIN_SIDE_PX
+from objectives.data.files.resizing import MAX_SIDE_PX
 from objectives.data.folders.decoding import Decoded
 
 MIN_SAMPLE = 256
@@ -39,7 +39,9 @@ class MemoryCheck:
     def _message(self, needed: float, free: int) -> str:
         side_px = self._image_size or MAX_SIDE_PX
         fitting_px = int(side_px * sqrt(0.9 * free / needed)) // 4 * 4
-        advice = f"type --image-size {fitting_px}" if fitting_px >= MIN_SIDE_PX else "give a folder with fewer images"
+        advice = (
+            f"type --image-size {fitting_px}" if fitting_px >= MIN_IMAGE_SIZE else "give a folder with fewer images"
+        )
         return (
             f"{self._dataset}: {self._n_images:,} images of at most {side_px}x{side_px} pixels need about "
             f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {advice}"

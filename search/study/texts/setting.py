@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from objectives.base import MAX_IMAGE_SIZE
 from objectives.metrics import is_unequal
 from search.common.text import one_line
 
@@ -131,4 +132,4 @@ def _resized(info: Mapping[str, Any]) -> str:
     if size := info.get("image_size"):
         return f"{resized} (--image-size {size})"
     is_shrunk = original[0] * original[1] > shape[1] * shape[2]
-    return resized + ("; --image-size N keeps more, up to 224" if is_shrunk else "")
+    return resized + (f"; --image-size N keeps more, up to {MAX_IMAGE_SIZE}" if is_shrunk else "")
