@@ -10,10 +10,7 @@ from test_folder import make_folder
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_an_empty_training_folder_is_said(tmp_path: Path) -> None:

@@ -13,10 +13,7 @@ from PIL import Image
 from objectives.data.datasets import Dataset, framing, load_dataset, load_test_split
 from objectives.data.files.image_files import Framing, read_image, to_model_input
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def deep(root: Path, low: float, high: float, dtype: str, suffix: str, n: int = 10) -> Path:

@@ -18,14 +18,9 @@ from objectives.base import DatasetError
 from objectives.data.datasets import framing, load_dataset, load_test_split, load_test_split_of
 from objectives.data.folders.folder import arrays_name
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing that a test does may reach the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "search-data"
 
 
 def make_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (30, 30), mode: str = "RGB") -> Path:

@@ -15,23 +15,15 @@ from test_folder import make_folder, n_images, said
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset, load_test_split
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROOT = Path(__file__).parents[3]
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "pets", {"cat": 8, "dog": 8})
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from objectives.data import torchvision_sets
 from objectives.data.datasets import load_dataset, load_test_split, load_test_split_of
 from objectives.data.torchvision_sets import SETS
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TRAIN_FILES, TEST_FILES = SETS["mnist"].files["pool"], SETS["mnist"].files["test"]
 RAW_FILES = (*TRAIN_FILES, *TEST_FILES)
 NOBODY = "http://127.0.0.1:9/"
@@ -41,12 +43,6 @@ def raw_files(n_train: int = 600, n_test: int = 100) -> dict[str, bytes]:
         contents.append(idx(random.randint(0, 256, (n, 28, 28)).astype(np.uint8)))
         contents.append(idx((np.arange(n) % 10).astype(np.uint8)))
     return dict(zip(RAW_FILES, contents, strict=True))
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "search-data"
 
 
 @pytest.fixture

@@ -19,16 +19,7 @@ from objectives.data.datasets import framing, load_dataset, load_test_split, loa
 from objectives.data.files.image_files import Framing, read_image, to_model_input
 from objectives.data.names import dataset_slug, is_same_dataset
 
-
-@pytest.fixture(autouse=True)
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "pets.npz"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_the_splits_of_medmnist_are_used(file: Path) -> None:

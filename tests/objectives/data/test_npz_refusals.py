@@ -20,17 +20,7 @@ from set_files import N_TEST, N_TRAIN, images, load_npz, load_npz_test, write_me
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset
 
-
-@pytest.fixture(autouse=True)
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "pets.npz"
-
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 PIXELS = images(N_TRAIN, (16, 16), 3)[0]
 RANDOM = np.random.RandomState(0)

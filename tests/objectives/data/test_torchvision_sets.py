@@ -36,12 +36,7 @@ from objectives.data.files.image_files import Framing
 from objectives.data.formats.torchvision_files import EMNIST_CLASSES
 from objectives.data.torchvision_sets import SETS
 
-
-@pytest.fixture(autouse=True)
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "data"
-
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "cifar10": write_cifar,
