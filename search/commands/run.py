@@ -38,7 +38,7 @@ def run(plan: SearchPlan, display: Display) -> Ending:
     dataset = plan.dataset or {}
     for line in dataset_lines(dataset):
         display.notice(line)
-    if plan.objective.metric == "val_accuracy" and (unequal := unequal_classes(dataset)):
+    if unequal := unequal_classes(dataset, plan.objective.metric):
         display.notice(unequal)
     with (
         explain_errors(plan.spec.target),

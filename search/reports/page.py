@@ -16,7 +16,6 @@ import optuna
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from objectives.files import write_atomic
-from objectives.metrics import metric_of
 from search.reports import comparison, tables, timing
 from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
@@ -99,8 +98,9 @@ def render(
 
 def _setting(record: StudyRecord) -> list[Row]:
     """The data and the devices of the study, in words."""
-    rows = describe_dataset(record.provenance.get("dataset") or {})
-    if metric_of(record.metric) == "accuracy" and (unequal := unequal_classes(record.provenance.get("dataset") or {})):
+    dataset = record.provenance.get("dataset") or {}
+    rows = describe_dataset(dataset)
+    if unequal := unequal_classes(dataset, record.metric):
         rows.append(Row("note", unequal))
     workers = record.provenance.get("hardware", {}).get("workers")
     return [*rows, *([Row("device", workers)] if workers else [])]

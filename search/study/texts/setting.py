@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from objectives.base import MAX_IMAGE_SIZE
-from objectives.metrics import is_unequal
+from objectives.data.arrays import MAX_DUPLICATES
+from objectives.metrics import is_unequal, metric_of
 from search.common.text import one_line
 
 LISTED_CLASSES = 6  # as many fit on a line with their counts
@@ -54,8 +55,10 @@ def dataset_lines(info: Mapping[str, Any]) -> list[str]:
     return [f"{first.name}: {first.text}", *(f"  {row.name:{width}}  {row.text}" for row in others)]
 
 
-def unequal_classes(info: Mapping[str, Any]) -> str | None:
-    """Say that accuracy hides small classes, if one class is much larger than another; None if they are alike."""
+def unequal_classes(info: Mapping[str, Any], metric: str) -> str | None:
+    """Say that accuracy hides small classes, if it is the study's metric and one class is much larger than another."""
+    if metric_of(metric) != "accuracy":
+        return None
     counts = {name: n for name, n in info.get("classes", {}).items() if n}
     if not is_unequal(counts.values()):
         return None
@@ -119,7 +122,8 @@ def _duplicates(pairs: Sequence[str] | None) -> str:
         return "no test image is also used for training or validation"
     shown = ", ".join(one_line(pair, limit=SOURCE_CHARACTERS) for pair in pairs[:NAMED_DUPLICATES])
     more = ", ..." if len(pairs) > NAMED_DUPLICATES else ""
-    state = "1 test image is" if len(pairs) == 1 else f"{len(pairs):,} test images are"
+    number = f"{len(pairs):,}{' or more' if len(pairs) == MAX_DUPLICATES else ''}"
+    state = "1 test image is" if len(pairs) == 1 else f"{number} test images are"
     return f"{state} also used for training or validation, which flatters the test score: {shown}{more}"
 
 

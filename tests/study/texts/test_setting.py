@@ -97,7 +97,7 @@ def test_what_an_objective_does_not_say_is_left_out(info: dict[str, Any]):
     ],
 )
 def test_unequal_classes_are_noticed(classes: dict[str, int], said: str | None):
-    notice = unequal_classes({"classes": classes})
+    notice = unequal_classes({"classes": classes}, "val_accuracy")
     assert (notice is None) == (said is None)
     if said:
         assert said in str(notice)
