@@ -110,6 +110,7 @@ CLASSIFIERS: dict[str, tuple[tuple[int, ...], Floats]] = {
     "10 classes of 100, 99%": ((100,) * 10, confused(*[0.99] * 10)),
     "10 classes of 36, 99%": ((36,) * 10, confused(*[0.99] * 10)),
     "2 classes of 100, 99%": ((100, 100), confused(0.99, 0.99)),
+    "190 and 10, 99% and 50%": ((190, 10), confused(0.99, 0.5)),
     "190 and 10, 99% and 70%": ((190, 10), confused(0.99, 0.7)),
     "190 and 10, 99% and 90%": ((190, 10), confused(0.99, 0.9)),
     "190 and 10, 99% and 99%": ((190, 10), confused(0.99, 0.99)),
