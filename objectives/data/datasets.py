@@ -179,8 +179,8 @@ def load_test_split_of(
     )
 
 
-class _Prepared(NamedTuple):
-    """The arrays of one part of a dataset."""
+class _Source(NamedTuple):
+    """Where one part of a dataset is, as arrays and before."""
 
     path: Path
     source: str
@@ -195,22 +195,22 @@ class _Prepared(NamedTuple):
 
 def _prepare(
     name: str, part: arrays.Part, data_dir: Path | None, image_size: int | None, *, download: bool, verify: bool
-) -> _Prepared:
+) -> _Source:
     """Find the arrays, or make them if necessary."""
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is not None:
         own = _OWN[kind]
         made = (own.prepare if verify else own.find_prepared)(path, data_dir, image_size)
-        return _Prepared(made.path, str(path.resolve()), left_out=made.left_out, notes=made.notes)
+        return _Source(made.path, str(path.resolve()), left_out=made.left_out, notes=made.notes)
     if kind == "digits":
         source = "scikit-learn: sklearn.datasets.load_digits"
         of = "of the digits, each class in proportion"
         origins = {"training": "64% of the digits", "validation": f"16% {of}", "test": f"a fifth {of}"}
-        return _Prepared(_prepare_digits(data_dir, image_size), source, N_TEST_DIGITS, origins=origins)
+        return _Source(_prepare_digits(data_dir, image_size), source, N_TEST_DIGITS, origins=origins)
     prepared, raw, n_test = torchvision_sets.prepare(kind, part, data_dir, image_size, download=download)
     share = torchvision_sets.SETS[kind].validation_share
-    return _Prepared(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share, n_test))
+    return _Source(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share, n_test))
 
 
 class _Own(NamedTuple):
