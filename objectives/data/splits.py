@@ -74,8 +74,8 @@ def check_class_sizes(name: str, sizes: Mapping[str, int], place: str, left_out:
     if small:
         more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
         raise DatasetError(
-            f"{name}: {', '.join(small[:5])}{more}, and every class needs {MIN_IMAGES_PER_CLASS}; add images to the "
-            f"small classes in {place}, or remove them"
+            f"{name}: {', '.join(small[:5])}{more}, and every class needs {MIN_IMAGES_PER_CLASS}; add images "
+            f"of these classes to {place}, or leave the classes out"
         )
 
 

@@ -5,6 +5,7 @@ The headers are read first, so that a file that cannot be used is refused before
 
 import contextlib
 import re
+import shlex
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -106,10 +107,10 @@ def open_archive(path: Path) -> Archive:
             notes.append(f"{alone} has no {'labels' if images else 'images'} and is not used")
     if "training" not in pairs:
         shapes = [f"{key} {header.shape}" for key, header in headers.items()]
+        content = f"{listed(shapes, str)}, but no images with labels to train on" if shapes else "no arrays"
         raise DatasetError(
-            f"npz:{path} holds {listed(shapes, str) or 'no arrays'}, and no images and labels by these names: "
-            f"{LAYOUTS}. Save it again, for example with numpy.savez_compressed('images.npz', images=images, "
-            "labels=labels)"
+            f"npz:{path} has {content}. Their names may be {LAYOUTS}. Save it again, for example with "
+            "numpy.savez_compressed('images.npz', images=images, labels=labels)"
         )
     training = pairs["training"]
     if unused := [roles["", role] for role in ("images", "labels") if ("", role) in roles]:
@@ -139,6 +140,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise DatasetError(f"npz:{path} does not fit in memory; save smaller images, as uint8") from None
+    except PermissionError:
+        raise DatasetError(f"you may not read npz:{path}; type chmod u+r {shlex.quote(str(path))}") from None
     except RuntimeError as error:  # of encrypted members
         raise DatasetError(f"npz:{path} cannot be read: {error}; save it without a password") from None
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
@@ -188,8 +191,7 @@ def _roles(path: Path, headers: Mapping[str, Header]) -> dict[tuple[str, str], s
 def _check_pair(path: Path, headers: Mapping[str, Header], pair: Pair) -> None:
     """Raise DatasetError for arrays of objects, and for images and labels that do not belong together."""
     images, labels = headers[pair.images], headers[pair.labels]
-    as_bytes = f"numpy.stack([numpy.asarray(x, 'uint8') for x in {pair.images}])"
-    _refuse_objects(path, headers, pair.images, as_bytes)
+    _refuse_objects(path, headers, pair.images, f"numpy.stack(list({pair.images})), with all images of one size,")
     _refuse_objects(path, headers, pair.labels, f"{pair.labels}.astype(str)")
     if not images.shape or not labels.shape or images.shape[0] != labels.shape[0]:
         raise DatasetError(

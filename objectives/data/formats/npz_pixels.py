@@ -135,13 +135,15 @@ class Scale:
         limits = measure(where, test)
         top = {"unit": 1 + TOLERANCE, "bytes": 255.0, "deep": np.inf}[self.kind]
         if limits.low < -TOLERANCE or limits.high > top or (self.kind != "unit" and not limits.is_whole):
-            allowed = {"unit": "[0, 1]", "bytes": "the whole numbers 0 to 255", "deep": "the whole numbers from 0"}[
-                self.kind
-            ]
+            allowed = {
+                "unit": "values from 0 to 1",
+                "bytes": "whole numbers from 0 to 255",
+                "deep": "whole numbers from 0",
+            }[self.kind]
             is_part = test.key == training_key
             place, others = (f"the test part of {test.key}", "the rest") if is_part else (test.key, training_key)
             raise DatasetError(
-                f"{where}: {place} holds values from {limits.low:g} to {limits.high:g}, and those of {others} are in "
+                f"{where}: {place} holds values from {limits.low:g} to {limits.high:g}, but {others} holds "
                 f"{allowed}; scale both alike and save them as uint8"
             )
 

@@ -52,6 +52,10 @@ def reading(*paths: Path) -> Iterator[None]:
         yield
     except (DatasetError, ImportError):  # named already; the parser's library is missing, and no file is damaged
         raise
+    except PermissionError as error:
+        raise DatasetError(
+            f"you may not read {error.filename}; make it readable, or name another folder with --data-dir"
+        ) from None
     except Exception as error:  # parsers assert, look up, unpickle and reshape
         reason = " ".join(str(error).split())[:300] or "it is not in the format of torchvision's file"
         names = " or ".join(path.name for path in paths)

@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from set_files import N_TEST, N_TRAIN, images, load_npz, load_npz_test, write_medmnist, write_npz, write_plain
+from shell import environment, write_protected
 
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset
@@ -47,8 +50,11 @@ SAVE = r"numpy\.savez_compressed"
         ({"images": np.zeros((0, 8, 8)), "labels": np.zeros(0)}, "labels holds no labels; a search needs"),
         ({"images": PIXELS[:9]}, r"images has the shape \(9, 16, 16\) and labels \(300,\); there must be one label"),
         ({"images": np.uint8(3)}, r"images has the shape \(\) and labels"),
-        ({"labels": None}, r"holds images \(300, 32, 32, 3\), and no images and labels by these names: train_images"),
-        ({"images": None, "labels": None}, "holds no arrays, and no images and labels"),
+        (
+            {"labels": None},
+            r"images \(300, 32, 32, 3\), but no images with labels to train on. Their names may be train_images",
+        ),
+        ({"images": None, "labels": None}, "has no arrays. Their names may be train_images"),
         ({"x": PIXELS}, r"holds images and x, and one of them is enough"),
         ({"labels": np.eye(3)[np.arange(N_TRAIN) % 3]}, r"one column for each class; save labels\.argmax\(1\)"),
         ({"labels": np.ones((N_TRAIN, 14))}, r"images with several labels cannot be searched; save one label"),
@@ -102,12 +108,12 @@ def test_what_cannot_be_used_is_said_with_the_way_out(file: Path, replaced: dict
                 "val_images": None,
                 "test_images": np.full((N_TEST, 28, 28), -1),
             },
-            r"from -1 to -1, and those of train_images are in the whole numbers from 0; scale both alike",
+            r"from -1 to -1, but train_images holds whole numbers from 0; scale both alike",
         ),
         ({"test_images": np.full((N_TEST, 28, 28), np.nan)}, r"test_images holds values that are not finite"),
         ({"test_labels": np.full(N_TEST, 8)}, r"no label of test_labels occurs in train_labels"),
         ({"test_labels": np.full(N_TEST, "cat")}, r"test_labels and train_labels must both hold texts"),
-        ({"train_labels": None}, r"holds train_images \(300, 28, 28\), val_images"),
+        ({"train_labels": None}, r"has train_images \(300, 28, 28\), val_images"),
     ],
 )
 def test_splits_that_do_not_fit_are_refused(file: Path, replaced: dict[str, object], says: str) -> None:
@@ -119,10 +125,10 @@ def test_splits_that_do_not_fit_are_refused(file: Path, replaced: dict[str, obje
 @pytest.mark.parametrize(
     ("dtype", "scale", "value", "says"),
     [
-        ("int64", 1, 300, "from 300 to 300, and those of the rest are in the whole numbers 0 to 255; scale both alike"),
-        ("int64", 1, -7, "from -7 to -7, and those of the rest"),
-        ("float64", 1, 12.5, "from 12.5 to 12.5, and those of the rest"),
-        ("float64", 255, 1.5, r"from 1.5 to 1.5, and those of the rest are in \[0, 1\]"),
+        ("int64", 1, 300, "from 300 to 300, but the rest holds whole numbers from 0 to 255; scale both alike"),
+        ("int64", 1, -7, "from -7 to -7, but the rest"),
+        ("float64", 1, 12.5, "from 12.5 to 12.5, but the rest holds"),
+        ("float64", 255, 1.5, r"from 1.5 to 1.5, but the rest holds values from 0 to 1"),
         ("uint16", 1, 300, "from 300 to 300"),
     ],
 )
@@ -175,7 +181,7 @@ class Evil:
     ("key", "n", "advice"),
     [
         ("labels", N_TRAIN, r"labels\.astype\(str\)"),
-        ("images", N_TRAIN, r"numpy\.stack\(\[numpy\.asarray\(x, 'uint8'"),
+        ("images", N_TRAIN, r"numpy\.stack\(list\(images\)\), with all images of one size, instead"),
         ("classes", 3, r"classes\.astype\(str\)"),
     ],
 )
@@ -213,7 +219,7 @@ def test_files_that_are_no_npz(file: Path) -> None:
         load_npz(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("cat/1.png", b"png")
-    with pytest.raises(DatasetError, match="holds no arrays"):
+    with pytest.raises(DatasetError, match="has no arrays"):
         load_npz(file)
 
 
@@ -252,8 +258,29 @@ def test_more_than_fits_in_memory(file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("labels.npy", labels)
         archive.writestr("images.npy", header.getvalue())
-    with pytest.raises(DatasetError, match="memory|damaged"):
+    with pytest.raises(DatasetError, match=r"images needs [\d.,]+ GB of memory, and"):
         load_npz(file)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from objectives.base import DatasetError
+from objectives.data.datasets import load_dataset
+try:
+    load_dataset(sys.argv[1], Path("data"))
+except DatasetError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_the_user_may_not_read_is_not_called_damaged(file: Path) -> None:
+    write_plain(file)
+    with write_protected(file.parent) as words:
+        file.chmod(0)
+        command = [*words, sys.executable, "-c", LOAD, f"npz:{file}"]
+        result = subprocess.run(command, cwd=file.parent, env=environment(), capture_output=True, text=True)
+    assert result.stdout == f"you may not read npz:{file}; type chmod u+r {file}\n", result.stderr
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
