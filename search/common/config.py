@@ -77,7 +77,7 @@ class Config:
         "Pixels a side to which images are resized.",
         Whole(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
         "N",
-        unset="the images' own; of your own data at most 64",
+        unset="the size of the images; at most 64 for folder: and npz:",
     )
     metric: str | None = setting(None, "Metric that the search improves.", click.Choice(METRICS), unset="accuracy")
     study: str | None = setting(None, "Name of the study.", str, "NAME", unset="the dataset's name")

@@ -11,7 +11,7 @@ from pathlib import Path
 from objectives.base import DatasetError
 from objectives.data.folders.class_folders import ClassFolders, count_beside, list_classes
 from objectives.data.folders.listing import LeftOut, has_pictures, subfolders
-from objectives.data.folders.split_folders import SplitFolders, down, find_splits
+from objectives.data.folders.split_folders import SplitFolders, describe_alike, down, find_splits
 from objectives.data.splits import MAX_NAMES, check_class_sizes, listed, missing_classes, origins, unknown_classes
 
 
@@ -88,7 +88,7 @@ def list_contents(folder: Path) -> Contents:
     except OSError as error:
         raise DatasetError(f"--dataset folder:{folder} cannot be read ({error}); make it readable") from None
     _require_two(whole)
-    return Contents(folder, whole, notes=_alike(whole.files))
+    return Contents(folder, whole, notes=(*_alike(whole.files), *describe_alike(folder)))
 
 
 def check_counts(contents: Contents) -> None:
@@ -102,8 +102,8 @@ def check_counts(contents: Contents) -> None:
             reasons = "; ".join(text for left_out in part.left_out.values() for text in left_out)
             raise DatasetError(
                 f"folder:{contents.root}: the {split} folder {str(part.folder)!r} has no images that can be read"
-                f"{f' (left out: {reasons})' if reasons else ''}. Put images of each class there, or let the search "
-                f"split the training images: type --dataset {shlex.quote(f'folder:{training.folder}')}"
+                f"{f' (left out: {reasons})' if reasons else ''}. Put images of each class there, or remove the "
+                f"folder: the {split} split is then a part of {training.shown}"
             )
 
 

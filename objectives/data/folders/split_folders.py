@@ -9,10 +9,11 @@ from pathlib import Path
 from objectives.base import DatasetError
 from objectives.data.folders.class_folders import printable
 from objectives.data.folders.listing import has_pictures, subfolders
+from objectives.data.splits import listed
 
-TRAIN = frozenset(("train", "training", "trainset", "trn"))
-VALIDATION = frozenset(("val", "valid", "validation", "validate", "valset", "dev", "devset"))
-TEST = frozenset(("test", "tests", "testing", "testset", "tst", "eval", "evaluation", "holdout", "heldout"))
+TRAIN = frozenset(("train", "training", "trn"))
+VALIDATION = frozenset(("val", "valid", "validation", "validate", "dev"))
+TEST = frozenset(("test", "tests", "testing", "tst", "eval", "evaluation", "holdout", "heldout"))
 UNLABELLED = frozenset(("unlabeled", "unlabelled"))
 # In this order: a folder called train_val is for training, test-dev for testing.
 KINDS = {"training": TRAIN, "test": TEST, "validation": VALIDATION, "unlabelled": UNLABELLED}
@@ -75,8 +76,9 @@ def _refuse_splits_inside(folder: Path, place: Path) -> None:
             continue
         head = f"--dataset folder:{folder}: {str(path)!r} holds splits ({_names(splits)})"
         if any(has_pictures(split, below=False) for split in splits):
+            inside = " ".join(f"*/{shlex.quote(split.name)}/" for split in splits)
             command = (
-                f"(cd {shlex.quote(str(place))} && for part in */*/; do "
+                f"(cd {shlex.quote(str(place))} && for part in {inside}; do "
                 'new="splits/$(basename "$part")"; mkdir -p "$new"; mv "$part" "$new/$(dirname "$part")"; done)'
             )
             raise DatasetError(
@@ -87,6 +89,21 @@ def _refuse_splits_inside(folder: Path, place: Path) -> None:
         raise DatasetError(
             f"{head}, and other folders with images lie beside it. Give one of them: type --dataset {_typed(path)}"
         )
+
+
+def describe_alike(folder: Path) -> tuple[str, ...]:
+    """A sentence about classes that may be splits by other names: folders with the same names lie in all of them."""
+    outer = [path for path in subfolders(folder) if has_pictures(path)]
+    if len(outer) < 2 or not all(map(_holds_classes, outer)):
+        return ()
+    inner = [{printable(path.name) for path in subfolders(path) if has_pictures(path)} for path in outer]
+    shared = sorted(set.intersection(*inner))
+    if len(shared) < 2:
+        return ()
+    return (
+        f"the classes are {listed([printable(path.name) for path in outer])}, and each holds folders named "
+        f"{listed(shared)}. If those are the classes, call the outer folders 'train', 'val' and 'test'",
+    )
 
 
 def down(folder: Path, classes: Collection[str] = ()) -> Path:
@@ -113,8 +130,8 @@ def _assign(folder: Path, place: Path, splits: Sequence[Path], head: str) -> Spl
         if not has_pictures(path):
             raise DatasetError(
                 f"{head} holds the {kind} split {printable(path.name)!r}, which has no images. Put images of each "
-                f"class there, such as {path}/{min(classes)}/1.png, or let the search split the training images: type "
-                f"--dataset {_typed(training)}"
+                f"class there, such as {path}/{min(classes)}/1.png, or remove the folder: the {kind} split is then a "
+                f"part of {_name_below(training, folder)}"
             )
         below = down(path, classes)
         if reason := _why_unused(below, classes, _name_below(training, folder)):
@@ -204,9 +221,15 @@ def _kind(path: Path) -> str | None:
 
 
 def _words(path: Path) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The words in a folder's name that name a split, and the others. `trainA` has two."""
-    words = [word.casefold() for word in re.split(r"[\W\d_]+|(?<=[a-z])(?=[A-Z]$)", path.name) if word]
+    """The words in a folder's name that name a split, and the others. `trainA` has two, `testset` has one."""
+    words = [_plain(word.casefold()) for word in re.split(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])", path.name) if word]
     return frozenset(words) & (TRAIN | HELD_OUT), tuple(word for word in words if word not in TRAIN | HELD_OUT)
+
+
+def _plain(word: str) -> str:
+    """Such as `test` for `testset`."""
+    beginning = re.sub("(set|data|images|imgs)$", "", word)
+    return beginning if beginning in TRAIN | HELD_OUT else word
 
 
 def _name_below(path: Path, root: Path) -> str:
