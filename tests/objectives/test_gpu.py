@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import torch
 from shell import rows, search
-from test_executors import hear
+from slots import hear
 from torch import nn
 from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
 
