@@ -25,7 +25,7 @@ import torch
 from shell import rows, search
 from slots import hear
 from torch import nn
-from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
+from trainings import LIVELY, OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
 
 from objectives.base import Diverged, Params, Suggest, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
@@ -56,8 +56,6 @@ pytestmark = [
 ]
 
 DEVICE = "cuda:0"
-LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
-LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 DIGITS = ObjectiveSpec("objectives.images:ImageClassification", {"dataset": "digits"})
 MLP = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3}
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
+from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, told, weights
 
 from objectives.base import Diverged, Task
 from objectives.images.models import InputSpec, build_cnn, normalised
@@ -25,12 +25,6 @@ from objectives.images.training.loop import evaluate, lr_factor
 from objectives.images.training.optimizers import make_optimizer, prepare_step
 from objectives.images.training.recipe import Numerics
 from objectives.images.training.update import TrainingData, to_unit
-
-
-@pytest.fixture(scope="module")
-def data() -> TrainingData:
-    return striped()
-
 
 # Numbers ------------------------------------------------------------------------------------------------------------
 
