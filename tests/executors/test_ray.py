@@ -35,7 +35,7 @@ from shell import (
     rows,
     search,
 )
-from test_executors import TOY, hear, task, train
+from slots import TOY, hear, task, train
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.images.objective import ImageClassification

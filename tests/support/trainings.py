@@ -24,6 +24,8 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "adamw": {"lr": 2e-3},
     "rmsprop": {"lr": 1e-3},
 }
+LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 
 
 def striped(device: str = "cpu") -> TrainingData:

@@ -1,64 +1,26 @@
-"""Recorded updates: the same numbers as a plain loop, tried before they are believed, and used again.
+"""Recorded updates: the same numbers as a plain loop, also after they were tried, and where they are used again.
 
 A CUDA graph needs a GPU (test_gpu.py). Everything around it needs only something that records and replays.
 """
 
 from __future__ import annotations
 
-import re
 import weakref
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from recordings import Recorder, never
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from trainings import OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, told, weights
+from trainings import LIVELY, OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, told, weights
 
-from objectives.base import Diverged, Task
+from objectives.base import Task
 from objectives.images.training.cuda_graphs import MAX_GRAPHS, GraphCache, graph_key, relative_distance
 from objectives.images.training.graph_inputs import dropout_layers
 from objectives.images.training.loop import ImageTraining, evaluate
 from objectives.images.training.recipe import DEFAULT_NUMERICS
 from objectives.images.training.update import LOGITS_BYTES, TrainingData, Update
-
-LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
-LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
-
-
-class Recorder:
-    """Records by remembering what to call; `replay` and `record` can be spoilt."""
-
-    def __init__(self, replay: Callable[[Update], None] = Update.__call__, error: Exception | None = None) -> None:
-        self.replay, self.error, self.recorded = replay, error, 0
-
-    def side_stream(self) -> nullcontext[None]:
-        return nullcontext()
-
-    def record(self, update: Update) -> Callable[[], None]:
-        self.recorded += 1
-        if self.error is not None:
-            raise self.error
-        known = weakref.ref(update)  # as a graph does not know who replays it
-
-        def replay() -> None:
-            recorded = known()
-            assert recorded is not None
-            self.replay(recorded)
-
-        return replay
-
-
-def never() -> GraphCache:
-    """What computes the very same numbers: sampled ones are read from memory, and added up in another order."""
-    return GraphCache(None)
-
-
-@pytest.fixture(scope="module")
-def data() -> TrainingData:
-    return striped()
 
 
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
@@ -155,128 +117,6 @@ def test_few_logits_are_stored_and_all_are_counted(steps: int, recorder: Recorde
         assert result.metrics["train/accuracy"] == pytest.approx(accuracy, abs=1.5 / len(index))
     assert len(ends) == 2
     assert (training.update.replay is None) == (recorder is None)
-
-
-# When a recording cannot be trusted ---------------------------------------------------------------------------------
-
-
-def same_batch_again(update: Update) -> None:
-    update()
-    update.position.sub_(1)
-
-
-def same_numbers_again(update: Update) -> None:
-    state = update.generator.get_state()
-    update()
-    update.generator.set_state(state)
-
-
-def doubled_rate(update: Update) -> None:
-    rates = update.rates.clone()
-    update.rates.mul_(2)
-    update()
-    update.rates.copy_(rates)
-
-
-def nothing_at_all(update: Update) -> None:
-    update.position.add_(1)
-
-
-def not_a_number(update: Update) -> None:
-    update()
-    next(update.model.parameters()).data.fill_(torch.nan)
-
-
-FAULTS = (same_batch_again, same_numbers_again, doubled_rate, nothing_at_all, not_a_number)
-
-
-@pytest.mark.parametrize(
-    ("recorder", "reason"),
-    [
-        pytest.param(Recorder(error=RuntimeError("not permitted")), "RuntimeError: not permitted", id="cannot"),
-        *(
-            pytest.param(Recorder(fault), "3 replays ended .*% of their way from", id=fault.__name__)
-            for fault in FAULTS
-        ),
-    ],
-)
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_without_a_recording_that_agrees_the_training_is_the_plain_one(
-    data: TrainingData, optimizer: str, recorder: Recorder, reason: str
-):
-    """And the trainer says so once, and does not try again."""
-    how, graphs = recipe(optimizer, **LIVELY), GraphCache(recorder)
-    recorder.recorded = 0
-    plain = a_training(data, how, dropout=0.3, epochs=1, graphs=never())
-    expected = finish(plain)
-    for first in (True, False):
-        training = a_training(data, how, dropout=0.3, epochs=1, graphs=graphs)
-        results = finish(training)
-        assert told(results) == told(expected)
-        assert equal(weights(training), weights(plain))
-        notices = [result.notice for result in results if result.notice is not None]
-        assert [bool(re.search(reason, notice)) for notice in notices] == [True] * first
-    assert recorder.recorded == 1
-
-
-def test_the_notice_says_what_was_wrong(data: TrainingData):
-    graphs = GraphCache(Recorder(error=RuntimeError("not permitted")))
-    notice = next(a_training(data, recipe(), graphs=graphs)).notice
-    assert (
-        notice == "a worker goes on without CUDA graphs, slower and with the same results: RuntimeError: not permitted"
-    )
-
-
-LATE = RuntimeError("operation failed due to a previous error during capture")
-LATE.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
-
-
-@pytest.mark.parametrize("error", [LATE, LATE.__context__], ids=["in the end", "at once"])
-def test_without_memory_for_a_recording_one_training_goes_on_by_calls(data: TrainingData, error: Exception):
-    """The recordings of others make room, and the next training is recorded again."""
-    recorder = Recorder()
-    graphs = GraphCache(recorder)
-    other = a_training(data, recipe(), graphs=graphs, width=16)
-    next(other)
-    kept = weakref.ref(other.update)
-    del other
-    plain = a_training(data, recipe(**LIVELY), dropout=0.3, graphs=never())
-    expected = told(finish(plain))
-
-    recorder.error = error
-    training = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3)
-    results = finish(training)
-    assert told(results) == expected
-    assert equal(weights(training), weights(plain))
-    assert [result.notice for result in results if result.notice] == [
-        "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
-    ]
-    assert kept() is None
-    assert recorder.recorded == 2
-
-    recorder.error = None
-    later = a_training(data, recipe(**LIVELY), graphs=graphs, dropout=0.3)
-    assert not [result for result in finish(later) if result.notice]
-    assert later.update.replay is not None
-
-
-def test_without_memory_for_calls_the_trial_fails(data: TrainingData, monkeypatch: pytest.MonkeyPatch):
-    def no_room(update: Update, *batches: int) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
-
-    monkeypatch.setattr(Update, "__call__", no_room)
-    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
-        next(a_training(data, recipe(), graphs=GraphCache(Recorder())))
-
-
-def test_a_training_that_diverges_says_nothing_of_recordings(data: TrainingData):
-    graphs = GraphCache(Recorder())
-    with pytest.raises(Diverged, match="loss became"):
-        finish(a_training(data, recipe("sgd", lr=1e30, schedule="constant"), graphs=graphs))
-    assert graphs.take_notice() is None
-    healthy = a_training(data, recipe(), graphs=graphs)
-    next(healthy)
-    assert healthy.update.replay is not None
 
 
 # Recordings used again ----------------------------------------------------------------------------------------------

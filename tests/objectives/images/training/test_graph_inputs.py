@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import OPTIMIZERS, a_training, finish, recipe, striped, weights
+from trainings import OPTIMIZERS, a_training, finish, recipe, weights
 
 from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.update import TrainingData
@@ -14,11 +14,6 @@ from objectives.images.training.update import TrainingData
 STRONG: dict[str, Any] = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
 STRONG |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 NONE = {"weight_decay": 0.0, "momentum": 0.0, "label_smoothing": 0.0, "augmentation": 0.5}
-
-
-@pytest.fixture(scope="module")
-def data() -> TrainingData:
-    return striped()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from test_cuda_graphs import Recorder
+from recordings import Recorder
 from torch import Tensor, nn
 from trainings import finish, network, recipe, striped, told
 

@@ -1,21 +1,17 @@
-"""The training loop: against a plain torch loop, repeatable, resumable, and honest about divergence."""
+"""The training loop: against a plain torch loop, repeatable, and honest about divergence."""
 
 from __future__ import annotations
 
-import io
 import math
 import subprocess
 import sys
 import textwrap
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
-from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
+from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, told, weights
 
 from objectives.base import Diverged, Task
 from objectives.images.models import InputSpec, build_cnn, normalised
@@ -25,12 +21,6 @@ from objectives.images.training.loop import evaluate, lr_factor
 from objectives.images.training.optimizers import make_optimizer, prepare_step
 from objectives.images.training.recipe import Numerics
 from objectives.images.training.update import TrainingData, to_unit
-
-
-@pytest.fixture(scope="module")
-def data() -> TrainingData:
-    return striped()
-
 
 # Numbers ------------------------------------------------------------------------------------------------------------
 
@@ -238,67 +228,6 @@ def test_no_memory_to_try_a_step_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("objectives.images.training.optimizers.fused_step", lambda optimizer: no_room)
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         prepare_step(make_optimizer(recipe(), [nn.Parameter(torch.zeros(2))]))
-
-
-# Checkpoints --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("steps", "at"), [(1, 1), (1, 3), (4, 2), (4, 5)])
-def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, optimizer: str, steps: int, at: int):
-    """With dropout and augmentation, whose random states must come along; at the end, and in the middle of an epoch."""
-    how = recipe(optimizer, augmentation=0.5, weight_decay=1e-3)
-    whole = a_training(data, how, steps=steps, dropout=0.3)
-    expected = finish(whole)
-
-    first = a_training(data, how, steps=steps, dropout=0.3)
-    for _ in range(at):
-        next(first)
-    checkpoint = first.checkpoint()
-    torch.rand(17)  # another training used the generator meanwhile
-    second = a_training(data, how, steps=steps, dropout=0.3, checkpoint=checkpoint)
-    assert told(finish(second)) == told(expected[at:])
-    assert equal(weights(second), weights(whole))
-    rows, expected_rows = second.outcome().predictions, whole.outcome().predictions
-    assert rows is not None
-    assert expected_rows is not None
-    assert (rows == expected_rows).all()
-
-
-@given(
-    how=st.fixed_dictionaries(
-        {
-            "optimizer": st.sampled_from(list(OPTIMIZERS)),
-            "schedule": st.sampled_from(["one_cycle", "constant"]),
-            "augmentation": st.sampled_from([0.0, 0.7]),
-            "batch_size": st.integers(8, 300),
-        }
-    ),
-    seed=st.integers(0, 2**31),
-    dropout=st.sampled_from([0.0, 0.4]),
-    stops=st.sets(st.integers(1, 5)),
-)
-@settings(max_examples=15)
-def test_stopped_anywhere_and_gone_on_elsewhere_it_is_the_same_training(
-    data: TrainingData, how: dict[str, Any], seed: int, dropout: float, stops: set[int]
-):
-    same: Any = {"epochs": 2, "steps": 3, "seed": seed, "dropout": dropout}
-    whole = a_training(data, recipe(**how), **same)
-    expected = finish(whole)
-    training, results = a_training(data, recipe(**how), **same), []
-    for step in range(1, 7):
-        results.append(next(training))
-        if step in stops:
-            training = a_training(data, recipe(**how), checkpoint=training.checkpoint(), **same)
-    assert told(results) == told(expected)
-    assert equal(weights(training), weights(whole))
-
-
-def test_a_checkpoint_holds_no_code(data: TrainingData):
-    training = a_training(data, recipe())
-    next(training)
-    state = torch.load(io.BytesIO(training.checkpoint()), weights_only=True)
-    assert state["step"] == 1
 
 
 # What is left, and failure ------------------------------------------------------------------------------------------
