@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_folder import make_folder
+from image_folders import make_folder
 
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_folders import make_folder
 from PIL import Image
 
 from objectives.base import DatasetError
@@ -21,16 +22,6 @@ from objectives.data.folders.folder import arrays_name
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).parents[3]
-
-
-def make_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (30, 30), mode: str = "RGB") -> Path:
-    random = np.random.RandomState(1)
-    for name, number in classes.items():
-        (root / name).mkdir(parents=True)
-        for at in range(number):
-            pixels = random.randint(0, 256, (*size[::-1], 3)).astype(np.uint8)
-            Image.fromarray(pixels).convert(mode).save(root / name / f"{at}.png")
-    return root
 
 
 def test_folder_of_colour_pictures(tmp_path: Path) -> None:

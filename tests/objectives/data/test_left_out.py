@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from image_folders import make_folder
 from PIL import Image, features
-from test_folder import make_folder, n_images, said
+from test_folder import n_images, said
 
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset, load_test_split

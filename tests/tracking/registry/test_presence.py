@@ -9,12 +9,7 @@ import pytest
 
 from search.tracking.registry import presence
 from search.tracking.registry.presence import FoundVersion, StoredVersion, find_versions
-from search.tracking.store import connect_mlflow, tagged_runs
-
-
-@pytest.fixture
-def store(folder: Path) -> mlflow.MlflowClient:
-    return connect_mlflow(f"sqlite:///{folder}/mlflow.db")
+from search.tracking.store import tagged_runs
 
 
 def add(client: mlflow.MlflowClient, name: str, run: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The champion: how it is chosen, how a user changes it, and what happens when many searches register at once."""
+"""The champion: how it is chosen, and what happens when many searches register at once."""
 
 from __future__ import annotations
 
@@ -11,35 +11,31 @@ from typing import Any
 
 import mlflow
 import pytest
-from click.testing import CliRunner
+from champions import UP, add, aliases, previous, register
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
-from shell import Finished, environment, one_file
+from shell import environment
 
-from search.cli.main import cli
 from search.common.config import why_no_model_name
-from search.common.errors import ModelNotFoundError, SearchError, TrackingError
+from search.common.errors import ModelNotFoundError, TrackingError
 from search.tracking.registry.loading import newest_champion, uri_of
 from search.tracking.registry.promotion import (
-    CHALLENGER,
     CHAMPION,
-    PREVIOUS,
     USER_CHOICE_TAG,
-    aliases_of,
     promote_if_better,
     rollback,
     set_challenger,
     set_champion,
     successive_champions,
 )
-from search.tracking.registry.version import ScoredVersion, newest_versions, versions, why_not_champion
+from search.tracking.registry.version import ScoredVersion, newest_versions, versions
 from search.tracking.store import connect_mlflow
 
 # The choice ---------------------------------------------------------------------------------------------------------
 
-UP, DOWN = {"direction": "maximize"}, {"direction": "minimize"}
+DOWN = {"direction": "minimize"}
 
 
 def entries(*scores: float | None, protocol: dict[str, str] = UP) -> list[ScoredVersion]:
@@ -96,43 +92,6 @@ def test_every_new_champion_beats_the_one_before(scores: list[float]):
 # The registry -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(folder: Path) -> mlflow.MlflowClient:
-    return connect_mlflow(f"sqlite:///{folder}/mlflow.db")
-
-
-def add(client: mlflow.MlflowClient, score: float | None, name: str = "toy", **protocol: str) -> str:
-    """A version with a score, without a model behind it."""
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    tags = {f"protocol.{key}": value for key, value in ({**UP, "metric": "accuracy", "epochs": "4"} | protocol).items()}
-    tags |= {} if score is None else {"validation": repr(score)}
-    return str(client.create_model_version(name, "file:///nowhere", tags=tags).version)
-
-
-def alias(client: mlflow.MlflowClient, alias: str, name: str = "toy") -> str | None:
-    version = aliases_of(client.get_registered_model(name)).get(alias)
-    return None if version is None else str(version)
-
-
-def aliases(client: mlflow.MlflowClient, name: str = "toy") -> tuple[str | None, str | None]:
-    return alias(client, CHAMPION, name), alias(client, CHALLENGER, name)
-
-
-def previous(client: mlflow.MlflowClient) -> str | None:
-    return alias(client, PREVIOUS)
-
-
-def register(client: mlflow.MlflowClient, score: float, **protocol: str) -> str:
-    """Do what a search does; return why its version is not the champion."""
-    own = add(client, score, **protocol)
-    champion = promote_if_better(client, "toy", own)
-    if champion == own:
-        return ""
-    set_challenger(client, "toy", own)
-    return why_not_champion(client, "toy", own, champion)
-
-
 def test_a_better_version_takes_the_alias_and_a_worse_one_is_explained(store: mlflow.MlflowClient):
     add(store, None)  # registered by another program
     stays = "version 2 of toy stays champion: "
@@ -147,71 +106,6 @@ def test_a_better_version_takes_the_alias_and_a_worse_one_is_explained(store: ml
     assert aliases(store) == ("2", "5")
     assert register(store, 0.95) == ""
     assert (aliases(store), previous(store)) == (("6", "5"), "2")
-
-
-@pytest.mark.slow
-def test_searches_respect_promotions_and_rollbacks_by_a_user(store: mlflow.MlflowClient):
-    for score in (0.9, 0.95, 0.8):
-        register(store, score)
-    assert aliases(store) == ("2", "3")
-    set_champion(store, "toy", "3")
-    assert (aliases(store), previous(store)) == (("3", None), "2")
-    assert register(store, 0.7) != ""
-    assert aliases(store) == ("3", "4")
-    assert register(store, 0.85) == ""  # better than the user's choice, though not than version 2
-    assert rollback(store, "toy") == ("5", "3")
-    assert register(store, 0.7) == "version 3 of toy stays champion: accuracy 0.7000 is behind its 0.8000"
-    assert rollback(store, "toy") == ("3", "5")
-    assert (aliases(store), previous(store)) == (("5", "6"), "3")
-    assert register(store, 0.84) == "version 5 of toy stays champion: accuracy 0.8400 is behind its 0.8500"
-    assert rollback(store, "toy") == ("5", "3")
-    assert register(store, 0.81) == ""
-    assert (aliases(store)[0], previous(store)) == ("8", "3")
-
-
-def test_a_better_version_that_a_user_passed_over_is_explained(store: mlflow.MlflowClient):
-    register(store, 0.8)
-    better = add(store, 0.9)
-    set_champion(store, "toy", "1")
-    assert promote_if_better(store, "toy", better) == "1"
-    assert why_not_champion(store, "toy", better, "1") == (
-        "version 1 of toy stays champion: it was promoted by hand when version 2 was already there"
-    )
-    assert register(store, 0.85) == ""
-
-
-@pytest.mark.slow
-def test_a_worse_version_promoted_on_the_page_stays(store: mlflow.MlflowClient):
-    for score in (0.9, 0.95, 0.8):
-        add(store, score)
-    store.set_registered_model_alias("toy", CHAMPION, "3")
-    assert register(store, 0.7) != ""
-    assert aliases(store) == ("3", "4")
-    assert register(store, 0.81) == ""
-
-
-@pytest.mark.slow
-def test_an_earlier_champion_brought_back_on_the_page_stays(store: mlflow.MlflowClient):
-    for score in (0.9, 0.95):
-        register(store, score)
-    store.set_registered_model_alias("toy", CHAMPION, "1")
-    assert register(store, 0.8) != ""
-    assert aliases(store) == ("1", "3")
-    assert register(store, 0.92) == ""
-    store.set_registered_model_alias("toy", CHAMPION, "1")  # and a second time
-    assert register(store, 0.85) != ""
-    assert aliases(store) == ("1", "5")
-    assert rollback(store, "toy") == ("1", "4")
-
-
-def test_a_users_choice_is_forgotten_when_it_is_deleted(store: mlflow.MlflowClient):
-    for score in (0.9, 0.95, 0.8):
-        register(store, score)
-    set_champion(store, "toy", "3")
-    store.delete_model_version("toy", "3")
-    assert aliases(store) == (None, None)
-    assert register(store, 0.7) != ""
-    assert (aliases(store), previous(store)) == (("2", "4"), None)
 
 
 def test_the_next_search_moves_the_alias_that_a_killed_one_left_behind(store: mlflow.MlflowClient):
@@ -301,21 +195,6 @@ def test_a_version_of_another_protocol_does_not_take_the_alias(store: mlflow.Mlf
     assert promote_if_better(store, "toy", "3") == "3"
 
 
-def test_a_missing_model_or_version_cannot_be_promoted(store: mlflow.MlflowClient):
-    with pytest.raises(ModelNotFoundError, match="no champion is registered here yet. Run a search first"):
-        newest_champion(store)
-    for act in (lambda: set_champion(store, "toy", "1"), lambda: rollback(store, "toy")):
-        with pytest.raises(ModelNotFoundError, match="there is no model 'toy' with versions; registered here: none"):
-            act()
-    add(store, 0.5)
-    with pytest.raises(ModelNotFoundError, match="has a champion. Registered here: toy. .* promote toy/1"):
-        newest_champion(store)
-    with pytest.raises(ModelNotFoundError, match="there is no version 2 of 'toy'; it has 1"):
-        set_champion(store, "toy", "2")
-    with pytest.raises(ModelNotFoundError, match="toy has no champion; to choose one, type"):
-        rollback(store, "toy")
-
-
 def test_what_counts_as_a_model_name_is_accepted_and_found(store: mlflow.MlflowClient):
     for name in ("a", "1", "m-1", "-x", "_", "a.b", "a..b", "a b", "a  b", "x" * 256, "плата", "猫"):
         assert why_no_model_name(name) is None
@@ -398,9 +277,6 @@ def test_16_register_at_the_same_time(folder: Path, repaired_by: str):
     assert USER_CHOICE_TAG not in client.get_registered_model("toy").tags  # no move was mistaken for a user's
 
 
-# The command --------------------------------------------------------------------------------------------------------
-
-
 def test_a_model_without_versions_is_not_called_registered(store: mlflow.MlflowClient):
     add(store, 0.5)
     add(store, 0.6)
@@ -409,36 +285,3 @@ def test_a_model_without_versions_is_not_called_registered(store: mlflow.MlflowC
         store.delete_model_version("toy", version)
     with pytest.raises(ModelNotFoundError, match="no champion is registered here yet. Run a search first"):
         newest_champion(store)
-
-
-def command(folder: Path, *words: str) -> str:
-    return CliRunner().invoke(cli, ["promote", *words, "--workspace", str(folder)], catch_exceptions=False).stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["digits/2"], "there is no version 2 of 'digits'; it has 1"),
-        (["--rollback"], "no champion of digits before version 1 is known; to choose one, type: python -m search"),
-        (["--rollback", "mnist"], "there is no model 'mnist' with versions; registered here: digits"),
-        ([], "promote what[?] Type python -m search promote STUDY"),
-        (["digitz"], "there is no study 'digitz' made by a search; there are: digits. A version of a model is typed"),
-    ],
-)
-def test_an_impossible_promotion_is_explained(finished: Finished, words: list[str], message: str):
-    with pytest.raises(SearchError, match=message):
-        command(finished.folder, *words)
-
-
-@pytest.mark.slow
-def test_the_command_promotes_a_version_or_a_winner_and_rolls_back(finished: Finished, folder: Path):
-    for name in ("optuna.db", "mlflow.db"):
-        one_file(finished.folder / name, folder / name)
-    client = connect_mlflow(f"sqlite:///{folder}/mlflow.db")
-    add(client, 0.1, "digits")
-    assert command(folder, "digits/2") == "champion of digits: version 2\n"
-    assert aliases(client, "digits") == ("2", None)
-    assert "registered: digits version 1, alias champion (models:/digits/1)" in command(folder, "digits")
-    assert aliases(client, "digits") == ("1", None)
-    assert command(folder, "--rollback") == "champion of digits: version 2 again, no longer version 1\n"

@@ -152,11 +152,6 @@ def test_a_model_that_could_run_code_here_is_not_loaded(folder: Path, store: mlf
 # Registration ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(folder: Path) -> mlflow.MlflowClient:
-    return connect_mlflow(f"sqlite:///{folder}/mlflow.db")
-
-
 @pytest.mark.slow
 def test_publishing_twice_registers_once_and_a_worse_one_is_the_challenger(folder: Path, store: mlflow.MlflowClient):
     uri = f"sqlite:///{folder}/mlflow.db"
