@@ -83,6 +83,9 @@ def test_a_folder_without_splits_says_so(tmp_path: Path) -> None:
         (("pets_train", "holdout"), ("", None, "holdout/")),
         (("train", "val", "pets-test"), ("train/", "val/", "pets-test/")),
         (("training images", "val", "test_set"), ("training images/", "val/", "test_set/")),
+        (("trainset", "validset", "testset"), ("trainset/", "validset/", "testset/")),
+        (("TrainData", "TestData"), ("", None, "TestData/")),
+        (("traindata", "TestImages"), ("", None, "TestImages/")),
     ],
 )
 def test_splits_are_known_by_their_names(tmp_path: Path, splits: tuple[str, ...], origins: tuple[str | None, ...]):
@@ -93,6 +96,26 @@ def test_splits_are_known_by_their_names(tmp_path: Path, splits: tuple[str, ...]
     for split, origin in zip(("training", "validation", "test"), origins, strict=True):
         assert data.origins[split] == origin or (not origin and splits[0] in data.origins[split])
     assert data.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "noted"),
+    [
+        (("fold1", "fold2"), {"cat": 5, "dog": 5}, True),
+        (("learn", "test", "more"), {"cat": 5, "dog": 5}, True),
+        (("cat", "dog"), {"front": 5}, False),
+        (("cat", "dog"), {"": 5}, False),
+    ],
+)
+def test_classes_that_hold_the_same_folders_are_noted(
+    tmp_path: Path, outer: tuple[str, ...], inner: dict[str, int], *, noted: bool
+) -> None:
+    for name in outer:
+        make_folder(tmp_path / "set" / name, inner)
+    data = loaded(tmp_path / "set")
+    assert data.classes == tuple(sorted(outer))
+    note = f"the classes are {', '.join(map(repr, sorted(outer)))}, and each holds folders named 'cat', 'dog'. If those"
+    assert [text.startswith(note) for text in data.notes] == [True] * noted
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
