@@ -27,6 +27,8 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 """The figures of merit of an image classifier that a search can improve."""
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 224
 """Limits of the pixels a side to which images are resized."""
+MAX_DUPLICATES = 1_000
+"""Number of duplicates that `ImageClassifier.dataset_info` lists."""
 
 
 class ObjectiveError(Exception):

@@ -19,7 +19,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from objectives.base import DatasetError
+from objectives.base import MAX_DUPLICATES, DatasetError
 from objectives.data.splits import Labelled, find_duplicates
 from objectives.files import write_atomic
 
@@ -28,8 +28,6 @@ Part = Literal["pool", "test"]
 _held: dict[Path, BinaryIO] = {}
 """Open files by the arrays that this process uses. A lock ends with its process."""
 
-MAX_DUPLICATES = 1_000
-"""Number of duplicates that are listed."""
 N_PAIRS = 3
 """Number of duplicates in a sentence."""
 

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from objectives.base import MAX_IMAGE_SIZE
-from objectives.data.arrays import MAX_DUPLICATES
+from objectives.base import MAX_DUPLICATES, MAX_IMAGE_SIZE
 from objectives.metrics import is_unequal, metric_of
 from search.common.text import one_line
 
