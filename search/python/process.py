@@ -1,5 +1,6 @@
 """Leaves the user's process as it was: a search changes what a command may change, and a notebook has other plans."""
 
+import logging
 import os
 import random
 import sys
@@ -37,6 +38,8 @@ def borrowed_process(*, trains: bool) -> Iterator[None]:
         import optuna
 
         path, level = list(sys.path), optuna.logging.get_verbosity()
+        psycopg = logging.getLogger("psycopg")
+        psycopg_level = psycopg.level
         # A thread that spins while it waits keeps other threads off a busy core. Workers inherit the variable.
         passive = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}
         numbers = _unchanged_numbers() if trains else nullcontext()
@@ -53,6 +56,7 @@ def borrowed_process(*, trains: bool) -> Iterator[None]:
             finally:
                 sys.path[:] = path
                 optuna.logging.set_verbosity(level)
+                psycopg.setLevel(psycopg_level)
     finally:
         _one_search.release()
 

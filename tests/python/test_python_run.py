@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -76,6 +77,7 @@ def process_state() -> dict[str, Any]:
         "filters": list(warnings.filters),
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "verbosity": optuna.logging.get_verbosity(),
+        "psycopg": logging.getLogger("psycopg").level,
         "uri": (mlflow.get_tracking_uri(), mlflow.get_registry_uri()),
         "run": run.info.run_id if (run := mlflow.active_run()) else None,
         "threads": {thread.name for thread in threading.enumerate()},

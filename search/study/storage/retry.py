@@ -42,7 +42,7 @@ class RetryPolicy:
 
     `check` runs before every attempt. It raises when the study's lock is lost or the server is away. After `wait_s`
     seconds the policy gives up for good. `say` shows a message. `pause` sleeps, and raises when the user interrupts.
-    `file`: the SQLite file that the calls use instead of a server.
+    `file`: the SQLite file that the calls use instead of a server. `check` may still ask a server.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class RetryPolicy:
         file: Path | None = None,
     ) -> None:
         self._check, self._wait_s, self._say, self._file = check, wait_s, say, file
-        self._waiting = False
+        self._recovery = ""
+        """While the policy waits, what it shows when a call succeeds again."""
         self._gave_up: StorageError | None = None
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_outage),
@@ -75,9 +76,9 @@ class RetryPolicy:
         if self._gave_up is not None:
             raise self._gave_up
         result: T = self._retrying(self._attempt, call)
-        if self._waiting:
-            self._waiting = False
-            self._say(f"{self._file} is free again" if self._file else "the database is back; the search goes on")
+        if self._recovery:
+            self._say(self._recovery)
+            self._recovery = ""
         return result
 
     def _attempt(self, call: Callable[[], T]) -> T:
@@ -85,14 +86,17 @@ class RetryPolicy:
         return call()
 
     def _report_waiting(self, state: tenacity.RetryCallState) -> None:
-        if state.attempt_number > 1 and not self._waiting:  # a new connection often helps
-            self._waiting = True
-            away = f"the database does not answer ({_reason(state)}); the search waits for it"
-            trouble = f"{self._file} is locked by another program; waiting for it" if self._file else away
+        if state.attempt_number > 1 and not self._recovery:  # a new connection often helps
+            if self._file is not None and _is_of_file(state):
+                trouble = f"{self._file} is locked by another program; waiting for it"
+                self._recovery = f"{self._file} is free again"
+            else:
+                trouble = f"the database does not answer ({_reason(state)}); the search waits for it"
+                self._recovery = "the database is back; the search goes on"
             self._say(f"{trouble}, up to {self._wait_s:.0f} s")
 
     def _give_up(self, state: tenacity.RetryCallState) -> None:
-        if self._file is not None:
+        if self._file is not None and _is_of_file(state):
             self._gave_up = DatabaseLockedError(self._file, self._wait_s)
             raise self._gave_up
         away = f"the database has not answered for {self._wait_s:.0f} s ({_reason(state)})"
@@ -100,10 +104,19 @@ class RetryPolicy:
         raise self._gave_up
 
 
-def _reason(state: tenacity.RetryCallState) -> str:
+def _error(state: tenacity.RetryCallState) -> BaseException:
     error = state.outcome and state.outcome.exception()
     assert error, "only failed attempts are repeated"
-    return driver_message(error)
+    return error
+
+
+def _reason(state: tenacity.RetryCallState) -> str:
+    return driver_message(_error(state))
+
+
+def _is_of_file(state: tenacity.RetryCallState) -> bool:
+    error = _error(state)
+    return isinstance(error, DatabaseLockedError) or isinstance(driver_error(error), sqlite3.Error)
 
 
 def _retried(method: Method) -> Method:

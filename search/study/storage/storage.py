@@ -194,5 +194,6 @@ def study_holder(storage: str, study: str) -> Holder | None:
 
 
 def quiet_optuna() -> None:
-    """Keep Optuna's own log lines off the terminal."""
+    """Keep log lines of Optuna and of its PostgreSQL driver off the terminal."""
     optuna.logging.set_verbosity(logging.ERROR)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of lost connections, for which it also raises

@@ -53,6 +53,24 @@ def test_a_call_is_repeated_until_the_server_answers():
     ]
 
 
+def test_a_server_that_is_away_while_a_file_is_written_is_not_called_a_locked_file(tmp_path: Path):
+    messages: list[str] = []
+    server, file = Server(outages=4), tmp_path / "journal.db"
+
+    def check() -> None:
+        server.call()
+
+    retry = RetryPolicy(check, wait_s=0.3, say=messages.append, pause=lambda seconds: None, file=file)
+    assert retry.run(lambda: "written") == "written"
+    assert [message.split(" (")[0] for message in messages] == [
+        "the database does not answer",
+        "the database is back; the search goes on",
+    ]
+    server.outages = float("inf")
+    with pytest.raises(StorageError, match="the database has not answered"):
+        RetryPolicy(check, wait_s=0, say=messages.append, file=file).run(lambda: "written")
+
+
 def test_one_broken_connection_causes_no_message():
     messages: list[str] = []
     assert policy(messages).run(Server(outages=1).call) == "answer"
