@@ -214,6 +214,7 @@ def test_an_objective_that_cannot_be_made_is_an_error(spec: ObjectiveSpec, messa
         broken.ready()
 
 
+@pytest.mark.slow
 def test_closing_ends_a_worker_that_hangs():
     mine = children(os.getpid())
     executor = LocalExecutor(TOY, "cpu", jobs=1)

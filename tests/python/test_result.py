@@ -24,6 +24,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_result_says_what_optuna_says(here: Path):
     result = search.run(toy.Toy, trials=4, **QUICK)
     study = result.study

@@ -238,6 +238,7 @@ def test_whole_epochs_are_trained_on_a_finer_schedule():
     assert set(search_space(specimen.objective)) == {"units", "lr"}
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_mistake_and_the_result(tmp_path: Path):
     """As a user types it: it forks, and after a training in this process torch may refuse to train in a fork."""
     tidy = search("check-objective", "test_checks:Tidy", cwd=tmp_path)

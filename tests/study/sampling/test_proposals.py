@@ -180,6 +180,7 @@ def test_measured_latency_is_a_constraint_and_a_slow_trial_does_not_win(database
     assert (record.trials[2].state, record.trials[2].value) == (TrialState.PRUNED, None)
 
 
+@pytest.mark.slow
 def test_the_search_ends_when_nothing_small_enough_is_new(database: str):
     """Only `depth` 1 is small enough, and `x` is fixed."""
     objective, space = Weighed(steps=1), narrow(Toy(), ["x=0.5", "kind=deep"])

@@ -79,6 +79,7 @@ def test_the_alias_stays_within_its_protocol():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@pytest.mark.slow
 def test_every_new_champion_beats_the_one_before(scores: list[float]):
     """A search that sees fewer versions finds a champion before the best, never one that is worse than an earlier."""
     order = successive_champions(entries(*scores), None)
@@ -195,6 +196,7 @@ def test_a_version_of_another_protocol_does_not_take_the_alias(store: mlflow.Mlf
     assert promote_if_better(store, "toy", "3") == "3"
 
 
+@pytest.mark.slow
 def test_what_counts_as_a_model_name_is_accepted_and_found(store: mlflow.MlflowClient):
     for name in ("a", "1", "m-1", "-x", "_", "a.b", "a..b", "a b", "a  b", "x" * 256, "плата", "猫"):
         assert why_no_model_name(name) is None
