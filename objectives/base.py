@@ -183,6 +183,22 @@ class Checkable(Protocol):
 
 
 @runtime_checkable
+class Scaled(Protocol):
+    """Optional part of an objective: it samples larger networks on a larger device.
+
+    A study has one scale, chosen when its first workers are ready.
+    """
+
+    scales: Sequence[str]
+    """The names of the scales. The last one's space contains those of the others."""
+    scale: str
+    """The scale of what `suggest` samples. The search sets it: to "" for a study that stores none."""
+
+    def choose_scale(self, device: str, free_bytes: int) -> str:
+        """The scale for workers on `device` with this much free memory; 0 if it is unknown, as on the CPU."""
+
+
+@runtime_checkable
 class Sized(Protocol):
     """Optional part of an objective: the size of its networks can be limited."""
 

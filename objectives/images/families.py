@@ -6,6 +6,7 @@ torch is imported only to build one, because sampling must be quick.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from objectives.base import Params, Suggest
@@ -17,17 +18,43 @@ if TYPE_CHECKING:
     from objectives.images.models import InputSpec
 
 
-def suggest(trial: Suggest, size: tuple[int, int]) -> Params:
-    """Sample a network for images of `size` (h, w). Parameters that a choice does not use are not sampled."""
+@dataclass(frozen=True)
+class Scale:
+    """How wide networks may be."""
+
+    units: tuple[int, ...]
+    """Units of an MLP's layer. Few widths, so that trials share CUDA graphs, and all multiples of 32, which is fast."""
+    channels: int
+    """The most channels of a CNN's first block. Later blocks have two and three times as many."""
+
+
+LADDER = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+SCALES = {"small": Scale(LADDER, 24), "wide": Scale((*LADDER, 1536, 2048), 48)}
+"""The second is for GPUs, where small networks leave most of the device idle."""
+
+WIDE_FROM_BYTES = 8 * 2**30
+"""Free memory of a GPU with wide networks. Eight workers may share it."""
+
+
+def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
+    """Sample a network for images of `size` (h, w). Parameters that a choice does not use are not sampled.
+
+    `scale` is one of `SCALES`, or "" for a study that began when any width was possible.
+    """
+    widths = SCALES[scale or "small"]
     params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
     if params["family"] == "mlp":
         params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
         for layer in range(1, depth + 1):
-            params[f"mlp_width_{layer}"] = trial.suggest_int(f"mlp_width_{layer}", 64, 1024, log=True)
+            name = f"mlp_width_{layer}"
+            if scale:
+                params[name] = trial.suggest_categorical(name, widths.units)
+            else:
+                params[name] = trial.suggest_int(name, 64, 1024, log=True)
         params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
     else:
         params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(size))
-        params["cnn_width"] = trial.suggest_int("cnn_width", 8, 24, step=8)
+        params["cnn_width"] = trial.suggest_int("cnn_width", 8, widths.channels, step=8)
         params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
         params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
         params["cnn_dropout"] = trial.suggest_float("cnn_dropout", 0.0, 0.5)

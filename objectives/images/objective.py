@@ -51,6 +51,8 @@ class ImageClassification:
 
     metric = "val_accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
+    scales = tuple(families.SCALES)
+    scale = scales[-1]
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class ImageClassification:
 
     def suggest_network(self, trial: Suggest) -> Params:
         """Sample the parameters of a network. A subclass gives its own, with `build_network`; or none, as {}."""
-        return families.suggest(trial, self.dataset.size)
+        return families.suggest(trial, self.dataset.size, self.scale)
 
     def build_network(self, params: Params) -> nn.Module:
         """Build an untrained network of what `suggest_network` returned.
@@ -205,6 +207,9 @@ class ImageClassification:
             return {}
         balanced = self.searched in ("balanced_accuracy", "macro_f1")  # small classes count as much as large ones
         return known_configurations(self.dataset.size, is_weighted=self.is_unequal, balanced=balanced)
+
+    def choose_scale(self, device: str, free_bytes: int) -> str:
+        return "wide" if device.startswith("cuda") and free_bytes >= families.WIDE_FROM_BYTES else "small"
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3

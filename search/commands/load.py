@@ -18,7 +18,7 @@ from search.commands.studies import is_of_function, read_study, tracked_elsewher
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError, TrackingError, UsageError
 from search.study import records
-from search.study.space.asked_trial import stored_trial
+from search.study.space.asked_trial import StoredTrial
 from search.study.space.objective_calls import call, explain_errors
 from search.study.space.space import WHOLE_SPACE
 from search.tracking.registry.loading import download, load_registered, require_store
@@ -184,7 +184,7 @@ def load_trial(
         raise UsageError(f"the objective of study {study!r} cannot load weights; {advice}")
     weights = _stored(config, record, trial, "weights.pt", "weights that can be read")
     with explain_errors(spec.target):
-        params = WHOLE_SPACE.suggest(objective, stored_trial(trial.params))
+        params = WHOLE_SPACE.suggest(objective, StoredTrial(trial.params))
         network: torch.nn.Module = call("load_weights", objective.load_weights, params, weights)
     return network
 

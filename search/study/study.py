@@ -16,14 +16,14 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from objectives.base import ImageClassifier, Objective, Params
+from objectives.base import ImageClassifier, Objective, Params, Scaled
 from objectives.functions.objective import FunctionObjective
 from objectives.metrics import metric_of
 from search.common.direction import Direction
 from search.common.errors import StudyMismatchError
 from search.common.workspace import slug
 from search.study import records
-from search.study.space.asked_trial import stored_trial
+from search.study.space.asked_trial import StoredTrial
 from search.study.space.limits import Limits
 from search.study.space.objective_calls import require_fingerprint
 from search.study.space.space import WHOLE_SPACE, Space, format_distribution, search_space
@@ -33,6 +33,7 @@ NO_LIMITS = Limits()
 SPACE = "search space"
 IMAGE_SIZE = "--image-size"  # key of a fingerprint, if it is given
 CODE = "code"
+SCALE = "scale"
 METRIC = "metric"
 
 
@@ -63,7 +64,21 @@ class StoredStudy:
 
     def fix_epochs(self, epochs: int) -> None:
         """Store the epochs of a study that has none yet."""
-        self.set_attr(records.FINGERPRINT, {**self.attrs()[records.FINGERPRINT], "epochs": epochs})
+        self._fix({"epochs": epochs})
+
+    @property
+    def has_scale(self) -> bool:
+        """False for a study whose objective has scales, until one is chosen."""
+        return not isinstance(self.objective, Scaled) or stored_scale(self.attrs()) is not None
+
+    def fix_scale(self, space: Space) -> None:
+        """Store the objective's scale, and `space` as it is at that scale."""
+        assert isinstance(self.objective, Scaled)
+        self._fix({SCALE: self.objective.scale, SPACE: _distributions(self.objective, space)})
+
+    def _fix(self, decided: Mapping[str, Any]) -> None:
+        """Store a part of the fingerprint that was undecided."""
+        self.set_attr(records.FINGERPRINT, {**self.attrs()[records.FINGERPRINT], **decided})
 
     def attrs(self) -> dict[str, Any]:
         return self.storage.get_study_user_attrs(self.study_id)
@@ -80,7 +95,7 @@ class StoredStudy:
         """Convert a trial's sampled parameters to the objective's parameters. Raises ContractError."""
         if isinstance(self.objective, FunctionObjective):
             return dict(sampled)
-        return WHOLE_SPACE.suggest(self.objective, stored_trial(sampled))
+        return WHOLE_SPACE.suggest(self.objective, StoredTrial(sampled))
 
     def name_metric(self) -> None:
         """Name the metric for Optuna's dashboard and plots, unless the study has a name for it."""
@@ -134,6 +149,8 @@ def open_study(
     study, stored_epochs = StoredStudy(storage, study_id, objective), stored.get("epochs")
     if epochs is None or stored_epochs is None:
         wanted["epochs"] = stored_epochs
+    if SCALE in stored:
+        wanted[SCALE] = stored[SCALE]
     if different := list(_differences(stored, wanted)):
         raise StudyMismatchError(
             f"study {name!r} was made with other settings: {'; '.join(different)}.\n"
@@ -165,6 +182,15 @@ def new_uid() -> str:
     return uuid.uuid4().hex[:8]
 
 
+def stored_scale(attrs: Mapping[str, Any]) -> str | None:
+    """Return the scale of a study with these attributes: "" for studies before there were scales, None for undecided.
+
+    `objectives.base.Scaled` explains scales.
+    """
+    scale: str | None = attrs.get(records.FINGERPRINT, {SCALE: None}).get(SCALE, "")
+    return scale
+
+
 def find_study(storage: RDBStorage, name: str) -> int | None:
     """Return the id of a study, or None if there is none of that name."""
     try:
@@ -191,10 +217,15 @@ def _fingerprint(objective: Objective, target: str, epochs: int | None, space: S
         METRIC: f"{objective.direction} {objective.metric}",
         **require_fingerprint(objective),
         "epochs": epochs,
+        **({SCALE: None} if isinstance(objective, Scaled) else {}),
         **limits.as_settings(),
         **({"--fix": dict(space.fixed)} if space.fixed else {}),
-        SPACE: {name: distribution_to_json(values) for name, values in search_space(objective, space).items()},
+        SPACE: _distributions(objective, space),
     }
+
+
+def _distributions(objective: Objective, space: Space) -> dict[str, str]:
+    return {name: distribution_to_json(values) for name, values in search_space(objective, space).items()}
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FixedTrial
 
 from objectives.base import Params, ParamValue, Suggest
 from objectives.failures import describe_value
@@ -129,11 +128,6 @@ class AskedTrial:
         return asked
 
 
-def stored_trial(params: Mapping[str, Any]) -> FixedTrial:
-    """A trial that suggests the values of a stored one."""
-    return FixedTrial({**NEUTRAL, **params})
-
-
 class PartialTrial:
     """A trial that suggests given values, and the lowest value or first choice where none is given."""
 
@@ -156,6 +150,21 @@ class PartialTrial:
             self.missing.add(name)
         self.params[name] = self._given.get(name, default)
         return self.params[name]
+
+
+class StoredTrial(PartialTrial):
+    """A trial that suggests the values of a stored one, also where the space has others now.
+
+    Raises ValueError for a parameter that the stored one does not have.
+    """
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        super().__init__({**NEUTRAL, **params})
+
+    def _take(self, name: str, default: Any) -> Any:
+        if name not in self._given:
+            raise ValueError(f"the stored trial has no parameter {name!r}")
+        return super()._take(name, default)
 
 
 def _is_name(name: object) -> bool:

@@ -18,7 +18,7 @@ from objectives.images import ImageClassification
 from objectives.images.training.cuda_graphs import GraphCache, distance
 from objectives.images.training.loop import evaluate
 from objectives.metrics import balanced_weights
-from search.study.space.asked_trial import stored_trial
+from search.study.space.asked_trial import StoredTrial
 from search.study.space.space import WHOLE_SPACE, search_space
 
 WEIGHTS = (0.5, 0.25, 3.0, 1.0)
@@ -133,4 +133,4 @@ def test_a_trial_that_was_stored_without_weighting_had_none():
     objective = blobs(950, 50)
     before = dict(next(iter(objective.baselines().values())))
     assert before.pop("class_weighting") == "none"
-    assert WHOLE_SPACE.suggest(objective, stored_trial(before)) == {**before, "class_weighting": "none"}
+    assert WHOLE_SPACE.suggest(objective, StoredTrial(before)) == {**before, "class_weighting": "none"}
