@@ -14,7 +14,7 @@ from search.coordinator.progress import Display
 from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configuration
-from search.study.space.objective_calls import call, explain_errors
+from search.study.space.objective_calls import call, choose_scale, explain_errors
 from search.study.space.space import narrow
 from search.study.state import Phase
 from search.study.summary import Summary
@@ -86,7 +86,7 @@ def _choose_scale(session: SearchSession) -> None:
         return
     assert isinstance(objective, Scaled)
     first = session.executor.workers()[0]
-    objective.scale = call("choose_scale", objective.choose_scale, first.device, first.free_bytes)
+    objective.scale = choose_scale(objective, first.device, first.free_bytes)
     try:
         narrow(objective, fixes)
     except UsageError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params
+from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params, Scaled
 from objectives.failures import describe_error, describe_value
 from objectives.spec import ObjectiveSpec
 from search.common.signals import is_interruption
@@ -67,6 +67,8 @@ def check_answers(objective: Objective) -> None:
     require_baselines(objective)
     require_dataset(objective)
     metric_range(objective)
+    if isinstance(objective, Scaled):
+        choose_scale(objective, "cpu", 0)
 
 
 def described(objective: Objective, params: Params) -> str:
@@ -91,6 +93,14 @@ def metric_range(objective: Objective) -> tuple[float | None, float | None] | No
     require(all(bound is None or is_number(bound) for bound in (low, high)), shown)
     require(low is None or high is None or low < high, shown)
     return None if low is None else float(low), None if high is None else float(high)
+
+
+def choose_scale(objective: Scaled, device: str, free_bytes: int) -> str:
+    """The objective's scale for a device. Raises ContractError if it is none of its scales."""
+    scale = call("choose_scale", objective.choose_scale, device, free_bytes)
+    names = ", ".join(map(repr, objective.scales))
+    require(scale in objective.scales, f"choose_scale gave {describe_value(scale)}; give one of its scales: {names}")
+    return str(scale)
 
 
 def require_texts(objective: Objective) -> None:
