@@ -97,9 +97,11 @@ def metric_range(objective: Objective) -> tuple[float | None, float | None] | No
 
 def choose_scale(objective: Scaled, device: str, free_bytes: int) -> str:
     """The objective's scale for a device. Raises ContractError if it is none of its scales."""
+    scales, shown = objective.scales, describe_value(objective.scales)
+    valid = isinstance(scales, tuple | list) and scales and all(isinstance(name, str) and name for name in scales)
+    require(valid, f"scales is {shown}; give names, the one with the largest space last, such as ('small', 'wide')")
     scale = call("choose_scale", objective.choose_scale, device, free_bytes)
-    names = ", ".join(map(repr, objective.scales))
-    require(scale in objective.scales, f"choose_scale gave {describe_value(scale)}; give one of its scales: {names}")
+    require(scale in scales, f"choose_scale gave {describe_value(scale)}; give one of {', '.join(map(repr, scales))}")
     return str(scale)
 
 

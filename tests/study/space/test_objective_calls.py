@@ -12,6 +12,9 @@ from objectives.base import ObjectiveError
 from search.study.space.objective_calls import check_answers, described, explain_errors
 
 
+SCALED = {"scales": ("s", "l"), "scale": "l", "choose_scale": lambda device, free: "s"}
+
+
 def changed(**parts: Any) -> Toy:
     """A toy with some parts replaced."""
     objective = Toy()
@@ -42,9 +45,13 @@ def refuse(*_: object) -> None:
         ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
         ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
         ({"baselines": refuse}, r"baselines failed: KeyError"),
+        ({**SCALED, "scales": 3}, r"scales is 3; give names"),
+        ({**SCALED, "choose_scale": lambda device, free: "huge"}, r"choose_scale gave 'huge'; give one of 's', 'l'"),
+        ({**SCALED, "choose_scale": refuse}, r"choose_scale failed: KeyError"),
     ],
 )
 def test_an_unusable_answer_is_named(parts: dict[str, Callable[..., Any]], message: str):
+    check_answers(changed(**SCALED))
     check_answers(Toy())
     hint = r"\. To see more, type: python -m search check-objective toy:Toy$"
     with pytest.raises(ObjectiveError, match=rf"^the objective's {message}.*{hint}"), explain_errors("toy:Toy"):
