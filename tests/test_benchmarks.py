@@ -5,18 +5,21 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from shell import TESTS, environment
+from click.testing import CliRunner
+from shell import TESTS, environment, wait_until
 
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset
 from tests.benchmarks import __main__ as table
 from tests.benchmarks import gpu
 from tests.benchmarks.commands import Ended, time_to_accuracy
-from tests.benchmarks.measure import Line, Options, Sample, Target, alternate, sample
+from tests.benchmarks.measure import Line, Options, Sample, Skipped, Target, alternate, sample
 from tests.benchmarks.objectives import Usual
 from tests.benchmarks.settings import fixed
 from tests.benchmarks.usual_loop import build
@@ -25,7 +28,7 @@ from tests.benchmarks.usual_loop import build
 def test_benchmarks_say_their_flags_and_refuse_unknown_rows() -> None:
     command = [sys.executable, "-m", "tests.benchmarks"]
     helped = subprocess.run([*command, "--help"], cwd=TESTS.parent, env=environment(), capture_output=True, text=True)
-    assert all(flag in helped.stdout for flag in ("--only", "--repeats", "--quick", "--output"))
+    assert all(flag in helped.stdout for flag in ("--only", "--repeats", "--quick", "--minutes", "--output"))
     refused = subprocess.run(
         [*command, "--only", "1,12"], cwd=TESTS.parent, env=environment(), capture_output=True, text=True
     )
@@ -151,18 +154,102 @@ def test_quick_benchmark_of_ray_tune(tmp_path: Path) -> None:
     quick("4", tmp_path / "figures.json")
 
 
+ROW = """
+import sys, time, types
+from tests.benchmarks import __main__ as table
+from tests.benchmarks.gpu import Bench, in_turn
+from tests.benchmarks.measure import Line, Skipped, sample
+
+def part(name, then):
+    def measure(bench):
+        yield Line(1, name, "s", sample([1]))
+        then()
+    return name, 0.0, measure
+
+def fail():
+    raise ValueError("no such kernel")
+
+def hours_pass():
+    time.monotonic = lambda: 1e12
+
+def made(options):
+    return in_turn(Bench(options, "cpu", [1]), {parts})
+
+module = sys.modules["tests.benchmarks.made"] = types.ModuleType("made")
+module.made = made
+table.ROWS.update({{1: "made:made", 2: "made:made"}})
+table.main()
+"""
+"""The benchmark with other rows: each has some parts of one line, which then do something."""
+
+
+def other_rows(parts: str, output: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", ROW.format(parts=parts), "--output", str(output), *words]
+    return subprocess.Popen(
+        command, cwd=TESTS.parent, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_a_killed_benchmark_keeps_its_lines(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    parts = "[part('first', fail), part('second', lambda: time.sleep(600))]"
+    with other_rows(parts, output, "--only", "1") as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        wait_until(lambda: len(json.loads(output.read_text())["rows"]) == 2, 10, "the second line in the file")
+        process.kill()
+    failed = "first failed: ValueError: no such kernel"
+    assert said == ["row 1: first: 1 s\n", f"row 1: {failed}\n", "row 1: second: 1 s\n"]
+    found = json.loads(output.read_text())
+    assert [row["name"] for row in found["rows"]] == ["first", "second"]
+    assert found["skipped"] == [{"row": 1, "why": failed}]
+
+
+def test_a_benchmark_out_of_time_says_what_it_left_out(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    parts = "[part('first', hours_pass), part('second', fail)]"
+    with other_rows(parts, output, "--only", "1,2", "--minutes", "60") as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    found = json.loads(output.read_text())
+    assert [row["name"] for row in found["rows"]] == ["first"]
+    assert "row 1 skipped: second: not measured; it takes 0 s at least, and 0 were left" in out
+    assert "row 2 skipped: not measured, since no time was left" in out
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "soon"])
+def test_a_benchmark_takes_minutes_above_0(minutes: str) -> None:
+    refused = CliRunner().invoke(table.main, ["--minutes", minutes])
+    assert refused.exit_code == 2
+    assert "Invalid value for '--minutes'" in refused.output
+
+
+def on_the_cpu(part: Callable[[gpu.Bench], gpu.Found]) -> dict[str, Line]:
+    """The lines of one part of the GPU's row, by name; tiny sizes."""
+    lines = list(gpu.in_turn(gpu.Bench(Options(1, quick=True), "cpu", (1, 2)), [("part", 0.0, part)]))
+    assert [line for line in lines if isinstance(line, Skipped)] == []
+    assert all(line.ours.median > 0 and (line.ratio or 1) > 0 for line in lines if isinstance(line, Line))
+    return {line.name: line for line in lines if isinstance(line, Line)}
+
+
+def test_the_gpus_batches_structures_and_seeds_work_on_the_cpu() -> None:
+    lines = on_the_cpu(gpu.batches)
+    assert len(lines) == 3 * len(gpu.SETTINGS)
+    for label in gpu.SETTINGS:
+        assert lines[f"{label}: a batch WITHOUT A GRAPH / the same called"].ratio is not None
+        assert lines[f"{label}: one seed twice gives the same weights"].met
+
+
+def test_the_gpus_workers_work_on_the_cpu() -> None:
+    lines = on_the_cpu(partial(gpu.workers, mps=True))
+    assert list(lines) == ["mlp: 1 worker", "mlp: 2 workers", "cnn: 1 worker", "cnn: 2 workers"]
+
+
 @pytest.mark.slow
-def test_the_gpus_loops_work_on_the_cpu() -> None:
+@pytest.mark.parametrize("part", [gpu.command, gpu.main_job, gpu.loader, gpu.eager])
+def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu.Bench], gpu.Found]) -> None:
     needs_mnist()
-    lines = gpu.loops(Options(1, quick=True), "mlp", "cpu")
-    assert [line.name.partition(" / ")[2] for line in lines] == [
-        "the same called",
-        "eager, DataLoader",
-        "eager, data on the device",
-        *gpu.VARIANTS,
-        "the same called",
-    ]
-    assert all(line.ratio for line in lines)
+    assert on_the_cpu(part)
 
 
 @pytest.mark.gpu
@@ -188,7 +275,7 @@ def quick(rows: str, output: Path) -> None:
     assert set(found) == {"header", "rows", "skipped", "seconds"}
     assert {"processor", "cores", "load_average", "versions", "git_commit", "repeats"} <= set(found["header"])
     assert {str(row["row"]) for row in found["rows"]} == set(rows.split(","))
-    assert found["skipped"] == []
+    assert [each for each in found["skipped"] if "is not installed" not in each["why"]] == []  # CUDA MPS may be missing
     for row in found["rows"]:
         assert set(row) == {"row", "name", "unit", "ours", "theirs", "ratio", "target", "met", "notes", "details"}
         for side in ("ours", "theirs") if row["theirs"] else ("ours",):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ ROWS = {
     10: "functions:functions",
 }
 WIDTH = 150
+MET = {True: "yes", False: "NO", None: ""}
 
 
 def read_rows(ctx: click.Context, param: click.Parameter, text: str) -> list[int]:
@@ -47,34 +49,65 @@ def read_rows(ctx: click.Context, param: click.Parameter, text: str) -> list[int
 @click.option("--repeats", type=click.IntRange(min=1), help="How often each side is measured.  [default: 3; quick: 1]")
 @click.option("--quick", is_flag=True, help="Only show that every row works: a minute or two instead of hours.")
 @click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Begin no measurement after so many minutes, and say what was not measured.  [default: no limit]",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.json",
     help="Where all of it is written.  [default: benchmark-TIME.json]",
 )
-def main(only: list[int], repeats: int | None, quick: bool, output: Path | None) -> None:
-    """Measure this project beside its alternatives, alternating, and show medians and spread."""
-    options = Options(repeats or (1 if quick else 3), quick)
+def main(only: list[int], repeats: int | None, quick: bool, minutes: float | None, output: Path | None) -> None:
+    """Measure this project beside its alternatives, alternating, and show medians and spread.
+
+    Each line is printed and written to the file as soon as it is known. A row that gives its lines all at once is one
+    measurement, and --minutes does not cut it short.
+    """
+    ends_at = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    options = Options(repeats or (1 if quick else 3), quick, ends_at)
     output = output or Path(f"benchmark-{datetime.now():%Y%m%d-%H%M%S}.json")
     progress = Console(stderr=True)
     found: dict[str, Any] = {"header": header(options), "rows": [], "skipped": [], "seconds": {}}
     lines: list[Line] = []
     for row in only:
-        module, _, name = ROWS[row].partition(":")
-        progress.print(f"row {row}: {name}", highlight=False)
+        progress.print(f"row {row}: {ROWS[row].partition(':')[2]}", highlight=False)
         begun = time.perf_counter()
-        try:
-            measured = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)(options)
-        except Skipped as skipped:
-            found["skipped"].append({"row": row, "why": str(skipped)})
-            continue
-        lines += measured
-        found["rows"] += [line.as_dict() for line in measured]
+        for line in measured(row, options):
+            if isinstance(line, Skipped):
+                found["skipped"].append({"row": row, "why": str(line)})
+                print(f"row {row}: {line}", flush=True)
+            else:
+                lines.append(line)
+                found["rows"].append(line.as_dict())
+                print(short(line), flush=True)
+            write_atomic(output, json.dumps(found, indent=2).encode())  # it may be killed while the next is measured
         found["seconds"][row] = time.perf_counter() - begun
-        write_atomic(output, json.dumps(found, indent=2).encode())  # hours may follow in which something can go wrong
     write_atomic(output, json.dumps(found, indent=2).encode())
     show(found["header"], lines, found["skipped"])
     print(f"written to {output}")
+
+
+def measured(row: int, options: Options) -> Iterator[Line | Skipped]:
+    """What a row finds, each as soon as it is known."""
+    if options.left_s <= 0:
+        yield Skipped("not measured, since no time was left")
+        return
+    module, _, name = ROWS[row].partition(":")
+    try:
+        yield from getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)(options)
+    except Skipped as skipped:
+        yield skipped
+
+
+def short(line: Line) -> str:
+    """A line in few words."""
+    theirs = "" if line.theirs is None else f" / {line.theirs.median:.4g}"
+    ratio = "" if line.ratio is None else f", ratio {line.ratio:.3g}"
+    target = "" if line.target is None else f", {line.target}: {MET[line.met]}"
+    return f"row {line.row}: {line.name}: {line.ours.median:.4g}{theirs} {line.unit}{ratio}{target}"
 
 
 def show(where: Mapping[str, Any], lines: Sequence[Line], skipped: Iterable[Mapping[str, Any]]) -> None:
@@ -92,7 +125,7 @@ def show(where: Mapping[str, Any], lines: Sequence[Line], skipped: Iterable[Mapp
             str(len(line.ours.values)),
             "" if line.ratio is None else f"{line.ratio:.3g}",
             str(line.target or ""),
-            {True: "yes", False: "NO", None: ""}[line.met],
+            MET[line.met],
         )
     console.print(table)
     for line in lines:

@@ -1,277 +1,347 @@
-"""Row 8: trials a minute on one GPU, from the usual loop to the whole command with several workers.
+"""Row 8: what one GPU does with this project. The most telling figures come first, so that a few minutes decide.
 
-Settings are sampled, and others in every repeat: a recording that is used again counts only where a search would use
-it again. The eager loops train the same networks in the same batches, with AdamW and nothing else that is sampled.
+Everything is measured once. A part that fails, or for which no time is left, is named, and the next one follows. The
+first part imports neither MLflow nor Optuna. With `--quick` the digits take the place of MNIST.
 """
 
 from __future__ import annotations
 
-import contextlib
-import statistics
-import subprocess
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+import io
+import itertools
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
-import optuna
 import torch
-from torch.utils.data import DataLoader
 
 from objectives.base import Diverged, Params, Task
+from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
+from objectives.images.geometry import max_blocks
 from objectives.images.objective import ImageClassification
-from search.study.records import SESSIONS
-from search.study.storage.storage import quiet_optuna
-from tests.benchmarks.commands import data_dir, finished, only_study, search_command
-from tests.benchmarks.loops import (
-    FAMILIES,
-    Plain,
-    float_batches,
-    load_objective,
-    plain_data,
-    plain_epoch,
-    plain_network,
-    timed,
-)
-from tests.benchmarks.measure import Line, Options, Skipped, Target, alternate, sample
-from tests.benchmarks.whole_searches import OBJECTIVES, images, per_minute, sizes
+from objectives.images.training.loop import ImageTraining
+from objectives.spec import ObjectiveSpec
+from search.common.system import environment
+from search.executors.base import EpochDone, Executor, Failed, Finished
+from search.executors.local import LocalExecutor
+from search.executors.mps import WITHOUT_MPS, Mps
+from tests.benchmarks.measure import Line, Options, Skipped, Target, sample
 
-SAME_SHAPE = dict(zip(("mlp", "cnn"), FAMILIES.values(), strict=True))
-LOADER = "eager, DataLoader"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "TF32 off": {"precision": "float32"},
-    "bfloat16": {"precision": "bfloat16"},
-    "channels_last off": {"channels_last": False},
+BATCH = 128
+MLP: Params = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3, "batch_size": BATCH}
+SETTINGS: dict[str, Params] = {
+    "MLP": MLP,
+    "MLP, dropout, augmentation": {**MLP, "mlp_dropout": 0.2, "augmentation": 0.5},
+    "CNN": {**STRONG, "cnn_dropout": 0.0, "augmentation": 0.0},
+    "CNN, dropout, augmentation": STRONG,
 }
-"""What a training's numerics may be instead of the defaults."""
+"""All in batches of `BATCH` images."""
+FAMILIES = {"mlp": 12, "cnn": 8}
+"""Trials of a family in one measurement of workers, at least."""
+WAIT_S = 120.0
 
-Settings = Sequence[Params]
+
+@dataclass
+class Bench:
+    """What is measured where, and what later parts need of earlier ones."""
+
+    options: Options
+    device: str
+    counts: Sequence[int]
+    """Numbers of workers."""
+    mlp: tuple[str, float] | None = None
+    """Our trials a minute of MLPs: of which line, and how many. Of the command, if it was measured."""
+
+    @property
+    def dataset(self) -> str:
+        return "digits" if self.options.quick else "mnist"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial."""
+        return self.options.size(5, 1)
 
 
-def gpu(options: Options) -> list[Line]:
+Found = Iterator[Line | Skipped]
+Part = tuple[str, float, Callable[[Bench], Found]]
+"""Its name, the seconds that it certainly takes on an H100, and what measures it."""
+
+
+def gpu(options: Options) -> Found:
     """All of it. Raises Skipped where there is no CUDA device."""
     if not torch.cuda.is_available():
         raise Skipped("there is no CUDA device here, so nothing of this row was measured")
-    device = "cuda:0"
-    lines = [line for family in SAME_SHAPE for line in loops(options, family, device)]
-    return [*lines, *(command(options, family, device) for family in SAME_SHAPE), whole_search(options, device)]
+    parts: list[Part] = [
+        ("batches, structures and seeds", 5, batches),
+        ("workers with CUDA MPS", 20, partial(workers, mps=True)),
+        ("MLP workers without CUDA MPS", 20, partial(workers, mps=False, families=("mlp",))),
+        ("the command", 40, command),
+        ("the main job", 55, main_job),
+        ("the loop with a DataLoader", 10, loader),
+        ("the eager loop", 5, eager),
+        ("CNN workers without CUDA MPS", 20, partial(workers, mps=False, families=("cnn",))),
+    ]
+    yield from in_turn(Bench(options, "cuda:0", (1, 2) if options.quick else (1, 2, 4, 8)), parts)
 
 
-def computing(options: Options, numerics: dict[str, Any]) -> ImageClassification:
-    """An objective of its own, with recordings of its own, that computes in this way."""
-    objective = load_objective(options)
-    objective.numerics = numerics
-    return objective
+def in_turn(bench: Bench, parts: Sequence[Part]) -> Found:
+    """Measure the parts that there is time for, whatever becomes of the others."""
+    for name, least_s, part in parts:
+        if (left_s := bench.options.left_s) <= least_s:
+            yield Skipped(
+                f"{name}: not measured; it takes {least_s:g} s at least, and {max(0.0, left_s):.0f} were left"
+            )
+            continue
+        try:
+            yield from part(bench)
+        except Skipped as skipped:
+            yield Skipped(f"{name}: {skipped}")
+        except Exception as error:
+            traceback.print_exc()
+            yield Skipped(f"{name} failed: {type(error).__name__}: {error}")
 
 
-def sampled(objective: ImageClassification, family: str, n: int, seed: int) -> list[Params]:
-    """So many settings of the whole space, of one family."""
+@dataclass(frozen=True)
+class Trained:
+    """What is kept of a training. Its CUDA graph is free for the next one."""
+
+    batch_s: float
+    """Of the last epoch."""
+    overhead_s: float
+    """How much longer the first pull took, the start of the training included, than its batches."""
+    captured: bool
+    weights: list[torch.Tensor]
+    notices: list[str]
+
+
+def train(objective: ImageClassification, params: Params, epochs: int, device: str, seed: int = 1) -> Trained:
+    """Train to the end. A diverged training counts with what came before, as in a search."""
+    begun = time.perf_counter()
+    training = objective.start(Task(0, dict(params), seed, epochs), device)
+    assert isinstance(training, ImageTraining)
+    first_s, notices, n_batches = 0.0, [], training.update.batches
+    with suppress(Diverged, StopIteration):
+        while True:
+            result = next(training)
+            # The first step is evaluated, so the device has finished it.
+            first_s = first_s or time.perf_counter() - begun
+            notices += [result.notice] if result.notice else []
+    batch_s = training.metrics.get("seconds", math.nan) / n_batches
+    content = training.outcome().weights
+    assert content is not None
+    return Trained(
+        batch_s,
+        first_s - n_batches / objective.steps_per_epoch() * batch_s,
+        training.update.replay is not None,
+        list(torch.load(io.BytesIO(content), weights_only=True).values()),
+        notices,
+    )
+
+
+def batches(bench: Bench) -> Found:
+    """Microseconds a batch from a CUDA graph and called, the cost of a structure, and one seed twice."""
+    whole, epochs, device = ImageClassification(bench.dataset), bench.options.size(3, 1), bench.device
+    whole.prepare()
+    make = partial(ImageClassification, bench.dataset, data=whole.dataset)
+    fitting = {"cnn_blocks": max_blocks(whole.size)}
+    settings = {label: params | fitting if "cnn_blocks" in params else params for label, params in SETTINGS.items()}
+    for capture, params in itertools.product((True, False), settings.values()):
+        train(make(capture=capture), params, 1, device)  # libraries are loaded
+    objective, called = make(), make(capture=False)
+    for label, params in settings.items():
+        first, again = (train(objective, params, epochs, device) for _ in range(2))
+        without = train(called, params, epochs, device)
+        yield Line(
+            8,
+            f"{label}: a batch {'from a CUDA graph' if first.captured else 'WITHOUT A GRAPH'} / the same called",
+            "us",
+            sample([1e6 * min(first.batch_s, again.batch_s)]),
+            sample([1e6 * without.batch_s]),
+            higher_is_better=False,
+            notes={"notices": first.notices} if first.notices else {},
+        )
+        cost, seen = 1e3 * first.overhead_s, 1e3 * again.overhead_s
+        name = f"{label}: the first step of a new structure, without its batches"
+        yield Line(8, name, "ms", sample([cost]), notes={"structure seen before, ms": seen}, higher_is_better=False)
+        same = all(torch.equal(a, b) for a, b in zip(first.weights, again.weights, strict=True))
+        target = Target(1, "at least", of="ours")
+        yield Line(8, f"{label}: one seed twice gives the same weights", "1 = yes", sample([same]), target=target)
+
+
+def sampled(objective: ImageClassification, family: str, n: int) -> list[Params]:
+    """So many settings of the space, of one family; always the same."""
+    import optuna
+
+    from search.study.storage.storage import quiet_optuna
+
     quiet_optuna()
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(n):
         study.enqueue_trial({"family": family})
     return [objective.suggest(study.ask()) for _ in range(n)]
 
 
-def loops(options: Options, family: str, device: str) -> list[Line]:
-    """Trials a minute in this process, one after the other."""
-    trials, epochs = options.size(8, 1), options.size(5, 1)
-    objective, called = load_objective(options), load_objective(options)
-    called.capture = False
-    data = plain_data(objective, device)
-    accuracies: dict[tuple[str, bool], list[float]] = {}
-    sides: dict[str, Callable[[Settings], list[float]]] = {
-        "CUDA graphs": lambda settings: own(objective, settings, device, epochs),
-        "the same called": lambda settings: own(called, settings, device, epochs),
-        LOADER: lambda settings: with_loader(objective, settings[:1], device, epochs),
-        "eager, data on the device": lambda settings: resident(objective, settings, data, device, epochs),
-    }
-    for variant, numerics in VARIANTS.items():
-        varied = computing(options, numerics)
-        sides[variant] = lambda settings, varied=varied: own(varied, settings, device, epochs)  # type: ignore[misc]
+def workers(bench: Bench, *, mps: bool, families: Sequence[str] = tuple(FAMILIES)) -> Found:
+    """Trials a minute of sampled settings that some numbers of workers train, the time between trials included.
 
-    def measure(name: str, settings: Settings) -> tuple[float, float | None]:
-        if device.startswith("cuda"):  # the side before may have left it otherwise; tutorials have torch's default
-            torch.set_float32_matmul_precision("highest" if name == LOADER else "high")
-            torch.backends.cudnn.allow_tf32 = True
-        with Utilisation() as used:
-            seconds = timed(
-                lambda: accuracies.setdefault((name, settings is one_shape), []).extend(sides[name](settings))
-            )
-        return (1 if name == LOADER else len(settings)) / (seconds / 60), used.mean
-
-    one_shape = [SAME_SHAPE[family]] * trials
-    for name in sides:  # libraries are loaded and caches filled; these settings come never again
-        measure(name, sampled(objective, family, 2, seed=1_000))
-    for name in ("CUDA graphs", "the same called"):
-        measure(name, one_shape)
-    accuracies.clear()
-    runs = alternate(
-        options.repeats,
-        *(lambda repeat, name=name: measure(name, sampled(objective, family, trials, repeat)) for name in sides),
-        *(lambda repeat, name=name: measure(name, one_shape) for name in ("CUDA graphs", "the same called")),
-    )
-    *found, graphs_of_one, calls_of_one = runs
-    ours = found[0]
-    names = dict(zip(sides, found, strict=True))
-    pairs = {f"CUDA graphs / {name}": (ours, theirs) for name, theirs in names.items() if theirs is not ours}
-    pairs["one shape again and again: CUDA graphs / the same called"] = (graphs_of_one, calls_of_one)
-    lines = []
-    for label, pair in pairs.items():
-        mine, their = (sample([rate for rate, _ in side]) for side in pair)
-        told: dict[str, Any] = {"GPU utilisation, %": [[used for _, used in side] for side in pair]}
-        told |= {"trials a repeat": trials, "epochs": epochs}
-        if (variant := label.removeprefix("CUDA graphs / ")) in VARIANTS:
-            told["mean val accuracy"] = [statistics.mean(accuracies[name, False]) for name in ("CUDA graphs", variant)]
-        lines.append(Line(8, f"{family}: {label}", "trials/min", mine, their, notes=told))
-    return lines
+    Other workers are idle meanwhile. All numbers of workers train the same settings, with CUDA graphs of their own.
+    """
+    device, counts = bench.device, bench.counts
+    objective = ImageClassification(bench.dataset)
+    objective.prepare()
+    spec = ObjectiveSpec("tests.benchmarks.objectives:Anew", {"dataset": bench.dataset})
+    with closing(Mps(device if mps else "cpu", counts[-1])) as sharing:
+        if sharing.problem:
+            raise Skipped(sharing.problem)
+        variables = sharing.variables if mps else WITHOUT_MPS
+        with environment(variables), closing(LocalExecutor(spec, device, counts[-1])) as executor:
+            executor.ready()
+            seeds = itertools.count(1)
+            how = "" if device == "cpu" else f" {'with' if mps else 'without'} CUDA MPS"
+            for family in families:
+                least = bench.options.size(FAMILIES[family], 1)
+                settings = sampled(objective, family, 2 * counts[-1] + least)
+                trials_per_minute(executor, counts[-1], settings, 1, next(seeds), 1)  # libraries are loaded
+                rates: dict[int, float] = {}
+                for n in counts:
+                    name = f"{family}: {n} worker{'s' if n > 1 else ''}{how}"
+                    if bench.options.left_s <= 0:
+                        yield Skipped(f"{name}: not measured, since no time was left")
+                        continue
+                    trials = max(least, bench.options.size(2 * n, 1))
+                    rates[n], notices = trials_per_minute(executor, n, settings, trials, next(seeds), bench.epochs)
+                    if family == "mlp" and (bench.mlp is None or rates[n] > bench.mlp[1]):
+                        bench.mlp = name, rates[n]
+                    one = sample([rates[1]]) if n > 1 else None
+                    notes = {"trials": trials, "epochs": bench.epochs, "theirs": "one worker"} if one else {}
+                    notes |= {"notices": sorted(notices)} if notices else {}
+                    yield Line(8, name, "trials/min", sample([rates[n]]), one, notes=notes)
 
 
-def command(options: Options, family: str, device: str) -> Line:
-    """Trials a minute of the real command: sampled, stored, tracked, trained by as many workers as make it faster."""
-    trials, epochs = options.size(200 if family == "mlp" else 60, 2), options.size(5, 1)
-    train, validation = images(options)
+def trials_per_minute(
+    executor: Executor, n_workers: int, settings: Sequence[Params], trials: int, seed: int, epochs: int
+) -> tuple[float, set[str]]:
+    """Keep the first workers busy until so many trials are done. Of those under way, the measured epochs count too.
 
-    def search(repeat: int) -> dict[str, Any]:
-        words = search_command(
-            "--objective",
-            f"{OBJECTIVES}:Timed",
-            "--fix",
-            f"family={family}",
-            "--epochs",
-            epochs,
-            "--pruner",
-            "none",
-            "--trials",
-            trials,
-            "--seed",
-            repeat,
-            "--device",
-            device,
-        )
-        with Utilisation() as used, finished(words, sizes(train, validation)) as ended:
-            slots = only_study(ended.folder).user_attrs[SESSIONS][-1]["slots"]
-            pulls_s = sum(each.get("pull_seconds", 0.0) for each in ended.metrics())
-            return {
-                "trials_s": ended.trials_s(),
-                "wall_s": ended.wall_s,
-                "GPU utilisation, %": used.mean,
-                "trainers": slots,
-                "training": pulls_s / slots / ended.trials_s(),
-            }
-
-    (runs,) = alternate(options.repeats, search)
-    rates = per_minute(trials, [run["trials_s"] for run in runs])
-    told = {name: [run[name] for run in runs] for name in ("trainers", "GPU utilisation, %")}
-    told |= {"training's share of trainers' time": [run["training"] for run in runs], "trials": [trials]}
-    told["whole command, trials/min"] = list(per_minute(trials, [run["wall_s"] for run in runs]).values)
-    target = Target(300, "at least", of="ours") if family == "mlp" else None
-    return Line(8, f"{family}: python -m search, first trial to last", "trials/min", rates, target=target, notes=told)
+    Also gives the notices of the trainings. Raises RuntimeError when a trial fails, unless it diverges.
+    """
+    tasks = (Task(number, params, seed, epochs) for number, params in enumerate(itertools.cycle(settings)))
+    done, trained, notices = 0, dict.fromkeys(range(n_workers), 0.0), set()
+    begun = time.perf_counter()
+    for slot in trained:
+        executor.start(slot, next(tasks))
+    while done < trials:
+        for slot, event in listen(executor):
+            match event:
+                case EpochDone(result):
+                    notices |= {result.notice} if result.notice else set()
+                    trained[slot] = result.epoch if result.value is not None else trained[slot]
+                    executor.advance(slot)
+                case Finished() | Failed("diverged"):
+                    done, trained[slot] = done + 1, 0.0
+                    executor.start(slot, next(tasks))
+                case _:
+                    raise RuntimeError(f"worker {slot} answered {event}")
+    rate = (done + sum(trained.values()) / epochs) / ((time.perf_counter() - begun) / 60)
+    busy = set(trained)
+    while busy:
+        for slot, event in listen(executor):
+            if isinstance(event, EpochDone):
+                executor.stop(slot)
+            else:
+                busy.discard(slot)
+    return rate, notices
 
 
-def whole_search(options: Options, device: str) -> Line:
-    """The main job without confirmation and refit, which row 9 has."""
-    trials, (train, validation) = options.size(50, 2), images(options)
-    epochs = ("--epochs", 1) if options.quick else ()
-
-    def search(repeat: int) -> float:
-        words = search_command(
-            "--objective",
-            f"{OBJECTIVES}:Timed",
-            "--trials",
-            trials,
-            *epochs,
-            "--seed",
-            repeat,
-            "--device",
-            device,
-            register=True,
-        )
-        with finished(words, sizes(train, validation)) as ended:
-            return ended.wall_s
-
-    (walls,) = alternate(options.repeats, search)
-    name = f"{trials}-trial search of MNIST, start and registration included"
-    return Line(8, name, "s", sample(walls), higher_is_better=False, target=Target(60, "at most", of="ours"))
+def listen(executor: Executor) -> list[tuple[int, object]]:
+    """What workers answer. Raises RuntimeError when none answers for long."""
+    events = executor.wait(WAIT_S)
+    if not events:
+        raise RuntimeError(f"no worker answered for {WAIT_S:g} s")
+    return list(events)
 
 
-def with_loader(objective: ImageClassification, settings: Settings, device: str, epochs: int) -> list[float]:
-    """The tutorials' loop: a picture at a time through ToTensor, batches copied to the device."""
-    from torchvision import datasets, transforms
+def command(bench: Bench) -> Found:
+    """Trials a minute of the real command: sampled, stored, tracked, by as many workers as the search chooses."""
+    from search.study.records import SESSIONS
+    from tests.benchmarks.commands import finished, only_study, search_command
 
-    whole = datasets.MNIST(str(data_dir()), train=True, download=False, transform=transforms.ToTensor())
-    train, validation = (
-        torch.utils.data.Subset(whole, index.tolist())
-        for index in (objective.dataset.train, objective.dataset.validation)
-    )
-    accuracies = []
-    for params in settings:
-        batch: Any = params["batch_size"]
-        network = objective.build_model(params).to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-        for _ in range(epochs):
-            network.train()
-            for pictures, labels in DataLoader(train, batch, shuffle=True):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(network(pictures.to(device)), labels.to(device)).backward()
-                optimizer.step()
-            network.eval()
-            correct = 0
-            with torch.no_grad():
-                for pictures, labels in DataLoader(validation, batch):
-                    correct += (network(pictures.to(device)).argmax(1) == labels.to(device)).sum().item()
-        accuracies.append(correct / len(validation))
-    return accuracies
+    trials = bench.options.size(100, 2)
+    words = ["--dataset", bench.dataset, "--fix", "family=mlp", "--epochs", bench.epochs, "--pruner", "none"]
+    with finished(search_command(*words, "--trials", trials, "--device", bench.device, "--seed", 0)) as ended:
+        rate = trials / (ended.trials_s() / 60)
+        notes = {"workers": only_study(ended.folder).user_attrs[SESSIONS][-1]["slots"], "trials": trials}
+        notes |= {"epochs": bench.epochs, "whole command, s": ended.wall_s}
+    name, target = "mlp: python -m search, first trial to last", Target(300, "at least", of="ours")
+    bench.mlp = name, rate
+    yield Line(8, name, "trials/min", sample([rate]), target=target, notes=notes)
 
 
-def resident(objective: ImageClassification, settings: Settings, data: Plain, device: str, epochs: int) -> list[float]:
-    """The fastest eager loop, evaluated once an epoch as the others are."""
-    held, inputs, accuracies = objective._data(device), objective._inputs, []
+def main_job(bench: Bench) -> Found:
+    """`python -m search --trials 50`, with confirmation, refit, test and registration."""
+    from tests.benchmarks.main_job import whole
+
+    trials = bench.options.size(50, 2)
+    words = ["--dataset", bench.dataset, "--trials", trials, "--device", bench.device]
+    line = replace(whole(Options(1, bench.options.quick), f"{trials} trials of {bench.dataset}", 60, *words), row=8)
+    yield line
+    accuracy, target = sample(line.notes["test accuracy"]), Target(0.9955, "at least", of="ours")
+    yield Line(8, f"test accuracy of {line.name}", "share", accuracy, target=target)
+
+
+def loader(bench: Bench) -> Found:
+    """Our trials a minute of MLPs beside the tutorials' loop on the same GPU, of which one epoch is measured."""
+    from torch.utils.data import DataLoader
+
+    from tests.benchmarks.commands import data_dir
+    from tests.benchmarks.loops import load_objective, timed
+    from tests.benchmarks.usual_loop import load_data, train_epoch, validate
+
+    device = bench.device
+    with environment({"SEARCH_DATA_DIR": str(data_dir())}):
+        train_set, validation_set = load_data(bench.options.size(50_000, 640), bench.options.size(10_000, 200))
+    objective = load_objective(bench.options)
+    model = objective.build_model(MLP).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    images, validation = DataLoader(train_set, BATCH, shuffle=True), DataLoader(validation_set, BATCH)
+    torch.set_float32_matmul_precision("highest")  # torch's default, which tutorials have
+    model(next(iter(images))[0].to(device)).sum().backward()  # libraries are loaded
+    epoch_s = timed(lambda: (train_epoch(model, images, optimizer, device), validate(model, validation, device)))
+    theirs = 60 / (bench.epochs * epoch_s)
+    if bench.mlp is None:
+        bench.mlp = "one process", 60 / timed(lambda: train(objective, MLP, bench.epochs, device))
+    ours, rate = bench.mlp
+    notes = {"ours": ours, "epochs": bench.epochs, "theirs": "one epoch, scaled", "seconds of it": epoch_s}
+    target = Target(15, "at least")
+    yield Line(8, "mlp: ours / DataLoader", "trials/min", sample([rate]), sample([theirs]), target=target, notes=notes)
+
+
+def eager(bench: Bench) -> Found:
+    """Trials a minute in this process beside the fastest eager loop on images that are on the device already."""
+    from tests.benchmarks.loops import float_batches, load_objective, plain_data, plain_epoch, plain_network, timed
+
+    device, epochs = bench.device, bench.epochs
+    objective = load_objective(bench.options)
+    data, held = plain_data(objective, device), objective._data(device)
     pixels, truth = held.images[held.validation], held.labels[held.validation]
-    for params in settings:
+    torch.set_float32_matmul_precision("high")
+
+    def epoch(params: Params) -> None:
         network, optimizer = plain_network(objective, params, device)
-        for _ in range(epochs):
-            plain_epoch(network.train(), optimizer, float_batches(data, int(params["batch_size"] or 0)))
-            network.eval()
-            with torch.no_grad():
-                parts = ((part / 255 - inputs.mean[0]) / inputs.std[0] for part in pixels.split(2000))
-                accuracy = (torch.cat([network(part).argmax(1) for part in parts]) == truth).float().mean().item()
-        accuracies.append(accuracy)
-    return accuracies
+        plain_epoch(network.train(), optimizer, float_batches(data, int(params["batch_size"] or 0)))
+        network.eval()
+        with torch.no_grad():
+            parts = (part.float().sub_(data.mean).div_(data.std) for part in pixels.split(2000))
+            (torch.cat([network(part).argmax(1) for part in parts]) == truth).float().mean().item()
 
-
-def own(objective: ImageClassification, settings: Settings, device: str, epochs: int) -> list[float]:
-    """This project's training loop, pulled to its end."""
-    accuracies = []
-    for number, params in enumerate(settings):
-        started = objective.start(Task(number, params, seed=number, epochs=epochs), device)
-        with contextlib.suppress(Diverged):  # what came before counts: a search, too, has such trials
-            for _ in range(epochs * objective.steps_per_epoch()):
-                next(started)
-        accuracies.append(started.outcome().metrics.get("val/accuracy", 0.0))
-        del started  # as workers do: its recording is free for the next
-    return accuracies
-
-
-class Utilisation:
-    """How busy nvidia-smi says the GPU is, in percent, twice a second; None where it cannot be asked."""
-
-    def __enter__(self) -> Utilisation:
-        self._seen: list[float] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.mean(self._seen) if self._seen else None
-
-    def _watch(self) -> None:
-        ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
-        while not self._over.wait(0.5):
-            with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-                self._seen.append(float(subprocess.run(ask, capture_output=True, text=True, timeout=5).stdout))
+    for family in FAMILIES:
+        settings = sampled(objective, family, bench.options.size(4, 1))
+        epoch(settings[0])  # libraries are loaded
+        theirs_s = epochs * timed(lambda settings=settings: list(map(epoch, settings)))  # type: ignore[misc]
+        ours_s = timed(lambda settings=settings: [train(objective, params, epochs, device) for params in settings])  # type: ignore[misc]
+        ours, theirs = (sample([len(settings) / (seconds / 60)]) for seconds in (ours_s, theirs_s))
+        notes = {"trials": len(settings), "epochs": epochs, "theirs": "one epoch, scaled"}
+        yield Line(8, f"{family}: one process / eager, data on the device", "trials/min", ours, theirs, notes=notes)

@@ -16,15 +16,16 @@ def main_job(options: Options) -> list[Line]:
     """Both built-in defaults, with everything they do, and a start in a folder that has stores."""
     trials = options.size(50, 2)
     lines = [
-        _whole(options, "50 trials of digits", 60, "--dataset", "digits", "--trials", trials),
+        whole(options, "50 trials of digits", 60, "--dataset", "digits", "--trials", trials),
         _start(options),
     ]
     if not options.quick:
-        lines.append(_whole(Options(1, False), "50 trials of MNIST", 900, "--dataset", "mnist", "--trials", trials))
+        lines.append(whole(Options(1, False), "50 trials of MNIST", 900, "--dataset", "mnist", "--trials", trials))
     return lines
 
 
-def _whole(options: Options, name: str, limit_s: float, *words: object) -> Line:
+def whole(options: Options, name: str, limit_s: float, *words: object) -> Line:
+    """Seconds of the command with everything it does after its trials, and the winner's accuracy on test images."""
     tests = []
 
     def measure(repeat: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 
 class Skipped(Exception):
-    """A row cannot be measured on this machine; the message says why."""
+    """A row, or a part of one, was not measured; the message says why. A row that is a generator may yield it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Options:
     repeats: int
     quick: bool
     """Sizes at which every row only shows that it works; its figures mean nothing."""
+    ends_at: float = math.inf
+    """When no measurement begins any more, in seconds of the monotonic clock."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds in which measurements may still begin."""
+        return self.ends_at - time.monotonic()
 
     def size(self, full: int, quick: int) -> int:
         """A size of the full benchmark, or of the smoke test."""

@@ -107,6 +107,16 @@ class Digits(Cut):
         super().__init__("digits")
 
 
+class Anew(ImageClassification):
+    """The default objective, which forgets its CUDA graphs whenever trials have another seed than those before."""
+
+    def start(self, task: Task, device: str) -> Training:
+        if task.seed != getattr(self, "last_seed", None):
+            self._graphs.clear()
+        self.last_seed = task.seed
+        return super().start(task, device)
+
+
 class Timed(Cut):
     """The default objective, whose trials say how long their workers were at work."""
 

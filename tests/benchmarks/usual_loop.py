@@ -20,26 +20,28 @@ def load_data(n_train: int, n_validation: int) -> tuple[Dataset[Any], Dataset[An
     return Subset(train, range(n_train)), Subset(validation, range(n_validation))
 
 
-def train_epoch(model: nn.Module, loader: DataLoader[Any], optimizer: torch.optim.Optimizer) -> float:
+def train_epoch(
+    model: nn.Module, loader: DataLoader[Any], optimizer: torch.optim.Optimizer, device: str = "cpu"
+) -> float:
     """One epoch; gives the mean loss."""
     model.train()
     total = 0.0
     for images, labels in loader:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
+        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
         loss.backward()
         optimizer.step()
         total += loss.item()
     return total / len(loader)
 
 
-def validate(model: nn.Module, loader: DataLoader[Any]) -> float:
+def validate(model: nn.Module, loader: DataLoader[Any], device: str = "cpu") -> float:
     """Accuracy on the validation split."""
     model.eval()
     correct = n = 0
     with torch.no_grad():
         for images, labels in loader:
-            correct += (model(images).argmax(1) == labels).sum().item()
+            correct += (model(images.to(device)).argmax(1) == labels.to(device)).sum().item()
             n += len(labels)
     return correct / n
 
