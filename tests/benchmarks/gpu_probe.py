@@ -114,7 +114,7 @@ def workers(dataset: str, counts: tuple[int, ...], *, mps: bool) -> None:
         executor.ready()
         for setting in ("MLP", "CNN, dropout, augmentation"):
             task = Task(0, SETTINGS[setting], 1, 16)
-            if problem := executor.tune_workers(task):
+            if problem := executor.tune_workers([task]):
                 say(problem)
                 return
             executor.measure_rate(counts[-1], task, 0.0)
