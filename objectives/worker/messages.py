@@ -86,19 +86,9 @@ class Refused:
     """The measured latency."""
 
 
-@dataclass(frozen=True)
-class SpeedMeasured:
-    """When the pulls of a short trial run came, in seconds of the monotonic clock that all processes share."""
-
-    started: float
-    pulls: tuple[float, ...]
-    notices: tuple[str, ...] = ()
-    """Notices of the training, which gives each of them only once."""
-
-
 def transferable(error: ObjectiveError) -> ObjectiveError:
     """The error, or one with the same text in place of a class of the objective's own, which may not be picklable."""
     return error if type(error).__module__ == ObjectiveError.__module__ else ObjectiveError(str(error))
 
 
-Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Unusable | Failed | Refused | SpeedMeasured
+Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Unusable | Failed | Refused

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -200,25 +199,6 @@ class Worker:
         predictions = None if outcome.predictions is None else np.asarray(outcome.predictions, np.float32)
         self.training = None
         return messages.Finished(Outcome(_as_floats(outcome.metrics) | self.measured, outcome.weights, predictions))
-
-    def measure_speed(self, task: Task, seconds: float) -> Reply:
-        """Train `task` for about `seconds` and discard it. The first pull, which includes set-up, is not counted."""
-        self.training = self.objective.start(task, self.device)
-        notices = [next(self.training).notice]
-        started, pulls = time.monotonic(), []
-        while time.monotonic() - started < seconds:
-            try:
-                notices.append(next(self._current()).notice)
-                pulls.append(time.monotonic())
-            except StopIteration:
-                self.training = None  # first, so that its CUDA graph can be used again
-                self.training = self.objective.start(task, self.device)
-        self.training = None
-        if self.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.synchronize()  # this process may be ended next, and a client of CUDA MPS must not end amid work
-        return messages.SpeedMeasured(started, tuple(pulls), tuple(filter(None, notices)))
 
     def _current(self) -> Training:
         assert self.training is not None, "the coordinator sent a command to a worker without a training"

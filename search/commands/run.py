@@ -13,7 +13,7 @@ from search.common.errors import UsageError
 from search.coordinator.progress import Display
 from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
-from search.study.space.initial_params import example_configuration
+from search.study.space.initial_params import example_configurations
 from search.study.space.objective_calls import call, choose_scale, explain_errors
 from search.study.space.space import narrow
 from search.study.state import Phase
@@ -108,11 +108,11 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
     """Let the executor measure how many workers are fastest, if trials are left."""
     if session.plan.is_function or (study.finished >= session.plan.config.trials and not study.unfinished):
         return
-    epochs = session.study.epochs
+    epochs, seed = session.study.epochs, session.plan.config.seed
     assert epochs is not None, "the study is open for sampling"
-    task = Task(0, example_configuration(session.plan.objective), session.plan.config.seed, epochs)
+    tasks = [Task(0, params, seed, epochs) for params in example_configurations(session.plan.objective)]
     with session.display.busy("measuring how many workers are fastest"):
-        choice = session.executor.tune_workers(task)
+        choice = session.executor.tune_workers(tasks)
     if choice is not None:
         session.display.notice(choice)
 

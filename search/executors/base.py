@@ -21,7 +21,7 @@ A task is started only in a slot that is `available`. On a cluster a worker may 
 must not wait with it. Not thread-safe.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,7 +54,6 @@ class Lost:
 
 
 SlotEvent = Reply | Lost
-"""Only an executor itself asks for `SpeedMeasured`; the coordinator never sees it."""
 
 
 class Executor(Protocol):
@@ -76,8 +75,8 @@ class Executor(Protocol):
     def workers(self) -> list[WorkerReady]:
         """Return what each worker that is set up said of itself."""
 
-    def tune_workers(self, task: Task) -> str | None:
-        """Choose the number of workers by training `task` briefly; called once, between `ready` and the first task.
+    def tune_workers(self, tasks: Sequence[Task]) -> str | None:
+        """Choose the number of workers by training `tasks` briefly; called once, between `ready` and the first task.
 
         Returns a message about the choice, or None when there was nothing to choose.
         """

@@ -1,15 +1,19 @@
 """How many workers share a GPU: as many as fit its memory and make training faster, found by measuring.
 
-On NVIDIA GPUs several workers are of use only with `search.executors.mps`.
+On NVIDIA GPUs more than two are of use only with `search.executors.mps`.
 """
 
 from collections.abc import Callable, Sequence
+from statistics import geometric_mean
+
+from objectives.base import Task
 
 MAX_WORKERS_PER_GPU = 8  # each needs a core of its own and a CUDA context of about half a GiB
+TURNS_PER_GPU = 2  # where workers take turns, one trains while the other is between two trials
 WORKER_BYTES = 2**30  # GPU memory of a worker: a small network, its optimizer and some recordings fit well
-MEASURE_S = 0.4
-SLOW_PULLS_PER_S = 1.0  # if one worker is slower, measuring more of them costs more time than it can save
-MIN_GAIN = 0.1  # a larger number of workers must be faster by this share to be worth its memory and cores
+MEASURE_S = 0.2
+SLOW_PULLS_PER_S = 1.0  # of a worker; if it is slower, measuring costs more time than more workers can save
+MIN_GAIN = 0.2  # half of it is worth the memory and cores of more workers, half may be noise
 
 
 def max_workers(cores: int, gpus: int, per_gpu: int = MAX_WORKERS_PER_GPU) -> int:
@@ -17,37 +21,28 @@ def max_workers(cores: int, gpus: int, per_gpu: int = MAX_WORKERS_PER_GPU) -> in
     return max(gpus, min(cores, per_gpu * gpus)) if gpus else cores
 
 
-def fit_memory(workers: int, free_bytes: int) -> int:
-    """Return how many of a GPU's `workers` fit into `free_bytes` of its memory; at least one."""
-    return max(1, min(workers, free_bytes // WORKER_BYTES))
+def choose_workers(
+    rate: Callable[[int, Task, float], float], tasks: Sequence[Task], most: int, *, gpus: int = 1
+) -> tuple[int, str]:
+    """Double the number of workers, from two per GPU up to `most`, as long as training becomes faster.
 
-
-def joint_rate(workers: Sequence[tuple[float, Sequence[float]]]) -> float:
-    """Return the pulls per second of all `workers` during the time in which all of them trained; 0 without such time.
-
-    Each worker is given by its start and the times of its pulls, in seconds. Times at which only some of the workers
-    trained are left out, because they would make any number of workers look fast.
+    Returns the number and the reason; one worker per GPU if two fail. `rate` measures for about some seconds how many
+    pulls of a task a number of workers do per second, and returns 0 when that fails. The geometric mean over `tasks`
+    must grow by `MIN_GAIN`. While noise is a few percent, that excludes it better than two measurements that must both
+    gain half as much, and takes half the time.
     """
-    start = max(started for started, _ in workers)
-    end = min(max(pulls, default=started) for started, pulls in workers)
-    n_pulls = sum(start < at <= end for _, pulls in workers for at in pulls)
-    return n_pulls / (end - start) if end > start else 0.0
-
-
-def choose_workers(rate: Callable[[int], float], most: int, *, step: int = 1) -> tuple[int, str]:
-    """Double the number of workers as long as training becomes faster, up to `most`. Returns it and the reason.
-
-    `rate` measures a number of workers, in anything per second, and returns 0 when that fails. `step` is the smallest
-    number: one worker on every GPU.
-    """
-    workers, best = step, rate(step)
-    if 0 < best < SLOW_PULLS_PER_S * step and workers < most:
-        return workers, "more were not tried: a step takes longer than a second"
+    workers, best = gpus, 0.0
     while workers < most:
-        larger = min(2 * workers, most)
-        faster = rate(larger)
+        larger, rates = min(2 * workers, most), []
+        for task in tasks:
+            # First load libraries and record CUDA graphs.
+            rates.append(rate(larger, task, 0.0) and rate(larger, task, MEASURE_S))
+            if not rates[-1]:
+                return workers, f"{larger} failed when they were measured"
+            if not best and rates[-1] < SLOW_PULLS_PER_S * larger:
+                return larger, "more were not tried: a step takes longer than a second"
+        faster = geometric_mean(rates)
         if faster <= (1 + MIN_GAIN) * best:
-            reason = f"{larger} were {faster / best:.2f} times as fast" if best else "the measurement failed"
-            return workers, reason
+            return workers, f"{larger} were {faster / best:.2f} times as fast"
         workers, best = larger, faster
     return workers, "as many as cores and memory allow"

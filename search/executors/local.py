@@ -14,18 +14,11 @@ from typing import Any
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import BROKEN_DEVICE, SpeedMeasured, WorkerReady, WorkerSettings
+from objectives.worker.messages import BROKEN_DEVICE, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import usable_cores
-from search.executors.base import Executor, Lost, SlotEvent
-from search.executors.gpu_sharing import (
-    MAX_WORKERS_PER_GPU,
-    MEASURE_S,
-    choose_workers,
-    fit_memory,
-    joint_rate,
-    max_workers,
-)
+from search.executors.base import EpochDone, Executor, Failed, Lost, SlotEvent
+from search.executors.gpu_sharing import MAX_WORKERS_PER_GPU, TURNS_PER_GPU, WORKER_BYTES, choose_workers, max_workers
 from search.executors.mps import Mps
 from search.executors.worker_process import WorkerProcess
 
@@ -48,8 +41,8 @@ class LocalExecutor(Executor):
     """As many slots as workers.
 
     Without `jobs` there is one single-threaded worker per core. On GPUs it starts as many workers as may be useful,
-    spread over all GPUs, and `tune_workers` keeps as many as make training faster. Where they would only take turns,
-    it starts one per GPU.
+    spread over all GPUs, and `tune_workers` keeps as many as make training faster. Where they only take turns, it
+    starts two per GPU.
     """
 
     def __init__(
@@ -67,7 +60,7 @@ class LocalExecutor(Executor):
         self._gpus = 0
         self._mps_faults = 0
         self._mps = Mps(device, jobs)
-        self._per_gpu = 1 if self._mps.problem else MAX_WORKERS_PER_GPU
+        self._per_gpu = TURNS_PER_GPU if self._mps.problem else MAX_WORKERS_PER_GPU
         # Only a worker can tell what `auto` means here. One per core would be too many for one GPU.
         try:
             self._add_workers(jobs or max_workers(self._cores, 0 if device == "cpu" else 1, self._per_gpu))
@@ -106,37 +99,59 @@ class LocalExecutor(Executor):
     def workers(self) -> list[WorkerReady]:
         return [worker.ready for worker in self._workers if worker.ready]
 
-    def tune_workers(self, task: Task) -> str | None:
-        """On GPUs without `jobs`, keep as many workers as train `task` fastest."""
+    def tune_workers(self, tasks: Sequence[Task]) -> str | None:
+        """On GPUs without `jobs`, keep as many workers as train `tasks` fastest; two per GPU where they take turns."""
         workers = self._await_ready()
         gpus, problem = self._gpus, self._mps.problem
         if not gpus or (self._jobs is not None and not problem):
             return None
-        if problem:
-            return f"{_describe(workers)} ({TURNS}: {problem})"
-        per_gpu = fit_memory(self.slots // gpus, min(worker.free_bytes for worker in workers))
-        reason = self.keep_fastest(task, per_gpu * gpus, step=gpus)
+        if self._jobs is None:
+            room = min(worker.free_bytes for worker in workers) // WORKER_BYTES
+            self._end_workers(keep=gpus * max(1, min(self.slots // gpus, room)))
+        reason = f"{TURNS}: {problem}" if problem else self.keep_fastest(tasks, gpus=gpus)
         through = " through CUDA MPS" if self._mps.is_on else ""
         return "\n".join([f"{_describe(workers[: self.slots])}{through} ({reason})", *sorted(self._notices)])
 
-    def keep_fastest(self, task: Task, most: int, *, step: int = 1) -> str:
-        """Measure `step` workers, then twice as many, up to `most`; keep the fastest number. Returns the reason."""
-        self.measure_rate(most, task, 0.0)  # load libraries and record CUDA graphs first
-        workers, reason = choose_workers(lambda n: self.measure_rate(n, task, MEASURE_S), most, step=step)
+    def keep_fastest(self, tasks: Sequence[Task], *, gpus: int = 1) -> str:
+        """Measure two workers per GPU, then twice as many, and so on; keep the best number. Returns the reason."""
+        workers, reason = choose_workers(self.measure_rate, tasks, self.slots, gpus=gpus)
         self._end_workers(keep=workers)
         return reason
 
     def measure_rate(self, workers: int, task: Task, seconds: float) -> float:
-        """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails."""
+        """Return the pulls per second of the first `workers` together while all train `task`; 0 if one fails.
+
+        Each is measured for `seconds` and to the end of an epoch, at most ten times as long; with 0 seconds, for one
+        pull. Until all are measured, none ends: fewer workers would be faster.
+        """
         self._await_ready()
-        for slot in range(workers):
-            self.send(slot, "measure_speed", task, seconds)
-        answers: dict[int, SlotEvent] = {}
-        while len(answers) < workers:
-            answers |= {slot: event for slot, event in self.wait(1.0) if slot < workers}  # others may die meanwhile
-        measured = [answer for answer in answers.values() if isinstance(answer, SpeedMeasured)]
-        self._notices |= {notice for speed in measured for notice in speed.notices}
-        return joint_rate([(speed.started, speed.pulls) for speed in measured]) if len(measured) == workers else 0.0
+        pulls, rates, busy = [0] * workers, dict[int, float](), set(range(workers))
+        started = time.monotonic()
+        for slot in busy:
+            self.start(slot, task)
+        while busy:
+            for slot, event in self.wait(1.0):
+                if slot not in busy:  # others may die meanwhile
+                    continue
+                passed = time.monotonic() - started
+                is_late, is_end = passed >= 10 * seconds, True
+                if isinstance(event, EpochDone):
+                    pulls[slot] += 1
+                    is_end = event.result.epoch.is_integer()
+                    if event.result.notice:
+                        self._notices.add(event.result.notice)
+                elif isinstance(event, Lost) or (isinstance(event, Failed) and event.kind != "diverged"):
+                    rates = dict.fromkeys(range(workers), 0.0)
+                if is_late or (is_end and passed >= seconds):
+                    rates.setdefault(slot, pulls[slot] / passed)
+                is_over = is_late or len(rates) == workers
+                if isinstance(event, EpochDone):
+                    (self.stop if is_over else self.advance)(slot)
+                elif is_over:
+                    busy.remove(slot)
+                else:
+                    self.start(slot, task)
+        return sum(rates.values())
 
     def _end_workers(self, *, keep: int) -> None:
         for worker in self._workers[keep:]:

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from objectives.base import EpochResult, Outcome, Task
@@ -56,7 +56,7 @@ class Idlers:
     def ready(self) -> list[str]:
         return ["cpu"] * self.slots
 
-    def tune_workers(self, task: Task) -> str | None:
+    def tune_workers(self, tasks: Sequence[Task]) -> str | None:
         return None
 
     def checkpoint(self, slot: int) -> None:

@@ -161,7 +161,7 @@ def test_a_missing_device_is_an_error(make: Callable[[], Executor]):
 
 def test_tuning_changes_nothing_when_there_is_no_choice(executor: Executor):
     slots = executor.slots
-    assert executor.tune_workers(task()) is None
+    assert executor.tune_workers([task()]) is None
     assert executor.slots == slots == len(executor.available())
 
 

@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from objectives.base import DeviceError, Task
+from objectives.base import DeviceError, EpochResult, Outcome, Task
 from objectives.devices import assign_device
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import SpeedMeasured, WorkerReady, WorkerSettings
+from objectives.worker.messages import EpochDone, Failed, Finished, Reply, WorkerReady, WorkerSettings
 from search.executors import local, mps
-from search.executors.gpu_sharing import choose_workers, fit_memory, joint_rate, max_workers
+from search.executors.gpu_sharing import max_workers
 from search.executors.local import LocalExecutor
 
 GIB = 2**30
 TOY = ObjectiveSpec("toy:Toy")
-TASK = Task(0, {}, seed=0, epochs=1)
+MOST = "as many as cores and memory allow"
 
 
 @pytest.fixture(autouse=True)
 def no_nvidia_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: 0)
-
-
-@pytest.mark.parametrize(
-    ("rates", "most", "step", "chosen", "why"),
-    [
-        ({1: 10, 2: 20, 4: 39, 8: 60}, 8, 1, 8, "as many as cores and memory allow"),
-        ({1: 10, 2: 19, 4: 20}, 8, 1, 2, "4 were 1.05 times as fast"),
-        ({1: 10, 2: 8}, 8, 1, 1, "2 were 0.80 times as fast"),
-        ({1: 10, 2: 20, 4: 30, 6: 40}, 6, 1, 6, "as many as cores and memory allow"),
-        ({1: 10, 2: 20, 4: 30, 6: 31}, 6, 1, 4, "6 were 1.03 times as fast"),
-        ({2: 20, 4: 38, 8: 39}, 16, 2, 4, "8 were 1.03 times as fast"),
-        ({1: 10, 2: 0}, 8, 1, 1, "2 were 0.00 times as fast"),
-        ({1: 0, 2: 0}, 8, 1, 1, "the measurement failed"),
-        ({1: 5}, 1, 1, 1, "as many as cores and memory allow"),
-        ({2: 1.8}, 8, 2, 2, "more were not tried: a step takes longer than a second"),
-    ],
-)
-def test_workers_are_added_as_long_as_training_becomes_faster(
-    rates: dict[int, float], most: int, step: int, chosen: int, why: str
-):
-    assert choose_workers(rates.__getitem__, most, step=step) == (chosen, why)
 
 
 @pytest.mark.parametrize(
@@ -81,38 +60,56 @@ def test_a_missing_gpu_is_an_error(wanted: str, gpus: int):
         assign_device(wanted, 0, gpus)
 
 
+def task(useful: int = 8, pulls_per_s: float = 30) -> Task:
+    """`useful`: number of workers on a GPU up to which training becomes faster. `pulls_per_s`: those of one."""
+    return Task(0, {"useful": useful, "pulls_per_s": pulls_per_s}, seed=0, epochs=16)
+
+
 @dataclass
 class Machine:
-    """A machine with GPUs, for fake workers."""
+    """A machine with GPUs and a clock of its own, for fake workers."""
 
-    cores: int
-    gpus: int
-    free_bytes: int
-    useful: int
-    """Number of workers on a GPU up to which training becomes faster."""
+    cores: int = 16
+    gpus: int = 1
+    free_bytes: int = 70 * GIB
+    room: int = 99
+    """Number of workers that train together before memory runs out."""
     ended: int = 0
+    now: float = 0.0
+    training: set[int] = field(default_factory=set)
 
-    def worker(self, settings: WorkerSettings, variables: Mapping[str, str]) -> FakeWorker:
-        return FakeWorker(self, settings)
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(local, "usable_cores", lambda: self.cores)
+        monkeypatch.setattr(local, "WorkerProcess", lambda settings, variables: FakeWorker(self, settings))
+        monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 class FakeWorker:
-    """Answers like a worker process."""
+    """Answers like a worker process. Its epochs have four steps."""
 
     def __init__(self, machine: Machine, settings: WorkerSettings) -> None:
         self.machine, self.settings = machine, settings
         self.ready: WorkerReady | None = None
         self.connection, self._theirs = Pipe()
         device = assign_device(settings.device, settings.index, machine.gpus)
-        gpus = 1 if ":" in settings.device else machine.gpus
-        self._theirs.send(WorkerReady(device, gpus, machine.free_bytes))
+        self.gpus = 1 if ":" in settings.device else machine.gpus
+        self._theirs.send(WorkerReady(device, self.gpus, machine.free_bytes))
 
-    def send(self, message: tuple[object, ...]) -> None:
-        assert message[0] == "measure_speed"
-        gpus = 1 if ":" in self.settings.device else self.machine.gpus
-        useful = self.settings.index < self.machine.useful * gpus
-        pulls = 20 if useful else 1
-        self._theirs.send(SpeedMeasured(0.0, tuple((pull + 1) / pulls for pull in range(pulls)), ("it is noted",)))
+    def send(self, message: tuple[Any, ...]) -> None:
+        machine, training = self.machine, self.machine.training
+        training.add(self.settings.index)
+        if message[0] == "start":
+            self.params, self.step = message[1].params, 0
+        reply: Reply = Finished(Outcome())
+        if len(training) > machine.room:
+            reply = Failed("out_of_memory", "")
+        elif message[0] != "stop":
+            self.step += 1
+            machine.now += 1 / (self.params["pulls_per_s"] * min(len(training), self.params["useful"] * self.gpus))
+            reply = EpochDone(EpochResult(self.step, self.step / 4, None, {}, 0.0, "it is noted"))
+        if not isinstance(reply, EpochDone):
+            training.remove(self.settings.index)
+        self._theirs.send(reply)
 
     def end(self) -> None:
         self.machine.ended += 1
@@ -123,102 +120,98 @@ class FakeWorker:
 
 
 @pytest.mark.parametrize(
-    ("machine", "device", "started", "kept", "devices"),
+    ("machine", "device", "tasks", "started", "said"),
     [
-        (Machine(16, 1, 70 * GIB, 8), "auto", 8, 8, "cuda:0"),
-        (Machine(16, 1, 70 * GIB, 2), "auto", 8, 2, "cuda:0"),
-        (Machine(16, 1, 3 * GIB, 8), "auto", 8, 3, "cuda:0"),
-        (Machine(4, 1, 70 * GIB, 8), "auto", 4, 4, "cuda:0"),
-        (Machine(64, 4, 70 * GIB, 2), "cuda", 32, 8, "cuda:0, cuda:1, cuda:2, cuda:3"),
-        (Machine(64, 4, 0, 8), "auto", 32, 4, "cuda:0, cuda:1, cuda:2, cuda:3"),
-        (Machine(2, 4, 70 * GIB, 8), "auto", 4, 4, "cuda:0, cuda:1, cuda:2, cuda:3"),
-        (Machine(64, 4, 70 * GIB, 4), "cuda:2", 8, 4, "cuda:2"),
+        (Machine(), "auto", [task(8), task(8)], 8, f"8 workers on cuda:0 ({MOST})\nit is noted"),
+        (Machine(), "auto", [task(8), task(4)], 8, f"8 workers on cuda:0 ({MOST})\nit is noted"),
+        (Machine(), "auto", [task(4), task(2)], 8, "4 workers on cuda:0 (8 were "),
+        (Machine(), "auto", [task(1), task(1)], 8, "2 workers on cuda:0 (4 were "),
+        (Machine(), "auto", [task(8, 0.5)], 8, "2 workers on cuda:0 (more were not tried: a step takes longer than"),
+        (Machine(cores=3), "auto", [task(8)], 3, f"3 workers on cuda:0 ({MOST})\nit is noted"),
+        (Machine(free_bytes=3 * GIB), "auto", [task(8)], 8, f"3 workers on cuda:0 ({MOST})\nit is noted"),
+        (Machine(free_bytes=0), "auto", [task(8)], 8, f"1 worker on cuda:0 ({MOST})"),
+        (Machine(room=7), "auto", [task(8)], 8, "4 workers on cuda:0 (8 failed when they were measured)"),
+        (Machine(room=1), "auto", [task(8)], 8, "1 worker on cuda:0 (2 failed when they were measured)"),
+        (Machine(64, 2), "cuda", [task(2)], 16, "4 workers on cuda:0, cuda:1 (8 were "),
+        (Machine(2, 4), "auto", [task(8)], 4, f"4 workers on cuda:0, cuda:1, cuda:2, cuda:3 ({MOST})"),
+        (Machine(64, 4), "cuda:2", [task(8)], 8, f"8 workers on cuda:2 ({MOST})\nit is noted"),
+        (Machine(8), "mps", [task(4)], 8, "4 workers on mps (8 were "),
     ],
 )
 def test_gpus_keep_the_workers_that_make_training_faster(
-    monkeypatch: pytest.MonkeyPatch, machine: Machine, device: str, started: int, kept: int, devices: str
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, device: str, tasks: list[Task], started: int, said: str
 ):
-    monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
-    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
+    machine.install(monkeypatch)
     executor = LocalExecutor(TOY, device, None)
     assert len(executor.ready()) == started
-    chosen = executor.tune_workers(TASK)
+    chosen = executor.tune_workers(tasks)
     assert chosen is not None
-    assert re.fullmatch(rf"{kept} workers on {devices} \(.*\)\nit is noted", chosen)
-    assert executor.slots == kept
-    assert machine.ended == started - kept
+    assert chosen.startswith(said)
+    assert executor.slots == int(said[0])
+    assert machine.ended == started - executor.slots
     executor.close()
     assert machine.ended == started
 
 
 @pytest.mark.parametrize(
-    ("gpus", "useful", "said"),
-    [
-        (1, 8, "8 workers on cuda:0 through CUDA MPS (as many as cores and memory allow)\nit is noted"),
-        (1, 1, "1 worker on cuda:0 through CUDA MPS (2 were 1.05 times as fast)\nit is noted"),
-        (2, 2, "4 workers on cuda:0, cuda:1 through CUDA MPS (8 were 1.05 times as fast)\nit is noted"),
-    ],
+    ("pulls_per_s", "seconds", "pulls"),
+    [(30, 0.2, 8), (5, 0.2, 4), (1, 0.2, 2), (0.1, 0.2, 1), (30, 0.0, 1)],
+    ids=["whole epochs", "one epoch", "at most ten times as long", "a slow step", "warming up"],
 )
-def test_nvidia_gpus_are_shared_through_mps(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: int, useful: int, said: str
+def test_whole_epochs_are_measured_where_that_takes_little_time(
+    monkeypatch: pytest.MonkeyPatch, pulls_per_s: float, seconds: float, pulls: int
 ):
-    machine = Machine(16, gpus, 70 * GIB, useful)
-    monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: gpus)
+    machine = Machine()
+    machine.install(monkeypatch)
+    with closing(LocalExecutor(TOY, "auto", None)) as executor:
+        executor.ready()
+        assert executor.measure_rate(1, task(8, pulls_per_s), seconds) == pytest.approx(pulls_per_s)
+    assert machine.now == pytest.approx(pulls / pulls_per_s)
+
+
+def test_nvidia_gpus_are_shared_through_mps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    Machine(gpus=2).install(monkeypatch)
+    monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: 2)
     (tmp_path / "control").touch()
     monkeypatch.setenv(mps.PIPES, str(tmp_path))
     monkeypatch.setattr(mps, "CLIENT", "")
-    monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
-    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     with closing(LocalExecutor(TOY, "auto", None)) as executor:
-        assert len(executor.ready()) == 8 * gpus
-        assert executor.tune_workers(TASK) == said
+        executor.ready()
+        said = f"16 workers on cuda:0, cuda:1 through CUDA MPS ({MOST})\nit is noted"
+        assert executor.tune_workers([task(8)]) == said
 
 
 @pytest.mark.parametrize(
-    ("gpus", "jobs", "started"),
-    [(1, None, "1 worker on cuda:0"), (2, None, "2 workers on cuda:0, cuda:1"), (1, 4, "4 workers on cuda:0")],
+    ("gpus", "free", "jobs", "kept"),
+    [
+        (1, 70, None, "2 workers on cuda:0"),
+        (2, 70, None, "4 workers on cuda:0, cuda:1"),
+        (1, 1, None, "1 worker on cuda:0"),
+        (1, 1, 4, "4 workers on cuda:0"),
+    ],
 )
-def test_without_mps_an_nvidia_gpu_has_one_worker_unless_more_are_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: int, jobs: int | None, started: str
+def test_without_mps_an_nvidia_gpu_has_two_workers_unless_more_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: int, free: int, jobs: int | None, kept: str
 ):
     """Nothing is measured: more would only take turns."""
-    machine = Machine(16, gpus, 70 * GIB, 8)
+    machine = Machine(gpus=gpus, free_bytes=free * GIB)
+    machine.install(monkeypatch)
     monkeypatch.setattr(mps, "n_nvidia_gpus", lambda: gpus)
     monkeypatch.setattr(mps, "FOLDERS", ())
     monkeypatch.setattr(mps, "DEFAULT_PIPES", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(mps.PIPES, raising=False)
-    monkeypatch.setattr(local, "usable_cores", lambda: machine.cores)
-    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
     with closing(LocalExecutor(TOY, "auto", jobs)) as executor:
         executor.ready()
         why = "without CUDA MPS several workers only take turns on a GPU: nvidia-cuda-mps-control is not installed"
-        assert executor.tune_workers(TASK) == f"{started} ({why})"
-    assert machine.ended == int(started[0])
+        assert executor.tune_workers([task()]) == f"{kept} ({why})"
+        assert executor.slots == int(kept[0])
+    assert machine.now == 0
 
 
 def test_a_given_number_of_workers_is_not_measured(monkeypatch: pytest.MonkeyPatch):
-    machine = Machine(16, 2, 70 * GIB, 1)
-    monkeypatch.setattr(local, "WorkerProcess", machine.worker)
-    executor = LocalExecutor(TOY, "auto", 3)
-    assert executor.ready() == ["cuda:0", "cuda:1", "cuda:0"]
-    assert executor.tune_workers(TASK) is None
-    assert executor.slots == 3
-    executor.close()
-
-
-def test_the_workers_to_keep_are_limited_by_memory():
-    assert [fit_memory(8, free) for free in (0, GIB, 3 * GIB, 70 * GIB)] == [1, 1, 3, 8]
-
-
-def test_the_rate_counts_only_the_time_in_which_all_workers_train():
-    early = (0.0, [1.0, 2.0, 3.0, 4.0, 5.0])
-    late = (2.5, [4.0, 5.5, 7.0])
-    assert joint_rate([early]) == 1.0
-    assert joint_rate([early, late]) == (3 + 1) / 2.5
-    assert joint_rate([late, early]) == (3 + 1) / 2.5
-
-
-def test_workers_that_never_trained_together_have_no_rate():
-    assert joint_rate([(0.0, [1.0]), (2.0, [3.0])]) == 0
-    assert joint_rate([(0.0, [])]) == 0
+    Machine(gpus=2).install(monkeypatch)
+    with closing(LocalExecutor(TOY, "auto", 3)) as executor:
+        assert executor.ready() == ["cuda:0", "cuda:1", "cuda:0"]
+        assert executor.tune_workers([task()]) is None
+        assert executor.slots == 3

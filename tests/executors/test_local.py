@@ -82,7 +82,7 @@ def three() -> Iterator[LocalExecutor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 1)])
+@pytest.mark.parametrize(("mode", "chosen"), [("fine", 3), ("turns", 2)])
 def test_workers_that_slow_each_other_down_are_ended(
     monkeypatch: pytest.MonkeyPatch, mode: str, chosen: int, request: pytest.FixtureRequest
 ):
@@ -90,7 +90,7 @@ def test_workers_that_slow_each_other_down_are_ended(
     monkeypatch.setenv("TOY_PAUSE_S", "0.02" if mode == "fine" else "0")
     executor: LocalExecutor = request.getfixturevalue("three")
     before = children(os.getpid())
-    executor.keep_fastest(task(mode=mode), 3)
+    executor.keep_fastest([task(mode=mode)])
     assert executor.slots == chosen
     deadline = time.monotonic() + 20
     while len(children(os.getpid())) > len(before) - (3 - chosen) and time.monotonic() < deadline:
@@ -103,6 +103,10 @@ def test_a_measurement_changes_no_result(local: LocalExecutor):
     expected = train(local, task(3))
     assert local.measure_rate(2, task(8), 0.05) > 0
     assert train(local, task(3)) == expected
+
+
+def test_a_training_that_diverges_is_begun_again(local: LocalExecutor):
+    assert local.measure_rate(2, task(mode="diverge@2"), 0.05) > 0
 
 
 def test_notices_of_a_measurement_are_kept(local: LocalExecutor):

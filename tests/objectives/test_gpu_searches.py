@@ -133,7 +133,7 @@ def crowd() -> Iterator[LocalExecutor]:
 def test_several_workers_share_the_device_and_go_on_after_the_choice(crowd: LocalExecutor):
     devices = crowd.ready()
     assert {device.partition(":")[0] for device in devices} == {"cuda"}
-    chosen = crowd.tune_workers(Task(0, dict(MLP), seed=1, epochs=16))
+    chosen = crowd.tune_workers([Task(0, params, seed=1, epochs=16) for params in (MLP, {**STRONG, "cnn_blocks": 2})])
     assert chosen is not None
     assert chosen.startswith(f"{crowd.slots} worker{'s' if crowd.slots > 1 else ''} on cuda:0")
     assert 1 <= crowd.slots <= len(devices)

@@ -40,11 +40,12 @@ class InitialParams:
     origin: str = records.BASELINE  # the trial attribute under which the name is stored
 
 
-def example_configuration(objective: Objective) -> Params:
-    """The first baseline; a random configuration if there is none."""
-    for params in require_baselines(objective).values():
-        return params
-    return WHOLE_SPACE.suggest(objective, optuna.create_study(sampler=RandomSampler(seed=0)).ask())
+def example_configurations(objective: Objective) -> list[Params]:
+    """The first and the last baseline, which differ most in our own; random configurations if there are none."""
+    known, study = list(require_baselines(objective).values()), optuna.create_study(sampler=RandomSampler(seed=0))
+    for params in known[:1] + known[1:][-1:]:
+        study.enqueue_trial(params)  # what a baseline leaves out is sampled
+    return [WHOLE_SPACE.suggest(objective, study.ask()) for _ in range(2)]
 
 
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:
