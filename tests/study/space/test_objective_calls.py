@@ -11,7 +11,6 @@ from toy import Toy
 from objectives.base import ObjectiveError
 from search.study.space.objective_calls import check_answers, described, explain_errors
 
-
 SCALED = {"scales": ("s", "l"), "scale": "l", "choose_scale": lambda device, free: "s"}
 
 
