@@ -17,7 +17,7 @@ from shell import TESTS, environment, wait_until
 from objectives.base import DatasetError
 from objectives.data.datasets import load_dataset
 from tests.benchmarks import __main__ as table
-from tests.benchmarks import gpu
+from tests.benchmarks import gpu, gpu_bench, gpu_workers
 from tests.benchmarks.commands import Ended, time_to_accuracy
 from tests.benchmarks.measure import Line, Options, Sample, Skipped, Target, alternate, sample
 from tests.benchmarks.objectives import Usual
@@ -224,9 +224,9 @@ def test_a_benchmark_takes_minutes_above_0(minutes: str) -> None:
     assert "Invalid value for '--minutes'" in refused.output
 
 
-def on_the_cpu(part: Callable[[gpu.Bench], gpu.Found]) -> dict[str, Line]:
+def on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Found]) -> dict[str, Line]:
     """The lines of one part of the GPU's row, by name; tiny sizes."""
-    lines = list(gpu.in_turn(gpu.Bench(Options(1, quick=True), "cpu", (1, 2)), [("part", 0.0, part)]))
+    lines = list(gpu.in_turn(gpu_bench.Bench(Options(1, quick=True), "cpu", (1, 2)), [("part", 0.0, part)]))
     assert [line for line in lines if isinstance(line, Skipped)] == []
     assert all(line.ours.median > 0 and (line.ratio or 1) > 0 for line in lines if isinstance(line, Line))
     return {line.name: line for line in lines if isinstance(line, Line)}
@@ -234,20 +234,20 @@ def on_the_cpu(part: Callable[[gpu.Bench], gpu.Found]) -> dict[str, Line]:
 
 def test_the_gpus_batches_structures_and_seeds_work_on_the_cpu() -> None:
     lines = on_the_cpu(gpu.batches)
-    assert len(lines) == 3 * len(gpu.SETTINGS)
-    for label in gpu.SETTINGS:
+    assert len(lines) == 3 * len(gpu_bench.SETTINGS)
+    for label in gpu_bench.SETTINGS:
         assert lines[f"{label}: a batch WITHOUT A GRAPH / the same called"].ratio is not None
         assert lines[f"{label}: one seed twice gives the same weights"].met
 
 
 def test_the_gpus_workers_work_on_the_cpu() -> None:
-    lines = on_the_cpu(partial(gpu.workers, mps=True))
+    lines = on_the_cpu(partial(gpu_workers.workers, mps=True))
     assert list(lines) == ["mlp: 1 worker", "mlp: 2 workers", "cnn: 1 worker", "cnn: 2 workers"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [gpu.command, gpu.main_job, gpu.loader, gpu.eager])
-def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu.Bench], gpu.Found]) -> None:
+@pytest.mark.parametrize("part", [gpu.command, gpu.main_job, gpu.loader, gpu.eager, gpu_workers.start])
+def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Found]) -> None:
     needs_mnist()
     assert on_the_cpu(part)
 

@@ -11,61 +11,22 @@ import itertools
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from objectives.base import Diverged, Params, Task
-from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.images.geometry import max_blocks
 from objectives.images.objective import ImageClassification
 from objectives.images.training.loop import ImageTraining
-from objectives.spec import ObjectiveSpec
 from search.common.system import environment
-from search.executors.base import EpochDone, Executor, Failed, Finished
-from search.executors.local import LocalExecutor
-from search.executors.mps import WITHOUT_MPS, Mps
+from tests.benchmarks.gpu_bench import BATCH, FAMILIES, MLP, SETTINGS, Bench, Found, sampled
+from tests.benchmarks.gpu_workers import start, workers
 from tests.benchmarks.measure import Line, Options, Skipped, Target, sample
 
-BATCH = 128
-MLP: Params = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3, "batch_size": BATCH}
-SETTINGS: dict[str, Params] = {
-    "MLP": MLP,
-    "MLP, dropout, augmentation": {**MLP, "mlp_dropout": 0.2, "augmentation": 0.5},
-    "CNN": {**STRONG, "cnn_dropout": 0.0, "augmentation": 0.0},
-    "CNN, dropout, augmentation": STRONG,
-}
-"""All in batches of `BATCH` images."""
-FAMILIES = {"mlp": 12, "cnn": 8}
-"""Trials of a family in one measurement of workers, at least."""
-WAIT_S = 120.0
-
-
-@dataclass
-class Bench:
-    """What is measured where, and what later parts need of earlier ones."""
-
-    options: Options
-    device: str
-    counts: Sequence[int]
-    """Numbers of workers."""
-    mlp: tuple[str, float] | None = None
-    """Our trials a minute of MLPs: of which line, and how many. Of the command, if it was measured."""
-
-    @property
-    def dataset(self) -> str:
-        return "digits" if self.options.quick else "mnist"
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of a trial."""
-        return self.options.size(5, 1)
-
-
-Found = Iterator[Line | Skipped]
 Part = tuple[str, float, Callable[[Bench], Found]]
 """Its name, the seconds that it certainly takes on an H100, and what measures it."""
 
@@ -79,6 +40,7 @@ def gpu(options: Options) -> Found:
         ("workers with CUDA MPS", 20, partial(workers, mps=True)),
         ("MLP workers without CUDA MPS", 20, partial(workers, mps=False, families=("mlp",))),
         ("the command", 40, command),
+        ("the start of workers", 20, start),
         ("the main job", 55, main_job),
         ("the loop with a DataLoader", 10, loader),
         ("the eager loop", 5, eager),
@@ -169,99 +131,6 @@ def batches(bench: Bench) -> Found:
         same = all(torch.equal(a, b) for a, b in zip(first.weights, again.weights, strict=True))
         target = Target(1, "at least", of="ours")
         yield Line(8, f"{label}: one seed twice gives the same weights", "1 = yes", sample([same]), target=target)
-
-
-def sampled(objective: ImageClassification, family: str, n: int) -> list[Params]:
-    """So many settings of the space, of one family; always the same."""
-    import optuna
-
-    from search.study.storage.storage import quiet_optuna
-
-    quiet_optuna()
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(n):
-        study.enqueue_trial({"family": family})
-    return [objective.suggest(study.ask()) for _ in range(n)]
-
-
-def workers(bench: Bench, *, mps: bool, families: Sequence[str] = tuple(FAMILIES)) -> Found:
-    """Trials a minute of sampled settings that some numbers of workers train, the time between trials included.
-
-    Other workers are idle meanwhile. All numbers of workers train the same settings, with CUDA graphs of their own.
-    """
-    device, counts = bench.device, bench.counts
-    objective = ImageClassification(bench.dataset)
-    objective.prepare()
-    spec = ObjectiveSpec("tests.benchmarks.objectives:Anew", {"dataset": bench.dataset})
-    with closing(Mps(device if mps else "cpu", counts[-1])) as sharing:
-        if sharing.problem:
-            raise Skipped(sharing.problem)
-        variables = sharing.variables if mps else WITHOUT_MPS
-        with environment(variables), closing(LocalExecutor(spec, device, counts[-1])) as executor:
-            executor.ready()
-            seeds = itertools.count(1)
-            how = "" if device == "cpu" else f" {'with' if mps else 'without'} CUDA MPS"
-            for family in families:
-                least = bench.options.size(FAMILIES[family], 1)
-                settings = sampled(objective, family, 2 * counts[-1] + least)
-                trials_per_minute(executor, counts[-1], settings, 1, next(seeds), 1)  # libraries are loaded
-                rates: dict[int, float] = {}
-                for n in counts:
-                    name = f"{family}: {n} worker{'s' if n > 1 else ''}{how}"
-                    if bench.options.left_s <= 0:
-                        yield Skipped(f"{name}: not measured, since no time was left")
-                        continue
-                    trials = max(least, bench.options.size(2 * n, 1))
-                    rates[n], notices = trials_per_minute(executor, n, settings, trials, next(seeds), bench.epochs)
-                    if family == "mlp" and (bench.mlp is None or rates[n] > bench.mlp[1]):
-                        bench.mlp = name, rates[n]
-                    one = sample([rates[1]]) if n > 1 else None
-                    notes = {"trials": trials, "epochs": bench.epochs, "theirs": "one worker"} if one else {}
-                    notes |= {"notices": sorted(notices)} if notices else {}
-                    yield Line(8, name, "trials/min", sample([rates[n]]), one, notes=notes)
-
-
-def trials_per_minute(
-    executor: Executor, n_workers: int, settings: Sequence[Params], trials: int, seed: int, epochs: int
-) -> tuple[float, set[str]]:
-    """Keep the first workers busy until so many trials are done. Of those under way, the measured epochs count too.
-
-    Also gives the notices of the trainings. Raises RuntimeError when a trial fails, unless it diverges.
-    """
-    tasks = (Task(number, params, seed, epochs) for number, params in enumerate(itertools.cycle(settings)))
-    done, trained, notices = 0, dict.fromkeys(range(n_workers), 0.0), set()
-    begun = time.perf_counter()
-    for slot in trained:
-        executor.start(slot, next(tasks))
-    while done < trials:
-        for slot, event in listen(executor):
-            match event:
-                case EpochDone(result):
-                    notices |= {result.notice} if result.notice else set()
-                    trained[slot] = result.epoch if result.value is not None else trained[slot]
-                    executor.advance(slot)
-                case Finished() | Failed("diverged"):
-                    done, trained[slot] = done + 1, 0.0
-                    executor.start(slot, next(tasks))
-                case _:
-                    raise RuntimeError(f"worker {slot} answered {event}")
-    rate = (done + sum(trained.values()) / epochs) / ((time.perf_counter() - begun) / 60)
-    busy = set(trained)
-    while busy:
-        for slot, event in listen(executor):
-            if isinstance(event, EpochDone):
-                executor.stop(slot)
-            else:
-                busy.discard(slot)
-    return rate, notices
-
-
-def listen(executor: Executor) -> list[tuple[int, object]]:
-    """What workers answer. Raises RuntimeError when none answers for long."""
-    events = executor.wait(WAIT_S)
-    if not events:
-        raise RuntimeError(f"no worker answered for {WAIT_S:g} s")
-    return list(events)
 
 
 def command(bench: Bench) -> Found:
