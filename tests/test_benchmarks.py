@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick_benchmark import needs_mnist, quick
 from shell import TESTS, environment
 
-from objectives.base import DatasetError
-from objectives.data.datasets import load_dataset
 from tests.benchmarks import __main__ as table
 from tests.benchmarks import gpu
 from tests.benchmarks.commands import Ended, time_to_accuracy
@@ -122,13 +120,6 @@ def test_trials_last_from_the_first_start_to_the_last_end(tmp_path: Path) -> Non
     assert Ended(tmp_path, 10.0, "").trials_s() == 7.5
 
 
-def needs_mnist() -> None:
-    try:
-        load_dataset("mnist", None, download=False, verify=False)
-    except DatasetError as error:
-        pytest.skip(f"MNIST is not here: {error}")
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("rows", ["1", "2", "3", "5", "6", "7", "10"])
 def test_quick_benchmark_writes_its_table_as_json(rows: str, tmp_path: Path) -> None:
@@ -163,35 +154,3 @@ def test_the_gpus_loops_work_on_the_cpu() -> None:
         "the same called",
     ]
     assert all(line.ratio for line in lines)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-def test_quick_benchmark_of_the_gpu(tmp_path: Path) -> None:
-    quick("8", tmp_path / "figures.json")
-
-
-def quick(rows: str, output: Path) -> None:
-    needs_mnist()
-    data = {"SEARCH_DATA_DIR": os.environ["SEARCH_DATA_DIR"]} if "SEARCH_DATA_DIR" in os.environ else {}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--quick", "--only", rows, "--output", str(output)],
-        cwd=TESTS.parent,
-        env=environment(data),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"written to {output}" in done.stdout
-    found = json.loads(output.read_text())
-    assert set(found) == {"header", "rows", "skipped", "seconds"}
-    assert {"processor", "cores", "load_average", "versions", "git_commit", "repeats"} <= set(found["header"])
-    assert {str(row["row"]) for row in found["rows"]} == set(rows.split(","))
-    assert found["skipped"] == []
-    for row in found["rows"]:
-        assert set(row) == {"row", "name", "unit", "ours", "theirs", "ratio", "target", "met", "notes", "details"}
-        for side in ("ours", "theirs") if row["theirs"] else ("ours",):
-            assert row[side]["min"] <= row[side]["median"] <= row[side]["max"]
-            assert row[side]["n"] == len(row[side]["values"]) >= 1
-        assert row["ratio"] is None or row["ratio"] > 0
