@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
-from place import Place
 from shell import IMPORTABLE, Finished, one_file, search, store, stored
+
+if TYPE_CHECKING:
+    from place import Place
 
 # Small tensors on busy cores: threads that wait for each other take ten times as long as one alone.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,9 +26,28 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, usual)
 
-# How long an example takes says more of the machine than of what is tested.
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
+
+def only_gpu_tests(config: pytest.Config) -> bool:
+    """Whether just the tests marked `gpu` are asked for. A machine with a GPU may lack what all others import."""
+    return config.option.markexpr == "gpu"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if only_gpu_tests(config):
+        return
+    from hypothesis import settings
+
+    # How long an example takes says more of the machine than of what is tested.
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu`, import only the files of such tests, `test_gpu*.py`, and the conftest.py files above them."""
+    if not only_gpu_tests(config):
+        return None
+    found = collection_path.rglob("*.py") if collection_path.is_dir() else [collection_path]
+    return None if any(path.name.startswith("test_gpu") for path in found) else True
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +70,20 @@ def untouched_torch() -> Iterator[None]:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def device() -> None:
+    """What tests on a CUDA device ask for first."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.fail("SEARCH_EXPECT_GPU=1, but torch finds no CUDA device")
+
+
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all of pytest's processes see."""
     base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @contextmanager
@@ -123,4 +153,6 @@ def folder(tmp_path: Path, fresh_mlflow: Path, fresh_optuna: Path) -> Path:
 @pytest.fixture
 def place(folder: Path) -> Place:
     """The same folder for the loop on a tiny objective."""
+    from place import Place
+
     return Place(folder)

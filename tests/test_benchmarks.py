@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -12,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from quick_benchmark import needs_mnist, quick
 from shell import TESTS, environment, wait_until
 
-from objectives.base import DatasetError
-from objectives.data.datasets import load_dataset
 from tests.benchmarks import __main__ as table
 from tests.benchmarks import gpu, gpu_bench, gpu_workers
 from tests.benchmarks.commands import Ended, time_to_accuracy
@@ -123,13 +121,6 @@ def test_trials_last_from_the_first_start_to_the_last_end(tmp_path: Path) -> Non
         at = "2026-01-02 03:04:{}".format
         db.executemany("INSERT INTO trials VALUES (?, ?)", [(at("01"), at("03.5")), (at("02.25"), at("08.5"))])
     assert Ended(tmp_path, 10.0, "").trials_s() == 7.5
-
-
-def needs_mnist() -> None:
-    try:
-        load_dataset("mnist", None, download=False, verify=False)
-    except DatasetError as error:
-        pytest.skip(f"MNIST is not here: {error}")
 
 
 @pytest.mark.long
@@ -250,35 +241,3 @@ def test_the_gpus_workers_work_on_the_cpu() -> None:
 def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Found]) -> None:
     needs_mnist()
     assert on_the_cpu(part)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-def test_quick_benchmark_of_the_gpu(tmp_path: Path) -> None:
-    quick("8", tmp_path / "figures.json")
-
-
-def quick(rows: str, output: Path) -> None:
-    needs_mnist()
-    data = {"SEARCH_DATA_DIR": os.environ["SEARCH_DATA_DIR"]} if "SEARCH_DATA_DIR" in os.environ else {}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--quick", "--only", rows, "--output", str(output)],
-        cwd=TESTS.parent,
-        env=environment(data),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"written to {output}" in done.stdout
-    found = json.loads(output.read_text())
-    assert set(found) == {"header", "rows", "skipped", "seconds"}
-    assert {"processor", "cores", "load_average", "versions", "git_commit", "repeats"} <= set(found["header"])
-    assert {str(row["row"]) for row in found["rows"]} == set(rows.split(","))
-    assert [each for each in found["skipped"] if "is not installed" not in each["why"]] == []  # CUDA MPS may be missing
-    for row in found["rows"]:
-        assert set(row) == {"row", "name", "unit", "ours", "theirs", "ratio", "target", "met", "notes", "details"}
-        for side in ("ours", "theirs") if row["theirs"] else ("ours",):
-            assert row[side]["min"] <= row[side]["median"] <= row[side]["max"]
-            assert row[side]["n"] == len(row[side]["values"]) >= 1
-        assert row["ratio"] is None or row["ratio"] > 0

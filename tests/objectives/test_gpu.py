@@ -24,6 +24,7 @@ from trainings import LIVELY, OPTIMIZERS, a_training, equal, finish, network, pl
 from objectives.base import Diverged, Task
 from objectives.images.models import Dropout
 from objectives.images.training.cuda_graphs import (
+    FAILED_GRAPHS,
     MAX_GRAPHS,
     TOLERANCE,
     CudaGraphRecorder,
@@ -82,6 +83,7 @@ def test_one_seed_twice_gives_the_same_weights(data: TrainingData, family: str, 
         graphs = GraphCache(CudaGraphRecorder(DEVICE)) if recorded else None
         training = a_training(data, recipe(**LIVELY), graphs=graphs, family=family, dropout=0.3)
         finish(training)
+        assert (training.update.replay is not None) == recorded
         kept.append(weights(training))
     assert equal(*kept)
 
@@ -195,6 +197,7 @@ def train_what_cannot_be_recorded() -> None:
         assert len(notices) == (given is graphs)
         seen.append(training.update.copy_state())
     assert_close(starts[0], *seen)
+    assert len(FAILED_GRAPHS) == 1  # the allocator may refer to it for good
     start, called = ends(data, how, None, dropout=0.3)
     later = a_training(data, how, graphs=graphs, dropout=0.3)
     assert not [result for result in finish(later) if result.notice]
@@ -249,17 +252,12 @@ def test_without_memory_for_a_graph_a_training_goes_on_by_calls(data: TrainingDa
 
 
 def test_recordings_that_are_dropped_give_their_memory_back(data: TrainingData, graphs: GraphCache):
-    def used() -> int:
+    """Of 20 structures, MLPs and CNNs, the last ones are as large as the first."""
+    seen = []
+    for number in range(20):
+        width = 64 + 16 * (number % MAX_GRAPHS) + number // MAX_GRAPHS
+        next(a_training(data, recipe(batch_size=256), graphs=graphs, width=width, family=("mlp", "cnn")[number % 2]))
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        return torch.cuda.memory_reserved(DEVICE)
-
-    def train(width: int) -> None:
-        next(a_training(data, recipe(batch_size=256), graphs=graphs, width=width))
-
-    seen = []
-    for round_ in range(3):
-        for width in range(MAX_GRAPHS):
-            train(64 + 8 * width + round_)
-        seen.append(used())
-    assert seen[2] <= 1.5 * seen[0]
+        seen.append(torch.cuda.memory_reserved(DEVICE))
+    assert seen[-1] <= 1.5 * seen[MAX_GRAPHS - 1]

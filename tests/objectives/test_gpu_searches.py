@@ -1,6 +1,6 @@
 """What a search needs of a CUDA device: digits that are learned, memory that runs out, and workers that share it.
 
-`pytest -m gpu` runs it.
+`pytest -m gpu` runs it. For the command, see test_gpu_commands.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from cuda_device import DEVICE, NEEDS_DEVICE
-from shell import rows, search
 from slots import hear
 from torch import nn
 from trainings import equal, finish, weights
@@ -49,6 +48,7 @@ def test_one_seed_twice_gives_the_same_weights_of_real_images(params: dict[str, 
         training = objective.start(Task(0, {**params, **dropout, "augmentation": 0.5}, 1, 3), DEVICE)
         assert isinstance(training, ImageTraining)
         finish(training)
+        assert training.update.replay is not None
         kept.append(weights(training))
         del training
     assert equal(*kept)
@@ -89,6 +89,33 @@ def test_digits_are_learned_from_replays(params: dict[str, Any]):
     assert training.update.replay is not None
     assert values[-1] is not None
     assert values[-1] > 0.8
+
+
+@pytest.mark.parametrize("params", [MLP, STRONG], ids=["mlp", "cnn"])
+def test_a_refit_trains_on_all_but_the_test_split(params: dict[str, Any]):
+    objective = ImageClassification("digits")
+    objective.prepare()
+    training = objective.start(Task(0, dict(params), 1, 4, refit=True), DEVICE)
+    assert isinstance(training, ImageTraining)
+    results = finish(training)
+    assert training.update.replay is not None
+    assert [result.value for result in results] == [None] * 4
+    outcome, data = training.outcome(), objective.dataset
+    assert sorted(training.data.train.tolist()) == sorted([*data.train, *data.validation])
+    assert outcome.predictions is None
+    assert outcome.weights is not None
+    model = objective.load_weights(params, outcome.weights)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert objective.score_test(model, DEVICE).accuracy > 0.8
+
+
+@pytest.mark.parametrize("params", [MLP, STRONG], ids=["mlp", "cnn"])
+def test_latency_is_measured_on_the_device(params: dict[str, Any]):
+    objective = ImageClassification("digits")
+    objective.prepare()
+    first, second = (objective.latency_ms(params, DEVICE) for _ in range(2))
+    assert 0 < first < 2 * second
+    assert second < 2 * first
 
 
 class Own(ImageClassification):
@@ -160,16 +187,3 @@ def test_workers_share_the_device_through_mps():
         )
         assert answer.stdout.split(), answer
     assert not variables or not Path(variables[PIPES]).exists()
-
-
-def test_a_failed_assertion_on_the_device_ends_no_search(tmp_path: Path):
-    """With CUDA MPS it may take the other worker with it. Both are replaced, and their trials go on."""
-    words = ("--objective", "asserting:Asserting", "--device", "cuda", "--jobs", 2)
-    endings = ("--trials", 6, "--confirm", 0, "--pruner", "none")
-    result = search(*words, *endings, cwd=tmp_path, env={"TOY_MARKER": str(tmp_path / "asserted"), "TOY_PAUSE_S": "1"})
-    said = result.stdout + result.stderr
-    assert result.returncode == 0, said
-    assert (tmp_path / "asserted").exists()
-    assert "trial 1 is tried again: " in said
-    assert "cannot use its GPU any more after" in said
-    assert rows(tmp_path / "optuna.db", "SELECT state, count(*) FROM trials GROUP BY 1") == [("COMPLETE", 6)]

@@ -1,4 +1,4 @@
-"""The tiny objective with a fault in trial 1, after which its process can use the GPU no more."""
+"""The tiny objective with faults after which a process can use its GPU no more."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from toy import Toy, ToyTraining
 
 from objectives.base import EpochResult, Task
 
+ONCE, ALWAYS = 2, 6
+"""Trials of `Asserting` that meet a fault in their second step: only when first tried, and each time."""
+
 
 class AssertingTraining(ToyTraining):
-    """On a GPU: an assertion of a kernel fails, only once in a search if `TOY_MARKER` names a file."""
+    """Appends a line for each start to the file `TOY_STARTS`: the trial's number, and the steps of its checkpoint."""
 
     def __init__(self, task: Task, steps: int, device: str) -> None:
         super().__init__(task, steps, "fine")
         self.weights = torch.ones(8, device=device)
+        with open(os.environ["TOY_STARTS"], "a+") as starts:
+            starts.seek(0)
+            is_first = str(task.number) not in starts.read().split()[::2]
+            print(task.number, self.step, file=starts)
+        self.has_fault = task.number == ALWAYS or (task.number == ONCE and is_first)
 
     def __next__(self) -> EpochResult:
-        result = super().__next__()
-        index = 99 if self.task.number == 1 and self.step == 2 and first_time() else 0
-        self.weights[torch.tensor([index], device=self.weights.device)].sum().item()
-        return result
-
-
-def first_time() -> bool:
-    """Whether the fault has not happened yet, as far as is noted."""
-    marker = os.environ.get("TOY_MARKER")
-    if marker is None:
-        return True
-    try:
-        with open(marker, "x"):
-            return True
-    except FileExistsError:
-        return False
+        is_fault = self.step == 1 and self.has_fault
+        if is_fault and not self.weights.is_cuda:
+            self.mode = "broken"
+        else:  # with the fault, an assertion of the kernel fails
+            self.weights[torch.tensor([99 if is_fault else 0], device=self.weights.device)].sum().item()
+        return super().__next__()
 
 
 class Asserting(Toy):
@@ -42,7 +40,7 @@ class Asserting(Toy):
 
 
 class Faulty(Toy):
-    """The same without a GPU, each time that trial 1 is tried."""
+    """Trial 1 meets such a fault each time that it is tried, as if on a GPU."""
 
     def start(self, task: Task, device: str) -> ToyTraining:
         return ToyTraining(task, self.steps, "broken@1" if task.number == 1 else "fine")

@@ -86,7 +86,10 @@ LATE = RuntimeError("operation failed due to a previous error during capture")
 LATE.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
 
 
-@pytest.mark.parametrize("error", [LATE, LATE.__context__], ids=["in the end", "at once"])
+CUDA = torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+
+
+@pytest.mark.parametrize("error", [LATE, LATE.__context__, CUDA], ids=["in the end", "at once", "of CUDA"])
 def test_without_memory_for_a_recording_one_training_goes_on_by_calls(data: TrainingData, error: Exception):
     """The recordings of others make room, and the next training is recorded again."""
     recorder = Recorder()

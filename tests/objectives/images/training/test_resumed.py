@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainings import OPTIMIZERS, a_training, equal, finish, recipe, told, weights
+from trainings import OPTIMIZERS, a_training, equal, finish, recipe, striped, told, weights
 
 from objectives.images.training.update import TrainingData
 
@@ -63,6 +63,21 @@ def test_stopped_anywhere_and_gone_on_elsewhere_it_is_the_same_training(
             training = a_training(data, recipe(**how), checkpoint=training.checkpoint(), **same)
     assert told(results) == told(expected)
     assert equal(weights(training), weights(whole))
+
+
+NEEDS_METAL = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="there is no Metal GPU here")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("mps", marks=NEEDS_METAL)])
+def test_a_checkpoint_restores_the_generator_that_dropout_draws_from(device: str):
+    """For CUDA, see test_gpu.py."""
+    data = striped(device)
+    training = a_training(data, recipe(), dropout=0.3)
+    next(training)
+    checkpoint = training.checkpoint()
+    expected = torch.rand(5, device=device)
+    a_training(data, recipe(), dropout=0.3, checkpoint=checkpoint)
+    assert torch.equal(torch.rand(5, device=device), expected)
 
 
 def test_a_checkpoint_holds_no_code(data: TrainingData):
