@@ -228,14 +228,6 @@ class Update:
                 if name in state:
                     state[name].copy_(value)
 
-    def renew_generator(self) -> None:
-        """Replace the state object of a generator that a failed capture left unusable. Its state must then be set.
-
-        Torch believes that it is being captured until the capture ends well.
-        """
-        if self.device.type == "cuda":
-            self.generator.graphsafe_set_state(torch.Generator(self.device))
-
     def copy_state(self) -> TrainingState:
         """Copy everything that a call changes, except the logits, which no call reads."""
         copies = {name: [tensor.detach().clone() for tensor in part] for name, part in self._tensors().items()}
