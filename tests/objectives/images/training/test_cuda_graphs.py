@@ -19,7 +19,6 @@ from objectives.base import Task
 from objectives.images.training.cuda_graphs import MAX_GRAPHS, GraphCache, graph_key, relative_distance
 from objectives.images.training.graph_inputs import dropout_layers
 from objectives.images.training.loop import ImageTraining, evaluate
-from objectives.images.training.recipe import DEFAULT_NUMERICS
 from objectives.images.training.update import LOGITS_BYTES, TrainingData, Update
 
 
@@ -72,7 +71,7 @@ class Reads(TorchDispatchMode):
 def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimizer: str):
     """What a graph demands. RMSprop has a form for graphs that torch offers on a GPU alone."""
     how = recipe(optimizer, **LIVELY)
-    update = Update(data, network(dropout=0.3).train(), how, capturable=True, numerics=DEFAULT_NUMERICS)
+    update = Update(data, network(dropout=0.3).train(), how, capturable=True)
     assert update.graph_inputs is not None
 
     def places() -> list[int]:
