@@ -80,8 +80,7 @@ class CudaGraphRecorder:
             update.generator.graphsafe_set_state(torch.Generator(self._device))
             graph.reset()  # gives its memory back if the capture was ended
             raise
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return graph.replay
 
 
 class GraphCache:
