@@ -13,8 +13,9 @@ from objectives.base import DeviceError
 from objectives.failures import describe_error
 
 VISIBLE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-# Messages of CUDA, ROCm, their libraries and torch in errors other than OutOfMemoryError.
+# torch's own class, and messages of CUDA, ROCm, their libraries and torch in errors of other classes.
 OUT_OF_MEMORY = (
+    "OutOfMemoryError",
     "error: out of memory",
     "STATUS_ALLOC_FAILED",
     "DEVICE_ALLOCATION_FAILED",
@@ -46,11 +47,9 @@ def choose_device(requested: str, index: int) -> tuple[str, str | None]:
 
     Raises DeviceError when the requested device does not exist.
     """
-    import torch
-
     if requested == "cpu":
         return requested, None
-    if requested == "mps" and not torch.backends.mps.is_available():
+    if requested == "mps" and not _mps_works():
         raise DeviceError("--device mps: this machine has no Metal GPU; type --device auto or cpu")
     n_gpus, said = _usable_gpus()
     problem = None if n_gpus else gpu_problem(said, torch_build())
@@ -183,10 +182,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     The causes count because a CUDA graph that runs out of memory during its capture raises another error at its end.
     """
     text = describe_error(error)
-    torch = sys.modules.get("torch")  # without it, only Python's own error can be meant
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    if any(words in text for words in OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return True
     cause = error.__cause__ or error.__context__
     return cause is not None and is_out_of_memory(cause)
@@ -234,6 +230,6 @@ def select_device(device: str) -> int:
         torch.cuda.set_device(device)
         return int(torch.cuda.mem_get_info(device)[0])
     except RuntimeError as error:
-        if "out of memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return 0

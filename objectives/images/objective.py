@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
 
     from objectives.images.models import InputSpec
     from objectives.images.training.cuda_graphs import GraphCache
-    from objectives.images.training.recipe import Numerics
     from objectives.images.training.update import TrainingData
 
 LARGE_FROM_IMAGES = 20_000
@@ -42,8 +41,7 @@ class ImageClassification:
 
     `dataset` is a name that `objectives.data.datasets` accepts, and `data_dir` the folder of its files. `metric` is
     what is searched; None: what the class names, which is the accuracy here. `image_size` is pixels a side; None: the
-    dataset's own. `data` is the dataset itself, for machines without the files. `capture` uses CUDA graphs on CUDA
-    devices. `numerics` are fields of `objectives.images.training.recipe.Numerics`.
+    dataset's own. `data` is the dataset itself, for machines without the files.
 
     Raises ObjectiveError if `metric` is unknown, if it is given to a subclass with a metric of its own, or if a
     subclass names one of these metrics with the wrong direction.
@@ -53,6 +51,8 @@ class ImageClassification:
     direction: Literal["maximize", "minimize"] = "maximize"
     scales = tuple(families.SCALES)
     scale = scales[-1]
+    capture = True
+    """Whether trainings on CUDA devices are captured as CUDA graphs. Benchmarks compare both."""
 
     def __init__(
         self,
@@ -62,11 +62,8 @@ class ImageClassification:
         metric: Metric | None = None,
         image_size: int | None = None,
         data: Dataset | None = None,
-        capture: bool = True,
-        numerics: Mapping[str, Any] | None = None,
     ) -> None:
-        self.dataset_name, self.image_size, self.capture, self.numerics = dataset, image_size, capture, numerics or {}
-        self._asked_metric = metric
+        self.dataset_name, self.image_size, self._asked_metric = dataset, image_size, metric
         self._choose(metric)
         self.data_dir = Path(data_dir) if data_dir else None
         if not hasattr(type(self), "name"):
@@ -113,7 +110,7 @@ class ImageClassification:
         images, labels = np.asarray(self.dataset.images), np.asarray(self.dataset.labels)  # not mapped from files
         data = replace(self.dataset, images=images, labels=labels)
         arguments = {"dataset": self.dataset_name, "image_size": self.image_size, "metric": self._asked_metric}
-        return {**arguments, "data": data, "capture": self.capture, "numerics": self.numerics}
+        return {**arguments, "data": data}
 
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.classes
@@ -263,10 +260,13 @@ class ImageClassification:
     def start(self, task: Task, device: str) -> Training:
         import torch
 
+        from objectives.images.own_networks import takes_channels_last
         from objectives.images.training.loop import ImageTraining
 
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
+        if not self._replaces("build_network") or takes_channels_last(model, self._inputs):
+            model = model.to(memory_format=torch.channels_last)
         data = self._data(device)
         if task.refit:
             index = torch.cat((data.train, data.validation.cpu()))
@@ -279,19 +279,8 @@ class ImageClassification:
             task,
             steps_per_epoch=self.steps_per_epoch(),
             graphs=self._graph_cache(device),
-            numerics=self._numerics(model),
             metric=self.searched,
         )
-
-    def _numerics(self, model: nn.Module) -> Numerics:
-        from objectives.images.training.recipe import Numerics
-
-        numerics = Numerics(**self.numerics)
-        if not self._replaces("build_network") or not numerics.channels_last:
-            return numerics
-        from objectives.images.own_networks import takes_channels_last
-
-        return replace(numerics, channels_last=takes_channels_last(model, self._inputs))
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
         import torch

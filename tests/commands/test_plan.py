@@ -179,7 +179,7 @@ def test_an_objective_that_lacks_its_dataset_says_so(tmp_path: Path):
         ("test_plan:Anything", {"command": "x"}),
         ("test_plan:Anything", {"dataset": ["x"]}),
         ("test_plan:Folder", {"dataset": "x"}),
-        ("objectives.images:ImageClassification", {"dataset": "digits", "numerics": {}}),
+        ("objectives.images:ImageClassification", {"dataset": "digits", "data": "x"}),
     ],
 )
 def test_a_stored_study_cannot_choose_other_arguments(target: str, options: dict[str, Any]):

@@ -101,14 +101,14 @@ def test_modules_that_are_not_installed_are_shipped(tmp_path: Path, monkeypatch:
 
 def test_a_training_from_arrays_alone_is_the_same():
     """An actor has its arrays in memory that it must not write to."""
-    whole = ImageClassification("digits", numerics={"channels_last": False})
+    whole = ImageClassification("digits", metric="log_loss")
     buffers: list[pickle.PickleBuffer] = []
     packed = pickle.dumps(dict(whole.portable()), protocol=5, buffer_callback=buffers.append)
     assert len(packed) < 5_000 < sum(buffer.raw().nbytes for buffer in buffers)  # no array is copied into the rest
     options = pickle.loads(packed, buffers=[bytes(buffer.raw()) for buffer in buffers])
     assert not options["data"].images.flags.writeable
     lean: Any = ObjectiveSpec("objectives.images:ImageClassification", options).load()
-    assert (lean.fingerprint(), lean.numerics) == (whole.fingerprint(), whole.numerics)
+    assert (lean.fingerprint(), lean.metric) == (whole.fingerprint(), whole.metric)
     one = Task(0, whole.baselines()["tutorial MLP, Adam"], seed=3, epochs=1)
     results = [next(objective.start(one, "cpu")) for objective in (whole, lean)]
     whole_figures, lean_figures = (dict(result.metrics) for result in results)

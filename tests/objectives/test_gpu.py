@@ -33,7 +33,6 @@ from objectives.images.training.cuda_graphs import (
     relative_distance,
 )
 from objectives.images.training.loop import ImageTraining
-from objectives.images.training.recipe import Numerics
 from objectives.images.training.update import TrainingData, TrainingState, Update
 
 pytestmark = NEEDS_DEVICE
@@ -93,16 +92,6 @@ def test_a_graph_of_plain_sgd_trains_as_calls_do(data: TrainingData, graphs: Gra
     how = recipe("sgd", momentum=0.0)
     start, called = ends(data, how, None)
     _, recorded = ends(data, how, graphs)
-    assert_close(start, called, recorded)
-
-
-@pytest.mark.parametrize(
-    "numerics", [Numerics("float32"), Numerics("bfloat16"), Numerics(channels_last=False)], ids=str
-)
-def test_a_graph_of_other_numerics_trains_as_calls_do(data: TrainingData, graphs: GraphCache, numerics: Numerics):
-    how, other = recipe("sgd", **LIVELY), {"numerics": numerics, "dropout": 0.3}
-    start, called = ends(data, how, None, **other)
-    _, recorded = ends(data, how, graphs, **other)
     assert_close(start, called, recorded)
 
 

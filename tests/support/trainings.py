@@ -15,7 +15,7 @@ from objectives.images.models import InputSpec, build_cnn, build_mlp, normalised
 from objectives.images.training.augment import random_maps
 from objectives.images.training.cuda_graphs import GraphCache
 from objectives.images.training.loop import ImageTraining, lr_factor
-from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
+from objectives.images.training.recipe import Recipe
 from objectives.images.training.update import TrainingData
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -60,12 +60,12 @@ def a_training(
     checkpoint: bytes | None = None,
     seed: int = 5,
     graphs: GraphCache | None = None,
-    numerics: Numerics = DEFAULT_NUMERICS,
+    memory_format: torch.memory_format = torch.channels_last,
     **net: Any,
 ) -> ImageTraining:
     task = Task(0, {}, seed, epochs, checkpoint)
-    model = network(seed=seed, **net)
-    return ImageTraining(data, model, how, task, steps_per_epoch=steps, graphs=graphs, numerics=numerics)
+    model = network(seed=seed, **net).to(memory_format=memory_format)
+    return ImageTraining(data, model, how, task, steps_per_epoch=steps, graphs=graphs)
 
 
 def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, **net: Any) -> nn.Module:

@@ -50,7 +50,7 @@ class GraphRecorder(Protocol):
         """Return a context for calls without a graph before the capture."""
 
     def record(self, update: Update) -> Callable[[], None]:
-        """Capture one call, without any effect on the update, and return a function that repeats it."""
+        """Capture one call and return a function that repeats it. The caller restores the update's state."""
 
 
 class CudaGraphRecorder:
@@ -76,10 +76,11 @@ class CudaGraphRecorder:
                 update()
         except BaseException:
             FAILED_GRAPHS.append(graph)
+            # For torch, the generator's state object stays in capture until a capture ends well. So it gets another.
+            update.generator.graphsafe_set_state(torch.Generator(self._device))
             graph.reset()  # gives its memory back if the capture was ended
             raise
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return graph.replay
 
 
 class GraphCache:
@@ -118,10 +119,9 @@ class GraphCache:
             if not is_out_of_memory(error):
                 self._disable(f"{type(error).__name__}: {error}")
                 return
-        update.capturable = False
         self._entries.clear()
         free_device_memory()  # only here, after the error and its frames, which held what was captured so far
-        self._notice = "a training goes on without a CUDA graph, slower and with the same results: no memory for one"
+        self._leave_out(update, "no memory for one")
 
     def take_notice(self) -> str | None:
         """Return a notice for the user, once."""
@@ -137,21 +137,21 @@ class GraphCache:
                 expected = state_after(update, update, batches)
             if copy_host_state(update.model, update.device) != host:
                 restore_host_state(update.model, host)
-                update.capturable = False
-                self._notice = f"a training goes on without a CUDA graph, slower and with the same results: {HOST}"
+                self._leave_out(update, HOST)
                 return
             update.restore(before)
             replay = recorder.record(update)
             error = relative_distance(before, expected, state_after(update, replay, batches))
-        except Exception:
-            update.renew_generator()
-            raise
         finally:
             update.restore(before)
         if error > TOLERANCE:
             self._disable(f"{batches} replays ended {error:.1%} of their way from where as many calls end")
         elif not math.isnan(error):
             update.replay = replay
+
+    def _leave_out(self, update: Update, reason: str) -> None:
+        update.capturable = False
+        self._notice = f"a training goes on without a CUDA graph, slower and with the same results: {reason}"
 
     def _disable(self, reason: str) -> None:
         self._recorder = None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.images.geometry import images_together
 from objectives.images.training.cuda_graphs import GraphCache, graph_key
-from objectives.images.training.recipe import DEFAULT_NUMERICS, Numerics, Recipe
+from objectives.images.training.recipe import Recipe
 from objectives.images.training.update import TrainingData, Update, to_unit
 from objectives.metrics import METRICS, Metric, count_scores
 
@@ -135,14 +135,14 @@ class ImageTraining:
         *,
         steps_per_epoch: int,
         graphs: GraphCache | None = None,
-        numerics: Numerics = DEFAULT_NUMERICS,
         metric: Metric = "accuracy",
     ) -> None:
         """`metric` is the value of a pull."""
         self.value_curve = curve_of(metric)
-        self.data, self.recipe, self.task, self.graphs, self.numerics = data, recipe, task, graphs, numerics
+        self.data, self.recipe, self.task, self.graphs = data, recipe, task, graphs
         self.device = data.images.device
-        self.update = self._acquire_update(model)
+        make = partial(Update, data, model, recipe, capturable=graphs is not None)
+        self.update = make() if graphs is None else graphs.acquire(graph_key(data, model, recipe), make, self)
         self.update.begin(model, recipe)
         self.model = self.update.model
         self.steps_per_epoch, self.n_steps = steps_per_epoch, steps_per_epoch * task.epochs
@@ -161,12 +161,6 @@ class ImageTraining:
         self.metrics: dict[str, float] = {}
         if task.checkpoint is not None:
             self._restore(task.checkpoint)
-
-    def _acquire_update(self, model: nn.Module) -> Update:
-        """The update of an earlier training of the same structure, or a new one."""
-        data, recipe, graphs, numerics = self.data, self.recipe, self.graphs, self.numerics
-        make = partial(Update, data, model, recipe, capturable=graphs is not None, numerics=numerics)
-        return make() if graphs is None else graphs.acquire((graph_key(data, model, recipe), numerics), make, self)
 
     def __next__(self) -> EpochResult:
         if self.step >= self.n_steps:

@@ -124,31 +124,30 @@ def fused_step(optimizer: Optimizer) -> Step:
     group = optimizer.param_groups[0]
     parameters = group["params"]
     options: dict[str, Any] = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
-    states = [optimizer.state[parameter] for parameter in parameters]
 
-    def gradients() -> list[Tensor]:
-        return [parameter.grad for parameter in parameters]
+    def states(name: str) -> list[Tensor]:
+        return [optimizer.state[parameter][name] for parameter in parameters]
 
+    kernel: Any
+    steps: list[Tensor] = []
     match optimizer:
         case torch.optim.Adam() | torch.optim.AdamW():
-            kernel: Any = torch._fused_adamw_ if isinstance(optimizer, torch.optim.AdamW) else torch._fused_adam_
-            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            kernel = torch._fused_adamw_ if isinstance(optimizer, torch.optim.AdamW) else torch._fused_adam_
+            steps = states("step")
+            changed = [states("exp_avg"), states("exp_avg_sq"), [], steps]
             beta1, beta2 = group["betas"]
             options |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
-
-            def adam() -> None:
-                torch._foreach_add_(steps, 1)
-                kernel(parameters, gradients(), averages, squares, [], steps, **options)
-
-            return adam
         case torch.optim.SGD():
-            sgd_kernel: Any = torch._fused_sgd_
+            kernel = torch._fused_sgd_
+            changed = [states("momentum_buffer") if group["momentum"] else []]
             options |= {"momentum": group["momentum"], "nesterov": group["nesterov"]}
             options |= {"dampening": 0.0, "is_first_step": False}
-            buffers = [state["momentum_buffer"] for state in states] if group["momentum"] else []
+        case _:
+            return torch_step(optimizer)
 
-            def sgd() -> None:
-                sgd_kernel(parameters, gradients(), buffers, **options)
+    def call() -> None:
+        if steps:
+            torch._foreach_add_(steps, 1)
+        kernel(parameters, [parameter.grad for parameter in parameters], *changed, **options)
 
-            return sgd
-    return torch_step(optimizer)
+    return call

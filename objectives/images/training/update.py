@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from objectives.images.training.augment import pixel_centres, random_maps, warp
 from objectives.images.training.graph_inputs import GraphInputs
 from objectives.images.training.optimizers import make_optimizer, prepare_step
-from objectives.images.training.recipe import Numerics, Recipe
+from objectives.images.training.recipe import Recipe
 
 FETCH_BYTES = 2**20
 """Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
@@ -65,15 +65,11 @@ class Update:
     capture. Used by one training at a time.
     """
 
-    def __init__(
-        self, data: TrainingData, model: nn.Module, recipe: Recipe, *, capturable: bool, numerics: Numerics
-    ) -> None:
+    def __init__(self, data: TrainingData, model: nn.Module, recipe: Recipe, *, capturable: bool) -> None:
         device = data.images.device
         if device.type == "cuda":
-            torch.set_float32_matmul_precision("highest" if numerics.precision == "float32" else "high")
-            torch.backends.cudnn.allow_tf32 = numerics.precision != "float32"
-            torch.backends.cudnn.deterministic = numerics.deterministic
-        self._bfloat16 = numerics.precision == "bfloat16"
+            torch.set_float32_matmul_precision("high")  # TF32, which cuDNN uses anyway
+            torch.backends.cudnn.deterministic = True  # one seed gives the same weights every time
         self.data, self.device = data, device
         self.batch_size = min(recipe.batch_size, len(data.train))
         self.batches = len(data.train) // self.batch_size
@@ -82,10 +78,9 @@ class Update:
         self.batches_per_call = min(fetched, self.batches)
         """The number of batches that a call trains fastest."""
         self.capturable = capturable
-        """False once a capture has run out of memory."""
+        """False once a capture has run out of memory, or met a network that cannot be captured."""
         self.augmented = recipe.augmentation > 0
-        memory_format = torch.channels_last if numerics.channels_last else torch.contiguous_format
-        self.model = model.to(device).to(memory_format=memory_format)
+        self.model = model.to(device)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(recipe, self._parameters, capturable=capturable)
         n = self.batch_size
@@ -137,7 +132,7 @@ class Update:
         """Train the batch of a row, and return its logits."""
         if self.augmented:
             images = warp(images, self._maps[row], self._centres)
-        logits = self._forward(images)
+        logits: Tensor = self.model(images).float()
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
         # Cross-entropy is linear in these, so its gradient is known, and its value is not needed here.
@@ -149,16 +144,6 @@ class Update:
         with torch.no_grad():
             self._step()
         return logits.detach()
-
-    def _forward(self, images: Tensor) -> Tensor:
-        """float32 logits (n, k)."""
-        if not self._bfloat16:
-            logits: Tensor = self.model(images)
-            return logits.float()
-        # Casts of weights are not cached: each is used once, and a graph must make them in every replay.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
-            logits = self.model(images)
-        return logits.float()
 
     def train(self, first: int, end: int, call: Callable[[], None] | None = None) -> None:
         """Train the epoch's batches from `first` to before `end`, and add their results to `sums`.
@@ -227,14 +212,6 @@ class Update:
             for name, value in saved["state"].get(number, {}).items():
                 if name in state:
                     state[name].copy_(value)
-
-    def renew_generator(self) -> None:
-        """Replace the state object of a generator that a failed capture left unusable. Its state must then be set.
-
-        Torch believes that it is being captured until the capture ends well.
-        """
-        if self.device.type == "cuda":
-            self.generator.graphsafe_set_state(torch.Generator(self.device))
 
     def copy_state(self) -> TrainingState:
         """Copy everything that a call changes, except the logits, which no call reads."""

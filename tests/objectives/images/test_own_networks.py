@@ -202,13 +202,28 @@ def test_own_networks_keep_the_whole_contract(kind: type[ImageClassification]):
     ] == []
 
 
-def test_convolutions_train_in_the_fast_memory_format_if_the_network_takes_it():
-    formats = {}
-    for kind in (Nets, Odd):
-        training = trained(made(kind), {"width": 8, "dropout": 0.1, **TRAINING})
-        next(training)
-        formats[kind] = training.numerics.channels_last
-    assert formats == {Nets: True, Odd: False}
+class View(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features.view(features.shape[0], -1)
+
+
+@pytest.mark.parametrize(("flatten", "is_fast"), [(nn.Flatten, True), (View, False)])
+def test_convolutions_train_in_the_fast_memory_format_if_the_network_takes_it(flatten: type[nn.Module], is_fast: bool):
+    class Plain(Nets):
+        def build_network(self, params: Params) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), flatten(), nn.Linear(128, 10))
+
+    training = trained(made(Plain), {"width": 8, "dropout": 0.1, **TRAINING})
+    next(training)
+    assert training.model.network[1].weight.is_contiguous(memory_format=torch.channels_last) == is_fast
+
+
+def test_the_built_in_networks_train_in_the_fast_memory_format():
+    objective = made(ImageClassification)
+    model = trained(objective, objective.baselines()["tutorial CNN, Adam"]).model
+    weights = [weight for weight in model.parameters() if weight.ndim == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    assert not all(weight.is_contiguous() for weight in weights)
 
 
 def test_layers_without_a_gradient_stay_and_the_others_learn():

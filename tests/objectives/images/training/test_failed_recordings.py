@@ -42,6 +42,7 @@ def not_a_number(update: Update) -> None:
     next(update.model.parameters()).data.fill_(torch.nan)
 
 
+WITHOUT = "a worker goes on without CUDA graphs, slower and with the same results: "
 FAULTS = (same_batch_again, same_numbers_again, doubled_rate, nothing_at_all, not_a_number)
 
 
@@ -50,7 +51,7 @@ FAULTS = (same_batch_again, same_numbers_again, doubled_rate, nothing_at_all, no
     [
         pytest.param(Recorder(error=RuntimeError("not permitted")), "RuntimeError: not permitted", id="cannot"),
         *(
-            pytest.param(Recorder(fault), "3 replays ended .*% of their way from", id=fault.__name__)
+            pytest.param(Recorder(fault), "3 replays ended .*% of their way from .*", id=fault.__name__)
             for fault in FAULTS
         ),
     ],
@@ -70,16 +71,8 @@ def test_without_a_recording_that_agrees_the_training_is_the_plain_one(
         assert told(results) == told(expected)
         assert equal(weights(training), weights(plain))
         notices = [result.notice for result in results if result.notice is not None]
-        assert [bool(re.search(reason, notice)) for notice in notices] == [True] * first
+        assert [bool(re.fullmatch(f"{WITHOUT}{reason}", notice)) for notice in notices] == [True] * first
     assert recorder.recorded == 1
-
-
-def test_the_notice_says_what_was_wrong(data: TrainingData):
-    graphs = GraphCache(Recorder(error=RuntimeError("not permitted")))
-    notice = next(a_training(data, recipe(), graphs=graphs)).notice
-    assert (
-        notice == "a worker goes on without CUDA graphs, slower and with the same results: RuntimeError: not permitted"
-    )
 
 
 LATE = RuntimeError("operation failed due to a previous error during capture")

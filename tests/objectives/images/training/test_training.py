@@ -19,7 +19,6 @@ from objectives.images.objective import ImageClassification
 from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.loop import evaluate, lr_factor
 from objectives.images.training.optimizers import make_optimizer, prepare_step
-from objectives.images.training.recipe import Numerics
 from objectives.images.training.update import TrainingData, to_unit
 
 # Numbers ------------------------------------------------------------------------------------------------------------
@@ -70,34 +69,15 @@ def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: s
         assert torch.allclose(tensor.float(), model.state_dict()[name].float(), rtol=1e-2, atol=1e-3), name
 
 
-@pytest.mark.parametrize(
-    ("numerics", "tolerance"),
-    [
-        (Numerics(precision="float32"), 0.0),
-        (Numerics(channels_last=False), 1e-3),
-        (Numerics(precision="bfloat16"), 0.5),
-    ],
-)
 @pytest.mark.parametrize("graphs", [None, GraphCache(None)], ids=["plain", "recordable"])
-def test_other_numerics_train_the_same_network(
-    data: TrainingData, numerics: Numerics, tolerance: float, graphs: GraphCache | None
-):
-    usual, other = (
-        a_training(data, recipe("sgd"), epochs=2, graphs=graphs, numerics=given) for given in (Numerics(), numerics)
-    )
-    assert usual.update is not other.update
+def test_the_memory_format_does_not_change_what_is_learned(data: TrainingData, graphs: GraphCache | None):
+    formats = (torch.channels_last, torch.contiguous_format)
+    usual, other = (a_training(data, recipe("sgd"), epochs=2, graphs=graphs, memory_format=each) for each in formats)
     start = usual.update.copy_state()
-    for training in (usual, other):
-        assert finish(training)[-1].metrics["val/loss"] < 1.3
-        assert {parameter.dtype for parameter in training.model.parameters()} == {torch.float32}
-    assert relative_distance(start, usual.update.copy_state(), other.update.copy_state()) <= tolerance
-
-
-def test_numerics_are_an_option_of_the_objective():
-    objective = ImageClassification("digits", numerics={"precision": "bfloat16", "channels_last": False})
-    training = objective.start(Task(0, dict(objective.baselines()["tutorial CNN, Adam"]), 1, 1), "cpu")
-    assert training.numerics == Numerics("bfloat16", channels_last=False)
-    assert training.model[1].weight.is_contiguous()
+    for training, memory_format in zip((usual, other), formats, strict=True):
+        finish(training)
+        assert training.model[1].weight.is_contiguous(memory_format=memory_format)
+    assert relative_distance(start, usual.update.copy_state(), other.update.copy_state()) <= 1e-3
 
 
 def test_loss_falls_and_the_metric_is_validation_accuracy(data: TrainingData):
