@@ -55,6 +55,10 @@ class Diverged(Exception):
     """The loss of a training became NaN or infinite. This trial ends, and the search goes on."""
 
 
+class CaptureError(Exception):
+    """A training cannot be captured as a CUDA graph. It begins again in another process, which captures nothing."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One training to do."""
@@ -172,6 +176,14 @@ class Bounded(Protocol):
 
     metric_range: tuple[float | None, float | None]
     """The smallest and the largest possible value; None for no limit. For example (0, 1). Intervals end there."""
+
+
+@runtime_checkable
+class Capturing(Protocol):
+    """Optional part of an objective: its trainings are captured as CUDA graphs, and may raise `CaptureError`."""
+
+    capture: bool
+    """Whether they are captured. False in a worker that takes the place of one whose capture failed."""
 
 
 @runtime_checkable

@@ -52,7 +52,6 @@ class ImageClassification:
     scales = tuple(families.SCALES)
     scale = scales[-1]
     capture = True
-    """Whether trainings on CUDA devices are captured as CUDA graphs. Benchmarks compare both."""
 
     def __init__(
         self,

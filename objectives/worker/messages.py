@@ -28,6 +28,8 @@ class WorkerSettings:
     """CPU threads of a training while others run."""
     threads_alone: int
     """CPU threads of a training that has the machine to itself."""
+    capture: bool = True
+    """Whether trainings may be captured as CUDA graphs."""
     delay_s: float = 0.0
     """How long a worker process waits before it is set up, because others failed."""
 
@@ -79,6 +81,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class CaptureFailed:
+    """The training cannot be captured as a CUDA graph. It must begin again in a worker that captures nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Refused:
     """The training did not begin because its network is slower than the task allows."""
 
@@ -91,4 +100,4 @@ def transferable(error: ObjectiveError) -> ObjectiveError:
     return error if type(error).__module__ == ObjectiveError.__module__ else ObjectiveError(str(error))
 
 
-Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Unusable | Failed | Refused
+Reply = EpochDone | Checkpointed | Finished | Asked | Returned | Unusable | Failed | CaptureFailed | Refused

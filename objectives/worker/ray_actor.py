@@ -46,11 +46,13 @@ class WorkerActor:
         context = ray.get_runtime_context()
         return ActorLocation(context.get_node_id(), context.get_worker_id(), os.getpid())
 
-    def set_up(self, objective: ObjectiveSpec, device: str, threads: int) -> WorkerReady | ObjectiveError:
+    def set_up(
+        self, objective: ObjectiveSpec, device: str, threads: int, capture: bool
+    ) -> WorkerReady | ObjectiveError:
         """Make the worker. Returns an ObjectiveError instead of raising it, because Ray would wrap it."""
         try:
             # Ray shows an actor only the GPUs that it was given, so its index is 0. It has no more cores when alone.
-            settings = WorkerSettings(objective, device, 0, threads, threads)
+            settings = WorkerSettings(objective, device, 0, threads, threads, capture)
             self._worker = Worker(settings, make_output=redirect_to_log)
             return self._worker.select_device()
         except ObjectiveError as error:

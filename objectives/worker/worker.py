@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from objectives.base import Diverged, EpochResult, Outcome, Task, Timed, Training
+from objectives.base import CaptureError, Capturing, Diverged, EpochResult, Objective, Outcome, Task, Timed, Training
 from objectives.devices import (
     BrokenDeviceError,
     check_device,
@@ -75,7 +75,7 @@ class Worker:
     ) -> None:
         self.settings, self._passes_on = settings, passes_on
         self.device, self.notice = "cpu", cast(str | None, None)
-        self.objective = settings.objective.load()
+        self.objective = self._load_objective()
         self.output = make_output() if isinstance(self.objective, FunctionObjective) else None
         if self.output is None:
             prepare_torch(settings.threads)
@@ -87,6 +87,12 @@ class Worker:
         """Metrics of the current task, measured before its training."""
         self._ended: Reply | None = None
         """How a function ended, held back while the coordinator gets what it printed."""
+
+    def _load_objective(self) -> Objective:
+        objective = self.settings.objective.load()
+        if not self.settings.capture and isinstance(objective, Capturing):
+            objective.capture = False
+        return objective
 
     def select_device(self) -> WorkerReady:
         """Make the device the default of this process and describe it."""
@@ -204,17 +210,19 @@ class Worker:
         assert self.training is not None, "the coordinator sent a command to a worker without a training"
         return self.training
 
-    def _fail(self, error: BaseException) -> Failed:
+    def _fail(self, error: BaseException) -> Failed | messages.CaptureFailed:
         text = traceback.format_exc()
         self.close()
         if is_out_of_memory(error):
             # Drop the frames first: they hold the network and every activation.
             error.__traceback__ = error.__context__ = error.__cause__ = None
             if self.output is None:
-                self.objective = self.settings.objective.load()  # the old one may hold data and graphs on the device
+                self.objective = self._load_objective()  # the old one may hold data and graphs on the device
             free_device_memory()
             return Failed("out_of_memory", describe_error(error).removeprefix("MemoryError: "), text)
         check_device(error)
+        if isinstance(error, CaptureError):
+            return messages.CaptureFailed(str(error))
         if isinstance(error, Diverged):
             return Failed("diverged", describe_error(error).removeprefix("Diverged: "))
         return Failed("error", describe_error(error), text)

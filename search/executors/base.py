@@ -29,6 +29,7 @@ from objectives.base import Task
 from objectives.worker.messages import (
     Answer,
     Asked,
+    CaptureFailed,
     Checkpointed,
     EpochDone,
     Failed,
@@ -54,6 +55,12 @@ class Lost:
 
 
 SlotEvent = Reply | Lost
+
+
+def lost_to_capture(failed: CaptureFailed) -> Lost:
+    """What a task is told whose training cannot be captured as a CUDA graph. It is not to blame."""
+    text = "its worker was ended, and another one trains without CUDA graphs, slower and with the same results"
+    return Lost(f"{text}: {failed.reason}", may_be_task=False)
 
 
 class Executor(Protocol):

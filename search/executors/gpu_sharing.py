@@ -35,8 +35,9 @@ def choose_workers(
     while workers < most:
         larger, rates = min(2 * workers, most), []
         for task in tasks:
-            # First load libraries and record CUDA graphs.
-            rates.append(rate(larger, task, 0.0) and rate(larger, task, MEASURE_S))
+            # First load libraries and capture CUDA graphs. Workers that cannot capture the task are replaced.
+            is_ready = rate(larger, task, 0.0) or rate(larger, task, 0.0)
+            rates.append(is_ready and rate(larger, task, MEASURE_S))
             if not rates[-1]:
                 return workers, f"{larger} failed when they were measured"
             if not best and rates[-1] < SLOW_PULLS_PER_S * larger:

@@ -4,16 +4,17 @@ An objective that crashes the process or calls `os._exit` ends the search with i
 ends the search. Searches with another engine survive it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from objectives.devices import BrokenDeviceError
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import WorkerReady, WorkerSettings
+from objectives.worker.messages import CaptureFailed, WorkerReady, WorkerSettings
 from objectives.worker.worker import Worker
 from search.common.errors import SearchError
 from search.common.signals import is_interruption
 from search.common.system import usable_cores
-from search.executors.base import Executor, SlotEvent
+from search.executors.base import Executor, SlotEvent, lost_to_capture
 
 
 class InlineExecutor(Executor):
@@ -51,10 +52,15 @@ class InlineExecutor(Executor):
         assert self.worker is not None
         command, self._command = self._command, ()
         try:
-            return [(0, self.worker.do(*command))]
+            reply = self.worker.do(*command)
         except BrokenDeviceError as error:
             advice = "Nothing is lost: type the same command again; --engine local replaces such a worker by itself"
             raise SearchError(f"{error}. {advice}") from None
+        if isinstance(reply, CaptureFailed):
+            self._settings = replace(self._settings, capture=False)
+            self.worker = Worker(self._settings, is_interruption)
+            return [(0, lost_to_capture(reply))]
+        return [(0, reply)]
 
     def close(self) -> None:
         if self.worker is not None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from objectives.base import DeviceError, ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import BROKEN_DEVICE, WorkerReady, WorkerSettings
+from objectives.worker.messages import BROKEN_DEVICE, CaptureFailed, WorkerReady, WorkerSettings
 from search.common.errors import SearchError
 from search.common.system import usable_cores
-from search.executors.base import EpochDone, Executor, Failed, Lost, SlotEvent
+from search.executors.base import EpochDone, Executor, Failed, Lost, SlotEvent, lost_to_capture
 from search.executors.gpu_sharing import MAX_WORKERS_PER_GPU, TURNS_PER_GPU, WORKER_BYTES, choose_workers, max_workers
 from search.executors.mps import Mps
 from search.executors.worker_process import WorkerProcess
@@ -185,6 +185,10 @@ class LocalExecutor(Executor):
         if isinstance(message, WorkerReady):
             worker.ready, worker.ready_at = message, time.monotonic()
             return None
+        if isinstance(message, CaptureFailed):
+            worker.settings = replace(worker.settings, capture=False)
+            worker.kill(lost_to_capture(message).reason)
+            return None  # its end comes next
         event: SlotEvent = message
         return event
 

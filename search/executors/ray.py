@@ -16,10 +16,20 @@ from typing import Any
 
 from objectives.base import ObjectiveError, Task
 from objectives.spec import ObjectiveSpec
-from objectives.worker.messages import WorkerReady
+from objectives.worker.messages import CaptureFailed, WorkerReady
 from objectives.worker.ray_actor import ActorLocation, WorkerActor
 from search.common.errors import SearchError, UsageError
-from search.executors.base import Executor, Failed, Finished, Lost, Refused, Returned, SlotEvent, Unusable
+from search.executors.base import (
+    Executor,
+    Failed,
+    Finished,
+    Lost,
+    Refused,
+    Returned,
+    SlotEvent,
+    Unusable,
+    lost_to_capture,
+)
 from search.executors.ray_cluster import Cluster, describe
 
 UPDATE_S = 1.0  # how often the number of actors is adapted
@@ -86,7 +96,7 @@ class RayExecutor(Executor):
         self._class = self._ray.remote(**options)(WorkerActor)
         self._actors: dict[int, Actor] = {}
         self._owed: dict[Any, int] = {}  # slots by the reference of the answer that they owe
-        self._demand, self._failed_starts = 1, 0
+        self._demand, self._failed_starts, self._capture = 1, 0, True
         self._update_at = self._retry_at = 0.0
         self._notice_at = time.monotonic() + MISSING_NOTICE_S
         self._reported_failures: set[str] = set()  # nodes, or reasons without a node; each is reported once
@@ -154,6 +164,10 @@ class RayExecutor(Executor):
             actor.ready, actor.idle_since, self._failed_starts = reply, time.monotonic(), 0
             self.slots = max(self.slots, len(self.available()))
             return None
+        if isinstance(reply, CaptureFailed):
+            self._capture, self._update_at = False, 0.0
+            self._release(slot)
+            return lost_to_capture(reply)
         if isinstance(reply, Finished | Returned | Unusable | Failed | Refused):
             actor.idle_since = time.monotonic()
         event: SlotEvent = reply
@@ -170,7 +184,7 @@ class RayExecutor(Executor):
         for slot in free[: max(0, wanted - len(self._actors))]:
             self._actors[slot] = Actor(handle := self._class.remote())
             self._owed[handle.locate.remote()] = slot
-            self._owed[handle.set_up.remote(self._objective, self._device, self._threads)] = slot
+            self._owed[handle.set_up.remote(self._objective, self._device, self._threads, self._capture)] = slot
         idle = [slot for slot, actor in self._actors.items() if actor.idle_since < time.monotonic() - IDLE_S]
         idle.sort(key=lambda slot: (self._actors[slot].ready is not None, -slot))  # pending actors first
         for slot in idle[: max(0, len(self._actors) - wanted)]:

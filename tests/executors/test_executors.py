@@ -194,6 +194,20 @@ def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.Fixtu
     assert len(train(executor, task())[0]) == 4
 
 
+def test_what_cannot_be_captured_begins_again_in_a_worker_that_captures_nothing(executor: Executor):
+    executor.start(0, task(mode="capture@1"))
+    assert isinstance(hear(executor), EpochDone)
+    executor.advance(0)
+    event = hear(executor)
+    assert isinstance(event, Lost)
+    assert not event.may_be_task
+    words = "another one trains without CUDA graphs, slower and with the same results: the spoon cannot be repeated"
+    assert event.reason == f"its worker was ended, and {words}"
+    while 0 not in executor.available():
+        assert executor.wait(1.0) == []
+    assert len(train(executor, task(mode="capture@1"))[0]) == 4
+
+
 def test_an_error_of_a_gpu_that_still_works_fails_only_its_trial(executor: Executor):
     executor.start(0, task(mode="fault@0"))
     event = hear(executor)

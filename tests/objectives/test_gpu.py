@@ -20,8 +20,9 @@ import torch
 from cuda_device import DEVICE, NEEDS_DEVICE
 from torch import nn
 from trainings import LIVELY, OPTIMIZERS, a_training, equal, finish, network, plain_loop, recipe, striped, weights
+from waiting import Waits
 
-from objectives.base import Diverged, Task
+from objectives.base import CaptureError, Diverged, Task
 from objectives.images.models import Dropout
 from objectives.images.training.cuda_graphs import (
     FAILED_GRAPHS,
@@ -160,37 +161,27 @@ def test_dropout_drops_its_share_exactly(p: float):
     assert torch.equal(x.grad, y.detach())
 
 
-class Waits(nn.Module):
-    """Asks the device for a number, which no recording may."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images * (1.0 if images.sum().item() > 0 else 0.5)
-
-
-def test_a_network_that_cannot_be_recorded_trains_by_calls():
+def test_a_network_that_cannot_be_recorded_ends_its_training():
     """In a process of its own: a failed capture leaves the allocator of torch before 2.15 in capture for good."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         pool.submit(train_what_cannot_be_recorded).result(timeout=120)
 
 
 def train_what_cannot_be_recorded() -> None:
-    """Dropout draws from the generator that the failed recording had in its hands."""
-    data, graphs = striped(DEVICE), GraphCache(CudaGraphRecorder(DEVICE))
-    how, seen, starts = recipe(**LIVELY), [], []
-    for given in (GraphCache(None), graphs):
-        model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
-        task = Task(0, {}, 5, 2)
-        training = ImageTraining(data, model, how, task, steps_per_epoch=1, graphs=given)
-        starts.append(training.update.copy_state())
-        notices = [result.notice for result in finish(training) if result.notice]
-        assert len(notices) == (given is graphs)
-        seen.append(training.update.copy_state())
-    assert_close(starts[0], *seen)
+    """Then, as with `--engine inline`, the process goes on by calls. Dropout draws from a generator in a graph before.
+
+    In worker processes: test_gpu_searches.py.
+    """
+    data, how = striped(DEVICE), recipe(**LIVELY)
+    start, expected = ends(data, how, None, dropout=0.3)
+    model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
+    graphs = GraphCache(CudaGraphRecorder(DEVICE))
+    with pytest.raises(CaptureError):
+        next(ImageTraining(data, model, how, Task(0, {}, 5, 2), steps_per_epoch=1, graphs=graphs))
     assert len(FAILED_GRAPHS) == 1  # the allocator may refer to it for good
-    start, called = ends(data, how, None, dropout=0.3)
-    later = a_training(data, how, graphs=graphs, dropout=0.3)
-    assert not [result for result in finish(later) if result.notice]
-    assert_close(start, called, later.update.copy_state())
+    torch.cuda.synchronize()  # as a worker does after every error
+    _, found = ends(data, how, None, dropout=0.3)
+    assert_close(start, expected, found)
 
 
 def test_a_training_that_diverges_leaves_the_device_in_order(data: TrainingData, graphs: GraphCache):

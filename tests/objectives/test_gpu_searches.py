@@ -27,7 +27,7 @@ from objectives.images.training.loop import ImageTraining
 from objectives.spec import ObjectiveSpec
 from objectives.worker.messages import EpochDone, Failed, WorkerSettings
 from objectives.worker.worker import Worker
-from search.executors.base import Finished
+from search.executors.base import Finished, Lost
 from search.executors.local import LocalExecutor
 from search.executors.mps import CONTROL, PIPES
 
@@ -149,6 +149,22 @@ def test_an_own_network_is_learned_from_replays():
         del training
     assert updates[0] is updates[2]
     assert updates[0] is not updates[1]
+
+
+def test_what_cannot_be_captured_trains_in_a_worker_that_captures_nothing():
+    params = {**TUTORIAL, "optimizer": "adam", "adam_lr": 1e-2}
+    spec = ObjectiveSpec("waiting:Waiting", {"dataset": "digits"})
+    with closing(LocalExecutor(spec, DEVICE, 1)) as executor:
+        executor.ready()
+        executor.start(0, Task(0, params, seed=1, epochs=1))
+        event = hear(executor)
+        assert isinstance(event, Lost)
+        assert "another one trains without CUDA graphs" in event.reason
+        assert not event.may_be_task
+        while not executor.available():
+            assert executor.wait(1.0) == []
+        executor.start(0, Task(0, params, seed=1, epochs=1))
+        assert isinstance(hear(executor), EpochDone)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Task
+from objectives.base import CaptureError, Diverged, EpochResult, Outcome, Params, Suggest, Task
 
 
 def fail_on_gpu() -> None:
@@ -28,8 +28,8 @@ def fail_on_gpu() -> None:
 class ToyTraining:
     """A noisy climb towards `1 - (x - 0.3)**2`; its noise is state that a checkpoint must carry."""
 
-    def __init__(self, task: Task, steps: int, mode: str, direction: str = "maximize") -> None:
-        self.direction = direction
+    def __init__(self, task: Task, steps: int, mode: str, direction: str = "maximize", *, capture: bool = True) -> None:
+        self.direction, self.capture = direction, capture
         self.task, self.steps, self.mode = task, steps, str(task.params.get("mode", mode))
         self.random, self.step, self.value = random.Random(task.seed), 0, 0.0
         self.more: dict[str, float] = {}
@@ -69,6 +69,8 @@ class ToyTraining:
                 raise Diverged("the training loss became nan")
             case "error_right" if float(self.task.params["x"] or 0.0) > 0.2:
                 raise ValueError("x is too large")
+            case "capture" if self.capture:
+                raise CaptureError("the spoon cannot be repeated")
             case "error":
                 raise ValueError("the spoon does not exist")
             case "exit":
@@ -116,6 +118,7 @@ class Toy:
 
     name = "toy"
     metric = "score"
+    capture = True
 
     def __init__(self, direction: str = "maximize", mode: str = "", steps: int = 0, low: float = -1.0) -> None:
         self.direction: Any = direction
@@ -134,7 +137,7 @@ class Toy:
         return params
 
     def start(self, task: Task, device: str) -> ToyTraining:
-        return ToyTraining(task, self.steps, self.mode, self.direction)
+        return ToyTraining(task, self.steps, self.mode, self.direction, capture=self.capture)
 
     def baselines(self) -> Mapping[str, Params]:
         return self.known

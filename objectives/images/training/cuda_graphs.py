@@ -1,9 +1,9 @@
 """Captures updates as CUDA graphs: one launch per batch instead of some hundred.
 
 A graph is tested before it is used: from the same state, its first replays must do what calls without a graph do.
-Then the state is restored bit for bit, and the training begins. If a capture fails, or the two differ, the worker
-reports it once and trains without graphs from then on. If memory runs out, or if the network computes with numbers
-of the host, only the current training goes without one.
+Then the state is restored bit for bit, and the training begins. If a capture fails, or the two differ, the training
+ends with a CaptureError, because torch before 2.15 cannot be trusted in this process any more. If memory runs out, or
+if the network computes with numbers of the host, only the current training goes without a graph.
 """
 
 import math
@@ -16,7 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from objectives.base import CaptureError
 from objectives.devices import free_device_memory, is_out_of_memory
+from objectives.failures import describe_error
 from objectives.images.training.graph_inputs import structure
 from objectives.images.training.host_state import copy_host_state, restore_host_state
 from objectives.images.training.recipe import Recipe
@@ -50,7 +52,10 @@ class GraphRecorder(Protocol):
         """Return a context for calls without a graph before the capture."""
 
     def record(self, update: Update) -> Callable[[], None]:
-        """Capture one call and return a function that repeats it. The caller restores the update's state."""
+        """Capture one call and return a function that repeats it. The caller restores the update's state.
+
+        Raises CaptureError.
+        """
 
 
 class CudaGraphRecorder:
@@ -74,11 +79,13 @@ class CudaGraphRecorder:
             # On the side stream, because a capture that cannot be ended leaves its stream current in torch 2.11.
             with self.side_stream(), torch.cuda.graph(graph, stream=self._stream):
                 update()
-        except BaseException:
+        except BaseException as error:
             FAILED_GRAPHS.append(graph)
             # For torch, the generator's state object stays in capture until a capture ends well. So it gets another.
             update.generator.graphsafe_set_state(torch.Generator(self._device))
             graph.reset()  # gives its memory back if the capture was ended
+            if isinstance(error, Exception):
+                raise CaptureError(describe_error(error)) from error
             raise
         return graph.replay
 
@@ -106,9 +113,9 @@ class GraphCache:
         return update
 
     def capture(self, update: Update) -> None:
-        """Capture `update`, whose tables are filled, unless that was done or disabled. Its state does not change.
+        """Capture `update`, whose tables are filled, unless it has a graph or cannot have one. Keeps its state.
 
-        When memory runs out, all graphs are dropped; the next training is captured again. Other failures disable that.
+        When memory runs out, all graphs are dropped; the next training is captured again. Raises CaptureError.
         """
         if self._recorder is None or update.replay is not None or not update.capturable:
             return
@@ -117,8 +124,7 @@ class GraphCache:
             return
         except Exception as error:
             if not is_out_of_memory(error):
-                self._disable(f"{type(error).__name__}: {error}")
-                return
+                raise
         self._entries.clear()
         free_device_memory()  # only here, after the error and its frames, which held what was captured so far
         self._leave_out(update, "no memory for one")
@@ -145,18 +151,13 @@ class GraphCache:
         finally:
             update.restore(before)
         if error > TOLERANCE:
-            self._disable(f"{batches} replays ended {error:.1%} of their way from where as many calls end")
-        elif not math.isnan(error):
+            raise CaptureError(f"{batches} replays ended {error:.1%} of their way from where as many calls end")
+        if not math.isnan(error):
             update.replay = replay
 
     def _leave_out(self, update: Update, reason: str) -> None:
         update.capturable = False
         self._notice = f"a training goes on without a CUDA graph, slower and with the same results: {reason}"
-
-    def _disable(self, reason: str) -> None:
-        self._recorder = None
-        self._entries.clear()  # their generator may have been renewed
-        self._notice = f"a worker goes on without CUDA graphs, slower and with the same results: {reason}"
 
 
 def graph_key(data: TrainingData, model: nn.Module, recipe: Recipe) -> Hashable:
