@@ -204,7 +204,7 @@ def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
 
 def _scale_of_study(config: Config, name: str) -> str | None:
     """The scale of the study that this search continues; None if it is new, or has none yet."""
-    with contextlib.suppress(StorageError):  # there is no storage yet; or the search will say what is wrong with it
+    with contextlib.suppress(StorageError):  # a new or a broken storage; the search opens it again and reports errors
         storage = stored_studies(config)
         if (study := find_study(storage, name)) is not None:
             return stored_scale(storage.get_study_user_attrs(study))

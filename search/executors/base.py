@@ -58,7 +58,7 @@ SlotEvent = Reply | Lost
 
 
 def lost_to_capture(failed: CaptureFailed) -> Lost:
-    """What a task is told whose training cannot be captured as a CUDA graph. It is not to blame."""
+    """The event of a task whose training cannot be captured as a CUDA graph. It does not count as a retry."""
     text = "its worker was ended, and another one trains without CUDA graphs, slower and with the same results"
     return Lost(f"{text}: {failed.reason}", may_be_task=False)
 
