@@ -201,12 +201,12 @@ class Scaled(Protocol):
     A study has one scale, chosen when its first workers are ready.
     """
 
-    scales: Sequence[str]
+    space_scales: Sequence[str]
     """The names of the scales. The last one's space contains those of the others."""
-    scale: str
-    """The scale of what `suggest` samples. The search sets it: to "" for a study that stores none."""
+    space_scale: str
+    """The scale of what `suggest` samples, set by the search: "" for a study that began before there were scales."""
 
-    def choose_scale(self, device: str, free_bytes: int) -> str:
+    def choose_space_scale(self, device: str, free_bytes: int) -> str:
         """The scale for workers on `device` with this much free memory; 0 if it is unknown, as on the CPU."""
 
 

@@ -250,7 +250,7 @@ def test_a_benchmark_takes_minutes_above_0(minutes: str) -> None:
     assert "Invalid value for '--minutes'" in refused.output
 
 
-def on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Found]) -> dict[str, Line]:
+def on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Lines]) -> dict[str, Line]:
     """The lines of one part of the GPU's row, by name; tiny sizes."""
     lines = list(gpu.in_turn(gpu_bench.Bench(Options(1, quick=True), "cpu", (1, 2)), [("part", 0.0, part)]))
     assert [line for line in lines if isinstance(line, Skipped)] == []
@@ -273,6 +273,6 @@ def test_the_gpus_workers_work_on_the_cpu() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [gpu.command, gpu.main_job, gpu.loader, gpu.eager, gpu_workers.start])
-def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Found]) -> None:
+def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Lines]) -> None:
     needs_mnist()
     assert on_the_cpu(part)

@@ -32,8 +32,8 @@ LADDER = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SCALES = {"small": Scale(LADDER, 24), "wide": Scale((*LADDER, 1536, 2048), 48)}
 """The second is for GPUs, where small networks leave most of the device idle."""
 
-WIDE_FROM_BYTES = 8 * 2**30
-"""Free memory of a GPU with wide networks. Eight workers may share it."""
+WIDE_FROM_BYTES = 16 * 2**30
+"""Free memory of a GPU with wide networks: twice what eight workers count on."""
 
 
 def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:

@@ -49,8 +49,8 @@ class ImageClassification:
 
     metric = "val_accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
-    scales = tuple(families.SCALES)
-    scale = scales[-1]
+    space_scales = tuple(families.SCALES)
+    space_scale = space_scales[-1]
     capture = True
 
     def __init__(
@@ -150,7 +150,7 @@ class ImageClassification:
 
     def suggest_network(self, trial: Suggest) -> Params:
         """Sample the parameters of a network. A subclass gives its own, with `build_network`; or none, as {}."""
-        return families.suggest(trial, self.dataset.size, self.scale)
+        return families.suggest(trial, self.dataset.size, self.space_scale)
 
     def build_network(self, params: Params) -> nn.Module:
         """Build an untrained network of what `suggest_network` returned.
@@ -204,7 +204,7 @@ class ImageClassification:
         balanced = self.searched in ("balanced_accuracy", "macro_f1")  # small classes count as much as large ones
         return known_configurations(self.dataset.size, is_weighted=self.is_unequal, balanced=balanced)
 
-    def choose_scale(self, device: str, free_bytes: int) -> str:
+    def choose_space_scale(self, device: str, free_bytes: int) -> str:
         return "wide" if device.startswith("cuda") and free_bytes >= families.WIDE_FROM_BYTES else "small"
 
     def epochs(self, device: str) -> int:
@@ -327,13 +327,13 @@ class ImageClassification:
         return self._on_device[device]
 
     def _graph_cache(self, device: str) -> GraphCache | None:
-        """The CUDA graphs on `device`, kept for the next training there."""
-        if not self.capture or not device.startswith("cuda"):
+        """The CUDA graphs on `device`, kept for the next training there. Without captures it computes the same."""
+        if not device.startswith("cuda"):
             return None
         from objectives.images.training.cuda_graphs import CudaGraphRecorder, GraphCache
 
         if device not in self._graphs:
-            self._graphs[device] = GraphCache(CudaGraphRecorder(device))
+            self._graphs[device] = GraphCache(CudaGraphRecorder(device) if self.capture else None)
         return self._graphs[device]
 
 

@@ -221,7 +221,7 @@ class Worker:
             free_device_memory()
             return Failed("out_of_memory", describe_error(error).removeprefix("MemoryError: "), text)
         check_device(error)
-        if isinstance(error, CaptureError):
+        if isinstance(error, CaptureError) and self.settings.capture:
             return messages.CaptureFailed(str(error))
         if isinstance(error, Diverged):
             return Failed("diverged", describe_error(error).removeprefix("Diverged: "))

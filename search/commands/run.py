@@ -14,7 +14,7 @@ from search.coordinator.progress import Display
 from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configurations
-from search.study.space.objective_calls import call, choose_scale, explain_errors
+from search.study.space.objective_calls import call, choose_space_scale, explain_errors, set_space_scale
 from search.study.space.space import narrow
 from search.study.state import Phase
 from search.study.summary import Summary
@@ -86,11 +86,11 @@ def _choose_scale(session: SearchSession) -> None:
         return
     assert isinstance(objective, Scaled)
     first = session.executor.workers()[0]
-    objective.scale = choose_scale(objective, first.device, first.free_bytes)
+    set_space_scale(objective, choose_space_scale(objective, first.device, first.free_bytes))
     try:
         narrow(objective, fixes)
     except UsageError:
-        objective.scale = objective.scales[-1]
+        set_space_scale(objective, objective.space_scales[-1])
     session.study.fix_scale(session.plan.space)
 
 
@@ -110,7 +110,9 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
         return
     epochs, seed = session.study.epochs, session.plan.config.seed
     assert epochs is not None, "the study is open for sampling"
-    tasks = [Task(0, params, seed, epochs) for params in example_configurations(session.plan.objective)]
+    plan = session.plan
+    examples = example_configurations(plan.objective, plan.space, plan.limits)
+    tasks = [Task(0, params, seed, epochs) for params in examples]
     with session.display.busy("measuring how many workers are fastest"):
         choice = session.executor.tune_workers(tasks)
     if choice is not None:

@@ -29,7 +29,7 @@ from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
 from search.study.space.initial_params import InitialParams, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import call, check_answers, explain_errors
+from search.study.space.objective_calls import call, check_answers, explain_errors, set_space_scale
 from search.study.space.space import Space, check_example, narrow, require_space, search_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
@@ -103,7 +103,7 @@ class SearchPlan:
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         if isinstance(objective, Scaled):
             scale = _scale_of_study(config, name)
-            objective.scale = objective.scales[-1] if scale is None else scale
+            set_space_scale(objective, objective.space_scales[-1] if scale is None else scale)
         space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
         earlier = _earlier_study(config, name)

@@ -59,8 +59,7 @@ SlotEvent = Reply | Lost
 
 def lost_to_capture(failed: CaptureFailed) -> Lost:
     """The event of a task whose training cannot be captured as a CUDA graph. It does not count as a retry."""
-    text = "its worker was ended, and another one trains without CUDA graphs, slower and with the same results"
-    return Lost(f"{text}: {failed.reason}", may_be_task=False)
+    return Lost(f"without CUDA graphs, slower and with the same results: {failed.reason}", may_be_task=False)
 
 
 class Executor(Protocol):

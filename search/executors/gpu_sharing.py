@@ -36,11 +36,13 @@ def choose_workers(
         larger, rates = min(2 * workers, most), []
         for task in tasks:
             # First load libraries and capture CUDA graphs. Workers that cannot capture the task are replaced.
-            is_ready = rate(larger, task, 0.0) or rate(larger, task, 0.0)
-            rates.append(is_ready and rate(larger, task, MEASURE_S))
-            if not rates[-1]:
+            if not rate(larger, task, 0.0) and not rate(larger, task, 0.0):
                 return workers, f"{larger} failed when they were measured"
-            if not best and rates[-1] < SLOW_PULLS_PER_S * larger:
+            found = rate(larger, task, MEASURE_S)
+            if not found:
+                return workers, f"{larger} failed when they were measured"
+            rates.append(found)
+            if not best and found < SLOW_PULLS_PER_S * larger:
                 return larger, "more were not tried: a step takes longer than a second"
         faster = geometric_mean(rates)
         if faster <= (1 + MIN_GAIN) * best:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
+SET_BY_SEARCH = {"space_scale"}
+"""Attributes of an object that a search changes."""
 LENGTH = 12
 """Digits of a digest."""
 WRAPPERS: dict[type, tuple[str, ...]] = {
@@ -45,7 +47,9 @@ def attributes_of(given: Any) -> dict[str, Any]:
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__") and hasattr(given, name):
                 attributes[name] = getattr(given, name)
-    computed = {name for kind in type(given).__mro__ for name, value in vars(kind).items() if _is_cached(value)}
+    computed = SET_BY_SEARCH | {
+        name for kind in type(given).__mro__ for name, value in vars(kind).items() if _is_cached(value)
+    }
     return {name: value for name, value in attributes.items() if name not in computed}
 
 

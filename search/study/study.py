@@ -74,7 +74,7 @@ class StoredStudy:
     def fix_scale(self, space: Space) -> None:
         """Store the objective's scale, and `space` as it is at that scale."""
         assert isinstance(self.objective, Scaled)
-        self._fix({SCALE: self.objective.scale, SPACE: _distributions(self.objective, space)})
+        self._fix({SCALE: self.objective.space_scale, SPACE: _distributions(self.objective, space)})
 
     def _fix(self, decided: Mapping[str, Any]) -> None:
         """Store a part of the fingerprint that was undecided."""

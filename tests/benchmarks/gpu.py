@@ -23,15 +23,15 @@ from objectives.images.geometry import max_blocks
 from objectives.images.objective import ImageClassification
 from objectives.images.training.loop import ImageTraining
 from search.common.system import environment
-from tests.benchmarks.gpu_bench import BATCH, FAMILIES, MLP, SETTINGS, Bench, Found, sampled
+from tests.benchmarks.gpu_bench import BATCH, FAMILIES, MLP, SETTINGS, Bench, Lines, sampled
 from tests.benchmarks.gpu_workers import start, workers
 from tests.benchmarks.measure import Line, Options, Skipped, Target, sample
 
-Part = tuple[str, float, Callable[[Bench], Found]]
+Part = tuple[str, float, Callable[[Bench], Lines]]
 """Its name, the seconds that it certainly takes on an H100, and what measures it."""
 
 
-def gpu(options: Options) -> Found:
+def gpu(options: Options) -> Lines:
     """All of it. Raises Skipped where there is no CUDA device."""
     if not torch.cuda.is_available():
         raise Skipped("there is no CUDA device here, so nothing of this row was measured")
@@ -49,7 +49,7 @@ def gpu(options: Options) -> Found:
     yield from in_turn(Bench(options, "cuda:0", (1, 2) if options.quick else (1, 2, 4, 8)), parts)
 
 
-def in_turn(bench: Bench, parts: Sequence[Part]) -> Found:
+def in_turn(bench: Bench, parts: Sequence[Part]) -> Lines:
     """Measure the parts that there is time for, whatever becomes of the others."""
     for name, least_s, part in parts:
         if (left_s := bench.options.left_s) <= least_s:
@@ -103,7 +103,7 @@ def train(objective: ImageClassification, params: Params, epochs: int, device: s
     )
 
 
-def batches(bench: Bench) -> Found:
+def batches(bench: Bench) -> Lines:
     """Microseconds a batch from a CUDA graph and called, the cost of a structure, and one seed twice."""
     whole, epochs, device = ImageClassification(bench.dataset), bench.options.size(3, 1), bench.device
     whole.prepare()
@@ -138,7 +138,7 @@ def batches(bench: Bench) -> Found:
         yield Line(8, f"{label}: one seed twice gives the same weights", "1 = yes", sample([same]), target=target)
 
 
-def command(bench: Bench) -> Found:
+def command(bench: Bench) -> Lines:
     """Trials a minute of the real command: sampled, stored, tracked, by as many workers as the search chooses."""
     from search.study.records import SESSIONS
     from tests.benchmarks.commands import finished, only_study, search_command
@@ -154,7 +154,7 @@ def command(bench: Bench) -> Found:
     yield Line(8, name, "trials/min", sample([rate]), target=target, notes=notes)
 
 
-def main_job(bench: Bench) -> Found:
+def main_job(bench: Bench) -> Lines:
     """`python -m search --trials 50`, with confirmation, refit, test and registration."""
     from tests.benchmarks.main_job import whole
 
@@ -166,7 +166,7 @@ def main_job(bench: Bench) -> Found:
     yield Line(8, f"test accuracy of {line.name}", "share", accuracy, target=target)
 
 
-def loader(bench: Bench) -> Found:
+def loader(bench: Bench) -> Lines:
     """Our trials a minute of MLPs beside the tutorials' loop on the same GPU, of which one epoch is measured."""
     from torch.utils.data import DataLoader
 
@@ -193,7 +193,7 @@ def loader(bench: Bench) -> Found:
     yield Line(8, "mlp: ours / DataLoader", "trials/min", sample([rate]), sample([theirs]), target=target, notes=notes)
 
 
-def eager(bench: Bench) -> Found:
+def eager(bench: Bench) -> Lines:
     """Trials a minute in this process beside the fastest eager loop on images that are on the device already."""
     from tests.benchmarks.loops import float_batches, load_objective, plain_data, plain_epoch, plain_network, timed
 

@@ -44,7 +44,7 @@ class Bench:
         return self.options.size(5, 1)
 
 
-Found = Iterator[Line | Skipped]
+Lines = Iterator[Line | Skipped]
 
 
 def sampled(objective: ImageClassification, family: str, n: int) -> list[Params]:

@@ -14,13 +14,13 @@ from search.common.system import environment
 from search.executors.base import EpochDone, Executor, Failed, Finished
 from search.executors.local import LocalExecutor
 from search.executors.mps import WITHOUT_MPS, Mps
-from tests.benchmarks.gpu_bench import FAMILIES, MLP, Bench, Found, sampled
+from tests.benchmarks.gpu_bench import FAMILIES, MLP, Bench, Lines, sampled
 from tests.benchmarks.measure import Line, Skipped, sample
 
 WAIT_S = 120.0
 
 
-def start(bench: Bench) -> Found:
+def start(bench: Bench) -> Lines:
     """How long a search waits for its workers, and for the choice of their number."""
     objective = ImageClassification(bench.dataset)
     objective.prepare()
@@ -36,7 +36,7 @@ def start(bench: Bench) -> Found:
     yield Line(8, "choice of their number", "s", seconds, higher_is_better=False, notes={"choice": choice or "none"})
 
 
-def workers(bench: Bench, *, mps: bool, families: Sequence[str] = tuple(FAMILIES)) -> Found:
+def workers(bench: Bench, *, mps: bool, families: Sequence[str] = tuple(FAMILIES)) -> Lines:
     """Trials a minute of sampled settings that some numbers of workers train, the time between trials included.
 
     Other workers are idle meanwhile. All numbers of workers train the same settings, with CUDA graphs of their own.

@@ -32,7 +32,7 @@ SHORT |= {"confirm": 0, "no_refit": True, "no_register": True}
 def digits(scale: str) -> ImageClassification:
     objective = ImageClassification("digits")
     objective.prepare()
-    objective.scale = scale
+    objective.space_scale = scale
     return objective
 
 
@@ -52,13 +52,13 @@ def stored_fingerprint(folder: Path) -> dict[str, Any]:
     [
         ("cpu", 0, "small"),
         ("mps", 64 * GIB, "small"),
-        ("cuda:0", 6 * GIB, "small"),
-        ("cuda:1", 8 * GIB, "wide"),
+        ("cuda:0", 15 * GIB, "small"),
+        ("cuda:1", 16 * GIB, "wide"),
         ("cuda:0", 78 * GIB, "wide"),
     ],
 )
 def test_a_gpu_with_room_has_wide_networks(device: str, free_bytes: int, scale: str):
-    assert ImageClassification("digits").choose_scale(device, free_bytes) == scale
+    assert ImageClassification("digits").choose_space_scale(device, free_bytes) == scale
 
 
 def test_the_wide_space_contains_the_small_one():

@@ -201,11 +201,15 @@ def test_what_cannot_be_captured_begins_again_in_a_worker_that_captures_nothing(
     event = hear(executor)
     assert isinstance(event, Lost)
     assert not event.may_be_task
-    words = "another one trains without CUDA graphs, slower and with the same results: the spoon cannot be repeated"
-    assert event.reason == f"its worker was ended, and {words}"
+    words = "without CUDA graphs, slower and with the same results"
+    assert event.reason == f"{words}: the spoon cannot be repeated"
     while 0 not in executor.available():
         assert executor.wait(1.0) == []
     assert len(train(executor, task(mode="capture@1"))[0]) == 4
+    executor.start(0, task(mode="never@0"))  # raises the error although it captures nothing
+    event = hear(executor)
+    assert isinstance(event, Failed)
+    assert (event.kind, event.message) == ("error", "CaptureError: the spoon cannot be repeated")
 
 
 def test_an_error_of_a_gpu_that_still_works_fails_only_its_trial(executor: Executor):

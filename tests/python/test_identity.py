@@ -14,6 +14,7 @@ from shell import environment
 from toy import Toy
 
 import search
+from objectives.images.objective import ImageClassification
 from search.python.identity import identity_of
 from search.python.objects import spec_of
 
@@ -142,6 +143,13 @@ def test_what_a_class_computes_once_does_not_count():
     before = identity_of(lazy)
     assert lazy.data
     assert identity_of(lazy) == before
+
+
+def test_what_a_search_sets_does_not_count():
+    objective = ImageClassification("digits")
+    before = identity_of(objective)
+    objective.space_scale = "small"
+    assert identity_of(objective) == before
 
 
 def test_only_what_has_no_name_gets_an_identity():

@@ -1,4 +1,4 @@
-"""A search in which kernels fail, so that workers can use their GPU no more: on a GPU, or as if on one."""
+"""A search in which kernels fail, after which a worker cannot use its GPU: on a GPU, or simulated."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class ToyTraining:
                 raise Diverged("the training loss became nan")
             case "error_right" if float(self.task.params["x"] or 0.0) > 0.2:
                 raise ValueError("x is too large")
-            case "capture" if self.capture:
+            case "capture" | "never" if self.capture or mode == "never":
                 raise CaptureError("the spoon cannot be repeated")
             case "error":
                 raise ValueError("the spoon does not exist")

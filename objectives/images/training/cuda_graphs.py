@@ -7,10 +7,12 @@ if the network computes with numbers of the host, only the current training goes
 """
 
 import math
+import traceback
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -37,9 +39,8 @@ large as the whole distance: a dropout mask drawn only once, a repeated batch, a
 HOST = "its network draws random numbers or counts in Python, and a graph would repeat the first ones"
 
 MAX_GRAPHS = 8
-"""Graphs that a worker keeps for later trials. The default space has 24 structures of convolution networks, with 4
-optimizers and 3 batch sizes, which a sampler soon narrows down. MLP widths rarely repeat."""
-
+"""Graphs that a worker keeps for later trials. The space has 24 to 48 structures of convolution networks, with four
+optimizers and three batch sizes, which a sampler soon narrows down."""
 
 FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []
 """Kept as long as the process lives, because torch's allocator may refer to a graph whose capture was not ended."""
@@ -85,9 +86,16 @@ class CudaGraphRecorder:
             update.generator.graphsafe_set_state(torch.Generator(self._device))
             graph.reset()  # gives its memory back if the capture was ended
             if isinstance(error, Exception):
-                raise CaptureError(describe_error(error)) from error
+                raise CaptureError(_describe_failure(error)) from error
             raise
         return graph.replay
+
+
+def _describe_failure(error: Exception) -> str:
+    """Say in one line what ended a capture, and where. Torch may raise an error at its end that hides the first."""
+    cause = error.__context__ or error
+    frame = traceback.extract_tb(cause.__traceback__)[-1]
+    return f"{describe_error(cause).partition(chr(10))[0]} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 class GraphCache:

@@ -153,7 +153,7 @@ class PartialTrial:
 
 
 class StoredTrial(PartialTrial):
-    """A trial that suggests the values of a stored one, also where the space has others now.
+    """A trial that suggests the values of a stored one, even if the space no longer contains them.
 
     Raises ValueError for a parameter that the stored one does not have.
     """

@@ -40,12 +40,12 @@ class InitialParams:
     origin: str = records.BASELINE  # the trial attribute under which the name is stored
 
 
-def example_configurations(objective: Objective) -> list[Params]:
-    """The first and the last baseline, which differ most in our own; random configurations if there are none."""
-    known, study = list(require_baselines(objective).values()), optuna.create_study(sampler=RandomSampler(seed=0))
-    for params in known[:1] + known[1:][-1:]:
-        study.enqueue_trial(params)  # what a baseline leaves out is sampled
-    return [WHOLE_SPACE.suggest(objective, study.ask()) for _ in range(2)]
+def example_configurations(objective: Objective, space: Space, limits: Limits) -> list[Params]:
+    """The first and the last baseline in the space, which differ most in our own; others are random configurations."""
+    known, study = baselines(objective, space, limits)[0], optuna.create_study(sampler=RandomSampler(seed=0))
+    for initial in known[:1] + known[1:][-1:]:
+        study.enqueue_trial(initial.params)  # what a baseline leaves out is sampled
+    return [space.suggest(objective, study.ask()) for _ in range(2)]
 
 
 def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[InitialParams], list[str]]:

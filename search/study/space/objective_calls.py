@@ -68,7 +68,7 @@ def check_answers(objective: Objective) -> None:
     require_dataset(objective)
     metric_range(objective)
     if isinstance(objective, Scaled):
-        choose_scale(objective, "cpu", 0)
+        choose_space_scale(objective, "cpu", 0)
 
 
 def described(objective: Objective, params: Params) -> str:
@@ -95,14 +95,23 @@ def metric_range(objective: Objective) -> tuple[float | None, float | None] | No
     return None if low is None else float(low), None if high is None else float(high)
 
 
-def choose_scale(objective: Scaled, device: str, free_bytes: int) -> str:
-    """The objective's scale for a device. Raises ContractError if it is none of its scales."""
-    scales, shown = objective.scales, describe_value(objective.scales)
+def choose_space_scale(objective: Scaled, device: str, free_bytes: int) -> str:
+    """The objective's scale for a device. Raises ContractError if it is not one of its scales."""
+    scales, shown = objective.space_scales, describe_value(objective.space_scales)
     valid = isinstance(scales, tuple | list) and scales and all(isinstance(name, str) and name for name in scales)
-    require(valid, f"scales is {shown}; give names, the one with the largest space last, such as ('small', 'wide')")
-    scale = call("choose_scale", objective.choose_scale, device, free_bytes)
-    require(scale in scales, f"choose_scale gave {describe_value(scale)}; give one of {', '.join(map(repr, scales))}")
+    require(valid, f"space_scales is {shown}; give names, the largest space last, such as ('small', 'wide')")
+    scale = call("choose_space_scale", objective.choose_space_scale, device, free_bytes)
+    names = ", ".join(map(repr, scales))
+    require(scale in scales, f"choose_space_scale gave {describe_value(scale)}; give one of {names}")
     return str(scale)
+
+
+def set_space_scale(objective: Scaled, scale: str) -> None:
+    """Let the objective sample at this scale. Raises ContractError if it cannot be set."""
+    try:
+        objective.space_scale = scale
+    except Exception as error:  # as of a frozen dataclass
+        raise ContractError(f"space_scale cannot be set: {describe_error(error)}; make it a plain attribute") from error
 
 
 def require_texts(objective: Objective) -> None:

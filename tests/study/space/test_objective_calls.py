@@ -11,7 +11,7 @@ from toy import Toy
 from objectives.base import ObjectiveError
 from search.study.space.objective_calls import check_answers, described, explain_errors
 
-SCALED = {"scales": ("s", "l"), "scale": "l", "choose_scale": lambda device, free: "s"}
+SCALED = {"space_scales": ("s", "l"), "space_scale": "l", "choose_space_scale": lambda device, free: "s"}
 
 
 def changed(**parts: Any) -> Toy:
@@ -44,9 +44,12 @@ def refuse(*_: object) -> None:
         ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
         ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
         ({"baselines": refuse}, r"baselines failed: KeyError"),
-        ({**SCALED, "scales": 3}, r"scales is 3; give names"),
-        ({**SCALED, "choose_scale": lambda device, free: "huge"}, r"choose_scale gave 'huge'; give one of 's', 'l'"),
-        ({**SCALED, "choose_scale": refuse}, r"choose_scale failed: KeyError"),
+        ({**SCALED, "space_scales": 3}, r"space_scales is 3; give names"),
+        (
+            {**SCALED, "choose_space_scale": lambda device, free: "huge"},
+            r"choose_space_scale gave 'huge'; give one of 's', 'l'",
+        ),
+        ({**SCALED, "choose_space_scale": refuse}, r"choose_space_scale failed: KeyError"),
     ],
 )
 def test_an_unusable_answer_is_named(parts: dict[str, Callable[..., Any]], message: str):
