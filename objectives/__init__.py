@@ -5,6 +5,8 @@ These names are for authors of objectives; `objectives.base` has the contract. T
 
 from objectives.base import (
     Bounded,
+    CaptureError,
+    Capturing,
     Diverged,
     EpochResult,
     Exportable,
@@ -14,6 +16,7 @@ from objectives.base import (
     Outcome,
     Params,
     Portable,
+    Scaled,
     Sized,
     Suggest,
     Task,
@@ -23,4 +26,6 @@ from objectives.base import (
 )
 
 __all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
-__all__ += ["Bounded", "Exportable", "ImageClassifier", "Portable", "Sized", "TestScore", "Timed"]  # of optional parts
+# Of optional parts:
+__all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "ImageClassifier", "Portable", "Scaled", "Sized"]
+__all__ += ["TestScore", "Timed"]

@@ -9,6 +9,7 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
@@ -309,12 +310,14 @@ class Exportable(Protocol):
 
 def missing_methods(objective: object) -> str | None:
     """Describe the methods that are missing from an optional part of an objective. None when no part is incomplete."""
+    scaled = {"space_scales", "space_scale", "choose_space_scale"}
     signs = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
-    for part, sign in signs:
-        methods = [name for name in vars(part) if not name.startswith("_")]
-        present = [name for name in methods if callable(getattr(objective, name, None))]
+    for part, sign in (*signs, (Scaled, scaled)):
+        members = {**vars(part), **inspect.get_annotations(part)}
+        methods = [name for name in members if not name.startswith("_")]
+        present = [name for name in methods if getattr(objective, name, None) is not None]
         if sign & set(present) and len(present) < len(methods):
             missing = ", ".join(name for name in methods if name not in present)
-            effect = f"so it is not taken for an {part.__name__} of objectives.base"
+            effect = f"so it does not count as objectives.base.{part.__name__}"
             return f"the objective has {', '.join(present)} and lacks {missing}, {effect}"
     return None

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn, cast
 
@@ -91,7 +92,8 @@ class Worker:
     def _load_objective(self) -> Objective:
         objective = self.settings.objective.load()
         if not self.settings.capture and isinstance(objective, Capturing):
-            objective.capture = False
+            with suppress(AttributeError):  # it cannot be set; then the next CaptureError fails the trial
+                objective.capture = False
         return objective
 
     def select_device(self) -> WorkerReady:

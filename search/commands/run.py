@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass
 
-from objectives.base import Scaled, Task, missing_methods
+from objectives.base import Task, missing_methods
 from objectives.devices import resolve_device
 from search.commands.finish import Finish
 from search.commands.session.phases import Phases
+from search.commands.session.scales import choose_scale
 from search.commands.session.session import DELIVERY_S, SearchSession, open_session, parent_run
 from search.commands.setup import SearchPlan
 from search.commands.studies import compared
-from search.common.errors import UsageError
 from search.coordinator.progress import Display
 from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configurations
-from search.study.space.objective_calls import call, choose_space_scale, explain_errors, set_space_scale
-from search.study.space.space import narrow
+from search.study.space.objective_calls import call, explain_errors
 from search.study.state import Phase
 from search.study.summary import Summary
 from search.study.texts.setting import dataset_lines, describe_workers, unequal_classes
@@ -49,7 +48,7 @@ def run(plan: SearchPlan, display: Display) -> Ending:
         if session.is_complete():
             return _result(session, was_complete=True)
         devices = _wait_for_workers(session)
-        _choose_scale(session)
+        choose_scale(session.study, plan.config, plan.space, session.executor.workers()[0], display.notice)
         study = _open_for_sampling(session, devices[0])
         _choose_slots(session, study)
         devices = devices[: session.executor.slots]
@@ -77,21 +76,6 @@ def _wait_for_workers(session: SearchSession) -> list[str]:
     session.executor.set_demand(max(1, session.plan.config.trials - finished))
     with session.display.busy("starting the workers"):
         return session.executor.ready()
-
-
-def _choose_scale(session: SearchSession) -> None:
-    """In a new study, let the objective fit its space to the first worker's device. Values of --fix are kept in it."""
-    objective, fixes = session.plan.objective, session.plan.config.fix
-    if session.study.has_scale:
-        return
-    assert isinstance(objective, Scaled)
-    first = session.executor.workers()[0]
-    set_space_scale(objective, choose_space_scale(objective, first.device, first.free_bytes))
-    try:
-        narrow(objective, fixes)
-    except UsageError:
-        set_space_scale(objective, objective.space_scales[-1])
-    session.study.fix_scale(session.plan.space)
 
 
 def _open_for_sampling(session: SearchSession, device: str) -> SamplingStudy:

@@ -1,6 +1,5 @@
 """The plan of a search: made from its settings once, and checked before anything is written."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -12,11 +11,12 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from objectives.base import DatasetUnavailableError, ImageClassifier, Objective, Scaled
+from objectives.base import DatasetUnavailableError, ImageClassifier, Objective
 from objectives.devices import resolve_device
 from objectives.functions.objective import FunctionObjective
 from objectives.spec import ObjectiveSpec
 from search.commands.session.naming import tell_apart
+from search.commands.session.scales import narrow_space
 from search.commands.studies import read_study, stored_studies
 from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, why_no_model_name
 from search.common.direction import Direction
@@ -29,11 +29,11 @@ from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
 from search.study.space.initial_params import InitialParams, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import call, check_answers, explain_errors, set_space_scale
-from search.study.space.space import Space, check_example, narrow, require_space, search_space
+from search.study.space.objective_calls import call, check_answers, explain_errors
+from search.study.space.space import Space, check_example, require_space, search_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
-from search.study.study import StoredStudy, find_study, stored_scale
+from search.study.study import StoredStudy, find_study
 from search.tracking import lengths
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
@@ -101,10 +101,7 @@ class SearchPlan:
         check_study_name(name, "objective")
         check_path(workspace.journal(name, "00000000"))
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
-        if isinstance(objective, Scaled):
-            scale = _scale_of_study(config, name)
-            set_space_scale(objective, objective.space_scales[-1] if scale is None else scale)
-        space, limits = narrow(objective, config.fix), Limits(config.max_parameters, config.max_latency_ms)
+        space, limits = narrow_space(config, objective, name), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
         earlier = _earlier_study(config, name)
         return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, notice)
@@ -200,15 +197,6 @@ def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
     draws, size = f"none of {LIMIT_DRAWS:,} random configurations is that small", describe({"parameters": smallest})
     advice = f"the smallest has {size}. Type for example --max-parameters {2 * smallest:.0f}"
     raise UsageError(f"--max-parameters {limits.parameters}: {draws}; {advice}")
-
-
-def _scale_of_study(config: Config, name: str) -> str | None:
-    """The scale of the study that this search continues; None if it is new, or has none yet."""
-    with contextlib.suppress(StorageError):  # a new or a broken storage; the search opens it again and reports errors
-        storage = stored_studies(config)
-        if (study := find_study(storage, name)) is not None:
-            return stored_scale(storage.get_study_user_attrs(study))
-    return None
 
 
 def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:

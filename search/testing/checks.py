@@ -17,9 +17,13 @@ import pickle
 import re
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Sized, Timed, missing_methods
+from optuna.distributions import CategoricalDistribution
+
+from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Scaled, Sized, Timed, missing_methods
 from objectives.data.files.image_files import Framing
 from objectives.failures import describe_error, describe_value
 from search.common.text import one_line
@@ -84,6 +88,30 @@ def check_words(specimen: Specimen) -> None:
 def check_schedule(specimen: Specimen) -> None:
     """Its epochs, and its pulls in an epoch, are whole positive numbers."""
     objective_calls.require_schedule(specimen.objective, specimen.device)
+
+
+def check_space_scales(specimen: Specimen) -> str | None:
+    """It chooses one of its space scales, and the last one's space contains the others."""
+    objective = specimen.objective
+    if not isinstance(objective, Scaled):
+        return Absent("it has no space_scales")
+    objective_calls.choose_space_scale(objective, specimen.device, 0)
+    spaces = {}
+    for scale in objective.space_scales:  # the search, too, begins with the last one
+        objective_calls.set_space_scale(objective, scale)
+        spaces[scale] = search_space(specimen.objective)
+    last = objective.space_scales[-1]
+    for scale, space in spaces.items():
+        for name, values in space.items():
+            outside = [end for end in _ends(values) if not (name in spaces[last] and contains(spaces[last][name], end))]
+            which = f"{name} can be {', '.join(map(str, outside))} at scale {scale!r}, but not at the last, {last!r}"
+            require(not outside, f"{which}; let the last scale's space contain the others")
+    return None
+
+
+def _ends(values: Any) -> Sequence[Any]:
+    """All choices of a parameter, or its lowest and its highest value."""
+    return values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
 
 
 def check_protocols(specimen: Specimen) -> None:
@@ -278,7 +306,16 @@ def check_cost(specimen: Specimen) -> str | None:
 
 
 CHECKS = (
-    *(check_names, check_suggest, check_baselines, check_words, check_schedule, check_protocols, check_examples),
+    *(
+        check_names,
+        check_suggest,
+        check_baselines,
+        check_words,
+        check_schedule,
+        check_space_scales,
+        check_protocols,
+        check_examples,
+    ),
     *(check_training, check_repeats, check_resume, check_outcome, check_plain_data, check_range),
     *(check_images, check_network, check_cost),
 )

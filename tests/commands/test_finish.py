@@ -195,7 +195,7 @@ def test_the_lower_value_is_champion_if_the_metric_is_minimised(folder: Path, ob
 
 def test_an_objective_that_lacks_one_method_of_a_classifier_gives_a_notice(folder: Path):
     plan = SearchPlan.of(Config(objective="test_checks:Unfitted", engine="inline", workspace=folder))
-    lacking = "lacks refit_epochs, so it is not taken for an ImageClassifier"
+    lacking = "lacks refit_epochs, so it does not count as objectives.base.ImageClassifier"
     with pytest.raises(Killed, match=lacking):
         run(plan, Hearing(Console(quiet=True)))
 

@@ -87,6 +87,9 @@ def test_a_new_study_stores_its_scale_and_goes_on(folder: Path):
     searched(folder, 1, "family=mlp")
     fingerprint = stored_fingerprint(folder)
     assert fingerprint[SCALE] == "small"
+    began = r"cannot be 2048; allowed: 64, .*\. Study 'short' keeps the space that it began with.* --study short-2$"
+    with pytest.raises(UsageError, match=began):
+        searched(folder, 5, "family=mlp", "mlp_width_1=2048")
     record = searched(folder, 5, "family=mlp")
     assert stored_fingerprint(folder) == fingerprint
     widths = [value for trial in record.trials for name, value in trial.params.items() if name.startswith("mlp_width")]
