@@ -92,11 +92,10 @@ def _choose_slots(session: SearchSession, study: SamplingStudy) -> None:
     """Let the executor measure how many workers are fastest, if trials are left."""
     if session.plan.is_function or (study.finished >= session.plan.config.trials and not study.unfinished):
         return
-    epochs, seed = session.study.epochs, session.plan.config.seed
+    plan, epochs = session.plan, session.study.epochs
     assert epochs is not None, "the study is open for sampling"
-    plan = session.plan
     examples = example_configurations(plan.objective, plan.space, plan.limits)
-    tasks = [Task(0, params, seed, epochs) for params in examples]
+    tasks = [Task(0, params, plan.config.seed, epochs) for params in examples]
     with session.display.busy("measuring how many workers are fastest"):
         choice = session.executor.tune_workers(tasks)
     if choice is not None:

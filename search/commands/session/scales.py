@@ -48,7 +48,8 @@ def choose_scale(
         narrow(objective, config.fix)
     except UsageError:
         set_space_scale(objective, largest)
-        notice(f"the whole search space is {largest}, because --fix or [space] names more than {chosen} has")
+        why = f"--fix or [space] asks for a value that the space {chosen!r} of this device lacks"
+        notice(f"all parameters are sampled from the space {largest!r}, because {why}")
     study.fix_scale(space)
 
 

@@ -1,5 +1,6 @@
 """Initial parameters, tried before the sampler's: baselines of the objective, and the best of an earlier study."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from search.study.records import StudyRecord, TrialRecord
 from search.study.space.asked_trial import PartialTrial
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import require_baselines
+from search.study.space.plain_values import is_number
 from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
 WARM_START_TRIALS = 5
@@ -153,12 +155,12 @@ def warm_start(
         raise UsageError(f"{flag}: none of its trials was completed, so it has no best to start from")
     initial: dict[object, InitialParams] = {}
     removed: set[str] = set()
-    notices, outside = [], []
+    notices, outside, rounded = [], [], list[str]()
     if isinstance(objective, FunctionObjective):  # nobody knows its space
         return _best_as_they_are(earlier, trials)
     for trial in trials:
-        fitting = {name: value for name, value in trial.params.items() if name in space} | _fixed(trial.params, space)
-        fitting = {name: value for name, value in fitting.items() if contains(space[name], value)}
+        near = {name: _nearest(space[name], value) for name, value in trial.params.items() if name in space}
+        fitting = {name: value for name, value in (near | _fixed(near, space)).items() if contains(space[name], value)}
         key = configuration_key(fitting)
         if key in initial or not fitting:
             continue
@@ -166,6 +168,11 @@ def warm_start(
             break
         removed |= trial.params.keys() - space.keys()
         outside += _out_of_range(trial, fitting, space)
+        rounded += [
+            f"{name} = {trial.params[name]} of trial {trial.number} (here {value})"
+            for name, value in near.items()
+            if value != trial.params[name]
+        ]
         if reason := _above(objective, WHOLE_SPACE, limits, fitting):
             notices.append(f"warm start: trial {trial.number} of {earlier.name} is left out: {reason}")
         else:
@@ -176,9 +183,23 @@ def warm_start(
     notices.append(f"warm start: the best {len(initial)} of study {earlier.name} come after the baselines")
     if removed:
         notices.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(removed))}")
+    if rounded:
+        notices.append(f"warm start: no choice here, and replaced by the nearest one: {'; '.join(rounded)}")
     if outside:
         notices.append(f"warm start: out of range, and resampled: {'; '.join(outside)}")
     return list(initial.values()), notices
+
+
+def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
+    """The choice whose ratio to `value` is nearest to 1, if all choices are numbers and it lies between two of them."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return value
+    choices: Any = distribution.choices
+    number: Any = value
+    if not all(map(is_number, (*choices, number))) or not 0 < min(choices) < number < max(choices):
+        return value
+    nearest: ParamValue = min(choices, key=lambda choice: abs(math.log(choice / number)))
+    return nearest
 
 
 def _best_as_they_are(earlier: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[list[InitialParams], list[str]]:

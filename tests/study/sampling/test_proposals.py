@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -226,6 +227,24 @@ def test_parameters_outside_the_new_space_are_reported_and_resampled(database: s
     configurations, notices = warmed(earlier, Toy(), narrowed)
     assert all("x" not in params or params["x"] >= 0.9 for params in configurations)
     assert any(text.startswith("warm start: out of range, and resampled: x = ") for text in notices)
+
+
+class Stepped(Toy):
+    """Has choices where `Toy` has a range from 1 to 5."""
+
+    def suggest(self, trial: Suggest) -> Params:
+        x = trial.suggest_float("x", self.low, 1.0)
+        return {"x": x, "depth": trial.suggest_categorical("depth", [1, 3, 9])}
+
+
+def test_a_number_between_two_choices_becomes_the_nearest_one_in_a_warm_start(database: str):
+    earlier = search(a_study(database, name="old"), 16)
+    configurations, notices = warmed(earlier, Stepped(), Space())
+    depths = {trial.params["x"]: trial.params.get("depth") for trial in earlier.stored.record().trials}
+    nearest = {None: None, 1: 1, 2: 3, 3: 3, 4: 3, 5: 3}
+    assert all(params.get("depth") == nearest[depths[params["x"]]] for params in configurations)
+    (rounded,) = (text for text in notices if "replaced by the nearest one" in text)
+    assert re.search(r"depth = [245] of trial \d+ \(here 3\)", rounded)
 
 
 def test_fixed_parameters_are_fixed_in_a_warm_start_too(database: str):
