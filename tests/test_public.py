@@ -34,6 +34,8 @@ NAMES = {
     ],
     "objectives": [
         "Bounded",
+        "CaptureError",
+        "Capturing",
         "Diverged",
         "EpochResult",
         "Exportable",
@@ -43,6 +45,7 @@ NAMES = {
         "Outcome",
         "Params",
         "Portable",
+        "Scaled",
         "Sized",
         "Suggest",
         "Task",
