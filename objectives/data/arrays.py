@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, NotRequired, TypedDict
+from typing import BinaryIO, Literal, NamedTuple, NoReturn, NotRequired, TypedDict
 
 import numpy as np
 import platformdirs
@@ -150,6 +150,12 @@ def split_digest(parts: Mapping[Part, Labelled], n_train: int | None) -> str:
 def find(data_dir: Path, name: str) -> Path | None:
     """The folder of arrays called `name`, if it exists."""
     return next((base / name for base in base_folders(data_dir) if os.path.isdir(base / name)), None)
+
+
+def refuse_changed(dataset: str) -> NoReturn:
+    """Raise DatasetError for data that have no arrays as they are now."""
+    why = "its files changed after the search began, or no search has begun"
+    raise DatasetError(f"{dataset} is not prepared as it is now: {why}; undo the change, or start a new search on it")
 
 
 def store(data_dir: Path, name: str, parts: Mapping[Part, Labelled], about: About) -> Path:

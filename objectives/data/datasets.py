@@ -8,7 +8,7 @@ Every dataset is prepared once as arrays (`objectives.data.arrays`). Only that u
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -164,14 +164,14 @@ def load_test_split_of(
                 "latter with --data-dir"
             )
         return load_test_split(name, data_dir, image_size), False
-    own = _OWN[kind]
+    prepare = _OWN[kind]
     with contextlib.suppress(DatasetError):
-        if arrays.digest_of(current := own.find_prepared(path, data_dir, image_size).path) == digest:
+        if arrays.digest_of(current := prepare(path, data_dir, image_size, make=False).path) == digest:
             return arrays.read(current, "test"), False
     for stored in arrays.stored(data_dir):
         if arrays.digest_of(stored) == digest:
             return arrays.read(stored, "test"), "source" in arrays.read_about(stored)
-    if arrays.digest_of(current := own.prepare(path, data_dir, image_size).path) == digest:
+    if arrays.digest_of(current := prepare(path, data_dir, image_size).path) == digest:
         return arrays.read(current, "test"), False
     raise DatasetError(
         f"{name} has changed since the model's training, and the arrays of its split are gone, so test images cannot "
@@ -200,8 +200,7 @@ def _prepare(
     kind, path = parse_name(name)
     data_dir = data_dir or default_data_dir()
     if path is not None:
-        own = _OWN[kind]
-        made = (own.prepare if verify else own.find_prepared)(path, data_dir, image_size)
+        made = _OWN[kind](path, data_dir, image_size, make=verify)
         return _Source(made.path, str(path.resolve()), left_out=made.left_out, notes=made.notes)
     if kind == "digits":
         source = "scikit-learn: sklearn.datasets.load_digits"
@@ -213,14 +212,8 @@ def _prepare(
     return _Source(prepared, str(raw.resolve()), n_test, validation_share=share, origins=_official(share, n_test))
 
 
-class _Own(NamedTuple):
-    """Makes and finds the arrays of one kind of the user's own data."""
-
-    prepare: Callable[[Path, Path, int | None], arrays.Prepared]
-    find_prepared: Callable[[Path, Path, int | None], arrays.Prepared]
-
-
-_OWN = {"folder": _Own(folder.prepare, folder.find_prepared), "npz": _Own(npz.prepare, npz.find_prepared)}
+_OWN = {"folder": folder.prepare, "npz": npz.prepare}
+"""What prepares each kind of the user's own data."""
 
 
 def _official(share: int, n_test: int | None) -> Mapping[str, str]:

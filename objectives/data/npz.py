@@ -24,27 +24,18 @@ from objectives.data.formats.npz_pixels import Scale, Selected, Shape, shape_of
 from objectives.data.splits import SPLIT_SEED, Labelled, shuffled, stratified_split
 
 
-def prepare(file: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
-    """Make the arrays if necessary. `image_size`: pixels a side; None: the images' own, at most 64.
+def prepare(file: Path, data_dir: Path, image_size: int | None = None, *, make: bool = True) -> Prepared:
+    """Find the arrays, or make them. `image_size`: pixels a side; None: the images' own, at most 64.
 
-    Raises DatasetError when the file cannot be used, or the arrays cannot be written anywhere.
+    Raises DatasetError when the file cannot be used, or the arrays cannot be written anywhere; with `make` False, when
+    the file has changed since they were made.
     """
     name = arrays_name(file, image_size)
     path = arrays.find(data_dir, name)
     if path is None:
-        return Prepared(_store(data_dir, name, file, image_size))
-    arrays.set_source(path, file.resolve())
-    return Prepared(path)
-
-
-def find_prepared(file: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
-    """Find the arrays that `prepare` made. Raises DatasetError when the file changed since then."""
-    path = arrays.find(data_dir, arrays_name(file, image_size))
-    if path is None:
-        raise DatasetError(
-            f"npz:{file} is not prepared as it is now: it changed after the search began, or no search has begun; undo "
-            "the change, or start a new search on it"
-        )
+        return Prepared(_store(data_dir, name, file, image_size)) if make else arrays.refuse_changed(f"npz:{file}")
+    if make:
+        arrays.set_source(path, file.resolve())
     return Prepared(path)
 
 

@@ -27,32 +27,26 @@ MAX_DAMAGED = 0.1
 """Share of the images that may be unreadable. More is a broken copy or download, and not to be trained on."""
 
 
-def prepare(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
-    """Make the arrays if necessary. `image_size`: pixels a side; None: the median, at most 64.
+def prepare(folder: Path, data_dir: Path, image_size: int | None = None, *, make: bool = True) -> Prepared:
+    """Find the arrays, or make them. `image_size`: pixels a side; None: the median, at most 64.
 
-    Raises DatasetError when the folder has no usable classes, or the arrays cannot be written anywhere.
+    Raises DatasetError when the folder has no usable classes, or the arrays cannot be written anywhere; with `make`
+    False, when the images have changed since they were made.
     """
     contents = list_contents(folder)
     name = _arrays_name(contents, image_size)
     path = arrays.find(data_dir, name)
+    if path is None and not make:
+        arrays.refuse_changed(f"folder:{folder}")
     if path is None:
         check_counts(contents)
         images, skipped = _read(contents, image_size)
         return _describe(contents, _store(data_dir, name, contents, images, skipped, image_size))
-    arrays.set_source(path, folder.resolve())
-    return _describe_stored(contents, path)
-
-
-def find_prepared(folder: Path, data_dir: Path, image_size: int | None = None) -> Prepared:
-    """Find the arrays that `prepare` made. Raises DatasetError when the images changed since then."""
-    contents = list_contents(folder)
-    path = arrays.find(data_dir, _arrays_name(contents, image_size))
-    if path is None:
-        raise DatasetError(
-            f"folder:{folder} is not prepared as it is now: its images changed after the search began, or no search "
-            "has begun; undo the changes, or start a new search on it"
-        )
-    return _describe_stored(contents, path)
+    if make:
+        arrays.set_source(path, folder.resolve())
+    for name in arrays.read_about(path).get("skipped", ()):
+        contents.leave_out(contents.root / name)
+    return _describe(contents, path)
 
 
 def arrays_name(folder: Path, image_size: int | None = None) -> str:
@@ -70,12 +64,6 @@ def _arrays_name(contents: Contents, image_size: int | None) -> str:
         head += f" splits {[part.shown for _, part in parts]}"
         groups = {f"{split}/{name}": files for split, part in parts for name, files in part.files.items()}
     return f"{arrays.USERS_ARRAYS}/{arrays.cache_key(head, groups, contents.root)}"
-
-
-def _describe_stored(contents: Contents, path: Path) -> Prepared:
-    for name in arrays.read_about(path).get("skipped", ()):
-        contents.leave_out(contents.root / name)
-    return _describe(contents, path)
 
 
 def _describe(contents: Contents, path: Path) -> Prepared:

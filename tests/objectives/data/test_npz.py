@@ -311,7 +311,7 @@ def test_a_changed_file_is_another_dataset(file: Path, data_dir: Path) -> None:
     (pixels, _), is_changed = load_test_split_of(name, data_dir, data.digest)
     assert not is_changed
     write_medmnist(file, train_images=255 - images(N_TRAIN, (28, 28), 3)[0])
-    with pytest.raises(DatasetError, match=r"is not prepared as it is now: it changed after the search began"):
+    with pytest.raises(DatasetError, match=r"is not prepared as it is now: its files changed after the search began"):
         load_dataset(name, data_dir, verify=False)
     (again, _), is_changed = load_test_split_of(name, data_dir, data.digest)
     assert is_changed
