@@ -180,12 +180,13 @@ class Tracking:
 
     def close(self, timeout_s: float = 60.0) -> int:
         """Deliver what can be delivered and stop; return the number of writes that stay in the journal."""
-        n_left = self.flush(timeout_s)
-        for event in (self._stopping, self._wake, self._retry):
-            event.set()
-        self._thread.join(min(max(timeout_s, 2.0), 15.0))  # the current delivery may take a while
-        self._journal.close()
-        return n_left
+        try:
+            return self.flush(timeout_s)
+        finally:  # also after another Ctrl-C, or the thread would never end
+            for event in (self._stopping, self._wake, self._retry):
+                event.set()
+            self._thread.join(min(max(timeout_s, 2.0), 15.0))  # the current delivery may take a while
+            self._journal.close()
 
     # ---- on the delivery thread
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.common.errors import StorageError
+from search.common.signals import Interrupted
 from search.tracking.delivery import Delivery, batches
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import Journal, Kind, Write
@@ -309,3 +311,18 @@ def test_a_newer_store_names_the_command_that_upgrades(destination: Destination,
         connection.execute("UPDATE alembic_version SET version_num = 'f00dfeed9999'")
     with pytest.raises(StorageError, match=r"made by another version of MLflow; type: mlflow db upgrade sqlite:///"):
         connect_mlflow(destination.uri)
+
+
+def test_another_signal_during_the_last_deliveries_ends_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No server listens there, so the writes wait; the stop button is pressed twice."""
+    quiet = Tracking(tmp_path / "journal.db", Destination("http://127.0.0.1:9", "toy", "uid-1", tmp_path))
+    a_trial(quiet)
+
+    def interrupted(timeout_s: float) -> int:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(quiet, "flush", interrupted)
+    with pytest.raises(Interrupted):
+        quiet.close(1.0)
+    quiet._thread.join(20.0)
+    assert not quiet._thread.is_alive()
