@@ -272,7 +272,13 @@ def test_the_gpus_workers_work_on_the_cpu() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [gpu.command, gpu.main_job, gpu.loader, gpu.eager, gpu_workers.start])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(pytest.param(part, marks=pytest.mark.long) for part in (gpu.command, gpu.main_job)),
+        *(gpu.loader, gpu.eager, gpu_workers.start),
+    ],
+)
 def test_the_gpus_other_parts_work_on_the_cpu(part: Callable[[gpu_bench.Bench], gpu_bench.Lines]) -> None:
     needs_mnist()
     assert on_the_cpu(part)
