@@ -18,7 +18,7 @@ from shell import search
 from torch import nn
 from toy import Toy, ToyTraining
 
-from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Task, Training, missing_methods
+from objectives.base import Diverged, EpochResult, Outcome, Params, Suggest, Task, Training
 from objectives.images.objective import ImageClassification
 from objectives.spec import ObjectiveSpec
 from search.cli.main import cli
@@ -310,52 +310,6 @@ def test_parts_that_an_objective_lacks_are_said_to_be_absent():
         "it has no metric_range, so an interval of its metric may go on beyond what is possible",
         "it is not an ImageClassifier of objectives.base",
     ]
-
-
-class Growing(Tidy):
-    """Its last scale has fewer choices than the first if it is told so."""
-
-    space_scales: Any = ("small", "large")
-    space_scale = "large"
-    largest = {"small": 3, "large": 9}
-
-    def choose_space_scale(self, device: str, free_bytes: int) -> str:
-        return "large" if free_bytes else "small"
-
-    def suggest(self, trial: Suggest) -> Params:
-        return {**super().suggest(trial), "n": trial.suggest_int("n", 1, self.largest[self.space_scale])}
-
-
-@pytest.mark.parametrize(
-    ("parts", "wrong"),
-    [
-        ({}, None),
-        ({"largest": {"small": 9, "large": 3}}, "n can be 9 at scale 'small', but not at the last, 'large'; let the"),
-        ({"space_scales": "small"}, "space_scales is 'small'; give names"),
-        ({"choose_space_scale": lambda device, free: "huge"}, "choose_space_scale gave 'huge'; give one of 'small'"),
-    ],
-)
-def test_the_scales_of_a_space_are_checked(parts: dict[str, Any], wrong: str | None):
-    objective = Growing()
-    for name, part in parts.items():
-        setattr(objective, name, part)
-    found = {finding.title: finding for finding in examine(Specimen(ObjectiveSpec("toy:Toy"), objective), CHECKS)}
-    finding = found["It chooses one of its space scales, and the last one's space contains the others"]
-    assert (wrong or "") in (finding.wrong or "")
-    assert (finding.wrong is None) == (wrong is None)
-
-
-def test_an_objective_with_a_part_of_its_scales_is_told_what_is_missing():
-    class Misspelt(Tidy):
-        space_scales, space_scale = ("s", "l"), "l"
-
-        def choose_spacescale(self, device: str, free_bytes: int) -> str:
-            return "s"
-
-    assert missing_methods(Misspelt()) == (
-        "the objective has space_scales, space_scale and lacks choose_space_scale, so it does not count as "
-        "objectives.base.Scaled"
-    )
 
 
 @pytest.mark.parametrize(
