@@ -9,13 +9,13 @@ from contextlib import closing
 import pytest
 import torch
 from shell import environment
-from slots import TOY, hear, task, train
+from slots import TOY, hear, lose, task, train
 from toy import fail_on_gpu
 
 from objectives.base import DeviceError
 from search.common.errors import SearchError
 from search.common.system import usable_cores
-from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished, Lost
+from search.executors.base import Checkpointed, EpochDone, Executor, Failed, Finished
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
@@ -180,11 +180,7 @@ def test_the_objective_is_made_again_after_out_of_memory(inline: InlineExecutor)
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.FixtureRequest):
     executor: Executor = request.getfixturevalue(engine)
-    executor.start(0, task(mode="broken@1"))
-    assert isinstance(hear(executor), EpochDone)
-    executor.advance(0)
-    event = hear(executor)
-    assert isinstance(event, Lost)
+    event = lose(executor, task(mode="broken@1"))
     assert event.may_be_task
     words = "this process cannot use its GPU any more after AcceleratorError: CUDA error: device-side assert triggered"
     assert event.reason.splitlines()[-1] == words
@@ -195,11 +191,7 @@ def test_a_worker_whose_gpu_fails_is_replaced(engine: str, request: pytest.Fixtu
 
 
 def test_what_cannot_be_captured_begins_again_in_a_worker_that_captures_nothing(executor: Executor):
-    executor.start(0, task(mode="capture@1"))
-    assert isinstance(hear(executor), EpochDone)
-    executor.advance(0)
-    event = hear(executor)
-    assert isinstance(event, Lost)
+    event = lose(executor, task(mode="capture@1"))
     assert not event.may_be_task
     words = "without CUDA graphs, slower and with the same results"
     assert event.reason == f"{words}: the spoon cannot be repeated"

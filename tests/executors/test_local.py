@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from place import STEPS, Place
 from shell import alive, children, environment, variables_of
-from slots import TOY, hear, task, train
+from slots import TOY, hear, lose, task, train
 
 from objectives.base import ObjectiveError
 from objectives.spec import ObjectiveSpec
@@ -43,22 +43,14 @@ def test_slots_train_side_by_side(local: LocalExecutor):
 
 
 def test_a_worker_that_ends_itself_is_told_with_its_own_status(local: LocalExecutor):
-    local.start(0, task(mode="leave@1"))
-    assert isinstance(hear(local), EpochDone)
-    local.advance(0)
-    event = hear(local)
-    assert isinstance(event, Lost)
+    event = lose(local, task(mode="leave@1"))
     assert "exited with status 7\n" in event.reason
     assert event.reason.endswith("goodbye \\x1b[31m")
 
 
 def test_a_killed_worker_is_replaced_and_its_last_lines_are_reported(local: LocalExecutor):
     before = children(os.getpid())
-    local.start(0, task(mode="kill@1"))
-    assert isinstance(hear(local), EpochDone)
-    local.advance(0)
-    event = hear(local)
-    assert isinstance(event, Lost)
+    event = lose(local, task(mode="kill@1"))
     assert "was killed by SIGKILL" in event.reason
     assert event.reason.splitlines()[-2:] == ["one line before the last", "the very last line"]
     assert local.available() == [1]

@@ -176,7 +176,7 @@ def train_what_cannot_be_recorded() -> None:
     start, expected = ends(data, how, None, dropout=0.3)
     model = nn.Sequential(Waits(), network(dropout=0.3, seed=5))
     graphs = GraphCache(CudaGraphRecorder(DEVICE))
-    with pytest.raises(CaptureError):
+    with pytest.raises(CaptureError, match=r"\(waiting.py, line 14\)$"):
         next(ImageTraining(data, model, how, Task(0, {}, 5, 2), steps_per_epoch=1, graphs=graphs))
     assert len(FAILED_GRAPHS) == 1  # the allocator may refer to it for good
     torch.cuda.synchronize()  # as a worker does after every error

@@ -6,7 +6,7 @@ import time
 
 from objectives.base import Task
 from objectives.spec import ObjectiveSpec
-from search.executors.base import EpochDone, Executor, Finished, SlotEvent
+from search.executors.base import EpochDone, Executor, Finished, Lost, SlotEvent
 
 TOY = ObjectiveSpec("toy:Toy")
 
@@ -25,6 +25,16 @@ def hear(executor: Executor, slot: int = 0, timeout_s: float = 60.0) -> SlotEven
             assert len(events) == 1
             return events[0][1]
     raise AssertionError(f"slot {slot} gave nothing in {timeout_s} s")
+
+
+def lose(executor: Executor, work: Task) -> Lost:
+    """The end of a worker in the second step of a training."""
+    executor.start(0, work)
+    assert isinstance(hear(executor), EpochDone)
+    executor.advance(0)
+    event = hear(executor)
+    assert isinstance(event, Lost)
+    return event
 
 
 def train(executor: Executor, work: Task) -> tuple[list[EpochDone], Finished]:

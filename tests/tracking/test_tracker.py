@@ -322,7 +322,7 @@ def test_another_signal_during_the_last_deliveries_ends_the_thread(tmp_path: Pat
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(quiet, "flush", interrupted)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="^2$"):
         quiet.close(1.0)
     quiet._thread.join(20.0)
     assert not quiet._thread.is_alive()
