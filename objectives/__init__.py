@@ -26,6 +26,6 @@ from objectives.base import (
 )
 
 __all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
-# Of optional parts:
+# For optional parts:
 __all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "ImageClassifier", "Portable", "Scaled", "Sized"]
 __all__ += ["TestScore", "Timed"]

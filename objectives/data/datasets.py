@@ -213,7 +213,7 @@ def _prepare(
 
 
 _OWN = {"folder": folder.prepare, "npz": npz.prepare}
-"""What prepares each kind of the user's own data."""
+"""The function that prepares each kind of the user's own data."""
 
 
 def _official(share: int, n_test: int | None) -> Mapping[str, str]:
