@@ -36,13 +36,12 @@ def choose_workers(
         larger, rates = min(2 * workers, most), []
         for task in tasks:
             # First load libraries and capture CUDA graphs. Workers that cannot capture the task are replaced.
-            if not rate(larger, task, 0.0) and not rate(larger, task, 0.0):
+            is_warm = rate(larger, task, 0.0) or rate(larger, task, 0.0)
+            measured = rate(larger, task, MEASURE_S) if is_warm else 0.0
+            if not measured:
                 return workers, f"{larger} failed when they were measured"
-            found = rate(larger, task, MEASURE_S)
-            if not found:
-                return workers, f"{larger} failed when they were measured"
-            rates.append(found)
-            if not best and found < SLOW_PULLS_PER_S * larger:
+            rates.append(measured)
+            if not best and measured < SLOW_PULLS_PER_S * larger:
                 return larger, "more were not tried: a step takes longer than a second"
         faster = geometric_mean(rates)
         if faster <= (1 + MIN_GAIN) * best:
