@@ -9,5 +9,5 @@ from device_faults import search_with_faults
 
 
 @pytest.mark.slow
-def test_a_worker_that_can_use_its_gpu_no_more_is_replaced_and_its_trial_goes_on(folder: Path):
+def test_a_worker_that_cannot_use_its_gpu_is_replaced_and_its_trial_goes_on(folder: Path):
     search_with_faults(folder, "cpu")

@@ -1,4 +1,4 @@
-"""The tiny objective with faults after which a process can use its GPU no more."""
+"""The tiny objective with faults after which a process can no longer use its GPU."""
 
 from __future__ import annotations
 
