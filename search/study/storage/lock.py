@@ -173,10 +173,15 @@ def _await_holder(path: Path) -> Holder:
     deadline, holder = time.monotonic() + HOLDER_TIMEOUT_S, None
     while time.monotonic() < deadline:
         holder = _read_holder(path)
-        if holder is not None and (holder.host != socket.gethostname() or _is_alive(holder.pid or 0)):
+        if _may_live(holder):
             break
         time.sleep(0.02)
     return holder or Holder()  # a dead process only where the holder is out of sight, as in another container
+
+
+def _may_live(holder: Holder | None) -> bool:
+    """Return whether a process runs, as far as this machine can tell."""
+    return holder is not None and (holder.host != socket.gethostname() or _is_alive(holder.pid or 0))
 
 
 def _is_alive(pid: int) -> bool:
@@ -229,8 +234,7 @@ class AdvisoryLock(StudyLock):
         connection = open_connection(self._url)
         try:
             connection.execute(SET_KEEPALIVE)
-            if not connection.scalar(TRY_LOCK, {"key": self._number}):
-                raise self._refusal(connection)
+            self._lock(connection)
             if self._mark is not None and not _has_mark(connection, *self._mark):
                 raise StudyHeldError(
                     f"study {self._study!r} was searched by another process while the database was away.\n"
@@ -241,11 +245,15 @@ class AdvisoryLock(StudyLock):
             raise
         self._connection = connection
 
-    def _refusal(self, connection: sqlalchemy.Connection) -> Exception:
-        name, holder = _find_holder(connection, self._number)
-        if self._connection is not None and name == session_name():
-            return ConnectionError("the server has not noticed yet that an earlier connection of this search broke")
-        return _held_by(holder or Holder(), self._study)
+    def _lock(self, connection: sqlalchemy.Connection) -> None:
+        deadline = time.monotonic() + HOLDER_TIMEOUT_S
+        while not connection.scalar(TRY_LOCK, {"key": self._number}):
+            name, holder = _find_holder(connection, self._number)
+            if self._connection is not None and name == session_name():
+                raise ConnectionError("the server has not noticed yet that an earlier connection of this search broke")
+            if _may_live(holder) or time.monotonic() > deadline:
+                raise _held_by(holder or Holder(), self._study)
+            time.sleep(0.02)  # the holder has ended, and the server is about to free its lock
 
     def close(self) -> None:
         """Close the connection, which ends the lock."""

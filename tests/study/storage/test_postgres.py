@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -89,8 +90,32 @@ def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took
                 mine.check()
             storage = open_storage(url)
             other.sign(storage, study.stored.study_id)
+        wait_until(lambda: study_holder(url, "toy") is None, 5, "the end of the other lock")
         with pytest.raises(StudyHeldError, match="'toy' was searched by another process while the database was away"):
             mine.check()
+
+
+LOCKS_HERE = (
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+    " WHERE locktype = 'advisory' AND datname = current_database()"
+)
+
+
+def test_a_lock_whose_holder_ends_before_it_is_named_is_taken(url: str):
+    with contextlib.ExitStack() as other:
+        other.enter_context(hold_study(url, "toy"))
+
+        def end_other(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            if "JOIN pg_locks" in statement:
+                other.close()
+                wait_until(lambda: run_sql(url, LOCKS_HERE) == [0], 5, "the end of the other lock")
+
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", end_other)
+        try:
+            with hold_study(url, "toy"):
+                assert run_sql(url, LOCKS_HERE) == [1]
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", end_other)
 
 
 # Messages -------------------------------------------------------------------------------------------------------------
