@@ -169,7 +169,7 @@ def test_one_worker_trains_as_a_local_one_does(place: Place, make_place: Callabl
     theirs.finish(*DIGITS, "--jobs", 1)
     ours.finish(*DIGITS, "--jobs", 1, *RAY, "--cpus-per-trial", usable_cores())
     assert ours.story() == theirs.story()
-    ours.assert_whole(6)
+    ours.assert_whole(9)
     assert_quiet(ours.said())
 
 

@@ -17,7 +17,7 @@ from shell import rows
 
 pytestmark = pytest.mark.timeout(600)
 
-DIGITS = ("--dataset", "digits", "--epochs", 3, "--trials", 6, "--checkpoint-interval", 0, "--no-register", *PLAIN)
+DIGITS = ("--dataset", "digits", "--epochs", 3, "--trials", 9, "--checkpoint-interval", 0, "--no-register", *PLAIN)
 
 
 def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, reports: int) -> None:
@@ -39,7 +39,7 @@ def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, 
     ("search", "trials", "reports"),
     [
         pytest.param((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8, id="inline", marks=pytest.mark.long),
-        pytest.param((*DIGITS, "--jobs", 1), 6, 4, id="local", marks=pytest.mark.slow),
+        pytest.param((*DIGITS, "--jobs", 1), 9, 3, id="local", marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_and_not(
