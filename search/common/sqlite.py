@@ -59,7 +59,7 @@ def sqlite_file(url: str | URL) -> Path | None:
     """Return the file of a SQLite URL; None for any other URL, and for a text that is not a URL."""
     try:
         database = make_url(url).database if str(url).startswith("sqlite") else None
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is not a number
         return None
     return Path(database).absolute() if database else None
 

@@ -60,7 +60,7 @@ def parse_url(text: str) -> URL:
     allowed = "allowed: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is not a number
         raise UsageError(f"--storage {mask(text)!r} is not a database URL; {allowed}") from None
     if url.drivername not in ("sqlite", "sqlite+pysqlite", *DRIVERS):
         raise UsageError(f"--storage {masked_url(url)!r} is not supported; {allowed}")

@@ -33,6 +33,10 @@ def database(tmp_path: Path, fresh_optuna: Path) -> Path:
     ("text", "message"),
     [
         ("optuna.db", r"'optuna.db' is not a database URL; allowed: sqlite:///FILE or postgresql\+psycopg://"),
+        (
+            "postgresql://me:secret@host:port/db",
+            r"'postgresql://me:\*\*\*@host:port/db' is not a database URL; allowed: ",
+        ),
         ("mysql://host/db", r"'mysql://host/db' is not supported; allowed: sqlite"),
         ("sqlite://", r"'sqlite://' names no file; allowed: sqlite"),
     ],
