@@ -28,7 +28,7 @@ class Holder:
     def __str__(self) -> str:
         if self.pid is None:
             return "another process"
-        return f"process {self.pid} on {self.host} since {self.since}"
+        return f"process {self.pid} on {self.host}" + (f" since {self.since}" if self.since else "")
 
 
 @dataclass(frozen=True)

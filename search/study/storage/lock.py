@@ -35,8 +35,11 @@ from search.study.state import Holder
 from search.study.storage.postgres import connection_errors, open_connection, session_name
 
 HOLDER_TIMEOUT_S = 2.0
+"""How long a refused start waits for the name of the process that has just locked a file."""
 READER_TIMEOUT_S = 0.5
 """How long a start tries to lock a file. A reader, which asks whether it is locked, holds it for some microseconds."""
+SERVER_TIMEOUT_S = 1.0
+"""How long a start tries to lock a study on a server, which frees the lock a moment after a search was killed."""
 
 
 class StudyLock:
@@ -173,15 +176,10 @@ def _await_holder(path: Path) -> Holder:
     deadline, holder = time.monotonic() + HOLDER_TIMEOUT_S, None
     while time.monotonic() < deadline:
         holder = _read_holder(path)
-        if _may_live(holder):
+        if holder is not None and (holder.host != socket.gethostname() or _is_alive(holder.pid or 0)):
             break
         time.sleep(0.02)
     return holder or Holder()  # a dead process only where the holder is out of sight, as in another container
-
-
-def _may_live(holder: Holder | None) -> bool:
-    """Return whether a process runs, as far as this machine can tell."""
-    return holder is not None and (holder.host != socket.gethostname() or _is_alive(holder.pid or 0))
 
 
 def _is_alive(pid: int) -> bool:
@@ -234,7 +232,11 @@ class AdvisoryLock(StudyLock):
         connection = open_connection(self._url)
         try:
             connection.execute(SET_KEEPALIVE)
-            self._lock(connection)
+            deadline = time.monotonic() + SERVER_TIMEOUT_S
+            while not connection.scalar(TRY_LOCK, {"key": self._number}):
+                if time.monotonic() > deadline:
+                    raise self._refusal(connection)
+                time.sleep(0.02)
             if self._mark is not None and not _has_mark(connection, *self._mark):
                 raise StudyHeldError(
                     f"study {self._study!r} was searched by another process while the database was away.\n"
@@ -245,15 +247,11 @@ class AdvisoryLock(StudyLock):
             raise
         self._connection = connection
 
-    def _lock(self, connection: sqlalchemy.Connection) -> None:
-        deadline = time.monotonic() + HOLDER_TIMEOUT_S
-        while not connection.scalar(TRY_LOCK, {"key": self._number}):
-            name, holder = _find_holder(connection, self._number)
-            if self._connection is not None and name == session_name():
-                raise ConnectionError("the server has not noticed yet that an earlier connection of this search broke")
-            if _may_live(holder) or time.monotonic() > deadline:
-                raise _held_by(holder or Holder(), self._study)
-            time.sleep(0.02)  # the holder has ended, and the server is about to free its lock
+    def _refusal(self, connection: sqlalchemy.Connection) -> Exception:
+        name, holder = _find_holder(connection, self._number)
+        if self._connection is not None and name == session_name():
+            return ConnectionError("the server has not noticed yet that an earlier connection of this search broke")
+        return _held_by(holder or Holder(), self._study)
 
     def close(self) -> None:
         """Close the connection, which ends the lock."""
@@ -267,9 +265,9 @@ def _find_holder(connection: sqlalchemy.Connection, number: int) -> tuple[str, H
     words = {"high": number >> 32 & 0xFFFFFFFF, "low": number & 0xFFFFFFFF}
     if (row := connection.execute(READ_HOLDER, words).first()) is None:
         return "", None
-    name = row[0] or ""  # hidden from a user without the right to see other users' sessions
+    name, since = row[0] or "", row[1] and str(row[1])  # the time is hidden from users who may not see it
     found = re.fullmatch(r"search (\d+) (.+)", name)
-    return name, Holder(int(found[1]), found[2], str(row[1])) if found else Holder()
+    return name, Holder(int(found[1]), found[2], since) if found else Holder()
 
 
 def holder_on_server(url: URL, study: str) -> Holder | None:

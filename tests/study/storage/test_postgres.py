@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,27 +96,23 @@ def test_a_lock_whose_connection_broke_is_taken_again_unless_another_search_took
             mine.check()
 
 
-LOCKS_HERE = (
-    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
-    " WHERE locktype = 'advisory' AND datname = current_database()"
-)
+def test_a_start_waits_a_moment_for_the_lock_of_a_search_that_ends(url: str):
+    holder = hold(url, "toy")
+    end = threading.Timer(0.3, holder.kill)
+    end.start()
+    try:
+        with hold_study(url, "toy"):
+            assert not end.is_alive()
+    finally:
+        end.join()
+        holder.communicate()
 
 
-def test_a_lock_whose_holder_ends_before_it_is_named_is_taken(url: str):
-    with contextlib.ExitStack() as other:
-        other.enter_context(hold_study(url, "toy"))
-
-        def end_other(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-            if "JOIN pg_locks" in statement:
-                other.close()
-                wait_until(lambda: run_sql(url, LOCKS_HERE) == [0], 5, "the end of the other lock")
-
-        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", end_other)
-        try:
-            with hold_study(url, "toy"):
-                assert run_sql(url, LOCKS_HERE) == [1]
-        finally:
-            sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", end_other)
+def test_a_user_who_may_not_see_other_sessions_learns_the_process(url: str):
+    run_sql(url, "CREATE ROLE stranger LOGIN")
+    with hold_study(url, "toy"):
+        theirs = sqlalchemy.make_url(url).set(username="stranger").render_as_string(hide_password=False)
+        assert str(study_holder(theirs, "toy")) == f"process {os.getpid()} on {socket.gethostname()}"
 
 
 # Messages -------------------------------------------------------------------------------------------------------------
