@@ -60,8 +60,10 @@ def parse_url(text: str) -> URL:
     allowed = "allowed: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # the latter for a port that is not a number
+    except ArgumentError:
         raise UsageError(f"--storage {mask(text)!r} is not a database URL; {allowed}") from None
+    except ValueError:  # not shown, because it may be the password of a URL without a host
+        raise UsageError(f"--storage has a port that is not a number; {allowed}") from None
     if url.drivername not in ("sqlite", "sqlite+pysqlite", *DRIVERS):
         raise UsageError(f"--storage {masked_url(url)!r} is not supported; {allowed}")
     if url.get_backend_name() == "sqlite" and (not url.database or url.database.startswith((":memory:", "file:"))):
