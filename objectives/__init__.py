@@ -17,6 +17,7 @@ from objectives.base import (
     Params,
     Portable,
     Scaled,
+    Selective,
     Sized,
     Suggest,
     Task,
@@ -27,5 +28,5 @@ from objectives.base import (
 
 __all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
 # For optional parts:
-__all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "ImageClassifier", "Portable", "Scaled", "Sized"]
-__all__ += ["TestScore", "Timed"]
+__all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "ImageClassifier", "Portable", "Scaled"]
+__all__ += ["Selective", "Sized", "TestScore", "Timed"]

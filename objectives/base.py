@@ -10,7 +10,7 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -209,6 +209,18 @@ class Scaled(Protocol):
 
     def choose_space_scale(self, device: str, free_bytes: int) -> str:
         """The scale for workers on `device` with this much free memory; 0 if it is unknown, as on the CPU."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """Optional part of an objective: some configurations of its space are not for samplers."""
+
+    def may_propose(self, params: Params, narrowed: Set[str]) -> bool:
+        """Whether a sampler may propose this configuration. If not, it samples another one, which costs no trial.
+
+        `narrowed`: names of the parameters that the user has fixed or narrowed. Baselines and other configurations
+        that are tried first are not asked about. Called in the coordinator for every sampled configuration.
+        """
 
 
 @runtime_checkable

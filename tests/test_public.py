@@ -46,6 +46,7 @@ NAMES = {
         "Params",
         "Portable",
         "Scaled",
+        "Selective",
         "Sized",
         "Suggest",
         "Task",

@@ -16,6 +16,15 @@ OWN = ("folder", "npz")
 NAMES = (*BUILT_IN, "folder:PATH", "npz:FILE")
 
 
+UNMIRRORED = frozenset(name for name in BUILT_IN if name not in ("fashion-mnist", "cifar10", "cifar100"))
+"""Datasets of digits and letters, which a mirror makes unreadable."""
+
+
+def may_be_mirrored(name: str) -> bool:
+    """Whether a mirrored image may still show its class. Of the user's own data, the search finds out."""
+    return name not in UNMIRRORED
+
+
 def parse_name(name: str) -> tuple[str, Path | None]:
     """Split a dataset's name into its kind and, for `folder:PATH` and `npz:FILE`, the path.
 

@@ -1,35 +1,59 @@
-"""Configurations of the image classifier that are known to work: those of the tutorials, and a better one."""
+"""Configurations of the image classifier that are known to work: those of the tutorials, and better ones."""
 
 from objectives.base import Params
-from objectives.images.geometry import max_blocks
+from objectives.images.geometry import has_stride_choice, max_blocks
 
-TUTORIAL: Params = dict(batch_size=64, weight_decay=1e-6, augmentation=0.0, label_smoothing=0.0, schedule="constant")
+PLAIN: Params = dict(rotation_zoom=0.0, translation=0.0, erasing=0.0, label_smoothing=0.0)
+TUTORIAL: Params = {**PLAIN, "batch_size": 64, "weight_decay": 1e-6, "schedule": "constant"}
 """The defaults of the tutorials."""
 
 TUTORIAL_MLP: Params = dict(family="mlp", mlp_depth=2, mlp_width_1=512, mlp_width_2=256, mlp_dropout=0.0)
+TUTORIAL_MLP |= dict(mlp_batch_norm=False)
 TUTORIAL_CNN: Params = dict(family="cnn", cnn_blocks=2, cnn_width=16, cnn_kernel=5, cnn_dense=128, cnn_dropout=0.0)
+TUTORIAL_CNN |= dict(cnn_convs=1, cnn_stride=2)
 
 STRONG: Params = dict(family="cnn", cnn_blocks=3, cnn_width=24, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
-STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-4, augmentation=0.7)
-STRONG |= dict(label_smoothing=0.05, schedule="one_cycle")
+STRONG |= dict(cnn_convs=1, cnn_stride=2)
+STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-4, schedule="one_cycle")
+STRONG |= dict(rotation_zoom=0.7, translation=0.7, erasing=0.0, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
+
+RESIDUAL: Params = dict(family="resnet", resnet_blocks=3, resnet_width=16, resnet_depth=1, resnet_dropout=0.0)
+RESIDUAL |= dict(resnet_stride=1)
+RESIDUAL |= dict(optimizer="sgd", sgd_lr=0.2, sgd_momentum=0.9, batch_size=128, weight_decay=5e-4, schedule="one_cycle")
+RESIDUAL |= dict(rotation_zoom=0.0, translation=0.8, erasing=0.0, label_smoothing=0.1)
+"""Works well on CIFAR-10."""
 
 
 def known_configurations(
-    size: tuple[int, int], *, is_weighted: bool = False, balanced: bool = False
+    size: tuple[int, int],
+    channels: int = 1,
+    *,
+    may_flip: bool = False,
+    is_weighted: bool = False,
+    balanced: bool = False,
 ) -> dict[str, Params]:
-    """Return the configurations by name, for images of `size` (h, w).
+    """Return the configurations by name, for images of `size` (h, w) with 1 channel (grey) or 3 (colours).
 
-    `is_weighted`: whether the space has class weights. `balanced`: whether our own configuration uses them; the
-    tutorials do not.
+    `may_flip`: whether the space has flips; ours uses them for colours. `is_weighted`: whether it has class weights.
+    `balanced`: whether ours uses them. The tutorials use neither.
     """
-    tutorial, ours = TUTORIAL, STRONG
-    if is_weighted:
-        tutorial = {**TUTORIAL, "class_weighting": "none"}
-        ours = {**STRONG, "class_weighting": "balanced" if balanced else "none"}
-    return {
-        "tutorial MLP, Adam": {**tutorial, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3},
-        "tutorial MLP, SGD": {**tutorial, **TUTORIAL_MLP, "optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0},
-        "tutorial CNN, Adam": {**tutorial, **TUTORIAL_CNN, "optimizer": "adam", "adam_lr": 1e-3},
-        "strong CNN, one cycle": {**ours, "cnn_blocks": max_blocks(size)},
+    adam: Params = {"optimizer": "adam", "adam_lr": 1e-3}
+    sgd: Params = {"optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0}
+    known = {
+        "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, **adam},
+        "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, **sgd},
+        "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, **adam},
     }
+    if channels > 1:
+        known["residual network, one cycle"] = ours = {**RESIDUAL, "resnet_blocks": max_blocks(size)}
+    else:
+        known["strong CNN, one cycle"] = ours = {**STRONG, "cnn_blocks": max_blocks(size)}
+    for params in known.values():
+        if may_flip:
+            params["flip"] = params is ours and channels > 1
+        if is_weighted:
+            params["class_weighting"] = "balanced" if params is ours and balanced else "none"
+        if not has_stride_choice(size):
+            params.pop(f"{params['family']}_stride", None)
+    return known

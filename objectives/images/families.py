@@ -1,4 +1,4 @@
-"""The networks of the built-in image objective: an MLP or a CNN, as the search samples, builds and names them.
+"""The networks of the built-in image objective: MLPs, CNNs and residual networks, as they are sampled, built and named.
 
 torch is imported only to build one, because sampling must be quick.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from objectives.base import Params, Suggest
-from objectives.images.geometry import max_blocks
+from objectives.images.geometry import has_stride_choice, max_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,44 +20,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scale:
-    """How wide networks may be."""
+    """How wide and deep networks may be."""
 
     units: tuple[int, ...]
     """Units of an MLP's layer. Few widths, so that trials share CUDA graphs, and all multiples of 32, which is fast."""
-    channels: int
+    cnn_width: int
     """The most channels of a CNN's first block. Later blocks have two and three times as many."""
+    resnet_width: int
+    """The most channels of a residual network's first block. Each later block has twice as many."""
+    resnet_depth: int
+    """The most residual pairs of convolutions in a block."""
 
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
-SCALES = {"small": Scale(LADDER, 24), "wide": Scale((*LADDER, 1536, 2048), 48)}
-"""The second is for GPUs, where small networks leave most of the device idle."""
+SCALES = {
+    "small": Scale(LADDER, cnn_width=24, resnet_width=16, resnet_depth=1),
+    "medium": Scale(LADDER, cnn_width=48, resnet_width=32, resnet_depth=1),
+    "wide": Scale((*LADDER, 1536, 2048), cnn_width=64, resnet_width=96, resnet_depth=2),
+}
 
 WIDE_FROM_BYTES = 16 * 2**30
 """Free memory of a GPU with wide networks: twice what eight workers count on."""
 
 
+def choose_scale(device: str, free_bytes: int, channels: int) -> str:
+    """The scale of `SCALES` for workers on `device`, and for images with 1 channel (grey) or 3 (colours).
+
+    Small networks leave most of a GPU idle. On a CPU time is the limit, and colours gain more by width than grey does.
+    """
+    if device.startswith("cuda") and free_bytes >= WIDE_FROM_BYTES:
+        return "wide"
+    return "medium" if channels > 1 else "small"
+
+
 def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
     """Sample a network for images of `size` (h, w). Parameters that a choice does not use are not sampled.
 
-    `scale` is one of `SCALES`, or "" for a study that began when any width was possible.
+    `scale` is one of `SCALES`; studies of earlier versions may have others.
     """
-    widths = SCALES[scale or "small"]
-    params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn"])}
+    limits = SCALES.get(scale, SCALES["wide"])
+    params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn", "resnet"])}
     if params["family"] == "mlp":
         params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
         for layer in range(1, depth + 1):
-            name = f"mlp_width_{layer}"
-            if scale:
-                params[name] = trial.suggest_categorical(name, widths.units)
-            else:
-                params[name] = trial.suggest_int(name, 64, 1024, log=True)
+            params[f"mlp_width_{layer}"] = trial.suggest_categorical(f"mlp_width_{layer}", limits.units)
+        params["mlp_batch_norm"] = trial.suggest_categorical("mlp_batch_norm", [False, True])
         params["mlp_dropout"] = trial.suggest_float("mlp_dropout", 0.0, 0.5)
-    else:
+        return params
+    if params["family"] == "cnn":
         params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(size))
-        params["cnn_width"] = trial.suggest_int("cnn_width", 8, widths.channels, step=8)
+        params["cnn_width"] = trial.suggest_int("cnn_width", 8, limits.cnn_width, step=8)
+        params["cnn_convs"] = trial.suggest_int("cnn_convs", 1, 2)
         params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
         params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
-        params["cnn_dropout"] = trial.suggest_float("cnn_dropout", 0.0, 0.5)
+    else:
+        params["resnet_blocks"] = trial.suggest_int("resnet_blocks", 2, max_blocks(size))
+        params["resnet_width"] = trial.suggest_int("resnet_width", 8, limits.resnet_width, step=8)
+        params["resnet_depth"] = trial.suggest_int("resnet_depth", 1, limits.resnet_depth)
+    if has_stride_choice(size):
+        name = f"{params['family']}_stride"
+        params[name] = trial.suggest_categorical(name, [1, 2])
+    name = f"{params['family']}_dropout"
+    params[name] = trial.suggest_float(name, 0.0, 0.5)
     return params
 
 
@@ -67,16 +91,18 @@ def build(inputs: InputSpec, params: Params) -> nn.Sequential:
 
     p: Any = params
     if p["family"] == "mlp":
-        return models.build_mlp(inputs, _widths(p), p["mlp_dropout"])
-    names = ("blocks", "width", "kernel", "dense", "dropout")
-    return models.build_cnn(inputs, **{name: p[f"cnn_{name}"] for name in names})
+        return models.build_mlp(inputs, _widths(p), p["mlp_dropout"], batch_norm=p.get("mlp_batch_norm", False))
+    build_family = models.build_cnn if p["family"] == "cnn" else models.build_resnet
+    prefix = f"{p['family']}_"
+    return build_family(inputs, **{name.removeprefix(prefix): p[name] for name in p if name.startswith(prefix)})
 
 
 def describe(params: Params) -> str:
-    """Name a network in a few characters, such as `mlp-512-256` or `cnn-3x24`."""
-    if params["family"] == "mlp":
+    """Name a network in a few characters, such as `mlp-512-256`, `cnn-3x24` or `resnet-3x16`."""
+    family = params["family"]
+    if family == "mlp":
         return "-".join(["mlp", *map(str, _widths(params))])
-    return f"cnn-{params['cnn_blocks']}x{params['cnn_width']}"
+    return f"{family}-{params[f'{family}_blocks']}x{params[f'{family}_width']}"
 
 
 def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:

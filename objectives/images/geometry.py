@@ -25,6 +25,17 @@ def stem_stride(size: tuple[int, int]) -> int:
     return 2 if min(size) >= MIN_STRIDED_PX else 1
 
 
+def has_stride_choice(size: tuple[int, int]) -> bool:
+    """Whether the first block may halve images of `size` (h, w) in two ways."""
+    return not is_large(size) and stem_stride(size) == 2
+
+
+def stem_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that the first block makes of images of `size` (h, w)."""
+    stride = stem_stride(size)
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
+
+
 def stem_kernel(size: tuple[int, int], kernel: int) -> int:
     """Side of the first convolution's kernel, odd. For large images, `kernel` is that for a stride of 2."""
     return kernel * stem_stride(size) // 2 | 1 if is_large(size) else kernel
@@ -32,8 +43,7 @@ def stem_kernel(size: tuple[int, int], kernel: int) -> int:
 
 def max_blocks(size: tuple[int, int]) -> int:
     """The most blocks that fit an image size, at most 3. The last map keeps at least 2 pixels a side."""
-    stride = stem_stride(size)
-    side, blocks = (min(size) + stride - 1) // stride, 1
+    side, blocks = min(stem_size(size)), 1
     while blocks < MAX_BLOCKS and side // 2 >= 2:
         side, blocks = side // 2, blocks + 1
     return blocks

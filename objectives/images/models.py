@@ -1,4 +1,4 @@
-"""Two families of small image networks, and the layer that normalises the images for any network.
+"""Three families of small image networks, and the layer that normalises the images for any network.
 
 Networks map normalised float32 images (n, c, h, w) to logits (n, k). Behind `Normalise` they take images in [0, 1].
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.images.geometry import is_large, max_blocks, stem_kernel, stem_stride
+from objectives.images.geometry import has_stride_choice, is_large, max_blocks, stem_kernel, stem_size, stem_stride
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,20 @@ def _prepare(layer: Normalise, _: object = None) -> None:
     torch.mul(layer.mean, layer.scale, out=layer.shift).neg_()
 
 
-class BatchNorm(nn.BatchNorm2d):
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     """Does not count its batches, which takes a kernel and has no effect on a running mean with a fixed momentum."""
 
     def forward(self, x: Tensor) -> Tensor:
         statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
         return F.batch_norm(x, *statistics, *affine, self.training, self.momentum or 0.0, self.eps)
+
+
+class BatchNorm(_BatchNorm, nn.BatchNorm2d):
+    """Normalises the channels of images."""
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """Normalises features."""
 
 
 def normalised(inputs: InputSpec, network: nn.Sequential) -> nn.Sequential:
@@ -94,8 +102,25 @@ class Dropout(nn.Dropout):
         return x * mask.to(x.dtype).mul_(256 / (256 - dropped) if dropped < 256 else 0.0)
 
 
-def build_mlp(inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
-    """Build a fully connected network: one hidden layer per width, with ReLU and dropout.
+class GlobalMaxPool(nn.Module):
+    """The largest value of each channel: (n, c, h, w) to (n, c)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax((2, 3))
+
+
+class Residual(nn.Sequential):
+    """Layers whose result is added to their input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = super().forward(x)
+        return x + result
+
+
+def build_mlp(
+    inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0, *, batch_norm: bool = False
+) -> nn.Sequential:
+    """Build a fully connected network: one hidden layer per width, with ReLU, dropout and perhaps batch normalisation.
 
     Large images are averaged over squares first. A layer for all of 224x224 pixels would have 150 million weights.
     """
@@ -105,7 +130,8 @@ def build_mlp(inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0) 
     if stride > 1:
         layers.insert(0, nn.AvgPool2d(stride, ceil_mode=True))
     for n_in, n_out in pairwise((pixels, *widths)):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        layers += [nn.Linear(n_in, n_out, bias=not batch_norm)]
+        layers += [BatchNorm1d(n_out), nn.ReLU()] if batch_norm else [nn.ReLU()]
         if dropout:
             layers.append(Dropout(dropout))
     layers.append(nn.Linear((pixels, *widths)[-1], inputs.n_classes))
@@ -113,29 +139,31 @@ def build_mlp(inputs: InputSpec, widths: tuple[int, ...], dropout: float = 0.0) 
 
 
 def build_cnn(
-    inputs: InputSpec, blocks: int, width: int, kernel: int = 3, dense: int = 0, dropout: float = 0.0
+    inputs: InputSpec,
+    blocks: int,
+    width: int,
+    kernel: int = 3,
+    dense: int = 0,
+    dropout: float = 0.0,
+    *,
+    convs: int = 1,
+    stride: int | None = None,
 ) -> nn.Sequential:
     """Build a convolution network. Block i, from 0, has (i + 1) * width channels.
 
-    The first block is a strided stem: a quarter of the cost of pooling after the convolution. It halves images, and
-    shrinks those above 64 pixels to 32 or less. Only the stem has this `kernel`, which grows with the stride; later
-    blocks use 3. `dense` units follow the blocks; 0 means no dense layer.
-    Raises ValueError when the images are too small for that many blocks.
+    The first block is the stem. Every later one halves the image and has `convs` convolutions. Only the stem has this
+    `kernel`; later convolutions have 3. `dense` units follow the blocks; 0 means no dense layer. `stride` is as in
+    `stem`. Raises ValueError when the images are too small for that many blocks.
     """
-    if blocks > max_blocks(inputs.size):
-        raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
-    stride = stem_stride(inputs.size)
-    kernel = stem_kernel(inputs.size, kernel)
-    stem = nn.Conv2d(inputs.channels, width, kernel, stride, padding=kernel // 2, bias=False)
-    layers: list[nn.Module] = [stem, BatchNorm(width), nn.ReLU()]
-    h, w = ((side + stride - 1) // stride for side in inputs.size)
+    _check_depth(inputs, blocks)
+    layers = stem(inputs, width, kernel, stride)
     for block in range(1, blocks):
         n_in, n_out = width * block, width * (block + 1)
-        # Max-pooling before normalisation: the same maximum, at a quarter of the work for the next two layers.
-        layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.MaxPool2d(2), BatchNorm(n_out), nn.ReLU()]
-        h, w = h // 2, w // 2
+        layers += convolution(n_in, n_out, pool=True)
+        for _ in range(convs - 1):
+            layers += convolution(n_out, n_out)
     layers.append(nn.Flatten())
-    features = width * blocks * h * w
+    features = width * blocks * math.prod(side // 2 ** (blocks - 1) for side in stem_size(inputs.size))
     if dense:
         layers += [nn.Linear(features, dense), nn.ReLU()]
         features = dense
@@ -143,6 +171,58 @@ def build_cnn(
         layers.append(Dropout(dropout))
     layers.append(nn.Linear(features, inputs.n_classes))
     return nn.Sequential(*layers)
+
+
+def build_resnet(
+    inputs: InputSpec, blocks: int, width: int, depth: int = 1, dropout: float = 0.0, *, stride: int | None = None
+) -> nn.Sequential:
+    """Build a residual network. Block i, from 0, has 2**i * width channels.
+
+    The first block is the stem. Every later one has a convolution, which halves the image from the third block on, and
+    `depth` residual pairs of convolutions. The largest value of each channel goes to the last layer. `stride` is as in
+    `stem`. Raises ValueError when the images are too small for that many blocks.
+    """
+    _check_depth(inputs, blocks - 1)
+    layers = stem(inputs, width, 3, stride)
+    for block in range(1, blocks):
+        n_in, n_out = width * 2 ** (block - 1), width * 2**block
+        layers += convolution(n_in, n_out, pool=block > 1)
+        for _ in range(depth):
+            layers.append(Residual(*convolution(n_out, n_out), *convolution(n_out, n_out)))
+    layers.append(GlobalMaxPool())
+    if dropout:
+        layers.append(Dropout(dropout))
+    layers.append(nn.Linear(width * 2 ** (blocks - 1), inputs.n_classes))
+    return nn.Sequential(*layers)
+
+
+def stem(inputs: InputSpec, width: int, kernel: int, stride: int | None = None) -> list[nn.Module]:
+    """The first convolution, which shrinks images to `stem_size`.
+
+    A strided convolution costs a quarter of one with pooling behind it, which is what a `stride` of 1 means. None, and
+    images whose size leaves no choice: `stem_stride`. Large images have a larger kernel, see `stem_kernel`.
+    """
+    shrunk, kernel = stem_stride(inputs.size), stem_kernel(inputs.size, kernel)
+    pool = stride == 1 and has_stride_choice(inputs.size)
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs.channels, width, kernel, 1 if pool else shrunk, padding=kernel // 2, bias=False)
+    ]
+    if pool:
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    return [*layers, BatchNorm(width), nn.ReLU()]
+
+
+def convolution(n_in: int, n_out: int, *, pool: bool = False) -> list[nn.Module]:
+    """A 3x3 convolution, perhaps with pooling over 2x2 pixels, batch normalisation and ReLU."""
+    layers: list[nn.Module] = [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)]
+    if pool:  # before normalisation: the same maximum, at a quarter of the work for the next two layers
+        layers.append(nn.MaxPool2d(2))
+    return [*layers, BatchNorm(n_out), nn.ReLU()]
+
+
+def _check_depth(inputs: InputSpec, blocks: int) -> None:
+    if blocks > max_blocks(inputs.size):
+        raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
 
 
 class Probabilities(nn.Module):

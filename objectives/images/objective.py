@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.base import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, ObjectiveError, Params, Suggest, Task, TestScore, Training
 from objectives.data.datasets import Dataset, framing, load_dataset, load_test_split
-from objectives.data.names import dataset_slug
+from objectives.data.names import dataset_slug, may_be_mirrored
 from objectives.failures import describe_value
 from objectives.images import families, training_params
 from objectives.images.baselines import known_configurations
@@ -35,7 +35,7 @@ LARGE_FROM_IMAGES = 20_000
 
 
 class ImageClassification:
-    """Classify small images: an MLP or a CNN, its optimizer and its augmentation.
+    """Classify small images: an MLP, a CNN or a residual network, its optimizer and its augmentation.
 
     A subclass with `suggest_network` and `build_network` searches its own networks instead; see docs/networks.md.
 
@@ -195,17 +195,29 @@ class ImageClassification:
         if taken := TRAINING_PARAMETERS & (asked | network.keys()):
             shown, advice = ", ".join(sorted(taken)), f"use another name, such as network_{min(taken)}"
             raise ObjectiveError(f"suggest_network uses {shown}, which every training has as a parameter; {advice}")
-        return {**network, **training_params.suggest(trial, is_large=self.is_large, is_unequal=self.is_unequal)}
+        kind = {
+            "is_large": self.is_large,
+            "is_unequal": self.is_unequal,
+            "may_flip": may_be_mirrored(self.dataset_name),
+        }
+        return {**network, **training_params.suggest(trial, **kind)}
+
+    def may_propose(self, params: Params, narrowed: Set[str]) -> bool:
+        """A constant learning rate is for the tutorials' baselines, unless the user asks for it."""
+        return params["schedule"] != "constant" or "schedule" in narrowed
 
     def baselines(self) -> Mapping[str, Params]:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
         if self._replaces("suggest_network"):
             return {}
         balanced = self.searched in ("balanced_accuracy", "macro_f1")  # small classes count as much as large ones
-        return known_configurations(self.dataset.size, is_weighted=self.is_unequal, balanced=balanced)
+        may_flip, is_unequal = may_be_mirrored(self.dataset_name), self.is_unequal
+        return known_configurations(
+            self.size, self.channels, may_flip=may_flip, is_weighted=is_unequal, balanced=balanced
+        )
 
     def choose_space_scale(self, device: str, free_bytes: int) -> str:
-        return "wide" if device.startswith("cuda") and free_bytes >= families.WIDE_FROM_BYTES else "small"
+        return families.choose_scale(device, free_bytes, self.channels)
 
     def epochs(self, device: str) -> int:
         long_epochs = 16 if device.startswith("cuda") else 3

@@ -9,15 +9,16 @@ from objectives.metrics import balanced_weights
 
 TRAINING_PARAMETERS = frozenset(
     ("optimizer", "sgd_lr", "sgd_momentum", "rmsprop_lr", "adam_lr", "batch_size", "weight_decay", "schedule")
-    + ("augmentation", "label_smoothing", "class_weighting")
+    + ("rotation_zoom", "translation", "erasing", "flip", "label_smoothing", "class_weighting")
 )
 """Names of the parameters that every training has. A network's own parameters have other names."""
 
 
-def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool) -> Params:
+def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool, may_flip: bool) -> Params:
     """Sample the parameters of a training.
 
-    `is_large`: whether the training split has many images; `is_unequal`: whether its classes are of very unequal size.
+    `is_large`: whether the training split has many images; `is_unequal`: whether its classes are of very unequal size;
+    `may_flip`: whether mirrored images may still show their class.
     """
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
     params: Params = {"optimizer": optimizer}
@@ -32,7 +33,10 @@ def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool) -> Params:
     params["batch_size"] = trial.suggest_categorical("batch_size", batch_sizes)
     params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
     params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
-    params["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
+    for strength in ("rotation_zoom", "translation", "erasing"):
+        params[strength] = trial.suggest_float(strength, 0.0, 1.0)
+    if may_flip:
+        params["flip"] = trial.suggest_categorical("flip", [False, True])
     params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
     if is_unequal:
         params["class_weighting"] = trial.suggest_categorical("class_weighting", ["none", "balanced"])
@@ -46,11 +50,14 @@ def learning_rate(params: Mapping[str, Any]) -> float:
 
 
 def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:
-    """Return the recipe of a configuration. `counts`: training images by class, for their weights."""
-    names = ("optimizer", "batch_size", "weight_decay", "schedule", "augmentation", "label_smoothing")
-    momentum, same = params.get("sgd_momentum", 0.0), {name: params[name] for name in names}
+    """Return the recipe of a configuration. `counts`: training images by class, for their weights.
+
+    What it leaves out, as trials of earlier versions do, is left out of the training.
+    """
+    names = ("optimizer", "batch_size", "weight_decay", "schedule", "rotation_zoom", "translation", "erasing", "flip")
+    same = {name: params[name] for name in (*names, "label_smoothing") if name in params}
     weights = balanced_weights(counts) if params.get("class_weighting") == "balanced" else None
-    return Recipe(lr=learning_rate(params), momentum=momentum, class_weights=weights, **same)
+    return Recipe(lr=learning_rate(params), momentum=params.get("sgd_momentum", 0.0), class_weights=weights, **same)
 
 
 def of_network(params: Params) -> Params:

@@ -116,7 +116,7 @@ def test_an_epoch_computes_what_torchs_plain_loop_computes(
 def test_a_graph_used_again_trains_as_a_fresh_one(data: TrainingData, graphs: GraphCache, optimizer: str):
     how = recipe(optimizer, **LIVELY)
     other = recipe(
-        optimizer, lr=3e-4, momentum=0.5, augmentation=0.9, label_smoothing=0.1, weight_decay=1e-2, schedule="constant"
+        optimizer, lr=3e-4, momentum=0.5, rotation_zoom=0.9, label_smoothing=0.1, weight_decay=1e-2, schedule="constant"
     )
     first = a_training(data, how, graphs=graphs, dropout=0.3)
     finish(first)

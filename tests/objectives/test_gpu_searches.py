@@ -45,7 +45,7 @@ def test_one_seed_twice_gives_the_same_weights_of_real_images(params: dict[str, 
     dropout = {"cnn_blocks": 2, "cnn_dropout": 0.3} if "cnn_blocks" in params else {"mlp_dropout": 0.3}
     kept = []
     for _ in range(2):
-        training = objective.start(Task(0, {**params, **dropout, "augmentation": 0.5}, 1, 3), DEVICE)
+        training = objective.start(Task(0, {**params, **dropout, "rotation_zoom": 0.5}, 1, 3), DEVICE)
         assert isinstance(training, ImageTraining)
         finish(training)
         assert training.update.replay is not None

@@ -24,7 +24,8 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "adamw": {"lr": 2e-3},
     "rmsprop": {"lr": 1e-3},
 }
-LIVELY: dict[str, Any] = {"augmentation": 0.5, "label_smoothing": 0.05, "weight_decay": 1e-3}
+MOVED: dict[str, Any] = {"rotation_zoom": 0.5, "translation": 0.5, "flip": True}
+LIVELY: dict[str, Any] = {**MOVED, "label_smoothing": 0.05, "weight_decay": 1e-3}
 LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 
 
@@ -78,15 +79,18 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
         "adamw": torch.optim.AdamW,
         "rmsprop": torch.optim.RMSprop,
     }
-    optimizer = kinds[how.optimizer](model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+    decayed, others = ([p for p in model.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = kinds[how.optimizer](groups, lr=how.lr)
     for epoch in range(epochs):
         epoch_seed = seed * 1_000_003 + epoch
         order = torch.randperm(256, generator=torch.Generator().manual_seed(epoch_seed))
-        maps = random_maps(256, how.augmentation, torch.Generator(device).manual_seed(~epoch_seed)).split(32)
+        maps = random_maps(256, (8, 8), how, torch.Generator(device).manual_seed(~epoch_seed)).split(32)
         for batch, index in enumerate(order.to(device).split(32)):
-            optimizer.param_groups[0]["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = how.lr * lr_factor(how.schedule, (epoch + batch / 8) / epochs)
             images = data.images[index].float() / 255
-            if how.augmentation:
+            if how.is_augmented:
                 grid = F.affine_grid(maps[batch], list(images.shape), align_corners=False)
                 images = F.grid_sample(images, grid, align_corners=False)
             labels, smoothing = data.labels[index], how.label_smoothing

@@ -6,24 +6,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from objectives.images.training.recipe import Recipe
+
 # Limits at strength 1. Two thirds of them took a fixed small CNN on MNIST from 99.2 to 99.5% in 6 epochs.
 MAX_ROTATION_RAD = math.radians(15)
 MAX_ZOOM = 0.15
 MAX_SHIFT = 0.15
 """In units of half the image side, as `affine_grid` counts; 0.15 is about 2 of 28 pixels."""
+MAX_ERASED = 0.5
+"""Side of the erased square, as a fraction of the image's; so also half of it in these units."""
 
 
-def random_maps(n: int, strength: float, generator: torch.Generator) -> Tensor:
-    """Draw a rotation, a zoom and a shift for each of `n` images, as matrices (n, 2, 3) on the generator's device.
+def random_maps(n: int, size: tuple[int, int], recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Draw a rotation, a zoom, a shift and a reflection for each of `n` images of `size` (h, w).
 
-    A matrix maps a point (x, y, 1) of the result to a point of the image, as in `affine_grid`. `strength` in [0, 1]
-    scales the limits.
+    Returns matrices (n, 2, 3) on the generator's device. A matrix maps a point (x, y, 1) of the result to a point of
+    the image, as in `affine_grid`. Without rotation and zoom shifts are whole pixels, so that images stay sharp.
     """
-    amounts = torch.rand(4, n, device=generator.device, generator=generator).mul_(2 * strength).sub_(strength)
-    angle, zoom = amounts[0] * MAX_ROTATION_RAD, 1 + amounts[1] * MAX_ZOOM
+    numbers = torch.rand(5, n, device=generator.device, generator=generator)
+    angle, zoom, right, down = numbers[:4].mul(2).sub_(1)
+    angle, zoom = angle * recipe.rotation_zoom * MAX_ROTATION_RAD, 1 + zoom * recipe.rotation_zoom * MAX_ZOOM
+    shifts = [right, down]
+    for shift, side in zip(shifts, reversed(size), strict=True):
+        shift.mul_(recipe.translation * MAX_SHIFT)
+        if not recipe.rotation_zoom:
+            shift.mul_(side / 2).round_().div_(side / 2)
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    rows = cosine, -sine, amounts[2] * MAX_SHIFT, sine, cosine, amounts[3] * MAX_SHIFT
+    mirror = 1 - 2 * (numbers[4] < 0.5 * recipe.flip).to(cosine.dtype)
+    rows = cosine * mirror, -sine, right, sine * mirror, cosine, down
     return torch.stack(rows, dim=1).view(n, 2, 3)
+
+
+def random_squares(n: int, generator: torch.Generator) -> Tensor:
+    """Draw the centre (x, y) of the square to erase in each of `n` images, (n, 2), from -1 to 1 between the edges."""
+    return torch.rand(n, 2, device=generator.device, generator=generator).mul_(2).sub_(1)
 
 
 def pixel_centres(size: tuple[int, int], device: torch.device) -> Tensor:
@@ -35,5 +51,15 @@ def pixel_centres(size: tuple[int, int], device: torch.device) -> Tensor:
 def warp(images: Tensor, maps: Tensor, centres: Tensor) -> Tensor:
     """Apply a map to each image, padding with zeros: float (n, c, h, w), n maps and the `pixel_centres`."""
     n, _, h, w = images.shape
-    points = (maps.view(2 * n, 3) @ centres).view(n, 2, h, w)
+    points = (maps.reshape(2 * n, 3) @ centres).view(n, 2, h, w)
     return F.grid_sample(images, points.permute(0, 2, 3, 1), align_corners=False)
+
+
+def erase(images: Tensor, squares: Tensor, half_side: Tensor, centres: Tensor) -> Tensor:
+    """Set a square of each image to zero: float (n, c, h, w), the centres of the squares (n, 2), half a square's side.
+
+    Squares are in the units of the `pixel_centres`. They may reach beyond the edges.
+    """
+    n, _, h, w = images.shape
+    distances = (centres[:2] - squares.reshape(n, 2, 1)).abs()
+    return images * (distances.amax(1) >= half_side).view(n, 1, h, w)

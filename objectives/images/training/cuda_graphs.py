@@ -174,7 +174,8 @@ def graph_key(data: TrainingData, model: nn.Module, recipe: Recipe) -> Hashable:
     Every other number is read from memory, so it may differ: see `objectives.images.training.graph_inputs`.
     """
     pool = (str(data.images.device), data.images.data_ptr(), len(data.train))
-    return *pool, structure(model), recipe.batch_size, recipe.augmentation > 0, recipe.optimizer
+    kernels = recipe.optimizer, recipe.is_augmented, recipe.erasing > 0
+    return *pool, structure(model), recipe.batch_size, *kernels
 
 
 def state_after(update: Update, call: Callable[[], None], batches: int) -> TrainingState:

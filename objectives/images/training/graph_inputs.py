@@ -6,7 +6,7 @@ take them at no cost.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from objectives.images.models import Dropout
 from objectives.images.training.recipe import Recipe
@@ -15,9 +15,7 @@ from objectives.images.training.recipe import Recipe
 class GraphInputs:
     """Weight decay, momentum and the dropout of one network, on the device."""
 
-    def __init__(self, model: nn.Module, kept: Tensor, device: torch.device) -> None:
-        """`kept`: the share of a weight that AdamW's weight decay keeps in a batch, which its owner fills."""
-        self.kept = kept
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.decay, self.momentum = torch.zeros(2, device=device).unbind()
         self._dropouts = dropout_layers(model)
         for layer in self._dropouts:

@@ -10,7 +10,7 @@ import io
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -143,7 +143,7 @@ class ImageTraining:
         self.device = data.images.device
         make = partial(Update, data, model, recipe, capturable=graphs is not None)
         self.update = make() if graphs is None else graphs.acquire(graph_key(data, model, recipe), make, self)
-        self.update.begin(model, recipe)
+        self.update.begin(model, recipe, task.epochs)
         self.model = self.update.model
         self.steps_per_epoch, self.n_steps = steps_per_epoch, steps_per_epoch * task.epochs
         self.step = 0
@@ -211,7 +211,8 @@ class ImageTraining:
         """
         sums, data = self.update.sums, self.data
         if measured and len(data.validation):
-            self.probabilities, validation = predict(self.model, data.images, data.labels, data.validation)
+            with self._averaged():
+                self.probabilities, validation = predict(self.model, data.images, data.labels, data.validation)
             sums = torch.cat((sums, validation))
         loss_sum, correct, *figures = sums.tolist()  # on a GPU, the only wait in an epoch
         seconds = self._read_timer()
@@ -233,6 +234,10 @@ class ImageTraining:
             self.metrics |= {curve_of(metric): scores[metric] for metric in METRICS}
         return self.metrics, seconds
 
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The network has the average of its weights inside the block."""
+        return self.update.average.applied(math.ceil(self.update.batches * self.step / self.steps_per_epoch))
+
     def _read_timer(self) -> float:
         """Add the seconds since the last reading to the totals, and return them."""
         seconds = self.timer.read()
@@ -242,7 +247,8 @@ class ImageTraining:
 
     def outcome(self) -> Outcome:
         buffer = io.BytesIO()
-        torch.save({name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}, buffer)
+        with self._averaged():
+            torch.save({name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}, buffer)
         predictions = None if self.probabilities is None else self.probabilities.cpu().numpy().astype(np.float32)
         self._read_timer()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -255,6 +261,7 @@ class ImageTraining:
         self._read_timer()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
+            "average": self.update.average.tensors,
             "optimizer": {"state": self.update.optimizer.state_dict()["state"]},
             "rng": torch.get_rng_state(),
             "epoch_sums": self.update.sums,
@@ -274,6 +281,7 @@ class ImageTraining:
     def _restore(self, checkpoint: bytes) -> None:
         state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
+        torch._foreach_copy_(self.update.average.tensors, state["average"])
         self.update.load_optimizer(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if self.device.type == "cuda" and "cuda_rng" in state:

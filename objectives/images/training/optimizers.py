@@ -1,8 +1,8 @@
 """Builds optimizers, and finds the cheapest call that steps one."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,39 +10,64 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from objectives.devices import is_out_of_memory
-from objectives.images.training.graph_inputs import GraphInputs
 from objectives.images.training.recipe import Recipe
 
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class WeightDecay:
+    """The weight decay of some of the parameters, which takes one or two kernels for all of them."""
+
+    parameters: Sequence[Tensor]
+    amount: Tensor | float
+    """What is added to a gradient for each unit of the weight. A CUDA graph reads it from memory."""
+    kept: Tensor
+    """The share of a weight that AdamW's decay keeps in a batch, where its owner fills it."""
+
+    def before(self, step: Step, *, is_decoupled: bool) -> Step:
+        """Decay, then `step`. Decoupled decay shrinks the weights, as AdamW's; else it adds to the gradients."""
+        parameters, amount, kept = list(self.parameters), self.amount, self.kept
+
+        def decoupled() -> None:
+            torch._foreach_mul_(parameters, kept)
+            step()
+
+        def coupled() -> None:
+            torch._foreach_add_([parameter.grad for parameter in parameters], torch._foreach_mul(parameters, amount))
+            step()
+
+        if not parameters:
+            return step
+        return decoupled if is_decoupled else coupled
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], *, capturable: bool = False) -> Optimizer:
     """Build the optimizer, `fused` where possible: one kernel per update is much faster than one per tensor.
 
     Its learning rate is a tensor on the parameters' device, which the schedule overwrites and a CUDA graph reads.
-    A capturable optimizer has neither weight decay nor momentum; `add_decay_and_momentum` adds them.
+    It has no weight decay, which is not for all parameters: `prepare_step` adds it, and the momentum of a capturable
+    optimizer.
     """
-    if capturable:  # any positive momentum, so that it allocates its buffers
-        recipe = replace(recipe, weight_decay=0.0, momentum=0.5)
     device = parameters[0].device
     lr = torch.tensor(recipe.lr, dtype=torch.float32, device=device)
-    options: dict[str, Any] = {"weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
-        momentum = recipe.momentum
-        return torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=momentum > 0, fused=True, **options)
-    options["capturable"] = device.type == "cuda"  # torch rejects it on other devices
+        momentum = 0.5 if capturable else recipe.momentum  # any positive one, so that it allocates its buffers
+        return torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    is_cuda = device.type == "cuda"  # torch rejects `capturable` on other devices
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr, foreach=True, **options)
-    optimizer_class = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return optimizer_class(parameters, lr, fused=True, **options)
+        return torch.optim.RMSprop(parameters, lr, foreach=True, capturable=is_cuda)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr, fused=True, capturable=is_cuda, weight_decay=0.0)
+    return torch.optim.Adam(parameters, lr, fused=True, capturable=is_cuda)
 
 
-def prepare_step(optimizer: Optimizer, inputs: GraphInputs | None = None) -> Step:
-    """Allocate the optimizer's state, and find the cheapest call that steps it, reading `inputs` if given.
+def prepare_step(optimizer: Optimizer, decay: WeightDecay, momentum: Tensor | None = None) -> Step:
+    """Allocate the optimizer's state, and find the cheapest call that decays the weights and steps the optimizer.
 
-    A tensor allocated during a capture would belong to the graph. Leaves a learning rate of zero, no gradients, and
-    states that the caller must zero. All four optimizers start from zeros: SGD's first momentum is the gradient, which
-    is also momentum times zero plus the gradient.
+    `momentum`: where SGD reads it; None: it has its own. A tensor allocated during a capture would belong to the
+    graph. Leaves a learning rate of zero, no gradients, and states that the caller must zero. All four optimizers
+    start from zeros: SGD's first momentum is the gradient, which is also momentum times zero plus the gradient.
     """
     group = optimizer.param_groups[0]
     group["lr"].zero_()  # so the steps below leave the weights alone
@@ -51,10 +76,10 @@ def prepare_step(optimizer: Optimizer, inputs: GraphInputs | None = None) -> Ste
     with torch.no_grad():
         torch_step(optimizer)()
         step = fastest_step(optimizer)
-        if inputs is not None:
-            step = add_decay_and_momentum(optimizer, step, inputs)
+        if momentum is not None and isinstance(optimizer, torch.optim.SGD):
+            step = nesterov_step(optimizer, momentum)
     optimizer.zero_grad(set_to_none=True)
-    return step
+    return decay.before(step, is_decoupled=isinstance(optimizer, torch.optim.AdamW))
 
 
 def fastest_step(optimizer: Optimizer) -> Step:
@@ -72,41 +97,20 @@ def fastest_step(optimizer: Optimizer) -> Step:
     return step
 
 
-def add_decay_and_momentum(optimizer: Optimizer, step: Step, inputs: GraphInputs) -> Step:
-    """Add weight decay and Nesterov momentum, read from memory, to the `step` of an optimizer that has neither.
-
-    Uses one kernel for all tensors, as `step` does. A momentum of 0 means none.
-    """
+def nesterov_step(optimizer: torch.optim.SGD, momentum: Tensor) -> Step:
+    """A step of SGD with Nesterov momentum that is read from memory. A momentum of 0 means none."""
     group = optimizer.param_groups[0]
-    parameters, lr, decay, momentum = group["params"], group["lr"], inputs.decay, inputs.momentum
+    parameters, lr = group["params"], group["lr"]
+    buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters]
 
-    def decayed_gradients() -> list[Tensor]:
+    def step() -> None:
         gradients = [parameter.grad for parameter in parameters]
-        torch._foreach_add_(gradients, torch._foreach_mul(parameters, decay))
-        return gradients
-
-    def adamw() -> None:
-        torch._foreach_mul_(parameters, inputs.kept)
-        step()
-
-    def adam_or_rmsprop() -> None:
-        decayed_gradients()
-        step()
-
-    def sgd() -> None:
-        gradients = decayed_gradients()
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
         torch._foreach_add_(gradients, torch._foreach_mul(buffers, momentum))
         torch._foreach_sub_(parameters, torch._foreach_mul(gradients, lr))
 
-    match optimizer:
-        case torch.optim.AdamW():
-            return adamw
-        case torch.optim.SGD():
-            buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters]
-            return sgd
-    return adam_or_rmsprop
+    return step
 
 
 def torch_step(optimizer: Optimizer) -> Step:
@@ -123,7 +127,7 @@ def fused_step(optimizer: Optimizer) -> Step:
     """
     group = optimizer.param_groups[0]
     parameters = group["params"]
-    options: dict[str, Any] = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
+    options: dict[str, Any] = {"lr": group["lr"], "weight_decay": 0.0, "maximize": False}
 
     def states(name: str) -> list[Tensor]:
         return [optimizer.state[parameter][name] for parameter in parameters]

@@ -6,17 +6,29 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """The sampled hyperparameters of a training."""
+    """The sampled hyperparameters of a training. Strengths are from 0 to 1."""
 
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
     lr: float
     """The peak, if the schedule has one."""
     batch_size: int
     weight_decay: float = 0.0
+    """Of matrices and kernels. Biases and the parameters of normalisation have none."""
     momentum: float = 0.0
     """SGD only; Nesterov's form when positive."""
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    augmentation: float = 0.0
+    averaging: float = 0.0
+    """Time constant of the moving average of the weights, as a share of the training. 0: no average."""
+    norm_bias_lr: float = 1.0
+    """Factor of the learning rate of biases of normalisation; SGD only."""
+    rotation_zoom: float = 0.0
+    """Strength of a random rotation and a random zoom."""
+    translation: float = 0.0
+    """Strength of a random shift."""
+    erasing: float = 0.0
+    """Strength of erasing a random square."""
+    flip: bool = False
+    """Mirror half of the images, left to right."""
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     """Factors of the losses of each class's images, (k,). None: all weigh 1.
@@ -24,3 +36,13 @@ class Recipe:
     The loss of a batch is the sum of its weighted losses, divided by the number of its images. What is reported as
     train/loss is not weighted, so that it can be compared with that of other trainings.
     """
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether images are moved or mirrored."""
+        return self.flip or self.rotation_zoom > 0 or self.translation > 0
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """The strengths of random changes by name."""
+        return {"rotation_zoom": self.rotation_zoom, "translation": self.translation, "erasing": self.erasing}

@@ -21,13 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.images.training.augment import pixel_centres, random_maps, warp
+from objectives.images.training.augment import MAX_ERASED, erase, pixel_centres, random_maps, random_squares, warp
+from objectives.images.training.average import WeightAverage
 from objectives.images.training.graph_inputs import GraphInputs
-from objectives.images.training.optimizers import make_optimizer, prepare_step
+from objectives.images.training.optimizers import WeightDecay, make_optimizer, prepare_step
 from objectives.images.training.recipe import Recipe
 
 FETCH_BYTES = 2**20
 """Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
+
+DECAYED_DIMENSIONS = 2
+"""Weight decay is for tensors of at least so many dimensions: for no biases, and not for normalisation."""
 
 LOGITS_BYTES = 2**23
 """Bytes of logits that are stored before they are counted, unless one batch has more."""
@@ -79,7 +83,7 @@ class Update:
         """The number of batches that a call trains fastest."""
         self.capturable = capturable
         """False once a capture has run out of memory, or met a network that cannot be captured."""
-        self.augmented = recipe.augmentation > 0
+        self.augmented = recipe.is_augmented
         self.model = model.to(device)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(recipe, self._parameters, capturable=capturable)
@@ -90,19 +94,24 @@ class Update:
         # The last column stays empty, so that every row begins at a multiple of 16 bytes.
         indices = torch.zeros(self.batches, 2 * n + 2, dtype=torch.int64, device=device)
         indices[:, -2] = torch.arange(self.batches, device=device) % logits_rows
-        numbers = torch.zeros(self.batches, 2 + 6 * n * self.augmented, device=device)
+        self.erasing = recipe.erasing > 0
+        numbers = torch.zeros(self.batches, 2 + n * (2 * self.erasing + 6 * self.augmented), device=device)
         self._tables = [(table, table[: self.batches_per_call].clone()) for table in (indices, numbers)]
         """The numbers that differ from batch to batch: a row for each batch of an epoch, and the rows of a call."""
         (_, index_rows), (_, number_rows) = self._tables
         self.order, self.labels = indices[:, :n], indices[:, n:-2]
         self._order, self._labels, self._logits_row = index_rows[:, :n], index_rows[:, n:-2], index_rows[:, -2:-1]
-        self.rates, self.maps = numbers[:, -2:], numbers[:, :-2]
-        """Learning rate and share of a weight that AdamW's decay keeps, (batches, 2); affine maps, (batches, 6n)."""
-        self._rates, self._maps = number_rows[:, -2:], number_rows[:, :-2]
+        parts = [6 * n * self.augmented, 2 * n * self.erasing, 2]
+        self.maps, self.squares, self.rates = numbers.split(parts, dim=1)
+        """Affine maps, (batches, 6n); centres of erased squares, (batches, 2n); learning rate and share of a weight
+        that AdamW's decay keeps, (batches, 2)."""
+        self._maps, self._squares, self._rates = number_rows.split(parts, dim=1)
         self.lr, kept = self._rates[0].unbind()
         self.optimizer.param_groups[0]["lr"] = self.lr
-        self.graph_inputs = GraphInputs(model, kept, device) if capturable else None
-        self._centres = pixel_centres((data.images.shape[2], data.images.shape[3]), device)
+        self.graph_inputs = inputs = GraphInputs(model, device) if capturable else None
+        self.size = (data.images.shape[2], data.images.shape[3])
+        self._centres = pixel_centres(self.size, device)
+        self._half_side = torch.zeros((), device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self._offsets = torch.arange(self.batches_per_call, device=device)
         self.targets = torch.zeros(data.n_classes, data.n_classes, device=device)
@@ -113,7 +122,15 @@ class Update:
         self.generator = generators[device.index or 0]
         """The device's own, which dropout uses."""
         self.replay: Callable[[], None] | None = None
-        self._step = prepare_step(self.optimizer, self.graph_inputs)
+        decayed = [parameter for parameter in self._parameters if parameter.ndim >= DECAYED_DIMENSIONS]
+        decay = WeightDecay(decayed, recipe.weight_decay if inputs is None else inputs.decay, kept)
+        self._step = prepare_step(self.optimizer, decay, None if inputs is None else inputs.momentum)
+        self.average = WeightAverage(self.model)
+        self._norm_biases = (
+            [layer.bias for layer in self.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+            if recipe.optimizer == "sgd" and recipe.norm_bias_lr != 1
+            else []
+        )
 
     def __call__(self, batches: int = 1) -> None:
         """Train `batches`, at most `batches_per_call`, from `position` on. Reads nothing back from the device."""
@@ -132,6 +149,8 @@ class Update:
         """Train the batch of a row, and return its logits."""
         if self.augmented:
             images = warp(images, self._maps[row], self._centres)
+        if self.erasing:
+            images = erase(images, self._squares[row], self._half_side, self._centres)
         logits: Tensor = self.model(images).float()
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
@@ -142,7 +161,10 @@ class Update:
             if parameter.grad is None:  # of a layer that this batch did not use: the loss does not depend on it
                 parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
+            if self._norm_biases:
+                torch._foreach_mul_([p.grad for p in self._norm_biases], self._recipe.norm_bias_lr)
             self._step()
+            self.average.update()
         return logits.detach()
 
     def train(self, first: int, end: int, call: Callable[[], None] | None = None) -> None:
@@ -170,18 +192,21 @@ class Update:
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._recipe.label_smoothing)
         self.sums.add_(torch.stack((loss, (logits.argmax(1) == labels).sum())))
 
-    def begin(self, model: nn.Module, recipe: Recipe) -> None:
+    def begin(self, model: nn.Module, recipe: Recipe, epochs: int) -> None:
         """Start a training of `model`, which has the structure of the network here, from its first batch.
 
-        Raises ValueError when the strength of the augmentation is outside [0, 1].
+        It will have so many `epochs`. Raises ValueError when a strength is outside [0, 1].
         """
-        if not 0.0 <= recipe.augmentation <= 1.0:
-            raise ValueError(f"augmentation strength {recipe.augmentation} is outside [0, 1]")
+        for name, strength in recipe.strengths.items():
+            if not 0.0 <= strength <= 1.0:
+                raise ValueError(f"{name} {strength} is outside [0, 1]")
         if model is not self.model:
             self.model.load_state_dict(model.state_dict())
         for tensor in (*self._optimizer_tensors(), self.sums):
             tensor.zero_()
         self._recipe = recipe
+        self._half_side.fill_(recipe.erasing * MAX_ERASED)
+        self.average.begin(recipe.averaging * epochs * self.batches)
         if self.graph_inputs is not None:
             self.graph_inputs.fill(recipe, model)
         # Smoothed as in F.cross_entropy. Its weights would smooth too, and divide by those of the batch.
@@ -200,10 +225,13 @@ class Update:
         self.labels.copy_(self.data.labels[self.order])
         decay = self._recipe.weight_decay
         self.rates.copy_(torch.tensor([(rate, 1 - rate * decay) for rate in rates]), non_blocking=True)
+        generator = torch.Generator(self.device).manual_seed(seed)
         if self.augmented:
-            generator = torch.Generator(self.device).manual_seed(seed)
-            maps = random_maps(self.order.numel(), self._recipe.augmentation, generator)
+            maps = random_maps(self.order.numel(), self.size, self._recipe, generator)
             self.maps.copy_(maps.view_as(self.maps))
+        if self.erasing:
+            squares = random_squares(self.order.numel(), generator)
+            self.squares.copy_(squares.view_as(self.squares))
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy an optimizer's `state_dict` into this optimizer's tensors, which stay where they are."""
@@ -231,5 +259,5 @@ class Update:
 
     def _tensors(self) -> dict[str, list[Tensor]]:
         """The tensors of `copy_state`, not copied."""
-        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]
+        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position, *self.average.tensors]
         return {"weights": [*self._parameters], "buffers": [*self.model.buffers()], "sums": [self.sums], "other": other}

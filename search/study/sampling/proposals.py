@@ -7,7 +7,7 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.base import Objective, Params, ParamValue
+from objectives.base import Objective, Params, ParamValue, Selective
 from objectives.functions.objective import FunctionObjective
 from search.study import records
 from search.study.sampling.history import SamplingCopy
@@ -15,6 +15,7 @@ from search.study.sampling.samplers import derive_seed, make_sampler
 from search.study.space.asked_trial import PartialTrial
 from search.study.space.initial_params import InitialParams
 from search.study.space.limits import Limits
+from search.study.space.objective_calls import call
 from search.study.space.space import ConfigurationKey, Space, configuration_key
 
 SAMPLER_TRIES = 5
@@ -86,7 +87,8 @@ class Proposals:
         trial_id = None
         for attempt in range(SAMPLER_TRIES + RANDOM_TRIES):
             trial, params = self._sample(number, attempt, trial_id)
-            if self._is_wanted(trial.params, params):
+            is_initial = initial is not None and attempt == 0
+            if self._is_wanted(trial.params, params) and (is_initial or self._may_propose(params)):
                 self._accept(trial, params)
                 return params, None if attempt else initial
             trial_id = trial._trial_id  # private, as in Optuna 5.0.0: a trial has no public id
@@ -104,7 +106,7 @@ class Proposals:
         for _ in range(RANDOM_TRIES):
             trial = study.ask()
             params = self.space.suggest(self.objective, trial)
-            if self._is_wanted(trial.params, params):
+            if self._is_wanted(trial.params, params) and self._may_propose(params):
                 return False
         return True
 
@@ -132,6 +134,11 @@ class Proposals:
     def _is_wanted(self, sampled: Mapping[str, ParamValue], params: Params) -> bool:
         is_new = configuration_key(sampled) not in self._tried
         return is_new and self.limits.allow(self.limits.figures(self.objective, params))
+
+    def _may_propose(self, params: Params) -> bool:
+        if not isinstance(self.objective, Selective):
+            return True
+        return bool(call("may_propose", self.objective.may_propose, params, self.space.narrowed.keys()))
 
     def _accept(self, trial: optuna.Trial, params: Params) -> None:
         self._tried.add(configuration_key(trial.params))

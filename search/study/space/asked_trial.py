@@ -38,8 +38,12 @@ ADVICE = {
 """Advice for each part of `optuna.Trial` that a search space cannot use."""
 
 
-NEUTRAL: Params = {"class_weighting": "none"}
-"""Parameters that joined the space of images, with the value that earlier trials had without them."""
+NEUTRAL: Params = {"class_weighting": "none", "mlp_batch_norm": False, "cnn_convs": 1, "cnn_stride": 2}
+NEUTRAL |= {"rotation_zoom": 0.0, "translation": 0.0, "erasing": 0.0, "flip": False}
+"""Parameters that joined the space of images, with the value that earlier trials had without them.
+
+What was `augmentation` then moved, turned and zoomed images. Only a new training of such a trial would need it.
+"""
 
 
 class UnsupportedError(ContractError, AttributeError):

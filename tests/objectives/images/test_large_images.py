@@ -42,7 +42,7 @@ def striped(kind: type[ImageClassification], n: int = 60, side: int = 224) -> Im
 @pytest.mark.parametrize("network", [SMALL_MLP, SMALL_CNN], ids=["mlp", "cnn"])
 def test_a_network_for_large_images_trains_and_can_be_registered(network: Params):
     objective = striped(Checked)
-    params = {**TRAINING, **network, "batch_size": 16, "augmentation": 0.1}
+    params = {**TRAINING, **network, "batch_size": 16, "rotation_zoom": 0.1}
     objective.check(params)
     assert objective.n_parameters(params) < 250_000
     results = finish(objective.start(Task(0, params, 1, 6), "cpu"))

@@ -144,7 +144,7 @@ def test_own_networks_have_their_parameters_and_the_training_its_own():
     objective = made(Nets)
     assert isinstance(objective, Checkable)
     assert (objective.channels, objective.size, objective.n_classes) == (1, (8, 8), 10)
-    assert {*search_space(objective)} > {"width", "dropout", "optimizer", "batch_size", "augmentation"}
+    assert {*search_space(objective)} > {"width", "dropout", "optimizer", "batch_size", "rotation_zoom"}
     assert not {name for name in search_space(objective) if name.startswith(("family", "mlp", "cnn"))}
     assert (objective.name, objective.baselines()) == ("digits-Nets", {})
     params: Params = {"width": 8, "dropout": 0.25, **TRAINING}

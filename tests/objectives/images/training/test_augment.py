@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,27 +21,33 @@ from objectives.images.training.augment import (
     random_maps,
     warp,
 )
+from objectives.images.training.recipe import Recipe
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_affine(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    maps = random_maps(len(images), strength, generator)
-    return warp(images, maps, pixel_centres((images.shape[2], images.shape[3]), images.device))
+def moved_by(strength: float, **more: Any) -> Recipe:
+    return recipe(**{"rotation_zoom": strength, "translation": strength, **more})
+
+
+def random_affine(images: Tensor, how: Recipe | float, generator: torch.Generator) -> Tensor:
+    size = (images.shape[2], images.shape[3])
+    maps = random_maps(len(images), size, how if isinstance(how, Recipe) else moved_by(how), generator)
+    return warp(images, maps, pixel_centres(size, images.device))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 14), (28, 28)])
 def test_it_is_torchs_affine_grid_and_grid_sample(size: tuple[int, int]):
-    images, maps = torch.rand(6, 3, *size), random_maps(6, 1.0, generator())
+    images, maps = torch.rand(6, 3, *size), random_maps(6, size, moved_by(1.0), generator())
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     expected = F.grid_sample(images, grid, align_corners=False)
     torch.testing.assert_close(random_affine(images, 1.0, generator()), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_epoch_draws_other_maps_and_a_training_that_is_gone_on_with_the_same():
-    how = recipe(augmentation=0.5)
+    how = moved_by(0.5)
     whole = a_training(striped(), how)
     drawn = []
     for _ in range(3):
@@ -106,7 +113,34 @@ def test_a_spot_moves_no_further_than_the_limits_allow():
     assert (weaker - start).norm(dim=1).max().item() < 0.5 * furthest
 
 
+def test_a_flip_mirrors_about_half_of_the_images_and_nothing_else():
+    images = torch.rand(200, 3, 9, 14)
+    seen = random_affine(images, recipe(flip=True), generator())
+    is_mirrored = torch.tensor([torch.allclose(a, b.flip(2), atol=1e-5) for a, b in zip(seen, images, strict=True)])
+    is_same = torch.tensor([torch.allclose(a, b, atol=1e-5) for a, b in zip(seen, images, strict=True)])
+    assert torch.equal(is_mirrored, ~is_same)
+    assert 70 < int(is_mirrored.sum()) < 130
+
+
+def test_a_shift_alone_moves_by_whole_pixels_up_to_the_limit():
+    images = torch.rand(300, 1, 28, 28)
+    seen = random_affine(images, recipe(translation=1.0), generator())
+    most, shifts = round(MAX_SHIFT * 28 / 2), set()
+    padded = F.pad(images, (most,) * 4)
+    for image, moved in zip(padded, seen, strict=True):
+        near = [
+            (down, right)
+            for down in range(2 * most + 1)
+            for right in range(2 * most + 1)
+            if torch.allclose(image[:, down : down + 28, right : right + 28], moved, atol=1e-4)
+        ]
+        assert len(near) == 1
+        shifts |= {*near}
+    assert len(shifts) == (2 * most + 1) ** 2
+
+
+@pytest.mark.parametrize("name", ["rotation_zoom", "translation", "erasing"])
 @pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
-def test_a_strength_outside_its_range_is_refused(strength: float):
-    with pytest.raises(ValueError, match=r"augmentation strength .* is outside \[0, 1\]"):
-        a_training(striped(), recipe(augmentation=strength))
+def test_a_strength_outside_its_range_is_refused(name: str, strength: float):
+    with pytest.raises(ValueError, match=rf"{name} .* is outside \[0, 1\]"):
+        a_training(striped(), recipe(**{name: strength}))

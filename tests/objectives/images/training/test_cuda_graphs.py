@@ -21,9 +21,9 @@ from objectives.images.training.graph_inputs import dropout_layers
 from objectives.images.training.loop import ImageTraining, evaluate
 from objectives.images.training.update import LOGITS_BYTES, TrainingData, Update
 
-STRONG: dict[str, Any] = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "augmentation": 0.5}
+STRONG: dict[str, Any] = {"weight_decay": 0.1, "momentum": 0.7, "label_smoothing": 0.3, "rotation_zoom": 0.5}
 STRONG |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
-NONE = {"weight_decay": 0.0, "momentum": 0.0, "label_smoothing": 0.0, "augmentation": 0.5}
+NONE = {"weight_decay": 0.0, "momentum": 0.0, "label_smoothing": 0.0, "rotation_zoom": 0.5}
 
 
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
@@ -72,7 +72,7 @@ def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimiz
     def places() -> list[int]:
         state = [tensor for state in update.optimizer.state.values() for tensor in state.values()]
         tables = [update.order, update.rates, update.maps, update.position, update.lr, update.targets, update.sums]
-        sampled = [update.graph_inputs.decay, update.graph_inputs.momentum, update.graph_inputs.kept]
+        sampled = [update.graph_inputs.decay, update.graph_inputs.momentum, *update.average.tensors]
         dropout = [number for layer in dropout_layers(update.model) for number in layer.graph_inputs or ()]
         everything = (*update.model.state_dict().values(), *state, *tables, *sampled, *dropout)
         return [tensor.data_ptr() for tensor in everything]
@@ -83,7 +83,7 @@ def test_a_call_reads_nothing_back_and_nothing_moves(data: TrainingData, optimiz
     assert reads.seen == []
     update.load_optimizer(update.optimizer.state_dict())
     update.restore(snapshot)
-    update.begin(network(dropout=0.3, seed=1), how)
+    update.begin(network(dropout=0.3, seed=1), how, 3)
     update.begin_epoch(torch.arange(256), [0.1] * 8, 1)
     update()
     assert places() == before
@@ -150,7 +150,8 @@ def test_a_recording_used_again_trains_as_a_fresh_one_and_as_plain_numbers_do(
     [
         ({"batch_size": 64}, {}),
         ({"optimizer": "adamw"}, {}),
-        ({"augmentation": 0.0}, {}),
+        ({"rotation_zoom": 0.0, "translation": 0.0, "flip": False}, {}),
+        ({"erasing": 0.5}, {}),
         ({}, {"width": 16}),
         ({}, {"dropout": 0.0}),
         ({}, {"family": "mlp"}),

@@ -18,7 +18,7 @@ from objectives.images.training.update import TrainingData
 @pytest.mark.parametrize(("steps", "at"), [(1, 1), (1, 3), (4, 2), (4, 5)])
 def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, optimizer: str, steps: int, at: int):
     """With dropout and augmentation, whose random states must come along; at the end, and in the middle of an epoch."""
-    how = recipe(optimizer, augmentation=0.5, weight_decay=1e-3)
+    how = recipe(optimizer, rotation_zoom=0.5, weight_decay=1e-3)
     whole = a_training(data, how, steps=steps, dropout=0.3)
     expected = finish(whole)
 
@@ -41,7 +41,7 @@ def test_a_resumed_training_equals_one_that_never_stopped(data: TrainingData, op
         {
             "optimizer": st.sampled_from(list(OPTIMIZERS)),
             "schedule": st.sampled_from(["one_cycle", "constant"]),
-            "augmentation": st.sampled_from([0.0, 0.7]),
+            "rotation_zoom": st.sampled_from([0.0, 0.7]),
             "batch_size": st.integers(8, 300),
         }
     ),

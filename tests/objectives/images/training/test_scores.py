@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from trainings import OPTIMIZERS, a_training, equal, finish, network, recipe, striped, told, weights
+from trainings import a_training, finish, network, recipe, striped
 
 from objectives.base import ObjectiveError, Task
 from objectives.images import ImageClassification
@@ -162,25 +161,3 @@ def test_no_metric_replaces_one_of_a_subclass():
     advice = "leave out metric .or --metric., or remove the metric of the class"
     with pytest.raises(ObjectiveError, match=f"metric='log_loss' is given, but Own has its own, 'quality'; {advice}"):
         Own("digits", metric="log_loss")
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_checkpoint_of_an_earlier_version_goes_on(data: TrainingData, optimizer: str):
-    """It has two metrics less, a random state of the augmentation, the device, and the optimizer's settings."""
-    how = recipe(optimizer, augmentation=0.5)
-    first = a_training(data, how, dropout=0.3)
-    results = [next(first)]
-    state = torch.load(io.BytesIO(first.checkpoint()), weights_only=True)
-    for name in ("val/balanced_accuracy", "val/macro_f1"):
-        del state["metrics"][name]
-    state |= {"augment_rng": torch.Generator().get_state(), "device": "cpu"}
-    state["optimizer"] = first.update.optimizer.state_dict()
-    assert state["optimizer"].keys() == {"state", "param_groups"}
-    earlier = io.BytesIO()
-    torch.save(state, earlier)
-    results += finish(first)
-    resumed = a_training(data, how, dropout=0.3, checkpoint=earlier.getvalue())
-    assert "val_macro_f1" not in resumed.outcome().metrics
-    assert told(finish(resumed)) == told(results[1:])
-    assert equal(weights(resumed), weights(first))
-    assert resumed.outcome().metrics["val_macro_f1"] == results[-1].metrics["val/macro_f1"]

@@ -18,7 +18,7 @@ from objectives.images.models import InputSpec, build_cnn, normalised
 from objectives.images.objective import ImageClassification
 from objectives.images.training.cuda_graphs import GraphCache, relative_distance
 from objectives.images.training.loop import evaluate, lr_factor
-from objectives.images.training.optimizers import make_optimizer, prepare_step
+from objectives.images.training.optimizers import WeightDecay, make_optimizer, prepare_step
 from objectives.images.training.update import TrainingData, to_unit
 
 # Numbers ------------------------------------------------------------------------------------------------------------
@@ -35,12 +35,14 @@ def test_it_computes_what_a_plain_loop_computes(data: TrainingData, optimizer: s
     inputs = InputSpec(1, (8, 8), 4, (0.3,), (0.25,))
     model = normalised(inputs, build_cnn(inputs, 2, 8))
     lr = OPTIMIZERS[optimizer]["lr"]
+    matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": 1e-3}, {"params": others, "weight_decay": 0.0}]
     plain = {
-        "sgd": lambda p: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=1e-3),
-        "adam": lambda p: torch.optim.Adam(p, lr, weight_decay=1e-3),
-        "adamw": lambda p: torch.optim.AdamW(p, lr, weight_decay=1e-3),
-        "rmsprop": lambda p: torch.optim.RMSprop(p, lr, weight_decay=1e-3),
-    }[optimizer](model.parameters())
+        "sgd": lambda groups: torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True),
+        "adam": lambda groups: torch.optim.Adam(groups, lr),
+        "adamw": lambda groups: torch.optim.AdamW(groups, lr),
+        "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr),
+    }[optimizer](groups)
     for epoch in range(3):
         order = torch.randperm(256, generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch))
         model.train()
@@ -88,11 +90,11 @@ def test_loss_falls_and_the_metric_is_validation_accuracy(data: TrainingData):
     assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("augmentation", [0.0, 0.5])
-def test_the_same_seed_gives_equal_tensors(data: TrainingData, augmentation: float):
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_the_same_seed_gives_equal_tensors(data: TrainingData, strength: float):
     runs = []
     for seed in (5, 5, 6):
-        training = a_training(data, recipe("adamw", augmentation=augmentation), seed=seed, dropout=0.3)
+        training = a_training(data, recipe("adamw", rotation_zoom=strength), seed=seed, dropout=0.3)
         runs.append((told(finish(training)), weights(training)))
     assert runs[0][0] == runs[1][0]
     assert equal(runs[0][1], runs[1][1])
@@ -207,7 +209,7 @@ def test_no_memory_to_try_a_step_is_said(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("objectives.images.training.optimizers.fused_step", lambda optimizer: no_room)
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
-        prepare_step(make_optimizer(recipe(), [nn.Parameter(torch.zeros(2))]))
+        prepare_step(make_optimizer(recipe(), [nn.Parameter(torch.zeros(2))]), WeightDecay([], 0.0, torch.ones(())))
 
 
 # What is left, and failure ------------------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""An exponential moving average of a network's weights, which is evaluated and exported in place of the last ones.
+
+At a high learning rate the last weights jump about. Their average is better by percents, so that a training can be
+judged before its end. Source: Polyak & Juditsky, https://doi.org/10.1137/0330046, in the exponential form.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from objectives.images.models import Normalise
+
+
+class WeightAverage:
+    """Averages of weights, and of the statistics of normalisation, in tensors that never move.
+
+    They start from zero and are corrected for it when they are read, as Adam's are. So every step does the same, and a
+    CUDA graph can repeat it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        constants = {id(buffer) for part in model.modules() if isinstance(part, Normalise) for buffer in part.buffers()}
+        tensors = [*model.parameters(), *model.buffers()]
+        self._live = [tensor for tensor in tensors if tensor.is_floating_point() and id(tensor) not in constants]
+        self.tensors = [torch.zeros_like(tensor) for tensor in self._live]
+        self._new = torch.zeros(2, device=self._live[0].device)
+        """Weight of the latest values in the average, and of the average so far."""
+        self.steps = 0.0
+        """Time constant in batches. 0: no average."""
+
+    def begin(self, steps: float) -> None:
+        """Start from nothing, with this time constant in batches. 0 or less than 1: no average."""
+        self.steps = steps
+        new = 1 / max(1.0, steps)
+        self._new.copy_(torch.tensor([new, 1 - new]))
+        for tensor in self.tensors:
+            tensor.zero_()
+
+    def update(self) -> None:
+        """Take in the present weights."""
+        new, kept = self._new.unbind()
+        torch._foreach_mul_(self.tensors, kept)
+        torch._foreach_add_(self.tensors, torch._foreach_mul(self._live, new))
+
+    @contextmanager
+    def applied(self, batches: int) -> Iterator[None]:
+        """The network has its averages inside the block. `batches`: how many were taken in."""
+        if not batches:
+            yield
+            return
+        share = 1 - (1 - 1 / max(1.0, self.steps)) ** batches
+        with torch.no_grad():
+            live = [tensor.clone() for tensor in self._live]
+            torch._foreach_copy_(self._live, torch._foreach_div(self.tensors, share))
+            try:
+                yield
+            finally:
+                torch._foreach_copy_(self._live, live)
