@@ -14,6 +14,10 @@ TRAINING_PARAMETERS = frozenset(
 """Names of the parameters that every training has. A network's own parameters have other names."""
 
 
+AVERAGING = 0.03
+"""Time constant of the average of the weights, as a share of a training."""
+
+
 def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool, may_flip: bool) -> Params:
     """Sample the parameters of a training.
 
@@ -57,7 +61,8 @@ def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:
     names = ("optimizer", "batch_size", "weight_decay", "schedule", "rotation_zoom", "translation", "erasing", "flip")
     same = {name: params[name] for name in (*names, "label_smoothing") if name in params}
     weights = balanced_weights(counts) if params.get("class_weighting") == "balanced" else None
-    return Recipe(lr=learning_rate(params), momentum=params.get("sgd_momentum", 0.0), class_weights=weights, **same)
+    momentum = params.get("sgd_momentum", 0.0)
+    return Recipe(lr=learning_rate(params), momentum=momentum, averaging=AVERAGING, class_weights=weights, **same)
 
 
 def of_network(params: Params) -> Params:

@@ -30,6 +30,7 @@ ROWS = {
     8: "gpu:gpu",
     9: "main_job:main_job",
     10: "functions:functions",
+    11: "ablation:ablation",
 }
 WIDTH = 150
 MET = {True: "yes", False: "NO", None: ""}

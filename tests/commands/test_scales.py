@@ -1,8 +1,9 @@
-"""How wide networks may be: decided by the device, once in a study's life. Studies of before keep their space."""
+"""How wide networks may be: decided by the device and the images, once in a study's life."""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,16 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from rich.console import Console
 from shell import rows
 
-from objectives.images.families import SCALES
+from objectives.images.families import SCALES, choose_scale
 from objectives.images.objective import ImageClassification
 from search.cli.progress import PlainDisplay
-from search.commands.load import load_trial
 from search.commands.run import run
 from search.commands.setup import SearchPlan
 from search.common.config import DEFAULT_OBJECTIVE, Config
 from search.common.errors import StudyMismatchError, UsageError
 from search.study.records import FINGERPRINT, StudyRecord
-from search.study.space.space import Space, search_space
+from search.study.space.asked_trial import StoredTrial
+from search.study.space.space import WHOLE_SPACE, search_space
 from search.study.storage.storage import open_storage
 from search.study.study import SCALE, open_study
 
@@ -48,29 +49,40 @@ def stored_fingerprint(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("device", "free_bytes", "scale"),
+    ("device", "free_bytes", "channels", "scale"),
     [
-        ("cpu", 0, "small"),
-        ("mps", 64 * GIB, "small"),
-        ("cuda:0", 15 * GIB, "small"),
-        ("cuda:1", 16 * GIB, "wide"),
-        ("cuda:0", 78 * GIB, "wide"),
+        ("cpu", 0, 1, "small"),
+        ("cpu", 0, 3, "medium"),
+        ("mps", 64 * GIB, 1, "small"),
+        ("cuda:0", 15 * GIB, 1, "small"),
+        ("cuda:1", 16 * GIB, 1, "wide"),
+        ("cuda:0", 78 * GIB, 3, "wide"),
     ],
 )
-def test_a_gpu_with_room_has_wide_networks(device: str, free_bytes: int, scale: str):
-    assert ImageClassification("digits").choose_space_scale(device, free_bytes) == scale
+def test_networks_are_wide_on_a_gpu_with_room_and_wider_for_colours(
+    device: str, free_bytes: int, channels: int, scale: str
+):
+    assert choose_scale(device, free_bytes, channels) == scale
+    if channels == 1:
+        assert digits(scale).choose_space_scale(device, free_bytes) == scale
 
 
-def test_the_wide_space_contains_the_small_one():
-    small, wide = (search_space(digits(scale)) for scale in SCALES)
-    assert {name for name in wide if small[name] != wide[name]} == {"cnn_width", *(f"mlp_width_{i}" for i in (1, 2, 3))}
-    for name, distribution in small.items():
-        larger = wide[name]
-        if isinstance(distribution, CategoricalDistribution):
-            assert isinstance(larger, CategoricalDistribution)
-            assert set(distribution.choices) <= set(larger.choices)
-    assert small["cnn_width"] == IntDistribution(8, 24, step=8)
-    assert wide["cnn_width"] == IntDistribution(8, 48, step=8)
+def test_every_scale_contains_the_one_before():
+    spaces = [search_space(digits(scale)) for scale in SCALES]
+    for smaller, larger in pairwise(spaces):
+        assert smaller.keys() == larger.keys()
+        changed = {name for name in larger if smaller[name] != larger[name]}
+        assert changed
+        assert {name.rstrip("_123") for name in changed} <= {"mlp_width", "cnn_width", "resnet_width", "resnet_depth"}
+        for name in changed:
+            few, many = smaller[name], larger[name]
+            if isinstance(few, CategoricalDistribution) and isinstance(many, CategoricalDistribution):
+                assert set(few.choices) < set(many.choices)
+            else:
+                assert isinstance(few, IntDistribution)
+                assert isinstance(many, IntDistribution)
+                assert (few.low, few.step) == (many.low, many.step)
+                assert few.high < many.high
 
 
 @pytest.mark.parametrize("scale", ["", *SCALES])
@@ -114,22 +126,25 @@ def test_a_width_beside_the_ladder_is_an_error(folder: Path):
         searched(folder, 1, "family=mlp", "mlp_width_1=500")
 
 
-@pytest.mark.slow
-def test_a_study_from_before_there_were_scales_goes_on_in_its_space(folder: Path):
-    """It differs from a new one in its parameters' kind, which Optuna does not allow to change."""
-    widths_before = IntDistribution(100, 500, log=True)
-    fixed = {"family": CategoricalDistribution(["mlp"]), "mlp_depth": IntDistribution(1, 1)}
-    storage = open_storage(Config(workspace=folder).storage_url)
-    space = Space({**fixed, "mlp_width_1": widths_before})
-    study = open_study(storage, "short", digits(""), DEFAULT_OBJECTIVE, 1, space)
-    stored = study.attrs()[FINGERPRINT]
-    study.set_attr(FINGERPRINT, {name: value for name, value in stored.items() if name != SCALE})
-    before = stored_fingerprint(folder)
+def test_trials_of_an_earlier_version_have_the_networks_they_had():
+    """They lack parameters that joined the space, and have one that left it."""
+    training = dict(optimizer="adam", adam_lr=1e-3, batch_size=64, weight_decay=1e-6, schedule="constant")
+    training |= dict(augmentation=0.3, label_smoothing=0.0)
+    mlp = dict(family="mlp", mlp_depth=1, mlp_width_1=100, mlp_dropout=0.1)
+    cnn = dict(family="cnn", cnn_blocks=2, cnn_width=8, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
+    names = "Flatten Linear ReLU Dropout Linear", "Conv2d BatchNorm ReLU Conv2d MaxPool2d BatchNorm ReLU"
+    for network, expected in zip((mlp, cnn), names, strict=True):
+        objective = digits("")
+        params = WHOLE_SPACE.suggest(objective, StoredTrial({**network, **training}))
+        layers = [type(layer).__name__ for layer in objective.build_model(params).children()]
+        assert " ".join(layers[1:]).startswith(expected)
 
-    record = searched(folder, 4, "family=mlp", "mlp_depth=1", "mlp_width_1=[100, 500]")
-    assert stored_fingerprint(folder) == before
-    widths = [trial.params["mlp_width_1"] for trial in record.trials]
-    assert all(100 <= width <= 500 for width in widths)
-    odd = next(number for number, width in enumerate(widths) if width not in SCALES["small"].units)
-    weights = [tuple(each.shape) for each in load_trial("short", odd, workspace=folder).parameters()]
-    assert weights[0] == (widths[odd], 64)
+
+def test_a_study_of_an_earlier_version_cannot_go_on_and_the_error_says_what_to_type(folder: Path):
+    storage = open_storage(Config(workspace=folder).storage_url)
+    study = open_study(storage, "short", digits("small"), DEFAULT_OBJECTIVE, 1)
+    stored = study.attrs()[FINGERPRINT]
+    space = {name: text for name, text in stored["search space"].items() if not name.startswith("resnet")}
+    study.set_attr(FINGERPRINT, {**stored, SCALE: "small", "search space": space})
+    with pytest.raises(StudyMismatchError, match=r"resnet_blocks was absent, now 2 to 3(.|\n)*--study short-2"):
+        searched(folder, 2)

@@ -19,8 +19,6 @@ class Recipe:
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     averaging: float = 0.0
     """Time constant of the moving average of the weights, as a share of the training. 0: no average."""
-    norm_bias_lr: float = 1.0
-    """Factor of the learning rate of biases of normalisation; SGD only."""
     rotation_zoom: float = 0.0
     """Strength of a random rotation and a random zoom."""
     translation: float = 0.0

@@ -126,11 +126,6 @@ class Update:
         decay = WeightDecay(decayed, recipe.weight_decay if inputs is None else inputs.decay, kept)
         self._step = prepare_step(self.optimizer, decay, None if inputs is None else inputs.momentum)
         self.average = WeightAverage(self.model)
-        self._norm_biases = (
-            [layer.bias for layer in self.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-            if recipe.optimizer == "sgd" and recipe.norm_bias_lr != 1
-            else []
-        )
 
     def __call__(self, batches: int = 1) -> None:
         """Train `batches`, at most `batches_per_call`, from `position` on. Reads nothing back from the device."""
@@ -161,8 +156,6 @@ class Update:
             if parameter.grad is None:  # of a layer that this batch did not use: the loss does not depend on it
                 parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
-            if self._norm_biases:
-                torch._foreach_mul_([p.grad for p in self._norm_biases], self._recipe.norm_bias_lr)
             self._step()
             self.average.update()
         return logits.detach()

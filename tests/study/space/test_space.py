@@ -66,7 +66,7 @@ def test_only_fixed_and_narrowed_values_are_sampled():
     assert rates
     assert 1e-3 <= min(rates) <= max(rates) <= 1e-2
     assert {params["mlp_depth"] for params in samples if params["family"] == "mlp"} == {2}
-    assert {params["family"] for params in samples} == {"mlp", "cnn"}
+    assert {params["family"] for params in samples} == {"mlp", "cnn", "resnet"}
 
 
 def test_a_fixed_parameter_is_stored_with_the_trial():
@@ -201,7 +201,7 @@ def test_a_baseline_of_another_kind_is_left_out():
     kept, notices = baselines(DIGITS, narrow(DIGITS, ["family=cnn"]), Limits())
     assert [baseline.name for baseline in kept] == ["tutorial CNN, Adam", "strong CNN, one cycle"]
     assert len(notices) == 2
-    assert "it does not set cnn_blocks, cnn_dense" in notices[0]
+    assert "it does not set cnn_blocks, cnn_convs, cnn_dense" in notices[0]
 
 
 def test_a_baseline_with_an_impossible_choice_is_an_error():
