@@ -15,9 +15,9 @@ from objectives.base import DatasetUnavailableError, ImageClassifier, Objective
 from objectives.devices import resolve_device
 from objectives.functions.objective import FunctionObjective
 from objectives.spec import ObjectiveSpec
+from search.commands.session.earlier_studies import AUTO, best_of_all, earlier_study
 from search.commands.session.naming import tell_apart
 from search.commands.session.scales import narrow_space
-from search.commands.studies import read_study, stored_studies
 from search.common.config import DEFAULT_DATASET, DEFAULT_OBJECTIVE, Config, why_no_model_name
 from search.common.direction import Direction
 from search.common.errors import StorageError, UsageError
@@ -27,13 +27,13 @@ from search.coordinator.progress import Display
 from search.study import records
 from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
-from search.study.space.initial_params import InitialParams, as_stored, baselines, from_stored, warm_start
+from search.study.space.initial_params import InitialParams, WarmStart, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, check_answers, explain_errors
 from search.study.space.space import Space, check_example, require_space, search_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
-from search.study.study import StoredStudy, find_study
+from search.study.study import StoredStudy
 from search.tracking import lengths
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
@@ -57,7 +57,7 @@ class SearchPlan:
     objective: Objective
     space: Space
     limits: Limits
-    earlier: records.StudyRecord | None  # its best configurations are tried first
+    earlier: records.StudyRecord | None  # the one that --warm-start names; its best configurations are tried first
     register_as: str | None  # name of the registered model; None: do not register
     refits: bool  # the winner trains again, on all but the test split
     notice: str | None = None  # for the user, before anything starts
@@ -103,7 +103,7 @@ class SearchPlan:
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
         space, limits = narrow_space(config, objective, name), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
-        earlier = _earlier_study(config, name)
+        earlier = earlier_study(config, name)
         return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, notice)
 
     @property
@@ -130,15 +130,21 @@ class SearchPlan:
     def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
         """The baselines, then the best of earlier studies; and notices about them for the user.
 
-        The study stores the latter, so it can resume after the earlier study was deleted.
+        The study stores the latter before its first trial, so it can resume after an earlier study has changed or was
+        deleted.
         """
         initial, notices = baselines(self.objective, self.space, self.limits)
-        stored = dict(study.attrs().get(records.WARM_STARTS, {}))
-        if self.earlier is not None and self.earlier.name not in stored:
+        stored, wanted = dict(study.attrs().get(records.WARM_STARTS, {})), self.config.warm_start
+        if wanted not in stored and (wanted == AUTO or self.earlier is not None):
             space = search_space(self.objective, self.space)
-            best, warnings = warm_start(self.earlier, self.objective, space, self.limits)
+            if self.earlier is not None:
+                best, warnings = warm_start(self.earlier, self.objective, space, self.limits)
+            else:
+                known = [*(baseline.params for baseline in initial), *(t.params for t in study.record().trials)]
+                start = WarmStart(self.objective, space, self.limits, known)
+                best, warnings = best_of_all(self.config, study, self.dataset, start)
             notices += warnings
-            stored[self.earlier.name] = as_stored(best)
+            stored[wanted] = as_stored(best)
             study.set_attr(records.WARM_STARTS, stored)
         return initial + [params for best in stored.values() for params in from_stored(best)], notices
 
@@ -197,22 +203,6 @@ def _check_limits(objective: Objective, space: Space, limits: Limits) -> None:
     draws, size = f"none of {LIMIT_DRAWS:,} random configurations is that small", describe({"parameters": smallest})
     advice = f"the smallest has {size}. Type for example --max-parameters {2 * smallest:.0f}"
     raise UsageError(f"--max-parameters {limits.parameters}: {draws}; {advice}")
-
-
-def _earlier_study(config: Config, name: str) -> records.StudyRecord | None:
-    """The study of `--warm-start`; None if study `name` has stored its configurations and it is gone."""
-    if config.warm_start is None:
-        return None
-    if config.warm_start == name:
-        raise UsageError(f"--warm-start {name}: a study cannot start from itself; add --study NAME to begin another")
-    try:
-        return read_study(config, config.warm_start)
-    except UsageError:
-        storage = stored_studies(config)
-        study = find_study(storage, name)
-        if study is None or config.warm_start not in storage.get_study_user_attrs(study).get(records.WARM_STARTS, {}):
-            raise
-        return None
 
 
 def objective_spec(

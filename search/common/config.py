@@ -102,7 +102,9 @@ class Config:
     fix: tuple[str, ...] = setting(
         (), "Fix or narrow a parameter, as in adam_lr=[1e-3,1e-2]. Repeatable.", str, "NAME=VALUE"
     )
-    warm_start: str | None = setting(None, "Try the best configurations of an earlier study first.", str, "STUDY")
+    warm_start: str | None = setting(
+        None, "Try the best configurations of an earlier study first; auto: of all studies that fit.", str, "STUDY"
+    )
     patience: int | None = setting(
         None, "Stop after N trials without an improvement beyond one standard error.", COUNT, "N"
     )

@@ -1,8 +1,8 @@
-"""Initial parameters, tried before the sampler's: baselines of the objective, and the best of an earlier study."""
+"""Initial parameters, tried before the sampler's: baselines of the objective, and the best of earlier studies."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -30,7 +30,7 @@ from search.study.space.plain_values import is_number
 from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
 WARM_START_TRIALS = 5
-"""Number of configurations taken over from an earlier study."""
+"""Number of configurations taken over from one earlier study, or from several together."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,75 @@ def why_not_enqueued(trial: FrozenTrial, objective: Objective, space: Space) -> 
     return None
 
 
+@dataclass
+class WarmStart:
+    """Collects configurations of earlier studies as far as they fit a search, and what does not fit of them."""
+
+    objective: Objective
+    space: Mapping[str, BaseDistribution]  # empty for a function, which gets every configuration as it is
+    limits: Limits
+    known: Sequence[Mapping[str, ParamValue]] = ()  # configurations that are tried anyway
+    initial: list[InitialParams] = field(default_factory=list)
+    _left_out: list[str] = field(default_factory=list)
+    _removed: set[str] = field(default_factory=set)
+    _rounded: list[str] = field(default_factory=list)
+    _outside: list[str] = field(default_factory=list)
+
+    def add(self, earlier: str, trial: TrialRecord) -> bool:
+        """Take over a trial of the study `earlier`. Return False if nothing of it fits, or nothing of it is new."""
+        what, space = f"trial {trial.number} of {earlier}", self.space
+        if is_function := isinstance(self.objective, FunctionObjective):  # nobody knows its space
+            near = fitting = dict(trial.params)
+        else:
+            near = {name: _nearest(space[name], value) for name, value in trial.params.items() if name in space}
+            adapted = near | _fixed(near, space)
+            fitting = {name: value for name, value in adapted.items() if contains(space[name], value)}
+        others = (*self.known, *(initial.params for initial in self.initial))
+        # Compared, not hashed: a choice of a function may be a list.
+        if not fitting or configuration_key(fitting) in map(configuration_key, others):
+            return False
+        if not is_function and (reason := _above(self.objective, WHOLE_SPACE, self.limits, fitting)):
+            self._left_out.append(f"{what}: {reason}")
+            return False
+        self.initial.append(InitialParams(f"{earlier} #{trial.number}", fitting, records.WARM_START))
+        if not is_function:
+            self._report(trial, what, near, fitting)
+        return True
+
+    def _report(self, trial: TrialRecord, what: str, near: Params, fitting: Params) -> None:
+        """Note what of a trial is not taken over as it is. `near` has the nearest choices, `fitting` what is taken."""
+        self._removed |= trial.params.keys() - self.space.keys()
+        self._rounded += [
+            f"{name} = {trial.params[name]} of {what} (here {value})"
+            for name, value in near.items()
+            if value != trial.params[name]
+        ]
+        self._outside += [
+            f"{name} = {readable(value, digits=3)} of {what} (here {format_distribution(self.space[name])})"
+            for name, value in trial.params.items()
+            if name in self.space and name not in fitting
+        ]
+
+    @property
+    def place(self) -> str:
+        """When the configurations are tried, in words. A function has no baselines."""
+        return "first" if isinstance(self.objective, FunctionObjective) else "after the baselines"
+
+    def notices(self, taken: str) -> list[str]:
+        """Describe for the user what was taken over and what was not. `taken`: the former in words."""
+        notices = [f"warm start: {taken}"]
+        if self._left_out:
+            more = " ..." if len(self._left_out) > WARM_START_TRIALS else ""
+            notices.append(f"warm start: left out: {'; '.join(self._left_out[:WARM_START_TRIALS])}{more}")
+        if self._removed:
+            notices.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(self._removed))}")
+        if self._rounded:
+            notices.append(f"warm start: no choice here, and replaced by the nearest one: {'; '.join(self._rounded)}")
+        if self._outside:
+            notices.append(f"warm start: out of range, and resampled: {'; '.join(self._outside)}")
+        return notices
+
+
 def warm_start(
     earlier: StudyRecord, objective: Objective, space: Mapping[str, BaseDistribution], limits: Limits
 ) -> tuple[list[InitialParams], list[str]]:
@@ -150,44 +219,34 @@ def warm_start(
     Raises UsageError when nothing fits.
     """
     flag = f"--warm-start {earlier.name}"
-    trials = [trial for trial in earlier.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+    trials = completed(earlier)
     if not trials:
         raise UsageError(f"{flag}: none of its trials was completed, so it has no best to start from")
-    initial: dict[object, InitialParams] = {}
-    removed: set[str] = set()
-    notices, outside, rounded = [], [], list[str]()
-    if isinstance(objective, FunctionObjective):  # nobody knows its space
-        return _best_as_they_are(earlier, trials)
+    start = WarmStart(objective, space, limits)
     for trial in trials:
-        near = {name: _nearest(space[name], value) for name, value in trial.params.items() if name in space}
-        fitting = {name: value for name, value in (near | _fixed(near, space)).items() if contains(space[name], value)}
-        key = configuration_key(fitting)
-        if key in initial or not fitting:
-            continue
-        if len(initial) == WARM_START_TRIALS:
-            break
-        removed |= trial.params.keys() - space.keys()
-        outside += _out_of_range(trial, fitting, space)
-        rounded += [
-            f"{name} = {trial.params[name]} of trial {trial.number} (here {value})"
-            for name, value in near.items()
-            if value != trial.params[name]
-        ]
-        if reason := _above(objective, WHOLE_SPACE, limits, fitting):
-            notices.append(f"warm start: trial {trial.number} of {earlier.name} is left out: {reason}")
-        else:
-            initial[key] = InitialParams(f"{earlier.name} #{trial.number}", fitting, records.WARM_START)
-    if not initial:
-        allowed = f"the limits and the space of this search, whose parameters are {', '.join(space)}"
+        if len(start.initial) < WARM_START_TRIALS:
+            start.add(earlier.name, trial)
+    if not start.initial:
+        those = f", whose parameters are {', '.join(space)}" if space else ""
+        allowed = f"the limits and the space of this search{those}"
         raise UsageError(f"{flag}: none of its best trials fits {allowed}; leave the flag out")
-    notices.append(f"warm start: the best {len(initial)} of study {earlier.name} come after the baselines")
-    if removed:
-        notices.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(removed))}")
-    if rounded:
-        notices.append(f"warm start: no choice here, and replaced by the nearest one: {'; '.join(rounded)}")
-    if outside:
-        notices.append(f"warm start: out of range, and resampled: {'; '.join(outside)}")
-    return list(initial.values()), notices
+    return start.initial, start.notices(f"the best {len(start.initial)} of study {earlier.name} come {start.place}")
+
+
+def completed(study: StudyRecord) -> list[TrialRecord]:
+    """Return the completed trials within the study's limits, best first."""
+    return [trial for trial in study.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+
+
+def confirmed_first(study: StudyRecord) -> list[TrialRecord]:
+    """Sort the completed trials: the winner, those with fresh seeds by their mean, the others by their value."""
+    summary, sign = study.summary, study.direction.sign
+    candidates = summary.confirmation.candidates if summary and summary.confirmation else ()
+    means = {candidate.number: candidate.mean for candidate in candidates if candidate.mean is not None}
+    winner = summary.number if summary else None
+    return sorted(
+        completed(study), key=lambda t: (t.number != winner, t.number not in means, -sign * means.get(t.number, 0.0))
+    )
 
 
 def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
@@ -200,22 +259,6 @@ def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
         return value
     nearest: ParamValue = min(choices, key=lambda choice: abs(math.log(choice / number)))
     return nearest
-
-
-def _best_as_they_are(earlier: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[list[InitialParams], list[str]]:
-    initial = [
-        InitialParams(f"{earlier.name} #{trial.number}", dict(trial.params), records.WARM_START)
-        for trial in trials[:WARM_START_TRIALS]
-    ]
-    return initial, [f"warm start: the best {len(initial)} of study {earlier.name} come first"]
-
-
-def _out_of_range(trial: TrialRecord, fitting: Params, space: Mapping[str, BaseDistribution]) -> list[str]:
-    return [
-        f"{name} = {readable(value, digits=3)} of trial {trial.number} (here {format_distribution(space[name])})"
-        for name, value in trial.params.items()
-        if name in space and name not in fitting
-    ]
 
 
 def as_stored(initial: Sequence[InitialParams]) -> list[list[Any]]:

@@ -244,7 +244,7 @@ def test_a_number_between_two_choices_becomes_the_nearest_one_in_a_warm_start(da
     nearest = {None: None, 1: 1, 2: 3, 3: 3, 4: 3, 5: 3}
     assert all(params.get("depth") == nearest[depths[params["x"]]] for params in configurations)
     (rounded,) = (text for text in notices if "replaced by the nearest one" in text)
-    assert re.search(r"depth = [245] of trial \d+ \(here 3\)", rounded)
+    assert re.search(r"depth = [245] of trial \d+ of old \(here 3\)", rounded)
 
 
 def test_fixed_parameters_are_fixed_in_a_warm_start_too(database: str):
