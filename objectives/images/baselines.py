@@ -12,8 +12,8 @@ TUTORIAL_MLP |= dict(mlp_batch_norm=False)
 TUTORIAL_CNN: Params = dict(family="cnn", cnn_blocks=2, cnn_width=16, cnn_kernel=5, cnn_dense=128, cnn_dropout=0.0)
 TUTORIAL_CNN |= dict(cnn_convs=1, cnn_stride=2)
 
-STRONG: Params = dict(family="cnn", cnn_blocks=3, cnn_width=24, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
-STRONG |= dict(cnn_convs=1, cnn_stride=2)
+STRONG: Params = dict(family="cnn", cnn_blocks=3, cnn_width=16, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
+STRONG |= dict(cnn_convs=2, cnn_stride=2)
 STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-4, schedule="one_cycle")
 STRONG |= dict(rotation_zoom=0.7, translation=0.7, erasing=0.0, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""

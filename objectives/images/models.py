@@ -116,11 +116,15 @@ class GlobalMaxPool(nn.Module):
         return x.amax((2, 3))
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """Layers whose result is added to their input."""
 
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = super().forward(x)
+        result: Tensor = self.layers(x)
         return x + result
 
 

@@ -204,7 +204,8 @@ class ImageClassification:
 
     def may_propose(self, params: Params, narrowed: Set[str]) -> bool:
         """A constant learning rate is for the tutorials' baselines, unless the user asks for it."""
-        return params["schedule"] != "constant" or "schedule" in narrowed
+        is_ours = not self._replaces("suggest")
+        return not is_ours or params["schedule"] != "constant" or "schedule" in narrowed
 
     def baselines(self) -> Mapping[str, Params]:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""

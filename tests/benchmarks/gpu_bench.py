@@ -11,12 +11,13 @@ from objectives.images.objective import ImageClassification
 from tests.benchmarks.measure import Line, Options, Skipped
 
 BATCH = 128
+CNN: Params = {**STRONG, "cnn_width": 24, "cnn_convs": 1}
 MLP: Params = {**TUTORIAL, **TUTORIAL_MLP, "optimizer": "adam", "adam_lr": 1e-3, "batch_size": BATCH}
 SETTINGS: dict[str, Params] = {
     "MLP": MLP,
-    "MLP, dropout, augmentation": {**MLP, "mlp_dropout": 0.2, "augmentation": 0.5},
-    "CNN": {**STRONG, "cnn_dropout": 0.0, "augmentation": 0.0},
-    "CNN, dropout, augmentation": STRONG,
+    "MLP, dropout, augmentation": {**MLP, "mlp_dropout": 0.2, "rotation_zoom": 0.5, "translation": 0.5},
+    "CNN": {**CNN, "cnn_dropout": 0.0, "rotation_zoom": 0.0, "translation": 0.0},
+    "CNN, dropout, augmentation": CNN,
 }
 """All in batches of `BATCH` images."""
 FAMILIES = {"mlp": 12, "cnn": 8}

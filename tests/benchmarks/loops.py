@@ -23,14 +23,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from objectives.base import Params, Task
 from objectives.images.baselines import STRONG, TUTORIAL, TUTORIAL_MLP
 from objectives.images.objective import ImageClassification
+from objectives.images.training_params import of_network
 from tests.benchmarks.commands import data_dir
 from tests.benchmarks.measure import Line, Options, Target, alternate, sample
 from tests.benchmarks.objectives import cut
 
-ADAM: Params = {"optimizer": "adamw", "adam_lr": 1e-3, "batch_size": 128, "label_smoothing": 0.0, "augmentation": 0.0}
+ADAM: Params = {"optimizer": "adamw", "adam_lr": 1e-3, "batch_size": 128, "label_smoothing": 0.0}
+STRONG_CNN: Params = {**of_network(STRONG), "cnn_width": 24, "cnn_convs": 1}
 FAMILIES: dict[str, Params] = {
     "MLP 784-512-256-10": {**TUTORIAL, **TUTORIAL_MLP, **ADAM},
-    "CNN 24-48-72": {**STRONG, **ADAM, "cnn_dropout": 0.0, "schedule": "constant"},
+    "CNN 24-48-72": {**TUTORIAL, **STRONG_CNN, **ADAM, "cnn_dropout": 0.0},
 }
 OVERHEAD = 0.05
 

@@ -39,7 +39,7 @@ large as the whole distance: a dropout mask drawn only once, a repeated batch, a
 HOST = "its network draws random numbers or counts in Python, and a graph would repeat the first ones"
 
 MAX_GRAPHS = 8
-"""Graphs that a worker keeps for later trials. The space has 24 to 48 structures of convolution networks, with four
+"""Graphs that a worker keeps for later trials. The space has hundreds of structures of convolution networks, with four
 optimizers and three batch sizes, which a sampler soon narrows down."""
 
 FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []

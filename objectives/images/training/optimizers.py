@@ -34,7 +34,8 @@ class WeightDecay:
             step()
 
         def coupled() -> None:
-            torch._foreach_add_([parameter.grad for parameter in parameters], torch._foreach_mul(parameters, amount))
+            gradients: Any = [parameter.grad for parameter in parameters]
+            torch._foreach_add_(gradients, torch._foreach_mul(parameters, amount))
             step()
 
         if not parameters:

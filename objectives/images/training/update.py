@@ -102,10 +102,10 @@ class Update:
         self.order, self.labels = indices[:, :n], indices[:, n:-2]
         self._order, self._labels, self._logits_row = index_rows[:, :n], index_rows[:, n:-2], index_rows[:, -2:-1]
         parts = [6 * n * self.augmented, 2 * n * self.erasing, 2]
-        self.maps, self.squares, self.rates = numbers.split(parts, dim=1)
+        self.maps, self.squares, self.rates = torch.split(numbers, parts, dim=1)
         """Affine maps, (batches, 6n); centres of erased squares, (batches, 2n); learning rate and share of a weight
         that AdamW's decay keeps, (batches, 2)."""
-        self._maps, self._squares, self._rates = number_rows.split(parts, dim=1)
+        self._maps, self._squares, self._rates = torch.split(number_rows, parts, dim=1)
         self.lr, kept = self._rates[0].unbind()
         self.optimizer.param_groups[0]["lr"] = self.lr
         self.graph_inputs = inputs = GraphInputs(model, device) if capturable else None
