@@ -14,8 +14,10 @@ from objectives.images.models import (
     InputSpec,
     Normalise,
     Probabilities,
+    Residual,
     build_cnn,
     build_mlp,
+    build_resnet,
     max_blocks,
     normalised,
 )
@@ -91,11 +93,66 @@ def test_a_cnn_fits_every_size_that_it_says_it_fits(side: int, kernel: int, dens
         build_cnn(inputs(side), 4, 8)
 
 
-@pytest.mark.parametrize("size", [(20, 33), (100, 70), (64, 200), (224, 131)])
-def test_images_need_not_be_square(size: tuple[int, int]):
+@pytest.mark.parametrize("size", [(20, 33), (21, 17), (100, 70), (64, 200), (224, 131)])
+@pytest.mark.parametrize("stride", [None, 1, 2])
+def test_images_need_not_be_square(size: tuple[int, int], stride: int | None):
     inputs = InputSpec(1, size, 3, (0.5,), (0.5,))
-    for network in (build_cnn(inputs, 2, 8), build_cnn(inputs, 3, 8, 5, 16), build_mlp(inputs, (8,))):
+    cnns = build_cnn(inputs, 2, 8, stride=stride), build_cnn(inputs, 3, 8, 5, 16, convs=2, stride=stride)
+    for network in (*cnns, build_resnet(inputs, 3, 8, stride=stride), build_mlp(inputs, (8,))):
         assert network(torch.rand(2, 1, *size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("side", [8, 15, 16, 29, 32, 65])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_residual_network_fits_every_size_that_it_says_it_fits(side: int, depth: int):
+    for blocks in range(2, max_blocks((side, side)) + 2):
+        network = build_resnet(inputs(side, 3), blocks, 8, depth, dropout=0.1)
+        assert network(torch.rand(2, 3, side, side)).shape == (2, 10)
+        assert sum(isinstance(layer, Residual) for layer in network) == depth * (blocks - 1)
+        last = network[-1]
+        assert isinstance(last, nn.Linear)
+        assert last.in_features == 8 * 2 ** (blocks - 1)
+    with pytest.raises(ValueError, match=rf"blocks do not fit images of {side}x{side} pixels"):
+        build_resnet(inputs(side), 6, 8)
+
+
+def test_a_residual_layer_adds_its_input():
+    x = torch.rand(2, 3)
+    assert torch.equal(Residual(nn.Linear(3, 3), nn.ReLU())(x) >= x, torch.ones(2, 3, dtype=torch.bool))
+    assert torch.equal(Residual(nn.Identity())(x), 2 * x)
+
+
+@pytest.mark.parametrize("side", [16, 28, 29])
+def test_both_strides_of_the_first_convolution_give_maps_of_the_same_size(side: int):
+    images = torch.rand(2, 1, side, side)
+    strided, pooled = build_cnn(inputs(side), 2, 8, stride=2), build_cnn(inputs(side), 2, 8, stride=1)
+    assert strided[0](images).shape == pooled[1](pooled[0](images)).shape
+    assert pooled[0](images).shape[2:] == (side, side)
+    weights = [sum(p.numel() for p in network.parameters()) for network in (strided, pooled)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("side", [8, 65])
+def test_images_whose_size_leaves_no_choice_have_one_stride(side: int):
+    names = [[type(layer) for layer in build_cnn(inputs(side), 2, 8, stride=stride)] for stride in (None, 1, 2)]
+    assert names[0] == names[1] == names[2]
+
+
+def test_a_block_may_have_two_convolutions():
+    convolutions = [
+        [layer.out_channels for layer in build_cnn(inputs(), 3, 8, convs=convs) if isinstance(layer, nn.Conv2d)]
+        for convs in (1, 2)
+    ]
+    assert convolutions == [[8, 16, 24], [8, 16, 16, 24, 24]]
+
+
+def test_an_mlp_may_normalise_its_layers():
+    network = build_mlp(inputs(), (8, 16), batch_norm=True)
+    normalised = [layer.num_features for layer in network if isinstance(layer, nn.BatchNorm1d)]
+    assert normalised == [8, 16]
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [layer.bias is not None for layer in layers] == [False, False, True]
+    assert network(torch.rand(5, 1, 28, 28)).shape == (5, 10)
 
 
 def first_map(network: nn.Sequential, images: torch.Tensor) -> tuple[int, ...]:

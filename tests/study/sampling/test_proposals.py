@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,18 @@ class Few(Toy):
     def suggest(self, trial: Suggest) -> Params:
         kind = trial.suggest_categorical("kind", ["deep", "wide"])
         return {"kind": kind, "n": trial.suggest_int("n", 1, self.largest), "x": 0.0}
+
+
+class Odd(Few):
+    """Even numbers are for baselines, unless the user asks for them."""
+
+    largest = 8
+
+    def baselines(self) -> Mapping[str, Params]:
+        return {"even": {"kind": "deep", "n": 2}}
+
+    def may_propose(self, params: Params, narrowed: Set[str]) -> bool:
+        return "n" in narrowed or int(params["n"] or 0) % 2 == 1
 
 
 class Weighed(Toy):
@@ -270,3 +282,18 @@ def test_a_search_resumes_after_the_study_it_started_from_was_deleted(tmp_path: 
     assert plan.earlier is None
     initial, _ = plan.initial_params(made)
     assert initial[-1].params == {"x": 0.25}
+
+
+def test_what_only_baselines_may_have_is_never_sampled(database: str):
+    study = search(a_study(database, Odd(steps=1)), 9)
+    values = [trial.params["n"] for trial in study.stored.record().trials]
+    assert values[0] == 2
+    assert sorted(values[1:]) == [1, 1, 3, 3, 5, 5, 7, 7]
+    assert study.ask() is None
+    assert study.proposals.is_exhausted()
+
+
+def test_what_the_user_asks_for_is_sampled_all_the_same(database: str):
+    objective = Odd(steps=1)
+    study = search(a_study(database, objective, space=narrow(objective, ["n=[2, 4]"])), 6)
+    assert sorted(trial.params["n"] for trial in study.stored.record().trials) == [2, 2, 3, 3, 4, 4]
