@@ -40,9 +40,12 @@ class WeightAverage:
 
     def update(self) -> None:
         """Take in the present weights."""
-        new, kept = self._new.unbind()
-        torch._foreach_mul_(self.tensors, kept)
-        torch._foreach_add_(self.tensors, torch._foreach_mul(self._live, new))
+        if self._new.is_cuda:  # three kernels that read the weight from memory, as a graph must
+            new, kept = self._new.unbind()
+            torch._foreach_mul_(self.tensors, kept)
+            torch._foreach_add_(self.tensors, torch._foreach_mul(self._live, new))
+        else:  # one pass over the memory
+            torch._foreach_lerp_(self.tensors, self._live, 1 / max(1.0, self.steps))
 
     @contextmanager
     def applied(self, batches: int) -> Iterator[None]:

@@ -35,7 +35,10 @@ class WeightDecay:
 
         def coupled() -> None:
             gradients: Any = [parameter.grad for parameter in parameters]
-            torch._foreach_add_(gradients, torch._foreach_mul(parameters, amount))
+            if isinstance(amount, Tensor):
+                torch._foreach_add_(gradients, torch._foreach_mul(parameters, amount))
+            else:
+                torch._foreach_add_(gradients, parameters, alpha=amount)
             step()
 
         if not parameters:
