@@ -67,8 +67,8 @@ def print_result(result: Ending, config: Config, *, in_program: bool = False) ->
     if result.was_complete:
         flag = "trials=" if in_program else "--trials "
         advice = f"to continue, type {flag}{2 * study.finished} or another number above {study.finished}"
-        stopped = study.attrs.get(STOP_REASON) is not None
-        echo(f"nothing was left to do; {'the reason is given below' if stopped else advice}")
+        has_reason = study.finished < config.trials
+        echo(f"nothing was left to do; {'the reason is given below' if has_reason else advice}")
     print_summary(study)
     if result.undelivered:
         journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent

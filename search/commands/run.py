@@ -55,9 +55,7 @@ def run(plan: SearchPlan, display: Display) -> Ending:
         with parent_run(session, devices, _report_workers(session)):
             phases = Phases.of(session, study, devices)
             with phases.begin():
-                phases.search()
-                candidate = phases.confirm()
-                winner = phases.refit(candidate)
+                winner = phases.refit(phases.search())
             session.executor.close()  # frees a cluster's resources while the winner is scored and published
             _finish(session, winner, devices[0])
         return _result(session, was_complete=False)

@@ -27,6 +27,7 @@ from search.coordinator.progress import Display
 from search.study import records
 from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
+from search.study.selection.target import Target
 from search.study.space.initial_params import InitialParams, WarmStart, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, check_answers, explain_errors
@@ -60,6 +61,7 @@ class SearchPlan:
     earlier: records.StudyRecord | None  # the one that --warm-start names; its best configurations are tried first
     register_as: str | None  # name of the registered model; None: do not register
     refits: bool  # the winner trains again, on all but the test split
+    target: Target | None = None  # the search ends as soon as fresh seeds confirm it
     notice: str | None = None  # for the user, before anything starts
     command: str | None = None  # what began the search; None for the command line of this process
 
@@ -101,16 +103,17 @@ class SearchPlan:
         check_study_name(name, "objective")
         check_path(workspace.journal(name, "00000000"))
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
+        target = None if config.target is None else Target.of(config.target, objective)
         space, limits = narrow_space(config, objective, name), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
         earlier = earlier_study(config, name)
-        return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, notice)
+        return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, target, notice)
 
     @property
     def goal(self) -> dict[str, Any]:
-        """The confirmation and refit that follow the trials. A search that has reached it is complete."""
+        """The target, the confirmation and the refit. A search that has reached them is complete."""
         confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
-        return {"confirm": confirm, "refit": self.refits}
+        return {"confirm": confirm, "refit": self.refits} | ({"target": self.target.value} if self.target else {})
 
     @property
     def is_function(self) -> bool:

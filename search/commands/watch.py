@@ -71,7 +71,7 @@ class _View:
                 self._is_starting = True
             return
         phase = record.phase or self._phase or Phase("trials", f"study {record.name}")
-        if self._phase is None or phase.title != self._phase.title:
+        if self._phase is None or (phase.title, phase.jobs) != (self._phase.title, self._phase.jobs):
             self._begin(phase, record)
         assert self._standing is not None, "a phase has begun"
         running = [_running_trial(record, trial) for trial in record.trials if trial.state == TrialState.RUNNING]

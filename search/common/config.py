@@ -1,5 +1,6 @@
 """All settings of a search, with their defaults, types and help texts."""
 
+import math
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -29,6 +30,12 @@ class Whole(click.IntRange):
     """A whole number. click calls its own type an "integer range" in errors."""
 
     name = "integer"
+
+
+class Number(click.types.FloatParamType):
+    """A number. click calls its own type a "float" in errors."""
+
+    name = "number"
 
 
 COUNT = Whole(min=1)
@@ -108,6 +115,9 @@ class Config:
     patience: int | None = setting(
         None, "Stop after N trials without an improvement beyond one standard error.", COUNT, "N"
     )
+    target: float | None = setting(
+        None, "Stop as soon as the metric reaches this value and fresh seeds confirm it.", Number(), "VALUE"
+    )
     timeout: float | None = setting(None, "Start no new trial after this time.", POSITIVE, "SECONDS")
     objective: str = setting(
         DEFAULT_OBJECTIVE, "Your objective or Optuna function: FILE.py:NAME or MODULE:NAME.", str, "TARGET"
@@ -142,6 +152,8 @@ class Config:
             raise UsageError(f"--tracking-uri {self.tracking_uri!r} is not a tracking store; {advice}")
         if self.register is not None and (problem := why_no_model_name(self.register)) is not None:
             raise UsageError(f"--register {problem}. Type for example --register {similar_model_name(self.register)}")
+        if self.target is not None and not math.isfinite(self.target):
+            raise UsageError(f"--target {self.target} is not a value of the metric; leave it out for no target")
         for flag, value, unit in (("timeout", self.timeout, "seconds"), ("max-latency-ms", self.max_latency_ms, "ms")):
             if value is not None and not value <= MAX_SECONDS:
                 raise UsageError(f"--{flag} {value} is not a number of {unit}; leave it out for no limit")

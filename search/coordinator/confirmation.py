@@ -12,9 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from optuna.trial import TrialState
-
-from objectives.base import ImageClassifier, Task
+from objectives.base import Task
 from objectives.worker.messages import Asked
 from search.coordinator.work import Job
 from search.study import records
@@ -22,8 +20,9 @@ from search.study.records import TrainingResult, TrialRecord
 from search.study.sampling.function_answers import FixedTrials, answer_about_study
 from search.study.sampling.samplers import derive_seed
 from search.study.selection.intervals import Mean, Noise, images_of, possible_values
-from search.study.selection.winner import choose, clearly_worse
-from search.study.space.objective_calls import described, metric_range
+from search.study.selection.target import Target
+from search.study.selection.winner import choose, clearly_worse, completed
+from search.study.space.objective_calls import described
 from search.study.study import StoredStudy
 from search.study.summary import Candidate, Confirmation, Summary
 from search.tracking.journal import confirm_run, refit_run
@@ -134,35 +133,34 @@ class JobList:
 
 @dataclass
 class Confirmer:
-    """Trains the best completed trials on fresh seeds. A candidate that is clearly behind skips its remaining seeds.
+    """Trains some completed trials on fresh seeds. A candidate that is clearly behind skips its remaining seeds.
 
     Every candidate's first seed comes before any second one, so that it shows early who is behind.
     """
 
     study: StoredStudy
     tracking: Tracking
-    top: int  # how many trials are confirmed
+    trials: Sequence[TrialRecord]  # that are confirmed, best first
     seeds: int  # fresh seeds for each
     epochs: int
     seed: int  # from which the fresh ones are derived
     notice: Callable[[str], None]
+    target: Target | None = None
 
     @cached_property
     def work(self) -> JobList:
         """The trainings, for the coordinator, with the results of earlier starts."""
-        trials, _, _ = self._selection
-        jobs = [self._job(trial, repeat) for repeat in range(1, self.seeds + 1) for trial in trials]
+        jobs = [self._job(trial, repeat) for repeat in range(1, self.seeds + 1) for trial in self.trials]
         work = JobList(self.study, self.tracking, jobs, self._may_win, self.notice)
         work.resume()
         return work
 
     @cached_property
-    def _selection(self) -> tuple[list[TrialRecord], int | None, int]:
-        """The candidates' trials, best first; the images that values are shares of; how many trials were considered."""
+    def _selection(self) -> tuple[int | None, int]:
+        """The images that values are shares of; how many trials were considered."""
         record = self.study.record()
-        complete = [trial for trial in record.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
-        n_images = images_of(self.study.objective, (trial.value for trial in complete if trial.value is not None))
-        return complete[: self.top], n_images, record.n_eligible
+        values = (trial.value for trial in completed(record) if trial.value is not None)
+        return images_of(self.study.objective, values), record.n_eligible
 
     def _job(self, trial: TrialRecord, repeat: int) -> Job:
         run, seed = confirm_run(trial.number, repeat), derive_seed(self.seed, "confirm", trial.number, repeat)
@@ -178,16 +176,17 @@ class Confirmer:
                 behind = clearly_worse(candidate, candidates, noise, self.study.direction)
                 candidate = replace(candidate, half=half_width, behind=behind)
             judged.append(candidate)
-        possible = metric_range(self.study.objective) or self._possible_values()
+        possible = possible_values(self.study.objective)
         return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images, possible)
 
-    def _possible_values(self) -> tuple[float | None, float | None] | None:
-        objective = self.study.objective
-        return possible_values(objective.metric) if isinstance(objective, ImageClassifier) else None
-
     def winner(self) -> Candidate | None:
-        """The winner; None when no fresh seed of any candidate came to its end."""
-        return choose(*self._candidates(), self.study.direction)
+        """The winner; None when no fresh seed of any candidate came to its end.
+
+        If some candidates confirm the target, it is one of them: a smaller network must not win that misses it.
+        """
+        candidates, noise = self._candidates()
+        confirming = [candidate for candidate in candidates if self.target and self.target.is_confirmed_by(candidate)]
+        return choose(confirming or candidates, noise, self.study.direction)
 
     def run_of(self, number: int) -> str | None:
         """A candidate's first run that came to its end. Its network was not chosen for its value."""
@@ -203,8 +202,8 @@ class Confirmer:
         return not clearly_worse(candidate, candidates, noise, self.study.direction)
 
     def _candidates(self) -> tuple[list[Candidate], Noise]:
-        trials, n_images, n_considered = self._selection
-        candidates = [self._candidate(trial) for trial in trials]
+        n_images, n_considered = self._selection
+        candidates = [self._candidate(trial) for trial in self.trials]
         return candidates, Noise.of(candidates, n_images, n_considered)
 
     def _candidate(self, trial: TrialRecord) -> Candidate:

@@ -40,9 +40,12 @@ class Trials:
     deadline: float = math.inf  # on the clock of `time.monotonic`; no trial is sampled after it
     stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None
     """Returns why the trials that have ended are enough; None while they are not."""
+    pausing_rule: Callable[[Sequence[TrialRecord]], bool] = lambda ended: False
+    """Returns whether some of the trials that have ended are to be confirmed before another one begins."""
     notice: Callable[[str], None] = lambda text: None
     search_s: float = field(default=0.0, init=False)  # seconds spent on sampling and storing
     _ended: list[TrialRecord] = field(default_factory=list, init=False)
+    is_paused: bool = field(default=False, init=False)
     _stopped: str | None = field(default=None, init=False)
     _resumed: deque[PreparedTrial] = field(default_factory=deque, init=False)
     _prepared: PreparedTrial | None = field(default=None, init=False)
@@ -66,8 +69,13 @@ class Trials:
                 self._resumed.append(prepared)
             else:
                 self._tell(prepared.number, run, TrainingResult.from_dict(stored))
-        self._stopped = self.stopping_rule(self._ended)
+        self.apply_rules()
         return {trial_run(prepared.number) for prepared in self._resumed}
+
+    def apply_rules(self) -> None:
+        """Decide whether new trials may begin. Those that run come to their end: they may be the better ones."""
+        self._stopped = self._stopped or self.stopping_rule(self._ended)
+        self.is_paused = self.pausing_rule(self._ended)
 
     def _unfinished(self) -> list[PreparedTrial]:
         """Trials that begin before new ones. Also shows the notices about trials of other programs."""
@@ -110,7 +118,7 @@ class Trials:
         return self.study.proposals.exhausted or self._stopped
 
     def _missing(self) -> int:
-        if time.monotonic() > self.deadline or self.stop_reason is not None:
+        if self.is_paused or time.monotonic() > self.deadline or self.stop_reason is not None:
             return 0
         return self.target - self.study.finished - len(self._running) - len(self._resumed)
 
@@ -166,7 +174,7 @@ class Trials:
             self.live.end(job.task.number)
         record = self._tell(job.task.number, job.run, result)
         del self._running[job.task.number]
-        self._stopped = self._stopped or self.stopping_rule(self._ended)
+        self.apply_rules()
         return record
 
     def _tell(self, number: int, run: str, result: TrainingResult) -> TrialRecord:

@@ -46,6 +46,7 @@ class Settings(TypedDict, total=False):
     fix: Mapping[str, Any] | Sequence[str] | None
     warm_start: str | None
     patience: int | None
+    target: float | None
     timeout: float | None
     direction: Literal["maximize", "minimize"] | None
     engine: Literal["local", "inline", "ray"] | None

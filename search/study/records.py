@@ -34,6 +34,7 @@ EXTRA_TRAININGS = "trainings"  # by run: the results of confirmation and refit
 PHASE = "phase"  # Phase.as_dict() of what the search does; None after its last phase
 SUMMARY = "summary"  # Summary.as_dict()
 STOP_REASON = "over"  # why the study ended with fewer trials than planned; otherwise absent or None
+REFUTED = "refuted"  # {"target": --target, "trials": numbers of trials that reached it while their fresh seeds did not}
 WARM_STARTS = "warm_starts"  # by the value of --warm-start: the configurations taken over, which are tried first
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
@@ -56,11 +57,9 @@ SLOT = "slot"
 
 STUDY_ATTRS = {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER}
 STUDY_ATTRS |= {TEST_READS, EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS}
-STUDY_ATTRS |= {SEEDED, MODELS}
+STUDY_ATTRS |= {SEEDED, MODELS, REFUTED}
 TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, SLOT, IMAGE_ERROR}
 TRIAL_ATTRS |= {NEVER_PREDICTED}
-
-FOREIGN_LABEL = "added by another program"
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class TrialRecord:
 
         The attributes of a `foreign` trial may be anything, so they are not read.
         """
-        attrs: Mapping[str, Any] = {LABEL: FOREIGN_LABEL} if foreign else trial.user_attrs
+        attrs: Mapping[str, Any] = {LABEL: "added by another program"} if foreign else trial.user_attrs
         value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
@@ -257,6 +256,7 @@ class StudyRecord:
             "holder": self.holder and asdict(self.holder),
             "phase": self.phase and self.phase.as_dict(),
             "target": self.target,
+            "stop_reason": self.attrs.get(STOP_REASON),
             "summary": self.summary and self.summary.as_dict(),
             "test_reads": self.attrs.get(TEST_READS, ()),
             "trials": [{**trial.as_dict(), "state": self.state_of(trial).upper()} for trial in self.all_trials],

@@ -20,6 +20,7 @@ from search.executors.inline import InlineExecutor
 from search.study.records import StudyRecord
 from search.study.sampling.samplers import make_pruner
 from search.study.sampling.sampling_study import SamplingStudy
+from search.study.selection.winner import completed
 from search.study.storage.storage import open_storage, quiet_optuna
 from search.study.study import StoredStudy, open_study
 from search.study.summary import Candidate, Confirmation
@@ -69,7 +70,7 @@ class Place:
             confirmer = Confirmer(
                 stored,
                 tracking,
-                top=top,
+                trials=completed(stored.record())[:top],
                 seeds=seeds,
                 epochs=STEPS,
                 seed=0,

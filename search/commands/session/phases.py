@@ -1,4 +1,7 @@
-"""Everything that trains, phase by phase: the trials, the confirmation on fresh seeds, the refit of the winner."""
+"""Everything that trains, phase by phase: the trials, the confirmation on fresh seeds, the refit of the winner.
+
+With a target, trials and confirmations take turns until one confirmation succeeds.
+"""
 
 import importlib
 import math
@@ -24,7 +27,8 @@ from search.coordinator.trials import Trials
 from search.coordinator.work import Job, Work
 from search.study import records
 from search.study.sampling.sampling_study import SamplingStudy
-from search.study.selection.winner import best_trial, gains
+from search.study.selection.target import Target
+from search.study.selection.winner import best_trial, completed, gains
 from search.study.space.objective_calls import call, check_hint
 from search.study.state import Phase
 from search.study.summary import Confirmation, Summary, counted
@@ -58,6 +62,10 @@ class Phases:
             hint=check_hint(plan.spec.target),
         )
         deadline = time.monotonic() + config.timeout if config.timeout else math.inf
+
+        def has_reached(ended: Sequence[records.TrialRecord]) -> bool:
+            return plan.target is not None and bool(plan.target.waiting(ended, study.stored.attrs()))
+
         trials = Trials(
             study,
             tracking,
@@ -66,6 +74,7 @@ class Phases:
             seed=seed,
             deadline=deadline,
             stopping_rule=plan.stop_reason,
+            pausing_rule=has_reached,
             notice=display.notice,
         )
         return cls(session, trials, coordinator, epochs)
@@ -88,20 +97,43 @@ class Phases:
             times |= {"search_s": self._trials.search_s, "tracking_s": self._tracking.busy_s}
             study.set_attr(records.SESSIONS, [*earlier, times])
 
-    def search(self) -> None:
-        """Train the trials."""
-        config, study = self._plan.config, self._study
-        unfinished = self._trials.resume()
+    def search(self) -> Summary:
+        """Train the trials and choose the winner by fresh seeds.
+
+        Whenever trials have reached the target, they are confirmed before others begin. The search ends if that
+        succeeds. Raises SearchError when no trial completed.
+        """
+        unfinished, target = self._trials.resume(), self._plan.target
         self._session.files.sweep_checkpoints(unfinished)
+        self._train_trials()
+        while target is not None and self._trials.is_paused:
+            summary = self._confirm_reached(target)
+            if target.is_confirmed(summary):
+                reason = target.describe(self._study.record(), summary)
+                return summary if self._end_trials(reason) else summary.noted(reason)
+            self._trials.apply_rules()
+            self._train_trials()
+        self._end_trials(self._trials.stop_reason)
+        record = self._study.record()
+        summary = self._confirm(completed(record)[: self._plan.config.confirm], "confirming the best on fresh seeds")
+        return summary if target is None else summary.noted(target.describe(record, summary))
+
+    def _train_trials(self) -> None:
+        """Train trials until there are enough, or until some wait for their confirmation."""
+        config = self._plan.config
         until = datetime.now() + timedelta(seconds=config.timeout) if config.timeout else None
         confirmations = config.confirm * (config.confirm_seeds if config.confirm else 0)
-        phase = self._phase("trials", f"study {study.name}", confirmations=confirmations)
+        phase = self._phase("trials", f"study {self._study.name}", confirmations=confirmations)
         phase = replace(phase, until=until.isoformat() if until else None)
         self._train(self._trials, phase, is_last=not config.confirm and not self._plan.refits)
+
+    def _end_trials(self, reason: str | None) -> bool:
+        """Store that no more trials begin, and why if some are missing. Returns whether some are."""
         self._tell_unused_fixes()
-        finished = study.record().finished
-        study.set_attr(records.STOP_REASON, self._trials.stop_reason if finished < config.trials else None)
+        config, study, finished = self._plan.config, self._study, self._study.record().finished
+        study.set_attr(records.STOP_REASON, reason if finished < config.trials else None)
         study.set_attr(records.TARGET, min(config.trials, finished))  # `watch` ends even if the search stopped early
+        return finished < config.trials
 
     def _tell_unused_fixes(self) -> None:
         """Say which fixed parameters no call of a function has asked for: a mistyped name shows here."""
@@ -110,22 +142,41 @@ class Phases:
             names = ", ".join(sorted(unused))
             self._session.display.notice(f"--fix: no trial asked for {names}; there are {', '.join(sorted(asked))}")
 
-    def confirm(self) -> Summary:
-        """Choose the winner by fresh seeds. Raises SearchError when no trial completed."""
+    def _confirm_reached(self, target: Target) -> Summary:
+        """Confirm the best trials that have reached the target. If fresh seeds miss it, the study stores that."""
+        record = self._study.record()
+        waiting = record.ranked(target.waiting(record.trials, record.attrs))[: self._plan.config.confirm]
+        summary = self._confirm(waiting, f"confirming --target {target.value:g} on fresh seeds")
+        if not target.is_confirmed(summary):
+            refuted = target.refuted(record.attrs) | {trial.number for trial in waiting}
+            self._study.set_attr(records.REFUTED, {"target": target.value, "trials": sorted(refuted)})
+            self._session.display.notice(target.describe(record, summary))
+        return summary
+
+    def _confirm(self, trials: Sequence[records.TrialRecord], title: str) -> Summary:
+        """Choose the winner by fresh seeds, among these trials and those that have been confirmed for the target."""
         config, tracking, notice = self._plan.config, self._tracking, self._session.display.notice
-        best = best_trial(self._study.record())
+        record, target = self._study.record(), self._plan.target
+        best = best_trial(record)
         if not config.confirm:
             return self._summary(best, trial_run(best.number))
         if self._plan.is_function and not self._study.attrs().get(records.SEEDED):
             advice = "to have the best trials confirmed on fresh seeds, seed it with search.seed()"
             summary = self._summary(best, trial_run(best.number))
             return summary.noted(f"the winner is not confirmed: the function never asks for a seed; {advice}")
-        seeds, epochs, seed = config.confirm_seeds, self._epochs, config.seed
+        numbers = {trial.number for trial in trials} | (target.refuted(record.attrs) if target else set())
         confirmer = Confirmer(
-            self._study, tracking, top=config.confirm, seeds=seeds, epochs=epochs, seed=seed, notice=notice
+            self._study,
+            tracking,
+            trials=[trial for trial in completed(record) if trial.number in numbers],
+            seeds=config.confirm_seeds,
+            epochs=self._epochs,
+            seed=config.seed,
+            notice=notice,
+            target=target,
         )
         work = confirmer.work
-        phase = self._phase("confirm", "confirming the best on fresh seeds", work.jobs)
+        phase = self._phase("confirm", title, work.jobs)
         self._train(work, phase, is_last=not self._plan.refits)
         confirmation, winner = confirmer.confirmation(), confirmer.winner()
         if winner is None:

@@ -37,7 +37,7 @@ from search.tracking.journal import PARENT
 from search.tracking.tracker import Tracking
 
 DELIVERY_S = 60.0  # how long the end of a search waits for MLflow
-TAGGED_FLAGS = ("trials", "sampler", "seed", "patience", "warm_start")
+TAGGED_FLAGS = ("trials", "sampler", "seed", "patience", "target", "warm_start")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class SearchSession:
         if not self._is_registered(record, summary) or may_improve(self.study.attrs(), summary, refits=plan.refits):
             return False
         if record.finished >= plan.config.trials or plan.stop_reason(record.trials) is not None:
+            return True
+        if plan.target is not None and plan.target.is_confirmed(summary):
             return True
         ended_early = record.attrs.get(records.STOP_REASON) is not None
         return ended_early and self.open_sampling()[0].proposals.is_exhausted()

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 from objectives.base import ImageClassifier, Objective
 from objectives.metrics import metric_of
+from search.study.space.objective_calls import metric_range
 from search.study.summary import Candidate
 
 CONFIDENCE = 0.95
@@ -20,9 +21,11 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def possible_values(name: str) -> tuple[float | None, float | None] | None:
-    """The smallest and the largest value of a classifier's metric; None for any other metric."""
-    metric = metric_of(name)
+def possible_values(objective: Objective) -> tuple[float | None, float | None] | None:
+    """The smallest and the largest value of an objective's metric; None if that is unknown."""
+    if (given := metric_range(objective)) is not None or not isinstance(objective, ImageClassifier):
+        return given
+    metric = metric_of(objective.metric)
     return None if metric is None else (0.0, None if metric == "log_loss" else 1.0)
 
 

@@ -14,11 +14,15 @@ from search.study.space import limits
 from search.study.summary import Candidate, Confirmation, Gain
 
 
+def completed(study: StudyRecord) -> list[TrialRecord]:
+    """The completed trials within the limits, best first by the validation metric."""
+    return [trial for trial in study.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+
+
 def best_trial(study: StudyRecord) -> TrialRecord:
     """The best completed trial within the limits, by the validation metric. Raises SearchError when there is none."""
-    for trial in study.ranked():
-        if trial.state == TrialState.COMPLETE and trial.feasible:
-            return trial
+    if trials := completed(study):
+        return trials[0]
     if (outside := [trial for trial in study.trials if not trial.feasible]) and not study.count(TrialState.FAIL):
         nearest = min(outside, key=lambda trial: sum(max(0.0, excess) for excess in trial.constraints.values()))
         raise SearchError(
