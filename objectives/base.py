@@ -295,7 +295,10 @@ class ImageClassifier(Protocol):
         """Epochs of the winner's refit if trials trained for `epochs`."""
 
     def score_test(self, model: torch.nn.Module, device: str) -> TestScore:
-        """Score a trained network on the test split. The only method that reads it."""
+        """Score a trained network on the test split. The only method that reads it.
+
+        The network may be one of `load_weights` inside a module that divides its logits by a temperature.
+        """
 
     def dataset_info(self) -> Mapping[str, Any]:
         """For tracking: `name`, `digest` (at most 36 characters), `source`, `n_train`, `n_validation`, `shape`.

@@ -7,11 +7,21 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.images.geometry import has_stride_choice, is_large, max_blocks, stem_kernel, stem_size, stem_stride
+from objectives.images.geometry import (
+    has_stride_choice,
+    images_together,
+    is_large,
+    max_blocks,
+    stem_kernel,
+    stem_size,
+    stem_stride,
+)
 
 
 @dataclass(frozen=True)
@@ -236,6 +246,24 @@ def _check_depth(inputs: InputSpec, blocks: int) -> None:
         raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
 
 
+class Tempered(nn.Module):
+    """A trained network whose logits (n, k) are divided by a temperature, a buffer of the exported program.
+
+    The largest logit of each row becomes 0 first, so that rounding never makes another one as large. No class changes.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("temperature", torch.tensor(temperature))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return (logits - logits.amax(dim=1, keepdim=True)) / self.temperature
+
+
 class Probabilities(nn.Module):
     """A trained network as it is registered: images (n, c, h, w) in [0, 1] to class probabilities (n, k)."""
 
@@ -245,3 +273,14 @@ class Probabilities(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.softmax(self.network(images), dim=1)
+
+
+@torch.no_grad()
+def predict_logits(network: nn.Module, images: NDArray[np.uint8], device: str) -> NDArray[np.float32]:
+    """Return the logits (n, k), n >= 1, of a trained network for images (n, c, h, w)."""
+    network = network.to(device).eval()
+    size = images_together(500, images.shape[1:])
+    batches = (images[first : first + size] for first in range(0, len(images), size))
+    parts = [network(torch.tensor(batch, device=device).float() / 255).float().cpu() for batch in batches]
+    logits: NDArray[np.float32] = torch.cat(parts).numpy()
+    return logits

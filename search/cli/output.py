@@ -169,6 +169,8 @@ def _print_network(study: StudyRecord, outcome: SearchOutcome) -> None:
         echo(f"test {test.main.name}: {test.main.value} ({basis})")
         if test.others:
             echo(f"  also on the test split: {test.also}")
+    if outcome.calibration:
+        echo(f"probabilities: {outcome.calibration}")
     for text in outcome.warnings:
         echo(f"warning: {text}")
 

@@ -19,14 +19,21 @@ from objectives.files import write_atomic
 from objectives.functions.objective import FunctionObjective
 from objectives.metrics import metric_of
 from search.common.config import Config
-from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
+from search.common.errors import DatabaseLockedError, ModelNotFoundError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
+from search.coordinator.confirmation import runs_to_calibrate
 from search.study import records
+from search.study.selection.calibration import (
+    calibration_error,
+    errors_before_and_after,
+    fit_temperature,
+    probabilities_at,
+)
 from search.study.selection.image_errors import confusion_matrix, score_intervals
 from search.study.selection.intervals import images_of
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.study import StoredStudy
-from search.study.summary import ClassScore, Majority, Score, Summary
+from search.study.summary import Calibration, CalibrationErrors, ClassScore, Majority, Score, Summary
 from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
@@ -56,6 +63,7 @@ class Finish:
         if before is not None and before.run == winner.run:
             summary = replace(winner, test=before.test, confusion=before.confusion, classes=before.classes)
             summary = replace(summary, scores=before.scores, majorities=before.majorities)
+            summary = replace(summary, calibration=before.calibration)
             summary = replace(summary, model=before.model, standing=before.standing)
         if before is not None and before.number != winner.number:  # unmark it while the study still has its number
             name = run_name(before.number, before.label)
@@ -75,24 +83,51 @@ class Finish:
 
     def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
         """Add the figures on the test split. The study stores each read of the split before it happens."""
-        params = self.study.params_of(summary.params)
+        params, calibration = self.study.params_of(summary.params), self._calibration(summary, objective)
         read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
-        model = call("load_weights", objective.load_weights, params, self._read_weights(summary.run))
+        model = version.classifier(objective, params, self._read_weights(summary.run), calibration.temperature)
         result = call("score_test", objective.score_test, model, self.device)
         require(isinstance(result, TestScore), f"score_test gave {describe_value(result)}; give a TestScore")
         shape, expected = result.probabilities.shape, (len(result.labels), len(objective.class_names()))
         require(shape == expected, f"score_test gave probabilities of shape {shape}; give one row an image, {expected}")
         scores = score_intervals(result.labels, result.probabilities)
+        summary = replace(summary, calibration=_tested(calibration, result), scores=scores)
         image = _draw(result, objective.class_names())
         write_atomic(Workspace(self.config.workspace).pictures(self.study.name, self.study.uid), image)
         for run in {summary.run, trial_run(summary.number)}:
             self.tracking.file(run, "test_predictions.png", image)
-            self.tracking.tag(run, {f"test_{score.name}": f"{score.value:.4f}" for score in scores})
+            self.tracking.tag(run, {name: f"{value:.4f}" for name, value in summary.tested_figures().items()})
         confusion, classes = confusion_matrix(result.labels, result.probabilities), objective.class_names()
-        summary = replace(summary, test=_figures(result, scores), scores=scores, classes=_classes(confusion, classes))
+        summary = replace(summary, test=_figures(result, scores), classes=_classes(confusion, classes))
         shown = confusion.tolist() if len(classes) <= MAX_CLASSES else None
         return replace(summary, confusion=shown, majorities=self._majorities(result))
+
+    def _calibration(self, summary: Summary, objective: ImageClassifier) -> Calibration:
+        """Fit a temperature on validation predictions of the winner's configuration. The test split has no part in it.
+
+        A refitted network was trained on the validation images, so it has no such predictions of its own.
+        """
+        from objectives.images.models import predict_logits
+
+        images, labels = call("validation_images", objective.validation_images)
+        params, logits, why = self.study.params_of(summary.params), {}, "their weights were deleted"
+        for run in (runs := runs_to_calibrate(self.study.attrs(), summary)):
+            try:
+                weights = self._weights(run)
+            except (TrackingError, ModelNotFoundError) as error:
+                weights, why = None, str(error)
+            if weights is not None:
+                network = call("load_weights", objective.load_weights, params, weights)
+                logits[run] = call("the network", predict_logits, network, images, self.device)
+        shape, given = (len(labels), len(objective.class_names())), [*logits.values()]
+        if not given:
+            return Calibration(missing=f"the validation predictions of {', '.join(runs)} are not there: {why}")
+        if len(labels) < 2 or not all(rows.shape == shape and np.isfinite(rows).all() for rows in given):
+            return Calibration(missing=f"it takes finite logits of shape (n, {shape[1]}) for two validation images")
+        temperature = float(f"{fit_temperature(labels, given):.4g}")  # as every page shows it
+        errors = CalibrationErrors(*errors_before_and_after(labels, given))
+        return Calibration(temperature, tuple(logits), errors)
 
     def _majorities(self, result: TestScore) -> dict[str, Majority]:
         """The most frequent class of each split on which a classifier's metrics are measured."""
@@ -139,7 +174,8 @@ class Finish:
                 advice = "Other trainings did; call search.log_model(module, example) in each"
                 why = f"the winner is not registered: its run {summary.run} logged no model. {advice}"
                 return replace(summary, model=None, has_no_model=True, standing=why)
-            model = version.TrainedModel.of(objective, params, lambda: self._read_weights(summary.run))
+            weights, temperature = lambda: self._read_weights(summary.run), summary.temperature
+            model = version.TrainedModel.of(objective, params, weights, temperature)
             metadata = version.metadata(study, summary, objective, model.example)
             published = publish(
                 self.config.mlflow_uri,
@@ -227,6 +263,17 @@ def _figures(result: TestScore, scores: Sequence[Score]) -> dict[str, float]:
     accuracy = next(score for score in scores if score.name == "accuracy")
     interval = {"low": accuracy.low, "high": accuracy.high}
     return {"accuracy": result.accuracy, **interval, "loss": result.loss, "n": len(result.labels)}
+
+
+def _tested(calibration: Calibration, result: TestScore) -> Calibration:
+    """Add the errors on the test split, for which `result` has calibrated probabilities."""
+    probabilities = result.probabilities
+    if not np.isfinite(probabilities).all():
+        return calibration
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    uncalibrated = probabilities_at(1 / calibration.temperature, logits)
+    errors = (calibration_error(result.labels, rows) for rows in (uncalibrated, probabilities))
+    return replace(calibration, test=CalibrationErrors(*errors))
 
 
 def leaderboard(study: records.StudyRecord) -> bytes:

@@ -25,7 +25,7 @@ from search.study.selection.winner import choose, clearly_worse, completed
 from search.study.space.objective_calls import described
 from search.study.study import StoredStudy
 from search.study.summary import Candidate, Confirmation, Summary
-from search.tracking.journal import confirm_run, refit_run
+from search.tracking.journal import confirm_run, refit_run, trial_run
 from search.tracking.tracker import Tracking
 
 TRANSIENT_FAILURES = ("out_of_memory", "crashed")  # another start may not meet them, on a machine that is less busy
@@ -234,6 +234,18 @@ def _job(
     label = f"{described(study.objective, task.params)}, {note}"
     tags = {"kind": kind, "optuna.trial.number": str(task.number)}
     return Job(run, f"{kind} #{task.number:03d} {label}", label, task, tags)
+
+
+def runs_to_calibrate(attrs: Mapping[str, Any], summary: Summary) -> list[str]:
+    """The winner's trainings on fresh seeds that came to their end; without one, its trial. `attrs`: the study's.
+
+    The trainings on fresh seeds were not selected for their values, so their predictions are not too good.
+    """
+    seeds = summary.confirmation.seeds if summary.confirmation else 0
+    runs = (confirm_run(summary.number, repeat) for repeat in range(1, seeds + 1))
+    stored = attrs.get(records.EXTRA_TRAININGS, {})
+    ended = [run for run in runs if run in stored and TrainingResult.from_dict(stored[run]).value is not None]
+    return ended or [trial_run(summary.number)]
 
 
 def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> bool:

@@ -117,6 +117,25 @@ class Majority:
 
 
 @dataclass(frozen=True)
+class CalibrationErrors:
+    """Expected calibration errors of one split's predictions."""
+
+    before: float  # of the probabilities as the networks were trained
+    after: float  # of the calibrated ones
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the probabilities of the tested and registered network were calibrated."""
+
+    temperature: float = 1.0  # the logits are divided by it; 1 leaves the probabilities as they are
+    runs: tuple[str, ...] = ()  # the trainings whose validation predictions it was fitted on; none if it was not
+    validation: CalibrationErrors | None = None  # of those; None if it was not fitted
+    test: CalibrationErrors | None = None  # of the tested network
+    missing: str | None = None  # why it was not fitted; None if it was
+
+
+@dataclass(frozen=True)
 class Summary:
     """The outcome of a finished search."""
 
@@ -130,6 +149,7 @@ class Summary:
     """`accuracy`, `low`, `high` (95% Wilson interval), `loss`, `n`; None without a test split."""
     scores: tuple[Score, ...] = ()
     """All metrics on the test split, in the order of `objectives.metrics.METRICS`; empty in earlier studies."""
+    calibration: Calibration | None = None  # None without a test split, and in earlier studies: nothing was calibrated
     confusion: Sequence[Sequence[int]] | None = None
     """Test images by true class (rows) and predicted class (columns); None if there are too many classes."""
     classes: tuple[ClassScore, ...] = ()  # all classes, in the order of the network's outputs
@@ -158,6 +178,10 @@ class Summary:
         values["scores"] = tuple(Score(**score) for score in values.get("scores", ()))
         values["classes"] = tuple(ClassScore(**score) for score in values.get("classes", ()))
         values["majorities"] = {split: Majority(**stored) for split, stored in values.get("majorities", {}).items()}
+        if calibrated := values.get("calibration"):
+            splits = ("validation", "test")
+            errors = {split: CalibrationErrors(**given) for split in splits if (given := calibrated[split])}
+            values["calibration"] = Calibration(**{**calibrated, "runs": tuple(calibrated["runs"]), **errors})
         if confirmed := values.get("confirmation"):
             candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
             possible = confirmed.get("metric_range")
@@ -187,13 +211,29 @@ class Summary:
         """Which training made the tested and registered network: `trial`, `confirm` or `refit`."""
         return self.run.partition("-")[0]
 
+    @property
+    def temperature(self) -> float:
+        """What the logits of the tested and registered network are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0
+
     def figures(self, metric: str) -> dict[str, float]:
         """Return the winner's figures by name; those that begin with `test_` belong to the registered network alone."""
         figures = {f"best_{metric}": self.value}
         if self.confirmed:
             figures[f"confirmed_{metric}"] = self.score
         accuracy = {"test_accuracy": self.test["accuracy"]} if self.test else {}
-        return figures | accuracy | {f"test_{score.name}": score.value for score in self.scores}
+        return figures | accuracy | self.tested_figures()
+
+    def tested_figures(self) -> dict[str, float]:
+        """Return the metrics on the test split, the temperature, and calibration errors (ECE) with it and without."""
+        figures = {f"test_{score.name}": score.value for score in self.scores}
+        if (calibration := self.calibration) is None:
+            return figures
+        figures["temperature"] = calibration.temperature
+        for split, errors in (("val", calibration.validation), ("test", calibration.test)):
+            if errors is not None:
+                figures |= {f"{split}_ece": errors.after, f"{split}_ece_uncalibrated": errors.before}
+        return figures
 
 
 def counted(n: int, thing: str) -> str:

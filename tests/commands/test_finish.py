@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from shell import rows
+from torch import nn
 
-from objectives.base import EpochResult, ObjectiveError, Task, TestScore, Training
+from objectives.base import EpochResult, ObjectiveError, Params, Suggest, Task, TestScore, Training
 from objectives.images.objective import ImageClassification
 from search.cli.progress import PlainDisplay
 from search.commands.finish import Finish
@@ -22,8 +24,10 @@ from search.commands.setup import SearchPlan
 from search.common.config import Config
 from search.common.errors import UsageError
 from search.study.records import StudyRecord
+from search.study.selection.calibration import calibration_error
 from search.study.study import StoredStudy
 from search.study.summary import Summary, counted
+from search.study.texts.calibrated import calibration_text
 from search.study.texts.tested import reads_of_test_split
 from search.tracking.journal import Journal
 from search.tracking.registry import promotion, registration
@@ -63,6 +67,28 @@ class Minimised(Counted):
 
     def start(self, task: Task, device: str) -> Training:
         return Mistakes(super().start(task, device))
+
+
+class Smoothed(Counted):
+    """A network of one's own whose logits are too small. Keeps the score that it has without a temperature."""
+
+    plain: TestScore
+
+    def score_test(self, model: Any, device: str) -> TestScore:
+        Smoothed.plain = super().score_test(model.network, device)
+        return super().score_test(model, device)
+
+    def suggest_network(self, trial: Suggest) -> Params:
+        return {}
+
+    def build_network(self, params: Params) -> nn.Module:
+        layers = nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+        return nn.Sequential(*layers, Shrinking())
+
+
+class Shrinking(nn.Module):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return 1.5 * logits.tanh()
 
 
 class Mistakes:
@@ -120,6 +146,46 @@ def test_another_winning_network_reads_the_test_split_again_and_the_count_is_sho
     assert texts
     assert all(f"n = 359), {reads_of_test_split(study)}." in note for note in texts)
     assert reads_of_test_split(study) in (folder / "mlruns/reports/digits.html").read_text()
+
+
+@pytest.mark.slow
+def test_probabilities_are_calibrated_by_what_is_left_of_the_trainings(folder: Path):
+    """Without a confirmation by the trial's own predictions, else by those of fresh seeds; without any, not at all."""
+    alone = searched(folder).summary
+    assert alone is not None
+    assert alone.calibration is not None
+    assert (alone.calibration.runs, alone.calibration.missing) == (("trial-0",), None)
+    confirmed = searched(folder, confirm=1, confirm_seeds=2).summary
+    assert confirmed is not None
+    assert confirmed.calibration is not None
+    assert (confirmed.run, confirmed.calibration.runs) == ("confirm-0-1", ("confirm-0-1", "confirm-0-2"))
+    weights = sorted(folder.glob("mlruns/artifacts/digits/*/artifacts/weights.pt"))
+    assert len(weights) == 3
+    for path in (*weights, *folder.glob("mlruns/weights/*/*.pt")):
+        path.unlink()
+    refitted = searched(folder, confirm=1, confirm_seeds=2, no_refit=False).summary
+    assert refitted is not None
+    assert refitted.calibration is not None
+    assert (refitted.run, refitted.temperature, refitted.calibration.runs) == ("refit-0", 1.0, ())
+    why = "not calibrated, because the validation predictions of confirm-0-1, confirm-0-2 are not there"
+    assert calibration_text(refitted) == f"{why}: their weights were deleted"
+    assert refitted.calibration.test is not None
+    assert refitted.calibration.test.before == pytest.approx(refitted.calibration.test.after, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_temperature_changes_the_loss_and_no_answer_on_the_test_split(folder: Path):
+    summary = searched(folder, "Smoothed", epochs=3, confirm=1, confirm_seeds=1).summary
+    plain = Smoothed.plain
+    assert summary is not None
+    assert summary.test is not None
+    assert summary.test["accuracy"] == plain.accuracy
+    assert summary.temperature < 1
+    assert summary.test["loss"] < plain.loss
+    assert summary.calibration is not None
+    assert summary.calibration.test is not None
+    assert summary.calibration.test.before == pytest.approx(calibration_error(plain.labels, plain.probabilities))
+    assert summary.calibration.test.after < summary.calibration.test.before
 
 
 @pytest.mark.slow
@@ -253,6 +319,9 @@ def test_a_finish_that_is_killed_after_every_step_ends_the_same(folder: Path, mo
     assert study.summary.model == {"name": "digits", "version": "1", "uri": "models:/digits/1", "alias": "champion"}
     assert (study.summary.run, study.summary.standing) == ("refit-0", None)
     assert version.tags["validation"] == repr(study.summary.score)
+    assert version.tags["temperature"] == f"{study.summary.temperature:.4f}"
+    assert study.summary.calibration is not None
+    assert study.summary.calibration.runs == ("confirm-0-1",)
     assert aliases_of(client.get_registered_model("digits"))[CHAMPION] == 1
     assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first start was killed before it read
     assert f"read {len(read_by(folder))} times in this study" in version.description

@@ -14,6 +14,7 @@ from search.common.text import readable
 from search.study.records import EXTRA_TRAININGS, StudyRecord
 from search.study.state import State
 from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
+from search.study.texts.calibrated import calibration_text
 from search.study.texts.classes import constant_answer, never_predicted
 from search.study.texts.tested import TestFigures, figures_on_test
 
@@ -130,6 +131,7 @@ class SearchOutcome:
     gains: tuple[GainRow, ...]
     gains_note: str  # a remark about all gains together; may be ""
     test: TestFigures | None
+    calibration: str  # the temperature and the calibration errors; "" for earlier studies and without a test split
     warnings: tuple[str, ...]  # classes that are never predicted, and a network no better than a constant answer
     registration: Mapping[str, Any] | None  # `name`, `version`, `alias` and `uri` of the registered version
     notes: tuple[str, ...]  # deviations from the plan
@@ -156,6 +158,7 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
         gains=gain_rows(summary.gains, style),
         gains_note=_gains_note(summary, study.direction),
         test=test,
+        calibration=calibration_text(summary),
         warnings=(*never_predicted(study, summary), *([test.warning] if test and test.warning else [])),
         registration=summary.model,
         notes=tuple(text for text in (summary.note, summary.standing) if text),

@@ -48,8 +48,8 @@ class TrainedModel:
     example: NDArray[Any]  # a few of its inputs, shape (n, ...)
 
     @classmethod
-    def of(cls, objective: Objective, params: Params, weights: Callable[[], bytes]) -> Self:
-        """Make the model of a training. A classifier returns probabilities instead of logits.
+    def of(cls, objective: Objective, params: Params, weights: Callable[[], bytes], temperature: float = 1.0) -> Self:
+        """Make the model of a training. A classifier returns probabilities: the softmax of logits / temperature.
 
         weights: reads what the training left, which is a program for a function. Raises UnpublishableError.
         """
@@ -58,16 +58,25 @@ class TrainedModel:
             return cls(lambda: network, example)
         if isinstance(objective, ImageClassifier):
             images, _ = objective.validation_images()
-            return cls(lambda: _classifier(objective, params, weights()), (images[:4] / 255).astype(np.float32))
+            example = (images[:4] / 255).astype(np.float32)
+            return cls(lambda: _probabilities(objective, params, weights(), temperature), example)
         assert isinstance(objective, Exportable)
         example = np.asarray(call("example_input", objective.example_input))
         return cls(lambda: call("load_weights", objective.load_weights, params, weights()).eval(), example)
 
 
-def _classifier(objective: ImageClassifier, params: Params, weights: bytes) -> nn.Module:
+def classifier(objective: ImageClassifier, params: Params, weights: bytes, temperature: float) -> nn.Module:
+    """Return the trained network that gives logits / temperature, on the CPU, in evaluation mode."""
+    from objectives.images.models import Tempered
+
+    network: nn.Module = call("load_weights", objective.load_weights, params, weights)
+    return network if temperature == 1 else Tempered(network, temperature).eval()
+
+
+def _probabilities(objective: ImageClassifier, params: Params, weights: bytes, temperature: float) -> nn.Module:
     from objectives.images.models import Probabilities
 
-    return Probabilities(call("load_weights", objective.load_weights, params, weights)).eval()
+    return Probabilities(classifier(objective, params, weights, temperature)).eval()
 
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, example: NDArray[Any], run: str) -> dict[str, str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from objectives.images.models import (
@@ -15,11 +18,13 @@ from objectives.images.models import (
     Normalise,
     Probabilities,
     Residual,
+    Tempered,
     build_cnn,
     build_mlp,
     build_resnet,
     max_blocks,
     normalised,
+    predict_logits,
 )
 
 
@@ -205,3 +210,28 @@ def test_probabilities_are_the_softmax_of_the_logits():
     rows = Probabilities(network)(images)
     assert torch.allclose(rows, network(images).softmax(1))
     assert all(math.isclose(total, 1.0, abs_tol=1e-6) for total in rows.sum(1).tolist())
+
+
+LOGITS = st.floats(-1e4, 1e4, width=32)
+
+
+@given(st.lists(LOGITS, min_size=2, max_size=6), st.floats(0.01, 100))
+def test_a_temperature_changes_no_class(logits: list[float], temperature: float):
+    """Not even where two logits differ by the smallest step. Of equal ones, the first is the class in any case."""
+    rows = torch.tensor([logits])
+    tempered = Tempered(nn.Identity(), temperature)
+    assert tempered(rows).argmax(1).item() == rows.argmax(1).item()
+    probabilities = Probabilities(tempered)(rows)
+    assert probabilities[0, rows.argmax(1)] == probabilities.max()
+    assert torch.allclose(probabilities, torch.softmax(rows.double() / temperature, 1).float(), atol=1e-3)
+    assert torch.allclose(Probabilities(Tempered(nn.Identity(), 1.0))(rows), rows.softmax(1), atol=1e-6)
+
+
+def test_logits_of_many_images_are_those_of_the_network():
+    network = build_cnn(inputs(), 2, 8)
+    images = np.random.default_rng(0).integers(0, 256, (1203, 1, 28, 28), np.uint8)
+    found = predict_logits(network, images, "cpu")
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(images) / 255)
+    assert found.dtype == np.float32
+    assert np.allclose(found, expected.numpy(), atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,9 +15,9 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from shell import Finished, environment, rows
+from shell import Finished, environment, rows, search
 
-from objectives.images.models import InputSpec, Probabilities, build_mlp
+from objectives.images.models import InputSpec, Probabilities, Tempered, build_mlp
 from objectives.images.objective import ImageClassification
 from search.commands.load import load
 from search.common.errors import ModelNotFoundError, TrackingError, UnpublishableError
@@ -64,12 +65,55 @@ def test_mlflow_alone_loads_the_trained_network(finished: Finished, tmp_path: Pa
     ((run,),) = rows(database, "SELECT run_uuid FROM tags WHERE key='kind' AND value='refit'")
     ((uri,),) = rows(database, "SELECT artifact_uri FROM runs WHERE run_uuid=?", run)
     weights = (finished.folder / uri / "weights.pt").read_bytes()
-    network = Probabilities(objective.load_weights(winner["params"], weights)).eval()
+    temperature = winner["calibration"]["temperature"]
+    assert temperature != 1
+    network = Probabilities(Tempered(objective.load_weights(winner["params"], weights), temperature)).eval()
     with torch.no_grad():
         expected = network(torch.from_numpy(inputs)).numpy()
     loaded = np.load(tmp_path / "out.npy")
     assert loaded.shape == (len(images), 10)
     assert np.abs(loaded - expected).max() < 1e-5
+
+
+def test_the_exported_program_has_the_temperature_in_it(finished: Finished):
+    """With torch alone: its probabilities are those of logits / temperature, and its classes those of the logits."""
+    (file,) = finished.folder.glob("mlruns/artifacts/digits/models/*/artifacts/data/model.pt2")
+    program = torch.export.load(file)
+    (temperature,) = (value for name, value in program.state_dict.items() if name.endswith("temperature"))
+    (version,) = versions(connect_mlflow(f"sqlite:///{finished.folder}/mlflow.db"), "digits")
+    assert version.tags["temperature"] == f"{float(temperature):.4f}"
+    assert {"val_ece", "val_ece_uncalibrated", "test_ece", "test_ece_uncalibrated"} <= version.tags.keys()
+    assert "- Probabilities: temperature " in version.description
+    images, _ = ImageClassification("digits").validation_images()
+    inputs = torch.from_numpy(images).float() / 255
+    with torch.no_grad():
+        calibrated = program.module()(inputs)
+        temperature.fill_(1.0)  # the program's own buffer
+        as_trained = program.module()(inputs)
+    assert not torch.allclose(calibrated, as_trained, atol=1e-3)
+    scaled = torch.softmax(as_trained.double().log() / float(version.tags["temperature"]), 1)
+    assert torch.allclose(calibrated.double(), scaled, atol=1e-4)
+    assert torch.equal(calibrated.argmax(1), as_trained.argmax(1))
+
+
+@pytest.mark.slow
+def test_every_page_tells_how_the_probabilities_were_calibrated(finished: Finished):
+    """The terminal, `show`, the report and MLflow's notes have the same line."""
+    line = next(row for row in finished.result.stdout.splitlines() if row.startswith("probabilities: "))
+    assert re.fullmatch(
+        r"probabilities: temperature [\d.]+, fitted on validation predictions of 2 fresh seeds; expected calibration "
+        r"error [\d.]+% -> [\d.]+% on test images, [\d.]+% -> [\d.]+% on validation images",
+        line,
+    )
+    assert line in search("show", "digits", cwd=finished.folder).stdout.splitlines()
+    text = line.partition(": ")[2]
+    assert text.replace(">", "&gt;") in (finished.folder / "mlruns/reports/digits.html").read_text()
+    database = finished.folder / "mlflow.db"
+    notes = rows(database, "SELECT value FROM tags WHERE key='mlflow.note.content'")
+    assert sum(f"Probabilities: {text}." in note for (note,) in notes) == 3  # of the study, the winner and its refit
+    tags = rows(database, "SELECT t.run_uuid FROM tags t WHERE t.key='test_ece_uncalibrated'")
+    assert len(tags) == 2
+    assert rows(database, "SELECT value FROM latest_metrics WHERE key='temperature'")
 
 
 def test_a_model_describes_its_inputs_and_its_origin(finished: Finished):

@@ -1,0 +1,17 @@
+"""Presents how the winner's probabilities were calibrated, as one line."""
+
+from search.study.summary import Summary, counted
+
+
+def calibration_text(summary: Summary) -> str:
+    """Write the temperature, its source and the expected calibration errors; "" for earlier studies."""
+    if (calibration := summary.calibration) is None:
+        return ""
+    if calibration.missing is not None:
+        return f"not calibrated, because {calibration.missing}"
+    fresh = calibration.runs[0].startswith("confirm")
+    source = counted(len(calibration.runs), "fresh seed") if fresh else "this trial, which was selected for its value"
+    splits = (("test images", calibration.test), ("validation images", calibration.validation))
+    errors = [f"{each.before:.2%} -> {each.after:.2%} on {split}" for split, each in splits if each is not None]
+    found = f"temperature {calibration.temperature:g}, fitted on validation predictions of {source}"
+    return f"{found}; expected calibration error {', '.join(errors)}"
