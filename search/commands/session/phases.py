@@ -67,6 +67,7 @@ class Phases:
             deadline=deadline,
             stopping_rule=plan.stop_reason,
             notice=display.notice,
+            keeper=session.keeper(at_least=config.confirm),  # the winner will be one of those
         )
         return cls(session, trials, coordinator, epochs)
 
