@@ -101,6 +101,7 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "no_register": "1",
         "quiet": "1",
         "log_format": "json",
+        "keep": "best:3",
         "tracking_uri": "http://host",
     }
     text = values.get(name, "7")
