@@ -80,6 +80,18 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
     assert configured("--config", str(file), env={"SEARCH_TRIALS": "21"}).trials == 21
 
 
+@pytest.mark.parametrize("value", ["best", "best:0", "best:-1", "best:two", "3", "none", "best:2.5", ""])
+def test_what_keeps_no_trial_is_explained(value: str):
+    shown = CliRunner().invoke(cli, ["run", "--keep", value]).output
+    assert re.search(
+        "does not say whose weights stay; give all, or best:N with a number from 1", " ".join(shown.split())
+    )
+
+
+def test_keep_says_how_many_trials():
+    assert [configured("--keep", value).n_kept for value in ("all", "best:1", "best:20")] == [None, 1, 20]
+
+
 def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
     file = tmp_path / "search.toml"
     file.write_text('[space]\nbatch_size = [64, 128]\nadam_lr = [1e-3, 1e-2]\noptimizer = "adam"\n')

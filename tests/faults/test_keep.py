@@ -1,4 +1,4 @@
-"""`--keep best:N` while the search is killed, and with a tracking server: the best trials have weights, no other has."""
+"""`--keep best:N` while the search is killed, and with a tracking server: only the best trials have weights."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def kept(place: Place, artifacts: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.long)])
-def test_killed_again_and_again(empty: Place, kills: int):
-    empty.kill_again_and_again(KEEP, kills, random.Random(kills), early=(1, 5.0), reports=20)
-    empty.finish(*KEEP)
-    empty.assert_whole(20)
-    found = kept(empty, empty.folder / "mlruns")
+def test_killed_again_and_again(place: Place, kills: int):
+    place.kill_again_and_again(KEEP, kills, random.Random(kills), early=(0, 5.0), reports=20)
+    place.finish(*KEEP)
+    place.assert_whole(20)
+    found = kept(place, place.folder / "mlruns")
     say(f"weights of trials {sorted(found)}")
-    assert found == best(empty, 2)
-    assert list((empty.folder / "mlruns").rglob("weights/*/*")) == []
+    assert found == best(place, 2)
+    assert list((place.folder / "mlruns").rglob("weights/*/*")) == []
 
 
 def test_with_a_server(make_place: Callable[..., Place], server: Server, folder: Path):  # noqa: F811
