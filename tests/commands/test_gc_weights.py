@@ -33,7 +33,7 @@ def kept(folder: Path) -> set[int]:
 
 
 def test_gc_lists_and_deletes_the_weights_of_other_trials(folder: Path, tmp_path: Path):
-    record = search.load("digits", workspace=folder).metadata
+    models = sorted(folder.rglob("MLmodel"))
     gc = ("gc", "--keep", "best:1", "--workspace", folder, "--data-dir", tmp_path / "data")
     before = kept(folder)
     stays = {trial for trial in before if trial in best(folder) | {winner(folder)}}
@@ -49,12 +49,9 @@ def test_gc_lists_and_deletes_the_weights_of_other_trials(folder: Path, tmp_path
     assert kept(folder) == stays
     assert "no study has weights that --keep best:1 would delete" in in_process(*gc).output
 
-    assert search.load("digits", workspace=folder).metadata == record
+    assert sorted(folder.rglob("MLmodel")) == models != []
     assert search.load_trial("digits", min(stays), workspace=folder) is not None
-    trials = ", ".join(map(str, stays)) if len(stays) == 1 else r"\d, \d"
-    with pytest.raises(
-        ModelNotFoundError, match=rf"--keep deleted them\. Trials that have weights: {trials}\. To train"
-    ):
+    with pytest.raises(ModelNotFoundError, match=r"--keep deleted them\. Trials that have weights: \d.*\. To train it"):
         search.load_trial("digits", gone[0], workspace=folder)
     for words in (("show", "digits"), ("report",), ("promote", "digits")):
         assert in_process(*words, "--workspace", folder).exit_code == 0

@@ -211,6 +211,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "address": TEXT,
     "cpus_per_trial": st.floats(1e-3, 1e3),
     "gpus_per_trial": st.floats(0, 8),
+    "keep": st.sampled_from(["all", "best:1", "best:20"]),
     "checkpoint_interval": st.floats(0, 1e6),
     "quiet": st.booleans(),
     "log_format": st.sampled_from(LOG_FORMATS),
