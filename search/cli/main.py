@@ -267,29 +267,34 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
 @cli.command()
 @click.option("--delete", is_flag=True, help="Remove without asking.")
 @click.option("--all", "everything", is_flag=True, help="Remove also what the next search of a folder would use.")
-@options("data_dir")
+@options(*STORES, "data_dir", "keep")
 def gc(delete: bool, everything: bool, config: Config) -> None:
-    """List and remove the arrays made of folders of images.
+    """List and remove the arrays made of folders of images, and with --keep best:N the weights of other trials.
 
     A search stores the images of a folder, made small, in the data folder or in your cache. Arrays of folders that
-    have changed or are gone can be removed, and what killed processes left. Images and downloads stay.
+    have changed or are gone can be removed, and what killed processes left. Images and downloads stay. With --keep
+    best:N, only the best N trials of each study and its winner keep their weights. Registered models stay.
     """
     from objectives.data.datasets import default_data_dir
-    from search.cli.output import print_arrays
+    from search.cli.output import print_arrays, print_weights
     from search.commands.upkeep.gc import find_arrays, remove
+    from search.commands.upkeep.weights import delete_weights, find_weights
 
-    found = find_arrays(config.data_dir or default_data_dir())
+    found, stored = find_arrays(config.data_dir or default_data_dir()), find_weights(config)
     chosen = [entry for entry in found if everything or not entry.is_needed]
+    weights = [entry for entry in stored if entry.why_not is None]
     print_arrays(found, chosen)
-    if not chosen:
+    print_weights(stored, config)
+    if (n := len(chosen) + len(weights)) == 0:
         return
     if not delete and not sys.stdin.isatty():
-        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''} --delete")
+        keep = "" if config.n_kept is None else f" --keep {config.keep}{config.where}"
+        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''}{keep} --delete")
         return
     if not delete and not click.confirm("Remove them?"):
         return
-    failures = remove(chosen)
-    click.echo(f"removed {len(chosen) - len(failures)} of {len(chosen)}")
+    failures = remove(chosen) + delete_weights(config, weights, partial(click.echo, err=True))
+    click.echo(f"removed {n - len(failures)} of {n}")
     for failure in failures:
         click.echo(f"Error: not removed: {failure}", err=True)
     raise SystemExit(1 if failures else 0)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from search.commands.predict import Prediction
     from search.commands.run import Ending
     from search.commands.upkeep.gc import StoredArrays
+    from search.commands.upkeep.weights import StoredWeights
     from search.common.config import Config
     from search.testing.findings import Finding
 
@@ -311,6 +312,25 @@ def print_arrays(found: Sequence[StoredArrays], chosen: Sequence[StoredArrays]) 
         echo(
             "Models that were trained on them can then no longer be tried on their test images (predict folder:PATH:0)."
         )
+
+
+def print_weights(found: Sequence[StoredWeights], config: Config) -> None:
+    """Print one row for each study with weights that can be deleted, with a mark if that can be done now."""
+    if config.n_kept is None:
+        return
+    if not found:
+        echo(f"no study has weights that --keep {config.keep} would delete")
+        return
+    table = _table("", "size", "trials", wrapped=("study", "remark"))
+    for entry in found:
+        mark, size = "" if entry.why_not else "x", f"{entry.size_bytes / 1e6:.1f} MB"
+        table.add_row(mark, size, str(entry.n_trials), Text(entry.study), Text(printable(entry.why_not or "")))
+    console.print(table)
+    chosen = [entry for entry in found if entry.why_not is None]
+    n, size_bytes = sum(entry.n_trials for entry in chosen), sum(entry.size_bytes for entry in chosen)
+    echo(f"weights of {counted(n, 'trial')} (x) can be removed: {size_bytes / 1e6:.1f} MB")
+    if n:
+        echo("search.load_trial can then no longer load these trials. Registered models stay.")
 
 
 def _table(*columns: str, wrapped: Sequence[str]) -> Table:

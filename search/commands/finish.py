@@ -31,6 +31,7 @@ from search.study.selection.calibration import (
 )
 from search.study.selection.image_errors import confusion_matrix, score_intervals
 from search.study.selection.intervals import images_of
+from search.study.selection.kept import why_deleted
 from search.study.space.objective_calls import ContractError, call, require
 from search.study.study import StoredStudy
 from search.study.summary import Calibration, CalibrationErrors, ClassScore, Majority, Score, Summary
@@ -38,7 +39,7 @@ from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
 from search.tracking.registry import version
-from search.tracking.registry.programs import NEVER_LOGGED, PROGRAM
+from search.tracking.registry.programs import NEVER_LOGGED, weights_artifact
 from search.tracking.tracker import Tracking
 
 
@@ -215,8 +216,10 @@ class Finish:
     def _read_weights(self, run: str) -> bytes:
         """The winner's weights, or a function's program. Raises TrackingError if they are nowhere."""
         if (weights := self._weights(run)) is None:
-            path = self._files.weights_of(run)
-            raise TrackingError(f"the weights of {run} are neither at {path} nor in MLflow")
+            path, study = self._files.weights_of(run), self.study.record()
+            missing = f"the weights of {run} are neither at {path} nor in MLflow"
+            is_deleted = any(trial.weights_deleted and trial_run(trial.number) == run for trial in study.trials)
+            raise TrackingError(f"{missing}: {why_deleted(study)}" if is_deleted else missing)
         return weights
 
     def _weights(self, run: str) -> bytes | None:
@@ -227,7 +230,7 @@ class Finish:
 
         if (run_id := self.tracking.mlflow_id(run)) is None:
             return None
-        name = PROGRAM if isinstance(self.study.objective, FunctionObjective) else "weights.pt"
+        name = weights_artifact(is_function=isinstance(self.study.objective, FunctionObjective))
         return download(self.config.mlflow_uri, run_id, name)
 
     def _report(self) -> None:

@@ -18,6 +18,7 @@ from search.commands.studies import is_of_function, read_study, tracked_elsewher
 from search.common.config import Config
 from search.common.errors import ModelNotFoundError, TrackingError, UsageError
 from search.study import records
+from search.study.selection.kept import why_deleted
 from search.study.space.asked_trial import StoredTrial
 from search.study.space.objective_calls import call, explain_errors
 from search.study.space.space import WHOLE_SPACE
@@ -200,6 +201,8 @@ def _stored(config: Config, study: records.StudyRecord, trial: records.TrialReco
             content = download(config.mlflow_uri, trial.run_id, artifact)
     except TrackingError as error:
         raise ModelNotFoundError(f"{absent}: {error}") from None
+    if content is None and trial.weights_deleted:
+        raise ModelNotFoundError(f"{absent}: {why_deleted(study)}")
     if content is None:
         raise ModelNotFoundError(f"{absent}: its run {trial.run_id} has no {artifact}")
     return content

@@ -62,6 +62,7 @@ def run(plan: SearchPlan, display: Display) -> Ending:
 
 
 def _result(session: SearchSession, *, was_complete: bool) -> Ending:
+    session.keeper().take_up()  # now the winner is known
     with session.display.busy("delivering to MLflow"):
         undelivered = session.tracking.flush(DELIVERY_S)
     (study,) = compared(session.plan.config, [session.study.record()])

@@ -108,6 +108,20 @@ def separate_copy(config: Config, storage: RDBStorage, study_id: int) -> None:
     storage.set_study_user_attr(study_id, records.UID, own)
 
 
+def shared_trials(storage: RDBStorage, name: str) -> frozenset[int]:
+    """The trials of a study whose runs in MLflow belong to another study too: one of them is a copy of the other."""
+    uids = {study.study_name: study.user_attrs.get(records.UID, "") for study in storage.get_all_studies()}
+    copies = {other for other, uid in uids.items() if other != name and f"{uid}-".startswith(f"{uids[name]}-")}
+    if "-" in uids[name]:  # it is a copy itself
+        copies.add(name)
+    shared = set()
+    for copy in copies:
+        made = uids[copy] if copy == name or uids[copy] != uids[name] else None  # None: no search has continued it yet
+        trials = storage.get_all_trials(storage.get_study_id_from_name(copy), deepcopy=False)
+        shared |= {trial.number for trial in trials if trial.user_attrs.get(records.ORIGIN) != f"{made}/{trial.number}"}
+    return frozenset(shared)
+
+
 def is_of_function(attrs: Mapping[str, Any]) -> bool:
     """Return whether a study has a function of a trial as objective; `attrs`: the study's."""
     return records.OBJECTIVE in attrs and attrs[records.OBJECTIVE].get("direction") is not None  # others have their own

@@ -59,6 +59,18 @@ class Device(click.ParamType[str]):
         return "[auto|cpu|cuda|cuda:I|mps]"
 
 
+class Keep(click.ParamType[str]):
+    """Whose weights stay: those of all trials, or of the best ones."""
+
+    name = "keep"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(r"all|best:0*[1-9]\d{0,8}", str(value)) is None:
+            advice = "give all, or best:N with a number from 1, such as best:5"
+            self.fail(f"{value!r} does not say whose weights stay; {advice}.", param, ctx)
+        return str(value)
+
+
 def setting(default: Any, text: str, type_: Any, metavar: str | None = None, *, unset: str | None = None) -> Any:
     """Make a field that is also a flag with the help `text`; `unset` describes the default if it is None."""
     return field(default=default, metadata={"help": text, "type": type_, "metavar": metavar, "unset": unset})
@@ -142,6 +154,7 @@ class Config:
     tracking_uri: str | None = setting(None, "MLflow tracking store.", str, "URL", unset="mlflow.db in the workspace")
     register: str | None = setting(None, "Name of the registered model.", str, "NAME", unset="the dataset's name")
     no_register: bool = setting(False, "Do not register the winner.", bool)
+    keep: str = setting("all", "Trials whose weights stay; those of others are deleted.", Keep(), "all|best:N")
     checkpoint_interval: float = setting(30.0, "Minimum time between checkpoints of a trial.", NOT_NEGATIVE, "SECONDS")
     quiet: bool = setting(False, "Print only the final summary.", bool)
     log_format: str = setting("text", "Progress output. json prints one object per line.", click.Choice(LOG_FORMATS))
@@ -163,6 +176,11 @@ class Config:
         from search.common.sqlite import sqlite_url  # SQLAlchemy would slow down --help
 
         return self.storage or sqlite_url((self.workspace / "optuna.db").absolute())
+
+    @property
+    def n_kept(self) -> int | None:
+        """How many of the best trials keep their weights; None for all trials."""
+        return None if self.keep == "all" else int(self.keep.removeprefix("best:"))
 
     @property
     def mlflow_uri(self) -> str:

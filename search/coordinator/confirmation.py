@@ -94,6 +94,9 @@ class JobList:
     def note(self, attr: str) -> None:
         self.study.note(attr)
 
+    def keeps(self, job: Job, result: TrainingResult) -> bool:
+        return True
+
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Store the result, and report which trainings it makes unnecessary."""
         waiting = self._waiting()

@@ -242,7 +242,7 @@ class Coordinator:
         if training.value is None and not training.is_pruned and not training.job.task.refit:
             self._fail(slot, training, "error", f"the training ended without a value of {self.objective.metric}")
         else:
-            self._end(slot, training, self._runs.finish(training, outcome))
+            self._end(slot, training, self._runs.finish(training, outcome, self.work.keeps))
 
     def _fail(self, slot: int, training: RunningTraining, kind: str, message: str, traceback: str = "") -> None:
         self._end(slot, training, self._runs.fail(training.job, kind, message, traceback))

@@ -20,6 +20,7 @@ from objectives.functions.objective import FunctionObjective
 from objectives.metrics import METRICS, metric_of, scores
 from search.common.text import printable, readable
 from search.common.workspace import TrainingFiles
+from search.coordinator.keeping import GONE, WEIGHTS_TAG
 from search.coordinator.progress import RunningTrial
 from search.coordinator.work import Job
 from search.study import records
@@ -30,6 +31,7 @@ from search.study.space.objective_calls import call, described
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name
+from search.tracking.registry.programs import weights_artifact
 from search.tracking.tracker import Tracking
 
 MESSAGE_LENGTH = 2_000
@@ -175,8 +177,10 @@ class TrainingRuns:
         self.files.checkpoint_of(job.run).unlink(missing_ok=True)
         self.files.model_of(job.run).unlink(missing_ok=True)
 
-    def finish(self, training: RunningTraining, outcome: Outcome) -> TrainingResult:
-        """End the run of a training that came to its end or was pruned."""
+    def finish(
+        self, training: RunningTraining, outcome: Outcome, keeps: Callable[[Job, TrainingResult], bool]
+    ) -> TrainingResult:
+        """End the run of a training that came to its end or was pruned. `keeps`: whether its weights are stored."""
         job, value, is_pruned = training.job, training.value, training.is_pruned
         epoch = training.result.epoch if training.result else job.step / self.objective.steps_per_epoch()
         figures = self._finite(outcome.metrics)
@@ -188,13 +192,16 @@ class TrainingRuns:
         attrs = {records.METRICS: figures, **({} if is_pruned else self._of_predictions(outcome, value))}
         result = TrainingResult(state, None if is_pruned else value, attrs)
         self._keep(job, outcome)
-        weights = outcome.weights
-        if (path := self.files.model_of(job.run)).exists():
+        path, weights, tags = self.files.model_of(job.run), outcome.weights, {}
+        if path.exists():
             weights = path.read_bytes()
-            self.tracking.file(job.run, "model.pt2", weights)
-        if weights is not None and not is_pruned:
-            write_atomic(self.files.weights_of(job.run), weights)
-        return self._end(job, result, metrics=measured | finals)
+        if weights is not None and not keeps(job, result):
+            result, tags = result.with_attrs({records.DELETED: True}), {WEIGHTS_TAG: GONE}
+        elif weights is not None:
+            self.tracking.file(job.run, weights_artifact(is_function=training.is_function), weights)
+            if not is_pruned:
+                write_atomic(self.files.weights_of(job.run), weights)
+        return self._end(job, result, metrics=measured | finals, tags=tags)
 
     def refuse(self, job: Job, metrics: Mapping[str, float]) -> TrainingResult:
         """End the run of a training that did not begin because of a limit."""
@@ -214,10 +221,8 @@ class TrainingRuns:
         self.tracking.end_run(job.run, "KILLED", tags={"optuna.state": "RUNNING"})
 
     def _keep(self, job: Job, outcome: Outcome) -> None:
-        """Write a training's parameters and weights, and the data of its plots."""
+        """Write a training's parameters, and the data of its plots."""
         self.tracking.file(job.run, "params.json", records.to_json(job.task.params))
-        if outcome.weights is not None:
-            self.tracking.file(job.run, "weights.pt", outcome.weights)
         if outcome.predictions is not None and isinstance(self.objective, ImageClassifier):
             self._keep_predictions(job, self.objective, outcome.predictions)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from objectives.base import Task
 from objectives.worker.messages import Asked
+from search.coordinator.keeping import KeepAll, Keeper
 from search.coordinator.progress import TRIALS
 from search.coordinator.work import Job
 from search.study import records
@@ -43,6 +44,7 @@ class Trials:
     pausing_rule: Callable[[Sequence[TrialRecord]], bool] = lambda ended: False
     """Returns whether some of the trials that have ended are to be confirmed before another one begins."""
     notice: Callable[[str], None] = lambda text: None
+    keeper: Keeper = field(default_factory=KeepAll)
     search_s: float = field(default=0.0, init=False)  # seconds spent on sampling and storing
     _ended: list[TrialRecord] = field(default_factory=list, init=False)
     is_paused: bool = field(default=False, init=False)
@@ -69,6 +71,7 @@ class Trials:
                 self._resumed.append(prepared)
             else:
                 self._tell(prepared.number, run, TrainingResult.from_dict(stored))
+        self.keeper.take_up()
         self.apply_rules()
         return {trial_run(prepared.number) for prepared in self._resumed}
 
@@ -169,10 +172,16 @@ class Trials:
     def note(self, attr: str) -> None:
         self.study.stored.note(attr)
 
+    def keeps(self, job: Job, result: TrainingResult) -> bool:
+        constraints = self.study.limits.excess(result.metrics)
+        return self.keeper.keeps(TrialRecord.of_training(job.task.number, job.label, result, constraints=constraints))
+
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         if self.study.is_function:
             self.live.end(job.task.number)
         record = self._tell(job.task.number, job.run, result)
+        with self._timed():
+            self.keeper.add(record)
         del self._running[job.task.number]
         self.apply_rules()
         return record

@@ -61,6 +61,9 @@ class Work(Protocol):
     def note(self, attr: str) -> None:
         """Store an attribute of the study that says what its function does."""
 
+    def keeps(self, job: Job, result: TrainingResult) -> bool:
+        """Whether the weights of a training that is about to end like this are stored."""
+
     def end(self, job: Job, result: TrainingResult) -> TrialRecord:
         """Store how a training ended. The journal has the result already."""
 

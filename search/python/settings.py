@@ -60,6 +60,7 @@ class Settings(TypedDict, total=False):
     tracking_uri: str | None
     register: str | None
     no_register: bool | None
+    keep: str | None
     checkpoint_interval: float | None
     quiet: bool | None
     log_format: Literal["text", "json"] | None

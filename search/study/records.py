@@ -5,7 +5,7 @@ Studies and trials come from Optuna's storage alone. So terminal and report work
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.common.direction import Direction
 from search.common.text import printable
-from search.study.state import Holder, Phase, State
+from search.study.state import Holder, Phase, State, measured
 from search.study.summary import Summary
 
 # Attributes of a study.
@@ -42,6 +42,9 @@ RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Opt
 SEEDED = "seeded"  # true once a function has asked for its seed
 MODELS = "models"  # true once a function has logged a model
 
+# Attribute of a study: the trials whose weights were deleted after their end; of a trial: true if they were not stored.
+DELETED = "weights_deleted"
+
 # Attributes of a trial.
 RUN = "mlflow_run_id"
 ORIGIN = "origin"  # UID/NUMBER of a trial as the search made it: a copy in another study or place has another one
@@ -57,9 +60,9 @@ SLOT = "slot"
 
 STUDY_ATTRS = {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER}
 STUDY_ATTRS |= {TEST_READS, EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS}
-STUDY_ATTRS |= {SEEDED, MODELS, REFUTED}
+STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED}
 TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, SLOT, IMAGE_ERROR}
-TRIAL_ATTRS |= {NEVER_PREDICTED}
+TRIAL_ATTRS |= {NEVER_PREDICTED, DELETED}
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class TrialRecord:
     foreign: bool = False  # added to a search's study by another program: shown, never chosen
     never_predicted: tuple[str, ...] = ()  # classes that it never predicts on validation images, once it is complete
     image_error: float | None = None  # standard error of its value over draws of the validation images, if known
+    weights_deleted: bool = False  # by --keep, at its end or later
 
     @property
     def feasible(self) -> bool:
@@ -153,12 +157,13 @@ class TrialRecord:
         )
 
     @classmethod
-    def of(cls, trial: FrozenTrial, runs: Mapping[str, str] | None = None, *, foreign: bool = False) -> Self:
-        """Read an Optuna trial. `runs` is the study's attribute RUNS.
+    def of(cls, trial: FrozenTrial, study: Mapping[str, Any] | None = None, *, foreign: bool = False) -> Self:
+        """Read an Optuna trial. `study`: the attributes of its study.
 
         The attributes of a `foreign` trial may be anything, so they are not read.
         """
         attrs: Mapping[str, Any] = {LABEL: "added by another program"} if foreign else trial.user_attrs
+        study = study or {}
         value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
@@ -175,12 +180,13 @@ class TrialRecord:
             slot=attrs.get(SLOT),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
-            run_id=attrs.get(RUN) or (runs or {}).get(str(trial.number)),
+            run_id=attrs.get(RUN) or study.get(RUNS, {}).get(str(trial.number)),
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
             foreign=foreign,
             never_predicted=tuple(attrs.get(NEVER_PREDICTED, ())),
             image_error=attrs.get(IMAGE_ERROR),
+            weights_deleted=bool(attrs.get(DELETED)) or trial.number in study.get(DELETED, ()),
         )
 
 
@@ -221,19 +227,19 @@ class StudyRecord:
     def of(cls, study: optuna.Study, holder: Holder | None = None) -> Self:
         """Read a study. A reader finds out its `holder` first; for the search itself it is None."""
         attrs, everything = study.user_attrs, study.get_trials(deepcopy=False)
-        uid = attrs.get(UID)
+        uid, of_trials = attrs.get(UID), {**attrs, DELETED: frozenset(attrs.get(DELETED, ()))}
         foreign = [trial for trial in everything if uid is not None and is_foreign(trial, uid)]
         trials = [trial for trial in everything if uid is None or not is_foreign(trial, uid)]
         return cls(
             name=study.study_name,
             metric=attrs.get(METRIC, "value"),
             maximize=Direction.of_study(study.direction) is Direction.MAXIMIZE,
-            trials=tuple(TrialRecord.of(trial, attrs.get(RUNS)) for trial in trials),
+            trials=tuple(TrialRecord.of(trial, of_trials) for trial in trials),
             foreign=tuple(TrialRecord.of(trial, foreign=True) for trial in foreign),
             holder=holder,
             summary=Summary.from_dict(attrs[SUMMARY]) if attrs.get(SUMMARY) else None,
             provenance=attrs.get(PROVENANCE, {}),
-            sessions=tuple(_measured(attrs.get(SESSIONS, ()), trials))[::-1],
+            sessions=tuple(measured(attrs.get(SESSIONS, ()), trials))[::-1],
             attrs=attrs,
         )
 
@@ -315,20 +321,6 @@ class StudyRecord:
 
     def count(self, state: TrialState) -> int:
         return sum(trial.state == state for trial in self.trials)
-
-
-def _measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
-    """Add durations, latest session first. A session that was killed or still runs lasts until its last trial event.
-
-    Seconds since 1970 are compared: a later session may have another time zone.
-    """
-    events = [at.timestamp() for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
-    end = math.inf
-    for session in reversed(sessions):
-        start = datetime.fromisoformat(session["started"]).timestamp()
-        last = max((at for at in events if start <= at < end), default=start)
-        yield {"wall_s": last - start, **session}
-        end = start
 
 
 def json_values(value: Any) -> Any:

@@ -3,10 +3,14 @@
 `StudyRecord.state` decides it, from the lock, the trials and the summary. Every page and command shows that.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
+
+from optuna.trial import FrozenTrial
 
 
 class State(StrEnum):
@@ -52,3 +56,17 @@ class Phase:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         return cls(**{**stored, "jobs": {run: (number, label) for run, (number, label) in stored["jobs"].items()}})
+
+
+def measured(sessions: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> Iterator[Mapping[str, Any]]:
+    """Add durations, latest session first. A session that was killed or still runs lasts until its last trial event.
+
+    Seconds since 1970 are compared: a later session may have another time zone.
+    """
+    events = [at.timestamp() for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at]
+    end = math.inf
+    for session in reversed(sessions):
+        start = datetime.fromisoformat(session["started"]).timestamp()
+        last = max((at for at in events if start <= at < end), default=start)
+        yield {"wall_s": last - start, **session}
+        end = start

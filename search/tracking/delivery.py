@@ -25,7 +25,7 @@ from search.tracking import lengths
 from search.tracking.journal import EXPERIMENT, Body, Journal, Write
 from search.tracking.lengths import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, TAGS_PER_REQUEST, cut
 from search.tracking.locations import folder_to_write, settle
-from search.tracking.store import RUN_TAG, STUDY_TAG, Destination, is_access_denied, is_rejected
+from search.tracking.store import RUN_TAG, STUDY_TAG, Destination, delete_artifact, is_access_denied, is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,6 +64,7 @@ class Delivery:
         self._client, self._journal, self._destination, self._say = client, journal, destination, say
         self._store = OpenStore.of(destination)
         self._experiment: str | None = None
+        self._kept = False  # whether the user knows that MLflow deletes nothing
         self._folders: dict[str, Path | None] = {}  # by run; None if MLflow stores the run's artifacts itself
         if (notice := settle(destination)) is not None:
             say(notice)
@@ -235,6 +236,17 @@ class Delivery:
             stored = self._client.get_run(run_id).info.artifact_uri
             self._folders[run_id] = folder_to_write(stored, self._destination)
         return self._folders[run_id]
+
+    def _remove(self, run_id: str, batch: Sequence[Write]) -> None:
+        for body in (write.body for write in batch):
+            if (run_folder := self._folder(run_id)) is not None:
+                (run_folder / body["path"]).unlink(missing_ok=True)
+            elif (why := delete_artifact(self._client, run_id, body["path"])) is not None:
+                if not self._kept:
+                    self._say(f"MLflow does not delete {body['path']} of a run, so such files stay: {why}")
+                self._kept = True
+                continue
+            self._log(run_id, tags=_run_tags(body["tags"]))
 
     def _pictures(self, run_id: str, batch: Sequence[Write]) -> None:
         from search.tracking.figures import figures

@@ -20,7 +20,7 @@ from search.common.sqlite import BUSY_TIMEOUT_S, LOCK_TIMEOUT_S, build, check_sq
 from search.study.storage.retry import RetryPolicy
 
 T = TypeVar("T")
-Kind = Literal["run", "params", "metrics", "file", "pictures", "tags", "end"]
+Kind = Literal["run", "params", "metrics", "file", "pictures", "tags", "remove", "end"]
 Body = Mapping[str, Any]
 
 PARENT = "study"  # journal name of the parent run

@@ -273,6 +273,26 @@ def is_rejected(error: Exception) -> bool:
     return code in (*PERMANENT_ERRORS, "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
 
+def delete_artifact(client: MlflowClient, run_id: str, path: str) -> str | None:
+    """Delete an artifact of a run, if it is there. Returns why the store does not do that; None when it is gone.
+
+    Raises what a later attempt may not meet, such as a server that is away.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = client.get_run(run_id).info.artifact_uri
+    try:
+        repository: Any = get_artifact_repository(location, tracking_uri=client.tracking_uri)
+        repository.delete_artifacts(path)
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        is_unanswered = status is None and isinstance(error.__cause__ or error.__context__ or error, OSError)
+        if is_unanswered or status in (429, 502, 503, 504):
+            raise
+        return None if status == 404 else first_line(error)
+    return None
+
+
 def is_access_denied(error: Exception) -> bool:
     """Return whether the server rejects the login or the user lacks the permission."""
     return _http_status(error) in (401, 403)

@@ -108,6 +108,10 @@ class Tracking:
         """Write an artifact at `path` of the run."""
         self._journal.append(run, "file", {"path": path}, content)
 
+    def remove(self, run: str, path: str, *, tags: Mapping[str, str]) -> None:
+        """Delete the artifact at `path` of the run, if it is there, and then set tags that say so."""
+        self._journal.append(run, "remove", {"path": path, "tags": dict(tags)})
+
     def predictions(self, run: str, classes: Sequence[str], packed: bytes) -> None:
         """Write what `figures.predictions.pack` returns. The delivery thread draws the run's images from it."""
         self._journal.append(run, "pictures", {"classes": list(classes)}, packed)

@@ -80,6 +80,18 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path):
     assert configured("--config", str(file), env={"SEARCH_TRIALS": "21"}).trials == 21
 
 
+@pytest.mark.parametrize("value", ["best", "best:0", "best:-1", "best:two", "3", "none", "best:2.5", ""])
+def test_what_keeps_no_trial_is_explained(value: str):
+    shown = CliRunner().invoke(cli, ["run", "--keep", value]).output
+    assert re.search(
+        "does not say whose weights stay; give all, or best:N with a number from 1", " ".join(shown.split())
+    )
+
+
+def test_keep_says_how_many_trials():
+    assert [configured("--keep", value).n_kept for value in ("all", "best:1", "best:20")] == [None, 1, 20]
+
+
 def test_a_flag_overrides_one_parameter_of_the_files_space(tmp_path: Path):
     file = tmp_path / "search.toml"
     file.write_text('[space]\nbatch_size = [64, 128]\nadam_lr = [1e-3, 1e-2]\noptimizer = "adam"\n')
@@ -101,6 +113,7 @@ def test_every_flag_can_come_from_the_environment(name: str):
         "no_register": "1",
         "quiet": "1",
         "log_format": "json",
+        "keep": "best:3",
         "tracking_uri": "http://host",
     }
     text = values.get(name, "7")
@@ -199,6 +212,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "address": TEXT,
     "cpus_per_trial": st.floats(1e-3, 1e3),
     "gpus_per_trial": st.floats(0, 8),
+    "keep": st.sampled_from(["all", "best:1", "best:20"]),
     "checkpoint_interval": st.floats(0, 1e6),
     "quiet": st.booleans(),
     "log_format": st.sampled_from(LOG_FORMATS),

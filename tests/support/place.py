@@ -14,6 +14,7 @@ from objectives.spec import ObjectiveSpec
 from search.cli.progress import PlainDisplay
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import Confirmer
+from search.coordinator.keeping import KeepAll, KeepBest
 from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
 from search.executors.inline import InlineExecutor
@@ -45,12 +46,14 @@ class Place:
         interrupted: Callable[[], bool] = lambda: False,
         pruner: str = "none",
         objective: Toy | None = None,
+        keep: int | None = None,
     ) -> StudyRecord:
-        """The trials."""
+        """The trials. `keep`: how many of the best keep their weights."""
         objective = objective or Toy(mode=mode, steps=STEPS)
         with self._opened(objective) as (stored, tracking, coordinator):
             study = SamplingStudy.open(stored, pruner=make_pruner(pruner, STEPS), sampler="random", seed=0)
-            work = Trials(study, tracking, target=trials, epochs=STEPS, seed=0)
+            keeper = KeepAll() if keep is None else KeepBest(stored.optuna_study, tracking, coordinator.files, keep)
+            work = Trials(study, tracking, target=trials, epochs=STEPS, seed=0, keeper=keeper)
             work.resume()
             coordinator.run(work, interrupted=interrupted)
             return stored.record()

@@ -101,6 +101,18 @@ def test_a_run_arrives_complete(tracking: Tracking, client: mlflow.MlflowClient)
     assert (experiment.name, experiment.tags["mlflow.note.content"]) == ("toy", "a note")
 
 
+def test_an_artifact_is_removed_and_the_run_says_so(tracking: Tracking, client: mlflow.MlflowClient):
+    run = a_trial(tracking)
+    tracking.file(run, "weights.pt", b"w")
+    tracking.file(run, "other.txt", b"o")
+    for _ in range(2):  # it may be repeated
+        tracking.remove(run, "weights.pt", tags={"search.weights": "deleted"})
+        assert tracking.flush(30.0) == 0
+        (stored,) = all_runs(client)
+        assert [file.path for file in client.list_artifacts(stored.info.run_id)] == ["other.txt"]
+        assert stored.data.tags["search.weights"] == "deleted"
+
+
 def test_images_are_drawn_from_a_trainings_predictions(tracking: Tracking, client: mlflow.MlflowClient, tmp_path: Path):
     run = a_trial(tracking)
     random = np.random.default_rng(0)

@@ -76,6 +76,7 @@ class Phases:
             stopping_rule=plan.stop_reason,
             pausing_rule=has_reached,
             notice=display.notice,
+            keeper=session.keeper(at_least=config.confirm),  # the winner will be one of those
         )
         return cls(session, trials, coordinator, epochs)
 

@@ -12,7 +12,7 @@ from objectives.base import ObjectiveError, Portable
 from objectives.devices import n_nvidia_gpus
 from objectives.spec import ObjectiveSpec
 from search.commands.setup import SearchPlan, open_tracking
-from search.commands.studies import find_stored, separate_copy
+from search.commands.studies import find_stored, separate_copy, shared_trials
 from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
@@ -20,6 +20,7 @@ from search.common.sqlite import check_free, close_databases, require_writable, 
 from search.common.system import provenance, usable_cores
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import may_improve
+from search.coordinator.keeping import KeepAll, KeepBest, Keeper
 from search.coordinator.progress import Display
 from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
@@ -62,6 +63,13 @@ class SearchSession:
     def files(self) -> TrainingFiles:
         """Checkpoints and weights of the study's trainings."""
         return self.plan.workspace.training_files(self.study.name, self.study.uid)
+
+    def keeper(self, *, at_least: int = 0) -> Keeper:
+        """Whose weights stay, as `--keep` says: of the best, but of so many `at_least`."""
+        if (n := self.plan.config.n_kept) is None:
+            return KeepAll()
+        shared = shared_trials(self.study.storage, self.study.name)
+        return KeepBest(self.study.optuna_study, self.tracking, self.files, max(n, at_least), shared)
 
     def is_complete(self) -> bool:
         """True if all trials have ended and the winner was confirmed, refitted, registered and tracked as planned."""

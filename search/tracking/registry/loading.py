@@ -9,6 +9,7 @@ import tempfile
 import warnings
 import weakref
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from search.tracking.registry.program_texts import code_in
 from search.tracking.registry.programs import NO_PICKLE, PROGRAM
 from search.tracking.registry.promotion import CHAMPION
 from search.tracking.registry.version import newest_versions
-from search.tracking.store import connect_mlflow, default_store, mlflow_errors
+from search.tracking.store import connect_mlflow, default_store, is_rejected, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,3 +182,27 @@ def download(tracking_uri: str, run_id: str, path: str) -> bytes | None:
         if path not in [file.path for file in client.list_artifacts(run_id)]:
             return None
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def artifact_sizes(tracking_uri: str, run_ids: Iterable[str], path: str) -> dict[str, int]:
+    """The size in bytes of an artifact at the top of each run that has it. Raises TrackingError when that fails."""
+    client, database = connect_to_read(tracking_uri), sqlite_file(tracking_uri)
+    sizes = {}
+    with mlflow_errors(tracking_uri, f"the sizes of {path} cannot be read"):
+        for run_id in run_ids:
+            if (size := _artifact_size(client, database, run_id, path)) is not None:
+                sizes[run_id] = size
+    return sizes
+
+
+def _artifact_size(client: MlflowClient, database: Path | None, run_id: str, path: str) -> int | None:
+    """None for a run that does not have the artifact, and for one that is gone."""
+    try:
+        location = client.get_run(run_id).info.artifact_uri
+        if database is not None and (folder := locate(location, database)) is not None:
+            return (folder / path).stat().st_size if (folder / path).exists() else None
+        return next((file.file_size for file in client.list_artifacts(run_id) if file.path == path), None)
+    except Exception as error:
+        if not is_rejected(error):
+            raise
+        return None

@@ -26,6 +26,11 @@ EXAMPLES = 4  # rows of an example that are stored with a model
 LOG_AGAIN = "Log it again with search.log_model(module, example)"
 
 
+def weights_artifact(*, is_function: bool) -> str:
+    """The artifact of a run that holds its weights: a function's program, or a state_dict."""
+    return PROGRAM if is_function else "weights.pt"
+
+
 def read_program(content: bytes) -> ExportedProgram:
     """Read what `torch.export.save` wrote. Raises UnpublishableError for anything but a program, and for code in one.
 

@@ -1,0 +1,91 @@
+"""gc --keep: the weights that a search with `--keep` would have deleted, of studies that exist already."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import optuna
+import pytest
+from shell import Finished, in_process, rows
+from studies import a_study, ask, train
+
+import search
+from search.commands.studies import shared_trials
+from search.common.errors import ModelNotFoundError
+from search.study import records
+from search.study.storage.storage import hold_study, open_storage
+
+
+@pytest.fixture
+def folder(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a finished search, with no arrays beside it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(finished.folder, tmp_path / "copy"))
+
+
+def kept(folder: Path) -> set[int]:
+    """The trials whose runs have weights."""
+    query = """SELECT a.run_uuid, a.value FROM tags a JOIN tags b USING (run_uuid)
+        WHERE a.key = 'optuna.trial.number' AND b.key = 'kind' AND b.value = 'trial'"""
+    runs = rows(folder / "mlflow.db", query)
+    return {int(number) for run, number in runs if list(folder.rglob(f"{run}/artifacts/weights.pt"))}
+
+
+def test_gc_lists_and_deletes_the_weights_of_other_trials(folder: Path, tmp_path: Path):
+    models = sorted(folder.rglob("MLmodel"))
+    gc = ("gc", "--keep", "best:1", "--workspace", folder, "--data-dir", tmp_path / "data")
+    before = kept(folder)
+    stays = {trial for trial in before if trial in best(folder) | {winner(folder)}}
+    gone = sorted(before - stays)
+    listed = in_process(*gc).output
+    assert f"weights of {len(gone)} trial" in listed
+    assert f"To remove them, type python -m search gc --keep best:1 --workspace {folder} --delete" in listed
+    assert kept(folder) == before
+    with hold_study(f"sqlite:///{folder}/optuna.db", "digits"):
+        assert "it is being searched by process" in in_process(*gc, "--delete").output
+    assert kept(folder) == before
+    assert "removed 1 of 1" in in_process(*gc, "--delete").output
+    assert kept(folder) == stays
+    assert "no study has weights that --keep best:1 would delete" in in_process(*gc).output
+
+    assert sorted(folder.rglob("MLmodel")) == models != []
+    assert search.load_trial("digits", min(stays), workspace=folder) is not None
+    with pytest.raises(ModelNotFoundError, match=r"--keep deleted them\. Trials that have weights: \d.*\. To train it"):
+        search.load_trial("digits", gone[0], workspace=folder)
+    for words in (("show", "digits"), ("report",), ("promote", "digits")):
+        assert in_process(*words, "--workspace", folder).exit_code == 0
+
+
+def best(folder: Path) -> set[int]:
+    study = optuna.load_study(study_name="digits", storage=f"sqlite:///{folder}/optuna.db")
+    return {study.best_trial.number}
+
+
+def winner(folder: Path) -> int:
+    study = optuna.load_study(study_name="digits", storage=f"sqlite:///{folder}/optuna.db")
+    return int(study.user_attrs[records.SUMMARY]["number"])
+
+
+def test_without_keep_no_study_is_opened(tmp_path: Path):
+    said = in_process("gc", "--workspace", tmp_path, "--data-dir", tmp_path / "data").output
+    assert "weights" not in said
+    assert list(tmp_path.iterdir()) == []
+    said = in_process("gc", "--keep", "best:2", "--workspace", tmp_path, "--data-dir", tmp_path / "data").output
+    assert "no study has weights that --keep best:2 would delete" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_and_its_original_share_trials(database: str):
+    study = a_study(database)
+    for _ in range(2):
+        train(study, ask(study))
+    assert shared_trials(open_storage(database), "toy") == set()
+    optuna.copy_study(from_study_name="toy", from_storage=database, to_storage=database, to_study_name="fork")
+    assert [shared_trials(open_storage(database), name) for name in ("toy", "fork")] == [{0, 1}] * 2
+    copied = optuna.load_study(study_name="fork", storage=database)
+    copied.set_user_attr(records.UID, f"{study.stored.uid}-01234567")
+    train(study, ask(study))
+    own = optuna.trial.create_trial(value=1.0, user_attrs={records.ORIGIN: f"{study.stored.uid}-01234567/2"})
+    copied.add_trial(own)
+    assert [shared_trials(open_storage(database), name) for name in ("toy", "fork")] == [{0, 1}] * 2
