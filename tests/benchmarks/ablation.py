@@ -42,11 +42,11 @@ def slow_statistics(model: nn.Module) -> None:
         layer.momentum = 0.1
 
 
-def identity_filters(model: nn.Module) -> None:
-    """Let convolutions begin by passing on their inputs: Dirac initialisation."""
+def random_filters(model: nn.Module) -> None:
+    """Torch's usual initialisation of convolutions, instead of Dirac's."""
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d) and layer.in_channels > 3:
-            nn.init.dirac_(layer.weight.data[: layer.in_channels])
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
 
 
 def fast_biases(model: nn.Module) -> None:
@@ -81,7 +81,7 @@ CHANGES: dict[str, Change] = {
     "no average of weights": Change(recipe={"averaging": 0.0}),
     "slow batch-norm momentum": Change(model=slow_statistics),
     "weight decay on norms and biases": Change(decayed_dimensions=0),
-    "Dirac initialisation": Change(model=identity_filters),
+    "no Dirac initialisation": Change(model=random_filters),
     "SGD": Change(SGD),
     "SGD, fast norm biases": Change(SGD, model=fast_biases),
 }

@@ -10,20 +10,18 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from objectives.images.models import Normalise
-
 
 class WeightAverage:
-    """Averages of weights, and of the statistics of normalisation, in tensors that never move.
+    """Averages of trained weights, and of the statistics of normalisation, in tensors that never move.
 
     They start from zero and are corrected for it when they are read, as Adam's are. So every step does the same, and a
     CUDA graph can repeat it.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        constants = {id(buffer) for part in model.modules() if isinstance(part, Normalise) for buffer in part.buffers()}
-        tensors = [*model.parameters(), *model.buffers()]
-        self._live = [tensor for tensor in tensors if tensor.is_floating_point() and id(tensor) not in constants]
+        norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._NormBase)]
+        statistics = [buffer for layer in norms for buffer in layer.buffers() if buffer.is_floating_point()]
+        self._live = [*(weight for weight in model.parameters() if weight.requires_grad), *statistics]
         self.tensors = [torch.zeros_like(tensor) for tensor in self._live]
         self._new = torch.zeros(2, device=self._live[0].device)
         """Weight of the latest values in the average, and of the average so far."""
