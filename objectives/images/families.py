@@ -98,11 +98,12 @@ def build(inputs: InputSpec, params: Params) -> nn.Sequential:
 
 
 def describe(params: Params) -> str:
-    """Name a network in a few characters, such as `mlp-512-256`, `cnn-3x24` or `resnet-3x16`."""
+    """Name a network in a few characters: `mlp-512-256`, `cnn-3x24` or `resnet-3x16`, `cnn-3x24x2` if it is deeper."""
     family = params["family"]
     if family == "mlp":
         return "-".join(["mlp", *map(str, _widths(params))])
-    return f"{family}-{params[f'{family}_blocks']}x{params[f'{family}_width']}"
+    depth = params.get("cnn_convs" if family == "cnn" else "resnet_depth", 1)
+    return f"{family}-{params[f'{family}_blocks']}x{params[f'{family}_width']}" + (f"x{depth}" if depth != 1 else "")
 
 
 def _widths(params: Mapping[str, Any]) -> tuple[int, ...]:
