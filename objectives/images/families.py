@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from objectives.base import Params, Suggest
-from objectives.images.geometry import has_stride_choice, max_blocks
+from objectives.images.geometry import has_stride_choice, max_blocks, max_resnet_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,8 @@ class Scale:
     """Units of an MLP's layer. Few widths, so that trials share CUDA graphs, and all multiples of 32, which is fast."""
     cnn_width: int
     """The most channels of a CNN's first block. Later blocks have two and three times as many."""
+    resnet_blocks: int
+    """The most blocks of a residual network, where the images allow so many."""
     resnet_width: int
     """The most channels of a residual network's first block. Each later block has twice as many."""
     resnet_depth: int
@@ -34,10 +36,16 @@ class Scale:
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SCALES = {
-    "small": Scale(LADDER, cnn_width=24, resnet_width=16, resnet_depth=1),
-    "medium": Scale(LADDER, cnn_width=48, resnet_width=32, resnet_depth=1),
-    "wide": Scale((*LADDER, 1536, 2048), cnn_width=64, resnet_width=96, resnet_depth=2),
+    "small": Scale(LADDER, cnn_width=24, resnet_blocks=3, resnet_width=16, resnet_depth=1),
+    "medium": Scale(LADDER, cnn_width=48, resnet_blocks=3, resnet_width=24, resnet_depth=1),
+    "wide": Scale((*LADDER, 1536, 2048), cnn_width=64, resnet_blocks=4, resnet_width=96, resnet_depth=2),
 }
+
+PARTS = {
+    "cnn": ("blocks", "width", "convs", "kernel", "stride", "dense", "dropout"),
+    "resnet": ("blocks", "width", "depth", "stride", "dropout"),
+}
+"""The parameters of a family. Some are not sampled for all images, and trials of earlier versions lack some."""
 
 WIDE_FROM_BYTES = 16 * 2**30
 """Free memory of a GPU with wide networks: twice what eight workers count on."""
@@ -74,7 +82,8 @@ def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
         params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
         params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
     else:
-        params["resnet_blocks"] = trial.suggest_int("resnet_blocks", 2, max_blocks(size))
+        most = min(limits.resnet_blocks, max_resnet_blocks(size))
+        params["resnet_blocks"] = trial.suggest_int("resnet_blocks", 2, most)
         params["resnet_width"] = trial.suggest_int("resnet_width", 8, limits.resnet_width, step=8)
         params["resnet_depth"] = trial.suggest_int("resnet_depth", 1, limits.resnet_depth)
     if has_stride_choice(size):
@@ -93,8 +102,8 @@ def build(inputs: InputSpec, params: Params) -> nn.Sequential:
     if p["family"] == "mlp":
         return models.build_mlp(inputs, _widths(p), p["mlp_dropout"], batch_norm=p.get("mlp_batch_norm", False))
     build_family = models.build_cnn if p["family"] == "cnn" else models.build_resnet
-    prefix = f"{p['family']}_"
-    return build_family(inputs, **{name.removeprefix(prefix): p[name] for name in p if name.startswith(prefix)})
+    names = {name: f"{p['family']}_{name}" for name in PARTS[p["family"]]}
+    return build_family(inputs, **{name: p[stored] for name, stored in names.items() if stored in p})
 
 
 def describe(params: Params) -> str:

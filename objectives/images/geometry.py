@@ -49,6 +49,11 @@ def max_blocks(size: tuple[int, int]) -> int:
     return blocks
 
 
+def max_resnet_blocks(size: tuple[int, int]) -> int:
+    """The most blocks of a residual network, whose second block does not halve the image."""
+    return max_blocks(size) + 1
+
+
 def images_together(n: int, shape: Sequence[int]) -> int:
     """Number of images of `shape` (c, h, w) that take as much memory as `n` of 64x64 pixels in colour, at most `n`."""
     return max(1, min(n, n * 3 * LARGE_ABOVE_PX**2 // math.prod(shape)))

@@ -18,6 +18,7 @@ from objectives.images.geometry import (
     images_together,
     is_large,
     max_blocks,
+    max_resnet_blocks,
     stem_kernel,
     stem_size,
     stem_stride,
@@ -176,7 +177,7 @@ def build_cnn(
     `kernel`; later convolutions have 3. `dense` units follow the blocks; 0 means no dense layer. `stride` is as in
     `stem`. Raises ValueError when the images are too small for that many blocks.
     """
-    _check_depth(inputs, blocks)
+    _check_depth(inputs, blocks, max_blocks(inputs.size))
     layers = stem(inputs, width, kernel, stride)
     for block in range(1, blocks):
         n_in, n_out = width * block, width * (block + 1)
@@ -203,7 +204,7 @@ def build_resnet(
     `depth` residual pairs of convolutions. The largest value of each channel goes to the last layer. `stride` is as in
     `stem`. Raises ValueError when the images are too small for that many blocks.
     """
-    _check_depth(inputs, blocks - 1)
+    _check_depth(inputs, blocks, max_resnet_blocks(inputs.size))
     layers = stem(inputs, width, 3, stride)
     for block in range(1, blocks):
         n_in, n_out = width * 2 ** (block - 1), width * 2**block
@@ -236,18 +237,19 @@ def stem(inputs: InputSpec, width: int, kernel: int, stride: int | None = None) 
 def convolution(n_in: int, n_out: int, *, pool: bool = False) -> list[nn.Module]:
     """A 3x3 convolution, perhaps with pooling over 2x2 pixels, batch normalisation and ReLU.
 
-    The first channels begin by passing on their inputs (Dirac initialisation), which helps short trainings.
+    The first `n_in` channels begin by passing on their inputs (Dirac initialisation).
     """
     layer = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
-    nn.init.dirac_(layer.weight.data[:n_in])
+    with torch.no_grad():
+        layer.weight[:n_in].zero_()[:, :, 1, 1].fill_diagonal_(1)
     layers: list[nn.Module] = [layer]
     if pool:  # before normalisation: the same maximum, at a quarter of the work for the next two layers
         layers.append(nn.MaxPool2d(2))
     return [*layers, BatchNorm(n_out), nn.ReLU()]
 
 
-def _check_depth(inputs: InputSpec, blocks: int) -> None:
-    if blocks > max_blocks(inputs.size):
+def _check_depth(inputs: InputSpec, blocks: int, most: int) -> None:
+    if blocks > most:
         raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
 
 

@@ -15,7 +15,7 @@ TRAINING_PARAMETERS = frozenset(
 
 
 AVERAGING = 0.03
-"""Time constant of the average of the weights, as a share of a training."""
+"""Time constant of the average of the weights, as a share of a training that anneals its learning rate."""
 
 
 def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool, may_flip: bool) -> Params:
@@ -62,7 +62,8 @@ def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:
     same = {name: params[name] for name in (*names, "label_smoothing") if name in params}
     weights = balanced_weights(counts) if params.get("class_weighting") == "balanced" else None
     momentum = params.get("sgd_momentum", 0.0)
-    return Recipe(lr=learning_rate(params), momentum=momentum, averaging=AVERAGING, class_weights=weights, **same)
+    averaging = 0.0 if params.get("schedule") == "constant" else AVERAGING  # the tutorials average nothing
+    return Recipe(lr=learning_rate(params), momentum=momentum, averaging=averaging, class_weights=weights, **same)
 
 
 def of_network(params: Params) -> Params:

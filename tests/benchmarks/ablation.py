@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from objectives.base import DatasetError, Params, Task
+from objectives.base import DatasetError, Diverged, Params, Task
 from objectives.images.baselines import STRONG
 from objectives.images.objective import ImageClassification
 from objectives.images.training import update
@@ -27,8 +27,7 @@ from tests.benchmarks.measure import Line, Options, Skipped, sample
 CIFAR = "BENCHMARK_CIFAR10"
 """Environment variable with the name of a dataset that has CIFAR-10's images, such as folder:PATH."""
 
-SHALLOW: Params = {**STRONG, "cnn_convs": 2, "cnn_width": 16, "cnn_stride": 2, "rotation_zoom": 0.7}
-COLOUR: Params = {**SHALLOW, "cnn_width": 24, "cnn_stride": 1, "cnn_kernel": 3, "rotation_zoom": 0.0, "flip": True}
+COLOUR: Params = {**STRONG, "cnn_width": 24, "cnn_stride": 1, "cnn_kernel": 3, "rotation_zoom": 0.0, "flip": True}
 SGD: Params = {"optimizer": "sgd", "sgd_lr": 0.2, "sgd_momentum": 0.9, "weight_decay": 5e-4}
 
 
@@ -67,6 +66,8 @@ class Change:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     model: Callable[[nn.Module], None] = nothing
     decayed_dimensions: int = update.DECAYED_DIMENSIONS
+    reference: str = ""
+    """The change with which it is compared. "": the base."""
 
 
 CHANGES: dict[str, Change] = {
@@ -83,7 +84,7 @@ CHANGES: dict[str, Change] = {
     "weight decay on norms and biases": Change(decayed_dimensions=0),
     "no Dirac initialisation": Change(model=random_filters),
     "SGD": Change(SGD),
-    "SGD, fast norm biases": Change(SGD, model=fast_biases),
+    "SGD, fast norm biases": Change(SGD, model=fast_biases, reference="SGD"),
 }
 MNIST_LACKS, CIFAR_LACKS = ("rotation and zoom", "no flips"), ("no rotation and zoom",)
 
@@ -107,7 +108,7 @@ def ablation(options: Options) -> Iterator[Line | Skipped]:
     The base is a small network that two cores train in a minute, on a part of the training images.
     """
     grey, colour = (options.size(20_000, 200), options.size(3, 1)), (options.size(8_000, 200), options.size(5, 1))
-    settings = [Setting("MNIST", "mnist", SHALLOW, *grey, 10_000, MNIST_LACKS)]
+    settings = [Setting("MNIST", "mnist", STRONG, *grey, 10_000, MNIST_LACKS)]
     if name := os.environ.get(CIFAR):
         settings.append(Setting("CIFAR-10", name, COLOUR, *colour, 5_000, CIFAR_LACKS))
     else:
@@ -123,15 +124,28 @@ def ablation(options: Options) -> Iterator[Line | Skipped]:
             runs = {
                 name: [pool.submit(trained, setting, name, seed) for seed in range(options.repeats)] for name in names
             }
-            base = [run.result() for run in runs.pop("")]
             notes = {"images": setting.images, "epochs": setting.epochs, "validation images": setting.validation}
-            yield Line(11, f"{setting.label}: base", "%", sample([value for value, _ in base]), notes=notes)
-            for name, changed in runs.items():
-                values = [run.result() for run in changed]
-                gains = [value - before for (value, _), (before, _) in zip(values, base, strict=True)]
-                losses = [loss - before for (_, loss), (_, before) in zip(values, base, strict=True)]
-                figures = {"mean": mean_and_error(gains), "mean of the loss": mean_and_error(losses)}
-                yield Line(11, f"{setting.label}: {name}", "points", sample(gains), notes=figures)
+            for name in names:
+                if options.left_s <= 0:
+                    pool.shutdown(cancel_futures=True)
+                    yield Skipped("the rest was not measured, since no time was left")
+                    return
+                try:
+                    both = [[run.result() for run in runs[side]] for side in (name, CHANGES[name].reference)]
+                    yield _line(setting, name, both, notes)
+                except Diverged as error:
+                    yield Skipped(f"{setting.label}, {name}: {error}")
+
+
+def _line(setting: Setting, name: str, results: list[list[tuple[float, float]]], notes: dict[str, Any]) -> Line:
+    """The accuracies of the base, or what a change adds to those of its reference."""
+    changed, reference = results
+    if not name:
+        return Line(11, f"{setting.label}: base", "%", sample([value for value, _ in changed]), notes=notes)
+    pairs = list(zip(changed, reference, strict=True))
+    gains, losses = ([after[i] - before[i] for after, before in pairs] for i in (0, 1))
+    figures = {"mean": mean_and_error(gains), "mean of the loss": mean_and_error(losses)}
+    return Line(11, f"{setting.label}: {name}", "points", sample(gains), notes=figures)
 
 
 def mean_and_error(values: list[float]) -> str:

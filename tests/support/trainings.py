@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "rmsprop": {"lr": 1e-3},
 }
 MOVED: dict[str, Any] = {"rotation_zoom": 0.5, "translation": 0.5, "flip": True}
-LIVELY: dict[str, Any] = {**MOVED, "label_smoothing": 0.05, "weight_decay": 1e-3}
+LIVELY: dict[str, Any] = {**MOVED, "label_smoothing": 0.05, "weight_decay": 1e-3, "averaging": 0.2}
 LIVELY |= {"class_weights": (0.5, 0.25, 3.0, 1.0)}
 
 

@@ -21,16 +21,16 @@ def random_maps(n: int, size: tuple[int, int], recipe: Recipe, generator: torch.
     """Draw a rotation, a zoom, a shift and a reflection for each of `n` images of `size` (h, w).
 
     Returns matrices (n, 2, 3) on the generator's device. A matrix maps a point (x, y, 1) of the result to a point of
-    the image, as in `affine_grid`. Without rotation and zoom shifts are whole pixels, so that images stay sharp.
+    the image, as in `affine_grid`. Without rotation and zoom, shifts are whole pixels, so that images stay sharp: each
+    is one of the two nearest to what was drawn, which on average it is.
     """
-    numbers = torch.rand(5, n, device=generator.device, generator=generator)
+    numbers = torch.rand(7, n, device=generator.device, generator=generator)
     angle, zoom, right, down = numbers[:4].mul(2).sub_(1)
     angle, zoom = angle * recipe.rotation_zoom * MAX_ROTATION_RAD, 1 + zoom * recipe.rotation_zoom * MAX_ZOOM
-    shifts = [right, down]
-    for shift, side in zip(shifts, reversed(size), strict=True):
+    for shift, side, rounding in zip((right, down), reversed(size), numbers[5:], strict=True):
         shift.mul_(recipe.translation * MAX_SHIFT)
         if not recipe.rotation_zoom:
-            shift.mul_(side / 2).round_().div_(side / 2)
+            shift.mul_(side / 2).add_(rounding).floor_().div_(side / 2)
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     mirror = 1 - 2 * (numbers[4] < 0.5 * recipe.flip).to(cosine.dtype)
     rows = cosine * mirror, -sine, right, sine * mirror, cosine, down

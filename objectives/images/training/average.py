@@ -1,7 +1,7 @@
 """An exponential moving average of a network's weights, which is evaluated and exported in place of the last ones.
 
-At a high learning rate the last weights jump about. Their average is better by percents, so that a training can be
-judged before its end. Source: Polyak & Juditsky, https://doi.org/10.1137/0330046, in the exponential form.
+At a high learning rate the last weights jump about. Their average says earlier how good a training will be.
+Source: Polyak & Juditsky, https://doi.org/10.1137/0330046, in the exponential form.
 """
 
 from collections.abc import Iterator
@@ -23,25 +23,24 @@ class WeightAverage:
         statistics = [buffer for layer in norms for buffer in layer.buffers() if buffer.is_floating_point()]
         self._live = [*(weight for weight in model.parameters() if weight.requires_grad), *statistics]
         self.tensors = [torch.zeros_like(tensor) for tensor in self._live]
-        self._new = torch.zeros(2, device=self._live[0].device)
-        """Weight of the latest values in the average, and of the average so far."""
+        self._new = torch.zeros((), device=self._live[0].device)
+        """Weight of the latest values in the average."""
         self.steps = 0.0
         """Time constant in batches. 0: no average."""
 
     def begin(self, steps: float) -> None:
         """Start from nothing, with this time constant in batches. 0 or less than 1: no average."""
         self.steps = steps
-        new = 1 / max(1.0, steps)
-        self._new.copy_(torch.tensor([new, 1 - new]))
+        self._new.fill_(1 / max(1.0, steps))
         for tensor in self.tensors:
             tensor.zero_()
 
     def update(self) -> None:
         """Take in the present weights."""
         if self._new.is_cuda:  # three kernels that read the weight from memory, as a graph must
-            new, kept = self._new.unbind()
-            torch._foreach_mul_(self.tensors, kept)
-            torch._foreach_add_(self.tensors, torch._foreach_mul(self._live, new))
+            change = torch._foreach_sub(self._live, self.tensors)
+            torch._foreach_mul_(change, self._new)
+            torch._foreach_add_(self.tensors, change)
         else:  # one pass over the memory
             torch._foreach_lerp_(self.tensors, self._live, 1 / max(1.0, self.steps))
 

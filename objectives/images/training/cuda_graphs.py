@@ -188,11 +188,11 @@ def state_after(update: Update, call: Callable[[], None], batches: int) -> Train
 def relative_distance(before: TrainingState, expected: TrainingState, actual: TrainingState) -> float:
     """Distance of `actual` from `expected`, divided by that of `before`; NaN when `expected` is not finite.
 
-    Weights, buffers and sums are compared as one vector each, and the largest distance counts. Single tensors are not
-    compared: where a gradient should be zero, an optimizer turns rounding errors into whole steps.
+    Weights, buffers, sums and averages are compared as one vector each, and the largest distance counts. Single tensors
+    are not compared: where a gradient should be zero, an optimizer turns rounding errors into whole steps.
     """
     largest = 0.0
-    for name in ("weights", "buffers", "sums"):
+    for name in ("weights", "buffers", "sums", "average"):
         start, end, other = (state[name] for state in (before, expected, actual))
         length, error = distance(end, start), distance(other, end)
         if not math.isfinite(length):

@@ -53,7 +53,7 @@ class TrainingData:
 
 
 TrainingState = dict[str, list[Tensor]]
-"""A copy of everything that an update changes: weights, buffers, sums, other tensors and the generator."""
+"""A copy of everything that an update changes: weights, buffers, sums, averages, other tensors and the generator."""
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -252,5 +252,11 @@ class Update:
 
     def _tensors(self) -> dict[str, list[Tensor]]:
         """The tensors of `copy_state`, not copied."""
-        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position, *self.average.tensors]
-        return {"weights": [*self._parameters], "buffers": [*self.model.buffers()], "sums": [self.sums], "other": other}
+        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]
+        return {
+            "weights": [*self._parameters],
+            "buffers": [*self.model.buffers()],
+            "sums": [self.sums],
+            "other": other,
+            "average": self.average.tensors,
+        }

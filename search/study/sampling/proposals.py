@@ -15,7 +15,7 @@ from search.study.sampling.samplers import derive_seed, make_sampler
 from search.study.space.asked_trial import PartialTrial
 from search.study.space.initial_params import InitialParams
 from search.study.space.limits import Limits
-from search.study.space.objective_calls import call
+from search.study.space.objective_calls import may_propose
 from search.study.space.space import ConfigurationKey, Space, configuration_key
 
 SAMPLER_TRIES = 5
@@ -88,7 +88,7 @@ class Proposals:
         for attempt in range(SAMPLER_TRIES + RANDOM_TRIES):
             trial, params = self._sample(number, attempt, trial_id)
             is_initial = initial is not None and attempt == 0
-            if self._is_wanted(trial.params, params) and (is_initial or self._may_propose(params)):
+            if (is_initial or self._may_propose(params)) and self._is_wanted(trial.params, params):
                 self._accept(trial, params)
                 return params, None if attempt else initial
             trial_id = trial._trial_id  # private, as in Optuna 5.0.0: a trial has no public id
@@ -106,7 +106,7 @@ class Proposals:
         for _ in range(RANDOM_TRIES):
             trial = study.ask()
             params = self.space.suggest(self.objective, trial)
-            if self._is_wanted(trial.params, params) and self._may_propose(params):
+            if self._may_propose(params) and self._is_wanted(trial.params, params):
                 return False
         return True
 
@@ -138,7 +138,7 @@ class Proposals:
     def _may_propose(self, params: Params) -> bool:
         if not isinstance(self.objective, Selective):
             return True
-        return bool(call("may_propose", self.objective.may_propose, params, self.space.narrowed.keys()))
+        return may_propose(self.objective, params, self.space.narrowed.keys())
 
     def _accept(self, trial: optuna.Trial, params: Params) -> None:
         self._tried.add(configuration_key(trial.params))

@@ -40,10 +40,14 @@ ADVICE = {
 
 NEUTRAL: Params = {"class_weighting": "none", "mlp_batch_norm": False, "cnn_convs": 1, "cnn_stride": 2}
 NEUTRAL |= {"rotation_zoom": 0.0, "translation": 0.0, "erasing": 0.0, "flip": False}
-"""Parameters that joined the space of images, with the value that earlier trials had without them.
+"""Parameters that joined the space of images, with the value that earlier trials had without them."""
 
-What was `augmentation` then moved, turned and zoomed images. Only a new training of such a trial would need it.
-"""
+
+def of_this_version(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a stored trial, with those that it lacks. `augmentation` turned, zoomed and moved images."""
+    strength = params.get("augmentation")
+    split = {} if strength is None else {"rotation_zoom": strength, "translation": strength}
+    return {**NEUTRAL, **split, **params}
 
 
 class UnsupportedError(ContractError, AttributeError):
@@ -163,7 +167,7 @@ class StoredTrial(PartialTrial):
     """
 
     def __init__(self, params: Mapping[str, Any]) -> None:
-        super().__init__({**NEUTRAL, **params})
+        super().__init__(of_this_version(params))
 
     def _take(self, name: str, default: Any) -> Any:
         if name not in self._given:

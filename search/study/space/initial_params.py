@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -23,7 +23,7 @@ from search.common.passwords import first_line
 from search.common.text import readable
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
-from search.study.space.asked_trial import PartialTrial
+from search.study.space.asked_trial import PartialTrial, of_this_version
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import require_baselines
 from search.study.space.plain_values import is_number
@@ -159,6 +159,9 @@ class WarmStart:
     def add(self, earlier: str, trial: TrialRecord) -> bool:
         """Take over a trial of the study `earlier`. Return False if nothing of it fits, or nothing of it is new."""
         what, space = f"trial {trial.number} of {earlier}", self.space
+        if "augmentation" in trial.params and "rotation_zoom" in space:
+            params = {name: value for name, value in of_this_version(trial.params).items() if name != "augmentation"}
+            trial = replace(trial, params=params)
         if is_function := isinstance(self.objective, FunctionObjective):  # nobody knows its space
             near = fitting = dict(trial.params)
         else:

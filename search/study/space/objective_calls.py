@@ -6,11 +6,11 @@ A search applies these rules before it starts; `search.testing` applies them too
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
-from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params, Scaled
+from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params, Scaled, Selective
 from objectives.failures import describe_error, describe_value
 from objectives.spec import ObjectiveSpec
 from search.common.signals import is_interruption
@@ -112,6 +112,13 @@ def set_space_scale(objective: Scaled, scale: str) -> None:
         objective.space_scale = scale
     except Exception as error:  # as of a frozen dataclass
         raise ContractError(f"space_scale cannot be set: {describe_error(error)}; make it a plain attribute") from error
+
+
+def may_propose(objective: Selective, params: Params, narrowed: Set[str]) -> bool:
+    """Whether a sampler may propose a configuration. Raises ContractError if the answer is not True or False."""
+    answer = call("may_propose", objective.may_propose, params, narrowed)
+    require(isinstance(answer, bool), f"may_propose gave {describe_value(answer)}; give True or False")
+    return bool(answer)
 
 
 def require_texts(objective: Objective) -> None:
