@@ -3,7 +3,7 @@
 from objectives.base import Params
 from objectives.images.geometry import has_stride_choice, max_blocks
 
-PLAIN: Params = dict(rotation_zoom=0.0, translation=0.0, erasing=0.0, label_smoothing=0.0)
+PLAIN: Params = dict(rotation_zoom=0.0, translation=0.0, label_smoothing=0.0)
 TUTORIAL: Params = {**PLAIN, "batch_size": 64, "weight_decay": 1e-6, "schedule": "constant"}
 """The defaults of the tutorials."""
 
@@ -15,13 +15,13 @@ TUTORIAL_CNN |= dict(cnn_convs=1, cnn_stride=2)
 STRONG: Params = dict(family="cnn", cnn_blocks=3, cnn_width=16, cnn_kernel=5, cnn_dense=0, cnn_dropout=0.2)
 STRONG |= dict(cnn_convs=2, cnn_stride=2)
 STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-4, schedule="one_cycle")
-STRONG |= dict(rotation_zoom=0.7, translation=0.7, erasing=0.0, label_smoothing=0.05)
+STRONG |= dict(rotation_zoom=0.75, translation=0.75, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
 RESIDUAL: Params = dict(family="resnet", resnet_blocks=3, resnet_width=16, resnet_depth=1, resnet_dropout=0.0)
 RESIDUAL |= dict(resnet_stride=1)
 RESIDUAL |= dict(optimizer="sgd", sgd_lr=0.2, sgd_momentum=0.9, batch_size=128, weight_decay=5e-4, schedule="one_cycle")
-RESIDUAL |= dict(rotation_zoom=0.0, translation=0.8, erasing=0.0, label_smoothing=0.1)
+RESIDUAL |= dict(rotation_zoom=0.0, translation=0.75, label_smoothing=0.1)
 """Works well on CIFAR-10."""
 
 

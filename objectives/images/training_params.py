@@ -9,7 +9,7 @@ from objectives.metrics import balanced_weights
 
 TRAINING_PARAMETERS = frozenset(
     ("optimizer", "sgd_lr", "sgd_momentum", "rmsprop_lr", "adam_lr", "batch_size", "weight_decay", "schedule")
-    + ("rotation_zoom", "translation", "erasing", "flip", "label_smoothing", "class_weighting")
+    + ("rotation_zoom", "translation", "flip", "label_smoothing", "class_weighting")
 )
 """Names of the parameters that every training has. A network's own parameters have other names."""
 
@@ -37,8 +37,8 @@ def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool, may_flip: bool)
     params["batch_size"] = trial.suggest_categorical("batch_size", batch_sizes)
     params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
     params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
-    for strength in ("rotation_zoom", "translation", "erasing"):
-        params[strength] = trial.suggest_float(strength, 0.0, 1.0)
+    for strength in ("rotation_zoom", "translation"):  # in steps, so that none is often chosen
+        params[strength] = trial.suggest_float(strength, 0.0, 1.0, step=0.25)
     if may_flip:
         params["flip"] = trial.suggest_categorical("flip", [False, True])
     params["label_smoothing"] = trial.suggest_float("label_smoothing", 0.0, 0.1, step=0.05)
@@ -58,7 +58,7 @@ def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:
 
     What it leaves out, as trials of earlier versions do, is left out of the training.
     """
-    names = ("optimizer", "batch_size", "weight_decay", "schedule", "rotation_zoom", "translation", "erasing", "flip")
+    names = ("optimizer", "batch_size", "weight_decay", "schedule", "rotation_zoom", "translation", "flip")
     same = {name: params[name] for name in (*names, "label_smoothing") if name in params}
     weights = balanced_weights(counts) if params.get("class_weighting") == "balanced" else None
     momentum = params.get("sgd_momentum", 0.0)

@@ -78,7 +78,6 @@ CHANGES: dict[str, Change] = {
     "no rotation and zoom": Change({"rotation_zoom": 0.0}),
     "rotation and zoom": Change({"rotation_zoom": 0.7}),
     "no flips": Change({"flip": False}),
-    "erasing": Change({"erasing": 0.5}),
     "no average of weights": Change(recipe={"averaging": 0.0}),
     "slow batch-norm momentum": Change(model=slow_statistics),
     "weight decay on norms and biases": Change(decayed_dimensions=0),

@@ -27,7 +27,6 @@ COMMON: Params = {
     "mlp_batch_norm": False,
     "rotation_zoom": 0.0,
     "translation": 0.0,
-    "erasing": 0.0,
     "label_smoothing": 0.0,
 }
 """What the alternatives do not search, as they have it."""

@@ -26,6 +26,7 @@ from search.study.storage.storage import open_storage
 from search.study.study import SCALE, open_study
 
 GIB = 2**30
+RESNET = {"resnet_blocks", "resnet_width", "resnet_depth"}
 SHORT: dict[str, Any] = {"dataset": "digits", "engine": "inline", "study": "short", "epochs": 1, "seed": 0}
 SHORT |= {"confirm": 0, "no_refit": True, "no_register": True}
 
@@ -73,7 +74,7 @@ def test_every_scale_contains_the_one_before():
         assert smaller.keys() == larger.keys()
         changed = {name for name in larger if smaller[name] != larger[name]}
         assert changed
-        assert {name.rstrip("_123") for name in changed} <= {"mlp_width", "cnn_width", "resnet_width", "resnet_depth"}
+        assert {name.rstrip("_123") for name in changed} <= {"mlp_width", "cnn_width", *RESNET}
         for name in changed:
             few, many = smaller[name], larger[name]
             if isinstance(few, CategoricalDistribution) and isinstance(many, CategoricalDistribution):

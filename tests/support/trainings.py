@@ -82,6 +82,9 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
     decayed, others = ([p for p in model.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
     groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = kinds[how.optimizer](groups, lr=how.lr)
+    kept = 1 - 1 / max(1.0, how.averaging * epochs * 8)
+    constant = {name for name in model.state_dict() if name.startswith("0.") or name.endswith("num_batches_tracked")}
+    averages = {name: torch.zeros_like(t) for name, t in model.state_dict().items() if name not in constant}
     for epoch in range(epochs):
         epoch_seed = seed * 1_000_003 + epoch
         order = torch.randperm(256, generator=torch.Generator().manual_seed(epoch_seed))
@@ -100,6 +103,10 @@ def plain_loop(data: TrainingData, how: Recipe, epochs: int, *, seed: int = 5, *
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            for name, average in averages.items():
+                average.mul_(kept).add_(model.state_dict()[name].detach(), alpha=1 - kept)
+    share = 1 - kept ** (epochs * 8)
+    model.load_state_dict({name: average / share for name, average in averages.items()}, strict=False)
     return model
 
 

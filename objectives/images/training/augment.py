@@ -13,8 +13,6 @@ MAX_ROTATION_RAD = math.radians(15)
 MAX_ZOOM = 0.15
 MAX_SHIFT = 0.15
 """In units of half the image side, as `affine_grid` counts; 0.15 is about 2 of 28 pixels."""
-MAX_ERASED = 0.5
-"""Side of the erased square, as a fraction of the image's; so also half of it in these units."""
 
 
 def random_maps(n: int, size: tuple[int, int], recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -37,11 +35,6 @@ def random_maps(n: int, size: tuple[int, int], recipe: Recipe, generator: torch.
     return torch.stack(rows, dim=1).view(n, 2, 3)
 
 
-def random_squares(n: int, generator: torch.Generator) -> Tensor:
-    """Draw the centre (x, y) of the square to erase in each of `n` images, (n, 2), from -1 to 1 between the edges."""
-    return torch.rand(n, 2, device=generator.device, generator=generator).mul_(2).sub_(1)
-
-
 def pixel_centres(size: tuple[int, int], device: torch.device) -> Tensor:
     """Points (x, y, 1) of an image of `size` (h, w), row by row: (3, h * w), from -1 to 1 between its edges."""
     grid = F.affine_grid(torch.eye(2, 3).unsqueeze(0), [1, 1, *size], align_corners=False)
@@ -53,13 +46,3 @@ def warp(images: Tensor, maps: Tensor, centres: Tensor) -> Tensor:
     n, _, h, w = images.shape
     points = (maps.reshape(2 * n, 3) @ centres).view(n, 2, h, w)
     return F.grid_sample(images, points.permute(0, 2, 3, 1), align_corners=False)
-
-
-def erase(images: Tensor, squares: Tensor, half_side: Tensor, centres: Tensor) -> Tensor:
-    """Set a square of each image to zero: float (n, c, h, w), the centres of the squares (n, 2), half a square's side.
-
-    Squares are in the units of the `pixel_centres`. They may reach beyond the edges.
-    """
-    n, _, h, w = images.shape
-    distances = (centres[:2] - squares.reshape(n, 2, 1)).abs()
-    return images * (distances.amax(1) >= half_side).view(n, 1, h, w)

@@ -174,7 +174,7 @@ def graph_key(data: TrainingData, model: nn.Module, recipe: Recipe) -> Hashable:
     Every other number is read from memory, so it may differ: see `objectives.images.training.graph_inputs`.
     """
     pool = (str(data.images.device), data.images.data_ptr(), len(data.train))
-    kernels = recipe.optimizer, recipe.is_augmented, recipe.erasing > 0
+    kernels = recipe.optimizer, recipe.is_augmented
     return *pool, structure(model), recipe.batch_size, *kernels
 
 

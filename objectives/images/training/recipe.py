@@ -23,8 +23,6 @@ class Recipe:
     """Strength of a random rotation and a random zoom."""
     translation: float = 0.0
     """Strength of a random shift."""
-    erasing: float = 0.0
-    """Strength of erasing a random square."""
     flip: bool = False
     """Mirror half of the images, left to right."""
     label_smoothing: float = 0.0
@@ -42,5 +40,5 @@ class Recipe:
 
     @property
     def strengths(self) -> dict[str, float]:
-        """The strengths of random changes by name."""
-        return {"rotation_zoom": self.rotation_zoom, "translation": self.translation, "erasing": self.erasing}
+        """Strengths of random changes, by name."""
+        return {"rotation_zoom": self.rotation_zoom, "translation": self.translation}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.images.training.augment import MAX_ERASED, erase, pixel_centres, random_maps, random_squares, warp
+from objectives.images.training.augment import pixel_centres, random_maps, warp
 from objectives.images.training.average import WeightAverage
 from objectives.images.training.graph_inputs import GraphInputs
 from objectives.images.training.optimizers import WeightDecay, make_optimizer, prepare_step
@@ -94,24 +94,20 @@ class Update:
         # The last column stays empty, so that every row begins at a multiple of 16 bytes.
         indices = torch.zeros(self.batches, 2 * n + 2, dtype=torch.int64, device=device)
         indices[:, -2] = torch.arange(self.batches, device=device) % logits_rows
-        self.erasing = recipe.erasing > 0
-        numbers = torch.zeros(self.batches, 2 + n * (2 * self.erasing + 6 * self.augmented), device=device)
+        numbers = torch.zeros(self.batches, 2 + 6 * n * self.augmented, device=device)
         self._tables = [(table, table[: self.batches_per_call].clone()) for table in (indices, numbers)]
         """The numbers that differ from batch to batch: a row for each batch of an epoch, and the rows of a call."""
         (_, index_rows), (_, number_rows) = self._tables
         self.order, self.labels = indices[:, :n], indices[:, n:-2]
         self._order, self._labels, self._logits_row = index_rows[:, :n], index_rows[:, n:-2], index_rows[:, -2:-1]
-        parts = [6 * n * self.augmented, 2 * n * self.erasing, 2]
-        self.maps, self.squares, self.rates = torch.split(numbers, parts, dim=1)
-        """Affine maps, (batches, 6n); centres of erased squares, (batches, 2n); learning rate and share of a weight
-        that AdamW's decay keeps, (batches, 2)."""
-        self._maps, self._squares, self._rates = torch.split(number_rows, parts, dim=1)
+        self.rates, self.maps = numbers[:, -2:], numbers[:, :-2]
+        """Learning rate and share of a weight that AdamW's decay keeps, (batches, 2); affine maps, (batches, 6n)."""
+        self._rates, self._maps = number_rows[:, -2:], number_rows[:, :-2]
         self.lr, kept = self._rates[0].unbind()
         self.optimizer.param_groups[0]["lr"] = self.lr
         self.graph_inputs = inputs = GraphInputs(model, device) if capturable else None
         self.size = (data.images.shape[2], data.images.shape[3])
         self._centres = pixel_centres(self.size, device)
-        self._half_side = torch.zeros((), device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self._offsets = torch.arange(self.batches_per_call, device=device)
         self.targets = torch.zeros(data.n_classes, data.n_classes, device=device)
@@ -144,8 +140,6 @@ class Update:
         """Train the batch of a row, and return its logits."""
         if self.augmented:
             images = warp(images, self._maps[row], self._centres)
-        if self.erasing:
-            images = erase(images, self._squares[row], self._half_side, self._centres)
         logits: Tensor = self.model(images).float()
         for parameter in self._parameters:  # as zero_grad does, without its record for profilers
             parameter.grad = None
@@ -198,7 +192,6 @@ class Update:
         for tensor in (*self._optimizer_tensors(), self.sums):
             tensor.zero_()
         self._recipe = recipe
-        self._half_side.fill_(recipe.erasing * MAX_ERASED)
         self.average.begin(recipe.averaging * epochs * self.batches)
         if self.graph_inputs is not None:
             self.graph_inputs.fill(recipe, model)
@@ -218,13 +211,10 @@ class Update:
         self.labels.copy_(self.data.labels[self.order])
         decay = self._recipe.weight_decay
         self.rates.copy_(torch.tensor([(rate, 1 - rate * decay) for rate in rates]), non_blocking=True)
-        generator = torch.Generator(self.device).manual_seed(seed)
         if self.augmented:
+            generator = torch.Generator(self.device).manual_seed(seed)
             maps = random_maps(self.order.numel(), self.size, self._recipe, generator)
             self.maps.copy_(maps.view_as(self.maps))
-        if self.erasing:
-            squares = random_squares(self.order.numel(), generator)
-            self.squares.copy_(squares.view_as(self.squares))
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Copy an optimizer's `state_dict` into this optimizer's tensors, which stay where they are."""
@@ -252,11 +242,6 @@ class Update:
 
     def _tensors(self) -> dict[str, list[Tensor]]:
         """The tensors of `copy_state`, not copied."""
-        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]
-        return {
-            "weights": [*self._parameters],
-            "buffers": [*self.model.buffers()],
-            "sums": [self.sums],
-            "other": other,
-            "average": self.average.tensors,
-        }
+        weights, buffers = [*self._parameters], [*self.model.buffers()]
+        compared = {"weights": weights, "buffers": buffers, "sums": [self.sums], "average": self.average.tensors}
+        return compared | {"other": [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]}

@@ -39,7 +39,7 @@ ADVICE = {
 
 
 NEUTRAL: Params = {"class_weighting": "none", "mlp_batch_norm": False, "cnn_convs": 1, "cnn_stride": 2}
-NEUTRAL |= {"rotation_zoom": 0.0, "translation": 0.0, "erasing": 0.0, "flip": False}
+NEUTRAL |= {"rotation_zoom": 0.0, "translation": 0.0, "flip": False}
 """Parameters that joined the space of images, with the value that earlier trials had without them."""
 
 

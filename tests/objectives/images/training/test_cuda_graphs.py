@@ -151,7 +151,6 @@ def test_a_recording_used_again_trains_as_a_fresh_one_and_as_plain_numbers_do(
         ({"batch_size": 64}, {}),
         ({"optimizer": "adamw"}, {}),
         ({"rotation_zoom": 0.0, "translation": 0.0, "flip": False}, {}),
-        ({"erasing": 0.5}, {}),
         ({}, {"width": 16}),
         ({}, {"dropout": 0.0}),
         ({}, {"family": "mlp"}),
