@@ -1,4 +1,4 @@
-"""Studies, journals, checkpoints and registered models of version 0.1.0 stay usable."""
+"""Studies, journals and registered models of version 0.1.0 stay usable, but for going on with a study of images."""
 
 from __future__ import annotations
 
@@ -68,23 +68,22 @@ def study(name: str, folder: Path) -> dict:
     return json.loads(result.stdout)
 
 
-@pytest.mark.long
 @pytest.mark.slow
-def test_an_interrupted_study_is_finished_as_it_would_have_been(workspace: Path):
+def test_an_interrupted_study_cannot_go_on_and_another_one_starts_from_it(workspace: Path):
+    """The space has changed since, and so has the training, so values could not be compared."""
     before = study("interrupted", workspace)
     assert [trial["state"] for trial in before["trials"]] == ["COMPLETE"] * 3 + ["INTERRUPTED"]
-    result = search(*INTERRUPTED, cwd=workspace)
+    refused = search(*INTERRUPTED, cwd=workspace)
+    assert refused.returncode == 1, refused.stderr
+    assert "augmentation was 0 to 1, now absent" in refused.stderr
+    assert "add --study interrupted-2" in refused.stderr
+    assert study("interrupted", workspace) == before
+    words = ("--study", "interrupted-2", "--warm-start", "interrupted", "--epochs", 1, "--trials", 6, "--no-refit")
+    result = search(*INTERRUPTED, *words, cwd=workspace)
     assert result.returncode == 0, result.stderr
-    assert "registered: digits version 3" in result.stdout
-    found = study("interrupted", workspace)
-    expected = json.loads((FIXTURES / "interrupted-0.1.0.json").read_text())
-    assert [trial["params"] for trial in found["trials"]] == [trial["params"] for trial in expected["trials"]]
-    assert [trial["state"] for trial in found["trials"]] == [trial["state"] for trial in expected["trials"]]
-    # Another processor may round differently; a checkpoint that was not used would change trial 3 by far more.
-    values = [trial["value"] for trial in expected["trials"]]
-    assert [trial["value"] for trial in found["trials"]] == pytest.approx(values, abs=0.02)
-    assert found["trials"][3]["started"] == before["trials"][3]["started"]
-    assert found["summary"]["number"] == expected["winner"]
+    taken = {round(trial["params"]["label_smoothing"], 6) for trial in before["trials"] if trial["value"] is not None}
+    tried = {round(trial["params"]["label_smoothing"], 6) for trial in study("interrupted-2", workspace)["trials"]}
+    assert taken <= tried
 
 
 @pytest.mark.slow

@@ -253,7 +253,13 @@ def confirmed_first(study: StudyRecord) -> list[TrialRecord]:
 
 
 def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
-    """The choice whose ratio to `value` is nearest to 1, if all choices are numbers and it lies between two of them."""
+    """The nearest value of a stepped range; or the choice whose ratio to `value` is nearest to 1.
+
+    Choices must be numbers on both sides of `value`. Anything else stays as it is.
+    """
+    if isinstance(distribution, FloatDistribution) and distribution.step and is_number(value):
+        low, step, number = distribution.low, distribution.step, float(value or 0)
+        return low + round((number - low) / step) * step if low <= number <= distribution.high else value
     if not isinstance(distribution, CategoricalDistribution):
         return value
     choices: Any = distribution.choices
