@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
 from search.cli.options import (
@@ -268,13 +269,16 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
 @click.option("--delete", is_flag=True, help="Remove without asking.")
 @click.option("--all", "everything", is_flag=True, help="Remove also what the next search of a folder would use.")
 @options(*STORES, "data_dir", "keep")
-def gc(delete: bool, everything: bool, config: Config) -> None:
+@click.pass_context
+def gc(ctx: click.Context, delete: bool, everything: bool, config: Config) -> None:
     """List and remove the arrays made of folders of images, and with --keep best:N the weights of other trials.
 
     A search stores the images of a folder, made small, in the data folder or in your cache. Arrays of folders that
     have changed or are gone can be removed, and what killed processes left. Images and downloads stay. With --keep
-    best:N, only the best N trials of each study and its winner keep their weights. Registered models stay.
+    best:N, typed here, only the best N trials of each study and its winner keep their weights. Registered models stay.
     """
+    if ctx.get_parameter_source("keep") != ParameterSource.COMMANDLINE:
+        config = replace(config, keep="all")  # a setting for searches must not delete weights of every study
     from objectives.data.datasets import default_data_dir
     from search.cli.output import print_arrays, print_weights
     from search.commands.upkeep.gc import find_arrays, remove

@@ -67,6 +67,18 @@ def winner(folder: Path) -> int:
     return int(study.user_attrs[records.SUMMARY]["number"])
 
 
+def test_a_setting_for_searches_deletes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = kept(folder)
+    gc = ("gc", "--delete", "--workspace", folder, "--data-dir", tmp_path / "data")
+    (tmp_path / "search.toml").write_text('keep = "best:1"\n', encoding="utf-8")
+    assert "weights" not in in_process(*gc, "--config", tmp_path / "search.toml").output
+    monkeypatch.setenv("SEARCH_KEEP", "best:1")
+    assert "weights" not in in_process(*gc).output
+    assert kept(folder) == before
+    assert len(before) > 1
+    assert "weights of" in in_process(*gc[:1], "--keep", "best:1", *gc[2:]).output
+
+
 def test_without_keep_no_study_is_opened(tmp_path: Path):
     said = in_process("gc", "--workspace", tmp_path, "--data-dir", tmp_path / "data").output
     assert "weights" not in said
