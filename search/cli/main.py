@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `--help` answers quickly
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -289,16 +290,21 @@ def gc(ctx: click.Context, delete: bool, everything: bool, config: Config) -> No
     weights = [entry for entry in stored if entry.why_not is None]
     print_arrays(found, chosen)
     print_weights(stored, config)
-    if (n := len(chosen) + len(weights)) == 0:
+    if not chosen and not weights:
         return
     if not delete and not sys.stdin.isatty():
         keep = "" if config.n_kept is None else f" --keep {config.keep}{config.where}"
-        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''}{keep} --delete")
+        place = "" if config.data_dir is None else f" --data-dir {shlex.quote(str(config.data_dir))}"
+        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''}{keep}{place} --delete")
         return
-    if not delete and not click.confirm("Remove them?"):
-        return
-    failures = remove(chosen) + delete_weights(config, weights, partial(click.echo, err=True))
-    click.echo(f"removed {n - len(failures)} of {n}")
+    failures: list[str] = []
+    if chosen and (delete or click.confirm("Remove the arrays?")):
+        failures = remove(chosen)
+        click.echo(f"arrays: removed {len(chosen) - len(failures)} of {len(chosen)}")
+    if weights and (delete or click.confirm("Remove the weights?")):
+        n_deleted, problems = delete_weights(config, weights, partial(click.echo, err=True))
+        click.echo(f"weights of trials: removed {n_deleted} of {sum(entry.n_trials for entry in weights)}")
+        failures += problems
     for failure in failures:
         click.echo(f"Error: not removed: {failure}", err=True)
     raise SystemExit(1 if failures else 0)
