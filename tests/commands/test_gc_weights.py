@@ -7,10 +7,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from click.testing import CliRunner
 from shell import Finished, in_process, rows
 from studies import a_study, ask, train
 
 import search
+from search.cli.main import cli
 from search.commands.studies import shared_trials
 from search.common.errors import ModelNotFoundError
 from search.study import records
@@ -110,6 +112,16 @@ def test_a_copy_and_its_original_share_trials(database: str):
     own = optuna.trial.create_trial(value=1.0, user_attrs={records.ORIGIN: f"{study.stored.uid}-01234567/2"})
     copied.add_trial(own)
     assert [shared_trials(open_storage(database), name) for name in ("toy", "fork")] == [{0, 1}] * 2
+
+
+def test_on_a_terminal_it_asks_about_the_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stream: True, raising=False)
+    before = kept(folder)
+    gc = ["gc", "--keep", "best:1", "--workspace", str(folder), "--data-dir", str(tmp_path / "data")]
+    shown = CliRunner().invoke(cli, gc, input="n\n").output
+    assert "Remove the weights? [y/N]: n" in shown
+    assert "Remove the arrays?" not in shown
+    assert kept(folder) == before
 
 
 def test_a_refusal_is_a_failure_and_is_listed_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ def numbers(trials: list[TrialRecord]) -> list[int]:
 
 @pytest.fixture
 def study() -> StudyRecord:
-    """Trial 1 is the best, 2 was not even trained, 4 was refused after its training, 5 and 6 have no weights any more."""
+    """Trial 1 is the best, 2 was not even trained, 4 is above a limit, 5 and 6 have no weights any more."""
     trials = (
         a_trial(0, 0.5),
         a_trial(1, 0.9),
