@@ -1,8 +1,8 @@
 """Deletes the weights of trials that are not among the best, as `--keep best:N` asks.
 
 A trial that is not among the best when it ends never will be, so its weights are not even stored, unless it has reached
-the target. Only the weights of one that falls out later are deleted. The journal gets each deletion before the study notes it, so a killed search
-deletes again what it may have deleted already.
+the target. Only the weights of one that falls out later are deleted. The journal gets each deletion before the study
+notes it, so a killed search deletes again what it may have deleted already.
 """
 
 from collections.abc import Callable, Sequence, Set

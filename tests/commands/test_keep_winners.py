@@ -34,6 +34,7 @@ def test_a_trial_that_reaches_the_target_keeps_them(folder: Path, monkeypatch: p
     assert [trial.weights_deleted for trial in study.trials] == [True, False, True, False]
 
 
+@pytest.mark.slow
 def test_a_candidate_that_more_trials_make_the_winner_has_them(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """Trial 3 is the best, so trial 2, which won, is no candidate any more. Trial 1 is then the best by seeds."""
     monkeypatch.setattr(Planned, "searched", (0.93, 0.92, 0.91, 0.96))
