@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `--help` answers quickly
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from search.cli.exits import end_process, print_traceback, run_and_exit
 from search.cli.options import (
@@ -268,13 +270,16 @@ def promote(target: str | None, rollback: bool, config: Config) -> None:
 @click.option("--delete", is_flag=True, help="Remove without asking.")
 @click.option("--all", "everything", is_flag=True, help="Remove also what the next search of a folder would use.")
 @options(*STORES, "data_dir", "keep")
-def gc(delete: bool, everything: bool, config: Config) -> None:
+@click.pass_context
+def gc(ctx: click.Context, delete: bool, everything: bool, config: Config) -> None:
     """List and remove the arrays made of folders of images, and with --keep best:N the weights of other trials.
 
     A search stores the images of a folder, made small, in the data folder or in your cache. Arrays of folders that
     have changed or are gone can be removed, and what killed processes left. Images and downloads stay. With --keep
-    best:N, only the best N trials of each study and its winner keep their weights. Registered models stay.
+    best:N, typed here, only the best N trials of each study and its winner keep their weights. Registered models stay.
     """
+    if ctx.get_parameter_source("keep") != ParameterSource.COMMANDLINE:
+        config = replace(config, keep="all")  # a setting for searches must not delete weights of every study
     from objectives.data.datasets import default_data_dir
     from search.cli.output import print_arrays, print_weights
     from search.commands.upkeep.gc import find_arrays, remove
@@ -285,16 +290,21 @@ def gc(delete: bool, everything: bool, config: Config) -> None:
     weights = [entry for entry in stored if entry.why_not is None]
     print_arrays(found, chosen)
     print_weights(stored, config)
-    if (n := len(chosen) + len(weights)) == 0:
+    if not chosen and not weights:
         return
     if not delete and not sys.stdin.isatty():
         keep = "" if config.n_kept is None else f" --keep {config.keep}{config.where}"
-        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''}{keep} --delete")
+        place = "" if config.data_dir is None else f" --data-dir {shlex.quote(str(config.data_dir))}"
+        click.echo(f"To remove them, type {PROGRAM} gc{' --all' if everything else ''}{keep}{place} --delete")
         return
-    if not delete and not click.confirm("Remove them?"):
-        return
-    failures = remove(chosen) + delete_weights(config, weights, partial(click.echo, err=True))
-    click.echo(f"removed {n - len(failures)} of {n}")
+    failures: list[str] = []
+    if chosen and (delete or click.confirm("Remove the arrays?")):
+        failures = remove(chosen)
+        click.echo(f"arrays: removed {len(chosen) - len(failures)} of {len(chosen)}")
+    if weights and (delete or click.confirm("Remove the weights?")):
+        n_deleted, problems = delete_weights(config, weights, partial(click.echo, err=True))
+        click.echo(f"weights of trials: removed {n_deleted} of {sum(entry.n_trials for entry in weights)}")
+        failures += problems
     for failure in failures:
         click.echo(f"Error: not removed: {failure}", err=True)
     raise SystemExit(1 if failures else 0)

@@ -1,11 +1,11 @@
 """Deletes the weights of trials that are not among the best, as `--keep best:N` asks.
 
-A trial that is not among the best when it ends never will be, so its weights are not even stored. Only the weights of
-one that falls out later are deleted. The journal gets each deletion before the study notes it, so a killed search
-deletes again what it may have deleted already.
+A trial that is not among the best when it ends never will be, so its weights are not even stored, unless it has reached
+the target. Only the weights of one that falls out later are deleted. The journal gets each deletion before the study
+notes it, so a killed search deletes again what it may have deleted already.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +17,7 @@ from search.common.workspace import TrainingFiles
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.selection.kept import best_trials, deletable
+from search.study.selection.target import Target
 from search.tracking.journal import trial_run
 from search.tracking.registry.programs import weights_artifact
 from search.tracking.tracker import Tracking
@@ -52,28 +53,31 @@ class KeepAll:
 
 @dataclass
 class KeepBest:
-    """The `n` best trials of a study and its winner keep their weights. The study's lock must be held."""
+    """The `n` best trials of a study, and those that may win, keep their weights. The study's lock must be held."""
 
     study: optuna.Study
     tracking: Tracking
     files: TrainingFiles
     n: int
-    shared: Set[int] = frozenset()  # trials whose runs another study has too: they keep their weights
+    target: Target | None = None
+    shared: Callable[[], Set[int]] = frozenset
+    """Returns the trials whose runs another study has too: they keep their weights. The copy may have been made now."""
     _best: list[TrialRecord] = field(default_factory=list, init=False)
 
     def take_up(self) -> None:
         record = StudyRecord.of(self.study)
         self._best = best_trials(record.trials, self.n, record.direction)
-        self._delete(record, deletable(record, self.n))
+        self.delete(record, deletable(record, self.n, self.target))
 
     def keeps(self, trial: TrialRecord) -> bool:
-        return trial in self._best_with(trial)
+        return trial in self._best_with(trial) or (self.target is not None and bool(self.target.reached_by([trial])))
 
     def add(self, trial: TrialRecord) -> None:
         before, self._best = self._best, self._best_with(trial)
         if displaced := {other.number for other in before if other not in self._best}:
             record = StudyRecord.of(self.study)
-            self._delete(record, [other for other in deletable(record, self.n) if other.number in displaced])
+            others = deletable(record, self.n, self.target)
+            self.delete(record, [other for other in others if other.number in displaced])
 
     def _best_with(self, trial: TrialRecord) -> list[TrialRecord]:
         return best_trials([*self._best, trial], self.n, self._direction)
@@ -82,9 +86,10 @@ class KeepBest:
     def _direction(self) -> Direction:
         return Direction.of_study(self.study.direction)
 
-    def _delete(self, record: StudyRecord, trials: Sequence[TrialRecord]) -> None:
+    def delete(self, record: StudyRecord, trials: Sequence[TrialRecord]) -> None:
         """Delete the weights of ended trials. Deleting them again does nothing."""
-        chosen = [trial for trial in trials if trial.number not in self.shared]
+        shared = self.shared() if trials else frozenset()
+        chosen = [trial for trial in trials if trial.number not in shared]
         artifact = weights_artifact(is_function=record.is_function)
         for trial in chosen:
             run = trial_run(trial.number)

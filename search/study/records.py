@@ -132,6 +132,11 @@ class TrialRecord:
         return all(excess <= 0 for excess in self.constraints.values())
 
     @property
+    def may_win(self) -> bool:
+        """True for a completed trial with a value within the limits."""
+        return self.state == TrialState.COMPLETE and self.value is not None and self.feasible
+
+    @property
     def seconds(self) -> float | None:
         """Wall seconds from start to end, also if clocks were put forward in between; 0 if they were put back more."""
         return max(0.0, self.ended.timestamp() - self.started.timestamp()) if self.started and self.ended else None

@@ -76,7 +76,7 @@ class Phases:
             stopping_rule=plan.stop_reason,
             pausing_rule=has_reached,
             notice=display.notice,
-            keeper=session.keeper(at_least=config.confirm),  # the winner will be one of those
+            keeper=session.keeper(at_least=config.confirm),  # without a target, one of those wins
         )
         return cls(session, trials, coordinator, epochs)
 

@@ -68,8 +68,10 @@ class SearchSession:
         """Whose weights stay, as `--keep` says: of the best, but of so many `at_least`."""
         if (n := self.plan.config.n_kept) is None:
             return KeepAll()
-        shared = shared_trials(self.study.storage, self.study.name)
-        return KeepBest(self.study.optuna_study, self.tracking, self.files, max(n, at_least), shared)
+        study, shared = self.study, partial(shared_trials, self.study.storage, self.study.name)
+        return KeepBest(
+            study.optuna_study, self.tracking, self.files, max(n, at_least), target=self.plan.target, shared=shared
+        )
 
     def is_complete(self) -> bool:
         """True if all trials have ended and the winner was confirmed, refitted, registered and tracked as planned."""

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from optuna.trial import TrialState
-
 from objectives.base import Objective
 from search.common.direction import Direction
 from search.common.errors import UsageError
@@ -43,8 +41,8 @@ class Target:
 
     def reached_by(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
         """Return those of the trials that reached it: completed ones within the limits."""
-        within = (trial for trial in trials if trial.state == TrialState.COMPLETE and trial.feasible)
-        return [trial for trial in within if trial.value is not None and self.is_reached(trial.value)]
+        valued = [(trial, trial.value) for trial in trials if trial.may_win]
+        return [trial for trial, value in valued if value is not None and self.is_reached(value)]
 
     def refuted(self, attrs: Mapping[str, Any]) -> set[int]:
         """Return the numbers of trials whose fresh seeds have missed it. `attrs`: the study's."""

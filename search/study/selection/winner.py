@@ -16,7 +16,7 @@ from search.study.summary import Candidate, Confirmation, Gain
 
 def completed(study: StudyRecord) -> list[TrialRecord]:
     """The completed trials within the limits, best first by the validation metric."""
-    return [trial for trial in study.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
+    return [trial for trial in study.ranked() if trial.may_win]
 
 
 def best_trial(study: StudyRecord) -> TrialRecord:

@@ -14,7 +14,7 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from objectives.base import Objective, ObjectiveError, Params, ParamValue
 from objectives.functions.objective import FunctionObjective
@@ -23,6 +23,7 @@ from search.common.passwords import first_line
 from search.common.text import readable
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
+from search.study.selection.winner import completed
 from search.study.space.asked_trial import PartialTrial, of_this_version
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import require_baselines
@@ -234,11 +235,6 @@ def warm_start(
         allowed = f"the limits and the space of this search{those}"
         raise UsageError(f"{flag}: none of its best trials fits {allowed}; leave the flag out")
     return start.initial, start.notices(f"the best {len(start.initial)} of study {earlier.name} come {start.place}")
-
-
-def completed(study: StudyRecord) -> list[TrialRecord]:
-    """Return the completed trials within the study's limits, best first."""
-    return [trial for trial in study.ranked() if trial.state == TrialState.COMPLETE and trial.feasible]
 
 
 def confirmed_first(study: StudyRecord) -> list[TrialRecord]:
