@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,8 @@ class Planned(Toy):
         repeat = 1 if task.seed == derive_seed(0, "confirm", number, 1) else -1
         value = self.searched[number] if is_trial else self.fresh.get(number, self.searched[number]) + 0.001 * repeat
         Planned.begun[f"{'trial' if is_trial else 'confirm'} {number}"] += 1
+        if math.isnan(value):
+            raise RuntimeError("no value")
         return Once(task, value)
 
 
@@ -154,6 +157,16 @@ def test_trials_that_reached_it_before_are_confirmed_in_turn(folder: Path, monke
     assert study.finished == 5
     assert study.summary is not None
     assert study.summary.number == 1
+
+
+@pytest.mark.slow
+def test_ten_failures_after_a_good_trial_do_not_end_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Planned, "searched", (0.91, *[math.nan] * 10, 0.95))
+    monkeypatch.setattr(Planned, "fresh", {0: 0.88})
+    study, said = searched(folder, target=0.9, trials=13)
+    assert "--target 0.9 was not confirmed" in said
+    assert study.summary is not None
+    assert (study.summary.number, study.finished) == (11, 12)
 
 
 @pytest.mark.slow
