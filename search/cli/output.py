@@ -24,7 +24,6 @@ from search.study.records import (
     EXPERIMENT,
     MODELS,
     STEPS_PER_EPOCH,
-    STOP_REASON,
     TARGET,
     UID,
     StudyRecord,
@@ -68,8 +67,10 @@ def print_result(result: Ending, config: Config, *, in_program: bool = False) ->
     if result.was_complete:
         flag = "trials=" if in_program else "--trials "
         advice = f"to continue, type {flag}{2 * study.finished} or another number above {study.finished}"
-        has_reason = study.finished < config.trials
-        echo(f"nothing was left to do; {'the reason is given below' if has_reason else advice}")
+        if study.finished < config.trials and result.why_enough is not None:
+            is_shown = result.why_enough == study.stop_reason
+            advice = "the reason is given below" if is_shown else result.why_enough
+        echo(f"nothing was left to do; {advice}")
     print_summary(study)
     if result.undelivered:
         journals = Workspace(config.workspace).journal(study.name, study.attrs[UID]).parent
@@ -101,7 +102,7 @@ def _print_next_steps(study: StudyRecord, config: Config) -> None:
 def print_summary(study: StudyRecord) -> None:
     """Print the outcome of a study."""
     echo(f"\nstudy {study.name}: {_counts(study)}")
-    if (reason := study.attrs.get(STOP_REASON)) is not None:
+    if (reason := study.stop_reason) is not None:
         echo(f"ended early: {reason}")
     if study.state is not State.FINISHED:
         echo(state_text(study))

@@ -5,7 +5,7 @@ import io
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from objectives.files import write_atomic
 from objectives.functions.objective import FunctionObjective
 from objectives.metrics import metric_of
 from search.common.config import Config
-from search.common.errors import DatabaseLockedError, ModelNotFoundError, TrackingError, UnpublishableError
+from search.common.errors import DatabaseLockedError, RunGoneError, TrackingError, UnpublishableError
 from search.common.workspace import TrainingFiles, Workspace
 from search.coordinator.confirmation import runs_to_calibrate
 from search.study import records
@@ -41,6 +41,8 @@ from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_car
 from search.tracking.registry import version
 from search.tracking.registry.programs import NEVER_LOGGED, weights_artifact
 from search.tracking.tracker import Tracking
+
+ANOTHER_STUDY = "For calibrated probabilities, add --study NAME to the command: another study trains again"
 
 
 @dataclass(frozen=True)
@@ -105,30 +107,57 @@ class Finish:
         return replace(summary, confusion=shown, majorities=self._majorities(result))
 
     def _calibration(self, summary: Summary, objective: ImageClassifier) -> Calibration:
+        """The calibration of the winner's run, fitted once: its registered version has that temperature for good.
+
+        Raises TrackingError when MLflow does not answer.
+        """
+        attrs = self.study.attrs()
+        stored = attrs.get(records.CALIBRATIONS, {})
+        if summary.run in stored:
+            return Calibration.from_dict(stored[summary.run])
+        if any(read["run"] == summary.run for read in attrs.get(records.TEST_READS, ())):
+            return Calibration(missing="an earlier version of this program tested this network without a temperature")
+        calibration = self._fitted(summary, objective)
+        self.study.set_attr(records.CALIBRATIONS, {**stored, summary.run: asdict(calibration)})
+        return calibration
+
+    def _fitted(self, summary: Summary, objective: ImageClassifier) -> Calibration:
         """Fit a temperature on validation predictions of the winner's configuration. The test split has no part in it.
 
         A refitted network was trained on the validation images, so it has no such predictions of its own.
         """
-        from objectives.images.models import predict_logits
-
         images, labels = call("validation_images", objective.validation_images)
-        params, logits, why = self.study.params_of(summary.params), {}, "their weights were deleted"
-        for run in (runs := runs_to_calibrate(self.study.attrs(), summary)):
-            try:
-                weights = self._weights(run)
-            except (TrackingError, ModelNotFoundError) as error:
-                weights, why = None, str(error)
-            if weights is not None:
-                network = call("load_weights", objective.load_weights, params, weights)
-                logits[run] = call("the network", predict_logits, network, images, self.device)
-        shape, given = (len(labels), len(objective.class_names())), [*logits.values()]
-        if not given:
-            return Calibration(missing=f"the validation predictions of {', '.join(runs)} are not there: {why}")
-        if len(labels) < 2 or not all(rows.shape == shape and np.isfinite(rows).all() for rows in given):
-            return Calibration(missing=f"it takes finite logits of shape (n, {shape[1]}) for two validation images")
+        if len(labels) < 2:
+            return Calibration(missing="there are fewer than two validation images")
+        found = {
+            run: self._logits(run, summary, objective, images) for run in runs_to_calibrate(self.study.attrs(), summary)
+        }
+        logits = {run: rows for run, rows in found.items() if not isinstance(rows, str)}
+        problems = "; ".join(rows for rows in found.values() if isinstance(rows, str)) or None
+        if not logits:
+            return Calibration(missing=f"{problems}. {ANOTHER_STUDY}")
+        given = [*logits.values()]
         temperature = float(f"{fit_temperature(labels, given):.4g}")  # as every page shows it
         errors = CalibrationErrors(*errors_before_and_after(labels, given))
-        return Calibration(temperature, tuple(logits), errors)
+        return Calibration(temperature, tuple(logits), errors, left_out=problems)
+
+    def _logits(
+        self, run: str, summary: Summary, objective: ImageClassifier, images: NDArray[np.uint8]
+    ) -> NDArray[np.float32] | str:
+        """The logits (n, k) of a training's network for images, or why there are none."""
+        from objectives.images.models import predict_logits
+
+        try:
+            weights = self._weights(run)
+        except RunGoneError:
+            weights = None
+        if weights is None:
+            return self._why_no_weights(run, "in the workspace")
+        network = call("load_weights", objective.load_weights, self.study.params_of(summary.params), weights)
+        logits: NDArray[np.float32] = call("the network", predict_logits, network, images, self.device)
+        if logits.shape != (shape := (len(images), len(objective.class_names()))):
+            return f"the network of {run} gives logits of shape {logits.shape} instead of {shape}"
+        return logits if np.isfinite(logits).all() else f"the network of {run} gives logits that are not finite"
 
     def _majorities(self, result: TestScore) -> dict[str, Majority]:
         """The most frequent class of each split on which a classifier's metrics are measured."""
@@ -216,11 +245,14 @@ class Finish:
     def _read_weights(self, run: str) -> bytes:
         """The winner's weights, or a function's program. Raises TrackingError if they are nowhere."""
         if (weights := self._weights(run)) is None:
-            path, study = self._files.weights_of(run), self.study.record()
-            missing = f"the weights of {run} are neither at {path} nor in MLflow"
-            is_deleted = any(trial.weights_deleted and trial_run(trial.number) == run for trial in study.trials)
-            raise TrackingError(f"{missing}: {why_deleted(study)}" if is_deleted else missing)
+            raise TrackingError(self._why_no_weights(run, f"at {self._files.weights_of(run)}"))
         return weights
+
+    def _why_no_weights(self, run: str, place: str) -> str:
+        """Say that a training's weights are neither in a place nor in MLflow, and that `--keep` deleted them if so."""
+        study, missing = self.study.record(), f"the weights of {run} are neither {place} nor in MLflow"
+        is_deleted = any(trial.weights_deleted and trial_run(trial.number) == run for trial in study.trials)
+        return f"{missing}: {why_deleted(study)}" if is_deleted else missing
 
     def _weights(self, run: str) -> bytes | None:
         """Read a training's weights or program from the workspace or its run in MLflow. None if there are none."""
@@ -228,7 +260,7 @@ class Finish:
             return path.read_bytes()
         from search.tracking.registry.loading import download
 
-        if (run_id := self.tracking.mlflow_id(run)) is None:
+        if (run_id := self._run_id(run, answers=True)) is None:
             return None
         name = weights_artifact(is_function=isinstance(self.study.objective, FunctionObjective))
         return download(self.config.mlflow_uri, run_id, name)

@@ -1,6 +1,6 @@
 """The main job, in order: open, search, confirm, refit, finish."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from objectives.base import Task, missing_methods
 from objectives.devices import resolve_device
@@ -27,6 +27,7 @@ class Ending:
     study: StudyRecord
     undelivered: int  # writes to MLflow that stay in the journal
     was_complete: bool  # nothing was left to do
+    why_enough: str | None = None  # why it was complete with fewer trials than planned
 
 
 def run(plan: SearchPlan, display: Display) -> Ending:
@@ -46,7 +47,7 @@ def run(plan: SearchPlan, display: Display) -> Ending:
         open_session(plan, display) as session,  # locks the study, opens both databases, starts workers
     ):
         if session.is_complete():
-            return _result(session, was_complete=True)
+            return replace(_result(session, was_complete=True), why_enough=session.why_enough())
         devices = _wait_for_workers(session)
         choose_scale(session.study, plan.config, plan.space, session.executor.workers()[0], display.notice)
         study = _open_for_sampling(session, devices[0])

@@ -103,7 +103,8 @@ class SearchPlan:
         check_study_name(name, "objective")
         check_path(workspace.journal(name, "00000000"))
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
-        target = None if config.target is None else Target.of(config.target, objective)
+        seeds = config.confirm_seeds if config.confirm else 0
+        target = None if config.target is None else Target.of(config.target, objective, seeds)
         space, limits = narrow_space(config, objective, name), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
         earlier = earlier_study(config, name)

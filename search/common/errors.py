@@ -71,6 +71,10 @@ class TrackingRefusedError(TrackingError):
     """MLflow rejects the login or the host name."""
 
 
+class RunGoneError(TrackingError):
+    """MLflow has no such run: it was deleted for good."""
+
+
 class UnpublishableError(SearchError):
     """A network cannot be registered: it cannot be exported for loading without this project, or its run is gone."""
 

@@ -6,7 +6,7 @@ run. When more trials change the best ones, only the new trainings run.
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -222,6 +222,22 @@ class Confirmer:
         """The ended trainings of a candidate."""
         jobs = [job for job in self.work.jobs if job.task.number == number]
         return [(job, self.work.results[job.run]) for job in jobs if job.run in self.work.results]
+
+
+def confirmed_before(attrs: Mapping[str, Any], trials: Iterable[TrialRecord], seeds: int) -> set[int]:
+    """The numbers of those trials that so many fresh seeds have values of. `attrs`: the study's."""
+    stored = {run: TrainingResult.from_dict(values) for run, values in attrs.get(records.EXTRA_TRAININGS, {}).items()}
+    valued = {run for run, result in stored.items() if result.value is not None}
+    repeats = range(1, seeds + 1)
+    return {trial.number for trial in trials if all(confirm_run(trial.number, repeat) in valued for repeat in repeats)}
+
+
+def failed_for_now(attrs: Mapping[str, Any], number: int, seeds: int) -> bool:
+    """Whether fresh seeds of a trial failed, and all that did for a transient reason. `attrs`: the study's."""
+    stored = attrs.get(records.EXTRA_TRAININGS, {})
+    runs = (confirm_run(number, repeat) for repeat in range(1, seeds + 1))
+    failures = {TrainingResult.from_dict(stored[run]).failure for run in runs if run in stored} - {None}
+    return bool(failures) and failures <= {*TRANSIENT_FAILURES}
 
 
 def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int) -> Job:

@@ -8,7 +8,7 @@ journal before `Work` stores it, so every training that is called finished is tr
 import json
 import math
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
@@ -69,6 +69,11 @@ class Coordinator:
     _retries: deque[RunningTraining] = field(default_factory=deque, init=False)  # they wait for another worker
     _notices: set[str] = field(default_factory=set, init=False)  # shown already; several workers send the same one
     _shown_at: float = field(default=-math.inf, init=False)
+    _failures: defaultdict[str, Counter[str | None]] = field(default_factory=lambda: defaultdict(Counter), init=False)
+    """By the work's unit, how many trainings failed for which reason, None for those that did not.
+
+    It counts those of this start, whose trials and confirmations take turns: an earlier one's may have been fixed.
+    """
 
     @property
     def _is_function(self) -> bool:
@@ -94,7 +99,6 @@ class Coordinator:
         """
         self.work, self._phase = work, phase
         self._questions = Questions(work, self._runs)
-        self._failures: Counter[str | None] = Counter()  # of this start: an earlier one's may have been fixed since
         self._standing = Standing(work.target, work.records(), Direction(self.objective.direction), work.unit)
         if work.unit == TRIALS:
             self._trials = self._standing
@@ -109,7 +113,7 @@ class Coordinator:
             self.tracking.set_search_busy(busy=False)
         self._suspend()
         if hopeless:
-            failed, last = self._failures.total(), self._last_ended
+            failed, last = self._failures[work.unit].total(), self._last_ended
             raise SearchStoppedError(
                 f"all {failed} trials failed for the same reason ({last.failure}), so the search stops. "
                 f"The last one said: {sentence(last.failure_message or 'nothing')} {self.hint}".rstrip()
@@ -256,12 +260,13 @@ class Coordinator:
         self._standing.target = self.work.target
         self._forecast()
         self.display.trial_ended(record, self._standing)
-        self._failures[record.failure if record.state == TrialState.FAIL else None] += 1
+        self._failures[self.work.unit][record.failure if record.state == TrialState.FAIL else None] += 1
         self._last_ended: TrialRecord = record
 
     def _is_hopeless(self) -> bool:
         """Whether the first trainings of this start have all failed for the same reason."""
-        return self._failures.total() >= MAX_SAME_FAILURES and len(self._failures) == 1 and None not in self._failures
+        failures = self._failures[self.work.unit]
+        return failures.total() >= MAX_SAME_FAILURES and len(failures) == 1 and None not in failures
 
     def _suspend(self) -> None:
         """Checkpoint the running trainings and close their runs, so that both can be resumed."""

@@ -120,8 +120,14 @@ class Trials:
         """Why no further trial begins although some are missing; None while trials go on."""
         return self.study.proposals.exhausted or self._stopped
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no further trial may begin, paused or not."""
+        enough = self.study.finished >= self.target
+        return enough or time.monotonic() > self.deadline or self.stop_reason is not None
+
     def _missing(self) -> int:
-        if self.is_paused or time.monotonic() > self.deadline or self.stop_reason is not None:
+        if self.is_paused or self.is_over:
             return 0
         return self.target - self.study.finished - len(self._running) - len(self._resumed)
 

@@ -18,7 +18,7 @@ from search.common.sqlite import sqlite_file, sqlite_url
 from search.common.text import duration
 from search.common.workspace import Workspace
 from search.python.pages import TEMPLATES
-from search.study.records import STOP_REASON, UID, StudyRecord
+from search.study.records import UID, StudyRecord
 from search.study.storage.storage import open_storage
 from search.study.storage.writer import WriterStorage
 from search.study.summary import Score, Summary, counted
@@ -159,7 +159,7 @@ class Result:
             trials=counted(record.finished, "trial"),
             counts=[f"{n} {name}" for state, name in names.items() if (n := record.count(state))],
             wall=duration(sum(session.get("wall_s", 0.0) for session in record.sessions)),
-            stopped=record.attrs.get(STOP_REASON),
+            stopped=record.stop_reason,
             undelivered=self._undelivered,
             report=_link(self.report_path) if self.report_path.exists() else None,
             report_name=self.report_path.name,

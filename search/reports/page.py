@@ -21,7 +21,7 @@ from search.reports.charts import against_cost, best_curves
 from search.reports.elements import Chart, Unit, winner
 from search.reports.optuna_charts import OptunaCharts
 from search.reports.style import TEMPLATE
-from search.study.records import STOP_REASON, StudyRecord, json_values
+from search.study.records import StudyRecord, json_values
 from search.study.state import State
 from search.study.texts.classes import class_rows
 from search.study.texts.presenter import present, state_text
@@ -77,7 +77,7 @@ def render(
         setting=_setting(record),
         unit=Unit.of(record),
         state=state_text(record) if record.state in (State.RUNNING, State.STOPPED) else None,
-        stopped=record.attrs.get(STOP_REASON),
+        stopped=record.stop_reason,
         winner=winner(record),
         outcome=present(record, record.summary, Unit.of(record)) if record.summary else None,
         recalls=class_rows(record.summary, MAX_RECALLS) if record.summary else (),

@@ -30,11 +30,12 @@ TARGET = "trials"  # the --trials of the latest start; once it ended, how many t
 TRACKING = "tracking"  # the --tracking-uri of the latest start, without its user; "" for the folder's own store
 HOLDER = "holder"  # the mark of the search that holds the lock
 TEST_READS = "test_reads"  # one per read of the test split, stored before it: {"number", "run", "time"}
+CALIBRATIONS = "calibrations"  # by run: the Calibration with which it was first tested, as a dict; it keeps that one
 EXTRA_TRAININGS = "trainings"  # by run: the results of confirmation and refit
 PHASE = "phase"  # Phase.as_dict() of what the search does; None after its last phase
 SUMMARY = "summary"  # Summary.as_dict()
 STOP_REASON = "over"  # why the study ended with fewer trials than planned; otherwise absent or None
-REFUTED = "refuted"  # {"target": --target, "trials": numbers of trials that reached it while their fresh seeds did not}
+REFUTED = "refuted"  # {"target", "seeds", "trials"}: the trials that reached --target while so many fresh seeds did not
 WARM_STARTS = "warm_starts"  # by the value of --warm-start: the configurations taken over, which are tried first
 PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
@@ -60,7 +61,7 @@ SLOT = "slot"
 
 STUDY_ATTRS = {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER}
 STUDY_ATTRS |= {TEST_READS, EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS}
-STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED}
+STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED, CALIBRATIONS}
 TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, SLOT, IMAGE_ERROR}
 TRIAL_ATTRS |= {NEVER_PREDICTED, DELETED}
 
@@ -267,7 +268,7 @@ class StudyRecord:
             "holder": self.holder and asdict(self.holder),
             "phase": self.phase and self.phase.as_dict(),
             "target": self.target,
-            "stop_reason": self.attrs.get(STOP_REASON),
+            "stop_reason": self.stop_reason,
             "summary": self.summary and self.summary.as_dict(),
             "test_reads": self.attrs.get(TEST_READS, ()),
             "trials": [{**trial.as_dict(), "state": self.state_of(trial).upper()} for trial in self.all_trials],
@@ -319,6 +320,12 @@ class StudyRecord:
         """Name the state of a trial, such as `complete`. One that no process trains any more is `interrupted`."""
         is_left = trial.state == TrialState.RUNNING and self.state is State.STOPPED and not trial.foreign
         return "interrupted" if is_left else trial.state.name.lower()
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why a finished study has fewer trials than planned; None if it has all, or while something is left to do."""
+        reason: str | None = self.attrs.get(STOP_REASON)
+        return reason if self.state is State.FINISHED else None
 
     @property
     def finished(self) -> int:

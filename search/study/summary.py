@@ -133,6 +133,14 @@ class Calibration:
     validation: CalibrationErrors | None = None  # of those; None if it was not fitted
     test: CalibrationErrors | None = None  # of the tested network
     missing: str | None = None  # why it was not fitted; None if it was
+    left_out: str | None = None  # which of the trainings it was not fitted on, and why; None if on all
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` gave."""
+        splits = ("validation", "test")
+        errors = {split: CalibrationErrors(**given) for split in splits if (given := stored[split])}
+        return cls(**{**stored, "runs": tuple(stored["runs"]), **errors})
 
 
 @dataclass(frozen=True)
@@ -179,9 +187,7 @@ class Summary:
         values["classes"] = tuple(ClassScore(**score) for score in values.get("classes", ()))
         values["majorities"] = {split: Majority(**stored) for split, stored in values.get("majorities", {}).items()}
         if calibrated := values.get("calibration"):
-            splits = ("validation", "test")
-            errors = {split: CalibrationErrors(**given) for split in splits if (given := calibrated[split])}
-            values["calibration"] = Calibration(**{**calibrated, "runs": tuple(calibrated["runs"]), **errors})
+            values["calibration"] = Calibration.from_dict(calibrated)
         if confirmed := values.get("confirmation"):
             candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
             possible = confirmed.get("metric_range")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import optuna
 import pytest
 from rich.console import Console
 from toy import Toy, ToyTraining
 
 from objectives.base import EpochResult, Task, Training
-from search.cli.output import print_summary
+from search.cli.output import print_result, print_summary
 from search.cli.progress import PlainDisplay
 from search.commands.run import run
 from search.commands.setup import SearchPlan
@@ -34,6 +36,7 @@ class Planned(Toy):
     name = "planned"
     searched: ClassVar[tuple[float, ...]] = (0.5, 0.91, 0.6, 0.93, 0.95, 0.7)
     fresh: ClassVar[dict[int, float]] = {1: 0.88, 3: 0.94, 4: 0.94}  # of other trials: as in the search
+    full: ClassVar[set[int]] = set()  # trials whose configurations have no memory on fresh seeds
     begun: ClassVar[Counter[str]] = Counter()
 
     def epochs(self, device: str) -> int:
@@ -44,6 +47,10 @@ class Planned(Toy):
         repeat = 1 if task.seed == derive_seed(0, "confirm", number, 1) else -1
         value = self.searched[number] if is_trial else self.fresh.get(number, self.searched[number]) + 0.001 * repeat
         Planned.begun[f"{'trial' if is_trial else 'confirm'} {number}"] += 1
+        if number in self.full and not is_trial:
+            raise MemoryError("no room")
+        if math.isnan(value):
+            raise RuntimeError("no value")
         return Once(task, value)
 
 
@@ -154,6 +161,101 @@ def test_trials_that_reached_it_before_are_confirmed_in_turn(folder: Path, monke
     assert study.finished == 5
     assert study.summary is not None
     assert study.summary.number == 1
+
+
+@pytest.mark.slow
+def test_what_fresh_seeds_refuted_counts_only_for_as_many(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Planned, "fresh", {1: 0.88, 3: 0.88, 4: 0.88})
+    searched(folder, target=0.9)
+    study, _ = searched(folder, target=0.9, trials=60, confirm=0)
+    assert study.finished == 6
+    Planned.begun.clear()
+    monkeypatch.setattr(Planned, "fresh", {1: 0.96, 3: 0.88, 4: 0.88})
+    study, _ = searched(folder, target=0.9, trials=7, confirm=1, confirm_seeds=3)
+    assert Planned.begun == {"confirm 4": 1, "confirm 3": 1, "confirm 1": 1}
+    assert study.finished == 6
+
+
+@pytest.mark.slow
+def test_fresh_seeds_that_had_no_memory_are_tried_once_by_each_start(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Planned, "full", {1})
+    study, _ = searched(folder, target=0.9, trials=3)
+    assert Planned.begun["confirm 1"] <= 4  # in its own round, and in the last one
+    assert "refuted" not in study.attrs
+    monkeypatch.setattr(Planned, "full", set())
+    monkeypatch.setattr(Planned, "fresh", {1: 0.94})
+    study, _ = searched(folder, target=0.9, trials=6)
+    assert study.finished == 3
+    assert study.summary is not None
+    assert study.summary.number == 1
+
+
+@pytest.mark.slow
+def test_when_no_trial_may_begin_only_the_best_are_confirmed(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Planned, "fresh", {1: 0.94, 3: 0.88, 4: 0.88})
+    searched(folder, trials=6, confirm=0)
+    Planned.begun.clear()
+    study, _ = searched(folder, target=0.9, confirm=1)
+    assert Planned.begun == {"confirm 4": 2}
+    assert study.summary is not None
+    assert "--target 0.9 was not confirmed" in str(study.summary.note)
+
+
+@pytest.mark.slow
+def test_a_confirmed_network_stays_a_candidate(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Trial 1 wins for the target. Three later ones are better in the search alone."""
+    monkeypatch.setattr(Planned, "searched", (0.5, 0.91, 0.93, 0.95, 0.94))
+    monkeypatch.setattr(Planned, "fresh", {1: 0.94, 2: 0.6, 3: 0.6, 4: 0.6})
+    study, _ = searched(folder, target=0.9, trials=5)
+    assert study.finished == 2
+    study, _ = searched(folder, trials=5)
+    assert study.summary is not None
+    assert (study.finished, study.summary.number) == (5, 1)
+
+
+@pytest.mark.slow
+def test_the_reason_is_shown_where_nothing_is_left_and_hidden_while_it_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(Planned, "searched", (0.5, 0.91, 0.6, 0.93))
+    searched(folder, trials=3, confirm=0)
+    config = Config(
+        objective="test_target_searches:Planned",
+        engine="inline",
+        workspace=folder,
+        trials=6,
+        sampler="random",
+        confirm=0,
+        patience=1,
+    )
+    print_result(run(SearchPlan.of(config), PlainDisplay(Console(file=io.StringIO()))), config)
+    assert (
+        "nothing was left to do; --patience 1: the last 1 trial did not improve on trial 1" in capsys.readouterr().out
+    )
+    study, _ = searched(folder, target=0.9, trials=6, confirm=0)
+    assert study.stop_reason == study.as_dict()["stop_reason"] is not None
+    store = StoredStudy.set_attr
+
+    def killed(study: StoredStudy, key: str, value: Any) -> None:
+        store(study, key, value)
+        if key == records.PHASE:
+            raise Killed(key)
+
+    monkeypatch.setattr(StoredStudy, "set_attr", killed)
+    with pytest.raises(Killed):
+        searched(folder, trials=6, confirm=0)
+    stopped = StudyRecord.of(optuna.load_study(study_name="planned", storage=f"sqlite:///{folder / 'optuna.db'}"))
+    assert (stopped.attrs[records.STOP_REASON], stopped.stop_reason) == (study.stop_reason, None)
+
+
+@pytest.mark.slow
+def test_ten_failures_after_a_good_trial_do_not_end_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Planned, "searched", (0.91, *[math.nan] * 10, 0.95))
+    monkeypatch.setattr(Planned, "fresh", {0: 0.88})
+    study, said = searched(folder, target=0.9, trials=13)
+    assert "--target 0.9 was not confirmed" in said
+    assert study.summary is not None
+    assert (study.summary.number, study.finished) == (11, 12)
 
 
 @pytest.mark.slow

@@ -21,13 +21,12 @@ from objectives.functions.objective import FunctionObjective
 from search.commands.session.session import SearchSession, run_tags
 from search.commands.setup import SearchPlan
 from search.common.signals import Interrupted
-from search.coordinator.confirmation import Confirmer, JobList, refit_job
+from search.coordinator.confirmation import Confirmer, JobList, confirmed_before, failed_for_now, refit_job
 from search.coordinator.loop import Coordinator
 from search.coordinator.trials import Trials
 from search.coordinator.work import Job, Work
 from search.study import records
 from search.study.sampling.sampling_study import SamplingStudy
-from search.study.selection.target import Target
 from search.study.selection.winner import best_trial, completed, gains
 from search.study.space.objective_calls import call, check_hint
 from search.study.state import Phase
@@ -38,8 +37,19 @@ from search.tracking.journal import trial_run
 class Phases:
     """The phases of one start, to be run in order. Each skips finished work, and raises Interrupted after a signal."""
 
-    def __init__(self, session: SearchSession, trials: Trials, coordinator: Coordinator, epochs: int) -> None:
+    def __init__(
+        self,
+        session: SearchSession,
+        trials: Trials,
+        coordinator: Coordinator,
+        epochs: int,
+        *,
+        until: str | None,
+        tried: set[int],
+    ) -> None:
         self._session, self._trials, self._coordinator, self._epochs = session, trials, coordinator, epochs
+        self._until = until  # no trial begins after this time
+        self._tried = tried  # the trials that this start has confirmed, or has failed to
         self._plan, self._study, self._tracking = session.plan, session.study, session.tracking
         self._preload = Thread(target=_import_for_finish, args=[session.plan], name="preload", daemon=True)
 
@@ -62,9 +72,14 @@ class Phases:
             hint=check_hint(plan.spec.target),
         )
         deadline = time.monotonic() + config.timeout if config.timeout else math.inf
+        until = (datetime.now() + timedelta(seconds=config.timeout)).isoformat() if config.timeout else None
+        tried: set[int] = set()
 
         def has_reached(ended: Sequence[records.TrialRecord]) -> bool:
-            return plan.target is not None and bool(plan.target.waiting(ended, study.stored.attrs()))
+            if plan.target is None:
+                return False
+            waiting = plan.target.waiting(ended, study.stored.attrs())
+            return any(trial.number not in tried for trial in waiting)
 
         trials = Trials(
             study,
@@ -78,7 +93,7 @@ class Phases:
             notice=display.notice,
             keeper=session.keeper(at_least=config.confirm),  # without a target, one of those wins
         )
-        return cls(session, trials, coordinator, epochs)
+        return cls(session, trials, coordinator, epochs, until=until, tried=tried)
 
     @contextmanager
     def begin(self) -> Iterator[None]:
@@ -102,31 +117,32 @@ class Phases:
         """Train the trials and choose the winner by fresh seeds.
 
         Whenever trials have reached the target, they are confirmed before others begin. The search ends if that
-        succeeds. Raises SearchError when no trial completed.
+        succeeds. When no trial may begin any more, one round is the last. Raises SearchError when no trial completed.
         """
-        unfinished, target = self._trials.resume(), self._plan.target
+        unfinished, target, n = self._trials.resume(), self._plan.target, self._plan.config.confirm
         self._session.files.sweep_checkpoints(unfinished)
         self._train_trials()
-        while target is not None and self._trials.is_paused:
-            summary = self._confirm_reached(target)
+        while target is not None and self._trials.is_paused and not self._trials.is_over:
+            summary = self._confirm_round(self._waiting(), f"confirming --target {target.value:g} on fresh seeds")
+            reason = target.describe(self._study.record(), summary)
             if target.is_confirmed(summary):
-                reason = target.describe(self._study.record(), summary)
                 return summary if self._end_trials(reason) else summary.noted(reason)
+            self._session.display.notice(reason)
             self._trials.apply_rules()
             self._train_trials()
         self._end_trials(self._trials.stop_reason)
-        record = self._study.record()
-        summary = self._confirm(completed(record)[: self._plan.config.confirm], "confirming the best on fresh seeds")
-        return summary if target is None else summary.noted(target.describe(record, summary))
+        best = [*self._waiting(), *completed(self._study.record())[:n]]
+        summary = self._confirm_round(best, "confirming the best on fresh seeds")
+        return summary if target is None else summary.noted(target.describe(self._study.record(), summary))
 
     def _train_trials(self) -> None:
         """Train trials until there are enough, or until some wait for their confirmation."""
         config = self._plan.config
-        until = datetime.now() + timedelta(seconds=config.timeout) if config.timeout else None
         confirmations = config.confirm * (config.confirm_seeds if config.confirm else 0)
         phase = self._phase("trials", f"study {self._study.name}", confirmations=confirmations)
-        phase = replace(phase, until=until.isoformat() if until else None)
-        self._train(self._trials, phase, is_last=not config.confirm and not self._plan.refits)
+        self._train(
+            self._trials, replace(phase, until=self._until), is_last=not config.confirm and not self._plan.refits
+        )
 
     def _end_trials(self, reason: str | None) -> bool:
         """Store that no more trials begin, and why if some are missing. Returns whether some are."""
@@ -143,19 +159,30 @@ class Phases:
             names = ", ".join(sorted(unused))
             self._session.display.notice(f"--fix: no trial asked for {names}; there are {', '.join(sorted(asked))}")
 
-    def _confirm_reached(self, target: Target) -> Summary:
-        """Confirm the best trials that have reached the target. If fresh seeds miss it, the study stores that."""
+    def _waiting(self) -> list[records.TrialRecord]:
+        """The best trials that have reached the target and are to be confirmed."""
+        if (target := self._plan.target) is None:
+            return []
         record = self._study.record()
-        waiting = record.ranked(target.waiting(record.trials, record.attrs))[: self._plan.config.confirm]
-        summary = self._confirm(waiting, f"confirming --target {target.value:g} on fresh seeds")
-        if not target.is_confirmed(summary):
-            refuted = target.refuted(record.attrs) | {trial.number for trial in waiting}
-            self._study.set_attr(records.REFUTED, {"target": target.value, "trials": sorted(refuted)})
-            self._session.display.notice(target.describe(record, summary))
+        waiting = [trial for trial in target.waiting(record.trials, record.attrs) if trial.number not in self._tried]
+        return record.ranked(waiting)[: self._plan.config.confirm]
+
+    def _confirm_round(self, trials: Sequence[records.TrialRecord], title: str) -> Summary:
+        """Confirm some trials. The study stores whose fresh seeds miss the target.
+
+        A trial whose fresh seeds could not be trained now is tried again by the next start.
+        """
+        summary, target, seeds = self._confirm(trials, title), self._plan.target, self._plan.config.confirm_seeds
+        self._tried |= {trial.number for trial in trials}
+        if target is None or summary.confirmation is None or target.is_confirmed(summary):
+            return summary
+        attrs, reached = self._study.attrs(), target.reached_by(trials)
+        if missed := {trial.number for trial in reached if not failed_for_now(attrs, trial.number, seeds)}:
+            self._study.set_attr(records.REFUTED, target.with_refuted(missed, attrs))
         return summary
 
     def _confirm(self, trials: Sequence[records.TrialRecord], title: str) -> Summary:
-        """Choose the winner by fresh seeds, among these trials and those that have been confirmed for the target."""
+        """Choose the winner by fresh seeds, among these trials and those that have been trained on them before."""
         config, tracking, notice = self._plan.config, self._tracking, self._session.display.notice
         record, target = self._study.record(), self._plan.target
         best = best_trial(record)
@@ -166,6 +193,7 @@ class Phases:
             summary = self._summary(best, trial_run(best.number))
             return summary.noted(f"the winner is not confirmed: the function never asks for a seed; {advice}")
         numbers = {trial.number for trial in trials} | (target.refuted(record.attrs) if target else set())
+        numbers |= confirmed_before(record.attrs, record.trials, config.confirm_seeds)  # they cost nothing
         confirmer = Confirmer(
             self._study,
             tracking,

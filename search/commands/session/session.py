@@ -91,6 +91,17 @@ class SearchSession:
         ended_early = record.attrs.get(records.STOP_REASON) is not None
         return ended_early and self.open_sampling()[0].proposals.is_exhausted()
 
+    def why_enough(self) -> str | None:
+        """Why a complete study has fewer trials than planned; None if it has all."""
+        plan, record = self.plan, self.study.record()
+        if record.finished >= plan.config.trials or record.summary is None:
+            return None
+        if (reason := plan.stop_reason(record.trials)) is not None:
+            return reason
+        if plan.target is not None and plan.target.is_confirmed(record.summary):
+            return plan.target.describe(record, record.summary)
+        return record.stop_reason
+
     def _is_registered(self, record: records.StudyRecord, summary: Summary) -> bool:
         if self.plan.register_as is None:
             return True

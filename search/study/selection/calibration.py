@@ -24,14 +24,15 @@ def probabilities_at(temperature: float, logits: Floats) -> NDArray[np.float64]:
     """Return softmax(logits / temperature), of shape (n, k)."""
     from scipy.special import softmax  # type: ignore[import-untyped, unused-ignore]
 
-    scaled: NDArray[np.float64] = softmax(_differences(logits) / temperature, axis=1)
+    scaled: NDArray[np.float64] = softmax(_log_probabilities(logits) / temperature, axis=1)
     return scaled
 
 
 def fit_temperature(labels: NDArray[np.integer], logits: Logits) -> float:
     """Return the temperature with the smallest log loss of all predictions, for true classes (n,).
 
-    Each network gets one more mistake, of the kind that its own probabilities expect. Without it, a network that is
+    Each network gets one more mistake, spread over all images and their wrong classes in proportion to the
+    probabilities that it gives these. Without it, a network that is
     right about all n images would be certain of every answer. With it, it expects about one mistake in n images, as
     Laplace's rule of succession does; among many mistakes, one more changes little.
     """
@@ -53,18 +54,19 @@ def _loss_parts(labels: NDArray[np.integer], logits: Floats) -> tuple[NDArray[np
     """Return rows (n, k) and weights (n,) of log-sum-exps, and the term that is linear in 1 / temperature."""
     from scipy.special import softmax
 
-    rows, truth = _differences(logits), (np.arange(len(labels)), labels)
+    rows, truth = _log_probabilities(logits), (np.arange(len(labels)), labels)
     wrong = rows.copy()
     wrong[truth] = -np.inf
-    mistake = softmax(wrong)  # over all images and their wrong classes: one mistake in all
+    mistake = softmax(wrong)  # one in all, in proportion to the probabilities of all images' wrong classes
     linear = float(rows[truth].sum() + (mistake * np.where(mistake > 0, rows, 0)).sum())
     return rows, 1 + mistake.sum(axis=1), linear
 
 
-def _differences(logits: Floats) -> NDArray[np.float64]:
-    """Return logits less the largest of their row."""
-    exact = logits.astype(np.float64)
-    exact -= exact.max(axis=1, keepdims=True)
+def _log_probabilities(logits: Floats) -> NDArray[np.float64]:
+    """Return log(softmax(logits)) of shape (n, k), without a rounding of small probabilities to 0."""
+    from scipy.special import log_softmax
+
+    exact: NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=1)
     return exact
 
 

@@ -24,13 +24,14 @@ class Target:
 
     value: float
     direction: Direction
+    seeds: int = 0  # fresh seeds whose mean must reach it; 0 if one trial's value is enough
 
     @classmethod
-    def of(cls, value: float, objective: Objective) -> Self:
+    def of(cls, value: float, objective: Objective, seeds: int = 0) -> Self:
         """Make the target of a search. Raises UsageError for a value that the objective's metric cannot have."""
         low, high = possible_values(objective) or (None, None)
         if (low is None or low <= value) and (high is None or value <= high):
-            return cls(value, Direction(objective.direction))
+            return cls(value, Direction(objective.direction), seeds)
         limits = [f"at {name} {bound:g}" for name, bound in (("least", low), ("most", high)) if bound is not None]
         advice = f"Did you mean --target {value / 100:g}?" if (low, high) == (0, 1) and 1 < value <= 100 else ""
         raise UsageError(f"--target {value:g}: {objective.metric} is {' and '.join(limits)}. {advice}".rstrip())
@@ -45,9 +46,14 @@ class Target:
         return [trial for trial, value in valued if value is not None and self.is_reached(value)]
 
     def refuted(self, attrs: Mapping[str, Any]) -> set[int]:
-        """Return the numbers of trials whose fresh seeds have missed it. `attrs`: the study's."""
+        """Return the numbers of trials whose fresh seeds, as many as now, have missed it. `attrs`: the study's."""
         stored = attrs.get(records.REFUTED) or {}
-        return set(stored["trials"]) if stored.get("target") == self.value else set()
+        is_same = self.seeds > 0 and (stored.get("target"), stored.get("seeds")) == (self.value, self.seeds)
+        return set(stored["trials"]) if is_same else set()
+
+    def with_refuted(self, trials: Iterable[int], attrs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the study stores when fresh seeds of more trials have missed it. `attrs`: the study's."""
+        return {"target": self.value, "seeds": self.seeds, "trials": sorted(self.refuted(attrs) | {*trials})}
 
     def waiting(self, trials: Iterable[TrialRecord], attrs: Mapping[str, Any]) -> list[TrialRecord]:
         """Return those of the trials that reached it and that no fresh seeds have refuted. `attrs`: the study's."""

@@ -14,4 +14,5 @@ def calibration_text(summary: Summary) -> str:
     splits = (("test images", calibration.test), ("validation images", calibration.validation))
     errors = [f"{each.before:.2%} -> {each.after:.2%} on {split}" for split, each in splits if each is not None]
     found = f"temperature {calibration.temperature:g}, fitted on validation predictions of {source}"
-    return f"{found}; expected calibration error {', '.join(errors)}"
+    without = f" ({calibration.left_out})" if calibration.left_out else ""
+    return f"{found}{without}; expected calibration error {', '.join(errors)}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from objectives.data.names import has_path
 from search.common.config import Config, why_no_model_name
-from search.common.errors import ModelNotFoundError
+from search.common.errors import ModelNotFoundError, RunGoneError
 from search.common.passwords import first_line
 from search.common.sqlite import sqlite_file, temporary_folder
 from search.common.system import environment
@@ -174,10 +174,22 @@ def _require_no_code(program: Path, uri: str) -> None:
 
 
 def download(tracking_uri: str, run_id: str, path: str) -> bytes | None:
-    """Read an artifact at the top of a run; None if the run has none. Raises TrackingError when that fails."""
+    """Read an artifact at the top of a run; None if the run has none.
+
+    Raises RunGoneError if there is no such run, TrackingError when the reading fails.
+    """
+    import mlflow
+
     client, database = connect_to_read(tracking_uri), sqlite_file(tracking_uri)
-    with mlflow_errors(tracking_uri, f"{path} of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        if database is not None and (found := locate(client.get_run(run_id).info.artifact_uri, database)) is not None:
+    failed = f"{path} of run {run_id} cannot be read"
+    with mlflow_errors(tracking_uri, failed), tempfile.TemporaryDirectory() as folder:
+        try:
+            run = client.get_run(run_id)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise RunGoneError(f"{failed}: MLflow has no such run any more") from None
+        if database is not None and (found := locate(run.info.artifact_uri, database)) is not None:
             return (found / path).read_bytes() if (found / path).exists() else None
         if path not in [file.path for file in client.list_artifacts(run_id)]:
             return None

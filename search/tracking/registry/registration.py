@@ -97,7 +97,7 @@ def find_run(uri: str, uid: str, run: str) -> str | None:
     from mlflow.entities import ViewType
 
     client = connect_mlflow(uri)
-    with mlflow_errors(uri, FAILED):
+    with mlflow_errors(uri, f"MLflow cannot be asked for {run}"):
         experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
         for tagged in tagged_runs(uid, run):
             filter_ = f"tags.`{RUN_TAG}` = '{tagged}'"

@@ -60,6 +60,20 @@ def test_without_a_mistake_no_answer_is_certain(n: int):
     assert (1 - probabilities.max(1)).sum() == pytest.approx(1, rel=0.05)
 
 
+def test_the_mistake_is_spread_in_proportion_to_the_probabilities_of_wrong_classes():
+    """Its share of an uncertain image counts the probability itself, not its ratio to the top one."""
+    probabilities = np.array([[0.4, 0.3, 0.3], [0.9, 0.06, 0.04], [0.98, 0.01, 0.01]])
+    labels, logits = np.zeros(3, np.int64), np.log(probabilities).astype(np.float32) + np.float32([[5], [0], [-7]])
+    mistake = np.where(np.arange(3) == 0, 0, probabilities) / (0.6 + 0.1 + 0.02)
+    counts = mistake + np.eye(3)[labels]
+
+    def loss(temperature: float) -> float:
+        return -float((counts * np.log(probabilities_at(temperature, logits))).sum())
+
+    best = min(np.geomspace(0.1, 10, 20_001), key=loss)
+    assert fit_temperature(labels, [logits]) == pytest.approx(best, rel=1e-3)
+
+
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(2, 12), st.floats(-3, 3))
 def test_classes_never_change(seed: int, n: int, k: int, log_scale: float):
     labels, logits = honest(n, k, seed)

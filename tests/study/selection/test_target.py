@@ -33,7 +33,7 @@ def a_summary(searched: float, *fresh: float, failed: int = 0) -> Summary:
 
 @pytest.mark.parametrize("direction", Direction)
 def test_only_completed_trials_within_the_limits_reach_it(direction: Direction):
-    target = Target(direction.sign * 0.9, direction)
+    target = Target(direction.sign * 0.9, direction, 2)
     trials = [
         a_trial(0, direction.sign * 0.8),
         a_trial(1, direction.sign * 0.9),
@@ -43,9 +43,12 @@ def test_only_completed_trials_within_the_limits_reach_it(direction: Direction):
         a_trial(5, direction.sign * 0.95),
     ]
     assert [trial.number for trial in target.reached_by(trials)] == [1, 5]
-    refuted = {records.REFUTED: {"target": target.value, "trials": [5]}}
+    refuted = {records.REFUTED: target.with_refuted([5], {})}
     assert [trial.number for trial in target.waiting(trials, refuted)] == [1]
-    assert [trial.number for trial in Target(direction.sign * 0.91, direction).waiting(trials, refuted)] == [5]
+    assert target.with_refuted([1], refuted)["trials"] == [1, 5]
+    assert [t.number for t in Target(direction.sign * 0.91, direction, 2).waiting(trials, refuted)] == [5]
+    for seeds in (0, 3):  # one trial is enough, or other seeds decide
+        assert [trial.number for trial in replace(target, seeds=seeds).waiting(trials, refuted)] == [1, 5]
 
 
 def test_rounding_alone_does_not_miss_it():

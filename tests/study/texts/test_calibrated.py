@@ -29,6 +29,12 @@ FITTED = Calibration(1.234, ("confirm-3-1", "confirm-3-2"), *ERRORS)
             "temperature 1.234, fitted on validation predictions of this trial, which was selected for its value; "
             "expected calibration error 3.45% -> 0.62% on validation images",
         ),
+        (
+            replace(FITTED, test=None, left_out="the network of confirm-3-3 gives logits that are not finite"),
+            "temperature 1.234, fitted on validation predictions of 2 fresh seeds "
+            "(the network of confirm-3-3 gives logits that are not finite); "
+            "expected calibration error 3.45% -> 0.62% on validation images",
+        ),
         (Calibration(missing="they are gone"), "not calibrated, because they are gone"),
     ],
 )
