@@ -6,6 +6,7 @@ Networks map normalised float32 images (n, c, h, w) to logits (n, k). Behind `No
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.data.datasets import Dataset
 from objectives.images.geometry import (
     has_stride_choice,
     images_together,
@@ -35,6 +37,16 @@ class InputSpec:
     mean: tuple[float, ...]
     """Per channel, of pixels in [0, 1], over a sample of the training split."""
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Self:
+        """What networks must know of a dataset."""
+        n = images_together(5000, data.images.shape[1:])  # more change only the fourth digit
+        sample = data.images[data.train[:: max(1, len(data.train) // n)]]
+        pixels = sample.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32)
+        pixels /= 255
+        mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
+        return cls(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
 
 
 class Normalise(nn.Module):

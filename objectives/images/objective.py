@@ -19,7 +19,6 @@ from objectives.data.names import dataset_slug, may_be_mirrored
 from objectives.failures import describe_value
 from objectives.images import families, training_params
 from objectives.images.baselines import known_configurations
-from objectives.images.geometry import images_together
 from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
 from objectives.metrics import METRICS, Metric, direction_of, is_unequal, metric_of
 
@@ -315,13 +314,7 @@ class ImageClassification:
     def _inputs(self) -> InputSpec:
         from objectives.images.models import InputSpec
 
-        data = self.dataset
-        n = images_together(5000, data.images.shape[1:])  # more change only the fourth digit
-        sample = data.images[data.train[:: max(1, len(data.train) // n)]]
-        pixels = sample.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32)
-        pixels /= 255
-        mean, std = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), 1e-3)
-        return InputSpec(data.channels, data.size, len(data.classes), tuple(map(float, mean)), tuple(map(float, std)))
+        return InputSpec.of(self.dataset)
 
     def _data(self, device: str) -> TrainingData:
         """The splits on `device`, kept for the next training there."""

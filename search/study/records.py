@@ -42,9 +42,7 @@ EXPERIMENT = "mlflow_experiment_id"
 RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Optuna allows no changes after the end
 SEEDED = "seeded"  # true once a function has asked for its seed
 MODELS = "models"  # true once a function has logged a model
-
-# Attribute of a study: the trials whose weights were deleted after their end; of a trial: true if they were not stored.
-DELETED = "weights_deleted"
+DELETED = "weights_deleted"  # of a study: trials whose weights were deleted later; of a trial: true if never stored
 
 # Attributes of a trial.
 RUN = "mlflow_run_id"
@@ -169,7 +167,6 @@ class TrialRecord:
         The attributes of a `foreign` trial may be anything, so they are not read.
         """
         attrs: Mapping[str, Any] = {LABEL: "added by another program"} if foreign else trial.user_attrs
-        study = study or {}
         value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
@@ -186,13 +183,13 @@ class TrialRecord:
             slot=attrs.get(SLOT),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
-            run_id=attrs.get(RUN) or study.get(RUNS, {}).get(str(trial.number)),
+            run_id=attrs.get(RUN) or (study or {}).get(RUNS, {}).get(str(trial.number)),
             intermediate=trial.intermediate_values,
             constraints=trial.constraints,
             foreign=foreign,
             never_predicted=tuple(attrs.get(NEVER_PREDICTED, ())),
             image_error=attrs.get(IMAGE_ERROR),
-            weights_deleted=bool(attrs.get(DELETED)) or trial.number in study.get(DELETED, ()),
+            weights_deleted=bool(attrs.get(DELETED)) or trial.number in (study or {}).get(DELETED, ()),
         )
 
 
@@ -324,8 +321,7 @@ class StudyRecord:
     @property
     def stop_reason(self) -> str | None:
         """Why a finished study has fewer trials than planned; None if it has all, or while something is left to do."""
-        reason: str | None = self.attrs.get(STOP_REASON)
-        return reason if self.state is State.FINISHED else None
+        return self.attrs.get(STOP_REASON) if self.state is State.FINISHED else None
 
     @property
     def finished(self) -> int:

@@ -243,5 +243,6 @@ class Update:
     def _tensors(self) -> dict[str, list[Tensor]]:
         """The tensors of `copy_state`, not copied."""
         weights, buffers = [*self._parameters], [*self.model.buffers()]
-        compared = {"weights": weights, "buffers": buffers, "sums": [self.sums], "average": self.average.tensors}
-        return compared | {"other": [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]}
+        other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]
+        parts = {"weights": weights, "buffers": buffers, "sums": [self.sums], "average": self.average.tensors}
+        return {**parts, "other": other}

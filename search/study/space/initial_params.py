@@ -254,8 +254,8 @@ def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
     Choices must be numbers on both sides of `value`. Anything else stays as it is.
     """
     if isinstance(distribution, FloatDistribution) and distribution.step and is_number(value):
-        low, step, number = distribution.low, distribution.step, float(value or 0)
-        return low + round((number - low) / step) * step if low <= number <= distribution.high else value
+        low, step, given = distribution.low, distribution.step, float(value or 0)
+        return low + round((given - low) / step) * step if low <= given <= distribution.high else value
     if not isinstance(distribution, CategoricalDistribution):
         return value
     choices: Any = distribution.choices
