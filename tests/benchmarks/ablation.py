@@ -171,7 +171,8 @@ def trained(setting: Setting, change: str, seed: int) -> tuple[float, float]:
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[: setting.images]
     recipe = replace(make_recipe(params, [1] * data.n_classes), **how.recipe)
     task = Task(0, params, seed, setting.epochs)
-    part = replace(data, train=data.train[chosen], validation=data.validation[: setting.validation])
+    judged = torch.randperm(len(data.validation), generator=torch.Generator().manual_seed(0))[: setting.validation]
+    part = replace(data, train=data.train[chosen], validation=data.validation[judged])
     training = ImageTraining(part, model, recipe, task, steps_per_epoch=1)
     metrics: Mapping[str, float] = {}
     for _ in range(setting.epochs):

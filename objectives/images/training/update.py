@@ -242,7 +242,7 @@ class Update:
 
     def _tensors(self) -> dict[str, list[Tensor]]:
         """The tensors of `copy_state`, not copied."""
-        weights, buffers = [*self._parameters], [*self.model.buffers()]
         other = [*self._optimizer_tensors(), *(rows for _, rows in self._tables), self.position]
-        parts = {"weights": weights, "buffers": buffers, "sums": [self.sums], "average": self.average.tensors}
-        return {**parts, "other": other}
+        buffers = [*self.model.buffers()]
+        parts: TrainingState = {"weights": [*self._parameters], "buffers": buffers, "average": self.average.tensors}
+        return {**parts, "sums": [self.sums], "other": other}
