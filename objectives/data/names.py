@@ -21,7 +21,7 @@ UNMIRRORED = frozenset(name for name in BUILT_IN if name not in ("fashion-mnist"
 
 
 def may_be_mirrored(name: str) -> bool:
-    """Whether a mirrored image may still show its class. Of the user's own data, the search finds out."""
+    """Whether a mirrored image may still show its class. The search finds out for the user's own data."""
     return name not in UNMIRRORED
 
 

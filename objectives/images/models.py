@@ -40,7 +40,7 @@ class InputSpec:
 
     @classmethod
     def of(cls, data: Dataset) -> Self:
-        """What networks must know of a dataset."""
+        """Return what networks must know of a dataset."""
         n = images_together(5000, data.images.shape[1:])  # more change only the fourth digit
         sample = data.images[data.train[:: max(1, len(data.train) // n)]]
         pixels = sample.transpose(1, 0, 2, 3).reshape(data.channels, -1).astype(np.float32)

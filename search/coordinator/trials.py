@@ -42,7 +42,7 @@ class Trials:
     stopping_rule: Callable[[Sequence[TrialRecord]], str | None] = lambda ended: None
     """Returns why the trials that have ended are enough; None while they are not."""
     pausing_rule: Callable[[Sequence[TrialRecord]], bool] = lambda ended: False
-    """Returns whether some of the trials that have ended are to be confirmed before another one begins."""
+    """Returns whether some of the trials that have ended must be confirmed before another one begins."""
     notice: Callable[[str], None] = lambda text: None
     keeper: Keeper = field(default_factory=KeepAll)
     search_s: float = field(default=0.0, init=False)  # seconds spent on sampling and storing

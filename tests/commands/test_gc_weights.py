@@ -64,7 +64,9 @@ def test_gc_lists_and_deletes_the_weights_of_other_trials(folder: Path, tmp_path
 
     assert sorted(folder.rglob("MLmodel")) == models != []
     assert search.load_trial("digits", min(stays), workspace=folder) is not None
-    with pytest.raises(ModelNotFoundError, match=r"--keep deleted them\. Trials that have weights: \d.*\. To train it"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"--keep deleted them, in .* gc\. These trials have weights: \d.*\. To train"
+    ):
         search.load_trial("digits", gone[0], workspace=folder)
     for words in (("show", "digits"), ("report",), ("promote", "digits")):
         assert in_process(*words, "--workspace", folder).exit_code == 0

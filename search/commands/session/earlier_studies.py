@@ -25,10 +25,10 @@ OF_FINISHED = {records.UID, records.FINGERPRINT, records.SUMMARY}
 """Attributes of every study that a search has finished."""
 
 SIZE_RATIO = 2
-"""Images are of similar size if one has at most so many times the pixels a side of the other."""
+"""Two images are similar in size if their sides differ by at most this factor."""
 
 NUMBER_RATIO = 4
-"""Datasets have similar numbers of images if one has at most so many times those of the other."""
+"""Two datasets are similar in size if their numbers of images differ by at most this factor."""
 
 
 def earlier_study(config: Config, name: str) -> StudyRecord | None:

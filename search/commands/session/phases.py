@@ -160,7 +160,7 @@ class Phases:
             self._session.display.notice(f"--fix: no trial asked for {names}; there are {', '.join(sorted(asked))}")
 
     def _waiting(self) -> list[records.TrialRecord]:
-        """The best trials that have reached the target and are to be confirmed."""
+        """The best trials that have reached the target and wait for their confirmation."""
         if (target := self._plan.target) is None:
             return []
         record = self._study.record()

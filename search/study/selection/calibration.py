@@ -17,7 +17,7 @@ LOWEST, HIGHEST = 0.01, 100.0
 
 Floats = NDArray[np.floating]
 Logits = Sequence[NDArray[np.float32]]
-"""Of several networks for the same images, (n, k) each."""
+"""Logits (n, k) of several networks for the same images."""
 
 
 def probabilities_at(temperature: float, logits: Floats) -> NDArray[np.float64]:

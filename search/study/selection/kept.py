@@ -43,9 +43,9 @@ def why_deleted(study: StudyRecord) -> str:
     """Say that `--keep` deleted the weights of a trial, which trials have some, and how to have them again."""
     trials = [trial for trial in _once_with_weights(study) if not trial.weights_deleted]
     left = [str(trial.number) for trial in study.ranked(trials)]
-    others = f"Trials that have weights: {', '.join(left[:10])}{' ...' if len(left) > 10 else ''}. " if left else ""
-    again = "To train it again, add --keep all and --study NAME to the command of the search"
-    return f"--keep deleted them. {others}{again}"
+    others = f"These trials have weights: {', '.join(left[:10])}{' ...' if len(left) > 10 else ''}. " if left else ""
+    again = "To train such a network again, type the command of the search with --keep all and a new --study NAME"
+    return f"--keep deleted them, in the search or in gc. {others}{again}"
 
 
 def _once_with_weights(study: StudyRecord) -> list[TrialRecord]:

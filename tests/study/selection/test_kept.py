@@ -55,4 +55,7 @@ def test_a_function_that_never_logged_a_model_has_none(study: StudyRecord, attrs
 
 
 def test_only_trials_with_weights_are_named(study: StudyRecord):
-    assert "--keep deleted them. Trials that have weights: 1, 7, 0, 4. To train it" in why_deleted(study)
+    assert (
+        "--keep deleted them, in the search or in gc. These trials have weights: 1, 7, 0, 4. To train"
+        in why_deleted(study)
+    )
