@@ -110,7 +110,7 @@ def test_what_is_not_needed_is_listed_first(pets: Path, data_dir: Path, harm: Ca
     harm(pets)
     result = in_process("gc", "--data-dir", data_dir)
     assert state in result.output
-    assert "To remove them, type python -m search gc --delete" in result.output
+    assert f"To remove them, type python -m search gc --data-dir {data_dir} --delete" in result.output
     assert len(find_arrays(data_dir)) == 1
     assert "removed 1 of 1" in in_process("gc", "--delete", "--data-dir", data_dir).output
     assert list((data_dir / "folders").iterdir()) == []
