@@ -49,7 +49,7 @@ def test_each_trial_has_one_run(finished: Finished):
 @pytest.mark.parametrize(
     "store",
     [
-        "sqlite:////nowhere/elsewhere.db",
+        pytest.param("sqlite:////nowhere/elsewhere.db", marks=pytest.mark.long),
         pytest.param("http://127.0.0.1:9", marks=pytest.mark.long),
         pytest.param("databricks", marks=pytest.mark.long),
     ],

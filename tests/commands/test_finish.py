@@ -327,7 +327,7 @@ def test_a_finish_that_is_killed_after_every_step_ends_the_same(folder: Path, mo
     assert study.summary.calibration is not None
     assert study.summary.calibration.runs == ("confirm-0-1",)
     assert aliases_of(client.get_registered_model("digits"))[CHAMPION] == 1
-    assert len(read_by(folder)) == Counted.reads + 1 > 1  # the first start was killed before it read
+    assert len(read_by(folder)) == Counted.reads > 1  # the first start was killed before it noted that it would read
     assert f"read {len(read_by(folder))} times in this study" in version.description
     summary = study.summary
     steps.clear()

@@ -118,7 +118,7 @@ def test_what_the_user_fixes_decides_on_a_cpu_too(folder: Path):
     assert record.trials[0].params["cnn_width"] == 48
     assert stored_fingerprint(folder)[SCALE] == "wide"
     assert len(searched(folder, 2, *fix).trials) == 2
-    with pytest.raises(StudyMismatchError, match="cnn_width was 48, now 8 to 48 in steps of 8"):
+    with pytest.raises(StudyMismatchError, match="cnn_width was 48, now 8 to 64 in steps of 8"):
         searched(folder, 3, "family=cnn")
 
 

@@ -121,6 +121,7 @@ def test_the_same_command_and_others_later(folder: Path, capsys: pytest.CaptureF
     assert " has a mean of 0.94 on 2 fresh seeds" in str(study.summary.note)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_confirmation_a_trial_is_enough(folder: Path, capsys: pytest.CaptureFixture[str]):
     study, _ = searched(folder, target=0.9, confirm=0)
@@ -130,6 +131,7 @@ def test_without_confirmation_a_trial_is_enough(folder: Path, capsys: pytest.Cap
     assert searched(folder, target=0.9, confirm=0)[0].finished == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_target_that_is_never_reached_changes_nothing_but_a_note(folder: Path):
     with_target, _ = searched(folder, target=0.99)
@@ -150,6 +152,7 @@ def test_the_winner_is_one_that_confirms_it_whatever_is_smaller(folder: Path, mo
     assert (study.summary.number, study.finished) == (3, 4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_trials_that_reached_it_before_are_confirmed_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """With --confirm 1, the best of the three comes first. No trial begins in between."""
@@ -176,6 +179,7 @@ def test_what_fresh_seeds_refuted_counts_only_for_as_many(folder: Path, monkeypa
     assert study.finished == 6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_fresh_seeds_that_had_no_memory_are_tried_once_by_each_start(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Planned, "full", {1})
@@ -190,6 +194,7 @@ def test_fresh_seeds_that_had_no_memory_are_tried_once_by_each_start(folder: Pat
     assert study.summary.number == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_when_no_trial_may_begin_only_the_best_are_confirmed(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Planned, "fresh", {1: 0.94, 3: 0.88, 4: 0.88})
@@ -248,6 +253,7 @@ def test_the_reason_is_shown_where_nothing_is_left_and_hidden_while_it_goes_on(
     assert (stopped.attrs[records.STOP_REASON], stopped.stop_reason) == (study.stop_reason, None)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ten_failures_after_a_good_trial_do_not_end_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Planned, "searched", (0.91, *[math.nan] * 10, 0.95))

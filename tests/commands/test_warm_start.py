@@ -221,6 +221,7 @@ def test_auto_is_no_name_of_a_study(config: Config):
     assert notices[-1] == "warm start: auto means all studies that fit, not only the study of that name"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_search_takes_the_same_after_another_study_has_finished(config: Config):
     first, folder = finished(config, "first", [0.9, 0.8, 0.7]), config.workspace

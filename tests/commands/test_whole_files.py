@@ -175,7 +175,7 @@ def test_reading_needs_no_right_to_write(finished: Finished, tmp_path: Path, *, 
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("my%20project", False),
+        pytest.param("my%20project", False, marks=pytest.mark.long),
         ("a?b", True),
         pytest.param('it\'s "q" #1', False, marks=pytest.mark.long),
         pytest.param("Übung\n🎉 {x}[1]*", True, marks=pytest.mark.long),

@@ -255,6 +255,7 @@ def test_a_program_without_a_guard_is_stopped_and_continues(here: Path):
     assert rows(here / "optuna.db", "SELECT count(*) FROM trials")[0][0] == 6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_program_continues_from_the_command_line_unless_it_searches_at_import(here: Path):
     guarded = PROGRAM.replace("try:", 'if __name__ == "__main__":\n  try:').replace("    result =", "      result =")

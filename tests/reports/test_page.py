@@ -183,7 +183,9 @@ NUMBERS = "[...document.querySelectorAll('#leaderboard tbody tr')].map(r => Numb
     [
         pytest.param("light", (390,), 12, 0, id="phone", marks=pytest.mark.slow),
         pytest.param("light", (1_400, 390), 50, 0, id="50 trials", marks=pytest.mark.slow),
-        pytest.param("dark", (1_400, 390), 1_000, 1, id="1,000 trials, dark", marks=pytest.mark.slow),
+        pytest.param(
+            "dark", (1_400, 390), 1_000, 1, id="1,000 trials, dark", marks=[pytest.mark.slow, pytest.mark.long]
+        ),
     ],
 )
 def test_report_in_chromium_without_network(tmp_path, scheme, widths, n, others):
