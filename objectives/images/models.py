@@ -11,7 +11,6 @@ from typing import Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.data.datasets import Dataset
@@ -292,14 +291,3 @@ class Probabilities(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.softmax(self.network(images), dim=1)
-
-
-@torch.no_grad()
-def predict_logits(network: nn.Module, images: NDArray[np.uint8], device: str) -> NDArray[np.float32]:
-    """Return the logits (n, k), n >= 1, of a trained network for images (n, c, h, w)."""
-    network = network.to(device).eval()
-    size = images_together(500, images.shape[1:])
-    batches = (images[first : first + size] for first in range(0, len(images), size))
-    parts = [network(torch.tensor(batch, device=device).float() / 255).float().cpu() for batch in batches]
-    logits: NDArray[np.float32] = torch.cat(parts).numpy()
-    return logits

@@ -145,7 +145,7 @@ class Finish:
         self, run: str, summary: Summary, objective: ImageClassifier, images: NDArray[np.uint8]
     ) -> NDArray[np.float32] | str:
         """The logits (n, k) of a training's network for images, or why there are none."""
-        from objectives.images.models import predict_logits
+        from objectives.images.training.loop import predict_logits
 
         try:
             weights = self._weights(run)

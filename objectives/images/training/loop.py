@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.base import Diverged, EpochResult, Outcome, Task
@@ -48,6 +49,22 @@ def lr_factor(schedule: str, progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.25) / 0.75))
 
 
+def logits_of(model: nn.Module, images: Tensor, index: Tensor) -> Tensor:
+    """Logits (n, k) of the pool's images at `index`, in batches."""
+    model.eval()
+    size = images_together(EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE, images.shape[1:])
+    return torch.cat([model(to_unit(images[batch])) for batch in torch.split(index, size)]).float()
+
+
+@torch.no_grad()
+def predict_logits(network: nn.Module, images: NDArray[np.uint8], device: str) -> NDArray[np.float32]:
+    """Return the logits (n, k), n >= 1, of a trained network for images (n, c, h, w)."""
+    pool = torch.tensor(images, device=device)
+    logits = logits_of(network.to(device), pool, torch.arange(len(pool), device=device))
+    rows: NDArray[np.float32] = logits.cpu().numpy()
+    return rows
+
+
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Class probabilities (n, k) of the pool's images at `index`; and (1 + 3k,), which `read_scores` reads.
@@ -55,9 +72,7 @@ def predict(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor) -> 
     The latter are the sum of their losses, and counts by class: images, predicted and correct ones. All stay on the
     device, and nothing waits for them. Finite losses are clipped as those of `objectives.metrics`.
     """
-    model.eval()
-    size = images_together(EVAL_BATCH_SIZE_CUDA if index.is_cuda else EVAL_BATCH_SIZE, images.shape[1:])
-    logits = torch.cat([model(to_unit(images[batch])) for batch in torch.split(index, size)]).float()
+    logits = logits_of(model, images, index)
     targets, predicted = labels[index], logits.argmax(1)
     exact = torch.float32 if index.device.type == "mps" else torch.float64  # MPS has no float64
     losses = F.cross_entropy(logits, targets, reduction="none")

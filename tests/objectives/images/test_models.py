@@ -24,8 +24,8 @@ from objectives.images.models import (
     build_resnet,
     max_blocks,
     normalised,
-    predict_logits,
 )
+from objectives.images.training.loop import predict_logits
 
 
 def inputs(side: int = 28, channels: int = 1) -> InputSpec:
