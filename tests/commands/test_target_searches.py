@@ -152,13 +152,18 @@ def test_the_winner_is_one_that_confirms_it_whatever_is_smaller(folder: Path, mo
     assert (study.summary.number, study.finished) == (3, 4)
 
 
+def unconfirmed(folder: Path, monkeypatch: pytest.MonkeyPatch, trials: int) -> None:
+    """Search without a target. Of the three trials that will reach it, only the first has fresh seeds that do."""
+    monkeypatch.setattr(Planned, "fresh", {1: 0.94, 3: 0.88, 4: 0.88})
+    searched(folder, trials=trials, confirm=0)
+    Planned.begun.clear()
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_trials_that_reached_it_before_are_confirmed_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """With --confirm 1, the best of the three comes first. No trial begins in between."""
-    monkeypatch.setattr(Planned, "fresh", {1: 0.94, 3: 0.88, 4: 0.88})
-    searched(folder, trials=5, confirm=0)
-    Planned.begun.clear()
+    unconfirmed(folder, monkeypatch, trials=5)
     study, _ = searched(folder, target=0.9, confirm=1, trials=6)
     assert list(Planned.begun) == ["confirm 4", "confirm 3", "confirm 1"]
     assert study.finished == 5
@@ -197,9 +202,7 @@ def test_fresh_seeds_that_had_no_memory_are_tried_once_by_each_start(folder: Pat
 @pytest.mark.long
 @pytest.mark.slow
 def test_when_no_trial_may_begin_only_the_best_are_confirmed(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Planned, "fresh", {1: 0.94, 3: 0.88, 4: 0.88})
-    searched(folder, trials=6, confirm=0)
-    Planned.begun.clear()
+    unconfirmed(folder, monkeypatch, trials=6)
     study, _ = searched(folder, target=0.9, confirm=1)
     assert Planned.begun == {"confirm 4": 2}
     assert study.summary is not None
@@ -247,7 +250,7 @@ def test_the_reason_is_shown_where_nothing_is_left_and_hidden_while_it_goes_on(
             raise Killed(key)
 
     monkeypatch.setattr(StoredStudy, "set_attr", killed)
-    with pytest.raises(Killed):
+    with pytest.raises(Killed, match=f"^{records.PHASE}$"):
         searched(folder, trials=6, confirm=0)
     stopped = StudyRecord.of(optuna.load_study(study_name="planned", storage=f"sqlite:///{folder / 'optuna.db'}"))
     assert (stopped.attrs[records.STOP_REASON], stopped.stop_reason) == (study.stop_reason, None)
