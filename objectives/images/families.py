@@ -27,7 +27,7 @@ class Scale:
     cnn_width: int
     """The most channels of a CNN's first block. Later blocks have two and three times as many."""
     resnet_blocks: int
-    """The most blocks of a residual network, where the images allow so many."""
+    """The most blocks of a residual network. Small images allow fewer."""
     resnet_width: int
     """The most channels of a residual network's first block. Each later block has twice as many."""
     resnet_depth: int

@@ -56,7 +56,7 @@ def learning_rate(params: Mapping[str, Any]) -> float:
 def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:
     """Return the recipe of a configuration. `counts`: training images by class, for their weights.
 
-    What it leaves out, as trials of earlier versions do, is left out of the training.
+    Trials of earlier versions lack some parameters. Their training does without.
     """
     names = ("optimizer", "batch_size", "weight_decay", "schedule", "rotation_zoom", "translation", "flip")
     same = {name: params[name] for name in (*names, "label_smoothing") if name in params}

@@ -225,7 +225,7 @@ class Confirmer:
 
 
 def confirmed_before(attrs: Mapping[str, Any], trials: Iterable[TrialRecord], seeds: int) -> set[int]:
-    """The numbers of those trials that so many fresh seeds have values of. `attrs`: the study's."""
+    """Return the numbers of the trials that have values on this many fresh seeds. `attrs`: the study's."""
     stored = {run: TrainingResult.from_dict(values) for run, values in attrs.get(records.EXTRA_TRAININGS, {}).items()}
     valued = {run for run, result in stored.items() if result.value is not None}
     repeats = range(1, seeds + 1)

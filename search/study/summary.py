@@ -219,7 +219,7 @@ class Summary:
 
     @property
     def temperature(self) -> float:
-        """What the logits of the tested and registered network are divided by."""
+        """The divisor of the logits in the tested and registered network."""
         return self.calibration.temperature if self.calibration else 1.0
 
     def figures(self, metric: str) -> dict[str, float]:

@@ -20,7 +20,7 @@ def random_maps(n: int, size: tuple[int, int], recipe: Recipe, generator: torch.
 
     Returns matrices (n, 2, 3) on the generator's device. A matrix maps a point (x, y, 1) of the result to a point of
     the image, as in `affine_grid`. Without rotation and zoom, shifts are whole pixels, so that images stay sharp: each
-    is one of the two nearest to what was drawn, which on average it is.
+    is rounded up or down at random, so that the mean stays.
     """
     numbers = torch.rand(7, n, device=generator.device, generator=generator)
     angle, zoom, right, down = numbers[:4].mul(2).sub_(1)

@@ -21,9 +21,9 @@ class WeightDecay:
 
     parameters: Sequence[Tensor]
     amount: Tensor | float
-    """What is added to a gradient for each unit of the weight. A CUDA graph reads it from memory."""
+    """Factor of the weights that are added to the gradients. A CUDA graph reads it from memory."""
     kept: Tensor
-    """The share of a weight that AdamW's decay keeps in a batch, where its owner fills it."""
+    """The share of a weight that AdamW keeps in a batch. Its owner fills it for each batch."""
 
     def before(self, step: Step, *, is_decoupled: bool) -> Step:
         """Decay, then `step`. Decoupled decay shrinks the weights, as AdamW's; else it adds to the gradients."""

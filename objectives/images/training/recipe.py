@@ -13,7 +13,7 @@ class Recipe:
     """The peak, if the schedule has one."""
     batch_size: int
     weight_decay: float = 0.0
-    """Of matrices and kernels. Biases and the parameters of normalisation have none."""
+    """It shrinks matrices and kernels, but not biases or the parameters of normalisation."""
     momentum: float = 0.0
     """SGD only; Nesterov's form when positive."""
     schedule: Literal["one_cycle", "constant"] = "one_cycle"

@@ -31,7 +31,7 @@ FETCH_BYTES = 2**20
 """Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
 
 DECAYED_DIMENSIONS = 2
-"""Weight decay is for tensors of at least so many dimensions: for no biases, and not for normalisation."""
+"""Tensors with fewer dimensions, which are biases and parameters of normalisation, have no weight decay."""
 
 LOGITS_BYTES = 2**23
 """Bytes of logits that are stored before they are counted, unless one batch has more."""
@@ -182,7 +182,7 @@ class Update:
     def begin(self, model: nn.Module, recipe: Recipe, epochs: int) -> None:
         """Start a training of `model`, which has the structure of the network here, from its first batch.
 
-        It will have so many `epochs`. Raises ValueError when a strength is outside [0, 1].
+        `epochs`: its length. Raises ValueError when a strength is outside [0, 1].
         """
         for name, strength in recipe.strengths.items():
             if not 0.0 <= strength <= 1.0:

@@ -65,7 +65,7 @@ class SearchSession:
         return self.plan.workspace.training_files(self.study.name, self.study.uid)
 
     def keeper(self, *, at_least: int = 0) -> Keeper:
-        """Whose weights stay, as `--keep` says: of the best, but of so many `at_least`."""
+        """Return the rule of `--keep`: the best trials keep their weights, `at_least` this many."""
         if (n := self.plan.config.n_kept) is None:
             return KeepAll()
         study, shared = self.study, partial(shared_trials, self.study.storage, self.study.name)

@@ -176,7 +176,7 @@ def _require_no_code(program: Path, uri: str) -> None:
 def download(tracking_uri: str, run_id: str, path: str) -> bytes | None:
     """Read an artifact at the top of a run; None if the run has none.
 
-    Raises RunGoneError if there is no such run, TrackingError when the reading fails.
+    Raises RunGoneError if the run does not exist, TrackingError if reading fails.
     """
     import mlflow
 
