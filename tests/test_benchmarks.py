@@ -63,10 +63,10 @@ def test_benchmarks_say_their_flags_and_refuse_unknown_rows() -> None:
     helped = subprocess.run([*command, "--help"], cwd=TESTS.parent, env=environment(), capture_output=True, text=True)
     assert all(flag in helped.stdout for flag in ("--only", "--repeats", "--quick", "--minutes", "--output"))
     refused = subprocess.run(
-        [*command, "--only", "1,12"], cwd=TESTS.parent, env=environment(), capture_output=True, text=True
+        [*command, "--only", "1,13"], cwd=TESTS.parent, env=environment(), capture_output=True, text=True
     )
     assert refused.returncode == 2
-    assert "there is no row 12" in refused.stderr
+    assert "there is no row 13" in refused.stderr
 
 
 def a_line(ours: list[float], theirs: list[float] | None = None, **other: object) -> Line:
@@ -159,7 +159,7 @@ def test_trials_last_from_the_first_start_to_the_last_end(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("rows", ["1", "2", "3", "5", "6", "7", "10"])
+@pytest.mark.parametrize("rows", ["1", "2", "3", "5", "6", "7", "10", "12"])
 def test_quick_benchmark_writes_its_table_as_json(rows: str, tmp_path: Path) -> None:
     quick(rows, tmp_path / "figures.json")
 

@@ -31,6 +31,7 @@ ROWS = {
     9: "main_job:main_job",
     10: "functions:functions",
     11: "ablation:ablation",
+    12: "results:results",
 }
 WIDTH = 150
 MET = {True: "yes", False: "NO", None: ""}
