@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does
     from objectives.images.training.update import TrainingData
 
 LARGE_FROM_IMAGES = 20_000
-"""Training splits of at least this size get few long epochs, smaller ones many short epochs."""
+"""Training splits of at least this size have larger batches, and are evaluated within an epoch."""
 
 
 class ImageClassification:
@@ -220,17 +220,17 @@ class ImageClassification:
         return families.choose_scale(device, free_bytes, self.channels)
 
     def epochs(self, device: str) -> int:
-        long_epochs = 16 if device.startswith("cuda") else 3
-        return long_epochs if self.is_large else 12
+        """As many as take a training through this many images, within limits. Colours take longer to learn."""
+        images, most = (800_000, 16) if device.startswith("cuda") else (150_000 if self.channels == 1 else 250_000, 12)
+        return max(1, min(most, images // len(self.dataset.train)))
 
     def refit_epochs(self, epochs: int) -> int:
-        """Two to eight times as many: too expensive for every trial, but worth it for the winner. Colours gain most."""
-        most = 8 if self.channels > 1 else 4
-        return min(most * epochs, max(2 * epochs, 3 * most))
+        """Two to four times as many: too expensive for every trial, but worth it for the winner."""
+        return min(4 * epochs, max(2 * epochs, 20))
 
     def steps_per_epoch(self) -> int:
-        """Quarters of long epochs, so a bad configuration can be pruned early. On a GPU they cost nothing."""
-        return 4 if self.is_large else 1
+        """Parts of long epochs, so a bad configuration can be pruned early. On a GPU they cost nothing."""
+        return (4 if self.channels == 1 else 2) if self.is_large else 1
 
     def fingerprint(self) -> Mapping[str, str]:
         size = {} if self.image_size is None else {"--image-size": str(self.image_size)}
