@@ -1,7 +1,5 @@
 """After the last training: score the winner once, register it, write the report. Finished steps are skipped."""
 
-import csv
-import io
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -267,6 +265,7 @@ class Finish:
 
     def _report(self) -> None:
         """Write the report, and complete the study's run."""
+        from search.reports.export import leaderboard
         from search.reports.page import write_report
 
         self._link_runs()
@@ -309,21 +308,6 @@ def _tested(calibration: Calibration, result: TestScore) -> Calibration:
     uncalibrated = probabilities_at(1 / calibration.temperature, logits)
     errors = (calibration_error(result.labels, rows) for rows in (uncalibrated, probabilities))
     return replace(calibration, test=CalibrationErrors(*errors))
-
-
-def leaderboard(study: records.StudyRecord) -> bytes:
-    """Every trial with a value, best first, as CSV. Trials of other programs come last, without a rank."""
-    names = sorted({name for trial in study.all_trials for name in trial.params})
-    rows: list[list[Any]] = [["rank", "trial", "state", study.metric, "setting", "baseline", *names]]
-    for rank, trial in enumerate(study.ranked(), start=1):
-        row = [rank, trial.number, trial.state.name, trial.value, trial.label, trial.baseline or ""]
-        rows.append([*row, *(trial.params.get(name, "") for name in names)])
-    for trial in study.foreign:
-        row = ["", trial.number, trial.state.name, trial.value, trial.label, ""]
-        rows.append([*row, *(trial.params.get(name, "") for name in names)])
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
 
 
 def _metrics(study: records.StudyRecord, summary: Summary) -> Mapping[str, float]:
