@@ -10,6 +10,7 @@ from objectives.base import (
     Diverged,
     EpochResult,
     Exportable,
+    Foldable,
     ImageClassifier,
     Objective,
     ObjectiveError,
@@ -28,5 +29,5 @@ from objectives.base import (
 
 __all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
 # For optional parts:
-__all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "ImageClassifier", "Portable", "Scaled"]
+__all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "Foldable", "ImageClassifier", "Portable", "Scaled"]
 __all__ += ["Selective", "Sized", "TestScore", "Timed"]

@@ -72,6 +72,8 @@ class Task:
     """A result of `Training.checkpoint` to resume from."""
     refit: bool = False
     """Train on the training and validation splits together, and measure only the training. It runs alone."""
+    fold: int | None = None
+    """Train on all images but those of this fold, which is scored. See `Foldable`."""
     max_latency_ms: float | None = None
     """Measure the time of one prediction, and do not train if it takes longer. None: do not measure."""
 
@@ -102,7 +104,7 @@ class Outcome:
     weights: bytes | None = None
     """A state_dict in torch's zip format that `torch.load(..., weights_only=True)` reads."""
     predictions: NDArray[np.float32] | None = None
-    """Validation class probabilities, shape (n, k), in the order of the validation split."""
+    """Validation class probabilities, shape (n, k), in the order of the validation split, or of `Task.fold`."""
 
 
 class Suggest(Protocol):
@@ -274,10 +276,7 @@ class TestScore:
 
 @runtime_checkable
 class ImageClassifier(Protocol):
-    """Optional part of an objective: its trials train a classifier of images.
-
-    The search then plots predictions, scores the winner on the test split, exports and registers it.
-    """
+    """Optional part of an objective: it classifies images. The search tests, exports and registers the winner."""
 
     def prepare(self) -> None:
         """Download and verify the dataset. Called once, before anything else. Raises DatasetError."""
@@ -313,6 +312,20 @@ class ImageClassifier(Protocol):
 
 
 @runtime_checkable
+class Foldable(Protocol):
+    """Optional part of an `ImageClassifier`: its best configurations are confirmed by folds, not by seeds on one split.
+
+    The data alone divide all images for training and validation into folds. Fold i is in division i // n_folds.
+    """
+
+    n_folds: int
+    """Folds in a division, at least 2; 0: confirm by seeds."""
+
+    def fold_images(self, fold: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (n, c, h, w) and labels (n,) of a fold, in the order of predictions if `Task.fold` is this fold."""
+
+
+@runtime_checkable
 class Exportable(Protocol):
     """Optional part of an objective that is not an `ImageClassifier`: its winner can be registered."""
 
@@ -328,8 +341,7 @@ def missing_methods(objective: object) -> str | None:
     scaled = {"space_scales", "space_scale", "choose_space_scale"}
     signs = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
     for part, sign in (*signs, (Scaled, scaled)):
-        members = {**vars(part), **inspect.get_annotations(part)}
-        methods = [name for name in members if not name.startswith("_")]
+        methods = [name for name in {**vars(part), **inspect.get_annotations(part)} if not name.startswith("_")]
         present = [name for name in methods if getattr(objective, name, None) is not None]
         if sign & set(present) and len(present) < len(methods):
             missing = ", ".join(name for name in methods if name not in present)

@@ -39,6 +39,7 @@ NAMES = {
         "Diverged",
         "EpochResult",
         "Exportable",
+        "Foldable",
         "ImageClassifier",
         "Objective",
         "ObjectiveError",

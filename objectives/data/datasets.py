@@ -25,9 +25,13 @@ from objectives.data.files.resizing import resize
 from objectives.data.folders import folder
 from objectives.data.formats.torchvision_files import DIGITS
 from objectives.data.names import parse_name
-from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_split
+from objectives.data.splits import SPLIT_SEED, Labelled, split_off_test, stratified_folds, stratified_split
 
 N_TEST_DIGITS = 359
+
+FOLDS_BELOW_IMAGES = 5_000
+"""Images for training and validation from which one validation split is large enough to confirm configurations."""
+N_FOLDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,8 @@ class Dataset:
     """
     notes: Sequence[str] = ()
     """Sentences about what is odd, such as classes that are missing from a split."""
+    has_own_validation: bool = False
+    """Whether the source has a validation split, which is then used as it is."""
     stored_digest: str | None = None
     """The digest, if it was computed when the arrays were made."""
 
@@ -78,6 +84,20 @@ class Dataset:
     def class_counts(self) -> dict[str, int]:
         """Number of images in the pool by class."""
         return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist(), strict=True))
+
+    @property
+    def n_folds(self) -> int:
+        """Folds by which configurations are confirmed; 0 for many images, and where the source has a validation split.
+
+        One validation split of few images is so small that a search adapts to it.
+        """
+        return N_FOLDS if len(self.labels) < FOLDS_BELOW_IMAGES and not self.has_own_validation else 0
+
+    def fold(self, number: int, n_folds: int) -> NDArray[np.int64]:
+        """Sorted indices into the pool of a fold, counted on over divisions into `n_folds`."""
+        division, within = divmod(number, n_folds)
+        folds = stratified_folds(np.asarray(self.labels), n_folds, division)
+        return np.flatnonzero(folds == within).astype(np.int64)
 
     @property
     def channels(self) -> int:
@@ -132,6 +152,7 @@ def load_dataset(
         test_classes=about.get("test_classes", {}),
         duplicates=about.get("duplicates"),
         notes=[*prepared.notes, *about.get("notes", ())],
+        has_own_validation=n_train is not None,
         stored_digest=about.get("digest"),
     )
 

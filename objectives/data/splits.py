@@ -36,6 +36,18 @@ def stratified_split(labels: NDArray[np.int64], n_held_out: int) -> tuple[NDArra
     return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
 
 
+def stratified_folds(labels: NDArray[np.int64], n_folds: int, division: int = 0) -> NDArray[np.int64]:
+    """The fold, from 0, of each image with `labels` (n,): every class is spread evenly, and so are all images.
+
+    Numbers of images differ by one at most between folds, in all and of each class. Another `division` is another draw.
+    """
+    random = np.random.RandomState([SPLIT_SEED, division])
+    order = np.lexsort((random.permutation(len(labels)), labels))  # by class, and within a class at random
+    folds = np.empty(len(labels), np.int64)
+    folds[order] = np.arange(len(labels)) % n_folds
+    return folds
+
+
 def split_off_test(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[Labelled, Labelled]:
     """Split a dataset without a test split: four fifths are the pool, one fifth is the test part."""
     pool, test = stratified_split(labels, round(len(labels) / 5))

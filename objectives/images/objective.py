@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping, Set
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -115,6 +114,15 @@ class ImageClassification:
 
     def validation_images(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         index = self.dataset.validation
+        return self.dataset.images[index], self.dataset.labels[index]
+
+    @property
+    def n_folds(self) -> int:
+        """Those of the dataset. 0 for a subclass that trains or validates in its own way and does not give them."""
+        return 0 if self._replaces("start") or self._replaces("validation_images") else self.dataset.n_folds
+
+    def fold_images(self, fold: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        index = self.dataset.fold(fold, self.n_folds)
         return self.dataset.images[index], self.dataset.labels[index]
 
     def dataset_info(self) -> Mapping[str, Any]:
@@ -281,8 +289,9 @@ class ImageClassification:
             model = model.to(memory_format=torch.channels_last)
         data = self._data(device)
         if task.refit:
-            index = torch.cat((data.train, data.validation.cpu()))
-            data = replace(data, train=index, validation=index[:0].to(device))
+            data = data.of_refit()
+        elif task.fold is not None:
+            data = data.of_fold(self.dataset.fold(task.fold, self.n_folds))
         counts = np.bincount(self.dataset.labels[data.train.numpy()], minlength=self.n_classes).tolist()
         return ImageTraining(
             data,
@@ -319,18 +328,10 @@ class ImageClassification:
 
     def _data(self, device: str) -> TrainingData:
         """The splits on `device`, kept for the next training there."""
-        import torch
-
         from objectives.images.training.update import TrainingData
 
         if device not in self._on_device:
-            data = self.dataset
-            arrays = (data.train, data.images, data.labels, data.validation)
-            with warnings.catch_warnings():  # they may be read-only, and nothing writes to the tensors
-                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                train, *tensors = (torch.from_numpy(np.asarray(array)) for array in arrays)
-            images, labels, validation = (tensor.to(device) for tensor in tensors)
-            self._on_device[device] = TrainingData(images, labels, train, validation, len(data.classes))
+            self._on_device[device] = TrainingData.of(self.dataset, device)
         return self._on_device[device]
 
     def _graph_cache(self, device: str) -> GraphCache | None:

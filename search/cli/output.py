@@ -145,9 +145,9 @@ def _print_winner(study: StudyRecord, outcome: SearchOutcome) -> None:
 def _print_confirmation(outcome: SearchOutcome) -> None:
     if (confirmation := outcome.confirmation) is None:
         return
-    echo(f"confirmed on {confirmation.seeds} each; {confirmation.intervals}:")
+    echo(f"confirmed on {confirmation.seeds}; {confirmation.intervals}:")
     weights = ["weights"] if any(row.weights for row in confirmation.rows) else []
-    table = _table("  trial", "mean", "95% interval", "search", *weights, wrapped=("fresh seeds", ""))
+    table = _table("  trial", "mean", "95% interval", "search", *weights, wrapped=(confirmation.noun, ""))
     for row in confirmation.rows:
         cells = [
             f"  #{row.candidate.number}",

@@ -1,7 +1,5 @@
 """After the last training: score the winner once, register it, write the report. Finished steps are skipped."""
 
-import csv
-import io
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,11 +30,11 @@ from search.study.selection.calibration import (
 from search.study.selection.image_errors import confusion_matrix, score_intervals
 from search.study.selection.intervals import images_of
 from search.study.selection.kept import why_deleted
-from search.study.space.objective_calls import ContractError, call, require
+from search.study.space.objective_calls import ContractError, call, require, scored_images
 from search.study.study import StoredStudy
 from search.study.summary import Calibration, CalibrationErrors, ClassScore, Majority, Score, Summary
 from search.tracking.figures.predictions import sample
-from search.tracking.journal import EXPERIMENT, PARENT, trial_run
+from search.tracking.journal import EXPERIMENT, PARENT, fold_of, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
 from search.tracking.registry import version
 from search.tracking.registry.programs import NEVER_LOGGED, weights_artifact
@@ -126,25 +124,25 @@ class Finish:
 
         A refitted network was trained on the validation images, so it has no such predictions of its own.
         """
-        images, labels = call("validation_images", objective.validation_images)
+        _, labels = scored_images(objective, None)
         if len(labels) < 2:
             return Calibration(missing="there are fewer than two validation images")
-        found = {
-            run: self._logits(run, summary, objective, images) for run in runs_to_calibrate(self.study.attrs(), summary)
-        }
+        runs = runs_to_calibrate(self.study.attrs(), summary)
+        found = {run: self._logits(run, summary, objective) for run in runs}
         logits = {run: rows for run, rows in found.items() if not isinstance(rows, str)}
         problems = "; ".join(rows for rows in found.values() if isinstance(rows, str)) or None
         if not logits:
             return Calibration(missing=f"{problems}. {ANOTHER_STUDY}")
         given = [*logits.values()]
+        if fold_of(runs[0]) is not None:  # each network predicts other images, so all together are those of one network
+            labels = np.concatenate([scored_images(objective, fold_of(run))[1] for run in logits])
+            given = [np.concatenate(given)]
         temperature = float(f"{fit_temperature(labels, given):.4g}")  # as every page shows it
         errors = CalibrationErrors(*errors_before_and_after(labels, given))
         return Calibration(temperature, tuple(logits), errors, left_out=problems)
 
-    def _logits(
-        self, run: str, summary: Summary, objective: ImageClassifier, images: NDArray[np.uint8]
-    ) -> NDArray[np.float32] | str:
-        """The logits (n, k) of a training's network for images, or why there are none."""
+    def _logits(self, run: str, summary: Summary, objective: ImageClassifier) -> NDArray[np.float32] | str:
+        """The logits (n, k) of a training's network for images that it was not trained on, or why there are none."""
         from objectives.images.training.loop import predict_logits
 
         try:
@@ -154,6 +152,7 @@ class Finish:
         if weights is None:
             return self._why_no_weights(run, "in the workspace")
         network = call("load_weights", objective.load_weights, self.study.params_of(summary.params), weights)
+        images, _ = scored_images(objective, fold_of(run))
         logits: NDArray[np.float32] = call("the network", predict_logits, network, images, self.device)
         if logits.shape != (shape := (len(images), len(objective.class_names()))):
             return f"the network of {run} gives logits of shape {logits.shape} instead of {shape}"
@@ -267,6 +266,7 @@ class Finish:
 
     def _report(self) -> None:
         """Write the report, and complete the study's run."""
+        from search.reports.export import leaderboard
         from search.reports.page import write_report
 
         self._link_runs()
@@ -309,21 +309,6 @@ def _tested(calibration: Calibration, result: TestScore) -> Calibration:
     uncalibrated = probabilities_at(1 / calibration.temperature, logits)
     errors = (calibration_error(result.labels, rows) for rows in (uncalibrated, probabilities))
     return replace(calibration, test=CalibrationErrors(*errors))
-
-
-def leaderboard(study: records.StudyRecord) -> bytes:
-    """Every trial with a value, best first, as CSV. Trials of other programs come last, without a rank."""
-    names = sorted({name for trial in study.all_trials for name in trial.params})
-    rows: list[list[Any]] = [["rank", "trial", "state", study.metric, "setting", "baseline", *names]]
-    for rank, trial in enumerate(study.ranked(), start=1):
-        row = [rank, trial.number, trial.state.name, trial.value, trial.label, trial.baseline or ""]
-        rows.append([*row, *(trial.params.get(name, "") for name in names)])
-    for trial in study.foreign:
-        row = ["", trial.number, trial.state.name, trial.value, trial.label, ""]
-        rows.append([*row, *(trial.params.get(name, "") for name in names)])
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
 
 
 def _metrics(study: records.StudyRecord, summary: Summary) -> Mapping[str, float]:

@@ -30,11 +30,12 @@ from search.study.selection.stopping import stopping_reason
 from search.study.selection.target import Target
 from search.study.space.initial_params import InitialParams, WarmStart, as_stored, baselines, from_stored, warm_start
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import call, check_answers, explain_errors
+from search.study.space.objective_calls import call, check_answers, explain_errors, folds_of
 from search.study.space.space import Space, check_example, require_space, search_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
 from search.study.study import StoredStudy
+from search.study.summary import Folds
 from search.tracking import lengths
 from search.tracking.pages import experiment_tags
 from search.tracking.registry import version
@@ -44,6 +45,7 @@ from search.tracking.tracker import Tracking
 PASSED = ("dataset", "data_dir", "image_size", "metric")
 """Settings that an objective gets as keyword arguments."""
 
+N_SEEDS = 2  # fresh seeds of a candidate, unless the user gives a number
 LIMIT_DRAWS = 1_000  # number of random configurations drawn before a limit counts as impossible
 
 
@@ -61,7 +63,9 @@ class SearchPlan:
     earlier: records.StudyRecord | None  # the one that --warm-start names; its best configurations are tried first
     register_as: str | None  # name of the registered model; None: do not register
     refits: bool  # the winner trains again, on all but the test split
-    target: Target | None = None  # the search ends as soon as fresh seeds confirm it
+    target: Target | None = None  # the search ends as soon as a confirmation reaches it
+    trainings: int = 0  # of each candidate, to confirm it; 0 without a confirmation
+    folds: Folds | None = None  # of which each of these leaves out one; None: they have the training split
     notice: str | None = None  # for the user, before anything starts
     command: str | None = None  # what began the search; None for the command line of this process
 
@@ -103,18 +107,26 @@ class SearchPlan:
         check_study_name(name, "objective")
         check_path(workspace.journal(name, "00000000"))
         refits = not config.no_refit and isinstance(objective, ImageClassifier)
-        seeds = config.confirm_seeds if config.confirm else 0
-        target = None if config.target is None else Target.of(config.target, objective, seeds)
+        target = None if config.target is None else Target.of(config.target, objective)
         space, limits = narrow_space(config, objective, name), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
         earlier = earlier_study(config, name)
-        return cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, target, notice)
+        plan = cls(
+            config, workspace, name, spec, objective, space, limits, earlier, model, refits, target, notice=notice
+        )
+        return plan.confirmed_on(folds_of(objective))
+
+    def confirmed_on(self, folds: Folds | None) -> Self:
+        """Return the plan of a study whose candidates are confirmed on these folds; None: on the training split."""
+        trainings = self.config.confirm_seeds or (folds.number if folds else N_SEEDS)
+        trainings = trainings if self.config.confirm else 0
+        return replace(self, trainings=trainings, folds=folds, target=self.target and self.target.of_mean(trainings))
 
     @property
     def goal(self) -> dict[str, Any]:
         """The target, the confirmation and the refit. A search that has reached them is complete."""
-        confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
-        return {"confirm": confirm, "refit": self.refits} | ({"target": self.target.value} if self.target else {})
+        target = {"target": self.target.value} if self.target else {}
+        return {"confirm": [self.config.confirm, self.trainings], "refit": self.refits, **target}
 
     @property
     def is_function(self) -> bool:

@@ -113,8 +113,14 @@ class Config:
         click.Choice(PRUNERS),
         unset="hyperband; median for a function",
     )
-    confirm: int = setting(3, "Number of best trials to retrain on fresh seeds.", Whole(min=0), "K")
-    confirm_seeds: int = setting(2, "Fresh seeds per confirmed trial.", COUNT, "N")
+    confirm: int = setting(3, "Number of best trials to retrain on fresh seeds or folds.", Whole(min=0), "K")
+    confirm_seeds: int | None = setting(
+        None,
+        "Trainings per confirmed trial, each with a fresh seed.",
+        COUNT,
+        "N",
+        unset="2; or 4 folds of fewer than 5,000 images",
+    )
     no_refit: bool = setting(False, "Skip the final training on training and validation images.", bool)
     max_parameters: int | None = setting(None, "Maximum number of weights in a network.", COUNT, "N")
     max_latency_ms: float | None = setting(None, "Maximum time to classify one image on the device.", POSITIVE, "MS")
@@ -128,7 +134,7 @@ class Config:
         None, "Stop after N trials without an improvement beyond one standard error.", COUNT, "N"
     )
     target: float | None = setting(
-        None, "Stop as soon as the metric reaches this value and fresh seeds confirm it.", Number(), "VALUE"
+        None, "Stop as soon as the metric reaches this value and fresh seeds or folds confirm it.", Number(), "VALUE"
     )
     timeout: float | None = setting(None, "Start no new trial after this time.", POSITIVE, "SECONDS")
     objective: str = setting(

@@ -1,4 +1,6 @@
-"""The trainings after the trials: the best configurations on fresh seeds, and the winner on all but the test split.
+"""The trainings after the trials: the best configurations once more, and the winner on all but the test split.
+
+The best ones are trained on fresh seeds or, if there are few images, on folds of all but the test split.
 
 Optuna never sees these trainings, so the study's counts stay exact. An attribute of the study keeps their results by
 run. When more trials change the best ones, only the new trainings run.
@@ -19,13 +21,13 @@ from search.study import records
 from search.study.records import TrainingResult, TrialRecord
 from search.study.sampling.function_answers import FixedTrials, answer_about_study
 from search.study.sampling.samplers import derive_seed
-from search.study.selection.intervals import Mean, Noise, images_of, possible_values
+from search.study.selection.intervals import Noise, images_of, possible_values
 from search.study.selection.target import Target
 from search.study.selection.winner import choose, clearly_worse, completed
 from search.study.space.objective_calls import described
 from search.study.study import StoredStudy
-from search.study.summary import Candidate, Confirmation, Summary
-from search.tracking.journal import confirm_run, refit_run, trial_run
+from search.study.summary import Candidate, Confirmation, Folds, Summary
+from search.tracking.journal import confirm_run, fold_of, refit_run, trial_run
 from search.tracking.tracker import Tracking
 
 TRANSIENT_FAILURES = ("out_of_memory", "crashed")  # another start may not meet them, on a machine that is less busy
@@ -136,19 +138,20 @@ class JobList:
 
 @dataclass
 class Confirmer:
-    """Trains some completed trials on fresh seeds. A candidate that is clearly behind skips its remaining seeds.
+    """Trains some completed trials on fresh seeds or folds. A candidate that is clearly behind skips the rest.
 
-    Every candidate's first seed comes before any second one, so that it shows early who is behind.
+    Every candidate's first training comes before any second one, so that it shows early who is behind.
     """
 
     study: StoredStudy
     tracking: Tracking
     trials: Sequence[TrialRecord]  # that are confirmed, best first
-    seeds: int  # fresh seeds for each
+    seeds: int  # trainings of each, with a fresh seed each
     epochs: int
     seed: int  # from which the fresh ones are derived
     notice: Callable[[str], None]
     target: Target | None = None
+    folds: Folds | None = None  # of which each training leaves out one; None: they have the training split
 
     @cached_property
     def work(self) -> JobList:
@@ -166,8 +169,10 @@ class Confirmer:
         return images_of(self.study.objective, values), record.n_eligible
 
     def _job(self, trial: TrialRecord, repeat: int) -> Job:
-        run, seed = confirm_run(trial.number, repeat), derive_seed(self.seed, "confirm", trial.number, repeat)
-        return _job(self.study, trial, "confirm", run, f"fresh seed {repeat}", seed, self.epochs)
+        run = confirm_run(trial.number, repeat, is_fold=self.folds is not None)
+        seed = derive_seed(self.seed, "confirm", trial.number, repeat)
+        note = f"fresh seed {repeat}" if self.folds is None else self.folds.label(repeat)
+        return _job(self.study, trial, "confirm", run, note, seed, self.epochs)
 
     def confirmation(self) -> Confirmation:
         """The candidates' figures as far as their trainings have ended."""
@@ -175,15 +180,15 @@ class Confirmer:
         judged = []
         for candidate in candidates:
             if candidate.mean is not None:
-                half_width = noise.half_width(Mean(candidate.mean, len(candidate.values), candidate.image_error))
+                half_width = noise.half_width(noise.mean_of(candidate))
                 behind = clearly_worse(candidate, candidates, noise, self.study.direction)
                 candidate = replace(candidate, half=half_width, behind=behind)
             judged.append(candidate)
         possible = possible_values(self.study.objective)
-        return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images, possible)
+        return Confirmation(tuple(judged), self.seeds, noise.seed, noise.n_images, possible, self.folds)
 
     def winner(self) -> Candidate | None:
-        """The winner; None when no fresh seed of any candidate came to its end.
+        """The winner; None when no training of any candidate came to its end.
 
         If some candidates confirm the target, it is one of them: a smaller network must not win that misses it.
         """
@@ -207,7 +212,7 @@ class Confirmer:
     def _candidates(self) -> tuple[list[Candidate], Noise]:
         n_images, n_considered = self._selection
         candidates = [self._candidate(trial) for trial in self.trials]
-        return candidates, Noise.of(candidates, n_images, n_considered)
+        return candidates, Noise.of(candidates, n_images, n_considered, self.folds)
 
     def _candidate(self, trial: TrialRecord) -> Candidate:
         assert trial.value is not None, "a completed trial has a value"
@@ -224,20 +229,26 @@ class Confirmer:
         return [(job, self.work.results[job.run]) for job in jobs if job.run in self.work.results]
 
 
-def confirmed_before(attrs: Mapping[str, Any], trials: Iterable[TrialRecord], seeds: int) -> set[int]:
-    """Return the numbers of the trials that have values on this many fresh seeds. `attrs`: the study's."""
+def confirmed_before(
+    attrs: Mapping[str, Any], trials: Iterable[TrialRecord], seeds: int, folds: Folds | None = None
+) -> set[int]:
+    """Return the numbers of the trials that have values of this many trainings. `attrs`: the study's."""
     stored = {run: TrainingResult.from_dict(values) for run, values in attrs.get(records.EXTRA_TRAININGS, {}).items()}
     valued = {run for run, result in stored.items() if result.value is not None}
-    repeats = range(1, seeds + 1)
-    return {trial.number for trial in trials if all(confirm_run(trial.number, repeat) in valued for repeat in repeats)}
+    return {trial.number for trial in trials if valued.issuperset(confirm_runs(trial.number, seeds, folds))}
 
 
-def failed_for_now(attrs: Mapping[str, Any], number: int, seeds: int) -> bool:
-    """Whether fresh seeds of a trial failed, and all that did for a transient reason. `attrs`: the study's."""
+def failed_for_now(attrs: Mapping[str, Any], number: int, seeds: int, folds: Folds | None = None) -> bool:
+    """Whether trainings of a candidate failed, and all that did for a transient reason. `attrs`: the study's."""
     stored = attrs.get(records.EXTRA_TRAININGS, {})
-    runs = (confirm_run(number, repeat) for repeat in range(1, seeds + 1))
+    runs = confirm_runs(number, seeds, folds)
     failures = {TrainingResult.from_dict(stored[run]).failure for run in runs if run in stored} - {None}
     return bool(failures) and failures <= {*TRANSIENT_FAILURES}
+
+
+def confirm_runs(number: int, seeds: int, folds: Folds | None) -> list[str]:
+    """Return the runs of a candidate's trainings, of which there are `seeds`."""
+    return [confirm_run(number, repeat, is_fold=folds is not None) for repeat in range(1, seeds + 1)]
 
 
 def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int) -> Job:
@@ -249,19 +260,21 @@ def refit_job(study: StoredStudy, winner: TrialRecord, *, epochs: int, seed: int
 def _job(
     study: StoredStudy, trial: TrialRecord, kind: str, run: str, note: str, seed: int, epochs: int, refit: bool = False
 ) -> Job:
-    task = Task(trial.number, study.params_of(trial.params), seed, epochs, refit=refit)
+    fold = fold_of(run)
+    task = Task(trial.number, study.params_of(trial.params), seed, epochs, refit=refit, fold=fold)
     label = f"{described(study.objective, task.params)}, {note}"
-    tags = {"kind": kind, "optuna.trial.number": str(task.number)}
+    tags = {"kind": kind, "optuna.trial.number": str(task.number)} | ({} if fold is None else {"fold": note})
     return Job(run, f"{kind} #{task.number:03d} {label}", label, task, tags)
 
 
 def runs_to_calibrate(attrs: Mapping[str, Any], summary: Summary) -> list[str]:
-    """The winner's trainings on fresh seeds that came to their end; without one, its trial. `attrs`: the study's.
+    """The winner's trainings that confirm it and came to their end; without one, its trial. `attrs`: the study's.
 
-    The trainings on fresh seeds were not selected for their values, so their predictions are not too good.
+    They were not selected for their values, so their predictions are not too good. Only the folds of one division
+    count: then each image is predicted once.
     """
-    seeds = summary.confirmation.seeds if summary.confirmation else 0
-    runs = (confirm_run(summary.number, repeat) for repeat in range(1, seeds + 1))
+    seeds, folds = (summary.confirmation.seeds, summary.confirmation.folds) if summary.confirmation else (0, None)
+    runs = confirm_runs(summary.number, min(seeds, folds.number) if folds else seeds, folds)
     stored = attrs.get(records.EXTRA_TRAININGS, {})
     ended = [run for run in runs if run in stored and TrainingResult.from_dict(stored[run]).value is not None]
     return ended or [trial_run(summary.number)]
@@ -271,7 +284,7 @@ def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> 
     """Whether a training that the winner rests on failed in a way that another start may not. `attrs`: the study's."""
     runs = {refit_run(summary.number)} if refits else set()
     if (confirmation := summary.confirmation) is not None:
-        repeats = range(1, confirmation.seeds + 1)
-        runs |= {confirm_run(candidate.number, repeat) for candidate in confirmation.candidates for repeat in repeats}
+        for candidate in confirmation.candidates:
+            runs |= {*confirm_runs(candidate.number, confirmation.seeds, confirmation.folds)}
     stored = attrs.get(records.EXTRA_TRAININGS, {})
     return any(TrainingResult.from_dict(stored[run]).failure in TRANSIENT_FAILURES for run in runs & stored.keys())

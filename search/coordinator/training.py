@@ -27,7 +27,7 @@ from search.study import records
 from search.study.records import TrainingResult
 from search.study.selection.image_errors import image_error
 from search.study.space.limits import describe
-from search.study.space.objective_calls import call, described
+from search.study.space.objective_calls import call, described, scored_images
 from search.tracking.figures.predictions import pack
 from search.tracking.journal import PARENT
 from search.tracking.pages import MARKS, RUN_NAME, run_name
@@ -189,7 +189,7 @@ class TrainingRuns:
         measured = {} if value is None else {self.objective.metric: value}
         finals = {name: figure for name, figure in figures.items() if "/" not in name and name not in UNGROUPED_CURVES}
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
-        attrs = {records.METRICS: figures, **({} if is_pruned else self._of_predictions(outcome, value))}
+        attrs = {records.METRICS: figures, **({} if is_pruned else self._of_predictions(job, outcome, value))}
         result = TrainingResult(state, None if is_pruned else value, attrs)
         self._keep(job, outcome)
         path, weights, tags = self.files.model_of(job.run), outcome.weights, {}
@@ -227,18 +227,18 @@ class TrainingRuns:
             self._keep_predictions(job, self.objective, outcome.predictions)
 
     def _keep_predictions(self, job: Job, objective: ImageClassifier, predictions: NDArray[np.float32]) -> None:
-        images, labels = call("validation_images", objective.validation_images)
+        images, labels = scored_images(objective, job.task.fold)
         classes = call("class_names", objective.class_names)
         if predictions.shape == (shape := (len(labels), len(classes))):
             self.tracking.predictions(job.run, classes, pack(images, labels, predictions))
         else:
             self.notice(f"predictions are not drawn: their shape is {predictions.shape}, and not {shape}")
 
-    def _of_predictions(self, outcome: Outcome, value: float | None) -> dict[str, Any]:
-        """Attributes from validation predictions: the classes that are never predicted, and the value's error."""
+    def _of_predictions(self, job: Job, outcome: Outcome, value: float | None) -> dict[str, Any]:
+        """Attributes from predictions of unseen images: the classes that are never predicted, and the value's error."""
         if (predictions := outcome.predictions) is None or not isinstance(self.objective, ImageClassifier):
             return {}
-        _, labels = self.objective.validation_images()
+        _, labels = scored_images(self.objective, job.task.fold)
         classes = self.objective.class_names()
         if predictions.shape != (len(labels), len(classes)):
             return {}

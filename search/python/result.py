@@ -53,7 +53,7 @@ class Result:
 
     @property
     def confirmed_value(self) -> float | None:
-        """The winner's mean on fresh seeds, which it was not chosen for; None if nothing was confirmed."""
+        """The winner's mean on fresh seeds or folds, which it was not chosen for; None if nothing was confirmed."""
         return self._summary.score if self._summary.confirmed else None
 
     @property
@@ -63,7 +63,7 @@ class Result:
 
     @property
     def best_trial(self) -> FrozenTrial:
-        """The winner: the best trial, or the one that its confirmation on fresh seeds chose."""
+        """The winner: the best trial, or the one that the confirmation chose."""
         return next(trial for trial in self.study.trials if trial.number == self._summary.number)
 
     @property

@@ -1,6 +1,8 @@
 """Export a study as a table."""
 
+import csv
 import io
+from typing import Any
 
 from search.study.records import StudyRecord
 
@@ -31,3 +33,18 @@ def export_study(study: StudyRecord, format_: str) -> bytes:
         else table.to_json(orient="records", indent=2, double_precision=15)
     )
     return (text if text.endswith("\n") else f"{text}\n").encode()
+
+
+def leaderboard(study: StudyRecord) -> bytes:
+    """Return every trial with a value, best first, as CSV. Trials of other programs come last, without a rank."""
+    names = sorted({name for trial in study.all_trials for name in trial.params})
+    rows: list[list[Any]] = [["rank", "trial", "state", study.metric, "setting", "baseline", *names]]
+    for rank, trial in enumerate(study.ranked(), start=1):
+        row = [rank, trial.number, trial.state.name, trial.value, trial.label, trial.baseline or ""]
+        rows.append([*row, *(trial.params.get(name, "") for name in names)])
+    for trial in study.foreign:
+        row = ["", trial.number, trial.state.name, trial.value, trial.label, ""]
+        rows.append([*row, *(trial.params.get(name, "") for name in names)])
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()

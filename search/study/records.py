@@ -41,6 +41,7 @@ PARENT_RUN = "mlflow_run_id"
 EXPERIMENT = "mlflow_experiment_id"
 RUNS = "mlflow_run_ids"  # by trial, if it ended before MLflow made its run: Optuna allows no changes after the end
 SEEDED = "seeded"  # true once a function has asked for its seed
+FOLDS = "folds"  # how many confirm a candidate; 0 by seeds, as in earlier studies, which have no such attribute
 MODELS = "models"  # true once a function has logged a model
 DELETED = "weights_deleted"  # of a study: trials whose weights were deleted later; of a trial: true if never stored
 
@@ -59,7 +60,7 @@ SLOT = "slot"
 
 STUDY_ATTRS = {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER}
 STUDY_ATTRS |= {TEST_READS, EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS}
-STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED, CALIBRATIONS}
+STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED, CALIBRATIONS, FOLDS}
 TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, SLOT, IMAGE_ERROR}
 TRIAL_ATTRS |= {NEVER_PREDICTED, DELETED}
 
@@ -200,8 +201,7 @@ def _text(stored: object) -> str | None:
 
 def lineage(uid: str) -> list[str]:
     """Return the uid of a study, and before it those of the studies that it is a copy of."""
-    parts = uid.split("-")
-    return ["-".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return [uid[:end] for end, character in enumerate(f"{uid}-") if character == "-"]
 
 
 def is_foreign(trial: FrozenTrial, uid: str) -> bool:

@@ -45,7 +45,7 @@ class Phase:
     """By run, the trial and the label of each training that confirms or refits."""
     slots: int = 1
     epochs: int = 1  # of each whole training in it
-    confirmations: int = 0  # trainings on fresh seeds that follow it, at most
+    confirmations: int = 0  # trainings that confirm the best and follow it, at most
     refit_epochs: int = 0  # epochs of the refit that follows it
     until: str | None = None  # no trial begins after this time
 

@@ -25,9 +25,10 @@ from search.common.workspace import slug
 from search.study import records
 from search.study.space.asked_trial import StoredTrial
 from search.study.space.limits import Limits
-from search.study.space.objective_calls import require_fingerprint
+from search.study.space.objective_calls import folds_of, require_fingerprint
 from search.study.space.space import WHOLE_SPACE, Space, format_distribution, search_space
 from search.study.storage.writer import WriterStorage
+from search.study.summary import Folds
 
 NO_LIMITS = Limits()
 SPACE = "search space"
@@ -79,6 +80,12 @@ class StoredStudy:
     def _fix(self, decided: Mapping[str, Any]) -> None:
         """Store a part of the fingerprint that was undecided."""
         self.set_attr(records.FINGERPRINT, {**self.attrs()[records.FINGERPRINT], **decided})
+
+    @property
+    def folds(self) -> Folds | None:
+        """The folds that confirm its best trials, if it was made with them; None: they are confirmed by seeds."""
+        folds = folds_of(self.objective)
+        return folds if folds and folds.number == self.attrs().get(records.FOLDS) else None
 
     def attrs(self) -> dict[str, Any]:
         return self.storage.get_study_user_attrs(self.study_id)
@@ -205,6 +212,7 @@ def _create(storage: WriterStorage, name: str, objective: Objective, fingerprint
     study.set_attr(records.UID, new_uid())
     study.set_attr(records.METRIC, objective.metric)
     study.set_attr(records.STEPS_PER_EPOCH, int(objective.steps_per_epoch()))
+    study.set_attr(records.FOLDS, folds.number if (folds := folds_of(objective)) else 0)
     study.set_attr(records.FINGERPRINT, fingerprint)
     study.name_metric()
     return study

@@ -18,19 +18,20 @@ class Gain:
     value: float
     gain: float  # positive when the winner is better, whatever the direction
     half: float | None = None  # half-width of its 95% interval; None without confirmation or if the noise is unknown
-    seeds: int = 0  # number of fresh seeds whose mean is `value`; 0 if it is the value of the search
+    seeds: int = 0  # number of trainings whose mean is `value`; 0 if it is the value of the search
+    measured: str = "fresh seed"  # what each of these trainings had: a `fresh seed` or a `fold`
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the best trials with the values of its configuration on fresh seeds."""
+    """One of the best trials with the values of its configuration on fresh seeds or on folds."""
 
     number: int
     label: str
     searched: float  # its value in the search. Too good on average, because the trial was selected for it
     parameters: float | None  # number of weights; None if unknown
-    values: tuple[float, ...]  # one for each fresh seed that finished
-    failed: int = 0  # number of fresh seeds that failed
+    values: tuple[float, ...]  # one for each fresh seed or fold that finished
+    failed: int = 0  # number of those that failed
     half: float | None = None  # half-width of the mean's 95% interval, corrected for the selection; None if unknown
     image_error: float | None = None  # standard error of a value over draws of its images; None if unknown
     behind: bool = False  # true if it is significantly worse than the best
@@ -46,15 +47,49 @@ class Candidate:
         return sum(self.values) / len(self.values) if self.values else None
 
 
+FOLD_RUN = "-fold-"  # part of the name of a run that confirms a trial on a fold
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How few images are divided. Each training of a candidate leaves out one fold, which is scored."""
+
+    number: int  # folds in a division
+    n_images: int  # in all folds of a division: those for training and validation
+
+    def describe(self, trainings: int) -> str:
+        """Write on which folds a candidate is trained, such as `4 folds of all 1,438 images but the test split`."""
+        if trainings < self.number:
+            return f"{trainings} of {self.number} folds {self.whole}"
+        divisions = math.ceil(trainings / self.number)
+        return f"{trainings} folds{f' in {divisions} divisions' if divisions > 1 else ''} {self.whole}"
+
+    @property
+    def whole(self) -> str:
+        """Write what is divided."""
+        return f"of all {self.n_images:,} images but the test split"
+
+    def label(self, training: int) -> str:
+        """Name the fold of a training, from 1, such as `fold 2 of 4`."""
+        division, fold = divmod(training - 1, self.number)
+        return f"fold {fold + 1} of {self.number}{f', division {division + 1}' if division else ''}"
+
+
 @dataclass(frozen=True)
 class Confirmation:
-    """The best trials, trained again on fresh seeds."""
+    """The best trials, trained again on fresh seeds or on folds."""
 
     candidates: tuple[Candidate, ...]  # best of the search first
-    seeds: int  # fresh seeds planned for each candidate
+    seeds: int  # trainings planned for each candidate, with a fresh seed each
     noise: float | None  # pooled standard deviation of one value; None if no configuration has two values
     n_images: int | None = None  # validation images, if the values are shares of them; else None
     metric_range: tuple[float | None, float | None] | None = None  # as the objective says; None if it does not
+    folds: Folds | None = None  # None: each candidate has its seeds on the training split
+
+    @property
+    def noun(self) -> str:
+        """The word for what differs between trainings of a candidate."""
+        return "fresh seed" if self.folds is None else "fold"
 
     def interval(self, candidate: Candidate) -> tuple[float, float] | None:
         """Return the 95% interval of a candidate's mean, clipped to the possible values if these are known.
@@ -191,13 +226,14 @@ class Summary:
         if confirmed := values.get("confirmation"):
             candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
             possible = confirmed.get("metric_range")
-            replaced = {"candidates": candidates, "metric_range": tuple(possible) if possible else None}
+            folds = Folds(**stored_folds) if (stored_folds := confirmed.get("folds")) else None
+            replaced = {"candidates": candidates, "metric_range": tuple(possible) if possible else None, "folds": folds}
             values["confirmation"] = Confirmation(**{**confirmed, **replaced})
         return cls(**values)
 
     @property
     def confirmed(self) -> Candidate | None:
-        """The winner among the candidates; None if no fresh seed of it finished."""
+        """The winner among the candidates; None if no training of it finished."""
         candidates = self.confirmation.candidates if self.confirmation else ()
         return next((c for c in candidates if c.number == self.number and c.values), None)
 

@@ -266,7 +266,7 @@ def check_network(specimen: Specimen) -> str | None:
 
 
 def check_images(specimen: Specimen) -> str | None:
-    """A classifier's classes, images and framing fit each other, and it can be refitted."""
+    """A classifier's classes, images, folds and framing fit each other, and it can be refitted."""
     objective = specimen.objective
     if not isinstance(objective, ImageClassifier):
         return Absent("it is not an ImageClassifier of objectives.base")
@@ -286,7 +286,22 @@ def check_images(specimen: Specimen) -> str | None:
     require(isinstance(epochs, int) and epochs > 0, f"refit_epochs gave {epochs!r}; give a whole number above 0")
     result = pull(specimen.start(replace(specimen.sample().task, refit=True, epochs=epochs)))
     require(result is not None and result.step == 1, "a training with task.refit ended before its first result")
+    _check_folds(specimen, objective)
     return None
+
+
+def _check_folds(specimen: Specimen, objective: ImageClassifier) -> None:
+    """The folds of a division hold every image once, and a training predicts those of its fold."""
+    if (folds := objective_calls.folds_of(specimen.objective)) is None:
+        return
+    sizes = [len(objective_calls.scored_images(objective, fold)[1]) for fold in range(folds.number)]
+    hold = f"the {folds.number} folds hold {sum(sizes)} images; training and validation have {folds.n_images}"
+    require(sum(sizes) == folds.n_images and min(sizes), f"{hold}, and every fold needs some")
+    training = specimen.start(replace(specimen.sample().task, fold=1))
+    pull(training)
+    predictions, shape = training.outcome().predictions, (sizes[1], len(objective.class_names()))
+    answer = f"predictions of a training with task.fold are {None if predictions is None else predictions.shape}"
+    require(predictions is None or predictions.shape == shape, f"{answer}, not {shape}")
 
 
 def check_cost(specimen: Specimen) -> str | None:

@@ -18,6 +18,7 @@ from search.common.errors import StorageError
 from search.common.open_database import OpenDatabase
 from search.common.sqlite import BUSY_TIMEOUT_S, LOCK_TIMEOUT_S, build, check_sqlite, connect
 from search.study.storage.retry import RetryPolicy
+from search.study.summary import FOLD_RUN
 
 T = TypeVar("T")
 Kind = Literal["run", "params", "metrics", "file", "pictures", "tags", "remove", "end"]
@@ -42,9 +43,15 @@ def trial_run(number: int) -> str:
     return f"trial-{number}"
 
 
-def confirm_run(number: int, repeat: int) -> str:
-    """Return the journal name of a trial's training on fresh seed number `repeat`, from 1."""
-    return f"confirm-{number}-{repeat}"
+def confirm_run(number: int, training: int, *, is_fold: bool = False) -> str:
+    """Return the journal name of a trial's training, from 1, on a fresh seed or on a fold."""
+    return f"confirm-{number}{FOLD_RUN if is_fold else '-'}{training}"
+
+
+def fold_of(run: str) -> int | None:
+    """Return the fold, as in `Task`, of a run that confirms a trial on one; None for any other run."""
+    _, is_fold, training = run.partition(FOLD_RUN)
+    return int(training) - 1 if is_fold else None
 
 
 def refit_run(number: int) -> str:

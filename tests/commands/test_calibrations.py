@@ -46,10 +46,10 @@ def test_what_is_absent_or_not_finite_is_left_out_and_named(folder: Path):
     state = torch.load(broken, weights_only=True)
     torch.save({name: tensor * torch.nan for name, tensor in state.items()}, broken)
     summary, calibration = searched(folder, confirm=1, confirm_seeds=3, no_refit=False)
-    assert (summary.run, calibration.runs, calibration.missing) == ("refit-0", ("confirm-0-1",), None)
+    assert (summary.run, calibration.runs, calibration.missing) == ("refit-0", ("confirm-0-fold-1",), None)
     assert calibration.left_out == (
-        "the weights of confirm-0-2 are neither in the workspace nor in MLflow; "
-        "the network of confirm-0-3 gives logits that are not finite"
+        "the weights of confirm-0-fold-2 are neither in the workspace nor in MLflow; "
+        "the network of confirm-0-fold-3 gives logits that are not finite"
     )
 
 
@@ -68,7 +68,7 @@ def test_weights_that_cannot_be_read_now_are_read_by_the_next_start(folder: Path
         if journal.is_file():
             journal.unlink()
     _, calibration = searched(folder, **REFIT)
-    assert (calibration.runs, calibration.left_out) == (("confirm-0-1", "confirm-0-2"), None)
+    assert (calibration.runs, calibration.left_out) == (("confirm-0-fold-1", "confirm-0-fold-2"), None)
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_another_winning_network_reads_the_test_split_again_and_the_count_is_sho
 
 @pytest.mark.slow
 def test_probabilities_are_calibrated_by_what_is_left_of_the_trainings(folder: Path):
-    """Without a confirmation by the trial's own predictions, else by those of fresh seeds; without any, not at all."""
+    """Without a confirmation by the trial's own predictions, else by those of folds; without any, not at all."""
     alone = searched(folder).summary
     assert alone is not None
     assert alone.calibration is not None
@@ -158,7 +158,7 @@ def test_probabilities_are_calibrated_by_what_is_left_of_the_trainings(folder: P
     confirmed = searched(folder, confirm=1, confirm_seeds=2).summary
     assert confirmed is not None
     assert confirmed.calibration is not None
-    assert (confirmed.run, confirmed.calibration.runs) == ("confirm-0-1", ("confirm-0-1", "confirm-0-2"))
+    assert (confirmed.run, confirmed.calibration.runs) == ("confirm-0-fold-1", ("confirm-0-fold-1", "confirm-0-fold-2"))
     weights = sorted(folder.glob("mlruns/artifacts/digits/*/artifacts/weights.pt"))
     assert len(weights) == 3
     for path in (*weights, *folder.glob("mlruns/weights/*/*.pt")):
@@ -168,9 +168,9 @@ def test_probabilities_are_calibrated_by_what_is_left_of_the_trainings(folder: P
     assert refitted.calibration is not None
     assert (refitted.run, refitted.temperature, refitted.calibration.runs) == ("refit-0", 1.0, ())
     text = calibration_text(refitted)
-    assert text.startswith("not calibrated, because the weights of confirm-0-1 are neither in the workspace nor in ")
+    assert text.startswith("not calibrated, because the weights of confirm-0-fold-1 are neither in the workspace nor ")
     assert text.endswith(
-        "confirm-0-2 are neither in the workspace nor in MLflow. For calibrated probabilities, add "
+        "confirm-0-fold-2 are neither in the workspace nor in MLflow. For calibrated probabilities, add "
         "--study NAME to the command: another study trains again"
     )
     assert refitted.calibration.test is not None
@@ -232,11 +232,10 @@ def test_more_fresh_seeds_update_the_version(folder: Path):
         assert study.summary is not None
         assert version.tags["validation"] == repr(study.summary.score)
         assert version.tags["confirmed_val_accuracy"] == f"{study.summary.score:.4f}"
-        assert version.tags["protocol.fresh_seeds"] == str(seeds)
+        assert version.tags["protocol.fresh_seeds"] == f"{seeds} on 4 folds"
         assert version.tags["network"] == "refit"
-        assert (
-            f"mean of {counted(seeds, 'training')} of this configuration on fresh seeds, not of" in version.description
-        )
+        mean = f"mean of {counted(seeds, 'training')} of this configuration on folds of all 1,438 images but the test "
+        assert f"{mean}split, not of" in version.description
     assert Counted.reads == 1
 
 
@@ -325,7 +324,7 @@ def test_a_finish_that_is_killed_after_every_step_ends_the_same(folder: Path, mo
     assert version.tags["validation"] == repr(study.summary.score)
     assert version.tags["temperature"] == f"{study.summary.temperature:.4f}"
     assert study.summary.calibration is not None
-    assert study.summary.calibration.runs == ("confirm-0-1",)
+    assert study.summary.calibration.runs == ("confirm-0-fold-1",)
     assert aliases_of(client.get_registered_model("digits"))[CHAMPION] == 1
     assert len(read_by(folder)) == Counted.reads > 1  # the first start was killed before it noted that it would read
     assert f"read {len(read_by(folder))} times in this study" in version.description

@@ -28,7 +28,7 @@ from search.study.study import open_study
 def test_a_classifier_is_refitted_and_registered_under_its_dataset_unless_flags_say_otherwise(tmp_path: Path):
     plan = SearchPlan.of(Config(dataset="digits", workspace=tmp_path))
     assert (plan.name, plan.register_as, plan.refits) == ("digits", "digits", True)
-    assert plan.goal == {"confirm": [3, 2], "refit": True}
+    assert plan.goal == {"confirm": [3, 4], "refit": True}
     assert plan.spec.options["dataset"] == "digits"
     other = SearchPlan.of(
         Config(dataset="digits", workspace=tmp_path, study="mine", no_register=True, no_refit=True, confirm=0)

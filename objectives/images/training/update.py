@@ -13,12 +13,15 @@ where to store them: to compute that would take another kernel.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.images.training.augment import pixel_centres, random_maps, warp
@@ -26,6 +29,9 @@ from objectives.images.training.average import WeightAverage
 from objectives.images.training.graph_inputs import GraphInputs
 from objectives.images.training.optimizers import WeightDecay, make_optimizer, prepare_step
 from objectives.images.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from objectives.data.datasets import Dataset
 
 FETCH_BYTES = 2**20
 """Bytes of float32 images that the CPU fetches together. They fit its second-level cache."""
@@ -50,6 +56,27 @@ class TrainingData:
     validation: Tensor
     """Indices into the pool, int64, on the device. Empty in a refit, which trains on all images."""
     n_classes: int
+
+    @classmethod
+    def of(cls, data: "Dataset", device: str) -> Self:
+        """Copy the pool of a dataset to a device."""
+        arrays = (data.train, data.images, data.labels, data.validation)
+        with warnings.catch_warnings():  # they may be read-only, and nothing writes to the tensors
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            train, *tensors = (torch.from_numpy(np.asarray(array)) for array in arrays)
+        images, labels, validation = (tensor.to(device) for tensor in tensors)
+        return cls(images, labels, train, validation, len(data.classes))
+
+    def of_refit(self) -> Self:
+        """Train on both splits."""
+        return replace(self, train=torch.cat((self.train, self.validation.cpu())), validation=self.validation[:0])
+
+    def of_fold(self, index: NDArray[np.int64]) -> Self:
+        """Validate on the images at these sorted indices, and train on all others."""
+        held_out = torch.from_numpy(index)
+        is_trained = torch.ones(len(self.labels), dtype=torch.bool)
+        is_trained[held_out] = False
+        return replace(self, train=is_trained.nonzero()[:, 0], validation=held_out.to(self.validation.device))
 
 
 TrainingState = dict[str, list[Tensor]]

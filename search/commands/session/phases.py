@@ -1,4 +1,4 @@
-"""Everything that trains, phase by phase: the trials, the confirmation on fresh seeds, the refit of the winner.
+"""Everything that trains, phase by phase: the trials, the confirmation of the best, the refit of the winner.
 
 With a target, trials and confirmations take turns until one confirmation succeeds.
 """
@@ -114,7 +114,7 @@ class Phases:
             study.set_attr(records.SESSIONS, [*earlier, times])
 
     def search(self) -> Summary:
-        """Train the trials and choose the winner by fresh seeds.
+        """Train the trials and choose the winner by fresh seeds or folds.
 
         Whenever trials have reached the target, they are confirmed before others begin. The search ends if that
         succeeds. When no trial may begin any more, one round is the last. Raises SearchError when no trial completed.
@@ -123,7 +123,8 @@ class Phases:
         self._session.files.sweep_checkpoints(unfinished)
         self._train_trials()
         while target is not None and self._trials.is_paused and not self._trials.is_over:
-            summary = self._confirm_round(self._waiting(), f"confirming --target {target.value:g} on fresh seeds")
+            title = f"confirming --target {target.value:g} on {self._trained_on}"
+            summary = self._confirm_round(self._waiting(), title)
             reason = target.describe(self._study.record(), summary)
             if target.is_confirmed(summary):
                 return summary if self._end_trials(reason) else summary.noted(reason)
@@ -132,13 +133,18 @@ class Phases:
             self._train_trials()
         self._end_trials(self._trials.stop_reason)
         best = [*self._waiting(), *completed(self._study.record())[:n]]
-        summary = self._confirm_round(best, "confirming the best on fresh seeds")
+        summary = self._confirm_round(best, f"confirming the best on {self._trained_on}")
         return summary if target is None else summary.noted(target.describe(self._study.record(), summary))
+
+    @property
+    def _trained_on(self) -> str:
+        folds = self._plan.folds
+        return "fresh seeds" if folds is None else folds.describe(self._plan.trainings)
 
     def _train_trials(self) -> None:
         """Train trials until there are enough, or until some wait for their confirmation."""
         config = self._plan.config
-        confirmations = config.confirm * (config.confirm_seeds if config.confirm else 0)
+        confirmations = config.confirm * self._plan.trainings
         phase = self._phase("trials", f"study {self._study.name}", confirmations=confirmations)
         self._train(
             self._trials, replace(phase, until=self._until), is_last=not config.confirm and not self._plan.refits
@@ -168,23 +174,25 @@ class Phases:
         return record.ranked(waiting)[: self._plan.config.confirm]
 
     def _confirm_round(self, trials: Sequence[records.TrialRecord], title: str) -> Summary:
-        """Confirm some trials. The study stores whose fresh seeds miss the target.
+        """Confirm some trials. The study stores whose means miss the target.
 
-        A trial whose fresh seeds could not be trained now is tried again by the next start.
+        A trial whose trainings failed for now is tried again by the next start.
         """
-        summary, target, seeds = self._confirm(trials, title), self._plan.target, self._plan.config.confirm_seeds
+        summary, target, plan = self._confirm(trials, title), self._plan.target, self._plan
         self._tried |= {trial.number for trial in trials}
         if target is None or summary.confirmation is None or target.is_confirmed(summary):
             return summary
         attrs, reached = self._study.attrs(), target.reached_by(trials)
-        if missed := {trial.number for trial in reached if not failed_for_now(attrs, trial.number, seeds)}:
+        failed = {trial.number for trial in reached if failed_for_now(attrs, trial.number, plan.trainings, plan.folds)}
+        if missed := {trial.number for trial in reached} - failed:
             self._study.set_attr(records.REFUTED, target.with_refuted(missed, attrs))
         return summary
 
     def _confirm(self, trials: Sequence[records.TrialRecord], title: str) -> Summary:
-        """Choose the winner by fresh seeds, among these trials and those that have been trained on them before."""
+        """Choose the winner by fresh seeds or folds, among these trials and those that have been confirmed before."""
         config, tracking, notice = self._plan.config, self._tracking, self._session.display.notice
         record, target = self._study.record(), self._plan.target
+        trainings, folds = self._plan.trainings, self._plan.folds
         best = best_trial(record)
         if not config.confirm:
             return self._summary(best, trial_run(best.number))
@@ -193,16 +201,17 @@ class Phases:
             summary = self._summary(best, trial_run(best.number))
             return summary.noted(f"the winner is not confirmed: the function never asks for a seed; {advice}")
         numbers = {trial.number for trial in trials} | (target.refuted(record.attrs) if target else set())
-        numbers |= confirmed_before(record.attrs, record.trials, config.confirm_seeds)  # they cost nothing
+        numbers |= confirmed_before(record.attrs, record.trials, trainings, folds)  # they cost nothing
         confirmer = Confirmer(
             self._study,
             tracking,
             trials=[trial for trial in completed(record) if trial.number in numbers],
-            seeds=config.confirm_seeds,
+            seeds=trainings,
             epochs=self._epochs,
             seed=config.seed,
             notice=notice,
             target=target,
+            folds=folds,
         )
         work = confirmer.work
         phase = self._phase("confirm", title, work.jobs)
@@ -210,7 +219,7 @@ class Phases:
         confirmation, winner = confirmer.confirmation(), confirmer.winner()
         if winner is None:
             summary = self._summary(best, trial_run(best.number), confirmation)
-            return summary.noted("no fresh seed came to its end, so the search's own figures decide")
+            return summary.noted(f"no {confirmation.noun} came to its end, so the search's own figures decide")
         run = confirmer.run_of(winner.number)
         assert run is not None, "a candidate with a value has a run"
         return self._summary(self._trial(winner.number), run, confirmation)

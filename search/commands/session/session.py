@@ -153,6 +153,7 @@ def open_session(plan: SearchPlan, display: Display) -> Iterator[SearchSession]:
             if must_wait:
                 with display.busy("opening MLflow"):
                     tracking.ready()
+            plan = plan.confirmed_on(study.folds)
             yield SearchSession(plan, study, tracking, executor, display, interruption, patience)
         finally:
             tracking.close(timeout_s=1.0 if interruption.number else DELIVERY_S)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 from objectives.base import ImageClassifier, Objective
 from objectives.metrics import metric_of
 from search.study.space.objective_calls import metric_range
-from search.study.summary import Candidate
+from search.study.summary import Candidate, Folds
 
 CONFIDENCE = 0.95
 
@@ -47,39 +47,61 @@ class Mean(NamedTuple):
     value: float
     seeds: int
     image_error: float | None = None  # as in `Candidate`
+    folds: Folds | None = None  # None: measured on the validation split
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Why values of a configuration differ: the seed, which more seeds average out, and the images, which all share."""
+    """Why values of a configuration differ: the seed, which more seeds average out, and the images, which all share.
+
+    Values on folds differ by their images and their training images too, so their `seed` has all three.
+    """
 
     seed: float | None
     """Standard deviation of a value around the mean of its configuration, pooled; None before any has two seeds."""
     freedom: int  # degrees of freedom of `seed`
-    n_images: int | None  # number of images that a value is a share of; None for other metrics
-    candidates: int = 1  # number of candidates from which the winner is chosen by its fresh seeds
+    n_images: int | None  # number of images in the validation split if values are shares of images; else None
+    candidates: int = 1  # number of candidates from which the winner is chosen by its fresh seeds or folds
     trials: int = 1  # number of trials from which the search chose the candidates by these images
+    folds: Folds | None = None  # of the candidates' values; None: measured on the validation split
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1) -> Self:
-        """Estimate the noise from the values of fresh seeds."""
+    def of(
+        cls, candidates: Sequence[Candidate], n_images: int | None, trials: int = 1, folds: Folds | None = None
+    ) -> Self:
+        """Estimate the noise from the values of fresh seeds or folds."""
         samples = [(candidate.values, candidate.mean) for candidate in candidates if candidate.mean is not None]
         freedom = sum(len(values) - 1 for values, _ in samples)
         squares = sum((value - mean) ** 2 for values, mean in samples for value in values)
         seed = math.sqrt(squares / freedom) if freedom else None
-        return cls(seed, freedom, n_images, max(1, len(candidates)), max(1, trials))
+        return cls(seed, freedom, n_images, max(1, len(candidates)), max(1, trials), folds)
 
-    def image_variance(self, value: float, error: float | None = None) -> float:
-        """Variance of a value over draws of its images: of an accuracy, at most the binomial one.
+    def mean_of(self, candidate: Candidate) -> Mean:
+        """Return the mean of a candidate that has a value."""
+        assert candidate.mean is not None, "the caller has looked"
+        return Mean(candidate.mean, len(candidate.values), candidate.image_error, self.folds)
 
-        For any other metric, it is the square of its standard `error`, or 0 if that is unknown. Two right and two
+    def image_variance(self, mean: Mean) -> float:
+        """Variance of a mean over draws of its images: of an accuracy, at most the binomial one.
+
+        For any other metric, it is the square of its standard error, or 0 if that is unknown. Two right and two
         wrong images are added to an accuracy, so that few mistakes on few images do not look certain.
         Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998), 119-126.
         """
+        scored = min(mean.seeds, mean.folds.number) if mean.folds else 1  # folds of one division: others share images
         if not self.n_images:
-            return (error or 0.0) ** 2
-        share = (min(max(value, 0.0), 1.0) * self.n_images + 2) / (self.n_images + 4)
-        return share * (1 - share) / self.n_images
+            return (mean.image_error or 0.0) ** 2 / scored
+        n = mean.folds.n_images * scored / mean.folds.number if mean.folds else self.n_images
+        share = (min(max(mean.value, 0.0), 1.0) * n + 2) / (n + 4)
+        return share * (1 - share) / n
+
+    def seed_factor(self, mean: Mean) -> float:
+        """Variance of a mean over seeds and folds, as a multiple of the variance of one value.
+
+        Folds share most of their training images, so their values are correlated. Test images / training images is
+        added for that. Source: C. Nadeau, Y. Bengio, https://doi.org/10.1023/A:1024068626366
+        """
+        return 1 / mean.seeds + (1 / (mean.folds.number - 1) if mean.folds else 0)
 
     def standard_error(self, a: Candidate, b: Candidate) -> float | None:
         """Standard error of the difference of two confirmed means, for comparing them.
@@ -87,10 +109,11 @@ class Noise:
         Shared images cancel an unknown part of the noise. The larger of the two noises counts, so differences that the
         images cannot resolve do not matter.
         """
-        images = max(self.image_variance(candidate.mean or 0.0, candidate.image_error) for candidate in (a, b))
+        means = [self.mean_of(candidate) for candidate in (a, b)]
+        images = max(self.image_variance(mean._replace(seeds=1)) for mean in means)
         if self.seed is None and not images:
             return None
-        return math.sqrt(max((self.seed or 0.0) ** 2, images) * (1 / len(a.values) + 1 / len(b.values)))
+        return math.sqrt(max((self.seed or 0.0) ** 2, images) * sum(map(self.seed_factor, means)))
 
     def significant_difference(self, a: Candidate, b: Candidate) -> float | None:
         """The largest difference of two confirmed means that chance explains; None before any has two seeds.
@@ -109,7 +132,8 @@ class Noise:
 
         Returns None before any configuration has two seeds.
         The squares of two parts are added: t times the standard error of the seeds, z times that of the images. The
-        winner is at most the luckiest of `candidates` in its fresh seeds, and of all `trials` in the images.
+        winner is at most the luckiest of `candidates` in its fresh seeds, and of all `trials` in the images. Values on
+        folds differ by their images too, so the first part has the second already: the larger one counts.
         Sources: Z. Sidak, https://doi.org/10.1080/01621459.1967.10482935, for the luckiest of several;
         G. Y. Zou, A. Donner, https://doi.org/10.1002/sim.3095, for the sum of the squares.
         """
@@ -117,10 +141,11 @@ class Noise:
             return None
         from scipy.special import ndtri, stdtrit
 
-        seeds = self.seed * math.sqrt(sum(1 / mean.seeds for mean in means))
-        images = math.sqrt(sum(self.image_variance(mean.value, mean.image_error) for mean in means))
+        seeds = self.seed * math.sqrt(sum(map(self.seed_factor, means)))
+        images = math.sqrt(sum(map(self.image_variance, means)))
         t, z = stdtrit(self.freedom, _quantile(self.candidates)), ndtri(_quantile(self.trials))
-        return math.hypot(float(t) * seeds, float(z) * images) or None
+        parts = float(t) * seeds, float(z) * images
+        return (max(parts) if self.folds else math.hypot(*parts)) or None
 
 
 def _quantile(draws: int) -> float:

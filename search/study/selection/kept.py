@@ -30,7 +30,7 @@ def outside(study: StudyRecord, n: int, target: Target | None = None) -> list[Tr
     A server may have refused that.
 
     Besides the best, the winner keeps its weights, and so does each trial that may still win: one that has reached the
-    `target`, and one that was trained on fresh seeds, which more trials may make the winner.
+    `target`, and one that was trained again to confirm it, which more trials may make the winner.
     """
     kept = {trial.number for trial in best_trials(study.trials, n, study.direction)}
     kept |= {study.summary.number} if study.summary else set()

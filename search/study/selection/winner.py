@@ -43,9 +43,9 @@ def best_trial(study: StudyRecord) -> TrialRecord:
 
 
 def clearly_worse(candidate: Candidate, candidates: Sequence[Candidate], noise: Noise, direction: Direction) -> bool:
-    """True if fresh seeds show a candidate significantly worse than the best one.
+    """True if fresh seeds or folds show a candidate significantly worse than the best one.
 
-    A candidate with a failed seed counts as worse, unless every measured candidate has one.
+    A candidate with a failed training counts as worse, unless every measured candidate has one.
     """
     rivals = [rival for rival in candidates if rival.values and not rival.failed]
     if candidate.failed:
@@ -64,9 +64,9 @@ def choose(candidates: Sequence[Candidate], noise: Noise, direction: Direction) 
     """
     measured = [candidate for candidate in candidates if candidate.values]
     measured = [candidate for candidate in measured if not candidate.failed] or measured
-    most_seeds = max((len(candidate.values) for candidate in measured), default=0)
-    # A candidate with fewer seeds was dropped as clearly worse. Its few values must not win by luck.
-    finalists = [candidate for candidate in measured if len(candidate.values) == most_seeds]
+    most_values = max((len(candidate.values) for candidate in measured), default=0)
+    # A candidate with fewer values was dropped as clearly worse. Its few values must not win by luck.
+    finalists = [candidate for candidate in measured if len(candidate.values) == most_values]
     ranked = sorted(finalists, key=lambda candidate: (-direction.sign * _mean(candidate), candidate.number))
     level = [
         candidate
@@ -87,8 +87,10 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
     luck, so the gain over it is too large on average. Each interval holds by itself, not all of them jointly.
     """
     candidates = confirmation.candidates if confirmation else ()
-    noise = Noise.of(candidates, confirmation.n_images if confirmation else None, study.n_eligible)
-    confirmed = {c.number: Mean(c.mean, len(c.values), c.image_error) for c in candidates if c.mean is not None}
+    n_images, folds = (confirmation.n_images, confirmation.folds) if confirmation else (None, None)
+    noise = Noise.of(candidates, n_images, study.n_eligible, folds)
+    confirmed = {candidate.number: noise.mean_of(candidate) for candidate in candidates if candidate.values}
+    noun = confirmation.noun if confirmation else "fresh seed"
     winning = confirmed.get(winner.number) or _once(winner)
     compared = []
     for trial in study.trials:
@@ -98,7 +100,7 @@ def gains(study: StudyRecord, winner: TrialRecord, confirmation: Confirmation | 
         baseline = other or _once(trial)
         half_width = noise.half_width(winning, baseline) if winner.number in confirmed else None
         gain, seeds = study.direction.gain(winning.value, baseline.value), other.seeds if other else 0
-        compared.append(Gain(trial.baseline, trial.number, baseline.value, gain, half_width, seeds))
+        compared.append(Gain(trial.baseline, trial.number, baseline.value, gain, half_width, seeds, noun))
     return tuple(compared)
 
 

@@ -238,7 +238,7 @@ def warm_start(
 
 
 def confirmed_first(study: StudyRecord) -> list[TrialRecord]:
-    """Sort the completed trials: the winner, those with fresh seeds by their mean, the others by their value."""
+    """Sort the completed trials: the winner, the confirmed ones by their mean, the others by their value."""
     summary, sign = study.summary, study.direction.sign
     candidates = summary.confirmation.candidates if summary and summary.confirmation else ()
     means = {candidate.number: candidate.mean for candidate in candidates if candidate.mean is not None}

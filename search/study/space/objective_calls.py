@@ -10,12 +10,26 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
-from objectives.base import Bounded, Diverged, ImageClassifier, Objective, ObjectiveError, Params, Scaled, Selective
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.base import (
+    Bounded,
+    Diverged,
+    Foldable,
+    ImageClassifier,
+    Objective,
+    ObjectiveError,
+    Params,
+    Scaled,
+    Selective,
+)
 from objectives.failures import describe_error, describe_value
 from objectives.spec import ObjectiveSpec
 from search.common.signals import is_interruption
 from search.common.text import one_line, sentence
 from search.study.space.plain_values import is_number, plain
+from search.study.summary import Folds
 
 LABEL_LENGTH = 150
 """Characters of a configuration's description. Names of runs in MLflow have room for 250 in all."""
@@ -67,6 +81,7 @@ def check_answers(objective: Objective) -> None:
     require_baselines(objective)
     require_dataset(objective)
     metric_range(objective)
+    folds_of(objective)
     if isinstance(objective, Scaled):
         choose_space_scale(objective, "cpu", 0)
 
@@ -93,6 +108,26 @@ def metric_range(objective: Objective) -> tuple[float | None, float | None] | No
     require(all(bound is None or is_number(bound) for bound in (low, high)), shown)
     require(low is None or high is None or low < high, shown)
     return None if low is None else float(low), None if high is None else float(high)
+
+
+def folds_of(objective: Objective) -> Folds | None:
+    """The folds by which an objective's candidates are confirmed; None: by seeds. Raises ContractError if unusable."""
+    if not isinstance(objective, ImageClassifier) or not isinstance(objective, Foldable):
+        return None
+    number = plain(objective.n_folds)
+    valid = isinstance(number, int) and not isinstance(number, bool) and (number == 0 or number > 1)
+    require(valid, f"n_folds is {describe_value(number)}; give a whole number above 1, or 0")
+    info = call("dataset_info", objective.dataset_info)
+    return Folds(int(number), int(info["n_train"]) + int(info["n_validation"])) if number else None
+
+
+def scored_images(objective: ImageClassifier, fold: int | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (n, c, h, w) and labels (n,) on which a training is scored: those of its fold, or of validation."""
+    if fold is not None and isinstance(objective, Foldable):
+        images, labels = call("fold_images", objective.fold_images, fold)
+    else:
+        images, labels = call("validation_images", objective.validation_images)
+    return images, labels
 
 
 def choose_space_scale(objective: Scaled, device: str, free_bytes: int) -> str:

@@ -1,6 +1,6 @@
 """Presents how the winner's probabilities were calibrated, as one line."""
 
-from search.study.summary import Summary, counted
+from search.study.summary import FOLD_RUN, Summary, counted
 
 
 def calibration_text(summary: Summary) -> str:
@@ -9,8 +9,10 @@ def calibration_text(summary: Summary) -> str:
         return ""
     if calibration.missing is not None:
         return f"not calibrated, because {calibration.missing}"
-    fresh = calibration.runs[0].startswith("confirm")
-    source = counted(len(calibration.runs), "fresh seed") if fresh else "this trial, which was selected for its value"
+    runs = calibration.runs
+    noun = "fold" if FOLD_RUN in runs[0] else "fresh seed"
+    confirms = runs[0].startswith("confirm")
+    source = counted(len(runs), noun) if confirms else "this trial, which was selected for its value"
     splits = (("test images", calibration.test), ("validation images", calibration.validation))
     errors = [f"{each.before:.2%} -> {each.after:.2%} on {split}" for split, each in splits if each is not None]
     found = f"temperature {calibration.temperature:g}, fitted on validation predictions of {source}"

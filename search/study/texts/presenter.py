@@ -13,7 +13,7 @@ from search.common.direction import Direction
 from search.common.text import readable
 from search.study.records import EXTRA_TRAININGS, StudyRecord
 from search.study.state import State
-from search.study.summary import Candidate, Confirmation, Gain, Summary, counted
+from search.study.summary import FOLD_RUN, Candidate, Confirmation, Gain, Summary, counted
 from search.study.texts.calibrated import calibration_text
 from search.study.texts.classes import constant_answer, never_predicted
 from search.study.texts.tested import TestFigures, figures_on_test
@@ -21,9 +21,10 @@ from search.study.texts.tested import TestFigures, figures_on_test
 NETWORKS = {
     "trial": "the search's own training of this configuration, which was selected for its validation value",
     "confirm": "one of the trainings on fresh seeds, not selected for its own value",
+    "fold": "one of the trainings on folds, without the images of one fold and not selected for its own value",
     "refit": "a fresh seed, trained on the training and validation splits together, so it has no validation value",
 }
-"""Which training made the tested and registered network, by `Summary.network`."""
+"""Which training made the tested and registered network, by `Summary.network`; `fold` if one confirms it on a fold."""
 
 
 def state_text(study: StudyRecord) -> str:
@@ -82,7 +83,7 @@ class CandidateRow:
     mean: str
     interval: str  # 95% interval; "" if unknown
     spread: str
-    values: str  # one value for each fresh seed
+    values: str  # one value for each fresh seed or fold
     searched: str  # the value of the search, for which it was selected
     weights: str
     verdict: str  # the decision of the confirmation, such as `winner` or `clearly behind`; "" if there is none
@@ -92,7 +93,9 @@ class CandidateRow:
 class ConfirmationTable:
     """The candidates, best confirmed mean first; one with a failed seed comes after all others."""
 
-    seeds: str  # fresh seeds of each candidate, such as `2 fresh seeds` or `up to 2 fresh seeds`
+    seeds: str  # what each candidate was trained on, such as `2 fresh seeds each` or `up to 4 folds of all 90 images`
+    noun: str  # `fresh seeds` or `folds`
+    split: str  # what the means are measured on, such as `fresh seeds` or `folds of all 90 images`
     intervals: str  # the kind of intervals, or the reason why there are none
     rows: tuple[CandidateRow, ...]
 
@@ -126,7 +129,7 @@ class SearchOutcome:
     network: str  # which training was tested and registered: `trial`, `confirm` or `refit`
     network_text: str
     refit: str  # images and epochs of the refit; "" without one
-    confirmed: CandidateRow | None  # the winner's row; None if no fresh seed of it finished
+    confirmed: CandidateRow | None  # the winner's row; None if no training of it finished
     confirmation: ConfirmationTable | None
     gains: tuple[GainRow, ...]
     gains_note: str  # a remark about all gains together; may be ""
@@ -151,7 +154,7 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
         params=tuple((name, readable(value, digits=3)) for name, value in summary.params.items()),
         baseline=_baseline(study, summary),
         network=summary.network,
-        network_text=NETWORKS[summary.network],
+        network_text=NETWORKS["fold" if FOLD_RUN in summary.run else summary.network],
         refit=f"{refit['images']:,} images, {counted(refit['epochs'], 'epoch')}" if refit else "",
         confirmed=next((row for row in rows if row.is_winner and row.candidate.values), None),
         confirmation=confirmation,
@@ -179,7 +182,7 @@ def gain_rows(gains: Iterable[Gain], style: Decimals) -> tuple[GainRow, ...]:
         GainRow(
             source=gain,
             value=style.text(gain.value),
-            measured=f"mean of {counted(gain.seeds, 'fresh seed')}" if gain.seeds else "one training, not confirmed",
+            measured=f"mean of {counted(gain.seeds, gain.measured)}" if gain.seeds else "one training, not confirmed",
             difference=style.gain(gain.gain),
             half_width=f"± {style.half_width(gain.half)}" if gain.half is not None else "",
             gain=style.gain(gain.gain, gain.half),
@@ -199,8 +202,9 @@ def _gains_note(summary: Summary, direction: Direction) -> str:
     if summary.confirmation is None:
         return "without intervals, because nothing was confirmed on fresh seeds, so any of it may be chance"
     if all(len(candidate.values) < 2 for candidate in summary.confirmation.candidates):
-        return "without intervals, because no configuration has two fresh seeds, so any of it may be chance"
-    return ""  # all seeds gave the same value
+        noun = summary.confirmation.noun
+        return f"without intervals, because no configuration has two {noun}s, so any of it may be chance"
+    return ""  # all gave the same value
 
 
 def _baseline(study: StudyRecord, summary: Summary) -> str:
@@ -214,10 +218,13 @@ def _baseline(study: StudyRecord, summary: Summary) -> str:
 def _confirmation(study: StudyRecord, summary: Summary, style: Decimals) -> ConfirmationTable | None:
     if (confirmation := summary.confirmation) is None:
         return None
-    candidates, seeds = confirmation.candidates, counted(confirmation.seeds, "fresh seed")
+    candidates, folds, noun = confirmation.candidates, confirmation.folds, f"{confirmation.noun}s"
+    seeds = f"{counted(confirmation.seeds, 'fresh seed')} each" if folds is None else folds.describe(confirmation.seeds)
     dropped = any(len(candidate.values) + candidate.failed < confirmation.seeds for candidate in candidates)
     return ConfirmationTable(
         seeds=f"up to {seeds}" if dropped else seeds,
+        noun=noun,
+        split=noun if folds is None else f"{noun} {folds.whole}",
         intervals=_intervals(confirmation, study.n_eligible),
         rows=tuple(
             CandidateRow(
@@ -242,9 +249,10 @@ def _rank(study: StudyRecord, candidate: Candidate) -> tuple[bool, bool, float]:
 
 def _intervals(confirmation: Confirmation, n_trials: int) -> str:
     if all(candidate.half is None for candidate in confirmation.candidates):
-        return "no intervals, because no configuration has two seeds with different values"
+        noun = confirmation.noun.removeprefix("fresh ")
+        return f"no intervals, because no configuration has two {noun}s with different values"
     if confirmation.n_images is None and all(candidate.image_error is None for candidate in confirmation.candidates):
-        return "95% intervals, from the seeds alone"
+        return f"95% intervals, from the {'seeds' if confirmation.folds is None else 'folds'} alone"
     return f"95% intervals, corrected for picking the best of {counted(n_trials, 'trial')}"
 
 
@@ -254,7 +262,7 @@ def _verdict(study: StudyRecord, summary: Summary, confirmation: Confirmation, c
         best = max(means, key=lambda mean: study.direction.sign * mean, default=None)
         return "winner" if best in (None, candidate.mean) else "winner: level, but smaller"
     if candidate.failed:
-        return f"{counted(candidate.failed, 'seed')} failed"
+        return f"{counted(candidate.failed, confirmation.noun.removeprefix('fresh '))} failed"
     if len(candidate.values) < confirmation.seeds:
         return "clearly behind, dropped early"
     return "clearly behind" if candidate.behind else ""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
-SCORE_TAG = "validation"  # the mean on fresh seeds or, without a confirmation, the score in the search
+SCORE_TAG = "validation"  # the confirmed mean or, without a confirmation, the score in the search
 PROTOCOL_TAG = "protocol."  # prefix of the tags that say how the score was measured
 
 
@@ -105,11 +105,13 @@ def metadata(study: StudyRecord, summary: Summary, objective: Objective, example
 
 
 def _protocol(study: StudyRecord, summary: Summary) -> dict[str, Any]:
+    trainings = len(summary.confirmed.values) if summary.confirmed else 0
+    folds = summary.confirmation.folds if summary.confirmation else None
     return {
         "metric": study.metric,
         "direction": study.direction.value,
         "epochs": study.attrs[records.FINGERPRINT]["epochs"],
-        "fresh_seeds": len(summary.confirmed.values) if summary.confirmed else 0,
+        "fresh_seeds": f"{trainings} on {folds.number} folds" if folds else trainings,
         "refit": "yes" if summary.refit else "no",
     }
 

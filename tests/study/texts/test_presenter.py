@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from search.reports.elements import Unit
 from search.study.records import StudyRecord
-from search.study.summary import Candidate, Confirmation, Gain, Summary
+from search.study.summary import Candidate, Confirmation, Folds, Gain, Summary
 from search.study.texts.presenter import Decimals, SearchOutcome, present
 
 WINNER = Candidate(1, "cnn", 0.95, 20_000, (0.94, 0.95), half=0.01)
@@ -93,8 +94,25 @@ def test_a_gain_that_may_be_chance_is_doubtful(gain: float, half: float | None, 
     assert (row.remark, row.is_doubtful, row.measured) == (remark, doubtful, "mean of 2 fresh seeds")
 
 
+def test_folds_are_named_instead_of_seeds():
+    folds = Folds(4, 1438)
+    complete, failed = replace(WINNER, values=(0.94,) * 4), replace(LARGER, values=(0.9,), failed=1)
+    gain = Gain("base", 0, 0.9, 0.03, None, 4, "fold")
+    confirmation = Confirmation((complete, failed), 4, 0.01, 100, folds=folds)
+    summary = replace(SUMMARY, run="confirm-1-fold-1", gains=(gain,), confirmation=confirmation)
+    assert Summary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
+    outcome = present(StudyRecord("s", "m", True, (), summary, {}, (), {}), summary, Decimals())
+    assert outcome.confirmation is not None
+    assert outcome.confirmation.seeds == "up to 4 folds of all 1,438 images but the test split"
+    assert outcome.confirmation.split == "folds of all 1,438 images but the test split"
+    assert [row.verdict for row in outcome.confirmation.rows] == ["winner", "1 fold failed"]
+    assert outcome.gains[0].measured == "mean of 4 folds"
+    assert "folds" in outcome.network_text
+    assert "fresh seed" not in str(outcome)
+
+
 def test_with_dropped_candidates_the_number_of_seeds_is_an_upper_bound():
     complete, dropped = presented(WINNER).confirmation, presented(WINNER, replace(LARGER, values=(0.5,))).confirmation
     assert complete is not None
     assert dropped is not None
-    assert (complete.seeds, dropped.seeds) == ("2 fresh seeds", "up to 2 fresh seeds")
+    assert (complete.seeds, dropped.seeds) == ("2 fresh seeds each", "up to 2 fresh seeds each")

@@ -101,7 +101,7 @@ def test_every_page_tells_how_the_probabilities_were_calibrated(finished: Finish
     """The terminal, `show`, the report and MLflow's notes have the same line."""
     line = next(row for row in finished.result.stdout.splitlines() if row.startswith("probabilities: "))
     assert re.fullmatch(
-        r"probabilities: temperature [\d.]+, fitted on validation predictions of 2 fresh seeds; expected calibration "
+        r"probabilities: temperature [\d.]+, fitted on validation predictions of 4 folds; expected calibration "
         r"error [\d.]+% -> [\d.]+% on test images, [\d.]+% -> [\d.]+% on validation images",
         line,
     )
@@ -138,7 +138,7 @@ def test_a_model_describes_its_inputs_and_its_origin(finished: Finished):
         "metric": "val_accuracy",
         "direction": "maximize",
         "epochs": "6",
-        "fresh_seeds": "2",
+        "fresh_seeds": "4 on 4 folds",
         "refit": "yes",
     }
     folder = Path(version.source.removeprefix("file://")) if version.source.startswith("file") else None
