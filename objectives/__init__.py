@@ -9,6 +9,7 @@ from objectives.base import (
     Capturing,
     Diverged,
     EpochResult,
+    Experienced,
     Exportable,
     Foldable,
     ImageClassifier,
@@ -29,5 +30,5 @@ from objectives.base import (
 
 __all__ = ["Diverged", "EpochResult", "Objective", "ObjectiveError", "Outcome", "Params", "Suggest", "Task", "Training"]
 # For optional parts:
-__all__ += ["Bounded", "CaptureError", "Capturing", "Exportable", "Foldable", "ImageClassifier", "Portable", "Scaled"]
-__all__ += ["Selective", "Sized", "TestScore", "Timed"]
+__all__ += ["Bounded", "CaptureError", "Capturing", "Experienced", "Exportable", "Foldable", "ImageClassifier"]
+__all__ += ["Portable", "Scaled", "Selective", "Sized", "TestScore", "Timed"]

@@ -9,7 +9,6 @@ A `Training` is used by one thread of one process. The caller of `start` drops i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
@@ -226,6 +225,17 @@ class Selective(Protocol):
 
 
 @runtime_checkable
+class Experienced(Protocol):
+    """Optional part of an objective: configurations that have done well on similar data."""
+
+    def portfolio(self) -> Sequence[Params]:
+        """Configurations to try after the baselines, best first. What they leave out is sampled.
+
+        Unlike baselines they may be pruned. One that does not fit the space or the limits of a search is left out.
+        """
+
+
+@runtime_checkable
 class Sized(Protocol):
     """Optional part of an objective: the size of its networks can be limited."""
 
@@ -334,17 +344,3 @@ class Exportable(Protocol):
 
     def example_input(self) -> NDArray[np.float32]:
         """A few inputs of the network, shape (n, ...), n >= 2."""
-
-
-def missing_methods(objective: object) -> str | None:
-    """Describe the methods that are missing from an optional part of an objective. None when no part is incomplete."""
-    scaled = {"space_scales", "space_scale", "choose_space_scale"}
-    signs = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
-    for part, sign in (*signs, (Scaled, scaled)):
-        methods = [name for name in {**vars(part), **inspect.get_annotations(part)} if not name.startswith("_")]
-        present = [name for name in methods if getattr(objective, name, None) is not None]
-        if sign & set(present) and len(present) < len(methods):
-            missing = ", ".join(name for name in methods if name not in present)
-            effect = f"so it does not count as objectives.base.{part.__name__}"
-            return f"the objective has {', '.join(present)} and lacks {missing}, {effect}"
-    return None

@@ -38,6 +38,7 @@ NAMES = {
         "Capturing",
         "Diverged",
         "EpochResult",
+        "Experienced",
         "Exportable",
         "Foldable",
         "ImageClassifier",

@@ -1,5 +1,9 @@
 """Configurations of the image classifier that are known to work: those of the tutorials, and better ones."""
 
+import json
+from functools import cache
+from pathlib import Path
+
 from objectives.base import Params
 from objectives.images.geometry import has_stride_choice, max_blocks
 
@@ -57,3 +61,25 @@ def known_configurations(
         if not has_stride_choice(size):
             params.pop(f"{params['family']}_stride", None)
     return known
+
+
+PORTFOLIO = Path(__file__).with_name("portfolio.json")
+"""Configurations that did well on several datasets of a kind, found by `tests/tools/portfolio.py`."""
+LARGEST_PORTFOLIO = 8
+"""The most configurations of a kind."""
+
+
+def portfolio(channels: int, *, is_large: bool) -> list[Params]:
+    """Return configurations for images with 1 channel (grey) or 3 (colours), best first.
+
+    `is_large`: as in `training_params.suggest`.
+    """
+    colours, size = "colour" if channels > 1 else "grey", "large" if is_large else "small"
+    return _portfolios().get(f"{colours}-{size}", [])
+
+
+@cache
+def _portfolios() -> dict[str, list[Params]]:
+    """The portfolios by kind."""
+    stored: dict[str, list[Params]] = json.loads(PORTFOLIO.read_text(encoding="utf-8"))
+    return stored

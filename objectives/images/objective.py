@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from objectives.data.datasets import Dataset, framing, load_dataset, load_test_s
 from objectives.data.names import dataset_slug, may_be_mirrored
 from objectives.failures import describe_value
 from objectives.images import families, training_params
-from objectives.images.baselines import known_configurations
+from objectives.images.baselines import known_configurations, portfolio
 from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
 from objectives.metrics import METRICS, Metric, direction_of, is_unequal, metric_of
 
@@ -202,17 +202,13 @@ class ImageClassification:
         if taken := TRAINING_PARAMETERS & (asked | network.keys()):
             shown, advice = ", ".join(sorted(taken)), f"use another name, such as network_{min(taken)}"
             raise ObjectiveError(f"suggest_network uses {shown}, which every training has as a parameter; {advice}")
-        kind = {
-            "is_large": self.is_large,
-            "is_unequal": self.is_unequal,
-            "may_flip": may_be_mirrored(self.dataset_name),
-        }
-        return {**network, **training_params.suggest(trial, **kind)}
+        may_flip, is_unequal = may_be_mirrored(self.dataset_name), self.is_unequal
+        training = training_params.suggest(trial, is_large=self.is_large, is_unequal=is_unequal, may_flip=may_flip)
+        return {**network, **training}
 
     def may_propose(self, params: Params, narrowed: Set[str]) -> bool:
         """A constant learning rate is for the tutorials' baselines, unless the user asks for it."""
-        is_ours = not self._replaces("suggest")
-        return not is_ours or params["schedule"] != "constant" or "schedule" in narrowed
+        return self._replaces("suggest") or params["schedule"] != "constant" or "schedule" in narrowed
 
     def baselines(self) -> Mapping[str, Params]:
         """Configurations of our networks. A subclass that samples others has none, unless it gives its own."""
@@ -223,6 +219,11 @@ class ImageClassification:
         return known_configurations(
             self.size, self.channels, may_flip=may_flip, is_weighted=is_unequal, balanced=balanced
         )
+
+    def portfolio(self) -> Sequence[Params]:
+        """Configurations that did well on similar data. A subclass with another space has none."""
+        is_ours = not self._replaces("suggest_network") and not self._replaces("suggest")
+        return portfolio(self.channels, is_large=self.is_large) if is_ours else ()
 
     def choose_space_scale(self, device: str, free_bytes: int) -> str:
         return families.choose_scale(device, free_bytes, self.channels)

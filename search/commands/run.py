@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from objectives.base import Task, missing_methods
+from objectives.base import Task
 from objectives.devices import resolve_device
 from search.commands.finish import Finish
 from search.commands.session.phases import Phases
@@ -14,7 +14,7 @@ from search.coordinator.progress import Display
 from search.study.records import PHASE, StudyRecord
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.space.initial_params import example_configurations
-from search.study.space.objective_calls import call, explain_errors
+from search.study.space.objective_calls import call, explain_errors, missing_methods
 from search.study.state import Phase
 from search.study.summary import Summary
 from search.study.texts.setting import dataset_lines, describe_workers, unequal_classes

@@ -28,7 +28,15 @@ from search.study import records
 from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
 from search.study.selection.target import Target
-from search.study.space.initial_params import InitialParams, WarmStart, as_stored, baselines, from_stored, warm_start
+from search.study.space.initial_params import (
+    InitialParams,
+    WarmStart,
+    as_stored,
+    baselines,
+    from_stored,
+    portfolio,
+    warm_start,
+)
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, check_answers, explain_errors, folds_of
 from search.study.space.space import Space, check_example, require_space, search_space
@@ -144,7 +152,7 @@ class SearchPlan:
         return dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
 
     def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
-        """The baselines, then the best of earlier studies; and notices about them for the user.
+        """The baselines, the best of earlier studies, and the objective's portfolio; and notices about the former two.
 
         The study stores the latter before its first trial, so it can resume after an earlier study has changed or was
         deleted.
@@ -162,7 +170,8 @@ class SearchPlan:
             notices += warnings
             stored[wanted] = as_stored(best)
             study.set_attr(records.WARM_STARTS, stored)
-        return initial + [params for best in stored.values() for params in from_stored(best)], notices
+        initial += [params for best in stored.values() for params in from_stored(best)]
+        return initial + portfolio(self.objective, self.space, self.limits), notices
 
     def stop_reason(self, trials: Sequence[records.TrialRecord]) -> str | None:
         """Why the stopping rule ends the search, in words; None while it goes on."""

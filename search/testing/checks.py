@@ -23,7 +23,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Scaled, Sized, Timed, missing_methods
+from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Scaled, Sized, Timed
 from objectives.data.files.image_files import Framing
 from objectives.failures import describe_error, describe_value
 from search.common.text import one_line
@@ -116,7 +116,7 @@ def _ends(values: Any) -> Sequence[Any]:
 
 def check_protocols(specimen: Specimen) -> None:
     """It implements every method of each optional protocol that it begins."""
-    missing = missing_methods(specimen.objective)
+    missing = objective_calls.missing_methods(specimen.objective)
     require(missing is None, f"{missing}; add the missing methods, or remove the others")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from toy import Toy
 
-from objectives.base import Params, Suggest, missing_methods
+from objectives.base import Params, Suggest
 from objectives.spec import ObjectiveSpec
+from search.study.space.objective_calls import missing_methods
 from search.testing.checks import check_space_scales
 from search.testing.findings import examine
 from search.testing.specimen import Specimen

@@ -25,7 +25,7 @@ from search.study import records
 from search.study.records import TrainingResult, is_foreign
 from search.study.sampling.history import SamplingCopy
 from search.study.sampling.proposals import FIXED_PARAMS, Proposals
-from search.study.space.initial_params import InitialParams, baselines, why_not_enqueued
+from search.study.space.initial_params import InitialParams, baselines, portfolio, why_not_enqueued
 from search.study.space.limits import Limits
 from search.study.space.space import WHOLE_SPACE, Space
 from search.study.study import NO_LIMITS, StoredStudy
@@ -72,13 +72,13 @@ class SamplingStudy:
         limits: Limits = NO_LIMITS,
         initial: Sequence[InitialParams] | None = None,
     ) -> Self:
-        """Copy a stored study into memory. `initial` parameters are tried first; None: the objective's baselines."""
+        """Copy a stored study into memory. `initial` parameters are tried first; None: the objective's own."""
         memory, objective = SamplingCopy(), stored.objective
         memory.create_new_study(stored.storage.get_study_directions(stored.study_id), stored.name)
         # With another pruner here, Optuna would show the sampler only one Hyperband bracket.
         study = optuna.load_study(study_name=stored.name, storage=memory, pruner=NopPruner())
         if initial is None:
-            initial = baselines(objective, space, limits)[0]
+            initial = baselines(objective, space, limits)[0] + portfolio(objective, space, limits)
         proposals = Proposals(objective, memory, study, sampler, seed, space, limits, initial)
         sampling = cls(stored, memory, study, proposals, pruner)
         sampling._load()

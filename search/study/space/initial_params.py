@@ -16,7 +16,7 @@ from optuna.distributions import (
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
-from objectives.base import Objective, ObjectiveError, Params, ParamValue
+from objectives.base import Experienced, Objective, ObjectiveError, Params, ParamValue
 from objectives.functions.objective import FunctionObjective
 from search.common.errors import UsageError
 from search.common.passwords import first_line
@@ -26,7 +26,7 @@ from search.study.records import StudyRecord, TrialRecord
 from search.study.selection.winner import completed
 from search.study.space.asked_trial import PartialTrial, of_this_version
 from search.study.space.limits import Limits, describe
-from search.study.space.objective_calls import require_baselines
+from search.study.space.objective_calls import require_baselines, require_portfolio
 from search.study.space.plain_values import is_number
 from search.study.space.space import WHOLE_SPACE, Space, configuration_key, contains, format_distribution, search_space
 
@@ -70,6 +70,29 @@ def baselines(objective: Objective, space: Space, limits: Limits) -> tuple[list[
             notices.append(f"baseline {name} is tried with the fixed values")
         fitting.append(InitialParams(name, adapted))
     return fitting, notices
+
+
+def portfolio(objective: Objective, space: Space, limits: Limits) -> list[InitialParams]:
+    """The configurations of an objective's portfolio that fit the space and the limits.
+
+    One is left out if its other parameters depend on a value that the space does not have.
+    """
+    if not isinstance(objective, Experienced):
+        return []
+    distributions, fitting = search_space(objective, space), []
+    for rank, params in enumerate(require_portfolio(objective), start=1):
+        _, taken = _fit(params, distributions)
+        unset = missing(objective, space, taken) - missing(objective, WHOLE_SPACE, params)
+        if not unset and not _above(objective, space, limits, taken):
+            fitting.append(InitialParams(f"portfolio {rank}", taken, records.WARM_START))
+    return fitting
+
+
+def _fit(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> tuple[Params, Params]:
+    """The parameters that a space has, at their nearest choices; and of those, with fixed values, what is in it."""
+    near = {name: _nearest(space[name], value) for name, value in params.items() if name in space}
+    adapted = near | _fixed(near, space)
+    return near, {name: value for name, value in adapted.items() if contains(space[name], value)}
 
 
 def _check_choices(name: str, params: Params, space: Mapping[str, BaseDistribution]) -> None:
@@ -166,9 +189,7 @@ class WarmStart:
         if is_function := isinstance(self.objective, FunctionObjective):  # nobody knows its space
             near = fitting = dict(trial.params)
         else:
-            near = {name: _nearest(space[name], value) for name, value in trial.params.items() if name in space}
-            adapted = near | _fixed(near, space)
-            fitting = {name: value for name, value in adapted.items() if contains(space[name], value)}
+            near, fitting = _fit(trial.params, space)
         others = (*self.known, *(initial.params for initial in self.initial))
         # Compared, not hashed: a choice of a function may be a list.
         if not fitting or configuration_key(fitting) in map(configuration_key, others):

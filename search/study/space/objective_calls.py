@@ -4,6 +4,7 @@ A search applies these rules before it starts; `search.testing` applies them too
 `require_...` raise ContractError.
 """
 
+import inspect
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from objectives.base import (
     Bounded,
     Diverged,
+    Experienced,
+    Exportable,
     Foldable,
     ImageClassifier,
     Objective,
@@ -43,6 +46,20 @@ def require(condition: object, message: str) -> None:
     """Raise ContractError with this message unless the condition holds."""
     if not condition:
         raise ContractError(message)
+
+
+def missing_methods(objective: object) -> str | None:
+    """Describe the methods that are missing from an optional part of an objective. None when no part is incomplete."""
+    scaled = {"space_scales", "space_scale", "choose_space_scale"}
+    signs = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
+    for part, sign in (*signs, (Scaled, scaled)):
+        methods = [name for name in {**vars(part), **inspect.get_annotations(part)} if not name.startswith("_")]
+        present = [name for name in methods if getattr(objective, name, None) is not None]
+        if sign & set(present) and len(present) < len(methods):
+            missing = ", ".join(name for name in methods if name not in present)
+            effect = f"so it does not count as objectives.base.{part.__name__}"
+            return f"the objective has {', '.join(present)} and lacks {missing}, {effect}"
+    return None
 
 
 def call(method: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -207,3 +224,11 @@ def require_baselines(objective: Objective) -> dict[str, Params]:
         one_line(str(name), limit=LABEL_LENGTH): {key: plain(value) for key, value in params.items()}
         for name, params in baselines.items()
     }
+
+
+def require_portfolio(objective: Experienced) -> list[Params]:
+    """Return the portfolio, a list of configurations with plain values."""
+    portfolio = call("portfolio", objective.portfolio)
+    valid = isinstance(portfolio, tuple | list) and all(isinstance(params, Mapping) for params in portfolio)
+    require(valid, f"portfolio gave {describe_value(portfolio)}; give a list of configurations, or an empty one")
+    return [{key: plain(value) for key, value in params.items()} for params in portfolio]

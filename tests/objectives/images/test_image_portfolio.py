@@ -1,0 +1,44 @@
+"""The portfolio of our own networks lies in their space, whatever the images and the device."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_baselines import images
+
+from objectives.images import baselines
+from objectives.images.families import SCALES
+from objectives.images.objective import LARGE_FROM_IMAGES, ImageClassification
+from search.study.space.initial_params import portfolio
+from search.study.space.limits import Limits
+from search.study.space.space import WHOLE_SPACE, contains, search_space
+
+
+def test_each_kind_has_at_most_eight():
+    stored = json.loads(baselines.PORTFOLIO.read_text(encoding="utf-8"))
+    assert stored.keys() <= {f"{colour}-{size}" for colour in ("grey", "colour") for size in ("small", "large")}
+    assert all(0 < len(configurations) <= baselines.LARGEST_PORTFOLIO for configurations in stored.values())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (100, 70)])
+@pytest.mark.parametrize(("channels", "n"), [(1, 40), (3, 40), (1, 2 * LARGE_FROM_IMAGES)])
+def test_it_fits_the_space(scale: str, size: tuple[int, int], channels: int, n: int):
+    objective = images("folder:x", channels, size if n == 40 else (8, 8), (n, 4))
+    objective.space_scale = scale
+    space = search_space(objective)
+    fitting = portfolio(objective, WHOLE_SPACE, Limits())
+    assert len(fitting) == len(baselines.portfolio(channels, is_large=n > 40))
+    for initial in fitting:
+        assert all(contains(space[name], value) for name, value in initial.params.items())
+        assert initial.params["schedule"] != "constant"
+
+
+def test_a_subclass_with_its_own_networks_has_none():
+    class Own(ImageClassification):
+        def suggest_network(self, trial):
+            return {"width": trial.suggest_int("width", 1, 9)}
+
+    assert Own("digits").portfolio() == ()
+    assert len(ImageClassification("digits").portfolio()) == len(baselines.portfolio(1, is_large=False))
