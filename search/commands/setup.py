@@ -25,6 +25,7 @@ from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_path, check_s
 from search.common.workspace import Workspace, check_study_name, slug
 from search.coordinator.progress import Display
 from search.study import records
+from search.study.selection.ensembles import why_no_ensemble
 from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
 from search.study.selection.target import Target
@@ -112,9 +113,10 @@ class SearchPlan:
 
     @property
     def goal(self) -> dict[str, Any]:
-        """The target, the confirmation and the refit. A search that has reached them is complete."""
+        """The target, the confirmation, the ensemble and the refit. A search that has reached them is complete."""
         confirm = [self.config.confirm, self.config.confirm_seeds if self.config.confirm else 0]
-        return {"confirm": confirm, "refit": self.refits} | ({"target": self.target.value} if self.target else {})
+        goal = {"confirm": confirm, "refit": self.refits} | ({"target": self.target.value} if self.target else {})
+        return goal | ({"ensemble": self.config.ensemble} if self.config.ensemble else {})
 
     @property
     def is_function(self) -> bool:
@@ -188,6 +190,8 @@ def _check_flags(config: Config, objective: Objective) -> None:
             if (value := getattr(config, name)) is not None:
                 advice = "a function of a trial sets its own; leave the flag out"
                 raise UsageError(f"--{name.replace('_', '-')} {value}: {advice}")
+    if config.ensemble is not None and (problem := why_no_ensemble(objective)) is not None:
+        raise UsageError(f"--ensemble {config.ensemble}: {problem}; leave the flag out")
     if config.direction not in (None, objective.direction):
         whose = f"the objective {config.objective} says {objective.direction}"
         raise UsageError(f"--direction {config.direction}: {whose}; leave the flag out. It is for plain functions")

@@ -116,6 +116,12 @@ class Config:
     confirm: int = setting(3, "Number of best trials to retrain on fresh seeds.", Whole(min=0), "K")
     confirm_seeds: int = setting(2, "Fresh seeds per confirmed trial.", COUNT, "N")
     no_refit: bool = setting(False, "Skip the final training on training and validation images.", bool)
+    ensemble: int | None = setting(
+        None,
+        "Average the networks of up to K trials if that is better by more than a standard error.",
+        Whole(2, 10),
+        "K",
+    )
     max_parameters: int | None = setting(None, "Maximum number of weights in a network.", COUNT, "N")
     max_latency_ms: float | None = setting(None, "Maximum time to classify one image on the device.", POSITIVE, "MS")
     fix: tuple[str, ...] = setting(
