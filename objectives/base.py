@@ -306,7 +306,8 @@ class ImageClassifier(Protocol):
     def score_test(self, model: torch.nn.Module, device: str) -> TestScore:
         """Score a trained network on the test split. The only method that reads it.
 
-        The network may be one of `load_weights` inside a module that divides its logits by a temperature.
+        The network may be one of `load_weights`, or an ensemble of several, inside a module that divides its logits by
+        a temperature.
         """
 
     def dataset_info(self) -> Mapping[str, Any]:

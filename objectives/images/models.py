@@ -4,6 +4,7 @@ Networks map normalised float32 images (n, c, h, w) to logits (n, k). Behind `No
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
@@ -262,6 +263,24 @@ def convolution(n_in: int, n_out: int, *, pool: bool = False) -> list[nn.Module]
 def _check_depth(inputs: InputSpec, blocks: int, most: int) -> None:
     if blocks > most:
         raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
+
+
+class Averaged(nn.Module):
+    """The weighted mean of several networks' probabilities, as logits (n, k): its logarithm.
+
+    `shares` are the weights, which add up to 1.
+    """
+
+    log_shares: Tensor
+
+    def __init__(self, networks: Sequence[nn.Module], shares: Sequence[float]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.register_buffer("log_shares", torch.tensor(shares).log())
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = torch.stack([network(images).log_softmax(1) for network in self.networks])
+        return (rows + self.log_shares.view(-1, 1, 1)).logsumexp(0)
 
 
 class Tempered(nn.Module):

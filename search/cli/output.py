@@ -162,6 +162,8 @@ def _print_confirmation(outcome: SearchOutcome) -> None:
 
 def _print_network(study: StudyRecord, outcome: SearchOutcome) -> None:
     has_network = not study.is_function or study.attrs.get(MODELS)
+    if outcome.ensemble:
+        echo(f"ensemble: {outcome.ensemble}")
     if outcome.refit:
         echo(f"refit on training and validation images: {outcome.refit}")
     elif outcome.network == "confirm" and has_network:

@@ -16,9 +16,10 @@ from objectives.failures import describe_value
 from objectives.files import write_atomic
 from objectives.functions.objective import FunctionObjective
 from objectives.metrics import metric_of
+from search.commands.session.networks import StoredNetworks
 from search.common.config import Config
-from search.common.errors import DatabaseLockedError, RunGoneError, TrackingError, UnpublishableError
-from search.common.workspace import TrainingFiles, Workspace
+from search.common.errors import DatabaseLockedError, TrackingError, UnpublishableError
+from search.common.workspace import Workspace
 from search.coordinator.confirmation import runs_to_calibrate
 from search.study import records
 from search.study.selection.calibration import (
@@ -29,7 +30,6 @@ from search.study.selection.calibration import (
 )
 from search.study.selection.image_errors import confusion_matrix, score_intervals
 from search.study.selection.intervals import images_of
-from search.study.selection.kept import why_deleted
 from search.study.space.objective_calls import ContractError, call, require, scored_images
 from search.study.study import StoredStudy
 from search.study.summary import Calibration, CalibrationErrors, ClassScore, Majority, Score, Summary
@@ -37,7 +37,7 @@ from search.tracking.figures.predictions import sample
 from search.tracking.journal import EXPERIMENT, PARENT, fold_of, trial_run
 from search.tracking.pages import MAX_CLASSES, NOTE, RUN_NAME, WINNER, model_card, note, run_name
 from search.tracking.registry import version
-from search.tracking.registry.programs import NEVER_LOGGED, weights_artifact
+from search.tracking.registry.programs import NEVER_LOGGED
 from search.tracking.tracker import Tracking
 
 ANOTHER_STUDY = "For calibrated probabilities, add --study NAME to the command: another study trains again"
@@ -55,8 +55,8 @@ class Finish:
     goal: Mapping[str, Any]  # stored with the study's run: a search with the same goal has nothing left to do
 
     @property
-    def _files(self) -> TrainingFiles:
-        return Workspace(self.config.workspace).training_files(self.study.name, self.study.uid)
+    def _networks(self) -> StoredNetworks:
+        return StoredNetworks(self.study, self.tracking, self.config, self.device)
 
     def run(self, winner: Summary) -> Summary:
         """Do what is missing for a winner that has no test score yet."""
@@ -77,17 +77,17 @@ class Finish:
         self._mark(summary)
         if summary.model is not None or summary.has_no_model or self.register_as is None:
             # Each run has its own weights in MLflow.
-            shutil.rmtree(self._files.weights, ignore_errors=True)
+            shutil.rmtree(self._networks.files.weights, ignore_errors=True)
         self.study.set_attr(records.PHASE, None)  # the report says that the study is finished
         self._report()
         return summary
 
     def _scored(self, summary: Summary, objective: ImageClassifier) -> Summary:
         """Add the figures on the test split. The study stores each read of the split before it happens."""
-        params, calibration = self.study.params_of(summary.params), self._calibration(summary, objective)
+        calibration = self._calibration(summary, objective)
         read = {"number": summary.number, "run": summary.run, "time": datetime.now().isoformat()}
         self.study.set_attr(records.TEST_READS, [*self.study.attrs().get(records.TEST_READS, ()), read])
-        model = version.classifier(objective, params, self._read_weights(summary.run), calibration.temperature)
+        model = version.classifier(objective, self._networks.registered(summary), calibration.temperature)
         result = call("score_test", objective.score_test, model, self.device)
         require(isinstance(result, TestScore), f"score_test gave {describe_value(result)}; give a TestScore")
         shape, expected = result.probabilities.shape, (len(result.labels), len(objective.class_names()))
@@ -122,13 +122,19 @@ class Finish:
     def _fitted(self, summary: Summary, objective: ImageClassifier) -> Calibration:
         """Fit a temperature on validation predictions of the winner's configuration. The test split has no part in it.
 
-        A refitted network was trained on the validation images, so it has no such predictions of its own.
+        A refitted network was trained on the validation images, so it has no such predictions of its own. For an
+        ensemble they are those of the trials' networks together.
         """
-        _, labels = scored_images(objective, None)
+        images, labels = scored_images(objective, None)
         if len(labels) < 2:
             return Calibration(missing="there are fewer than two validation images")
-        runs = runs_to_calibrate(self.study.attrs(), summary)
-        found = {run: self._logits(run, summary, objective) for run in runs}
+        networks, runs = self._networks, runs_to_calibrate(self.study.attrs(), summary)
+        if summary.ensemble:
+            runs = [summary.run]
+            found = {summary.run: networks.ensemble_logits(summary.ensemble, images)}
+        else:
+            params = self.study.params_of(summary.params)
+            found = {run: networks.logits(run, params, scored_images(objective, fold_of(run))[0]) for run in runs}
         logits = {run: rows for run, rows in found.items() if not isinstance(rows, str)}
         problems = "; ".join(rows for rows in found.values() if isinstance(rows, str)) or None
         if not logits:
@@ -140,23 +146,6 @@ class Finish:
         temperature = float(f"{fit_temperature(labels, given):.4g}")  # as every page shows it
         errors = CalibrationErrors(*errors_before_and_after(labels, given))
         return Calibration(temperature, tuple(logits), errors, left_out=problems)
-
-    def _logits(self, run: str, summary: Summary, objective: ImageClassifier) -> NDArray[np.float32] | str:
-        """The logits (n, k) of a training's network for images that it was not trained on, or why there are none."""
-        from objectives.images.training.loop import predict_logits
-
-        try:
-            weights = self._weights(run)
-        except RunGoneError:
-            weights = None
-        if weights is None:
-            return self._why_no_weights(run, "in the workspace")
-        network = call("load_weights", objective.load_weights, self.study.params_of(summary.params), weights)
-        images, _ = scored_images(objective, fold_of(run))
-        logits: NDArray[np.float32] = call("the network", predict_logits, network, images, self.device)
-        if logits.shape != (shape := (len(images), len(objective.class_names()))):
-            return f"the network of {run} gives logits of shape {logits.shape} instead of {shape}"
-        return logits if np.isfinite(logits).all() else f"the network of {run} gives logits that are not finite"
 
     def _majorities(self, result: TestScore) -> dict[str, Majority]:
         """The most frequent class of each split on which a classifier's metrics are measured."""
@@ -191,20 +180,19 @@ class Finish:
         n_left = self.tracking.flush(60.0)
         if (loss := self.tracking.store_loss()) is not None:
             return self._unregistered(summary, loss)
-        if (run_id := self._run_id(summary.run, answers=n_left == 0)) is None:
+        if (run_id := self._networks.run_id(summary.run, answers=n_left == 0)) is None:
             if n_left:
                 return self._unregistered(summary, self.tracking.last_error or "MLflow has not answered yet")
             place = f"neither the journals in {Workspace(self.config.workspace).mlruns} nor MLflow know its run"
             advice = "Give --workspace and --tracking-uri as in the search that trained it"
             return replace(summary, model=None, standing=f"the winner cannot be registered: {place}. {advice}")
-        objective, study, params = self.study.objective, self.study.record(), self.study.params_of(summary.params)
+        objective, study = self.study.objective, self.study.record()
         try:
-            if is_function and self._weights(summary.run) is None:
+            if is_function and self._networks.weights(summary.run) is None:
                 advice = "Other trainings did; call search.log_model(module, example) in each"
                 why = f"the winner is not registered: its run {summary.run} logged no model. {advice}"
                 return replace(summary, model=None, has_no_model=True, standing=why)
-            weights, temperature = lambda: self._read_weights(summary.run), summary.temperature
-            model = version.TrainedModel.of(objective, params, weights, temperature)
+            model = version.TrainedModel.of(objective, self._networks.registered(summary), summary.temperature)
             metadata = version.metadata(study, summary, objective, model.example)
             published = publish(
                 self.config.mlflow_uri,
@@ -225,44 +213,11 @@ class Finish:
         stored = {"name": name, "version": published.version, "uri": published.uri, "alias": published.alias}
         return replace(summary, model=stored, standing=published.why)
 
-    def _run_id(self, run: str, *, answers: bool) -> str | None:
-        """MLflow's id of a run, None if unknown. If the journal was lost, a store that `answers` is asked."""
-        if (run_id := self.tracking.mlflow_id(run)) is None and answers:
-            from search.tracking.registry.registration import find_run
-
-            run_id = find_run(self.config.mlflow_uri, self.study.uid, run)
-            if run_id is not None:
-                self.tracking.know(run, run_id)
-        return run_id
-
     def _unregistered(self, summary: Summary, why: str) -> Summary:
         """Drop the model, so that the next start registers it again."""
         state = "the winner is not registered yet" if summary.model is None else "the registry has older figures"
         command = f"python -m search promote {shlex.quote(self.study.name)}{self.config.where}"
         return replace(summary, model=None, standing=f"{state} ({why}); when MLflow answers again, type: {command}")
-
-    def _read_weights(self, run: str) -> bytes:
-        """The winner's weights, or a function's program. Raises TrackingError if they are nowhere."""
-        if (weights := self._weights(run)) is None:
-            raise TrackingError(self._why_no_weights(run, f"at {self._files.weights_of(run)}"))
-        return weights
-
-    def _why_no_weights(self, run: str, place: str) -> str:
-        """Say that a training's weights are neither in a place nor in MLflow, and that `--keep` deleted them if so."""
-        study, missing = self.study.record(), f"the weights of {run} are neither {place} nor in MLflow"
-        is_deleted = any(trial.weights_deleted and trial_run(trial.number) == run for trial in study.trials)
-        return f"{missing}: {why_deleted(study)}" if is_deleted else missing
-
-    def _weights(self, run: str) -> bytes | None:
-        """Read a training's weights or program from the workspace or its run in MLflow. None if there are none."""
-        if (path := self._files.weights_of(run)).exists():
-            return path.read_bytes()
-        from search.tracking.registry.loading import download
-
-        if (run_id := self._run_id(run, answers=True)) is None:
-            return None
-        name = weights_artifact(is_function=isinstance(self.study.objective, FunctionObjective))
-        return download(self.config.mlflow_uri, run_id, name)
 
     def _report(self) -> None:
         """Write the report, and complete the study's run."""

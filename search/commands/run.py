@@ -56,9 +56,10 @@ def run(plan: SearchPlan, display: Display) -> Ending:
         with parent_run(session, devices, _report_workers(session)):
             phases = Phases.of(session, study, devices)
             with phases.begin():
-                winner = phases.refit(phases.search())
+                own = _own_device(plan, devices[0])
+                winner = phases.refit(phases.ensemble(phases.search(), own))
             session.executor.close()  # frees a cluster's resources while the winner is scored and published
-            _finish(session, winner, devices[0])
+            _finish(session, winner, own)
         return _result(session, was_complete=False)
 
 
@@ -113,11 +114,14 @@ def _report_workers(session: SearchSession) -> str:
     return devices
 
 
+def _own_device(plan: SearchPlan, device: str) -> str:
+    """The device of this process, by that of a worker. This machine may lack the GPU of a cluster's worker."""
+    return resolve_device("auto", 0) if plan.config.engine == "ray" and device != "cpu" else device
+
+
 def _finish(session: SearchSession, winner: Summary, device: str) -> None:
     """Score the winner, register it, write the report."""
     plan, study = session.plan, session.study
-    if plan.config.engine == "ray" and device != "cpu":  # this machine may lack the GPU of a cluster's worker
-        device = resolve_device("auto", 0)
     goal = {"finished": study.record().finished, **plan.goal}
     finish = Finish(study, session.tracking, plan.config, register_as=plan.register_as, device=device, goal=goal)
     session.wait_for_mlflow()

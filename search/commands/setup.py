@@ -25,6 +25,7 @@ from search.common.sqlite import MLFLOW_TABLE, OPTUNA_TABLE, check_path, check_s
 from search.common.workspace import Workspace, check_study_name, slug
 from search.coordinator.progress import Display
 from search.study import records
+from search.study.selection.ensembles import why_no_ensemble
 from search.study.selection.intervals import images_of
 from search.study.selection.stopping import stopping_reason
 from search.study.selection.target import Target
@@ -72,9 +73,9 @@ class SearchPlan:
     register_as: str | None  # name of the registered model; None: do not register
     refits: bool  # the winner trains again, on all but the test split
     target: Target | None = None  # the search ends as soon as a confirmation reaches it
+    notice: str | None = None  # for the user, before anything starts
     trainings: int = 0  # of each candidate, to confirm it; 0 without a confirmation
     folds: Folds | None = None  # of which each of these leaves out one; None: they have the training split
-    notice: str | None = None  # for the user, before anything starts
     command: str | None = None  # what began the search; None for the command line of this process
 
     @classmethod
@@ -119,22 +120,20 @@ class SearchPlan:
         space, limits = narrow_space(config, objective, name), Limits(config.max_parameters, config.max_latency_ms)
         _check_limits(objective, space, limits)
         earlier = earlier_study(config, name)
-        plan = cls(
-            config, workspace, name, spec, objective, space, limits, earlier, model, refits, target, notice=notice
-        )
+        plan = cls(config, workspace, name, spec, objective, space, limits, earlier, model, refits, target, notice)
         return plan.confirmed_on(folds_of(objective))
 
     def confirmed_on(self, folds: Folds | None) -> Self:
         """Return the plan of a study whose candidates are confirmed on these folds; None: on the training split."""
-        trainings = self.config.confirm_seeds or (folds.number if folds else N_SEEDS)
-        trainings = trainings if self.config.confirm else 0
+        trainings = (self.config.confirm_seeds or (folds.number if folds else N_SEEDS)) if self.config.confirm else 0
         return replace(self, trainings=trainings, folds=folds, target=self.target and self.target.of_mean(trainings))
 
     @property
     def goal(self) -> dict[str, Any]:
-        """The target, the confirmation and the refit. A search that has reached them is complete."""
-        target = {"target": self.target.value} if self.target else {}
-        return {"confirm": [self.config.confirm, self.trainings], "refit": self.refits, **target}
+        """The target, the confirmation, the ensemble and the refit. A search that has reached them is complete."""
+        goal = {"confirm": [self.config.confirm, self.trainings], "refit": self.refits}
+        goal |= {"target": self.target.value} if self.target else {}
+        return goal | ({"ensemble": self.config.ensemble} if self.config.ensemble else {})
 
     @property
     def is_function(self) -> bool:
@@ -154,8 +153,7 @@ class SearchPlan:
     def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
         """The baselines, the best of earlier studies, and the objective's portfolio; and notices about the former two.
 
-        The study stores the latter before its first trial, so it can resume after an earlier study has changed or was
-        deleted.
+        The study stores those of earlier studies before its first trial, so it can go on after one was deleted.
         """
         initial, notices = baselines(self.objective, self.space, self.limits)
         stored, wanted = dict(study.attrs().get(records.WARM_STARTS, {})), self.config.warm_start
@@ -209,6 +207,8 @@ def _check_flags(config: Config, objective: Objective) -> None:
             if (value := getattr(config, name)) is not None:
                 advice = "a function of a trial sets its own; leave the flag out"
                 raise UsageError(f"--{name.replace('_', '-')} {value}: {advice}")
+    if config.ensemble is not None and (problem := why_no_ensemble(objective)) is not None:
+        raise UsageError(f"--ensemble {config.ensemble}: {problem}; leave the flag out")
     if config.direction not in (None, objective.direction):
         whose = f"the objective {config.objective} says {objective.direction}"
         raise UsageError(f"--direction {config.direction}: {whose}; leave the flag out. It is for plain functions")

@@ -122,6 +122,12 @@ class Config:
         unset="2; or 4 folds of fewer than 5,000 images",
     )
     no_refit: bool = setting(False, "Skip the final training on training and validation images.", bool)
+    ensemble: int | None = setting(
+        None,
+        "Average the networks of up to K trials if that is better by more than a standard error.",
+        Whole(2, 10),
+        "K",
+    )
     max_parameters: int | None = setting(None, "Maximum number of weights in a network.", COUNT, "N")
     max_latency_ms: float | None = setting(None, "Maximum time to classify one image on the device.", POSITIVE, "MS")
     fix: tuple[str, ...] = setting(

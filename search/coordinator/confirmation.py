@@ -282,7 +282,8 @@ def runs_to_calibrate(attrs: Mapping[str, Any], summary: Summary) -> list[str]:
 
 def may_improve(attrs: Mapping[str, Any], summary: Summary, *, refits: bool) -> bool:
     """Whether a training that the winner rests on failed in a way that another start may not. `attrs`: the study's."""
-    runs = {refit_run(summary.number)} if refits else set()
+    members = summary.ensemble.members if summary.ensemble else ()
+    runs = {refit_run(number) for number in (summary.number, *(member.number for member in members)) if refits}
     if (confirmation := summary.confirmation) is not None:
         for candidate in confirmation.candidates:
             runs |= {*confirm_runs(candidate.number, confirmation.seeds, confirmation.folds)}

@@ -41,6 +41,7 @@ class Settings(TypedDict, total=False):
     confirm: int | None
     confirm_seeds: int | None
     no_refit: bool | None
+    ensemble: int | None
     max_parameters: int | None
     max_latency_ms: float | None
     fix: Mapping[str, Any] | Sequence[str] | None

@@ -31,6 +31,7 @@ TRACKING = "tracking"  # the --tracking-uri of the latest start, without its use
 HOLDER = "holder"  # the mark of the search that holds the lock
 TEST_READS = "test_reads"  # one per read of the test split, stored before it: {"number", "run", "time"}
 CALIBRATIONS = "calibrations"  # by run: the Calibration with which it was first tested, as a dict; it keeps that one
+ENSEMBLE = "ensemble"  # {"asked", "chosen"}: the latest Ensemble that was chosen, as a dict, and for what
 EXTRA_TRAININGS = "trainings"  # by run: the results of confirmation and refit
 PHASE = "phase"  # Phase.as_dict() of what the search does; None after its last phase
 SUMMARY = "summary"  # Summary.as_dict()
@@ -60,7 +61,7 @@ SLOT = "slot"
 
 STUDY_ATTRS = {UID, OBJECTIVE, METRIC, STEPS_PER_EPOCH, FINGERPRINT, PROVENANCE, SESSIONS, TARGET, TRACKING, HOLDER}
 STUDY_ATTRS |= {TEST_READS, EXTRA_TRAININGS, PHASE, SUMMARY, STOP_REASON, WARM_STARTS, PARENT_RUN, EXPERIMENT, RUNS}
-STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED, CALIBRATIONS, FOLDS}
+STUDY_ATTRS |= {SEEDED, MODELS, REFUTED, DELETED, CALIBRATIONS, FOLDS, ENSEMBLE}
 TRIAL_ATTRS = {RUN, ORIGIN, BASELINE, WARM_START, LABEL, FAILURE, FAILURE_MESSAGE, METRICS, SLOT, IMAGE_ERROR}
 TRIAL_ATTRS |= {NEVER_PREDICTED, DELETED}
 
@@ -295,8 +296,7 @@ class StudyRecord:
     @property
     def phase(self) -> Phase | None:
         """The present phase, or the one in which the search stopped; None before the first and after the last."""
-        stored = self.attrs.get(PHASE)
-        return Phase.from_dict(stored) if stored else None
+        return Phase.from_dict(stored) if (stored := self.attrs.get(PHASE)) else None
 
     @property
     def target(self) -> int | None:

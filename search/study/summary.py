@@ -179,6 +179,55 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A network of an ensemble."""
+
+    number: int  # its trial
+    label: str
+    run: str  # the journal's name for the run that trained it: its trial or, if members were refitted, its refit
+    picks: int  # how often the selection took it; its weight is that share of all picks
+    parameters: float | None = None  # number of weights; None if unknown
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks of several trials, whose probabilities are averaged. The first is the winner's."""
+
+    members: tuple[Member, ...]
+    gain: float  # over the winner alone on validation images; positive when it is better, whatever the direction
+    error: float  # standard error of the gain
+    n_images: int  # validation images
+    n_candidates: int  # trials from which the members were taken
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` gave."""
+        return cls(**{**stored, "members": tuple(Member(**member) for member in stored["members"])})
+
+    @property
+    def pays(self) -> bool:
+        """Whether it has several members, and its gain is more than its standard error."""
+        return len(self.members) > 1 and self.gain > self.error
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Weights of the members, which add up to 1."""
+        total = sum(member.picks for member in self.members)
+        return tuple(member.picks / total for member in self.members)
+
+    @property
+    def parameters(self) -> float | None:
+        """Number of weights of all members together; None if one is unknown."""
+        counts = [member.parameters for member in self.members if member.parameters is not None]
+        return sum(counts) if len(counts) == len(self.members) else None
+
+    @property
+    def run(self) -> str:
+        """The journal's name for its run, another one for other members or other weights."""
+        return "-".join(["ensemble", *(f"{member.run}-x{member.picks}" for member in self.members)])
+
+
+@dataclass(frozen=True)
 class Summary:
     """The outcome of a finished search."""
 
@@ -201,6 +250,7 @@ class Summary:
     model: Mapping[str, Any] | None = None  # `name`, `version`, `alias`, `uri`; None if nothing was registered
     has_no_model: bool = False  # true if the winner is a function's and logged no model: nothing can be registered
     confirmation: Confirmation | None = None  # None with `--confirm 0`
+    ensemble: Ensemble | None = None  # the tested and registered network, if it is not the winner's alone
     refit: Mapping[str, Any] | None = None  # `epochs`, `seconds`, `images` of the refit; None if there was none
     note: str | None = None  # deviations from the plan, such as a refit that failed
     standing: str | None = None
@@ -209,6 +259,10 @@ class Summary:
     def noted(self, text: str) -> Self:
         """Return a copy with `text` added to the note."""
         return replace(self, note=f"{self.note}; {text}" if self.note else text)
+
+    def with_ensemble(self, ensemble: Ensemble) -> Self:
+        """Return a copy whose tested and registered network is an ensemble."""
+        return replace(self, ensemble=ensemble, run=ensemble.run)
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values, as stored in the study."""
@@ -223,6 +277,8 @@ class Summary:
         values["majorities"] = {split: Majority(**stored) for split, stored in values.get("majorities", {}).items()}
         if calibrated := values.get("calibration"):
             values["calibration"] = Calibration.from_dict(calibrated)
+        if chosen := values.get("ensemble"):
+            values["ensemble"] = Ensemble.from_dict(chosen)
         if confirmed := values.get("confirmation"):
             candidates = tuple(Candidate(**{**c, "values": tuple(c["values"])}) for c in confirmed["candidates"])
             possible = confirmed.get("metric_range")
@@ -250,7 +306,7 @@ class Summary:
 
     @property
     def network(self) -> str:
-        """Which training made the tested and registered network: `trial`, `confirm` or `refit`."""
+        """Which training made the tested and registered network: `trial`, `confirm` or `refit`; or `ensemble`."""
         return self.run.partition("-")[0]
 
     @property
@@ -263,6 +319,8 @@ class Summary:
         figures = {f"best_{metric}": self.value}
         if self.confirmed:
             figures[f"confirmed_{metric}"] = self.score
+        if self.ensemble:
+            figures |= {"ensemble_gain": self.ensemble.gain, "ensemble_gain_error": self.ensemble.error}
         accuracy = {"test_accuracy": self.test["accuracy"]} if self.test else {}
         return figures | accuracy | self.tested_figures()
 

@@ -53,7 +53,7 @@ def test_a_function_ends_its_search_and_an_enqueued_trial_is_run(here: Path):
     assert len(more.study.trials) == 4
 
 
-@pytest.mark.parametrize("flag", [{"epochs": 3}, {"max_parameters": 10}, {"dataset": "digits"}])
+@pytest.mark.parametrize("flag", [{"epochs": 3}, {"max_parameters": 10}, {"ensemble": 3}, {"dataset": "digits"}])
 def test_a_flag_that_no_function_takes_is_refused(here: Path, flag: dict[str, Any]):
     with pytest.raises(search.SearchError, match=f"^--{next(iter(flag)).replace('_', '-')} .*leave .* out"):
         search.run(hill, **EVERY, **flag)

@@ -193,6 +193,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "confirm": st.integers(0, 100),
     "confirm_seeds": st.integers(1, 100),
     "no_refit": st.booleans(),
+    "ensemble": st.integers(2, 10),
     "target": st.floats(allow_nan=False, allow_infinity=False),
     "timeout": st.floats(1e-3, 1e9),
     "objective": TEXT,

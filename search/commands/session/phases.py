@@ -1,4 +1,4 @@
-"""Everything that trains, phase by phase: the trials, the confirmation of the best, the refit of the winner.
+"""Everything that trains, phase by phase: trials, confirmation of the best, choice of an ensemble, refit.
 
 With a target, trials and confirmations take turns until one confirmation succeeds.
 """
@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 
 from objectives.base import ImageClassifier
 from objectives.functions.objective import FunctionObjective
+from search.commands.session.ensembles import with_ensemble
+from search.commands.session.networks import StoredNetworks
 from search.commands.session.session import SearchSession, run_tags
 from search.commands.setup import SearchPlan
 from search.common.signals import Interrupted
@@ -31,7 +33,8 @@ from search.study.selection.winner import best_trial, completed, gains
 from search.study.space.objective_calls import call, check_hint
 from search.study.state import Phase
 from search.study.summary import Confirmation, Summary, counted
-from search.tracking.journal import trial_run
+from search.tracking.journal import PARENT, refit_run, trial_run
+from search.tracking.pages import run_name
 
 
 class Phases:
@@ -191,8 +194,7 @@ class Phases:
     def _confirm(self, trials: Sequence[records.TrialRecord], title: str) -> Summary:
         """Choose the winner by fresh seeds or folds, among these trials and those that have been confirmed before."""
         config, tracking, notice = self._plan.config, self._tracking, self._session.display.notice
-        record, target = self._study.record(), self._plan.target
-        trainings, folds = self._plan.trainings, self._plan.folds
+        record, target, plan = self._study.record(), self._plan.target, self._plan
         best = best_trial(record)
         if not config.confirm:
             return self._summary(best, trial_run(best.number))
@@ -201,17 +203,17 @@ class Phases:
             summary = self._summary(best, trial_run(best.number))
             return summary.noted(f"the winner is not confirmed: the function never asks for a seed; {advice}")
         numbers = {trial.number for trial in trials} | (target.refuted(record.attrs) if target else set())
-        numbers |= confirmed_before(record.attrs, record.trials, trainings, folds)  # they cost nothing
+        numbers |= confirmed_before(record.attrs, record.trials, plan.trainings, plan.folds)  # they cost nothing
         confirmer = Confirmer(
             self._study,
             tracking,
             trials=[trial for trial in completed(record) if trial.number in numbers],
-            seeds=trainings,
+            seeds=plan.trainings,
             epochs=self._epochs,
             seed=config.seed,
             notice=notice,
             target=target,
-            folds=folds,
+            folds=plan.folds,
         )
         work = confirmer.work
         phase = self._phase("confirm", title, work.jobs)
@@ -224,25 +226,64 @@ class Phases:
         assert run is not None, "a candidate with a value has a run"
         return self._summary(self._trial(winner.number), run, confirmation)
 
-    def refit(self, summary: Summary) -> Summary:
-        """Train the winner on all but the test split, if planned. If that fails, keep the network so far."""
-        objective = self._plan.objective
-        if not self._plan.refits:
+    def ensemble(self, summary: Summary, device: str) -> Summary:
+        """Average other trials' networks with the winner's if `--ensemble` asks for that, and if it pays.
+
+        `device` is where the networks predict validation images.
+        """
+        config, display, before = self._plan.config, self._session.display, self._study.record().summary
+        if config.ensemble is None:
+            if before is not None and before.ensemble is not None:
+                display.notice("without --ensemble, the winner alone is tested and registered")
             return summary
+        networks = StoredNetworks(self._study, self._tracking, config, device)
+        self._session.wait_for_mlflow()
+        with display.busy("choosing an ensemble on validation images"):
+            return with_ensemble(networks, summary, config.ensemble, self._plan.limits, self._check_interruption)
+
+    def refit(self, summary: Summary) -> Summary:
+        """Train the winner, or its ensemble, on all but the test split, if planned. A failure keeps the network so far.
+
+        An ensemble gets a run of its own, to which its model belongs.
+        """
+        if self._plan.refits:
+            summary = self._refitted(summary)
+        if (ensemble := summary.ensemble) is not None and self._tracking.verdict(ensemble.run) is None:
+            name = run_name(summary.number, f"ensemble of {len(ensemble.members)}")
+            tags = {**self._coordinator.tags, "kind": "ensemble", "optuna.trial.number": str(summary.number)}
+            params = {member.run: share for member, share in zip(ensemble.members, ensemble.shares, strict=True)}
+            self._tracking.open_run(
+                ensemble.run, name, tags=tags, params=params, parent=PARENT, dataset=self._plan.dataset
+            )
+            self._tracking.end_run(ensemble.run, "FINISHED", verdict={})
+        return summary
+
+    def _refitted(self, summary: Summary) -> Summary:
+        objective, ensemble = self._plan.objective, summary.ensemble
         assert isinstance(objective, ImageClassifier), "the plan refits only image classifiers"
-        epochs = self._refit_epochs()
-        job = refit_job(self._study, self._trial(summary.number), epochs=epochs, seed=self._plan.config.seed)
-        work = JobList(self._study, self._tracking, [job])
+        epochs, seed = self._refit_epochs(), self._plan.config.seed
+        kept = {m.number: m.run for m in ensemble.members} if ensemble else {summary.number: summary.run}
+        jobs = [refit_job(self._study, self._trial(number), epochs=epochs, seed=seed) for number in kept]
+        work = JobList(self._study, self._tracking, jobs)
         work.resume()
-        title = "training the winner on all but the test split"
-        phase = self._phase("refit", f"{title}, {counted(epochs, 'epoch')}", [job])
+        what = counted(len(jobs), "network") if ensemble else "the winner"
+        title = f"training {what} on all but the test split"
+        phase = self._phase("refit", f"{title}, {counted(epochs, 'epoch')}", jobs)
         self._train(work, replace(phase, epochs=epochs, refit_epochs=0), is_last=True)
-        result = work.results[job.run]
-        if result.state != TrialState.COMPLETE:
-            return summary.noted(f"{title} failed ({result.failure_message}); {summary.run} is kept")
-        info, seconds = objective.dataset_info(), result.metrics.get("train_seconds")
-        images = info["n_train"] + info["n_validation"]
-        return replace(summary, run=job.run, refit={"epochs": epochs, "seconds": seconds, "images": images})
+        done = {job.task.number: job.run for job in jobs if work.results[job.run].state == TrialState.COMPLETE}
+        for number, run in kept.items():
+            if number not in done:
+                failed = f"training {f'trial {number}' if ensemble else what} on all but the test split failed"
+                summary = summary.noted(f"{failed} ({work.results[refit_run(number)].failure_message}); {run} is kept")
+        if not done:
+            return summary
+        seconds = [work.results[run].metrics.get("train_seconds") for run in done.values()]
+        total, info = None if None in seconds else sum(filter(None, seconds)), objective.dataset_info()
+        refit = {"epochs": epochs, "seconds": total, "images": info["n_train"] + info["n_validation"]}
+        if ensemble is None:
+            return replace(summary, run=done[summary.number], refit=refit)
+        members = tuple(replace(m, run=done.get(m.number, m.run)) for m in ensemble.members)
+        return replace(summary, refit=refit).with_ensemble(replace(ensemble, members=members))
 
     def _refit_epochs(self) -> int:
         """Epochs of the refit; 0 without one."""
@@ -278,8 +319,11 @@ class Phases:
             self._coordinator.run(work, phase, interrupted=lambda: interruption.number is not None, idle=idle)
         finally:
             display.end()
-        if interruption.number is not None:
-            raise Interrupted(interruption.number)
+        self._check_interruption()
+
+    def _check_interruption(self) -> None:
+        if (number := self._session.interruption.number) is not None:
+            raise Interrupted(number)
 
     def _start_preload(self) -> None:
         if self._preload.ident is None:

@@ -38,7 +38,7 @@ from search.tracking.journal import PARENT
 from search.tracking.tracker import Tracking
 
 DELIVERY_S = 60.0  # how long the end of a search waits for MLflow
-TAGGED_FLAGS = ("trials", "sampler", "seed", "patience", "target", "warm_start")
+TAGGED_FLAGS = ("trials", "sampler", "seed", "patience", "target", "warm_start", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ class SearchSession:
         if (n := self.plan.config.n_kept) is None:
             return KeepAll()
         study, shared = self.study, partial(shared_trials, self.study.storage, self.study.name)
-        return KeepBest(
-            study.optuna_study, self.tracking, self.files, max(n, at_least), target=self.plan.target, shared=shared
-        )
+        n = max(n, at_least, self.plan.config.ensemble or 0)
+        return KeepBest(study.optuna_study, self.tracking, self.files, n, target=self.plan.target, shared=shared)
 
     def is_complete(self) -> bool:
         """True if all trials have ended and the winner was confirmed, refitted, registered and tracked as planned."""

@@ -82,12 +82,18 @@ def calibration_error(labels: NDArray[np.integer], probabilities: Floats) -> flo
     return float(np.abs(np.bincount(bins, excess, N_BINS)).sum() / len(labels))
 
 
+def halves_by_class(labels: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the indices of two halves of n images with these true classes (n,), with half of each class."""
+    order = np.argsort(labels, kind="stable")
+    return order[::2], order[1::2]
+
+
 def errors_before_and_after(labels: NDArray[np.integer], logits: Logits) -> tuple[float, float]:
     """Return the calibration error of all predictions without a temperature, and with one. n >= 2.
 
     No image is judged by a temperature that was fitted on it: each half of each class gets that of the other half.
     """
-    halves = (order := np.argsort(labels, kind="stable"))[::2], order[1::2]
+    halves = halves_by_class(labels)
     scaled = [np.empty(rows.shape, np.float64) for rows in logits]
     for fitted, judged in (halves, halves[::-1]):
         temperature = fit_temperature(labels[fitted], [rows[fitted] for rows in logits])

@@ -29,11 +29,14 @@ def outside(study: StudyRecord, n: int, target: Target | None = None) -> list[Tr
 
     A server may have refused that.
 
-    Besides the best, the winner keeps its weights, and so does each trial that may still win: one that has reached the
-    `target`, and one that was trained again to confirm it, which more trials may make the winner.
+    Besides the best, the winner and the members of its ensemble keep their weights, and so does each trial that may
+    still win: one that has reached the `target`, and one that was trained again to confirm it, which more trials may
+    make the winner.
     """
     kept = {trial.number for trial in best_trials(study.trials, n, study.direction)}
-    kept |= {study.summary.number} if study.summary else set()
+    if study.summary:
+        members = study.summary.ensemble.members if study.summary.ensemble else ()
+        kept |= {study.summary.number, *(member.number for member in members)}
     kept |= {int(run.split("-")[1]) for run in study.attrs.get(records.EXTRA_TRAININGS, {})}  # such as confirm-7-1
     kept |= {trial.number for trial in target.reached_by(study.trials)} if target else set()
     return [trial for trial in _once_with_weights(study) if trial.number not in kept]

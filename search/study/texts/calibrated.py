@@ -9,10 +9,13 @@ def calibration_text(summary: Summary) -> str:
         return ""
     if calibration.missing is not None:
         return f"not calibrated, because {calibration.missing}"
-    runs = calibration.runs
-    noun = "fold" if FOLD_RUN in runs[0] else "fresh seed"
-    confirms = runs[0].startswith("confirm")
-    source = counted(len(runs), noun) if confirms else "this trial, which was selected for its value"
+    match calibration.runs[0].partition("-")[0]:
+        case "confirm":
+            source = counted(len(calibration.runs), "fold" if FOLD_RUN in calibration.runs[0] else "fresh seed")
+        case "ensemble":
+            source = "the trials' networks together, which were selected by these"
+        case _:
+            source = "this trial, which was selected for its value"
     splits = (("test images", calibration.test), ("validation images", calibration.validation))
     errors = [f"{each.before:.2%} -> {each.after:.2%} on {split}" for split, each in splits if each is not None]
     found = f"temperature {calibration.temperature:g}, fitted on validation predictions of {source}"

@@ -16,12 +16,14 @@ from search.study.state import State
 from search.study.summary import FOLD_RUN, Candidate, Confirmation, Gain, Summary, counted
 from search.study.texts.calibrated import calibration_text
 from search.study.texts.classes import constant_answer, never_predicted
+from search.study.texts.ensembles import ensemble_text
 from search.study.texts.tested import TestFigures, figures_on_test
 
 NETWORKS = {
     "trial": "the search's own training of this configuration, which was selected for its validation value",
     "confirm": "one of the trainings on fresh seeds, not selected for its own value",
     "fold": "one of the trainings on folds, without the images of one fold and not selected for its own value",
+    "ensemble": "several networks, whose probabilities are averaged",
     "refit": "a fresh seed, trained on the training and validation splits together, so it has no validation value",
 }
 """Which training made the tested and registered network, by `Summary.network`; `fold` if one confirms it on a fold."""
@@ -126,8 +128,9 @@ class SearchOutcome:
     constant: str  # what a constant answer scores; "" if unknown or if classes are about equal
     params: tuple[tuple[str, str], ...]
     baseline: str  # which baseline the winner is, and why; "" if it is none
-    network: str  # which training was tested and registered: `trial`, `confirm` or `refit`
+    network: str  # which training was tested and registered: `trial`, `confirm` or `refit`; or `ensemble`
     network_text: str
+    ensemble: str  # its members with their weights, and its gain; "" without one
     refit: str  # images and epochs of the refit; "" without one
     confirmed: CandidateRow | None  # the winner's row; None if no training of it finished
     confirmation: ConfirmationTable | None
@@ -155,6 +158,7 @@ def present(study: StudyRecord, summary: Summary, style: Decimals) -> SearchOutc
         baseline=_baseline(study, summary),
         network=summary.network,
         network_text=NETWORKS["fold" if FOLD_RUN in summary.run else summary.network],
+        ensemble=ensemble_text(summary.ensemble, style.gain),
         refit=f"{refit['images']:,} images, {counted(refit['epochs'], 'epoch')}" if refit else "",
         confirmed=next((row for row in rows if row.is_winner and row.candidate.values), None),
         confirmation=confirmation,

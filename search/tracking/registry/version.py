@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from search.study.records import StudyRecord
 from search.study.space.mlflow_names import mlflow_name
 from search.study.space.objective_calls import call
 from search.study.summary import Summary
+from search.study.texts.ensembles import members_text
 from search.tracking import lengths
 from search.tracking.registry.programs import as_model, read_program
 from search.tracking.store import RUN_TAG
@@ -31,13 +32,21 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
-SCORE_TAG = "validation"  # the confirmed mean or, without a confirmation, the score in the search
+SCORE_TAG = "validation"  # the confirmed mean, or else the score in the search; and the gain of an ensemble
 PROTOCOL_TAG = "protocol."  # prefix of the tags that say how the score was measured
 
 
 def can_be_registered(objective: Objective) -> bool:
     """Return whether the objective can build a network and example inputs, or is a function, which may log a model."""
     return isinstance(objective, ImageClassifier | Exportable | FunctionObjective)
+
+
+class TrainedNetwork(NamedTuple):
+    """What a training left, to be registered alone or as a member of an ensemble."""
+
+    params: Params
+    weights: Callable[[], bytes]  # reads its state_dict, or the program that a function has logged
+    share: float = 1.0  # its weight in the ensemble
 
 
 @dataclass(frozen=True)
@@ -48,41 +57,49 @@ class TrainedModel:
     example: NDArray[Any]  # a few of its inputs, shape (n, ...)
 
     @classmethod
-    def of(cls, objective: Objective, params: Params, weights: Callable[[], bytes], temperature: float = 1.0) -> Self:
+    def of(cls, objective: Objective, trained: Sequence[TrainedNetwork], temperature: float = 1.0) -> Self:
         """Make the model of a training. A classifier returns probabilities: the softmax of logits / temperature.
 
-        weights: reads what the training left, which is a program for a function. Raises UnpublishableError.
+        trained: one training; of a classifier, several make an ensemble. Raises UnpublishableError.
         """
+        (params, weights, _), *_ = trained
         if isinstance(objective, FunctionObjective):
             network, example = as_model(read_program(weights()))
             return cls(lambda: network, example)
         if isinstance(objective, ImageClassifier):
             images, _ = objective.validation_images()
             example = (images[:4] / 255).astype(np.float32)
-            return cls(lambda: _probabilities(objective, params, weights(), temperature), example)
+            return cls(lambda: _probabilities(objective, trained, temperature), example)
         assert isinstance(objective, Exportable)
         example = np.asarray(call("example_input", objective.example_input))
         return cls(lambda: call("load_weights", objective.load_weights, params, weights()).eval(), example)
 
 
-def classifier(objective: ImageClassifier, params: Params, weights: bytes, temperature: float) -> nn.Module:
-    """Return the trained network that gives logits / temperature, on the CPU, in evaluation mode."""
-    from objectives.images.models import Tempered
+def classifier(objective: ImageClassifier, trained: Sequence[TrainedNetwork], temperature: float) -> nn.Module:
+    """Return the network that gives logits / temperature, on the CPU, in evaluation mode.
 
-    network: nn.Module = call("load_weights", objective.load_weights, params, weights)
-    return network if temperature == 1 else Tempered(network, temperature).eval()
+    It is the trained one or, of several, an ensemble, whose logits are the logarithm of the mean probabilities.
+    """
+    from objectives.images.models import Averaged, Tempered
+
+    networks = [call("load_weights", objective.load_weights, each.params, each.weights()) for each in trained]
+    whole: nn.Module = networks[0] if len(networks) == 1 else Averaged(networks, [each.share for each in trained])
+    return (whole if temperature == 1 else Tempered(whole, temperature)).eval()
 
 
-def _probabilities(objective: ImageClassifier, params: Params, weights: bytes, temperature: float) -> nn.Module:
+def _probabilities(objective: ImageClassifier, trained: Sequence[TrainedNetwork], temperature: float) -> nn.Module:
     from objectives.images.models import Probabilities
 
-    return Probabilities(classifier(objective, params, weights, temperature)).eval()
+    return Probabilities(classifier(objective, trained, temperature)).eval()
 
 
 def tags(study: StudyRecord, summary: Summary, objective: Objective, example: NDArray[Any], run: str) -> dict[str, str]:
     """Return the version's tags: its origin, figures and protocol. `run` is the winner's run as `RUN_TAG` has it."""
     figures = {name: f"{value:.4f}" for name, value in summary.figures(study.metric).items()}
-    origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(summary.score)}
+    score = summary.score + (study.direction.sign * summary.ensemble.gain if summary.ensemble else 0.0)
+    origin = {RUN_TAG: run, "study": study.name, "trial": str(summary.number), SCORE_TAG: repr(score)}
+    if summary.ensemble:
+        origin["ensemble"] = members_text(summary.ensemble)
     measured = {**_data(study, objective, example), **_protocol(study, summary)}
     protocol = {f"{PROTOCOL_TAG}{key}": str(value) for key, value in measured.items()}
     values = {**origin, "network": summary.network, **figures, **protocol}
@@ -94,6 +111,8 @@ def metadata(study: StudyRecord, summary: Summary, objective: Objective, example
     """Return the metadata stored in the model itself."""
     origin = {"study": study.name, "trial": summary.number, "architecture": summary.label, "network": summary.network}
     origin |= summary.figures(study.metric)
+    if summary.ensemble:
+        origin |= {"ensemble": members_text(summary.ensemble), "parameters": summary.ensemble.parameters}
     if not isinstance(objective, ImageClassifier):
         inputs = {"shape": list(example.shape[1:]), "dtype": str(example.dtype)}
         return {**inputs, "data": dict(objective.fingerprint()), **origin}

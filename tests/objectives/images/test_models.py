@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from objectives.images.models import (
+    Averaged,
     Dropout,
     InputSpec,
     Normalise,
@@ -210,6 +211,17 @@ def test_probabilities_are_the_softmax_of_the_logits():
     rows = Probabilities(network)(images)
     assert torch.allclose(rows, network(images).softmax(1))
     assert all(math.isclose(total, 1.0, abs_tol=1e-6) for total in rows.sum(1).tolist())
+
+
+def test_an_ensemble_gives_the_weighted_mean_of_the_probabilities():
+    networks = [build_mlp(inputs(), (8,)).eval(), build_cnn(inputs(), 2, 8).eval()]
+    images = torch.rand(4, 1, 28, 28)
+    expected = 0.75 * networks[0](images).softmax(1) + 0.25 * networks[1](images).softmax(1)
+    ensemble = Averaged(networks, [0.75, 0.25]).eval()
+    assert torch.allclose(Probabilities(ensemble)(images), expected, atol=1e-6)
+    assert torch.allclose(ensemble(images), expected.log(), atol=1e-4)
+    tempered = Probabilities(Tempered(ensemble, 2.0))(images)
+    assert torch.allclose(tempered, expected.sqrt() / expected.sqrt().sum(1, keepdim=True), atol=1e-6)
 
 
 LOGITS = st.floats(-1e4, 1e4, width=32)

@@ -14,6 +14,7 @@ from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.selection.kept import deletable, outside, why_deleted
 from search.study.selection.target import Target
+from search.study.summary import Ensemble, Member, Summary
 
 FUNCTION = {records.OBJECTIVE: {"direction": "maximize"}}
 
@@ -47,6 +48,13 @@ def test_a_trial_that_may_win_keeps_them(study: StudyRecord):
     assert numbers(deletable(study, 1, Target(0.8, Direction.MAXIMIZE))) == [0, 4]
     seeds = replace(study, attrs={**study.attrs, records.EXTRA_TRAININGS: {"confirm-0-1": {}, "refit-1": {}}})
     assert numbers(deletable(seeds, 1)) == [4, 7]
+
+
+def test_members_of_the_ensemble_keep_them(study: StudyRecord):
+    members = tuple(Member(number, "", f"trial-{number}", 1) for number in (1, 0))
+    ensemble = Ensemble(members, 0.02, 0.01, n_images=100, n_candidates=3)
+    winner = Summary(1, "", 0.9, {}, "trial-1").with_ensemble(ensemble)
+    assert numbers(deletable(replace(study, summary=winner), 1)) == [4, 7]
 
 
 @pytest.mark.parametrize(("attrs", "expected"), [(FUNCTION, []), ({**FUNCTION, records.MODELS: True}, [0, 4, 7])])
