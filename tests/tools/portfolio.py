@@ -104,7 +104,7 @@ def trained(dataset: str, params: Params, seed: int) -> float:
     objective = ImageClassification(dataset)
     training = objective.start(Task(0, params, seed, objective.epochs("cpu")), "cpu")
     try:
-        return [result.value for result in training][-1]
+        return [result.value for result in iter(lambda: next(training, None), None)][-1]
     except Diverged:
         return 0.0
 

@@ -16,9 +16,8 @@ from place import Place
 from studies import STEPS, a_study, ask, story, train
 from toy import Toy
 
-from search.commands.finish import leaderboard
 from search.common.errors import UsageError
-from search.reports.export import export_study
+from search.reports.export import export_study, leaderboard
 from search.reports.page import render
 from search.study import records
 from search.study.sampling.sampling_study import SamplingStudy
