@@ -37,9 +37,9 @@ def with_ensemble(
     trials = _candidates(networks, winner)
     asked = {"at_most": at_most, "winner": winner.number, "trials": [trial.number for trial in trials]}
     stored = networks.study.attrs().get(records.ENSEMBLE) or {}
-    if stored.get("asked") == asked:
-        ensemble = Ensemble.from_dict(stored["chosen"])
-    else:
+    ensemble = Ensemble.from_dict(stored["chosen"]) if stored.get("asked") == asked else None
+    deleted = {trial.number for trial in trials if trial.weights_deleted}
+    if ensemble is None or deleted & {member.number for member in ensemble.members}:
         found = _choose(networks, trials, at_most, limits, check)
         if isinstance(found, str):
             return winner.noted(f"--ensemble {at_most}: {found}, so the winner stays alone")

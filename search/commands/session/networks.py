@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.base import ImageClassifier, Params
+from objectives.devices import is_out_of_memory
 from objectives.functions.objective import FunctionObjective
 from search.common.config import Config
 from search.common.errors import RunGoneError, TrackingError
@@ -14,7 +15,7 @@ from search.common.workspace import TrainingFiles, Workspace
 from search.study.selection.calibration import probabilities_at
 from search.study.selection.ensembles import weighted_mean
 from search.study.selection.kept import why_deleted
-from search.study.space.objective_calls import call
+from search.study.space.objective_calls import ContractError, call
 from search.study.study import StoredStudy
 from search.study.summary import Ensemble, Summary
 from search.tracking.journal import trial_run
@@ -97,7 +98,12 @@ class StoredNetworks:
         if weights is None:
             return self._why_no_weights(run, "in the workspace")
         network = call("load_weights", objective.load_weights, params, weights)
-        logits: NDArray[np.float32] = call("the network", predict_logits, network, images, self.device)
+        try:
+            logits: NDArray[np.float32] = call("the network", predict_logits, network, images, self.device)
+        except ContractError as error:
+            if self.device == "cpu" or not is_out_of_memory(error):
+                raise
+            logits = call("the network", predict_logits, network, images, "cpu")  # workers may still fill the GPU
         if logits.shape != (shape := (len(images), len(objective.class_names()))):
             return f"the network of {run} gives logits of shape {logits.shape} instead of {shape}"
         return logits if np.isfinite(logits).all() else f"the network of {run} gives logits that are not finite"

@@ -61,13 +61,11 @@ class Phases:
         """The phases of a start that begins now. `--timeout` counts from here."""
         plan, config, epochs = session.plan, session.plan.config, session.study.epochs
         assert epochs is not None, "the study is open for sampling"
-        objective, executor, tracking = plan.objective, session.executor, session.tracking
         files, tags, display = session.files, run_tags(session.study, devices), session.display
-        target, seed = config.trials, config.seed
         coordinator = Coordinator(
-            objective,
-            executor,
-            tracking,
+            plan.objective,
+            session.executor,
+            session.tracking,
             files=files,
             tags=tags,
             display=display,
@@ -81,15 +79,14 @@ class Phases:
         def has_reached(ended: Sequence[records.TrialRecord]) -> bool:
             if plan.target is None:
                 return False
-            waiting = plan.target.waiting(ended, study.stored.attrs())
-            return any(trial.number not in tried for trial in waiting)
+            return any(trial.number not in tried for trial in plan.target.waiting(ended, study.stored.attrs()))
 
         trials = Trials(
             study,
-            tracking,
-            target=target,
+            session.tracking,
+            target=config.trials,
             epochs=epochs,
-            seed=seed,
+            seed=config.seed,
             deadline=deadline,
             stopping_rule=plan.stop_reason,
             pausing_rule=has_reached,
@@ -238,6 +235,7 @@ class Phases:
             return summary
         networks = StoredNetworks(self._study, self._tracking, config, device)
         self._session.wait_for_mlflow()
+        self._tracking.flush(60.0)  # weights of earlier starts may still be in the journal
         with display.busy("choosing an ensemble on validation images"):
             return with_ensemble(networks, summary, config.ensemble, self._plan.limits, self._check_interruption)
 
@@ -249,12 +247,10 @@ class Phases:
         if self._plan.refits:
             summary = self._refitted(summary)
         if (ensemble := summary.ensemble) is not None and self._tracking.verdict(ensemble.run) is None:
-            name = run_name(summary.number, f"ensemble of {len(ensemble.members)}")
+            name, data = run_name(summary.number, f"ensemble of {len(ensemble.members)}"), self._plan.dataset
             tags = {**self._coordinator.tags, "kind": "ensemble", "optuna.trial.number": str(summary.number)}
             params = {member.run: share for member, share in zip(ensemble.members, ensemble.shares, strict=True)}
-            self._tracking.open_run(
-                ensemble.run, name, tags=tags, params=params, parent=PARENT, dataset=self._plan.dataset
-            )
+            self._tracking.open_run(ensemble.run, name, tags=tags, params=params, parent=PARENT, dataset=data)
             self._tracking.end_run(ensemble.run, "FINISHED", verdict={})
         return summary
 
@@ -264,20 +260,25 @@ class Phases:
         epochs, seed = self._refit_epochs(), self._plan.config.seed
         kept = {m.number: m.run for m in ensemble.members} if ensemble else {summary.number: summary.run}
         jobs = [refit_job(self._study, self._trial(number), epochs=epochs, seed=seed) for number in kept]
-        work = JobList(self._study, self._tracking, jobs)
-        work.resume()
-        what = counted(len(jobs), "network") if ensemble else "the winner"
-        title = f"training {what} on all but the test split"
-        phase = self._phase("refit", f"{title}, {counted(epochs, 'epoch')}", jobs)
-        self._train(work, replace(phase, epochs=epochs, refit_epochs=0), is_last=True)
-        done = {job.task.number: job.run for job in jobs if work.results[job.run].state == TrialState.COMPLETE}
+        results: dict[str, records.TrainingResult] = {}
+        for place, job in enumerate(jobs, start=1):  # one after another: each has all cores
+            work = JobList(self._study, self._tracking, [job])
+            work.resume()
+            what = f"network {place} of {len(jobs)}" if ensemble else "the winner"
+            title = f"training {what} on all but the test split, {counted(epochs, 'epoch')}"
+            phase = replace(
+                self._phase("refit", title, [job]), epochs=epochs, refit_epochs=epochs * (len(jobs) - place)
+            )
+            self._train(work, phase, is_last=place == len(jobs))
+            results |= work.results
+        done = {job.task.number: job.run for job in jobs if results[job.run].state == TrialState.COMPLETE}
         for number, run in kept.items():
             if number not in done:
                 failed = f"training {f'trial {number}' if ensemble else what} on all but the test split failed"
-                summary = summary.noted(f"{failed} ({work.results[refit_run(number)].failure_message}); {run} is kept")
+                summary = summary.noted(f"{failed} ({results[refit_run(number)].failure_message}); {run} is kept")
         if not done:
             return summary
-        seconds = [work.results[run].metrics.get("train_seconds") for run in done.values()]
+        seconds = [results[run].metrics.get("train_seconds") for run in done.values()]
         total, info = None if None in seconds else sum(filter(None, seconds)), objective.dataset_info()
         refit = {"epochs": epochs, "seconds": total, "images": info["n_train"] + info["n_validation"]}
         if ensemble is None:
@@ -335,8 +336,7 @@ class Phases:
     def _summary(self, winner: records.TrialRecord, run: str, confirmation: Confirmation | None = None) -> Summary:
         assert winner.value is not None, "a completed trial has a value"
         lead = gains(self._study.record(), winner, confirmation)
-        summary = Summary(winner.number, winner.label, winner.value, winner.params, run, lead)
-        return replace(summary, confirmation=confirmation)
+        return Summary(winner.number, winner.label, winner.value, winner.params, run, lead, confirmation=confirmation)
 
 
 def _import_for_finish(plan: SearchPlan) -> None:

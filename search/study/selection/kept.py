@@ -8,6 +8,7 @@ from search.common.direction import Direction
 from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.selection.target import Target
+from search.study.summary import Ensemble
 
 
 def best_trials(trials: Iterable[TrialRecord], n: int, direction: Direction) -> list[TrialRecord]:
@@ -34,9 +35,10 @@ def outside(study: StudyRecord, n: int, target: Target | None = None) -> list[Tr
     make the winner.
     """
     kept = {trial.number for trial in best_trials(study.trials, n, study.direction)}
-    if study.summary:
-        members = study.summary.ensemble.members if study.summary.ensemble else ()
-        kept |= {study.summary.number, *(member.number for member in members)}
+    kept |= {study.summary.number} if study.summary else set()
+    if stored := study.attrs.get(records.ENSEMBLE):  # the summary of a start that was killed does not have it yet
+        ensemble = Ensemble.from_dict(stored["chosen"])
+        kept |= {member.number for member in ensemble.members if ensemble.pays}
     kept |= {int(run.split("-")[1]) for run in study.attrs.get(records.EXTRA_TRAININGS, {})}  # such as confirm-7-1
     kept |= {trial.number for trial in target.reached_by(study.trials)} if target else set()
     return [trial for trial in _once_with_weights(study) if trial.number not in kept]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from search.study import records
 from search.study.records import StudyRecord, TrialRecord
 from search.study.selection.kept import deletable, outside, why_deleted
 from search.study.selection.target import Target
-from search.study.summary import Ensemble, Member, Summary
+from search.study.summary import Ensemble, Member
 
 FUNCTION = {records.OBJECTIVE: {"direction": "maximize"}}
 
@@ -50,11 +50,13 @@ def test_a_trial_that_may_win_keeps_them(study: StudyRecord):
     assert numbers(deletable(seeds, 1)) == [4, 7]
 
 
-def test_members_of_the_ensemble_keep_them(study: StudyRecord):
+@pytest.mark.parametrize(("gain", "expected"), [(0.02, [4, 7]), (0.0, [0, 4, 7])])
+def test_members_of_an_ensemble_that_pays_keep_them(study: StudyRecord, gain: float, expected: list[int]):
+    """Also before the summary has them: the search may be killed after the choice."""
     members = tuple(Member(number, "", f"trial-{number}", 1) for number in (1, 0))
-    ensemble = Ensemble(members, 0.02, 0.01, n_images=100, n_candidates=3)
-    winner = Summary(1, "", 0.9, {}, "trial-1").with_ensemble(ensemble)
-    assert numbers(deletable(replace(study, summary=winner), 1)) == [4, 7]
+    chosen = asdict(Ensemble(members, gain, 0.01, n_images=100, n_candidates=3))
+    attrs = {**study.attrs, records.ENSEMBLE: {"asked": {}, "chosen": chosen}}
+    assert numbers(deletable(replace(study, attrs=attrs), 1)) == expected
 
 
 @pytest.mark.parametrize(("attrs", "expected"), [(FUNCTION, []), ({**FUNCTION, records.MODELS: True}, [0, 4, 7])])
