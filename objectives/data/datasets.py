@@ -70,8 +70,8 @@ class Dataset:
     """
     notes: Sequence[str] = ()
     """Sentences about what is odd, such as classes that are missing from a split."""
-    has_own_validation: bool = False
-    """Whether the source has a validation split, which is then used as it is."""
+    has_own_validation: bool = True
+    """Whether `validation` is the source's or was made by hand. It is then used as it is, and there are no folds."""
     stored_digest: str | None = None
     """The digest, if it was computed when the arrays were made."""
 

@@ -119,7 +119,7 @@ class Config:
         "Trainings per confirmed trial, each with a fresh seed.",
         COUNT,
         "N",
-        unset="2; or 4 folds of fewer than 5,000 images",
+        unset="2 seeds; 4 folds below 5,000 images",
     )
     no_refit: bool = setting(False, "Skip the final training on training and validation images.", bool)
     ensemble: int | None = setting(

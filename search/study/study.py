@@ -137,7 +137,7 @@ def open_study(
 
     With `epochs` None, an existing study keeps its own. `dataset` is the name that an own objective was given, and
     `identity` the digest of an objective that has no name to import. Raises StudyMismatchError if the fingerprints
-    differ.
+    or the numbers of folds differ.
     """
     wanted = _fingerprint(objective, target, epochs, space, limits)
     if dataset is not None and "dataset" not in wanted:  # the objective's own word, such as a digest, says more
@@ -158,7 +158,7 @@ def open_study(
         wanted["epochs"] = stored_epochs
     if SCALE in stored:
         wanted[SCALE] = stored[SCALE]
-    if different := list(_differences(stored, wanted)):
+    if different := [*_differences(stored, wanted), *_fold_differences(study)]:
         raise StudyMismatchError(
             f"study {name!r} was made with other settings: {'; '.join(different)}.\n"
             f"Give the original settings, or start another study: add --study {slug(name)}-2 to what you typed"
@@ -252,6 +252,14 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterat
         else:
             yield f"{key} was {old}, now {new}"
     yield from _space_differences(stored.get(SPACE, {}), wanted[SPACE])
+
+
+def _fold_differences(study: StoredStudy) -> Iterator[str]:
+    """Describe how the objective's folds differ from the study's. Studies before there were folds have no number."""
+    old = study.attrs().get(records.FOLDS)
+    new = folds.number if (folds := folds_of(study.objective)) else 0
+    if old not in (None, new):
+        yield f"n_folds was {old}, now {new}"
 
 
 def _space_differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from objectives.base import Checkable, Exportable, ImageClassifier, Outcome, Scaled, Sized, Timed
+from objectives.base import Checkable, Experienced, Exportable, ImageClassifier, Outcome, Scaled, Sized, Timed
 from objectives.data.files.image_files import Framing
 from objectives.failures import describe_error, describe_value
 from search.common.text import one_line
@@ -71,6 +71,8 @@ def check_baselines(specimen: Specimen) -> str | None:
             require(name in space, stray)
             outside = f"baseline {baseline!r} has {name} = {value!r}, which suggest does not allow: {space[name]}"
             require(contains(space[name], value), outside)
+    if isinstance(specimen.objective, Experienced):
+        objective_calls.require_portfolio(specimen.objective)
     return None if baselines else Absent("it has no baselines")
 
 
@@ -298,10 +300,15 @@ def _check_folds(specimen: Specimen, objective: ImageClassifier) -> None:
     hold = f"the {folds.number} folds hold {sum(sizes)} images; training and validation have {folds.n_images}"
     require(sum(sizes) == folds.n_images and min(sizes), f"{hold}, and every fold needs some")
     training = specimen.start(replace(specimen.sample().task, fold=1))
-    pull(training)
-    predictions, shape = training.outcome().predictions, (sizes[1], len(objective.class_names()))
+    predictions, shape = None, (sizes[1], len(objective.class_names()))
+    for _ in range(specimen.epochs * specimen.objective.steps_per_epoch() + 1):  # some predict only at their end
+        ended = pull(training) is None
+        predictions = call("outcome", training.outcome).predictions
+        if ended or predictions is not None:
+            break
     answer = f"predictions of a training with task.fold are {None if predictions is None else predictions.shape}"
-    require(predictions is None or predictions.shape == shape, f"{answer}, not {shape}")
+    fits = predictions is not None and predictions.shape == shape
+    require(fits, f"{answer}, not {shape}; train without that fold, and predict its images")
 
 
 def check_cost(specimen: Specimen) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from rich.console import Console
@@ -19,6 +20,7 @@ from objectives.images.objective import ImageClassification
 from search.cli.output import print_summary
 from search.cli.progress import PlainDisplay
 from search.commands.run import run
+from search.commands.session import ensembles
 from search.commands.setup import SearchPlan
 from search.common.config import Config
 from search.common.errors import UsageError
@@ -219,3 +221,19 @@ def test_without_another_network_the_winner_stays_alone_and_says_so(folder: Path
     assert study.summary.note == "--ensemble 3: no other trial has weights, so the winner stays alone"
     assert searched(folder, trials=1, ensemble=3, no_register=True).summary == study.summary
     assert len(Quick.reads) == 1
+
+
+@pytest.mark.slow
+def test_a_trial_without_weights_leaves_its_place_to_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ensembles, "MAX_CANDIDATES", 2)
+    study = searched(folder, trials=3, no_register=True)
+    assert study.summary is not None
+    winner = study.summary.number
+    second, third = [trial.number for trial in study.ranked() if trial.number != winner]
+    stored = optuna.load_study(study_name=study.name, storage=f"sqlite:///{folder / 'optuna.db'}")
+    stored.set_user_attr(records.DELETED, [second])
+    choice = searched(folder, trials=3, no_register=True, ensemble=2).attrs[records.ENSEMBLE]
+    assert choice["asked"]["trials"] == [winner, third]
+    stored.set_user_attr(records.DELETED, [second, third])  # after the choice, which stays
+    again = searched(folder, trials=3, no_register=True, no_refit=True, ensemble=2)
+    assert again.attrs[records.ENSEMBLE] == choice

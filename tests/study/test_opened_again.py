@@ -8,6 +8,7 @@ from optuna.storages import RDBStorage
 from studies import STEPS, a_study
 from toy import Toy
 
+from objectives.images.objective import ImageClassification
 from search.common.errors import StudyMismatchError
 from search.study import records
 from search.study.storage.storage import open_storage
@@ -67,3 +68,17 @@ def test_a_study_is_created_again_after_a_kill_during_its_creation(database: str
     storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "toy")
     a_study(storage).ask()
     assert open_study(storage, "toy", Toy(), "toy:Toy", STEPS).attrs()[records.METRIC] == "score"
+
+
+def test_another_number_of_folds_is_an_error_that_names_both(database: str):
+    class Folding(ImageClassification):
+        n_folds = 4
+
+    storage, objective = open_storage(database), Folding("digits")
+    made = open_study(storage, "digits", objective, "mine:Folding", 4)
+    for number in (5, 0):
+        Folding.n_folds = number
+        with pytest.raises(StudyMismatchError, match=rf"n_folds was 4, now {number}\.(?s:.)*--study digits-2"):
+            open_study(storage, "digits", objective, "mine:Folding", 4)
+    made.set_attr(records.FOLDS, None)  # as earlier versions made it
+    assert open_study(storage, "digits", objective, "mine:Folding", 4).folds is None

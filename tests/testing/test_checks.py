@@ -11,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 from regression import Curve, Fit
 from shell import search
 from torch import nn
@@ -138,19 +136,6 @@ def classifier(**changes: Any) -> Unfitted:
     return Unfitted(refit_epochs=lambda epochs: epochs, **changes)
 
 
-class Folding(ImageClassification):
-    """A classifier whose folds are all the same."""
-
-    n_folds = 0
-
-    def __init__(self, n_folds: int) -> None:
-        super().__init__("digits")
-        self.n_folds = n_folds
-
-    def fold_images(self, fold: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        return self.validation_images()
-
-
 class Heavy(Curve):
     def n_parameters(self, params: Params) -> int:
         return 7
@@ -175,6 +160,7 @@ WRONG: list[tuple[object, str, str]] = [
         r"suggest made .* only the trial may decide",
     ),
     (Changed(known={"far": {"x": 9.0}}), "check_baselines", r"baseline 'far' has x = 9.0, which suggest does not"),
+    (Changed(portfolio=lambda: 3), "check_baselines", r"portfolio gave 3; give a list of configurations"),
     (Changed(known={"odd": {"y": 9.0}}), "check_baselines", r"baseline 'odd' has 'y', which suggest does not ask for"),
     (Changed(describe=lambda params: "two\nlines"), "check_words", r"describe gave 'two\\nlines'"),
     (Changed(fingerprint=lambda: {"data": object()}), "check_words", r"fingerprint gave .* not plain data"),
@@ -208,8 +194,6 @@ WRONG: list[tuple[object, str, str]] = [
     (Unfitted(), "check_protocols", r"lacks refit_epochs, so it does not count as objectives.base.ImageClassifier"),
     (Changed(example_input=list), "check_protocols", r"has example_input and lacks load_weights, .*base.Exportable"),
     (classifier(), "check_images", r"start failed: ValueError: refits are not supported"),
-    (Folding(1), "check_images", r"n_folds is 1; give a whole number above 1, or 0"),
-    (Folding(3), "check_images", r"the 3 folds hold 864 images; training and validation have 1438, and every fold"),
     (classifier(class_names=lambda: ("a", "a")), "check_images", r"class_names gave \('a', 'a'\); give different"),
     (classifier(class_names=lambda: ("a", "b")), "check_images", r"labels go from 0 to 9; there are 2 classes"),
     (classifier(framing=lambda: {"channels": 1}), "check_images", r"framing failed: TypeError"),

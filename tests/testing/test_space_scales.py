@@ -59,3 +59,12 @@ def test_an_objective_with_a_part_of_its_scales_is_told_what_is_missing():
         "the objective has space_scales, space_scale and lacks choose_space_scale, so it does not count as "
         "objectives.base.Scaled"
     )
+
+
+def test_an_objective_with_a_part_of_its_folds_is_told_what_is_missing():
+    class Halved(Toy):
+        n_folds = 2
+
+    assert missing_methods(Halved()) == (
+        "the objective has n_folds and lacks fold_images, so it does not count as objectives.base.Foldable"
+    )

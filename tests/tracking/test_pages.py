@@ -65,9 +65,9 @@ def test_gains_without_intervals_may_be_chance():
     once = Confirmation(
         tuple(replace(candidate, values=candidate.values[:1]) for candidate in CANDIDATES), 1, None, 10_000
     )
-    for confirmation, why in ((None, "nothing was confirmed on fresh"), (once, "no configuration has two fresh")):
+    for confirmation, why in ((None, "nothing was confirmed"), (once, "no configuration has two fresh seeds")):
         text = note(STUDY, replace(bare, confirmation=confirmation))
-        assert f"without intervals, because {why} seeds, so any of it may be chance." in text
+        assert f"without intervals, because {why}, so any of it may be chance." in text
     assert "Gains over the baselines" not in note(STUDY, bare)  # two fresh seeds with one value: there is no noise
     assert "Gains over the baselines, each with its own 95% interval." in note(STUDY, SUMMARY)
 
@@ -107,10 +107,10 @@ def test_the_card_tells_a_confirmed_figure_from_a_chosen_one():
     assert "| **dog** |  | 4 |" in text
     assert "digest `6bbc9ace`; 50,000 images for training, 10,000 for validation" in text
     assert "was not confirmed" not in text
-    assert "was not confirmed on fresh seeds" in model_card(STUDY, replace(SUMMARY, confirmation=None), DATA, "x")
+    assert "was not confirmed by further trainings" in model_card(STUDY, replace(SUMMARY, confirmation=None), DATA, "x")
     none_ended = replace(SUMMARY, confirmation=Confirmation((replace(CANDIDATES[0], values=(), failed=2),), 2, None))
     assert none_ended.confirmed is None
-    assert "was not confirmed on fresh seeds" in model_card(STUDY, none_ended, DATA, "x")
+    assert "was not confirmed by further trainings" in model_card(STUDY, none_ended, DATA, "x")
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,11 @@ def with_ensemble(
 
 
 def _candidates(networks: StoredNetworks, winner: Summary) -> list[TrialRecord]:
-    """The winning trial, then the other best ones."""
-    best = completed(networks.study.record())
-    others = [trial for trial in best if trial.number != winner.number]
+    """The winning trial, then the best others that have weights, or had them at the stored choice, which thus stays."""
+    best, stored = completed(networks.study.record()), networks.study.attrs().get(records.ENSEMBLE) or {}
+    chosen_from = stored.get("asked", {}).get("trials", ())
+    having = [trial for trial in best if not trial.weights_deleted or trial.number in chosen_from]
+    others = [trial for trial in having if trial.number != winner.number]
     return [*(trial for trial in best if trial.number == winner.number), *others[: MAX_CANDIDATES - 1]]
 
 

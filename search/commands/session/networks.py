@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,10 @@ class StoredNetworks:
         is_deleted = any(trial.weights_deleted and trial_run(trial.number) == run for trial in study.trials)
         return f"{missing}: {why_deleted(study)}" if is_deleted else missing
 
-    def params_of(self, number: int) -> Params:
-        """The objective's parameters of a trial."""
-        return self.study.params_of(next(t.params for t in self.study.record().trials if t.number == number))
+    def _params(self, ensemble: Ensemble) -> list[Params]:
+        """The objective's parameters of each member."""
+        sampled = {trial.number: trial.params for trial in self.study.record().trials}
+        return [self.study.params_of(sampled[member.number]) for member in ensemble.members]
 
     def registered(self, summary: Summary) -> Sequence[TrainedNetwork]:
         """The network that is tested and registered: the winner's, or several that make an ensemble."""
@@ -81,8 +83,8 @@ class StoredNetworks:
             return [TrainedNetwork(params, lambda: self.read_weights(summary.run))]
         members, shares = summary.ensemble.members, summary.ensemble.shares
         return [
-            TrainedNetwork(self.params_of(member.number), lambda run=member.run: self.read_weights(run), share)  # type: ignore[misc]
-            for member, share in zip(members, shares, strict=True)
+            TrainedNetwork(params, partial(self.read_weights, member.run), share)
+            for member, params, share in zip(members, self._params(summary.ensemble), shares, strict=True)
         ]
 
     def logits(self, run: str, params: Params, images: NDArray[np.uint8]) -> NDArray[np.float32] | str:
@@ -110,7 +112,8 @@ class StoredNetworks:
 
     def ensemble_logits(self, ensemble: Ensemble, images: NDArray[np.uint8]) -> NDArray[np.float32] | str:
         """The logits (n, k) of the trials' networks as an ensemble, or why there are none."""
-        found = [self.logits(trial_run(m.number), self.params_of(m.number), images) for m in ensemble.members]
+        trained = zip(ensemble.members, self._params(ensemble), strict=True)
+        found = [self.logits(trial_run(member.number), params, images) for member, params in trained]
         if problems := [rows for rows in found if isinstance(rows, str)]:
             return "; ".join(problems)
         rows = [probabilities_at(1, logits) for logits in found if not isinstance(logits, str)]

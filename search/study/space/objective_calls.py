@@ -50,9 +50,13 @@ def require(condition: object, message: str) -> None:
 
 def missing_methods(objective: object) -> str | None:
     """Describe the methods that are missing from an optional part of an objective. None when no part is incomplete."""
-    scaled = {"space_scales", "space_scale", "choose_space_scale"}
-    signs = (ImageClassifier, {"class_names", "validation_images", "score_test"}), (Exportable, {"example_input"})
-    for part, sign in (*signs, (Scaled, scaled)):
+    signs: tuple[tuple[type, set[str]], ...] = (
+        (ImageClassifier, {"class_names", "validation_images", "score_test"}),
+        (Exportable, {"example_input"}),
+        (Scaled, {"space_scales", "space_scale", "choose_space_scale"}),
+        (Foldable, {"n_folds", "fold_images"}),
+    )
+    for part, sign in signs:
         methods = [name for name in {**vars(part), **inspect.get_annotations(part)} if not name.startswith("_")]
         present = [name for name in methods if getattr(objective, name, None) is not None]
         if sign & set(present) and len(present) < len(methods):
@@ -96,6 +100,8 @@ def check_answers(objective: Objective) -> None:
     require_schedule(objective, "cpu")
     require_fingerprint(objective)
     require_baselines(objective)
+    if isinstance(objective, Experienced):
+        require_portfolio(objective)
     require_dataset(objective)
     metric_range(objective)
     folds_of(objective)

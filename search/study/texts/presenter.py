@@ -204,7 +204,7 @@ def _gains_note(summary: Summary, direction: Direction) -> str:
         smaller = "; a positive gain is a smaller value" if direction is Direction.MINIMIZE else ""
         return f"each with its own 95% interval{smaller}"
     if summary.confirmation is None:
-        return "without intervals, because nothing was confirmed on fresh seeds, so any of it may be chance"
+        return "without intervals, because nothing was confirmed, so any of it may be chance"
     if all(len(candidate.values) < 2 for candidate in summary.confirmation.candidates):
         noun = summary.confirmation.noun
         return f"without intervals, because no configuration has two {noun}s, so any of it may be chance"

@@ -11,7 +11,7 @@ from image_folders import make_folder
 from numpy.typing import NDArray
 
 from objectives.base import Task, Training
-from objectives.data.datasets import FOLDS_BELOW_IMAGES, load_test_split
+from objectives.data.datasets import FOLDS_BELOW_IMAGES, Dataset, load_test_split
 from objectives.images.objective import ImageClassification
 from objectives.images.training.loop import ImageTraining
 
@@ -54,6 +54,13 @@ def test_many_images_have_no_folds():
     for n, folds in ((FOLDS_BELOW_IMAGES - 1, 4), (FOLDS_BELOW_IMAGES, 0)):
         digits.dataset = replace(data, images=data.images[several[:n]], labels=data.labels[several[:n]])
         assert digits.n_folds == folds
+
+
+def test_a_dataset_made_by_hand_keeps_its_validation_split():
+    known = ImageClassification("digits").dataset
+    parts = known.images, known.labels, known.classes, known.train, known.validation
+    by_hand = ImageClassification("digits", data=Dataset("digits", *parts, "a test"))
+    assert (by_hand.n_folds, ImageClassification(**ImageClassification("digits").portable()).n_folds) == (0, 4)
 
 
 def test_a_validation_split_of_ones_own_is_used_instead_of_folds(tmp_path: Path):

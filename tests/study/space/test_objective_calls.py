@@ -44,6 +44,7 @@ def refuse(*_: object) -> None:
         ({"baselines": lambda: None}, r"baselines gave None; give a dict of configurations by name"),
         ({"baselines": lambda: {"first": 3}}, r"baselines gave \{'first': 3\}; give a dict of configurations"),
         ({"baselines": refuse}, r"baselines failed: KeyError"),
+        ({"portfolio": lambda: {"x": 1.0}}, r"portfolio gave \{'x': 1.0\}; give a list of configurations"),
         ({**SCALED, "space_scales": 3}, r"space_scales is 3; give names"),
         (
             {**SCALED, "choose_space_scale": lambda device, free: "huge"},
