@@ -39,7 +39,7 @@ def with_ensemble(
     stored = networks.study.attrs().get(records.ENSEMBLE) or {}
     ensemble = Ensemble.from_dict(stored["chosen"]) if stored.get("asked") == asked else None
     deleted = {trial.number for trial in trials if trial.weights_deleted}
-    if ensemble is None or deleted & {member.number for member in ensemble.members}:
+    if ensemble is None or (ensemble.pays and deleted & {member.number for member in ensemble.members}):
         found = _choose(networks, trials, at_most, limits, check)
         if isinstance(found, str):
             return winner.noted(f"--ensemble {at_most}: {found}, so the winner stays alone")
