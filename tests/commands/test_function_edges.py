@@ -149,6 +149,7 @@ def test_a_trial_that_is_pruned_at_nan_leaves_a_study_that_can_be_read(tmp_path:
     assert [trial.state for trial in study_in(tmp_path, "lost").trials] == [TrialState.PRUNED] * 2
 
 
+@pytest.mark.long
 def test_a_model_that_was_logged_before_a_kill_is_registered(tmp_path: Path):
     output = searched(tmp_path, "keeps", "--trials", "1", "--confirm", "0", kills=True)
     assert "registered: edges-keeps version 1" in output

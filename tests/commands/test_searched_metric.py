@@ -52,7 +52,9 @@ def test_of_950_cats_and_50_dogs_the_winner_by_balanced_accuracy_finds_dogs(
 ):
     noisy_squares(folder / "pets", {"cat": 950, "dog": 50})
     dataset = f"folder:{folder / 'pets'}"
-    study = searched(folder, dataset=dataset, metric="balanced_accuracy", trials=6, epochs=4, confirm=1)
+    study = searched(
+        folder, dataset=dataset, metric="balanced_accuracy", trials=6, epochs=3, confirm=1, confirm_seeds=2
+    )
     summary = study.summary
     assert summary is not None
     recalls = {score.name: score.correct / score.images for score in summary.classes}

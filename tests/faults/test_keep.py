@@ -27,7 +27,7 @@ def kept(place: Place, artifacts: Path) -> set[int]:
     return {int(number) for run, number in runs if list(artifacts.rglob(f"{run}/artifacts/weights.pt"))}
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_killed_again_and_again(place: Place, kills: int):
     place.kill_again_and_again(KEEP, kills, random.Random(kills), early=(0, 5.0), reports=20)
     place.finish(*KEEP)

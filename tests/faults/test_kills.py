@@ -14,7 +14,7 @@ from shell import rows
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize("kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
 def test_coordinator_killed_again_and_again(empty: Place, kills: int):
     search = (*BOWL, "--trials", 50, "--jobs", 2)
     assert empty.kill_again_and_again(search, kills, random.Random(kills), early=(4, 5.0), reports=10) < 50

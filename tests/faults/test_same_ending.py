@@ -38,8 +38,8 @@ def interrupt(place: Place, search: tuple[object, ...], moments: random.Random, 
 @pytest.mark.parametrize(
     ("search", "trials", "reports"),
     [
-        pytest.param((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8, id="inline", marks=pytest.mark.long),
-        pytest.param((*DIGITS, "--jobs", 1), 9, 3, id="local", marks=pytest.mark.slow),
+        pytest.param((*BOWL, "--trials", 14, "--engine", "inline"), 14, 8, id="inline", marks=pytest.mark.slow),
+        pytest.param((*DIGITS, "--jobs", 1), 9, 3, id="local", marks=pytest.mark.long),
     ],
 )
 def test_interrupted_and_not(

@@ -66,6 +66,7 @@ def stopwatch(seconds: list[float]) -> Iterator[None]:
     seconds.append(time.monotonic() - started)
 
 
+@pytest.mark.long
 def test_interrupted_without_a_terminal(place: Place):
     moments, seconds = random.Random(7), []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
