@@ -151,7 +151,7 @@ class SearchPlan:
         return dict(self.objective.dataset_info()) if isinstance(self.objective, ImageClassifier) else None
 
     def initial_params(self, study: StoredStudy) -> tuple[list[InitialParams], list[str]]:
-        """The baselines, the best of earlier studies, and the objective's portfolio; and notices about the former two.
+        """The baselines, the best of earlier studies, and the objective's portfolio; and notices about the first two.
 
         The study stores those of earlier studies before its first trial, so it can go on after one was deleted.
         """

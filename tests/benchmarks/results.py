@@ -20,7 +20,7 @@ BEFORE = "BENCHMARK_BEFORE"
 
 @dataclass(frozen=True)
 class Found:
-    """What one search found: figures of its winner."""
+    """Figures of one search and its winner."""
 
     wall_s: float
     test: float

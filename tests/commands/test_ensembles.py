@@ -123,7 +123,7 @@ def test_killed_around_the_choice_it_registers_one_program_and_ends_the_same(
                 raise Killed(key)
 
         monkeypatch.setattr(StoredStudy, "set_attr", killed)
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match=f"^{records.ENSEMBLE}$"):
             searched(folder, ensemble=3, keep="best:1")
     monkeypatch.setattr(StoredStudy, "set_attr", plain)
     study = searched(folder, ensemble=3, keep="best:1")

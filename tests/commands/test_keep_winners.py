@@ -1,4 +1,4 @@
-"""`--keep best:N`: whoever wins has its weights, with `--target` and when more trials follow."""
+"""`--keep best:N`: the winner keeps its weights, with `--target` and when more trials follow."""
 
 from __future__ import annotations
 

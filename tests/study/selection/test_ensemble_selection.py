@@ -1,4 +1,4 @@
-"""Which networks are averaged, and how much better than the winner alone they are said to be."""
+"""The choice of networks to average, and their measured gain over the winner alone."""
 
 from __future__ import annotations
 
