@@ -30,6 +30,7 @@ from search.cli.terminal import importing, keep_going_without_output, prepare_st
 from search.common.config import FILE, Config, Device
 from search.common.errors import UsageError
 from search.common.signals import Interruption
+from search.common.system import thread_waiting
 from search.common.text import printable
 
 PROGRAM = "python -m search"
@@ -333,9 +334,7 @@ def main() -> NoReturn:
     put_current_folder_last()
     tame_warnings()
     prepare_streams()
-    # A thread that spins while it waits keeps other threads off a busy core: with one of two cores busy, work of 9.6 s
-    # took 38 s. Workers inherit the variable.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.update(thread_waiting())
     sys.excepthook = print_traceback
     try:
         answer()

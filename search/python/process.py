@@ -1,7 +1,6 @@
 """Leaves the user's process as it was: a search changes what a command may change, and a notebook has other plans."""
 
 import logging
-import os
 import random
 import sys
 import threading
@@ -12,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 
 from search.common.errors import UsageError
-from search.common.system import environment
+from search.common.system import environment, thread_waiting
 from search.tracking.store import unchanged_process
 
 THREADS = ("delivery", "preload")
@@ -40,12 +39,10 @@ def borrowed_process(*, trains: bool) -> Iterator[None]:
         path, level = list(sys.path), optuna.logging.get_verbosity()
         psycopg = logging.getLogger("psycopg")
         psycopg_level = psycopg.level
-        # A thread that spins while it waits keeps other threads off a busy core. Workers inherit the variable.
-        passive = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}
         numbers = _unchanged_numbers() if trains else nullcontext()
         with (
             unchanged_process(),
-            environment(passive),
+            environment(thread_waiting()),
             warnings.catch_warnings(action="ignore"),
             _unchanged_torch(),
             numbers,
