@@ -126,7 +126,7 @@ def test_the_same_command_and_others_later(folder: Path, capsys: pytest.CaptureF
 def test_without_confirmation_a_trial_is_enough(folder: Path, capsys: pytest.CaptureFixture[str]):
     study, _ = searched(folder, target=0.9, confirm=0)
     assert Planned.begun == {"trial 0": 1, "trial 1": 1}
-    reason = "--target 0.9 is reached, but not confirmed on fresh seeds: trial 1 has 0.91"
+    reason = "--target 0.9 is reached, but not confirmed: trial 1 has 0.91"
     assert f"ended early: {reason}\n" in summary_of(study, capsys)
     assert searched(folder, target=0.9, confirm=0)[0].finished == 2
 

@@ -79,7 +79,7 @@ class Target:
         name, winner = f"--target {self.value:g}", f"trial {summary.number}"
         noun = summary.confirmation.noun if summary.confirmation else "fresh seed"
         if self.is_confirmed(summary) and summary.confirmed is None:
-            return f"{name} is reached, but not confirmed on fresh seeds: {winner} has {summary.value:.6g}"
+            return f"{name} is reached, but not confirmed: {winner} has {summary.value:.6g}"
         if self.is_confirmed(summary) and summary.confirmed is not None:
             seeds = counted(len(summary.confirmed.values), noun)
             return f"{name} is confirmed: {winner} has a mean of {summary.score:.6g} on {seeds}"

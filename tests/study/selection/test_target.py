@@ -76,7 +76,7 @@ def test_rounding_alone_does_not_miss_it():
         (on_folds(a_summary(0.92, 0.89)), " 1 trial reached it, but the best mean on folds is 0.89"),
         (
             replace(a_summary(0.92), confirmation=None),
-            " is reached, but not confirmed on fresh seeds: trial 1 has 0.92",
+            " is reached, but not confirmed: trial 1 has 0.92",
         ),
     ],
 )
