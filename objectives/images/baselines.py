@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from objectives.base import Params
-from objectives.images.geometry import has_stride_choice, max_blocks
+from objectives.images.geometry import has_stride_choice, is_tiny, max_blocks
 
 PLAIN: Params = dict(rotation_zoom=0.0, translation=0.0, label_smoothing=0.0)
 TUTORIAL: Params = {**PLAIN, "batch_size": 64, "weight_decay": 1e-6, "schedule": "constant"}
@@ -22,44 +22,48 @@ STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-
 STRONG |= dict(rotation_zoom=0.75, translation=0.75, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
-RESIDUAL: Params = dict(family="resnet", resnet_blocks=3, resnet_width=16, resnet_depth=1, resnet_dropout=0.0)
-RESIDUAL |= dict(resnet_stride=1)
-RESIDUAL |= dict(optimizer="sgd", sgd_lr=0.2, sgd_momentum=0.9, batch_size=128, weight_decay=5e-4, schedule="one_cycle")
-RESIDUAL |= dict(rotation_zoom=0.0, translation=0.75, label_smoothing=0.1)
-"""Works well on CIFAR-10."""
+STRONG_COLOUR: Params = {**STRONG, "cnn_kernel": 3, "cnn_dropout": 0.1, "cnn_stride": 1, "adam_lr": 6e-3}
+STRONG_COLOUR |= dict(weight_decay=1e-3, rotation_zoom=0.0)
+"""Works well on CIFAR-10, as wide as the space allows."""
 
 
 def known_configurations(
     size: tuple[int, int],
     channels: int = 1,
     *,
+    width: int,
     may_flip: bool = False,
     is_weighted: bool = False,
     balanced: bool = False,
 ) -> dict[str, Params]:
     """Return the configurations by name, for images of `size` (h, w) with 1 channel (grey) or 3 (colours).
 
-    `may_flip`: whether the space has flips; ours uses them for colours. `is_weighted`: whether it has class weights.
-    `balanced`: whether ours uses them. The tutorials use neither.
+    `width`: the most channels of a CNN's first block, which ours has for colours. `may_flip`: whether the space has
+    flips; ours uses them for colours. `is_weighted`: whether it has class weights. `balanced`: whether ours uses them.
+    The tutorials use neither.
     """
     adam: Params = {"optimizer": "adam", "adam_lr": 1e-3}
     sgd: Params = {"optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0}
+    if channels > 1:
+        strong = {**STRONG_COLOUR, "cnn_width": width}
+    else:
+        strong = {**STRONG, "cnn_width": 24} if is_tiny(size) else STRONG
+    ours = {**strong, "cnn_blocks": max_blocks(size)}
     known = {
         "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, **adam},
         "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, **sgd},
         "tutorial CNN, Adam": {**TUTORIAL, **TUTORIAL_CNN, **adam},
+        "strong CNN, one cycle": ours,
     }
-    if channels > 1:
-        known["residual network, one cycle"] = ours = {**RESIDUAL, "resnet_blocks": max_blocks(size)}
-    else:
-        known["strong CNN, one cycle"] = ours = {**STRONG, "cnn_blocks": max_blocks(size)}
     for params in known.values():
         if may_flip:
             params["flip"] = params is ours and channels > 1
         if is_weighted:
             params["class_weighting"] = "balanced" if params is ours and balanced else "none"
+        if is_tiny(size):
+            params.pop("cnn_convs", None)
         if not has_stride_choice(size):
-            params.pop(f"{params['family']}_stride", None)
+            params.pop("cnn_stride", None)
     return known
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from objectives.base import Params, Suggest
-from objectives.images.geometry import has_stride_choice, max_blocks, max_resnet_blocks
+from objectives.images.geometry import has_stride_choice, is_tiny, max_blocks, max_resnet_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class Scale:
 LADDER = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SCALES = {
     "small": Scale(LADDER, cnn_width=24, resnet_blocks=3, resnet_width=16, resnet_depth=1),
-    "medium": Scale(LADDER, cnn_width=48, resnet_blocks=3, resnet_width=24, resnet_depth=1),
+    "medium": Scale(LADDER, cnn_width=32, resnet_blocks=3, resnet_width=16, resnet_depth=1),
     "wide": Scale((*LADDER, 1536, 2048), cnn_width=64, resnet_blocks=4, resnet_width=96, resnet_depth=2),
 }
 
@@ -61,12 +61,22 @@ def choose_scale(device: str, free_bytes: int, channels: int) -> str:
     return "medium" if channels > 1 else "small"
 
 
+def widest(scale: str) -> int:
+    """The most channels of a CNN's first block."""
+    return _limits(scale).cnn_width
+
+
+def _limits(scale: str) -> Scale:
+    """Those of a scale. Studies of earlier versions may have others than `SCALES`."""
+    return SCALES.get(scale, SCALES["wide"])
+
+
 def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
     """Sample a network for images of `size` (h, w). Parameters that a choice does not use are not sampled.
 
-    `scale` is one of `SCALES`; studies of earlier versions may have others.
+    `scale` is one of `SCALES`.
     """
-    limits = SCALES.get(scale, SCALES["wide"])
+    limits = _limits(scale)
     params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn", "resnet"])}
     if params["family"] == "mlp":
         params["mlp_depth"] = depth = trial.suggest_int("mlp_depth", 1, 3)
@@ -78,7 +88,8 @@ def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
     if params["family"] == "cnn":
         params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(size))
         params["cnn_width"] = trial.suggest_int("cnn_width", 8, limits.cnn_width, step=8)
-        params["cnn_convs"] = trial.suggest_int("cnn_convs", 1, 2)
+        if not is_tiny(size):
+            params["cnn_convs"] = trial.suggest_int("cnn_convs", 1, 2)
         params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
         params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
     else:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 MIN_STRIDED_PX = 16
-"""Smaller images keep their resolution in the first block. Halving them would save little and lose detail."""
+"""Images with fewer pixels a side are tiny. They keep their resolution in the first block."""
 
 MAX_BLOCKS = 3
 
@@ -18,11 +18,16 @@ def is_large(size: tuple[int, int]) -> bool:
     return min(size) > LARGE_ABOVE_PX
 
 
+def is_tiny(size: tuple[int, int]) -> bool:
+    """Whether images of `size` (h, w) are tiny. Their blocks have one convolution each: a second one gains nothing."""
+    return min(size) < MIN_STRIDED_PX
+
+
 def stem_stride(size: tuple[int, int]) -> int:
     """Pixels a side of what the first layer makes one pixel of, for images of `size` (h, w)."""
     if is_large(size):
         return math.ceil(min(size) / STEM_PX)
-    return 2 if min(size) >= MIN_STRIDED_PX else 1
+    return 1 if is_tiny(size) else 2
 
 
 def has_stride_choice(size: tuple[int, int]) -> bool:

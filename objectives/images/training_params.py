@@ -1,9 +1,11 @@
 """The parameters of every training, as the search samples them, and the recipe that they make. Imports no torch."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from objectives.base import Params, Suggest
+from objectives.images.geometry import stem_size
 from objectives.images.training.recipe import Recipe
 from objectives.metrics import balanced_weights
 
@@ -51,6 +53,18 @@ def learning_rate(params: Mapping[str, Any]) -> float:
     """Return the learning rate of a configuration. Its name depends on the optimizer."""
     names = {"sgd": "sgd_lr", "rmsprop": "rmsprop_lr"}
     return float(params[names.get(params["optimizer"], "adam_lr")])
+
+
+def choose_epochs(n: int, size: tuple[int, int], channels: int, device: str) -> int:
+    """Return the epochs of a trial's training with `n` images of `size` (h, w). Colours take longer to learn.
+
+    What is limited is the number of positions behind the first block, which most of the time goes to.
+    """
+    if device.startswith("cuda"):
+        positions, most = 200_000_000, 16
+    else:
+        positions, most = (20_000_000 if channels == 1 else 64_000_000), 12
+    return max(1, min(most, positions // (n * math.prod(stem_size(size)))))
 
 
 def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:

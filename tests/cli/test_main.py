@@ -173,7 +173,7 @@ def test_the_summary_shows_the_winner_and_the_next_steps(finished: Finished):
     seen = r"val_accuracy 0\.9\d+ confirmed, 0\.9\d+ in the search"
     assert re.search(rf"^winner: trial \d, .* {seen}$", out, re.M)
     assert len(re.findall(r"^  #\d +0\.\d{4}  0\.\d{4} to [01]\.\d{4}  0\.\d{4}", out, re.M)) == 3
-    assert re.search(r"^refit on training and validation images: 1,438 images, 20 epochs$", out, re.M)
+    assert re.search(r"^refit on training and validation images: 1,438 images, 24 epochs$", out, re.M)
     assert re.search(r"^test accuracy: 9\d\.\d\d% \(95% interval .* n = 3\d\d, measured once\)$", out, re.M)
     assert re.search(r"^registered: digits version 1, alias champion \(models:/digits/1\)$", out, re.M)
     assert len(re.findall(r"^  python -m search (ui|report|predict)", out, re.M)) == 3

@@ -73,7 +73,7 @@ def make_sampler(name: str, seed: int, number: int, attempt: int = 0) -> BaseSam
 def make_pruner(name: str, steps: int | None) -> BasePruner:
     """The pruner for trainings of `steps` steps; None for a function, which has Optuna's defaults.
 
-    Rungs are at a sixteenth, a quarter and all of the budget, rounded to whole steps (1, 4 and 12 quarter epochs of 3
+    Rungs are at a sixteenth, a quarter and all of the budget, rounded to whole steps (1, 4 and 8 quarter epochs of 2
     epochs). Each rung costs four times as many steps and has a quarter of the trials.
     """
     if steps is None:

@@ -37,10 +37,21 @@ def test_they_fit_the_smallest_space(size: tuple[int, int], channels: int, datas
         assert objective.may_propose(params, set()) != name.startswith("tutorial")
 
 
-def test_the_strong_one_is_residual_and_mirrors_for_colours_alone():
-    grey, colour = ([*images("folder:x", channels, (28, 28), (9, 9)).baselines().values()][-1] for channels in (1, 3))
-    assert (grey["family"], grey["flip"]) == ("cnn", False)
-    assert (colour["family"], colour["flip"]) == ("resnet", True)
+def test_the_strong_one_mirrors_and_is_as_wide_as_the_space_for_colours_alone():
+    for scale, limits in SCALES.items():
+        objectives = [images("folder:x", channels, (28, 28), (9, 9)) for channels in (1, 3)]
+        for objective in objectives:
+            objective.space_scale = scale
+        grey, colour = (objective.baselines()["strong CNN, one cycle"] for objective in objectives)
+        assert (grey["cnn_width"], grey["flip"]) == (16, False)
+        assert (colour["cnn_width"], colour["flip"]) == (limits.cnn_width, True)
+
+
+def test_small_images_have_one_convolution_a_block():
+    small, larger = (images("mnist", 1, (side, side), (9, 9)) for side in (15, 16))
+    assert "cnn_convs" in search_space(larger)
+    assert "cnn_convs" not in search_space(small)
+    assert [small.describe(params) for params in small.baselines().values()][-1].startswith("cnn-3x24 ")
 
 
 def test_digits_and_letters_are_never_mirrored():

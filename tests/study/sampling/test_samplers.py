@@ -76,7 +76,7 @@ class Large(ImageClassification):
 @pytest.mark.parametrize(
     ("objective", "device", "steps", "rungs"),
     [
-        (Large(), "cpu", 12, {1, 4}),
+        (Large(), "cpu", 8, {1, 4}),
         (Large(), "cuda:0", 64, {4, 16}),
         (ImageClassification("digits"), "cpu", 12, {1, 4}),
     ],
