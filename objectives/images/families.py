@@ -67,7 +67,7 @@ def widest(scale: str) -> int:
 
 
 def _limits(scale: str) -> Scale:
-    """Those of a scale. Studies of earlier versions may have others than `SCALES`."""
+    """The limits of a scale. Studies of earlier versions may have others than `SCALES`."""
     return SCALES.get(scale, SCALES["wide"])
 
 

@@ -233,7 +233,7 @@ class ImageClassification:
 
     def refit_epochs(self, epochs: int) -> int:
         """Two to six times as many: too expensive for every trial, but worth it for the winner."""
-        return min(6 * epochs, max(2 * epochs, 24))
+        return min((6 if self.is_large else 3) * epochs, max(2 * epochs, 36))
 
     def steps_per_epoch(self) -> int:
         """Quarters of long epochs, so a bad configuration can be pruned early. On a GPU they cost nothing."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from objectives.base import Params, Suggest
-from objectives.images.geometry import stem_size
+from objectives.images.geometry import is_tiny, stem_size
 from objectives.images.training.recipe import Recipe
 from objectives.metrics import balanced_weights
 
@@ -58,12 +58,12 @@ def learning_rate(params: Mapping[str, Any]) -> float:
 def choose_epochs(n: int, size: tuple[int, int], channels: int, device: str) -> int:
     """Return the epochs of a trial's training with `n` images of `size` (h, w). Colours take longer to learn.
 
-    What is limited is the number of positions behind the first block, which most of the time goes to.
+    Images times epochs times positions behind the first block stay below a limit: most of the time goes there.
     """
     if device.startswith("cuda"):
         positions, most = 200_000_000, 16
     else:
-        positions, most = (20_000_000 if channels == 1 else 64_000_000), 12
+        positions, most = (20_000_000 if channels == 1 else 64_000_000), (8 if is_tiny(size) else 12)
     return max(1, min(most, positions // (n * math.prod(stem_size(size)))))
 
 

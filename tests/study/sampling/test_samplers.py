@@ -78,7 +78,7 @@ class Large(ImageClassification):
     [
         (Large(), "cpu", 8, {1, 4}),
         (Large(), "cuda:0", 64, {4, 16}),
-        (ImageClassification("digits"), "cpu", 12, {1, 4}),
+        (ImageClassification("digits"), "cpu", 8, {1, 4}),
     ],
 )
 def test_the_default_objectives_rungs_are_where_it_is_measured_a_sixteenth_and_a_quarter_of_the_way(
