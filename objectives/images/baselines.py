@@ -22,6 +22,9 @@ STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-
 STRONG |= dict(rotation_zoom=0.75, translation=0.75, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
+ONE_CONVOLUTION: Params = dict(cnn_convs=1, cnn_width=24)
+"""What differs for tiny images."""
+
 STRONG_COLOUR: Params = {**STRONG, "cnn_kernel": 3, "cnn_dropout": 0.1, "cnn_stride": 1, "adam_lr": 6e-3}
 STRONG_COLOUR |= dict(weight_decay=1e-3, rotation_zoom=0.0)
 """Works well on CIFAR-10, as wide as the space allows."""
@@ -44,11 +47,11 @@ def known_configurations(
     """
     adam: Params = {"optimizer": "adam", "adam_lr": 1e-3}
     sgd: Params = {"optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0}
+    ours = {**(STRONG if channels == 1 else STRONG_COLOUR), "cnn_blocks": max_blocks(size)}
+    if is_tiny(size):
+        ours |= ONE_CONVOLUTION
     if channels > 1:
-        strong = {**STRONG_COLOUR, "cnn_width": width}
-    else:
-        strong = {**STRONG, "cnn_width": 24} if is_tiny(size) else STRONG
-    ours = {**strong, "cnn_blocks": max_blocks(size)}
+        ours["cnn_width"] = width
     known = {
         "tutorial MLP, Adam": {**TUTORIAL, **TUTORIAL_MLP, **adam},
         "tutorial MLP, SGD": {**TUTORIAL, **TUTORIAL_MLP, **sgd},
@@ -60,8 +63,6 @@ def known_configurations(
             params["flip"] = params is ours and channels > 1
         if is_weighted:
             params["class_weighting"] = "balanced" if params is ours and balanced else "none"
-        if is_tiny(size):
-            params.pop("cnn_convs", None)
         if not has_stride_choice(size):
             params.pop("cnn_stride", None)
     return known
@@ -76,7 +77,7 @@ LARGEST_PORTFOLIO = 8
 def portfolio(channels: int, *, is_large: bool) -> list[Params]:
     """Return configurations for images with 1 channel (grey) or 3 (colours), best first.
 
-    `is_large`: as in `training_params.suggest`.
+    `is_large`: whether there are at least 20,000 training images.
     """
     colours, size = "colour" if channels > 1 else "grey", "large" if is_large else "small"
     return _portfolios().get(f"{colours}-{size}", [])

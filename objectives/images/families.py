@@ -61,7 +61,7 @@ def choose_scale(device: str, free_bytes: int, channels: int) -> str:
     return "medium" if channels > 1 else "small"
 
 
-def widest(scale: str) -> int:
+def max_cnn_width(scale: str) -> int:
     """The most channels of a CNN's first block."""
     return _limits(scale).cnn_width
 
@@ -74,7 +74,7 @@ def _limits(scale: str) -> Scale:
 def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
     """Sample a network for images of `size` (h, w). Parameters that a choice does not use are not sampled.
 
-    `scale` is one of `SCALES`.
+    `scale` is one of `SCALES`, or of an earlier version.
     """
     limits = _limits(scale)
     params: Params = {"family": trial.suggest_categorical("family", ["mlp", "cnn", "resnet"])}
@@ -88,8 +88,7 @@ def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
     if params["family"] == "cnn":
         params["cnn_blocks"] = trial.suggest_int("cnn_blocks", 2, max_blocks(size))
         params["cnn_width"] = trial.suggest_int("cnn_width", 8, limits.cnn_width, step=8)
-        if not is_tiny(size):
-            params["cnn_convs"] = trial.suggest_int("cnn_convs", 1, 2)
+        params["cnn_convs"] = trial.suggest_int("cnn_convs", 1, 1 if is_tiny(size) else 2)
         params["cnn_kernel"] = trial.suggest_categorical("cnn_kernel", [3, 5])
         params["cnn_dense"] = trial.suggest_categorical("cnn_dense", [0, 128])
     else:

@@ -19,7 +19,7 @@ from objectives.failures import describe_value
 from objectives.images import families, training_params
 from objectives.images.baselines import known_configurations, portfolio
 from objectives.images.geometry import is_tiny
-from objectives.images.training_params import TRAINING_PARAMETERS, learning_rate, make_recipe, of_network
+from objectives.images.training_params import TRAINING_PARAMETERS, choose_epochs, learning_rate, make_recipe, of_network
 from objectives.metrics import METRICS, Metric, direction_of, is_unequal, metric_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and sampling parameters does not need it
@@ -203,9 +203,9 @@ class ImageClassification:
         if taken := TRAINING_PARAMETERS & (asked | network.keys()):
             shown, advice = ", ".join(sorted(taken)), f"use another name, such as network_{min(taken)}"
             raise ObjectiveError(f"suggest_network uses {shown}, which every training has as a parameter; {advice}")
-        may_flip, is_unequal = may_be_mirrored(self.dataset_name), self.is_unequal
-        training = training_params.suggest(trial, is_large=self.is_large, is_unequal=is_unequal, may_flip=may_flip)
-        return {**network, **training}
+        traits = {"may_flip": may_be_mirrored(self.dataset_name), "is_unequal": self.is_unequal}
+        large_batches = self.is_large or is_tiny(self.size)
+        return {**network, **training_params.suggest(trial, large_batches=large_batches, **traits)}
 
     def may_propose(self, params: Params, narrowed: Set[str]) -> bool:
         """A constant learning rate is for the tutorials' baselines, unless the user asks for it."""
@@ -218,7 +218,7 @@ class ImageClassification:
         balanced = self.searched in ("balanced_accuracy", "macro_f1")  # small classes count as much as large ones
         may_flip, is_weighted = may_be_mirrored(self.dataset_name), self.is_unequal
         traits = {"may_flip": may_flip, "is_weighted": is_weighted, "balanced": balanced}
-        return known_configurations(self.size, self.channels, width=families.widest(self.space_scale), **traits)
+        return known_configurations(self.size, self.channels, width=families.max_cnn_width(self.space_scale), **traits)
 
     def portfolio(self) -> Sequence[Params]:
         """Configurations that did well on similar data. A subclass with another space has none."""
@@ -229,11 +229,11 @@ class ImageClassification:
         return families.choose_scale(device, free_bytes, self.channels)
 
     def epochs(self, device: str) -> int:
-        return training_params.choose_epochs(len(self.dataset.train), self.size, self.channels, device)
+        return choose_epochs(len(self.dataset.train), (self.channels, *self.size), device, is_large=self.is_large)
 
     def refit_epochs(self, epochs: int) -> int:
         """Two to six times as many: too expensive for every trial, but worth it for the winner."""
-        return min((6 if self.is_large else 3) * epochs, max(2 * epochs, 36))
+        return min((4 if is_tiny(self.size) else 6) * epochs, max(2 * epochs, 36))
 
     def steps_per_epoch(self) -> int:
         """Quarters of long epochs, so a bad configuration can be pruned early. On a GPU they cost nothing."""
@@ -282,8 +282,8 @@ class ImageClassification:
         from objectives.images.own_networks import takes_channels_last
         from objectives.images.training.loop import ImageTraining
 
-        if is_tiny(self.size):
-            torch.set_num_threads(1)  # a second thread makes steps longer: 7.4 instead of 7.1 ms for 8x8 pixels
+        if task.refit and device == "cpu" and is_tiny(self.size) and not self.has_own_networks:
+            torch.set_num_threads(1)  # a second thread makes steps longer, 7.4 instead of 7.1 ms for 8x8 pixels
         torch.manual_seed(task.seed)
         model = self.build_model(task.params)
         if not self._replaces("build_network") or takes_channels_last(model, self._inputs):

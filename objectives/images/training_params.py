@@ -1,4 +1,4 @@
-"""The parameters of every training, as the search samples them, and the recipe that they make. Imports no torch."""
+"""The parameters and the length of every training, as the search chooses them, and its recipe. Imports no torch."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -20,11 +20,11 @@ AVERAGING = 0.03
 """Time constant of the average of the weights, as a share of a training that anneals its learning rate."""
 
 
-def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool, may_flip: bool) -> Params:
+def suggest(trial: Suggest, *, large_batches: bool, is_unequal: bool, may_flip: bool) -> Params:
     """Sample the parameters of a training.
 
-    `is_large`: whether the training split has many images; `is_unequal`: whether its classes are of very unequal size;
-    `may_flip`: whether mirrored images may still show their class.
+    `large_batches`: for many images, and for tiny ones, whose batches are too small to be fast otherwise. `is_unequal`:
+    whether the classes are of very unequal size. `may_flip`: whether mirrored images may still show their class.
     """
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
     params: Params = {"optimizer": optimizer}
@@ -35,7 +35,7 @@ def suggest(trial: Suggest, *, is_large: bool, is_unequal: bool, may_flip: bool)
         params["rmsprop_lr"] = trial.suggest_float("rmsprop_lr", 1e-4, 5e-3, log=True)
     else:  # Adam and AdamW need the same range, and share what the sampler learns about it
         params["adam_lr"] = trial.suggest_float("adam_lr", 5e-4, 2e-2, log=True)
-    batch_sizes = [64, 128, 256] if is_large else [32, 64, 128]
+    batch_sizes = [64, 128, 256] if large_batches else [32, 64, 128]
     params["batch_size"] = trial.suggest_categorical("batch_size", batch_sizes)
     params["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
     params["schedule"] = trial.suggest_categorical("schedule", ["one_cycle", "constant"])
@@ -55,16 +55,19 @@ def learning_rate(params: Mapping[str, Any]) -> float:
     return float(params[names.get(params["optimizer"], "adam_lr")])
 
 
-def choose_epochs(n: int, size: tuple[int, int], channels: int, device: str) -> int:
-    """Return the epochs of a trial's training with `n` images of `size` (h, w). Colours take longer to learn.
+def choose_epochs(n: int, shape: tuple[int, int, int], device: str, *, is_large: bool) -> int:
+    """Return the epochs of a trial's training with `n` images of `shape` (c, h, w). `is_large`: 20,000 or more.
 
-    Images times epochs times positions behind the first block stay below a limit: most of the time goes there.
+    Most of the time goes to what follows the first block, so its output decides: images x epochs x pixels of it have a
+    limit, which is higher for colours, since they take longer to learn.
     """
+    channels, *size = shape
     if device.startswith("cuda"):
-        positions, most = 200_000_000, 16
+        pixels, most = 800_000_000, 16
     else:
-        positions, most = (20_000_000 if channels == 1 else 64_000_000), (8 if is_tiny(size) else 12)
-    return max(1, min(most, positions // (n * math.prod(stem_size(size)))))
+        pixels, most = (20_000_000 if channels == 1 else 64_000_000), (8 if is_tiny((size[0], size[1])) else 12)
+    epochs = round(pixels / (n * math.prod(stem_size((size[0], size[1])))))
+    return max(1 if is_large else 4, min(most, epochs))
 
 
 def make_recipe(params: Mapping[str, Any], counts: Iterable[int]) -> Recipe:

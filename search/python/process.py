@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 
 from search.common.errors import UsageError
-from search.common.system import environment, thread_waiting
+from search.common.system import environment, thread_waiting, usable_cores
 from search.tracking.store import unchanged_process
 
 THREADS = ("delivery", "preload")
@@ -72,16 +72,17 @@ def _ended_threads() -> Iterator[None]:
 
 @contextmanager
 def _unchanged_torch() -> Iterator[None]:
-    """Restore torch's number of threads and its random state."""
+    """Restore torch's number of threads and its random state. If torch was not loaded before, it gets all cores."""
     before = sys.modules.get("torch")
-    threads = before.get_num_threads() if before else None
+    threads = before.get_num_threads() if before else usable_cores()
     state = before.get_rng_state() if before else None
     try:
         yield
     finally:
-        if threads is not None and (torch := sys.modules.get("torch")) is not None:
+        if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)
-            torch.set_rng_state(state)
+            if state is not None:
+                torch.set_rng_state(state)
 
 
 @contextmanager

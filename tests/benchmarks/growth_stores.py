@@ -26,7 +26,7 @@ from tests.benchmarks.commands import data_dir
 
 NAME, SCOPE = "growth", "benchmark"
 REPORTS = (1, 4, 8, 12)
-"""Steps at which the default objective reports on MNIST: three epochs in quarters."""
+"""Steps at which a training of three epochs reports: the first quarter of an epoch, and each whole one."""
 STEPS = REPORTS[-1]
 POINT = {"train/loss": 0.3, "train/accuracy": 0.9, "val/loss": 0.3, "val/accuracy": 0.9}
 

@@ -141,6 +141,13 @@ def test_trials_of_an_earlier_version_have_the_networks_they_had():
         assert " ".join(layers[1:]).startswith(expected)
 
 
+def test_a_trial_of_tiny_images_keeps_a_second_convolution_of_an_earlier_version():
+    objective = digits("")
+    stored = {**objective.baselines()["strong CNN, one cycle"], "cnn_convs": 2}
+    params = WHOLE_SPACE.suggest(objective, StoredTrial(stored))
+    assert [type(layer).__name__ for layer in objective.build_model(params).children()].count("Conv2d") == 5
+
+
 def test_a_study_of_an_earlier_version_cannot_go_on_and_the_error_says_what_to_type(folder: Path):
     storage = open_storage(Config(workspace=folder).storage_url)
     study = open_study(storage, "short", digits("small"), DEFAULT_OBJECTIVE, 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from shell import search
 
 from search.common.system import WAITING, thread_waiting
 
@@ -15,3 +18,14 @@ def test_threads_wait_as_the_user_says(monkeypatch: pytest.MonkeyPatch):
         with monkeypatch.context() as variables:
             variables.setenv(name, "active")
             assert thread_waiting() == {}
+
+
+@pytest.mark.slow
+def test_workers_inherit_it(folder: Path):
+    """The value of the trial is what the worker has."""
+    (folder / "waits.py").write_text(
+        "import os\n\ndef objective(trial):\n    return float(os.environ['GOMP_SPINCOUNT'])\n"
+    )
+    function = ("--objective", "waits.py:objective", "--jobs", 1, "--trials", 1)
+    assert "10000" in search(*function, cwd=folder).stdout
+    assert "777" in search(*function, "--study", "mine", cwd=folder, env={"GOMP_SPINCOUNT": "777"}).stdout

@@ -25,7 +25,18 @@ TESTS = Path(__file__).parents[1]
 CHECKOUT = str(TESTS.parent)
 """What is tested, also where another checkout is the one that is installed."""
 IMPORTABLE = os.pathsep.join((str(TESTS / "support"), str(TESTS / "testing"), CHECKOUT))
-FOREIGN = ("SEARCH_", "MLFLOW_", "TOY_", "PYTHONPATH", "PYTHONWARNINGS", "COLUMNS", "FORCE_COLOR", "CI", "OMP_")
+FOREIGN = (
+    "SEARCH_",
+    "MLFLOW_",
+    "TOY_",
+    "PYTHONPATH",
+    "PYTHONWARNINGS",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "CI",
+    "OMP_",
+    "GOMP_",
+)
 
 
 RUNS = """

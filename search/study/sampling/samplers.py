@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.samplers._tpe import _truncnorm  # private, as in Optuna 5.0.0
 
 REDUCTION_FACTOR = 4
-"""One in four trials of a rung continues. The first rung is at a sixteenth of the budget, so there are three.
+"""One in four trials of a rung continues. The first rung is at a sixteenth of the budget, at least one step.
 
 Rungs predict the end: ranks at the first and second rung (steps 1 and 4 of 12) correlate with the final ranks by 0.65
 and 0.86. At both, 4 of the best 5 were in the first quarter. A one-cycle warm-up of a sixteenth instead of a quarter
@@ -73,8 +73,8 @@ def make_sampler(name: str, seed: int, number: int, attempt: int = 0) -> BaseSam
 def make_pruner(name: str, steps: int | None) -> BasePruner:
     """The pruner for trainings of `steps` steps; None for a function, which has Optuna's defaults.
 
-    Rungs are at a sixteenth, a quarter and all of the budget, rounded to whole steps (1, 4 and 8 quarter epochs of 2
-    epochs). Each rung costs four times as many steps and has a quarter of the trials.
+    The first rung is at a sixteenth of the budget, at least one step, and each next one at four times as many (steps 1
+    and 4 of the 8 quarter epochs of MNIST). Each rung costs four times as many steps and has a quarter of the trials.
     """
     if steps is None:
         return PRUNERS[name]()

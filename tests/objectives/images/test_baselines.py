@@ -48,10 +48,12 @@ def test_the_strong_one_mirrors_and_is_as_wide_as_the_space_for_colours_alone():
 
 
 def test_small_images_have_one_convolution_a_block():
-    small, larger = (images("mnist", 1, (side, side), (9, 9)) for side in (15, 16))
-    assert "cnn_convs" in search_space(larger)
-    assert "cnn_convs" not in search_space(small)
-    assert [small.describe(params) for params in small.baselines().values()][-1].startswith("cnn-3x24 ")
+    for channels in (1, 3):
+        tiny, larger = (images("folder:x", channels, (side, side), (9, 9)) for side in (15, 16))
+        assert search_space(tiny)["cnn_convs"].single()
+        assert not search_space(larger)["cnn_convs"].single()
+        tiny.space_scale = next(iter(SCALES))
+        assert tiny.describe(tiny.baselines()["strong CNN, one cycle"]).startswith("cnn-3x24 ")
 
 
 def test_digits_and_letters_are_never_mirrored():

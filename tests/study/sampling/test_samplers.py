@@ -81,7 +81,7 @@ class Large(ImageClassification):
         (ImageClassification("digits"), "cpu", 8, {1, 4}),
     ],
 )
-def test_the_default_objectives_rungs_are_where_it_is_measured_a_sixteenth_and_a_quarter_of_the_way(
+def test_the_default_objectives_rungs_are_where_it_is_measured_each_four_times_the_one_before(
     objective: ImageClassification, device: str, steps: int, rungs: set[int]
 ):
     per_epoch = objective.steps_per_epoch()

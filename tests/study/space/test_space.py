@@ -80,9 +80,9 @@ def test_a_fixed_parameter_is_stored_with_the_trial():
     [
         ("batch_sise=64", r"unknown parameter 'batch_sise'; did you mean batch_size\?"),
         ("xyzzy=64", r"unknown parameter 'xyzzy'; allowed: adam_lr, .*weight_decay"),
-        ("batch_size=100", r"batch_size cannot be 100; allowed: 32, 64 or 128\. .*--fix batch_size=32"),
-        ("batch_size=[64, 100]", r"batch_size cannot be 100; allowed: 32, 64 or 128"),
-        ("batch_size=[]", r"batch_size cannot be \[\]; allowed: 32, 64 or 128"),
+        ("batch_size=100", r"batch_size cannot be 100; allowed: 64, 128 or 256\. .*--fix batch_size=64"),
+        ("batch_size=[64, 100]", r"batch_size cannot be 100; allowed: 64, 128 or 256"),
+        ("batch_size=[]", r"batch_size cannot be \[\]; allowed: 64, 128 or 256"),
         ("adam_lr=[1e-2, 1e-3]", r"adam_lr = \[0.01, 0.001\] is upside down; type --fix adam_lr=\[0.001,0.01\]"),
         ("adam_lr=1", r"adam_lr cannot be 1; allowed: 0.0005 to 0.02\. .*adam_lr = \[0.0005, 0.02\]"),
         ("adam_lr=fast", r"adam_lr cannot be fast; allowed: one number, or a range of two"),
