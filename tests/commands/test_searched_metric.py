@@ -46,7 +46,7 @@ def printed(capsys: pytest.CaptureFixture[str], study: StudyRecord) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_950_cats_and_50_dogs_the_winner_by_balanced_accuracy_finds_dogs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -38,6 +38,7 @@ def test_killed_again_and_again(place: Place, kills: int):
     assert list((place.folder / "mlruns").rglob("weights/*/*")) == []
 
 
+@pytest.mark.long
 def test_with_a_server(make_place: Callable[..., Place], server: Server, folder: Path):  # noqa: F811
     server.start()
     place = make_place(folder, mlflow=server.database)

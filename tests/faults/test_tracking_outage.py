@@ -105,6 +105,7 @@ def test_absent_for_the_whole_search(make_place: Callable[..., Place], server: S
     assert versions == [("digits", 1, "READY")]
 
 
+@pytest.mark.long
 def test_stopped_for_a_part_of_the_search(make_place: Callable[..., Place], server: Server, folder: Path):
     if server.process is None:
         server.start()
