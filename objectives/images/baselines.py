@@ -23,7 +23,7 @@ STRONG |= dict(rotation_zoom=0.75, translation=0.75, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
 ONE_CONVOLUTION: Params = dict(cnn_convs=1, cnn_width=24)
-"""What differs for tiny images."""
+"""Replaces the values of the strong CNN for tiny images."""
 
 STRONG_COLOUR: Params = {**STRONG, "cnn_kernel": 3, "cnn_dropout": 0.1, "cnn_stride": 1, "adam_lr": 6e-3}
 STRONG_COLOUR |= dict(weight_decay=1e-3, rotation_zoom=0.0)

@@ -23,8 +23,8 @@ AVERAGING = 0.03
 def suggest(trial: Suggest, *, large_batches: bool, is_unequal: bool, may_flip: bool) -> Params:
     """Sample the parameters of a training.
 
-    `large_batches`: for many images, and for tiny ones, whose batches are too small to be fast otherwise. `is_unequal`:
-    whether the classes are of very unequal size. `may_flip`: whether mirrored images may still show their class.
+    `large_batches`: for many images, and for tiny ones, of which small batches are slow. `is_unequal`: whether the
+    classes are of very unequal size. `may_flip`: whether mirrored images may still show their class.
     """
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
     params: Params = {"optimizer": optimizer}
@@ -58,15 +58,15 @@ def learning_rate(params: Mapping[str, Any]) -> float:
 def choose_epochs(n: int, shape: tuple[int, int, int], device: str, *, is_large: bool) -> int:
     """Return the epochs of a trial's training with `n` images of `shape` (c, h, w). `is_large`: 20,000 or more.
 
-    Most of the time goes to what follows the first block, so its output decides: images x epochs x pixels of it have a
-    limit, which is higher for colours, since they take longer to learn.
+    The layers behind the first block take most of the time. So images x epochs x pixels of that block's output have a
+    limit. It is higher for colours, which take longer to learn.
     """
-    channels, *size = shape
+    channels, size = shape[0], shape[1:]
     if device.startswith("cuda"):
         pixels, most = 800_000_000, 16
     else:
-        pixels, most = (20_000_000 if channels == 1 else 64_000_000), (8 if is_tiny((size[0], size[1])) else 12)
-    epochs = round(pixels / (n * math.prod(stem_size((size[0], size[1])))))
+        pixels, most = (20_000_000 if channels == 1 else 64_000_000), (8 if is_tiny(size) else 12)
+    epochs = round(pixels / (n * math.prod(stem_size(size))))
     return max(1 if is_large else 4, min(most, epochs))
 
 

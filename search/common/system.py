@@ -30,9 +30,9 @@ WAITING = {"GOMP_SPINCOUNT": "10000", "OMP_WAIT_POLICY": "passive"}
 """How OpenMP's threads wait for each other: 10,000 turns, about half a millisecond, then they let go of their core.
 
 A step of a CNN on MNIST with two threads took 33 ms with both and 47 with `passive` alone, as long as with one thread.
-With 100,000 turns it took 31 ms, but a step of a narrower CNN, beside a program that uses one of two cores, took 209 ms
-instead of 80 (Xeon 2.5 GHz, torch 2.15). GCC's runtime, which torch has on Linux, reads the first name, others read the
-second.
+With 100,000 turns it took 31 ms. While another program used one of the two cores, a step of a narrower CNN took 209 ms
+with 100,000 turns and 80 ms with 10,000 (Xeon 2.5 GHz, torch 2.15). GCC's runtime, which torch has on Linux, reads the
+first name, others read the second.
 """
 MAIN_PACKAGES = ("torch", "torchvision", "optuna", "mlflow", "sqlalchemy", "plotly", "numpy")
 
