@@ -164,8 +164,10 @@ class TrainingRuns:
         self.tracking.file(job.run, "output.txt", printable("\n".join(lines), limit=OUTPUT_LENGTH).encode())
 
     def save(self, training: RunningTraining, state: bytes) -> None:
-        """Write a checkpoint."""
-        write_atomic(self.files.checkpoint_of(training.job.run), state)
+        """Write a checkpoint. Not after the last step of a confirmation or refit: resumed, it would have no value."""
+        is_over = training.result is not None and training.result.step == training.steps
+        if not is_over or training.job.tags["kind"] == "trial":  # whose values the study stores
+            write_atomic(self.files.checkpoint_of(training.job.run), state)
         training.checkpointed_at = time.monotonic()
 
     def keep_model(self, job: Job, program: bytes) -> None:

@@ -127,8 +127,9 @@ def test_the_next_start_repeats_a_seed_that_ran_out_of_memory(place: Place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounds", [2, 5, 6, 9])
+@pytest.mark.parametrize("rounds", [2, 3, 5, 6, 9])
 def test_an_interruption_repeats_no_training(place: Place, rounds: int):
+    """Round 3 ends between the last step of a training and its end."""
     place.search(3)
     place.confirm(2, 2, interrupted=after(rounds))
     confirmation, winner = place.confirm(2, 2)
