@@ -45,12 +45,13 @@ class Counted(ImageClassification):
 
     reads = 0
     killed = False
+    longer = 1
 
     def __init__(self) -> None:
         super().__init__("digits")
 
     def refit_epochs(self, epochs: int) -> int:
-        return epochs
+        return epochs * Counted.longer
 
     def score_test(self, model: Any, device: str) -> TestScore:
         Counted.reads += 1
@@ -114,7 +115,7 @@ class OutOfMemory(Counted):
 @pytest.fixture(autouse=True)
 def unread() -> Iterator[None]:
     yield
-    Counted.reads, Counted.killed = 0, False
+    Counted.reads, Counted.killed, Counted.longer = 0, False, 1
 
 
 def searched(folder: Path, objective: str = "Counted", **settings: Any) -> StudyRecord:
@@ -146,6 +147,18 @@ def test_another_winning_network_reads_the_test_split_again_and_the_count_is_sho
     assert texts
     assert all(f"n = 359), {reads_of_test_split(study)}." in note for note in texts)
     assert reads_of_test_split(study) in (folder / "mlruns/reports/digits.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_refit_is_shown_with_the_epochs_that_it_had(folder: Path):
+    Counted.killed = True
+    with pytest.raises(ObjectiveError, match="score_test failed: Killed"):
+        searched(folder, no_refit=False)
+    Counted.killed, Counted.longer = False, 2  # as in another version
+    summary = searched(folder, no_refit=False).summary
+    assert summary is not None
+    assert summary.refit is not None
+    assert (summary.run, summary.refit["epochs"]) == ("refit-0", 1)
 
 
 @pytest.mark.slow

@@ -266,9 +266,8 @@ class Phases:
             work.resume()
             what = f"network {place} of {len(jobs)}" if ensemble else "the winner"
             title = f"training {what} on all but the test split, {counted(epochs, 'epoch')}"
-            phase = replace(
-                self._phase("refit", title, [job]), epochs=epochs, refit_epochs=epochs * (len(jobs) - place)
-            )
+            left = epochs * (len(jobs) - place)
+            phase = replace(self._phase("refit", title, [job]), epochs=epochs, refit_epochs=left)
             self._train(work, phase, is_last=place == len(jobs))
             results |= work.results
         done = {job.task.number: job.run for job in jobs if results[job.run].state == TrialState.COMPLETE}
@@ -280,6 +279,7 @@ class Phases:
             return summary
         seconds = [results[run].metrics.get("train_seconds") for run in done.values()]
         total, info = None if None in seconds else sum(filter(None, seconds)), objective.dataset_info()
+        epochs = round(max(results[run].metrics.get("epochs") or epochs for run in done.values()))  # as trained
         refit = {"epochs": epochs, "seconds": total, "images": info["n_train"] + info["n_validation"]}
         if ensemble is None:
             return replace(summary, run=done[summary.number], refit=refit)
