@@ -274,6 +274,7 @@ def test_a_worker_computes_without_slow_denormal_numbers_and_the_compiler_and_al
         import sys
         import torch
         from objectives.base import Task
+        from objectives.images import ImageClassification
         from objectives.spec import ObjectiveSpec
         from objectives.worker.messages import Finished, WorkerSettings
         from objectives.worker.worker import Worker
@@ -286,12 +287,21 @@ def test_a_worker_computes_without_slow_denormal_numbers_and_the_compiler_and_al
             worker.checkpoint()
             assert isinstance(worker.stop(), Finished)
         print("torch._dynamo" in sys.modules, (torch.tensor([1e-38]) * 0.1).item())
-        for size in (None, 16):  # tiny images are faster on one core
-            spec = ObjectiveSpec(spec.target, {**spec.options, "image_size": size})
+
+        class Own(ImageClassification):
+            def suggest_network(self, trial):
+                return {"width": trial.suggest_int("width", 4, 12)}
+
+            def build_network(self, params):
+                return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+        for target, size in ((spec.target, None), (spec.target, 16), ("__main__:Own", None)):
+            # the space's networks for tiny images are faster on one core
+            spec = ObjectiveSpec(target, {**spec.options, "image_size": size})
             worker = Worker(WorkerSettings(spec, "cpu", index=0, threads=1, threads_alone=2))
             for refit in (True, False):
-                worker.start(Task(0, adam, seed=0, epochs=1, refit=refit))
+                worker.start(Task(0, {**adam, "width": 8}, seed=0, epochs=1, refit=refit))
                 print(torch.get_num_threads())
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["False", "0.0", "1", "1", "2", "1"]
+    assert ran.stdout.split() == ["False", "0.0", "1", "1", "2", "1", "2", "1"]
