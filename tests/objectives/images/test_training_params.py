@@ -32,7 +32,7 @@ def test_larger_data_and_larger_images_get_fewer_epochs(
 
 
 @pytest.mark.parametrize(
-    ("side", "epochs", "refit"), [(28, 1, 6), (28, 2, 12), (32, 6, 36), (32, 16, 36), (64, 30, 60), (8, 8, 32)]
+    ("side", "epochs", "refit"), [(28, 1, 6), (28, 2, 12), (32, 6, 24), (32, 16, 32), (64, 30, 60), (8, 8, 32)]
 )
 def test_the_refit_has_two_to_six_times_as_many(side: int, epochs: int, refit: int):
     assert images("folder:x", 1, (side, side), (9, 9)).refit_epochs(epochs) == refit
@@ -41,3 +41,8 @@ def test_the_refit_has_two_to_six_times_as_many(side: int, epochs: int, refit: i
 def test_an_objective_counts_its_own_training_images():
     assert images("folder:x", 1, (28, 28), (2 * LARGE_FROM_IMAGES, 60_000)).epochs("cpu") == 2
     assert ImageClassification("digits").epochs("cpu") == 8
+
+
+@pytest.mark.parametrize(("channels", "n", "steps"), [(1, 30_000, 4), (3, 30_000, 2), (1, 300, 1), (3, 300, 1)])
+def test_long_epochs_are_measured_in_parts(channels: int, n: int, steps: int):
+    assert images("folder:x", channels, (32, 32), (n, n)).steps_per_epoch() == steps
