@@ -164,9 +164,9 @@ class TrainingRuns:
         self.tracking.file(job.run, "output.txt", printable("\n".join(lines), limit=OUTPUT_LENGTH).encode())
 
     def save(self, training: RunningTraining, state: bytes) -> None:
-        """Write a checkpoint. Not after the last step of a confirmation or refit: resumed, it would have no value."""
+        """Write a checkpoint, except after the last step of a confirmation or refit: resumed there, it has no value."""
         is_over = training.result is not None and training.result.step == training.steps
-        if not is_over or training.job.tags["kind"] == "trial":  # whose values the study stores
+        if not is_over or training.job.tags["kind"] == "trial":  # the study stores the values of trials
             write_atomic(self.files.checkpoint_of(training.job.run), state)
         training.checkpointed_at = time.monotonic()
 
