@@ -119,7 +119,7 @@ class ImageClassification:
 
     @property
     def n_folds(self) -> int:
-        """Those of the dataset. 0 for a subclass that trains or validates in its own way and does not give them."""
+        """The dataset's number of folds. 0 for a subclass that trains or validates in its own way and has no folds."""
         return 0 if self._replaces("start") or self._replaces("validation_images") else self.dataset.n_folds
 
     def fold_images(self, fold: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -232,7 +232,7 @@ class ImageClassification:
         return choose_epochs(len(self.dataset.train), (self.channels, *self.size), device, is_large=self.is_large)
 
     def refit_epochs(self, epochs: int) -> int:
-        times, most = (4, 32) if is_tiny(self.size) else (6, 24)  # 36 were no better for CIFAR-10
+        times, most = (4, 32) if is_tiny(self.size) else (6, 24)  # 36 did not help on CIFAR-10
         return min(times * epochs, max(2 * epochs, most))
 
     def steps_per_epoch(self) -> int:

@@ -42,7 +42,7 @@ def can_be_registered(objective: Objective) -> bool:
 
 
 class TrainedNetwork(NamedTuple):
-    """What a training left, to be registered alone or as a member of an ensemble."""
+    """The results of a training, to be registered alone or as a member of an ensemble."""
 
     params: Params
     weights: Callable[[], bytes]  # reads its state_dict, or the program that a function has logged
