@@ -265,6 +265,26 @@ def _check_depth(inputs: InputSpec, blocks: int, most: int) -> None:
         raise ValueError(f"{blocks} blocks do not fit images of {inputs.size[0]}x{inputs.size[1]} pixels")
 
 
+class MirrorAveraged(nn.Module):
+    """The mean logits (n, k) of images (n, c, h, w) and of their mirror images, left to right.
+
+    In training mode the logits are those of the images alone.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits if self.training else (logits + self.network(images.flip(3))) / 2
+
+
+def predictor(network: nn.Module, *, flip: bool) -> nn.Module:
+    """Return what predicts with a network: itself, or `MirrorAveraged` if it is trained with flips."""
+    return MirrorAveraged(network) if flip else network
+
+
 class Averaged(nn.Module):
     """The weighted mean of several networks' probabilities, as logits (n, k): its logarithm.
 

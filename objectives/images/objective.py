@@ -262,8 +262,10 @@ class ImageClassification:
 
     def latency_ms(self, params: Params, device: str) -> float:
         from objectives.images.latency import latency_ms
+        from objectives.images.models import predictor
 
-        return latency_ms(self.build_model(params), (self.dataset.channels, *self.dataset.size), device)
+        model = predictor(self.build_model(params), flip=bool(params.get("flip")))
+        return latency_ms(model, (self.dataset.channels, *self.dataset.size), device)
 
     def build_model(self, params: Params) -> nn.Module:
         """The untrained network behind the normalisation: (n, c, h, w) in [0, 1] to logits (n, k)."""
@@ -294,14 +296,9 @@ class ImageClassification:
         elif task.fold is not None:
             data = data.of_fold(self.dataset.fold(task.fold, self.n_folds))
         counts = np.bincount(self.dataset.labels[data.train.numpy()], minlength=self.n_classes).tolist()
+        recipe, graphs = make_recipe(task.params, counts), self._graph_cache(device)
         return ImageTraining(
-            data,
-            model,
-            make_recipe(task.params, counts),
-            task,
-            steps_per_epoch=self.steps_per_epoch(),
-            graphs=self._graph_cache(device),
-            metric=self.searched,
+            data, model, recipe, task, steps_per_epoch=self.steps_per_epoch(), graphs=graphs, metric=self.searched
         )
 
     def score_test(self, model: nn.Module, device: str) -> TestScore:
@@ -317,9 +314,11 @@ class ImageClassification:
     def load_weights(self, params: Params, weights: bytes) -> nn.Module:
         import torch
 
+        from objectives.images.models import predictor
+
         model = self.build_model(params)
         model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
-        return model.eval()
+        return predictor(model, flip=bool(params.get("flip"))).eval()
 
     @cached_property
     def _inputs(self) -> InputSpec:

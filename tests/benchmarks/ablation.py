@@ -66,6 +66,8 @@ class Change:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     model: Callable[[nn.Module], None] = nothing
     decayed_dimensions: int = update.DECAYED_DIMENSIONS
+    mirrors: bool = True
+    """Whether predictions average mirror images if the training flips."""
     reference: str = ""
     """The change with which it is compared. "": the base."""
 
@@ -78,6 +80,7 @@ CHANGES: dict[str, Change] = {
     "no rotation and zoom": Change({"rotation_zoom": 0.0}),
     "rotation and zoom": Change({"rotation_zoom": 0.7}),
     "no flips": Change({"flip": False}),
+    "flips in training alone": Change(mirrors=False),
     "no average of weights": Change(recipe={"averaging": 0.0}),
     "slow batch-norm momentum": Change(model=slow_statistics),
     "weight decay on norms and biases": Change(decayed_dimensions=0),
@@ -85,7 +88,8 @@ CHANGES: dict[str, Change] = {
     "SGD": Change(SGD),
     "SGD, fast norm biases": Change(SGD, model=fast_biases, reference="SGD"),
 }
-MNIST_LACKS, CIFAR_LACKS = ("rotation and zoom", "no flips"), ("no rotation and zoom",)
+MNIST_LACKS = ("rotation and zoom", "no flips", "flips in training alone")
+CIFAR_LACKS = ("no rotation and zoom",)
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,8 @@ def trained(setting: Setting, change: str, seed: int) -> tuple[float, float]:
     judged = torch.randperm(len(data.validation), generator=torch.Generator().manual_seed(0))[: setting.validation]
     part = replace(data, train=data.train[chosen], validation=data.validation[judged])
     training = ImageTraining(part, model, recipe, task, steps_per_epoch=1)
+    if not how.mirrors:
+        training.predictor = training.model
     metrics: Mapping[str, float] = {}
     for _ in range(setting.epochs):
         metrics = next(training).metrics

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from objectives.base import Diverged, EpochResult, Outcome, Task
 from objectives.images.geometry import images_together
+from objectives.images.models import predictor
 from objectives.images.training.cuda_graphs import GraphCache, graph_key
 from objectives.images.training.recipe import Recipe
 from objectives.images.training.update import TrainingData, Update, to_unit
@@ -160,6 +161,7 @@ class ImageTraining:
         self.update = make() if graphs is None else graphs.acquire(graph_key(data, model, recipe), make, self)
         self.update.begin(model, recipe, task.epochs)
         self.model = self.update.model
+        self.predictor = predictor(self.model, flip=recipe.flip)
         self.steps_per_epoch, self.n_steps = steps_per_epoch, steps_per_epoch * task.epochs
         self.step = 0
         self.epoch: int | None = None
@@ -227,7 +229,7 @@ class ImageTraining:
         sums, data = self.update.sums, self.data
         if measured and len(data.validation):
             with self._averaged():
-                self.probabilities, validation = predict(self.model, data.images, data.labels, data.validation)
+                self.probabilities, validation = predict(self.predictor, data.images, data.labels, data.validation)
             sums = torch.cat((sums, validation))
         loss_sum, correct, *figures = sums.tolist()  # on a GPU, the only wait in an epoch
         seconds = self._read_timer()

@@ -25,6 +25,7 @@ from objectives.images.models import (
     build_resnet,
     max_blocks,
     normalised,
+    predictor,
 )
 from objectives.images.training.loop import predict_logits
 
@@ -222,6 +223,16 @@ def test_an_ensemble_gives_the_weighted_mean_of_the_probabilities():
     assert torch.allclose(ensemble(images), expected.log(), atol=1e-4)
     tempered = Probabilities(Tempered(ensemble, 2.0))(images)
     assert torch.allclose(tempered, expected.sqrt() / expected.sqrt().sum(1, keepdim=True), atol=1e-6)
+
+
+def test_a_mirror_average_is_the_mean_of_the_logits_of_both_images():
+    network, images = build_cnn(inputs(16, 3), 2, 8).eval(), torch.rand(5, 3, 16, 16)
+    averaged = predictor(network, flip=True).eval()
+    expected = (network(images) + network(images.flip(3))) / 2
+    assert torch.allclose(averaged(images), expected, atol=1e-6)
+    assert not torch.allclose(network(images), expected, atol=1e-3)
+    assert torch.equal(averaged.train()(images), network.train()(images))
+    assert predictor(network, flip=False) is network
 
 
 LOGITS = st.floats(-1e4, 1e4, width=32)

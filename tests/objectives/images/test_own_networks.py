@@ -11,13 +11,16 @@ import pytest
 import torch
 from optuna.samplers import RandomSampler
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from trainings import finish, recipe, told
 
 from objectives.base import Checkable, Params, Suggest, Task
 from objectives.images import ImageClassification
 from objectives.images.baselines import TUTORIAL
+from objectives.images.models import MirrorAveraged
 from objectives.images.training.cuda_graphs import graph_key
-from objectives.images.training.loop import ImageTraining, evaluate
+from objectives.images.training.loop import ImageTraining, evaluate, logits_of
+from objectives.images.training.update import to_unit
 from objectives.spec import ObjectiveSpec
 from search.commands.setup import SearchPlan
 from search.common.config import Config
@@ -253,6 +256,34 @@ def test_a_training_continues_and_its_weights_load():
     _, _, rows = evaluate(loaded, second.data.images, second.data.labels, second.data.validation)
     assert rows.numpy() == pytest.approx(outcome.predictions, abs=1e-5)
     assert {*torch.load(io.BytesIO(weights), weights_only=True)} == {*loaded.state_dict()}
+
+
+@pytest.mark.parametrize("kind", [ImageClassification, Odd])
+def test_a_network_trained_with_flips_predicts_with_mirror_images(kind: type[ImageClassification]):
+    """In trials, from stored weights, in the exported program, and where its latency is measured."""
+    objective = made(kind)
+    known: Params = {"width": 8, "dropout": 0.1, **TRAINING}
+    params = {**(known if kind is Odd else objective.baselines()["strong CNN, one cycle"]), "flip": True}
+    training = trained(objective, params)
+    finish(training)
+    outcome = training.outcome()
+    assert outcome.weights is not None
+    plain, averaged = (objective.load_weights({**params, "flip": flip}, outcome.weights) for flip in (False, True))
+    pool, index = training.data.images, training.data.validation
+    expected = (logits_of(plain, pool, index) + logits_of(plain, pool.flip(3), index)) / 2
+    assert torch.allclose(logits_of(averaged, pool, index), expected, atol=1e-5)
+    assert expected.softmax(1).detach().numpy() == pytest.approx(outcome.predictions, abs=1e-5)
+    images = to_unit(pool[index])
+    program = torch.export.export(averaged, (images[:4],), dynamic_shapes=[{0: torch.export.Dim.AUTO}]).module()
+    for n in (1, len(images)):
+        assert torch.allclose(program(images[:n]), expected[:n], atol=1e-4)
+    called: set[type[nn.Module]] = set()
+    hook = register_module_forward_hook(lambda module, *_: called.add(type(module)))
+    try:
+        objective.latency_ms(params, "cpu")
+    finally:
+        hook.remove()
+    assert MirrorAveraged in called
 
 
 def test_another_machine_gets_the_same_objective():
