@@ -36,6 +36,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "study digits-ResNets: 3 trials" in done.stdout
     assert "registered: digits-ResNets version 1, alias champion" in done.stdout
+    assert shlex.join(PREDICT) in done.stdout
     assert re.search(r"winner: trial \d, width=\d\d blocks=\d \w+ ", done.stdout)
     return folder
 

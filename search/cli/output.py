@@ -17,6 +17,7 @@ from rich.text import Text
 from search.cli.dashboards import mlflow_deep_link
 from search.cli.progress import JsonDisplay, LiveDisplay, PlainDisplay, describe_end
 from search.cli.terminal import is_terminal
+from search.commands.session.naming import model_names
 from search.common.text import duration, printable
 from search.common.workspace import Workspace
 from search.coordinator.progress import Display
@@ -93,7 +94,9 @@ def _print_next_steps(study: StudyRecord, config: Config) -> None:
     if not dataset:
         echo(f"  search.load_model({model['uri']!r}).predict(inputs)    # in Python, after import search")
     else:
-        option = "" if model["alias"] == CHAMPION else f" --model {shlex.quote(model['uri'])}"
+        is_champion = model["alias"] == CHAMPION
+        name = shlex.quote(model["name"] if is_champion else model["uri"])
+        option = "" if is_champion and name in model_names(dataset) else f" --model {name}"  # else another one is found
         last = min(24, int(study.summary.test["n"]) - 1) if study.summary.test else 0
         images = shlex.quote(f"{dataset}:0-{last}")
         echo(f"  python -m search predict{stores} {images}{option} --show out.png")

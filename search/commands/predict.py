@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from objectives.base import DatasetError, PictureError
 from objectives.data.datasets import load_test_split_of
 from objectives.data.files.image_files import NOTHING_FOUND, read_image, to_model_input
-from objectives.data.names import BUILT_IN, dataset_slug, has_path, is_same_dataset
+from objectives.data.names import BUILT_IN, has_path, is_same_dataset
 from search.commands.load import Predictor, load
-from search.commands.session.naming import MAX_FOLDERS
+from search.commands.session.naming import model_names
 from search.common.errors import ModelNotFoundError
 
 STORED_SPLIT = "from the split of the training, because the images have changed"
@@ -37,8 +37,7 @@ def load_for(names: Sequence[str], *, workspace: Path, tracking_uri: str | None)
     """Load the champion of the dataset whose images are named first, or else the newest champion."""
     datasets = (images[0] for name in names if (images := _dataset_images(name)))
     if (dataset := next(datasets, None)) is not None:
-        # Folders with the same last name have models with more of their path in the name.
-        for model in dict.fromkeys(dataset_slug(dataset, depth) for depth in range(1, MAX_FOLDERS + 1)):
+        for model in model_names(dataset):
             with contextlib.suppress(ModelNotFoundError):
                 predictor = load(model, workspace=workspace, tracking_uri=tracking_uri)
                 if is_same_dataset(dataset, predictor.metadata.get("dataset", "")):

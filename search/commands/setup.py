@@ -40,7 +40,7 @@ from search.study.space.initial_params import (
 )
 from search.study.space.limits import Limits, describe
 from search.study.space.objective_calls import call, check_answers, explain_errors, folds_of
-from search.study.space.space import Space, check_example, require_space, search_space
+from search.study.space.space import Space, check_example, require_space
 from search.study.storage.retry import RetryPolicy
 from search.study.storage.storage import parse_url, quiet_optuna
 from search.study.study import StoredStudy
@@ -158,12 +158,11 @@ class SearchPlan:
         initial, notices = baselines(self.objective, self.space, self.limits)
         stored, wanted = dict(study.attrs().get(records.WARM_STARTS, {})), self.config.warm_start
         if wanted not in stored and (wanted == AUTO or self.earlier is not None):
-            space = search_space(self.objective, self.space)
+            known = [*(baseline.params for baseline in initial), *(t.params for t in study.record().trials)]
+            start = WarmStart(self.objective, self.space, self.limits, known)
             if self.earlier is not None:
-                best, warnings = warm_start(self.earlier, self.objective, space, self.limits)
+                best, warnings = warm_start(self.earlier, start)
             else:
-                known = [*(baseline.params for baseline in initial), *(t.params for t in study.record().trials)]
-                start = WarmStart(self.objective, space, self.limits, known)
                 best, warnings = best_of_all(self.config, study, self.dataset, start)
             notices += warnings
             stored[wanted] = as_stored(best)

@@ -1,8 +1,9 @@
 """Find configurations to try early: `python -m tests.tools.portfolio KIND FOLDER`, from the repository's root.
 
 A search of each of several datasets of one kind proposes its best configurations. Every one is then trained on all
-datasets, and a greedy choice keeps those that are best where the ones before them are not. Only training and validation
-images of MNIST and CIFAR-10 are used. The digits are left out, so that a benchmark can search them.
+datasets, and so are the baselines, which a search tries first. A greedy choice keeps those that are best where the
+baselines and the ones before them are not. Only training and validation images of MNIST and CIFAR-10 are used. The
+digits are left out, so that a benchmark can search them.
 
 Source of the greedy choice: M. Feurer et al., Auto-Sklearn 2.0, JMLR 23 (2022), section 3.
 """
@@ -109,23 +110,23 @@ def trained(dataset: str, params: Params, seed: int) -> float:
         return 0.0
 
 
-def greedy(values: NDArray[np.float64], n: int) -> list[int]:
-    """Choose up to `n` rows of accuracies (configurations, datasets), best first.
+def greedy(values: NDArray[np.float64], n: int, *, given: int) -> list[int]:
+    """Choose up to `n` rows of accuracies (configurations, datasets), best first, beside the first `given` rows.
 
     Each choice makes the mean over datasets of the smallest regret as small as it can. Regret is the distance to the
     best accuracy, in units of the distance of the median.
     """
     best = values.max(axis=0)
     regret = (best - values) / np.maximum(best - np.median(values, axis=0), 1e-9)
-    chosen: list[int] = []
-    while len(chosen) < n:
-        so_far = regret[chosen].min(axis=0) if chosen else np.full(values.shape[1], np.inf)
+    chosen = list(range(given))
+    while len(chosen) < given + n:
+        so_far = regret[chosen].min(axis=0)
         means = np.minimum(regret, so_far).mean(axis=1)
         row = int(means.argmin())
         if row in chosen or means[row] >= so_far.mean():
             break
         chosen.append(row)
-    return chosen
+    return chosen[given:]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -140,15 +141,19 @@ def main(kind: str, folder: Path, seeds: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.absolute()
     datasets = write_variants(kind, folder)
-    found = [params for dataset in datasets for params in best_of_search(dataset, folder)]
+    objective = ImageClassification(datasets[0])
+    objective.prepare()
+    objective.space_scale = objective.choose_space_scale("cpu", 0)
+    known = list(objective.baselines().values())
+    found = known + [params for dataset in datasets for params in best_of_search(dataset, folder)]
     with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
         runs = [
             [[pool.submit(trained, name, params, seed) for seed in range(seeds)] for name in datasets]
             for params in found
         ]
         values = np.array([[np.mean([run.result() for run in cell]) for cell in row] for row in runs])
-    chosen = greedy(values, LARGEST_PORTFOLIO)
-    for row in chosen:
+    chosen = greedy(values, LARGEST_PORTFOLIO, given=len(known))
+    for row in (*range(len(known)), *chosen):
         click.echo(f"{np.round(100 * values[row], 2)} {found[row]}")
     click.echo(
         f"best on each: {np.round(100 * values.max(axis=0), 2)}, median {np.round(100 * np.median(values, axis=0), 2)}"

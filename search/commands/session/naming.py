@@ -51,6 +51,14 @@ def tell_apart(config: Config, objective: Objective) -> str | None:
     return f"{plain} belongs to {other}; {what} of {info['source']}: {objective.name}"
 
 
+def model_names(dataset: str) -> list[str]:
+    """The names that a dataset's model may have by default, the likeliest first.
+
+    Folders with the same last name have models with more of their path in the name.
+    """
+    return list(dict.fromkeys(dataset_slug(dataset, depth) for depth in range(1, MAX_FOLDERS + 1)))
+
+
 def _choose(names: list[str], owners: list[_Owner], digest: str, source: str) -> str:
     """The name that this folder has already, or else the first that nothing has."""
     for owned in ((o.name for o in owners if o.digest == digest), (o.name for o in owners if o.source == source)):

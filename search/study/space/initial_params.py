@@ -171,30 +171,38 @@ class WarmStart:
     """Collects configurations of earlier studies as far as they fit a search, and what does not fit of them."""
 
     objective: Objective
-    space: Mapping[str, BaseDistribution]  # empty for a function, which gets every configuration as it is
+    space: Space
     limits: Limits
     known: Sequence[Mapping[str, ParamValue]] = ()  # configurations that are tried anyway
     initial: list[InitialParams] = field(default_factory=list)
+    repeats: bool = False  # whether one was not taken because it is tried anyway
     _left_out: list[str] = field(default_factory=list)
     _removed: set[str] = field(default_factory=set)
     _rounded: list[str] = field(default_factory=list)
     _outside: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.distributions = search_space(self.objective, self.space)  # of a function none: it takes what it is given
+        self._whole = search_space(self.objective)
+
     def add(self, earlier: str, trial: TrialRecord) -> bool:
         """Take over a trial of the study `earlier`. Return False if nothing of it fits, or nothing of it is new."""
-        what, space = f"trial {trial.number} of {earlier}", self.space
-        if "augmentation" in trial.params and "rotation_zoom" in space:
+        what = f"trial {trial.number} of {earlier}"
+        if "augmentation" in trial.params and "rotation_zoom" in self.distributions:
             params = {name: value for name, value in of_this_version(trial.params).items() if name != "augmentation"}
             trial = replace(trial, params=params)
         if is_function := isinstance(self.objective, FunctionObjective):  # nobody knows its space
             near = fitting = dict(trial.params)
         else:
-            near, fitting = _fit(trial.params, space)
+            near, fitting = _fit(trial.params, self.distributions)
         others = (*self.known, *(initial.params for initial in self.initial))
         # Compared, not hashed: a choice of a function may be a list.
-        if not fitting or configuration_key(fitting) in map(configuration_key, others):
+        if not fitting:
             return False
-        if not is_function and (reason := _above(self.objective, WHOLE_SPACE, self.limits, fitting)):
+        if configuration_key(fitting) in map(configuration_key, others):
+            self.repeats = True
+            return False
+        if not is_function and (reason := self._why_unfit(trial.params, fitting)):
             self._left_out.append(f"{what}: {reason}")
             return False
         self.initial.append(InitialParams(f"{earlier} #{trial.number}", fitting, records.WARM_START))
@@ -202,18 +210,29 @@ class WarmStart:
             self._report(trial, what, near, fitting)
         return True
 
+    def _why_unfit(self, params: Mapping[str, ParamValue], fitting: Params) -> str | None:
+        """Why what fits of a configuration is not tried, in words. None if it is.
+
+        Without a choice that the space lacks, such as a family of networks, the other parameters mean little.
+        """
+        _, whole = _fit(params, self._whole)
+        unset = missing(self.objective, self.space, fitting) - missing(self.objective, WHOLE_SPACE, whole)
+        if dependent := sorted(unset - params.keys()):
+            return f"it does not set {', '.join(dependent)}"
+        return _above(self.objective, WHOLE_SPACE, self.limits, fitting)
+
     def _report(self, trial: TrialRecord, what: str, near: Params, fitting: Params) -> None:
         """Note what of a trial is not taken over as it is. `near` has the nearest choices, `fitting` what is taken."""
-        self._removed |= trial.params.keys() - self.space.keys()
+        self._removed |= trial.params.keys() - self.distributions.keys()
         self._rounded += [
             f"{name} = {trial.params[name]} of {what} (here {value})"
             for name, value in near.items()
             if value != trial.params[name]
         ]
         self._outside += [
-            f"{name} = {readable(value, digits=3)} of {what} (here {format_distribution(self.space[name])})"
+            f"{name} = {readable(value, digits=3)} of {what} (here {format_distribution(self.distributions[name])})"
             for name, value in trial.params.items()
-            if name in self.space and name not in fitting
+            if name in self.distributions and name not in fitting
         ]
 
     @property
@@ -236,10 +255,8 @@ class WarmStart:
         return notices
 
 
-def warm_start(
-    earlier: StudyRecord, objective: Objective, space: Mapping[str, BaseDistribution], limits: Limits
-) -> tuple[list[InitialParams], list[str]]:
-    """The best configurations of an earlier study as far as they fit `space`, and notices about what does not.
+def warm_start(earlier: StudyRecord, start: WarmStart) -> tuple[list[InitialParams], list[str]]:
+    """The best configurations of an earlier study as far as they fit, and notices about what does not.
 
     Raises UsageError when nothing fits.
     """
@@ -247,12 +264,13 @@ def warm_start(
     trials = completed(earlier)
     if not trials:
         raise UsageError(f"{flag}: none of its trials was completed, so it has no best to start from")
-    start = WarmStart(objective, space, limits)
     for trial in trials:
         if len(start.initial) < WARM_START_TRIALS:
             start.add(earlier.name, trial)
+    if not start.initial and start.repeats:
+        return [], [f"warm start: what fits of study {earlier.name} is tried anyway"]
     if not start.initial:
-        those = f", whose parameters are {', '.join(space)}" if space else ""
+        those = f", whose parameters are {', '.join(start.distributions)}" if start.distributions else ""
         allowed = f"the limits and the space of this search{those}"
         raise UsageError(f"{flag}: none of its best trials fits {allowed}; leave the flag out")
     return start.initial, start.notices(f"the best {len(start.initial)} of study {earlier.name} come {start.place}")

@@ -153,13 +153,15 @@ def format_distribution(distribution: BaseDistribution) -> str:
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """Split `NAME=VALUE`. The value is TOML, with or without quotes. Raises UsageError."""
+    """Split `NAME=VALUE`. The value is TOML, where words need no quotes. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not name or not value:
         raise UsageError(f"--fix {text!r} is not NAME=VALUE; type for example --fix batch_size=128")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
+        if value.startswith("[") and value.endswith("]"):
+            return name, [parse(f"{name}={item}")[1] for item in value[1:-1].split(",")]
         return name, value
 
 

@@ -16,15 +16,16 @@ from place import Place
 from studies import STEPS, a_study, ask, story, train
 from toy import Toy
 
+from objectives.base import Params, Suggest
 from search.common.errors import UsageError
 from search.reports.export import export_study, leaderboard
 from search.reports.page import render
 from search.study import records
 from search.study.sampling.sampling_study import SamplingStudy
 from search.study.selection.winner import best_trial
-from search.study.space.initial_params import warm_start
+from search.study.space.initial_params import WarmStart, warm_start
 from search.study.space.limits import Limits
-from search.study.space.space import search_space
+from search.study.space.space import WHOLE_SPACE, search_space
 from search.study.storage.storage import quiet_optuna
 
 Adds = Callable[[optuna.Study], object]
@@ -106,7 +107,7 @@ def test_a_foreign_trial_is_shown_and_neither_counted_nor_chosen(database: str, 
         assert b"added by another program" in table or record.foreign[-1].state == TrialState.WAITING
     page = render(study.stored.optuna_study, others=(), images={})
     assert "added by another program" in page
-    configurations, _ = warm_start(record, Toy(), search_space(Toy()), Limits())
+    configurations, _ = warm_start(record, WarmStart(Toy(), WHOLE_SPACE, Limits()))
     assert {int(initial.name.partition("#")[2]) for initial in configurations} <= {t.number for t in record.trials}
 
 
@@ -204,10 +205,15 @@ def test_a_trial_enqueued_during_a_search_is_run_by_it(place: Place):
     assert [(trial.state, bool(trial.label)) for trial in enqueued] == [(TrialState.COMPLETE, True)]
 
 
+class Vertical(Toy):
+    def suggest(self, trial: Suggest) -> Params:
+        return {"y": trial.suggest_float("y", 0, 1)}
+
+
 def test_a_study_of_another_program_has_no_foreign_trials(database: str):
     study = optuna.create_study(study_name="theirs", storage=database)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     record = records.StudyRecord.of(study)
     assert (len(record.trials), record.foreign) == (2, ())
     with pytest.raises(UsageError, match="none of its best trials fits"):
-        warm_start(record, Toy(), {"y": FloatDistribution(0, 1)}, Limits())
+        warm_start(record, WarmStart(Vertical(), WHOLE_SPACE, Limits()))

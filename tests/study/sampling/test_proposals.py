@@ -19,9 +19,9 @@ from search.common.errors import StudyMismatchError, UsageError
 from search.study import records
 from search.study.records import TrainingResult
 from search.study.sampling.sampling_study import SamplingStudy
-from search.study.space.initial_params import from_stored, warm_start
+from search.study.space.initial_params import WarmStart, from_stored, warm_start
 from search.study.space.limits import Limits
-from search.study.space.space import Space, configuration_key, narrow, search_space
+from search.study.space.space import Space, configuration_key, narrow
 from search.study.storage.storage import open_storage, quiet_optuna
 from search.study.study import open_study
 
@@ -213,7 +213,7 @@ def test_a_limit_needs_an_objective_with_the_method():
 
 
 def warmed(earlier: SamplingStudy, objective: Toy, space: Space) -> tuple[list[Mapping[str, object]], list[str]]:
-    initial, notices = warm_start(earlier.stored.record(), objective, search_space(objective, space), Limits())
+    initial, notices = warm_start(earlier.stored.record(), WarmStart(objective, space, Limits()))
     return [params.params for params in initial], notices
 
 
@@ -264,6 +264,26 @@ def test_fixed_parameters_are_fixed_in_a_warm_start_too(database: str):
     configurations, notices = warmed(earlier, Toy(), narrow(Toy(), ["x=0.5"]))
     assert [params["x"] for params in configurations if "x" in params] == [0.5] * len(configurations)
     assert not any("out of range" in text for text in notices)
+
+
+def test_a_configuration_whose_choice_is_gone_is_left_out_of_a_warm_start(database: str):
+    """Its other parameters were good for that choice alone."""
+    earlier = search(a_study(database, name="old"), 12)
+    best = earlier.stored.record().ranked()
+    configurations, notices = warmed(earlier, Toy(), narrow(Toy(), ["kind=deep"]))
+    assert configurations == [trial.params for trial in best if trial.params["kind"] == "deep"][:5]
+    wide = next(trial.number for trial in best if trial.params["kind"] == "wide")
+    (left_out,) = (text for text in notices if "left out" in text)
+    assert f"trial {wide} of old: it does not set depth" in left_out
+
+
+def test_a_warm_start_skips_what_is_tried_anyway(database: str):
+    earlier = search(a_study(database, name="old"), 12).stored.record()
+    best = [trial.params for trial in earlier.ranked()]
+    initial, _ = warm_start(earlier, WarmStart(Toy(), Space(), Limits(), best[:2]))
+    assert [params.params for params in initial] == best[2:7]
+    initial, notices = warm_start(earlier, WarmStart(Toy(), Space(), Limits(), best))
+    assert (initial, notices) == ([], ["warm start: what fits of study old is tried anyway"])
 
 
 def test_a_study_without_a_best_cannot_be_started_from(database: str):
