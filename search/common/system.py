@@ -44,13 +44,18 @@ def provenance(seed: int, dataset: dict[str, Any] | None, workers: str, command:
     """
     machine = {"processor": processor(), "cores": usable_cores(), "system": platform.platform(), "workers": workers}
     return {
-        "command": mask(command or shlex.join(["python", "-m", "search", *sys.argv[1:]])),
+        "command": command_line(command),
         "seed": seed,
         "git_commit": git_commit(),
         "versions": versions(),
         "hardware": machine,
         "dataset": dataset,
     }
+
+
+def command_line(command: str | None = None) -> str:
+    """Return what began a search, without passwords. None: the command line of this process."""
+    return mask(command or shlex.join(["python", "-m", "search", *sys.argv[1:]]))
 
 
 def versions() -> dict[str, str]:

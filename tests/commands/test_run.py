@@ -128,12 +128,14 @@ def test_a_search_that_runs_out_of_time_confirms_and_can_resume(folder: Path):
 
 
 def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
-    for trials in (2, 3):
+    for trials in (2, 3, 3):
         result = search(*TOY, "--trials", trials, "--workspace", folder, cwd=folder.parent)
         assert result.returncode == 0, result.stderr
     states, runs = trials_and_runs(folder)
     assert (len(states), runs) == (3, 4)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    origin = json.loads(in_process("show", "toy", "--json", "--workspace", folder).stdout)["provenance"]
+    assert [origin["command"].count("--trials 2"), [c.count("--trials 3") for c in origin["later_commands"]]] == [1, [1]]
 
 
 def test_a_failed_refit_leaves_a_confirmed_network(folder: Path):

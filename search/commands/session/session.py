@@ -17,7 +17,7 @@ from search.common.errors import SearchError
 from search.common.passwords import bare
 from search.common.signals import Interrupted, Interruption
 from search.common.sqlite import check_free, close_databases, require_writable, sqlite_file
-from search.common.system import provenance, usable_cores
+from search.common.system import command_line, provenance, usable_cores
 from search.common.workspace import TrainingFiles
 from search.coordinator.confirmation import may_improve
 from search.coordinator.keeping import KeepAll, KeepBest, Keeper
@@ -240,11 +240,15 @@ def run_tags(study: StoredStudy, devices: list[str]) -> dict[str, str]:
 
 
 def _store_origin(session: SearchSession, workers: str) -> None:
-    """Store how the study is made, for later commands. The provenance of the first start stays."""
+    """Store how the study is made, for later commands. The provenance of the first start stays, with other commands."""
     plan, study = session.plan, session.study
     made = {"target": plan.spec.target, "options": dict(plan.spec.options)}
     study.set_attr(records.OBJECTIVE, made | ({"direction": plan.objective.direction} if plan.is_function else {}))
     study.set_attr(records.TARGET, plan.config.trials)
     study.set_attr(records.TRACKING, bare(plan.config.tracking_uri or ""))
-    if records.PROVENANCE not in study.attrs():
+    if (origin := study.attrs().get(records.PROVENANCE)) is None:
         study.set_attr(records.PROVENANCE, provenance(plan.config.seed, plan.dataset, workers, plan.command))
+        return
+    commands, command = [origin["command"], *origin.get("later_commands", ())], command_line(plan.command)
+    if command != commands[-1]:
+        study.set_attr(records.PROVENANCE, {**origin, "later_commands": [*commands[1:], command]})
