@@ -95,8 +95,8 @@ def _print_next_steps(study: StudyRecord, config: Config) -> None:
         echo(f"  search.load_model({model['uri']!r}).predict(inputs)    # in Python, after import search")
     else:
         is_champion = model["alias"] == CHAMPION
-        name = shlex.quote(model["name"] if is_champion else model["uri"])
-        option = "" if is_champion and name in model_names(dataset) else f" --model {name}"  # else another one is found
+        is_found = is_champion and model["name"] in model_names(dataset)  # by `predict` without --model
+        option = "" if is_found else f" --model {shlex.quote(model['name'] if is_champion else model['uri'])}"
         last = min(24, int(study.summary.test["n"]) - 1) if study.summary.test else 0
         images = shlex.quote(f"{dataset}:0-{last}")
         echo(f"  python -m search predict{stores} {images}{option} --show out.png")

@@ -220,6 +220,8 @@ def _numbered(numbers: Sequence[int], limit: int = 12) -> str:
 def provenance(record: StudyRecord) -> list[tuple[str, str]]:
     """Return the provenance as (name, text) pairs, without the counts of the classes, which the header describes."""
     values = dict(record.provenance)
+    later = {f"command {number}": command for number, command in enumerate(values.pop("later_commands", ()), start=2)}
+    values = {"command": values.pop("command", None)} | later | values
     if isinstance(dataset := values.get("dataset"), Mapping):
         values["dataset"] = {name: value for name, value in dataset.items() if name != "classes"}
     return flat(values)

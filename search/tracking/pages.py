@@ -101,7 +101,7 @@ def model_card(study: StudyRecord, summary: Summary, metadata: Mapping[str, Any]
         note=summary.note,
         data=_oddities(study.provenance.get("dataset") or {}),
         metadata={"classes": (), "data": {}, "dtype": "float32", **metadata},
-        origin={"command": "", "seed": "", "versions": {}, **study.provenance},
+        origin={"command": "", "later_commands": (), "seed": "", "versions": {}, **study.provenance},
         uri=uri,
     )
 

@@ -135,7 +135,8 @@ def test_a_workspace_elsewhere_and_more_trials_later(folder: Path):
     assert (len(states), runs) == (3, 4)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     origin = json.loads(in_process("show", "toy", "--json", "--workspace", folder).stdout)["provenance"]
-    assert [origin["command"].count("--trials 2"), [c.count("--trials 3") for c in origin["later_commands"]]] == [1, [1]]
+    assert "--trials 2" in origin["command"]
+    assert [command.count("--trials 3") for command in origin["later_commands"]] == [1]
 
 
 def test_a_failed_refit_leaves_a_confirmed_network(folder: Path):

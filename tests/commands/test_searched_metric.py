@@ -155,7 +155,7 @@ def test_the_winner_by_log_loss_has_the_smallest_and_no_other_metric_is_compared
     assert re.search(r"\d\d\.\d\d% accuracy", table)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_patience_by_log_loss_waits_for_more_than_its_standard_error(folder: Path):
     study = searched(
         folder, dataset="digits", metric="log_loss", trials=40, epochs=2, patience=3, confirm=0, no_refit=True

@@ -120,7 +120,7 @@ def greedy(values: NDArray[np.float64], n: int, *, given: int) -> list[int]:
     regret = (best - values) / np.maximum(best - np.median(values, axis=0), 1e-9)
     chosen = list(range(given))
     while len(chosen) < given + n:
-        so_far = regret[chosen].min(axis=0)
+        so_far = regret[chosen].min(axis=0, initial=np.inf)
         means = np.minimum(regret, so_far).mean(axis=1)
         row = int(means.argmin())
         if row in chosen or means[row] >= so_far.mean():

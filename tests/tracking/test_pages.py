@@ -21,6 +21,7 @@ from mlflow.store.tracking.dbmodels.models import (
 from mlflow.utils import validation
 
 from search.common.config import MODEL_NAME_CHARACTERS
+from search.reports.tables import provenance
 from search.study.records import StudyRecord
 from search.study.space.mlflow_names import MAX_LENGTH
 from search.study.summary import Candidate, Confirmation, Gain, Summary
@@ -49,6 +50,7 @@ SUMMARY = Summary(
     refit={"epochs": 6, "seconds": 61.0, "images": 60_000},
 )
 ORIGIN = {"command": "python -m search", "seed": 0, "versions": {"torch": "2.15.0"}}
+CONTINUED = {**ORIGIN, "later_commands": ["python -m search --trials 9", "python -m search --ensemble 3"]}
 STUDY = StudyRecord("mnist", "val_accuracy", True, (), SUMMARY, ORIGIN, (), {"test_reads": [{}]})
 DATA = {
     "dataset": "mnist",
@@ -111,6 +113,14 @@ def test_the_card_tells_a_confirmed_figure_from_a_chosen_one():
     none_ended = replace(SUMMARY, confirmation=Confirmation((replace(CANDIDATES[0], values=(), failed=2),), 2, None))
     assert none_ended.confirmed is None
     assert "was not confirmed by further trainings" in model_card(STUDY, none_ended, DATA, "x")
+
+
+def test_the_card_shows_the_first_and_the_last_command():
+    assert "- Command: `python -m search`, seed 0" in model_card(STUDY, SUMMARY, DATA, "x")
+    text = model_card(replace(STUDY, provenance=CONTINUED), SUMMARY, DATA, "x")
+    assert "- Command: `python -m search`, continued by `python -m search --ensemble 3`, seed 0" in text
+    rows = dict(provenance(replace(STUDY, provenance=CONTINUED)))
+    assert [rows[name] for name in ("command 2", "command 3")] == CONTINUED["later_commands"]
 
 
 @pytest.mark.parametrize(

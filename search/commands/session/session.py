@@ -240,7 +240,7 @@ def run_tags(study: StoredStudy, devices: list[str]) -> dict[str, str]:
 
 
 def _store_origin(session: SearchSession, workers: str) -> None:
-    """Store how the study is made, for later commands. The provenance of the first start stays, with other commands."""
+    """Store how the study is made, for later commands. The provenance of the first start stays, with later commands."""
     plan, study = session.plan, session.study
     made = {"target": plan.spec.target, "options": dict(plan.spec.options)}
     study.set_attr(records.OBJECTIVE, made | ({"direction": plan.objective.direction} if plan.is_function else {}))

@@ -32,6 +32,9 @@ from search.study.space.space import WHOLE_SPACE, Space, configuration_key, cont
 
 WARM_START_TRIALS = 5
 """Number of configurations taken over from one earlier study, or from several together."""
+LARGEST_UNSET = 0.2
+"""Share of a configuration's parameters that may be unset because a choice is gone, as an optimizer's are, but not
+those of a family of networks."""
 
 
 @dataclass(frozen=True)
@@ -176,14 +179,13 @@ class WarmStart:
     known: Sequence[Mapping[str, ParamValue]] = ()  # configurations that are tried anyway
     initial: list[InitialParams] = field(default_factory=list)
     repeats: bool = False  # whether one was not taken because it is tried anyway
-    _left_out: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     _removed: set[str] = field(default_factory=set)
     _rounded: list[str] = field(default_factory=list)
     _outside: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.distributions = search_space(self.objective, self.space)  # of a function none: it takes what it is given
-        self._whole = search_space(self.objective)
 
     def add(self, earlier: str, trial: TrialRecord) -> bool:
         """Take over a trial of the study `earlier`. Return False if nothing of it fits, or nothing of it is new."""
@@ -193,32 +195,41 @@ class WarmStart:
             trial = replace(trial, params=params)
         if is_function := isinstance(self.objective, FunctionObjective):  # nobody knows its space
             near = fitting = dict(trial.params)
+            asked, reason = fitting, None
         else:
             near, fitting = _fit(trial.params, self.distributions)
-        others = (*self.known, *(initial.params for initial in self.initial))
-        # Compared, not hashed: a choice of a function may be a list.
+            partial = PartialTrial(fitting)
+            self.space.suggest(self.objective, partial)
+            asked = {name: value for name, value in fitting.items() if name in partial.params}
+            reason = self._why_unfit(trial.params, fitting, partial)
         if not fitting:
             return False
-        if configuration_key(fitting) in map(configuration_key, others):
+        others = (*self.known, *(initial.params for initial in self.initial))
+        # Compared, not hashed: a choice of a function may be a list.
+        if configuration_key(asked) in map(configuration_key, others):
             self.repeats = True
             return False
-        if not is_function and (reason := self._why_unfit(trial.params, fitting)):
-            self._left_out.append(f"{what}: {reason}")
+        if reason is not None:
+            self.left_out.append(f"{what}: {reason}")
             return False
         self.initial.append(InitialParams(f"{earlier} #{trial.number}", fitting, records.WARM_START))
         if not is_function:
             self._report(trial, what, near, fitting)
         return True
 
-    def _why_unfit(self, params: Mapping[str, ParamValue], fitting: Params) -> str | None:
-        """Why what fits of a configuration is not tried, in words. None if it is.
+    def _why_unfit(self, params: Mapping[str, ParamValue], fitting: Params, partial: PartialTrial) -> str | None:
+        """Why `fitting`, which is left of an earlier trial's `params`, is not tried, in words. None if it is.
 
-        Without a choice that the space lacks, such as a family of networks, the other parameters mean little.
+        `partial` has been asked for a configuration.
         """
-        _, whole = _fit(params, self._whole)
-        unset = missing(self.objective, self.space, fitting) - missing(self.objective, WHOLE_SPACE, whole)
-        if dependent := sorted(unset - params.keys()):
-            return f"it does not set {', '.join(dependent)}"
+        gone = [
+            f"{name}={value}"
+            for name, value in params.items()
+            if isinstance(value, str) and name in self.distributions and not contains(self.distributions[name], value)
+        ]
+        unset = partial.missing - params.keys()
+        if gone and len(unset) > LARGEST_UNSET * len(partial.params):
+            return f"without {', '.join(gone)} it does not set {', '.join(sorted(unset))}"
         return _above(self.objective, WHOLE_SPACE, self.limits, fitting)
 
     def _report(self, trial: TrialRecord, what: str, near: Params, fitting: Params) -> None:
@@ -243,9 +254,9 @@ class WarmStart:
     def notices(self, taken: str) -> list[str]:
         """Describe for the user what was taken over and what was not. `taken`: the former in words."""
         notices = [f"warm start: {taken}"]
-        if self._left_out:
-            more = " ..." if len(self._left_out) > WARM_START_TRIALS else ""
-            notices.append(f"warm start: left out: {'; '.join(self._left_out[:WARM_START_TRIALS])}{more}")
+        if self.left_out:
+            more = " ..." if len(self.left_out) > WARM_START_TRIALS else ""
+            notices.append(f"warm start: left out: {'; '.join(self.left_out[:WARM_START_TRIALS])}{more}")
         if self._removed:
             notices.append(f"warm start: not a parameter here, and skipped: {', '.join(sorted(self._removed))}")
         if self._rounded:
@@ -268,11 +279,12 @@ def warm_start(earlier: StudyRecord, start: WarmStart) -> tuple[list[InitialPara
         if len(start.initial) < WARM_START_TRIALS:
             start.add(earlier.name, trial)
     if not start.initial and start.repeats:
-        return [], [f"warm start: what fits of study {earlier.name} is tried anyway"]
+        return [], start.notices(f"what fits of study {earlier.name} is tried anyway")
     if not start.initial:
         those = f", whose parameters are {', '.join(start.distributions)}" if start.distributions else ""
         allowed = f"the limits and the space of this search{those}"
-        raise UsageError(f"{flag}: none of its best trials fits {allowed}; leave the flag out")
+        reasons = "".join(f" ({reason})" for reason in start.left_out[:1])
+        raise UsageError(f"{flag}: none of its best trials fits {allowed}{reasons}; leave the flag out")
     return start.initial, start.notices(f"the best {len(start.initial)} of study {earlier.name} come {start.place}")
 
 

@@ -153,15 +153,13 @@ def format_distribution(distribution: BaseDistribution) -> str:
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """Split `NAME=VALUE`. The value is TOML, where words need no quotes. Raises UsageError."""
+    """Split `NAME=VALUE`. The value is TOML, with or without quotes. Raises UsageError."""
     name, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not name or not value:
         raise UsageError(f"--fix {text!r} is not NAME=VALUE; type for example --fix batch_size=128")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        if value.startswith("[") and value.endswith("]"):
-            return name, [parse(f"{name}={item}")[1] for item in value[1:-1].split(",")]
         return name, value
 
 
@@ -217,7 +215,10 @@ def _narrowed(distributions: Distributions, values: Mapping[str, Any]) -> Space:
 
 
 def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) -> CategoricalDistribution:
-    values, choices = value if isinstance(value, list) else [value], distribution.choices
+    choices = distribution.choices
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, str) and value[:1] + value[-1:] == "[]" and not any(_matches(value, c) for c in choices):
+        values = [item.strip() for item in value[1:-1].removesuffix(",").split(",")]  # a list of words without quotes
     invalid = [item for item in values if not any(_matches(item, choice) for choice in choices)]
     if invalid or not values:
         raise _invalid(name, invalid[0] if invalid else value, distribution, f"--fix {name}={choices[0]}")

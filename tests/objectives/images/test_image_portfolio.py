@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from test_baselines import images
 
@@ -13,12 +14,21 @@ from objectives.images.objective import LARGE_FROM_IMAGES, ImageClassification
 from search.study.space.initial_params import portfolio
 from search.study.space.limits import Limits
 from search.study.space.space import WHOLE_SPACE, contains, search_space
+from tests.tools.portfolio import greedy
 
 
 def test_each_kind_has_at_most_eight():
     stored = json.loads(baselines.PORTFOLIO.read_text(encoding="utf-8"))
     assert stored.keys() <= {f"{colour}-{size}" for colour in ("grey", "colour") for size in ("small", "large")}
-    assert all(0 < len(configurations) <= baselines.LARGEST_PORTFOLIO for configurations in stored.values())
+    assert all(len(configurations) <= baselines.LARGEST_PORTFOLIO for configurations in stored.values())
+
+
+def test_a_configuration_is_chosen_only_if_it_adds_to_the_baselines():
+    values = np.array([[0.9, 0.5], [0.8, 0.7], [0.9, 0.7], [0.6, 0.9], [0.5, 0.8]])
+    assert greedy(values, 8, given=2) == [3]
+    assert greedy(values, 8, given=0) == [2, 3]
+    assert greedy(values, 1, given=0) == [2]
+    assert greedy(values[:3], 8, given=2) == []
 
 
 @pytest.mark.parametrize("scale", SCALES)
