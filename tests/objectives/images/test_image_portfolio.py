@@ -9,7 +9,6 @@ import pytest
 from test_baselines import images
 
 from objectives.images import baselines
-from objectives.images.families import SCALES
 from objectives.images.objective import LARGE_FROM_IMAGES, ImageClassification
 from search.study.space.initial_params import portfolio
 from search.study.space.limits import Limits
@@ -31,12 +30,13 @@ def test_a_configuration_is_chosen_only_if_it_adds_to_the_baselines():
     assert greedy(values[:3], 8, given=2) == []
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (100, 70)])
-@pytest.mark.parametrize(("channels", "n"), [(1, 40), (3, 40), (1, 2 * LARGE_FROM_IMAGES)])
-def test_it_fits_the_space(scale: str, size: tuple[int, int], channels: int, n: int):
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n", [40, 2 * LARGE_FROM_IMAGES])
+def test_it_fits_the_space(device: str, size: tuple[int, int], channels: int, n: int):
     objective = images("folder:x", channels, size if n == 40 else (8, 8), (n, 4))
-    objective.space_scale = scale
+    objective.space_scale = objective.choose_space_scale(device, 2**36)
     space = search_space(objective)
     fitting = portfolio(objective, WHOLE_SPACE, Limits())
     stored = baselines.portfolio(channels, is_large=n > 40)
