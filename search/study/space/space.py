@@ -221,7 +221,7 @@ def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) 
         values = [item.strip() for item in value[1:-1].removesuffix(",").split(",")]  # a list of words without quotes
     invalid = [item for item in values if not any(_matches(item, choice) for choice in choices)]
     if invalid or not values:
-        raise _invalid(name, invalid[0] if invalid else value, distribution, f"--fix {name}={choices[0]}")
+        raise _invalid(name, (invalid or [value])[0] or value, distribution, f"--fix {name}={choices[0]}")
     return CategoricalDistribution([choice for choice in choices if any(_matches(item, choice) for item in values)])
 
 

@@ -95,7 +95,7 @@ def test_a_fixed_parameter_is_stored_with_the_trial():
         ("label_smoothing=0.03", r"allowed: one of the values from 0 to 0.1 in steps of 0.05"),
         ("batch_size", r"--fix 'batch_size' is not NAME=VALUE; type for example --fix batch_size=128"),
         ("family=[mlp,]x", r"family cannot be \[mlp,\]x; allowed: mlp, cnn or resnet"),
-        ("family=[mlp,,cnn]", r"family cannot be ; allowed: mlp, cnn or resnet"),
+        ("family=[mlp,,cnn]", r"family cannot be \[mlp,,cnn\]; allowed: mlp, cnn or resnet"),
         ("=3", r"--fix '=3' is not NAME=VALUE"),
     ],
 )
