@@ -38,6 +38,10 @@ class SamplingCopy(InMemoryStorage):
         self._set_trial(trial_id, trial)  # private, as in Optuna 5.0.0: public methods only add to a trial
         return trial
 
+    def restore(self, trial_id: int, earlier: FrozenTrial) -> None:
+        """Make a trial what a deep copy of it says that it was."""
+        self._set_trial(trial_id, copy.deepcopy(earlier))
+
     def remove_last(self, study_id: int) -> None:
         """Remove the trial with the highest number, which must not have ended."""
         self._studies[study_id].trials.pop()  # private, as in Optuna 5.0.0: storages keep every trial

@@ -1,5 +1,6 @@
 """The next configuration to try: initial parameters, then new proposals of the sampler that are within the limits."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,9 @@ from search.study.space.space import ConfigurationKey, Space, configuration_key
 
 SAMPLER_TRIES = 5
 """Number of the sampler's proposals for one trial. A sampler that repeats itself rarely has more to offer."""
+
+COMPLETION_TRIES = 20
+"""Number of random draws after those for the rest of a given configuration."""
 
 RANDOM_TRIES = 1_000
 """Number of random configurations drawn after those. The search ends if all of them are known or exceed a limit.
@@ -73,8 +77,17 @@ class Proposals:
         return create_trial(state=TrialState.RUNNING, user_attrs=attrs, system_attrs=system_attrs)
 
     def complete(self, number: int, trial_id: int) -> Params:
-        """Sample the parameters that a trial of the copy does not have yet."""
-        trial, params = self._sample(number, 0, trial_id)
+        """Sample the parameters that a trial of the copy does not have yet.
+
+        They are sampled again while the objective would not propose them. What was given may be the reason.
+        """
+        given = copy.deepcopy(self.memory.get_trial(trial_id))
+        for attempt in range(SAMPLER_TRIES + COMPLETION_TRIES):
+            if attempt:
+                self.memory.restore(trial_id, given)
+            trial, params = self._sample(number, attempt, trial_id)
+            if self._may_propose(params):
+                break
         self._accept(trial, params)
         return params
 

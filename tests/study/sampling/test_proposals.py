@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from studies import STEPS, a_study, ask, story, train
@@ -215,6 +216,18 @@ def test_what_only_baselines_may_have_is_never_sampled(database: str):
     assert sorted(values[1:]) == [1, 1, 3, 3, 5, 5, 7, 7]
     assert study.ask() is None
     assert study.proposals.is_exhausted()
+
+
+def test_the_rest_of_an_enqueued_trial_is_sampled_by_the_same_rule(database: str):
+    a_study(database, Odd(steps=1))
+    elsewhere = optuna.load_study(study_name="toy", storage=database)
+    for given in ({"kind": "deep"}, {"kind": "deep"}, {"kind": "wide"}, {"kind": "wide"}, {"n": 4}, {}):
+        elsewhere.enqueue_trial(given)
+    adopted = [trial.params for trial in a_study(database, Odd(steps=1)).resume()]
+    assert [params["kind"] for params in adopted[:4]] == ["deep", "deep", "wide", "wide"]
+    assert [params["n"] % 2 for params in adopted] == [1, 1, 1, 1, 0, 1]
+    assert adopted[4]["n"] == 4  # as it was given
+    assert [trial.params for trial in a_study(database, Odd(steps=1)).resume()] == adopted
 
 
 def test_what_the_user_asks_for_is_sampled_all_the_same(database: str):
