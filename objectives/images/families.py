@@ -48,7 +48,7 @@ PARTS = {
 """The parameters of a family. Some are not sampled for all images, and trials of earlier versions lack some."""
 
 WIDE_FROM_BYTES = 16 * 2**30
-"""Free memory of a GPU with wide networks: twice what eight workers count on."""
+"""Free memory of a GPU with wide networks: room for five workers with the widest."""
 
 
 def choose_scale(device: str, free_bytes: int, channels: int) -> str:

@@ -10,7 +10,7 @@ from objectives.base import Task
 
 MAX_WORKERS_PER_GPU = 8  # each needs a core of its own and a CUDA context of about half a GiB
 TURNS_PER_GPU = 2  # where workers take turns, one trains while the other is between two trials
-WORKER_BYTES = 2**30  # GPU memory of a worker: a small network, its optimizer and some recordings fit well
+WORKER_BYTES = 3 * 2**30  # GPU memory of a worker: of our networks for 32x32 pixels, the widest need 2 GiB to train
 MEASURE_S = 0.2
 SLOW_PULLS_PER_S = 1.0  # of a worker; if it is slower, measuring costs more time than more workers can save
 MIN_GAIN = 0.2  # half of it is worth the memory and cores of more workers, half may be noise

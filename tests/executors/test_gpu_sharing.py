@@ -128,7 +128,7 @@ class FakeWorker:
         (Machine(), "auto", [task(1), task(1)], 8, "2 workers on cuda:0 (4 were "),
         (Machine(), "auto", [task(8, 0.5)], 8, "2 workers on cuda:0 (more were not tried: a step takes longer than"),
         (Machine(cores=3), "auto", [task(8)], 3, f"3 workers on cuda:0 ({MOST})\nit is noted"),
-        (Machine(free_bytes=3 * GIB), "auto", [task(8)], 8, f"3 workers on cuda:0 ({MOST})\nit is noted"),
+        (Machine(free_bytes=9 * GIB), "auto", [task(8)], 8, f"3 workers on cuda:0 ({MOST})\nit is noted"),
         (Machine(free_bytes=0), "auto", [task(8)], 8, f"1 worker on cuda:0 ({MOST})"),
         (Machine(room=7), "auto", [task(8)], 8, "4 workers on cuda:0 (8 failed when they were measured)"),
         (Machine(room=1), "auto", [task(8)], 8, "1 worker on cuda:0 (2 failed when they were measured)"),
