@@ -84,16 +84,21 @@ def portfolio(objective: Objective, space: Space, limits: Limits) -> list[Initia
         return []
     distributions, fitting = search_space(objective, space), []
     for rank, params in enumerate(require_portfolio(objective), start=1):
-        _, taken = _fit(params, distributions)
+        _, taken = _fit(params, distributions, beyond=True)
         unset = missing(objective, space, taken) - missing(objective, WHOLE_SPACE, params)
         if not unset and not _above(objective, space, limits, taken):
             fitting.append(InitialParams(f"portfolio {rank}", taken, records.WARM_START))
     return fitting
 
 
-def _fit(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> tuple[Params, Params]:
-    """The parameters that a space has, at their nearest choices; and of those, with fixed values, what is in it."""
-    near = {name: _nearest(space[name], value) for name, value in params.items() if name in space}
+def _fit(
+    params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution], *, beyond: bool = False
+) -> tuple[Params, Params]:
+    """The parameters that a space has, at their nearest choices; and of those, with fixed values, what is in it.
+
+    `beyond`: whether a number that is not between two choices moves to the first or last, too.
+    """
+    near = {name: _nearest(space[name], value, beyond=beyond) for name, value in params.items() if name in space}
     adapted = near | _fixed(near, space)
     return near, {name: value for name, value in adapted.items() if contains(space[name], value)}
 
@@ -299,10 +304,10 @@ def confirmed_first(study: StudyRecord) -> list[TrialRecord]:
     )
 
 
-def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
+def _nearest(distribution: BaseDistribution, value: ParamValue, *, beyond: bool) -> ParamValue:
     """The nearest value of a stepped range; or the choice whose ratio to `value` is nearest to 1.
 
-    Choices must be numbers on both sides of `value`. Anything else stays as it is.
+    Choices must be numbers above 0, on both sides of `value` unless `beyond`. Anything else stays as it is.
     """
     if isinstance(distribution, FloatDistribution) and distribution.step and is_number(value):
         low, step, given = distribution.low, distribution.step, float(value or 0)
@@ -311,7 +316,9 @@ def _nearest(distribution: BaseDistribution, value: ParamValue) -> ParamValue:
         return value
     choices: Any = distribution.choices
     number: Any = value
-    if not all(map(is_number, (*choices, number))) or not 0 < min(choices) < number < max(choices):
+    if not all(map(is_number, (*choices, number))) or min(*choices, number) <= 0:
+        return value
+    if not beyond and not min(choices) < number < max(choices):
         return value
     nearest: ParamValue = min(choices, key=lambda choice: abs(math.log(choice / number)))
     return nearest
