@@ -55,13 +55,13 @@ class Ended:
         return [trial.user_attrs.get(METRICS, {}) for trial in only_study(self.folder).get_trials(deepcopy=False)]
 
 
-def data_dir() -> Path:
-    """The folder that holds `MNIST/raw`, unpacked: torchvision and this project read the same files."""
+def data_dir(dataset: str = "mnist") -> Path:
+    """The folder that holds `MNIST/raw` and the like, unpacked: torchvision and this project read the same files."""
     folder = default_data_dir().absolute()
     try:
-        locate("mnist", folder, download=False)
+        locate(dataset, folder, download=False)
     except Exception as error:
-        raise Skipped(f"MNIST's files are needed: name their folder in SEARCH_DATA_DIR ({error})") from error
+        raise Skipped(f"the files of {dataset} are needed: name their folder in SEARCH_DATA_DIR ({error})") from error
     return folder
 
 

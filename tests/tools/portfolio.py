@@ -2,8 +2,8 @@
 
 A search of each of several datasets of one kind proposes its best configurations. Every one is then trained on all
 datasets, and so are the baselines, which a search tries first. A greedy choice keeps those that are best where the
-baselines and the ones before them are not. Only training and validation images of MNIST and CIFAR-10 are used. The
-digits are left out, so that a benchmark can search them.
+baselines and the ones before them are not. Only training and validation images of MNIST, Fashion-MNIST and CIFAR-10
+are used. The digits are left out, so that a benchmark can search them.
 
 Source of the greedy choice: M. Feurer et al., Auto-Sklearn 2.0, JMLR 23 (2022), section 3.
 """
@@ -39,7 +39,7 @@ TRIALS = 50
 TAKEN = 5
 """Configurations taken from each search."""
 CIFAR = "BENCHMARK_CIFAR10"
-"""Environment variable with the name of a dataset that has CIFAR-10's images, such as folder:PATH."""
+"""Environment variable with the name of a dataset to take for cifar10, such as folder:PATH."""
 
 Images = NDArray[np.uint8]
 
@@ -65,10 +65,20 @@ Variant = tuple[str, int, Callable[[Images], Images]]
 """A dataset's name, how many of its images, and a change of them."""
 
 KINDS: Mapping[str, Sequence[Variant]] = {
-    "grey-small": [("mnist", 1_500, as_they_are), ("mnist", 6_000, rotated), ("mnist", 3_000, noisy)],
-    "grey-large": [("mnist", 32_000, as_they_are), ("mnist", 32_000, rotated), ("mnist", 32_000, noisy)],
-    "colour-small": [(CIFAR, 6_000, as_they_are), (CIFAR, 6_000, noisy)],
-    "colour-large": [(CIFAR, 32_000, as_they_are), (CIFAR, 32_000, noisy)],
+    "grey-small": [
+        ("mnist", 1_500, as_they_are),
+        ("mnist", 6_000, rotated),
+        ("mnist", 3_000, noisy),
+        ("fashion-mnist", 3_000, as_they_are),
+    ],
+    "grey-large": [
+        ("mnist", 32_000, as_they_are),
+        ("mnist", 32_000, rotated),
+        ("mnist", 32_000, noisy),
+        ("fashion-mnist", 32_000, as_they_are),
+    ],
+    "colour-small": [("cifar10", 6_000, as_they_are), ("cifar10", 6_000, noisy)],
+    "colour-large": [("cifar10", 32_000, as_they_are), ("cifar10", 32_000, noisy)],
 }
 """Large begins at 20,000 training images, which are 64% of these."""
 
@@ -77,11 +87,11 @@ def write_variants(kind: str, folder: Path) -> list[str]:
     """Write the datasets of a kind. Returns their names."""
     names = []
     for source, n, change in KINDS[kind]:
-        file = folder / f"{kind}-{change.__name__}.npz"
+        file = folder / f"{kind}-{source}-{change.__name__}.npz"
         names.append(f"npz:{file}")
         if file.exists():
             continue
-        data = load_dataset(os.environ[source] if source == CIFAR else source, None)
+        data = load_dataset(os.environ.get(CIFAR, source) if source == "cifar10" else source, None)
         chosen = np.sort(np.random.default_rng(0).permutation(len(data.labels))[:n])
         images = change(np.asarray(data.images[chosen]))
         pixels = images[:, 0] if data.channels == 1 else images.transpose(0, 2, 3, 1)
