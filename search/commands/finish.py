@@ -27,6 +27,7 @@ from search.study.selection.calibration import (
     errors_before_and_after,
     fit_temperature,
     probabilities_at,
+    tells_more_than_shares,
 )
 from search.study.selection.image_errors import confusion_matrix, score_intervals
 from search.study.selection.intervals import images_of
@@ -144,6 +145,8 @@ class Finish:
             labels = np.concatenate([scored_images(objective, fold_of(run))[1] for run in logits])
             given = [np.concatenate(given)]
         temperature = float(f"{fit_temperature(labels, given):.4g}")  # as every page shows it
+        if not tells_more_than_shares(labels, given, temperature):
+            return Calibration(missing="the validation predictions tell no more than the shares of the classes")
         errors = CalibrationErrors(*errors_before_and_after(labels, given))
         return Calibration(temperature, tuple(logits), errors, left_out=problems)
 

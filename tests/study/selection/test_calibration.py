@@ -16,6 +16,7 @@ from search.study.selection.calibration import (
     errors_before_and_after,
     fit_temperature,
     probabilities_at,
+    tells_more_than_shares,
 )
 
 Arrays = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -49,6 +50,20 @@ def test_among_many_mistakes_it_is_the_smallest_log_loss():
     found = fit_temperature(labels, [2 * logits])
     losses = {t: log_loss(labels, probabilities_at(t, 2 * logits)) for t in (found, 0.97 * found, 1.03 * found)}
     assert min(losses, key=losses.__getitem__) == found
+
+
+def test_predictions_tell_more_than_shares_if_their_log_loss_is_smaller_at_the_best_temperature():
+    labels, logits = honest(2_000, k=2)
+    assert tells_more_than_shares(labels, [3 * logits], fit_temperature(labels, [3 * logits]))
+    noise = 3 * np.random.default_rng(1).normal(0, 1, (2_000, 2)).astype(np.float32)
+    assert not tells_more_than_shares(labels, [noise], fit_temperature(labels, [noise]))
+    rare = np.repeat([0, 1], [60, 12])
+    wrong = np.tile(np.array([0, 4], np.float32), (72, 1))  # certain of the class that is rare
+    assert fit_temperature(rare, [wrong]) > 10
+    assert not tells_more_than_shares(rare, [wrong], fit_temperature(rare, [wrong]))
+    right = np.where(np.arange(2) == rare[:, None], np.float32(0.5), np.float32(0))
+    assert tells_more_than_shares(rare, [right], 0.2)
+    assert not tells_more_than_shares(rare, [right], 5)
 
 
 @pytest.mark.parametrize("n", [50, 1_000, 20_000])
