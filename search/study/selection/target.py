@@ -33,7 +33,7 @@ class Target:
         if (low is None or low <= value) and (high is None or value <= high):
             return cls(value, Direction(objective.direction))
         limits = [f"at {name} {bound:g}" for name, bound in (("least", low), ("most", high)) if bound is not None]
-        advice = f"Did you mean --target {value / 100:g}?" if (low, high) == (0, 1) and 1 < value <= 100 else ""
+        advice = f"Did you mean --target {value / 100:g}?" if (low, high) == (0, 1) and 10 <= value <= 100 else ""
         raise UsageError(f"--target {value:g}: {objective.metric} is {' and '.join(limits)}. {advice}".rstrip())
 
     def of_mean(self, seeds: int) -> Self:

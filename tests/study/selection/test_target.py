@@ -106,6 +106,7 @@ def bounded(low: float | None, high: float | None) -> Toy:
             ImageClassification("digits"),
             r"val_accuracy is at least 0 and at most 1. Did you mean --target 0.995\?",
         ),
+        (1.5, ImageClassification("digits"), r"val_accuracy is at least 0 and at most 1\.$"),
         (101, ImageClassification("digits"), r"val_accuracy is at least 0 and at most 1\.$"),
         (-0.1, ImageClassification("digits", metric="log_loss"), r"val_log_loss is at least 0\.$"),
         (99.5, bounded(None, 1), r"score is at most 1\.$"),
