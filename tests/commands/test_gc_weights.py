@@ -14,7 +14,7 @@ from studies import a_study, ask, train
 import search
 from search.cli.main import cli
 from search.commands.studies import shared_trials
-from search.common.errors import ModelNotFoundError
+from search.common.errors import ModelNotFoundError, StorageError
 from search.study import records
 from search.study.storage.storage import hold_study, open_storage
 from search.tracking.delivery import Delivery
@@ -96,8 +96,8 @@ def test_without_keep_no_study_is_opened(tmp_path: Path):
     said = in_process("gc", "--workspace", tmp_path, "--data-dir", tmp_path / "data").output
     assert "weights" not in said
     assert list(tmp_path.iterdir()) == []
-    said = in_process("gc", "--keep", "best:2", "--workspace", tmp_path, "--data-dir", tmp_path / "data").output
-    assert "no study has weights that --keep best:2 would delete" in said
+    with pytest.raises(StorageError, match=r"there is no study database at .*optuna\.db; run a search first"):
+        in_process("gc", "--keep", "best:2", "--workspace", tmp_path, "--data-dir", tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,6 @@ from search.commands.studies import all_studies, patience, shared_trials, store_
 from search.commands.upkeep.sync import DELIVERY_S
 from search.common.config import Config
 from search.common.errors import SearchError
-from search.common.sqlite import sqlite_file
 from search.common.workspace import Workspace
 from search.coordinator.keeping import KeepBest
 from search.study import records
@@ -38,10 +37,9 @@ class StoredWeights:
 def find_weights(config: Config) -> list[StoredWeights]:
     """Find what `--keep` would delete in each study, oldest study first; nothing with `--keep all`.
 
-    Raises StorageError if the storage cannot be read.
+    Raises StorageError if there is no storage, or if it cannot be read.
     """
-    path = sqlite_file(config.storage_url)
-    if config.n_kept is None or (path is not None and not path.exists()):
+    if config.n_kept is None:
         return []
     return list(_found(config, config.n_kept))
 
