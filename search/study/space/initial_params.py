@@ -118,10 +118,15 @@ def _why_unfit(objective: Objective, params: Params, adapted: Params, space: Spa
     """Why a baseline, adapted to the fixed parameters, cannot be tried. None if it can."""
     for name, value in adapted.items():
         if name in space.narrowed and not contains(space.narrowed[name], value):
-            return f"its {name} is {value}, and the search allows {format_distribution(space.narrowed[name])}"
-    if adapted != params and (unset := missing(objective, space, adapted) - missing(objective, WHOLE_SPACE, params)):
-        return f"it does not set {', '.join(sorted(unset))}"
+            return _conflict(name, value, space)
+    if adapted != params and missing(objective, space, adapted) - missing(objective, WHOLE_SPACE, params):
+        changed = [name for name, value in adapted.items() if value != params[name]]
+        return "; ".join(_conflict(name, params[name], space) for name in changed)
     return _above(objective, space, limits, adapted)
+
+
+def _conflict(name: str, value: ParamValue, space: Space) -> str:
+    return f"its {name} is {value}, and the search allows {format_distribution(space.narrowed[name])}"
 
 
 def _fixed(params: Mapping[str, ParamValue], space: Mapping[str, BaseDistribution]) -> Params:

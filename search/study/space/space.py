@@ -221,7 +221,10 @@ def _with_choices(name: str, distribution: CategoricalDistribution, value: Any) 
         values = [item.strip() for item in value[1:-1].removesuffix(",").split(",")]  # a list of words without quotes
     invalid = [item for item in values if not any(_matches(item, choice) for choice in choices)]
     if invalid or not values:
-        raise _invalid(name, (invalid or [value])[0] or value, distribution, f"--fix {name}={choices[0]}")
+        meant = [item.strip() for item in str(value).strip("[]").split(",")]
+        is_list = len(meant) > 1 and all(any(_matches(item, choice) for choice in choices) for item in meant)
+        hint = f'--fix "{name}=[{",".join(meant)}]"' if is_list else f"--fix {name}={choices[0]}"
+        raise _invalid(name, (invalid or [value])[0] or value, distribution, hint)
     return CategoricalDistribution([choice for choice in choices if any(_matches(item, choice) for item in values)])
 
 

@@ -84,6 +84,8 @@ def test_a_fixed_parameter_is_stored_with_the_trial():
         ("batch_size=100", r"batch_size cannot be 100; allowed: 64, 128 or 256\. .*--fix batch_size=64"),
         ("batch_size=[64, 100]", r"batch_size cannot be 100; allowed: 64, 128 or 256"),
         ("family=[mlp, vit]", r"family cannot be vit; allowed: mlp, cnn or resnet"),
+        ("family=cnn, mlp", r'family cannot be cnn, mlp; .*--fix "family=\[cnn,mlp\]"'),
+        ("family=[cnn,mlp", r'family cannot be \[cnn,mlp; .*--fix "family=\[cnn,mlp\]"'),
         ("batch_size=[]", r"batch_size cannot be \[\]; allowed: 64, 128 or 256"),
         ("adam_lr=[1e-2, 1e-3]", r"adam_lr = \[0.01, 0.001\] is upside down; type --fix adam_lr=\[0.001,0.01\]"),
         ("adam_lr=1", r"adam_lr cannot be 1; allowed: 0.0005 to 0.02\. .*adam_lr = \[0.0005, 0.02\]"),
@@ -205,7 +207,7 @@ def test_a_baseline_of_another_kind_is_left_out():
     kept, notices = baselines(DIGITS, narrow(DIGITS, ["family=cnn"]), Limits())
     assert [baseline.name for baseline in kept] == ["tutorial CNN, Adam", "strong CNN, one cycle"]
     assert len(notices) == 2
-    assert "it does not set cnn_blocks, cnn_convs, cnn_dense" in notices[0]
+    assert notices[0] == "baseline tutorial MLP, Adam is left out: its family is mlp, and the search allows cnn"
 
 
 def test_a_baseline_with_an_impossible_choice_is_an_error():
