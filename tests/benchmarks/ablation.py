@@ -76,6 +76,7 @@ class Change:
 CHANGES: dict[str, Change] = {
     "": Change(),
     "constant learning rate": Change({"schedule": "constant"}, {"averaging": AVERAGING}),
+    "constant learning rate, no average of weights": Change({"schedule": "constant"}),
     "no label smoothing": Change({"label_smoothing": 0.0}),
     "no translation": Change({"translation": 0.0}),
     "no rotation and zoom": Change({"rotation_zoom": 0.0}),
