@@ -22,8 +22,8 @@ STRONG |= dict(optimizer="adamw", adam_lr=1e-2, batch_size=128, weight_decay=1e-
 STRONG |= dict(rotation_zoom=0.75, translation=0.75, label_smoothing=0.05)
 """Works well on MNIST. It shows the sampler where to look, and the search what to beat."""
 
-ONE_CONVOLUTION: Params = dict(cnn_convs=1, cnn_width=24)
-"""Replaces the values of the strong CNN for tiny images."""
+WIDTH_FOR_TINY = 24
+"""Channels of the strong CNN for tiny images, which has one convolution a block, if the space allows as many."""
 
 STRONG_COLOUR: Params = {**STRONG, "cnn_kernel": 3, "cnn_dropout": 0.1, "cnn_stride": 1, "adam_lr": 6e-3}
 STRONG_COLOUR |= dict(weight_decay=1e-3, rotation_zoom=0.0)
@@ -49,7 +49,7 @@ def known_configurations(
     sgd: Params = {"optimizer": "sgd", "sgd_lr": 0.1, "sgd_momentum": 0.0}
     ours = {**(STRONG if channels == 1 else STRONG_COLOUR), "cnn_blocks": max_blocks(size)}
     if is_tiny(size):
-        ours |= ONE_CONVOLUTION
+        ours |= {"cnn_convs": 1, "cnn_width": min(WIDTH_FOR_TINY, width)}
     if channels > 1:
         ours["cnn_width"] = width
     known = {

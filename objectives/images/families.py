@@ -32,10 +32,13 @@ class Scale:
     """The most channels of a residual network's first block. Each later block has twice as many."""
     resnet_depth: int
     """The most residual pairs of convolutions in a block."""
+    strides: tuple[int, ...] = (1, 2)
+    """Strides of the first convolution. 1 keeps the resolution until the pooling behind it."""
 
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SCALES = {
+    "narrow": Scale(LADDER, cnn_width=16, resnet_blocks=3, resnet_width=16, resnet_depth=1, strides=(2,)),
     "small": Scale(LADDER, cnn_width=24, resnet_blocks=3, resnet_width=16, resnet_depth=1),
     "medium": Scale(LADDER, cnn_width=32, resnet_blocks=3, resnet_width=16, resnet_depth=1),
     "wide": Scale((*LADDER, 1536, 2048), cnn_width=64, resnet_blocks=4, resnet_width=96, resnet_depth=2),
@@ -51,14 +54,17 @@ WIDE_FROM_BYTES = 16 * 2**30
 """Free memory of a GPU with wide networks: room for five workers with the widest."""
 
 
-def choose_scale(device: str, free_bytes: int, channels: int) -> str:
+def choose_scale(device: str, free_bytes: int, channels: int, *, is_large: bool) -> str:
     """The scale of `SCALES` for workers on `device`, and for images with 1 channel (grey) or 3 (colours).
 
     Small networks leave most of a GPU idle. On a CPU time is the limit, and colours gain more by width than grey does.
+    `is_large`: whether there are many images. On a CPU, grey ones then gain more by epochs than by width or resolution.
     """
     if device.startswith("cuda") and free_bytes >= WIDE_FROM_BYTES:
         return "wide"
-    return "medium" if channels > 1 else "small"
+    if channels > 1:
+        return "medium"
+    return "narrow" if is_large and not device.startswith("cuda") else "small"
 
 
 def max_cnn_width(scale: str) -> int:
@@ -98,7 +104,7 @@ def suggest(trial: Suggest, size: tuple[int, int], scale: str) -> Params:
         params["resnet_depth"] = trial.suggest_int("resnet_depth", 1, limits.resnet_depth)
     if has_stride_choice(size):
         name = f"{params['family']}_stride"
-        params[name] = trial.suggest_categorical(name, [1, 2])
+        params[name] = trial.suggest_categorical(name, limits.strides)
     name = f"{params['family']}_dropout"
     params[name] = trial.suggest_float(name, 0.0, 0.5)
     return params

@@ -226,13 +226,13 @@ class ImageClassification:
         return portfolio(self.channels, is_large=self.is_large) if is_ours else ()
 
     def choose_space_scale(self, device: str, free_bytes: int) -> str:
-        return families.choose_scale(device, free_bytes, self.channels)
+        return families.choose_scale(device, free_bytes, self.channels, is_large=self.is_large)
 
     def epochs(self, device: str) -> int:
         return choose_epochs(len(self.dataset.train), (self.channels, *self.size), device, is_large=self.is_large)
 
     def refit_epochs(self, epochs: int) -> int:
-        times, most = (4, 32) if is_tiny(self.size) else (6, 24)  # 36 did not help on CIFAR-10
+        times, most = (4, 32) if is_tiny(self.size) else (10, 24)  # 36 did not help on CIFAR-10
         return min(times * epochs, max(2 * epochs, most))
 
     def steps_per_epoch(self) -> int:

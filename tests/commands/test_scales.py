@@ -50,21 +50,23 @@ def stored_fingerprint(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("device", "free_bytes", "channels", "scale"),
+    ("device", "free_bytes", "channels", "is_large", "scale"),
     [
-        ("cpu", 0, 1, "small"),
-        ("cpu", 0, 3, "medium"),
-        ("mps", 64 * GIB, 1, "small"),
-        ("cuda:0", 15 * GIB, 1, "small"),
-        ("cuda:1", 16 * GIB, 1, "wide"),
-        ("cuda:0", 78 * GIB, 3, "wide"),
+        ("cpu", 0, 1, False, "small"),
+        ("cpu", 0, 1, True, "narrow"),
+        ("cpu", 0, 3, False, "medium"),
+        ("cpu", 0, 3, True, "medium"),
+        ("mps", 64 * GIB, 1, True, "narrow"),
+        ("cuda:0", 15 * GIB, 1, True, "small"),
+        ("cuda:1", 16 * GIB, 1, False, "wide"),
+        ("cuda:0", 78 * GIB, 3, True, "wide"),
     ],
 )
-def test_networks_are_wide_on_a_gpu_with_room_and_wider_for_colours(
-    device: str, free_bytes: int, channels: int, scale: str
+def test_networks_are_wide_on_a_gpu_with_room_and_wider_for_colours_and_few_images(
+    device: str, free_bytes: int, channels: int, is_large: bool, scale: str
 ):
-    assert choose_scale(device, free_bytes, channels) == scale
-    if channels == 1:
+    assert choose_scale(device, free_bytes, channels, is_large=is_large) == scale
+    if channels == 1 and not is_large:
         assert digits(scale).choose_space_scale(device, free_bytes) == scale
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 
 import numpy as np
 import pytest
@@ -32,16 +31,23 @@ def test_a_configuration_is_chosen_only_if_it_adds_to_the_baselines():
     assert greedy(values[:3], 8, given=2) == []
 
 
-@pytest.mark.parametrize(("scale", "channels"), [*product(SCALES, [1]), *product(["medium", "wide"], [3])])
+LARGER = ("medium", "wide")
+FEW, MANY = 40, 2 * LARGE_FROM_IMAGES
+"""Numbers of training images."""
+SCALES_OF = {(1, FEW): ("small", "medium", "wide"), (1, MANY): SCALES, (3, FEW): LARGER, (3, MANY): LARGER}
+"""The scales that some device has, by channels and number of images."""
+
+
+@pytest.mark.parametrize(
+    ("channels", "n", "scale"), [(*kind, scale) for kind, scales in SCALES_OF.items() for scale in scales]
+)
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (100, 70)])
-@pytest.mark.parametrize("n", [40, 2 * LARGE_FROM_IMAGES])
 def test_it_fits_the_space(scale: str, channels: int, size: tuple[int, int], n: int):
-    """No device has the small scale for colours."""
-    objective = images("folder:x", channels, size if n == 40 else (8, 8), (n, 4))
+    objective = images("folder:x", channels, size if n == FEW else (8, 8), (n, 4))
     objective.space_scale = scale
     space = search_space(objective)
     fitting = portfolio(objective, WHOLE_SPACE, Limits())
-    stored = baselines.portfolio(channels, is_large=n > 40)
+    stored = baselines.portfolio(channels, is_large=n == MANY)
     assert len(fitting) == len(stored)
     for initial in fitting:
         assert all(contains(space[name], value) for name, value in initial.params.items())
