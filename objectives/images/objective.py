@@ -232,7 +232,7 @@ class ImageClassification:
         return choose_epochs(len(self.dataset.train), (self.channels, *self.size), device, is_large=self.is_large)
 
     def refit_epochs(self, epochs: int) -> int:
-        times, most = (4, 32) if is_tiny(self.size) else (10, 24)  # 36 did not help on CIFAR-10
+        times, most = (4, 32) if is_tiny(self.size) else (12, 24)  # 36 did not help on CIFAR-10
         return min(times * epochs, max(2 * epochs, most))
 
     def steps_per_epoch(self) -> int:

@@ -32,9 +32,9 @@ def test_larger_data_and_larger_images_get_fewer_epochs(
 
 
 @pytest.mark.parametrize(
-    ("side", "epochs", "refit"), [(28, 1, 10), (28, 2, 20), (32, 6, 24), (32, 16, 32), (64, 30, 60), (8, 8, 32)]
+    ("side", "epochs", "refit"), [(28, 1, 12), (28, 2, 24), (32, 6, 24), (32, 16, 32), (64, 30, 60), (8, 8, 32)]
 )
-def test_the_refit_has_two_to_ten_times_as_many(side: int, epochs: int, refit: int):
+def test_the_refit_has_two_to_twelve_times_as_many(side: int, epochs: int, refit: int):
     assert images("folder:x", 1, (side, side), (9, 9)).refit_epochs(epochs) == refit
 
 
