@@ -143,8 +143,7 @@ def greedy(values: NDArray[np.float64], n: int, *, given: int) -> list[int]:
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seeds", default=2, help="Trainings of each configuration on each dataset.  [default: 2]")
-@click.option("--most", default=LARGEST_PORTFOLIO, show_default=True, help="Most configurations to keep, best first.")
-def main(kind: str, folder: Path, seeds: int, most: int) -> None:
+def main(kind: str, folder: Path, seeds: int) -> None:
     """Find the portfolio of a KIND of data, and write it to objectives/images/portfolio.json.
 
     FOLDER keeps datasets and searches. After an interruption, the same command goes on.
@@ -163,7 +162,7 @@ def main(kind: str, folder: Path, seeds: int, most: int) -> None:
             for params in found
         ]
         values = np.array([[np.mean([run.result() for run in cell]) for cell in row] for row in runs])
-    chosen = greedy(values, most, given=len(known))
+    chosen = greedy(values, LARGEST_PORTFOLIO, given=len(known))
     for row in (*range(len(known)), *chosen):
         click.echo(f"{np.round(100 * values[row], 2)} {found[row]}")
     click.echo(
