@@ -79,12 +79,12 @@ class Proposals:
     def complete(self, number: int, trial_id: int) -> Params:
         """Sample the parameters that a trial of the copy does not have yet.
 
-        They are sampled again while the objective would not propose them. What was given may be the reason.
+        They are sampled again while the objective would not propose them. If it never would, as when what was given is
+        the reason, the first sample stays.
         """
         given = copy.deepcopy(self.memory.get_trial(trial_id))
-        for attempt in range(SAMPLER_TRIES + COMPLETION_TRIES):
-            if attempt:
-                self.memory.restore(trial_id, given)
+        for attempt in (*range(SAMPLER_TRIES + COMPLETION_TRIES), 0):
+            self.memory.restore(trial_id, given)
             trial, params = self._sample(number, attempt, trial_id)
             if self._may_propose(params):
                 break
