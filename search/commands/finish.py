@@ -26,8 +26,8 @@ from search.study.selection.calibration import (
     calibration_error,
     errors_before_and_after,
     fit_temperature,
+    is_at_bound,
     probabilities_at,
-    tells_more_than_shares,
 )
 from search.study.selection.image_errors import confusion_matrix, score_intervals
 from search.study.selection.intervals import images_of
@@ -145,8 +145,8 @@ class Finish:
             labels = np.concatenate([scored_images(objective, fold_of(run))[1] for run in logits])
             given = [np.concatenate(given)]
         temperature = float(f"{fit_temperature(labels, given):.4g}")  # as every page shows it
-        if not tells_more_than_shares(labels, given, temperature):
-            return Calibration(missing="the validation predictions tell no more than the shares of the classes")
+        if is_at_bound(temperature):
+            return Calibration(missing="equal probabilities would be better than the validation predictions")
         errors = CalibrationErrors(*errors_before_and_after(labels, given))
         return Calibration(temperature, tuple(logits), errors, left_out=problems)
 

@@ -50,16 +50,9 @@ def fit_temperature(labels: NDArray[np.integer], logits: Logits) -> float:
     return math.exp(float(found.x))
 
 
-def tells_more_than_shares(labels: NDArray[np.integer], logits: Logits, temperature: float) -> bool:
-    """Whether all predictions for true classes (n,) have a smaller log loss than the classes' shares would have.
-
-    If not, the temperature would only make every answer as uncertain as the networks were wrong.
-    """
-    shares = np.bincount(labels) / len(labels)
-    entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    truth = (np.arange(len(labels)), labels)
-    losses = [-_log_probabilities(rows / temperature)[truth].mean() for rows in logits]
-    return float(np.mean(losses)) < entropy
+def is_at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature is the highest one: equal probabilities would be better than any predictions."""
+    return temperature > 0.99 * HIGHEST
 
 
 def _loss_parts(labels: NDArray[np.integer], logits: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
