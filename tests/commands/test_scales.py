@@ -114,13 +114,16 @@ def test_a_new_study_stores_its_scale_and_goes_on(folder: Path):
 
 
 @pytest.mark.slow
-def test_what_the_user_fixes_decides_on_a_cpu_too(folder: Path):
-    fix = "family=cnn", "cnn_width=48"
+@pytest.mark.parametrize(("width", "scale"), [(32, "medium"), (48, "wide")])
+def test_what_the_user_fixes_decides_on_a_cpu_too(folder: Path, width: int, scale: str):
+    fix = "family=cnn", f"cnn_width={width}"
     record = searched(folder, 1, *fix)
-    assert record.trials[0].params["cnn_width"] == 48
-    assert stored_fingerprint(folder)[SCALE] == "wide"
+    assert record.trials[0].params["cnn_width"] == width
+    assert stored_fingerprint(folder)[SCALE] == scale
     assert len(searched(folder, 2, *fix).trials) == 2
-    with pytest.raises(StudyMismatchError, match="cnn_width was 48, now 8 to 64 in steps of 8"):
+    with pytest.raises(
+        StudyMismatchError, match=f"cnn_width was {width}, now 8 to {SCALES[scale].cnn_width} in steps of 8"
+    ):
         searched(folder, 3, "family=cnn")
 
 

@@ -42,14 +42,15 @@ def choose_scale(
     if study.has_scale:
         return
     assert isinstance(objective, Scaled)
-    chosen, largest = choose_space_scale(objective, first.device, first.free_bytes), objective.space_scales[-1]
-    set_space_scale(objective, chosen)
-    try:
-        narrow(objective, config.fix)
-    except UsageError:
-        set_space_scale(objective, largest)
+    chosen, scales = choose_space_scale(objective, first.device, first.free_bytes), objective.space_scales
+    for scale in scales[scales.index(chosen) :]:  # the last one has all values, as `narrow_space` has seen
+        set_space_scale(objective, scale)
+        with contextlib.suppress(UsageError):
+            narrow(objective, config.fix)
+            break
+    if scale != chosen:
         why = f"--fix or [space] asks for a value that the space {chosen!r} of this device lacks"
-        notice(f"all parameters are sampled from the space {largest!r}, because {why}")
+        notice(f"all parameters are sampled from the space {scale!r}, because {why}")
     study.fix_scale(space)
 
 
